@@ -1,0 +1,121 @@
+"""guidegraph: a typed node-graph engine for conditional diffusion.
+
+Everything a user or a plugin needs is importable from here. Names are resolved on first use (PEP 562), so that
+`import guidegraph` loads neither torch nor pydantic and `guidegraph --help` stays instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guidegraph.api import Workflow, load_workflow
+    from guidegraph.graph.context import current_device
+    from guidegraph.graph.errors import Cancelled, NodeError, WorkflowError
+    from guidegraph.graph.node import node
+    from guidegraph.graph.types import Tensor
+    from guidegraph.nodes.types import (
+        Autoencoder,
+        Classifier,
+        Condition,
+        Denoiser,
+        Image,
+        Label,
+        Latent,
+        Mask,
+        Noise,
+        Prediction,
+        Sample,
+        Scale,
+        Schedule,
+        Scheduler,
+        Score,
+        SemanticMap,
+        TextEmbedder,
+        Timesteps,
+    )
+    from guidegraph.plugins.hookspecs import hookimpl
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Autoencoder",
+    "Cancelled",
+    "Classifier",
+    "Condition",
+    "Denoiser",
+    "Image",
+    "Label",
+    "Latent",
+    "Mask",
+    "NodeError",
+    "Noise",
+    "Prediction",
+    "Sample",
+    "Scale",
+    "Schedule",
+    "Scheduler",
+    "Score",
+    "SemanticMap",
+    "Tensor",
+    "TextEmbedder",
+    "Timesteps",
+    "Workflow",
+    "WorkflowError",
+    "__version__",
+    "current_device",
+    "hookimpl",
+    "load_workflow",
+    "node",
+]
+
+_HOMES = {
+    "guidegraph.api": ("Workflow", "load_workflow"),
+    "guidegraph.graph.context": ("current_device",),
+    "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
+    "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.types": ("Tensor",),
+    "guidegraph.nodes.types": (
+        "Autoencoder",
+        "Classifier",
+        "Condition",
+        "Denoiser",
+        "Image",
+        "Label",
+        "Latent",
+        "Mask",
+        "Noise",
+        "Prediction",
+        "Sample",
+        "Scale",
+        "Schedule",
+        "Scheduler",
+        "Score",
+        "SemanticMap",
+        "TextEmbedder",
+        "Timesteps",
+    ),
+    "guidegraph.plugins.hookspecs": ("hookimpl",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+# In a source checkout graph/, nodes/, plugins/ and workflows/ lie beside this folder, not in it: let
+# `guidegraph.graph` resolve there with no install at all. At the end, so that this folder's own modules win.
+_here = Path(__file__).parent
+if not (_here / "graph").is_dir():
+    __path__.append(str(_here.parent))
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
