@@ -1,0 +1,1 @@
+"""The built-in nodes, one file per component."""

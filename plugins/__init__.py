@@ -1,0 +1,1 @@
+"""Hook specifications, the plugin loader and first-party plugins."""

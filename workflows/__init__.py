@@ -1,0 +1,1 @@
+"""The workflows, data and weights that ship with the package."""
