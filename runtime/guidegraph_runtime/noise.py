@@ -40,13 +40,9 @@ def sample_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int = 1) 
     """The seed of each sample: seed, seed + 1, … for one seed, the seeds themselves for a list."""
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
-    if isinstance(seed, SupportsIndex):
-        first = operator.index(seed)
-        seeds = [first + i for i in range(batch)]
-    else:
-        seeds = [operator.index(one) for one in seed]
-        if not seeds or batch not in (1, len(seeds)):
-            raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {batch}")
+    seeds = _list_of_seeds(seed, batch)
+    if not seeds or batch not in (1, len(seeds)):
+        raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {batch}")
     for one in seeds:
         if not 0 <= one < SEED_LIMIT:
             raise ValueError(f"a seed must be from 0 to 2**64 - 1, not {one}")
@@ -64,6 +60,15 @@ def raw_bits(seed: SupportsIndex, count: int, index: SupportsIndex | None = None
     # Both whole numbers are little-endian over their words: 2 × 64 bits of key, 4 × 64 of counter.
     bits = np.random.Philox(key=key, counter=draw << 128).random_raw(count)
     return np.asarray(bits, dtype=np.uint64)
+
+
+def _list_of_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int) -> list[int]:
+    # By trial, since a NumPy array of many numbers has __index__ too.
+    try:
+        first = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        return [operator.index(one) for one in seed]  # type: ignore[union-attr]
+    return [first + i for i in range(batch)]
 
 
 def _box_muller(bits: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -43,7 +43,9 @@ def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
-        raise ValueError(f"a picture's array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {array.shape}")
+        raise ValueError(
+            f"a picture's array must have shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not {array.shape}"
+        )
     return np.ascontiguousarray(array)
 
 

@@ -1,0 +1,77 @@
+# make run | test | lint on a fresh clone need Python 3.11+ with venv and nothing else; see `make help`.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/first-picture
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BASE := $(VENV)/.guidegraph-base
+DEV := $(VENV)/.guidegraph-dev
+BENCH := $(VENV)/.guidegraph-bench
+LINKS := $(VENV)/.guidegraph-links
+METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml runtime/setup.cfg
+
+# What an editable install links to. Files that come or go (a pull, a new node) need the links laid anew, edits do not.
+list_files = find guidegraph graph nodes plugins workflows runtime -name __pycache__ -prune -o -path runtime/build -prune \
+	-o -name '*.egg-info' -prune -o -type f -print | LC_ALL=C sort
+
+.PHONY: help run test test-all lint format bench clean links
+
+help:
+	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
+	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
+	@echo 'make test-all  all tests'
+	@echo 'make lint      ruff, mypy --strict and the layers'
+	@echo 'make format    let ruff put the code in shape'
+	@echo 'make bench     the benchmarks'
+	@echo 'make clean     remove the virtual environment, builds and caches'
+
+run: $(BASE) links
+	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(PROMPT),--set prompt='$(PROMPT)') $(ARGS)
+	@echo "The picture: $(abspath $(OUT))/image.png"
+
+test: $(DEV) links
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(DEV) links
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV) links
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p guidegraph -p guidegraph_runtime
+	cd tests && $(BIN)/lint-imports --no-logo ../pyproject.toml
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BENCH) links
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache tests/.mypy_cache .import_linter_cache tests/.import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BASE): $(METADATA)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "guidegraph needs Python 3.11 or later: make PYTHON=python3.11 …")'
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q 'setuptools>=77' -e ./runtime -e .
+	@$(list_files) > $(LINKS)
+	@touch $@
+
+$(DEV): $(BASE)
+	$(PIP) install -q -e ./runtime -e '.[test,lint]'
+	@$(list_files) > $(LINKS)
+	@touch $@
+
+$(BENCH): $(BASE)
+	$(PIP) install -q -e ./runtime -e '.[bench]'
+	@touch $@
+
+links: $(BASE)
+	@$(list_files) | cmp -s - $(LINKS) || { \
+		$(PIP) install -q --no-deps --no-build-isolation -e ./runtime -e . && $(list_files) > $(LINKS); }
