@@ -1,0 +1,66 @@
+"""The built-in nodes and port types: they come in through the hooks that any plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.graph.types import Tensor
+from guidegraph.plugins.hookspecs import hookimpl
+
+MODULES = (
+    "autoencoder",
+    "datasets",
+    "denoiser",
+    "guidance",
+    "image",
+    "label",
+    "losses",
+    "model",
+    "noise",
+    "schedule",
+    "scheduler",
+    "tensor",
+    "text",
+)
+
+TYPES = (
+    "Autoencoder",
+    "Classifier",
+    "Condition",
+    "Denoiser",
+    "Image",
+    "Label",
+    "Latent",
+    "Mask",
+    "Noise",
+    "Prediction",
+    "Sample",
+    "Schedule",
+    "Scheduler",
+    "Score",
+    "SemanticMap",
+    "TextEmbedder",
+    "Timesteps",
+)
+
+
+@hookimpl
+def guidegraph_nodes() -> list[Callable[..., Any]]:
+    found: list[Callable[..., Any]] = []
+    for name in MODULES:
+        full = f"guidegraph.nodes.{name}"
+        if find_spec(full) is None:
+            continue
+        module = import_module(full)
+        found += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
+    return found
+
+
+@hookimpl
+def guidegraph_types() -> list[type]:
+    module = import_module("guidegraph.nodes.types")
+    return [Tensor, *(getattr(module, name) for name in TYPES if hasattr(module, name))]

@@ -1,0 +1,46 @@
+"""Commands of plugins: added all or none, and never over a command that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from guidegraph.plugins.contribution import PluginError
+
+LISTS = ("registered_commands", "registered_groups")
+
+
+@contextmanager
+def added_safely(app: Any) -> Iterator[None]:
+    """Put a ``typer.Typer`` back as it was when what happens inside fails or takes a name that is there."""
+    before = {name: list(getattr(app, name, ())) for name in LISTS}
+    callback = getattr(app, "registered_callback", None)
+    try:
+        yield
+        taken = {_name(c) for kept in before.values() for c in kept}
+        added = [_name(c) for name in LISTS for c in getattr(app, name, ())[len(before[name]) :]]
+        for name in added:
+            if name in taken:
+                raise PluginError(f"the command '{name}' exists already", "give the command another name")
+            taken.add(name)
+        if getattr(app, "registered_callback", None) is not callback:
+            raise PluginError("replaces the options of the command line itself", "add commands only")
+    except BaseException:
+        for name, kept in before.items():
+            if hasattr(app, name):
+                getattr(app, name)[:] = kept
+        if hasattr(app, "registered_callback"):
+            app.registered_callback = callback
+        raise
+
+
+def _name(command: Any) -> str:
+    """The name that a command or a group of commands will get from Typer."""
+    given = command.name
+    if isinstance(given, str) and given:
+        return given
+    if getattr(command, "typer_instance", None) is not None:
+        inner = command.typer_instance.info.name
+        return inner if isinstance(inner, str) else ""
+    return str(command.callback.__name__).lower().replace("_", "-")

@@ -1,0 +1,117 @@
+"""What one plugin offers, read and checked with no other plugin present."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from guidegraph.graph.errors import GuidegraphError, choices
+from guidegraph.graph.node import NodeDefinitionError, NodeSpec, spec_of
+from guidegraph.plugins import hookspecs
+
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
+
+
+class PluginError(GuidegraphError):
+    """A plugin cannot be used; ``fix`` says what to do."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """The nodes by id and the port types by name."""
+
+    nodes: dict[str, NodeSpec]
+    types: dict[str, type]
+
+    @property
+    def namespaces(self) -> list[str]:
+        return list(dict.fromkeys(id.partition(".")[0] for id in self.nodes))
+
+
+def new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def contribution_of(plugin: object, namespace: str | None) -> Contribution:
+    """All that a plugin offers, checked. ``namespace`` is what its ids must begin with; None takes any.
+
+    Raises ``PluginError`` for a hook that does not exist or has a wrong signature, for a return value that is
+    no list of nodes (types), and for a foreign or duplicate id; what the plugin's own code raises is its cause.
+    """
+    _check_marks(plugin)
+    alone = new_manager()
+    try:
+        alone.register(plugin)
+        alone.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(_one_line(error), f"the hooks are {', '.join(HOOKS)}") from None
+    if not alone.get_hookcallers(plugin):
+        fix = "mark a function 'guidegraph_nodes' that returns the node functions with @hookimpl"
+        raise PluginError("implements no hook of guidegraph", fix)
+    nodes: dict[str, NodeSpec] = {}
+    for function in _listed(alone.hook.guidegraph_nodes, "node functions"):
+        spec = _spec(function)
+        if namespace is not None and spec.id.partition(".")[0] != namespace:
+            fix = f"call it '{namespace}.{spec.id.rpartition('.')[2]}', or rename the entry point"
+            raise PluginError(f"the node id '{spec.id}' does not begin with '{namespace}.'", fix)
+        if spec.id in nodes:
+            raise PluginError(f"two nodes have the id '{spec.id}'", "give each node an id of its own")
+        nodes[spec.id] = spec
+    types: dict[str, type] = {}
+    for cls in _listed(alone.hook.guidegraph_types, "port types"):
+        if not isinstance(cls, type):
+            raise PluginError(f"guidegraph_types returned {cls!r}, which is no class", "return classes")
+        if types.get(cls.__name__, cls) is not cls:
+            raise PluginError(f"two port types are called '{cls.__name__}'", "rename one of them")
+        types[cls.__name__] = cls
+    return Contribution(nodes, types)
+
+
+def _check_marks(plugin: object) -> None:
+    """A hook without its marker would be passed over in silence."""
+    for name, value in list(vars(plugin).items()) if hasattr(plugin, "__dict__") else ():
+        if not name.startswith("guidegraph_") or not inspect.isfunction(value):
+            continue
+        if not hasattr(value, f"{hookspecs.PROJECT}_impl"):
+            raise PluginError(f"the function {name} is not marked as a hook", "decorate it with @hookimpl")
+        if name not in HOOKS:
+            raise PluginError(f"there is no hook '{name}'; {choices(name, HOOKS, 'hooks')}", "rename or remove it")
+
+
+def _listed(hook: pluggy.HookCaller, what: str) -> list[Any]:
+    try:
+        results = hook()
+        found: list[Any] = []
+        for result in results:
+            if not isinstance(result, Iterable) or isinstance(result, (str, bytes)):
+                raise PluginError(f"{hook.name} returned {result!r:.80}", f"return a list of {what}")
+            found += result
+        return found
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:
+        fix = "repair the hook; it must return a list of " + what
+        raise PluginError(f"{hook.name} failed: {type(error).__name__}: {error}", fix) from error
+
+
+def _spec(function: Callable[..., Any]) -> NodeSpec:
+    try:
+        return spec_of(function)
+    except NodeDefinitionError as error:
+        raise PluginError(
+            f"guidegraph_nodes returned something else: {error}", "return functions made by @node"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,49 @@
+"""The hooks a plugin can implement. Each evolves only by adding arguments, so an old plugin keeps working."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from guidegraph.graph.events import Observer
+
+if TYPE_CHECKING:
+    from guidegraph.graph.ir import Graph
+
+PROJECT = "guidegraph"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The run about to start, as an observer's plugin sees it. ``params`` are the bound parameters by name."""
+
+    graph: Graph
+    params: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@hookspec
+def guidegraph_nodes() -> Iterable[Callable[..., Any]]:  # type: ignore[empty-body]
+    """The plugin's nodes: functions decorated with ``@node``. Their ids begin with the plugin's namespace."""
+
+
+@hookspec
+def guidegraph_types() -> Iterable[type]:  # type: ignore[empty-body]
+    """The plugin's port types: classes, known in workflows by their ``__name__``."""
+
+
+@hookspec
+def guidegraph_commands(app: Any) -> None:
+    """Add commands to ``app``, the command line's ``typer.Typer``."""
+
+
+@hookspec
+def guidegraph_observer(run: RunInfo) -> Observer | None:
+    """An observer of the run that is about to start: a callable that takes each event; or None."""

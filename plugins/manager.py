@@ -1,0 +1,238 @@
+"""The plugin loader: every plugin is handled on its own, and one that fails leaves nothing behind.
+
+A plugin is first tried alone, in a plugin manager that only it is registered with; what it offers is
+checked against what is there already; only then does it join the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from guidegraph.graph.events import Observer
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.registry import Registry
+from guidegraph.plugins import builtin, hookspecs
+from guidegraph.plugins.commands import added_safely
+from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
+from guidegraph.plugins.modules import import_plugin_module
+
+GROUP = "guidegraph"
+DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
+HOST = "guidegraph"
+
+
+@dataclass(frozen=True)
+class PluginStatus:
+    """What became of one plugin, for ``guidegraph plugins``.
+
+    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty where
+    all is well. fix: what to do about it. traceback: where the plugin's own code failed.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: Literal["ok", "failed", "disabled"]
+    nodes: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    reason: str = ""
+    fix: str = ""
+    traceback: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "ok"
+
+
+class PluginManager:
+    """All plugins of this process: the built-in nodes, entry points, and modules named on the command line."""
+
+    def __init__(
+        self,
+        extra_modules: Sequence[str] = (),
+        *,
+        disable: Iterable[str] | None = None,
+        entry_points: bool = True,
+    ) -> None:
+        """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``)."""
+        self._hooks = new_manager()
+        self._status: dict[str, PluginStatus] = {}
+        self._nodes: dict[str, NodeSpec] = {}
+        self._types: dict[str, type] = {}
+        self._failed: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
+        self._add_builtin()
+        disabled = _disabled_by_environment() if disable is None else set(disable)
+        if entry_points:
+            for entry in _entry_points():
+                self._add_entry_point(entry, disabled)
+        for name in extra_modules:
+            self._add_module(name)
+
+    @property
+    def statuses(self) -> list[PluginStatus]:
+        return list(self._status.values())
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(dict(self._nodes), dict(self._types), dict(self._failed), dict(self._versions))
+
+    def add_commands(self, app: Any) -> None:
+        """Let every plugin add its commands; one that fails, or takes a name that exists, adds none."""
+        for name, plugin in self._hooks.list_name_plugin():
+            try:
+                with added_safely(app):
+                    self._alone("guidegraph_commands", plugin)(app=app)
+            except (Exception, SystemExit) as error:
+                self._report(name, error)
+
+    def observers(self, run: hookspecs.RunInfo) -> list[Observer]:
+        """The plugins' observers of a run. A plugin that fails to give one is reported, and the run goes on."""
+        found: list[Observer] = []
+        for name, plugin in self._hooks.list_name_plugin():
+            try:
+                given = self._alone("guidegraph_observer", plugin)(run=run)
+                if unfit := [o for o in given if not callable(o)]:
+                    raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
+                found += given
+            except (Exception, SystemExit) as error:
+                self._report(name, error)
+        return found
+
+    def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
+        others = [p for p in self._hooks.get_plugins() if p is not plugin]
+        return self._hooks.subset_hook_caller(hook, others)
+
+    def _add_builtin(self) -> None:
+        version = str(sys.modules[__name__.partition(".")[0]].__version__)
+        self._versions |= {HOST: version, **_runtime_version()}
+        self._join(HOST, builtin, contribution_of(builtin, None), HOST, version)
+
+    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, disabled: set[str]) -> None:
+        distribution, version = _distribution(entry)
+        if entry.name in disabled:
+            self._fail(entry.name, distribution, version, PluginError(f"disabled by {DISABLE}"), "disabled")
+            return
+        try:
+            if not entry.name.isidentifier():
+                fix = "name the entry point like its namespace"
+                raise PluginError(f"the entry point's name '{entry.name}' is no identifier", fix)
+            self._check_namespace(entry.name)
+            plugin = _load(entry.load)
+            self._join(entry.name, plugin, contribution_of(plugin, entry.name), distribution, version)
+        except (Exception, SystemExit) as error:
+            self._fail(entry.name, distribution, version, error)
+
+    def _add_module(self, name: str) -> None:
+        namespace = name.removesuffix(".py").replace("/", ".").rpartition(".")[2]
+        distribution, version = namespace, "0"
+        try:
+            module: ModuleType = _load(lambda: import_plugin_module(name))
+            if self._hooks.is_registered(module):
+                return
+            version = str(getattr(module, "__version__", "0"))
+            found = contribution_of(module, None)
+            for taken in found.namespaces:
+                self._check_namespace(taken)
+            self._join(name, module, found, distribution, version)
+        except (Exception, SystemExit) as error:
+            self._fail(name, distribution, version, error, namespace=namespace)
+
+    def _check_namespace(self, namespace: str) -> None:
+        if owner := self._owners.get(namespace):
+            raise PluginError(f"the namespace '{namespace}' belongs to {owner}", "choose another namespace")
+
+    def _join(self, name: str, plugin: object, found: Contribution, distribution: str, version: str) -> None:
+        """Take over all that a checked plugin offers. Raises before anything is changed."""
+        for type_name, cls in found.types.items():
+            if self._types.get(type_name, cls) is not cls:
+                owner = f"{self._types[type_name].__module__}.{type_name}"
+                raise PluginError(f"the port type '{type_name}' exists already: {owner}", "rename the type")
+        self._hooks.register(plugin, name=name)
+        owner = f"{distribution}=={version}"
+        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in found.nodes.items()}
+        self._types |= found.types
+        self._owners |= dict.fromkeys(found.namespaces, owner)
+        if name.isidentifier():
+            self._owners[name] = owner
+        self._versions[distribution] = version
+        self._status[name] = PluginStatus(name, distribution, version, "ok", tuple(found.nodes), tuple(found.types))
+
+    def _fail(
+        self,
+        name: str,
+        distribution: str,
+        version: str,
+        error: BaseException,
+        state: Literal["failed", "disabled"] = "failed",
+        namespace: str = "",
+    ) -> None:
+        reason, fix, trace = _explained(error)
+        key = name if name not in self._status else f"{name} ({distribution})"
+        self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace)
+        self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
+
+    def _report(self, name: str, error: BaseException) -> None:
+        """A plugin that joined fails in a later hook: its nodes stay, the failure is shown."""
+        reason, fix, trace = _explained(error)
+        self._status[name] = replace(self._status[name], state="failed", reason=reason, fix=fix, traceback=trace)
+
+
+def default_registry(
+    extra_modules: Sequence[str] = (), *, disable: Iterable[str] | None = None, entry_points: bool = True
+) -> Registry:
+    """The nodes and types of this process. ``entry_points=False`` leaves out installed plugins."""
+    return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
+
+
+def _disabled_by_environment() -> set[str]:
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    """In an order that does not depend on that of ``sys.path``."""
+    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, _distribution(e)))
+
+
+def _distribution(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    try:
+        if entry.dist is not None:
+            return str(entry.dist.name), str(entry.dist.version)
+    except Exception:  # metadata that cannot be read must not hide the other plugins
+        pass
+    return entry.value.partition(":")[0].partition(".")[0], "0"
+
+
+def _runtime_version() -> dict[str, str]:
+    try:
+        return {"guidegraph-runtime": importlib.metadata.version("guidegraph-runtime")}
+    except importlib.metadata.PackageNotFoundError:  # a source checkout that is not installed
+        return {}
+
+
+def _load(load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (Exception, SystemExit) as error:
+        fix = "install what it needs, or leave it out with " + DISABLE
+        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+
+
+def _explained(error: BaseException) -> tuple[str, str, str]:
+    """Reason, fix and, where the plugin's own code failed, the traceback."""
+    if isinstance(error, PluginError):
+        cause = error.__cause__
+        return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
+    reason = f"{type(error).__name__}: {error}"
+    return reason, "repair the plugin, or leave it out with " + DISABLE, "".join(traceback.format_exception(error))
