@@ -1,0 +1,293 @@
+"""The plugin loader: good plugins work, bad ones are named with their reason and leave nothing behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from guidegraph.graph.events import RunFinished
+from guidegraph.plugins.contribution import HOOKS
+from guidegraph.plugins.hookspecs import RunInfo
+from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
+
+NODE = """
+from guidegraph import hookimpl, node
+
+@node("{id}")
+def twice(x: float, *, by: float = 2.0) -> float:
+    "Twice x."
+    return by * x
+"""
+HOOK = """
+@hookimpl
+def guidegraph_nodes():
+    return [twice]
+"""
+GOOD = NODE.format(id="good.twice") + HOOK
+
+
+class Installed:
+    """Entry points as if their distributions were installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entries: list[importlib.metadata.EntryPoint] = []
+        self.modules: list[str] = []
+
+    def add(self, name: str, code: str, *, entry: str = "", version: str = "1.2", attribute: str = "") -> None:
+        module = f"gg_test_{name}"
+        (self.folder / f"{module}.py").write_text(code, encoding="utf-8")
+        self.modules.append(module)
+        point = importlib.metadata.EntryPoint(entry or name, module + attribute, "guidegraph")
+        vars(point)["dist"] = SimpleNamespace(name=f"guidegraph-{name}", version=version)
+        self.entries.append(point)
+
+    def find(self, group: str) -> list[importlib.metadata.EntryPoint]:
+        return self.entries if group == "guidegraph" else []
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("GUIDEGRAPH_DISABLE_PLUGINS", raising=False)
+    found = Installed(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "entry_points", found.find)
+    yield found
+    for name in found.modules:
+        sys.modules.pop(name, None)
+
+
+def status(manager: PluginManager, name: str) -> PluginStatus:
+    return next(s for s in manager.statuses if s.name == name)
+
+
+def test_the_hooks_are_those_of_the_design() -> None:
+    assert set(HOOKS) == {"guidegraph_nodes", "guidegraph_types", "guidegraph_commands", "guidegraph_observer"}
+
+
+def test_built_in_types_and_nodes_come_through_the_same_hooks(installed: Installed) -> None:
+    manager = PluginManager()
+    assert [s.name for s in manager.statuses] == ["guidegraph"]
+    assert manager.statuses[0].ok
+    assert {"Tensor", "Image", "Denoiser", "Condition"} <= set(manager.registry.types)
+    host = f"guidegraph=={manager.registry.versions['guidegraph']}"
+    assert all(spec.distribution == host for spec in manager.registry.nodes.values())
+
+
+def test_a_good_plugin_adds_its_nodes_with_its_distribution(installed: Installed) -> None:
+    installed.add("good", GOOD)
+    registry = default_registry()
+    assert registry.nodes["good.twice"].distribution == "guidegraph-good==1.2"
+    assert registry.versions["guidegraph-good"] == "1.2"
+    assert not registry.failed
+
+
+def test_an_entry_point_may_name_an_object(installed: Installed) -> None:
+    code = NODE.format(id="thing.twice") + "\nclass Plugin:\n    @hookimpl\n    def guidegraph_nodes(self):\n"
+    installed.add("thing", code + "        return [twice]\n\nplugin = Plugin()\n", attribute=":plugin")
+    assert "thing.twice" in default_registry().nodes
+
+
+BAD = {
+    "missing": ("import a_module_that_is_not_there\n" + GOOD, "No module named 'a_module_that_is_not_there'"),
+    "syntax": ("def broken(:\n", "SyntaxError"),
+    "leaves": ("import sys\nsys.exit(3)\n", "SystemExit"),
+    "unknown": (NODE.format(id="unknown.twice") + HOOK.replace("_nodes", "_node"), "guidegraph_node"),
+    "argument": (NODE.format(id="argument.twice") + HOOK.replace("()", "(registry)"), "registry"),
+    "unmarked": (NODE.format(id="unmarked.twice") + HOOK.replace("@hookimpl", ""), "guidegraph_nodes is not marked"),
+    "nothing": (NODE.format(id="nothing.twice"), "no hook"),
+    "foreign": (NODE.format(id="guidance.twice") + HOOK, "'guidance.twice' does not begin with 'foreign.'"),
+    "double": (NODE.format(id="double.twice") + HOOK.replace("[twice]", "[twice, twice]"), "two nodes"),
+    "plain": (NODE.format(id="plain.twice") + HOOK.replace("[twice]", "[len]"), "len is not a node"),
+    "single": (NODE.format(id="single.twice") + HOOK.replace("[twice]", "twice"), "guidegraph_nodes returned"),
+    "raises": (NODE.format(id="raises.twice") + HOOK.replace("return [twice]", "return [1 / 0]"), "ZeroDivisionError"),
+    "signature": (NODE.format(id="signature.twice").replace("x: float", "x") + HOOK, "needs a type annotation"),
+    "bad_id": (NODE.format(id="twice") + HOOK, "must be 'namespace.name'"),
+    "types": ("from guidegraph import hookimpl\nclass Image: ...\n" + HOOK.replace("_nodes", "_types").replace(
+        "twice", "Image"), "port type 'Image' exists already"),
+    "no_class": ("from guidegraph import hookimpl\n" + HOOK.replace("_nodes", "_types").replace("twice", "3"), "class"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Installed, name: str) -> None:
+    code, reason = BAD[name]
+    before = default_registry()
+    installed.add(name, code)
+    manager = PluginManager()
+    found = status(manager, name)
+    assert found.state == "failed"
+    assert reason in found.reason
+    assert found.fix
+    assert (found.distribution, found.version) == (f"guidegraph-{name}", "1.2")
+    registry = manager.registry
+    assert reason in registry.failed[name]
+    assert (registry.nodes, registry.types) == (before.nodes, before.types)
+
+
+def test_the_traceback_shows_the_plugins_own_line(installed: Installed) -> None:
+    installed.add("raises", BAD["raises"][0])
+    assert "return [1 / 0]" in status(PluginManager(), "raises").traceback
+
+
+def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed) -> None:
+    for name, (code, _) in BAD.items():
+        installed.add(name, code)
+    installed.add("good", GOOD)
+    manager = PluginManager()
+    assert {s.name for s in manager.statuses if s.ok} == {"guidegraph", "good"}
+    assert set(manager.registry.failed) == set(BAD)
+    assert "good.twice" in manager.registry.nodes
+
+
+def test_a_namespace_belongs_to_the_first_that_takes_it(installed: Installed) -> None:
+    installed.add("good", GOOD)
+    installed.add("later", GOOD, entry="good")
+    manager = PluginManager()
+    assert manager.registry.nodes["good.twice"].distribution == "guidegraph-good==1.2"
+    assert [s.state for s in manager.statuses if s.name == "good"] == ["ok", "failed"]
+    assert "belongs to guidegraph-good==1.2" in manager.registry.failed["good"]
+
+
+def test_a_plugin_cannot_take_a_built_in_namespace(installed: Installed) -> None:
+    installed.add("late", NODE.format(id="guidegraph.twice") + HOOK, entry="guidegraph")
+    assert "belongs to guidegraph==" in default_registry().failed["guidegraph"]
+
+
+def test_unreadable_metadata_is_that_plugins_problem_alone(installed: Installed) -> None:
+    class Broken:
+        @property
+        def name(self) -> str:
+            raise KeyError("Name")
+
+    installed.add("good", GOOD)
+    vars(installed.entries[0])["dist"] = Broken()
+    assert default_registry().nodes["good.twice"].distribution == "gg_test_good==0"
+
+
+def test_plugins_are_disabled_by_the_environment(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed.add("good", GOOD)
+    installed.add("boom", "raise RuntimeError('imported')")
+    monkeypatch.setenv("GUIDEGRAPH_DISABLE_PLUGINS", "boom, good")
+    manager = PluginManager()
+    assert {s.name: s.state for s in manager.statuses} == {"guidegraph": "ok", "good": "disabled", "boom": "disabled"}
+    assert "gg_test_boom" not in sys.modules
+    assert "GUIDEGRAPH_DISABLE_PLUGINS" in manager.registry.failed["good"]
+    assert "good.twice" in default_registry(disable=()).nodes
+
+
+def test_installed_plugins_can_be_left_out_altogether(installed: Installed) -> None:
+    installed.add("good", GOOD)
+    assert "good.twice" not in default_registry(entry_points=False).nodes
+
+
+def test_a_module_on_the_command_line_may_use_any_free_namespace(installed: Installed) -> None:
+    (installed.folder / "gg_test_mine.py").write_text(NODE.format(id="free.twice") + HOOK, encoding="utf-8")
+    installed.modules.append("gg_test_mine")
+    assert "free.twice" in default_registry(["gg_test_mine"]).nodes
+
+
+def test_a_module_on_the_command_line_may_be_a_file_in_the_current_directory(
+    installed: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "gg_test_file.py").write_text(NODE.format(id="free.twice") + HOOK, encoding="utf-8")
+    installed.modules.append("gg_test_file")
+    monkeypatch.chdir(folder)
+    for _ in range(2):  # a second load finds the module that is imported already
+        assert "free.twice" in default_registry(["./gg_test_file.py"]).nodes
+
+
+def test_a_module_given_twice_or_installed_too_counts_once(installed: Installed) -> None:
+    installed.add("good", GOOD)
+    manager = PluginManager(["gg_test_good", "gg_test_good"])
+    assert [s.name for s in manager.statuses] == ["guidegraph", "good"]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"), [("gg_test_absent", "No module named"), ("gg_test_absent.py", "no Python file")]
+)
+def test_a_module_that_does_not_load_is_reported(installed: Installed, module: str, reason: str) -> None:
+    found = status(PluginManager([module]), module)
+    assert found.state == "failed"
+    assert reason in found.reason
+
+
+def test_a_module_cannot_take_a_namespace_that_is_there(installed: Installed) -> None:
+    installed.add("good", GOOD)
+    (installed.folder / "gg_test_mine.py").write_text(NODE.format(id="good.other") + HOOK, encoding="utf-8")
+    installed.modules.append("gg_test_mine")
+    manager = PluginManager(["gg_test_mine"])
+    assert "good.other" not in manager.registry.nodes
+    assert "'good' belongs to guidegraph-good==1.2" in status(manager, "gg_test_mine").reason
+
+
+COMMAND = """
+from guidegraph import hookimpl
+
+@hookimpl
+def guidegraph_commands(app):
+    @app.command()
+    def {name}() -> None: ...
+    {then}
+"""
+
+
+def command_names(app: typer.Typer) -> list[str]:
+    return [c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands]
+
+
+def test_plugins_add_commands_and_a_failing_one_adds_none(installed: Installed) -> None:
+    installed.add("fine", COMMAND.format(name="hello", then=""))
+    installed.add("fails", COMMAND.format(name="halfway", then="raise RuntimeError('no')"))
+    installed.add("steals", COMMAND.format(name="run", then=""))
+    app = typer.Typer()
+    app.command("run")(lambda: None)
+    manager = PluginManager()
+    manager.add_commands(app)
+    assert command_names(app) == ["run", "hello"]
+    assert "RuntimeError: no" in status(manager, "fails").reason
+    assert "the command 'run' exists already" in status(manager, "steals").reason
+    assert status(manager, "fine").ok
+
+
+OBSERVER = """
+from guidegraph import hookimpl
+
+seen = []
+
+@hookimpl
+def guidegraph_observer(run):
+    {body}
+"""
+
+
+def test_observers_of_plugins_and_none_where_they_fail(installed: Installed) -> None:
+    installed.add("watch", OBSERVER.format(body="return seen.append"))
+    installed.add("quiet", OBSERVER.format(body="return None"))
+    installed.add("fails", OBSERVER.format(body="raise RuntimeError('no')"))
+    installed.add("wrong", OBSERVER.format(body="return 3"))
+    manager = PluginManager()
+    graph: Any = None
+    observers = manager.observers(RunInfo(graph))
+    assert len(observers) == 1
+    observers[0](RunFinished("done", 0.0))
+    assert sys.modules["gg_test_watch"].seen == [RunFinished("done", 0.0)]
+    assert "RuntimeError: no" in status(manager, "fails").reason
+    assert "returned 3" in status(manager, "wrong").reason
+    assert status(manager, "quiet").ok
+
+
+def test_loading_plugins_imports_no_torch() -> None:
+    import subprocess
+
+    code = "import sys; from guidegraph.plugins.manager import default_registry as d; d(entry_points=False)"
+    subprocess.run([sys.executable, "-c", code + "; sys.exit('torch' in sys.modules)"], check=True, timeout=60)
