@@ -1,0 +1,180 @@
+"""The batch pass: sibling calls of a batchable node on the same model become one call.
+
+Calls are siblings when they are of one node, agree in all that is not batchable, and none depends on
+another. At run time their arguments are joined along the leading axis (an axis of length 1 is
+expanded first) where structure, dtypes and the other axes match; where they do not, the calls are
+made one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+from guidegraph.graph.digest import value_digest
+from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources
+
+
+@dataclass(frozen=True)
+class BatchCall:
+    """Several calls that may be made as one."""
+
+    calls: tuple[Call, ...]
+
+    @property
+    def key(self) -> str:
+        return self.calls[0].key
+
+
+def batched(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
+    """The operations in order, siblings put together."""
+    families: dict[Any, list[Call]] = {}
+    for op in ops.values():
+        if isinstance(op, Call) and op.spec.batchable and op.spec.pure:
+            families.setdefault(_family(op), []).append(op)
+    groups: list[tuple[Call, ...]] = []
+    for family in families.values():
+        if len(family) > 1:
+            groups += [tuple(g) for g in _independent(ops, {c.key for c in family}).values() if len(g) > 1]
+    return _ordered(ops, groups) if groups else list(ops.values())
+
+
+def _family(call: Call) -> Any:
+    fixed = [(n, _key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
+    ports = tuple(n for n in call.inputs if n in call.spec.batchable)
+    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _key(s)) for n, s in call.settings.items()))
+
+
+def _key(source: Sources) -> str:
+    if isinstance(source, tuple):
+        return "|".join(map(_key, source))
+    return value_digest(source.value) if isinstance(source, Literal) else repr(source)
+
+
+def _independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
+    """Members by rank: how many members lie on the longest way to each. Equal ranks do not depend on each other."""
+    ranks: dict[str, int] = {}
+    found: dict[int, list[Call]] = {}
+    for key, op in ops.items():
+        before = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
+        ranks[key] = before + (key in family)
+        if key in family and isinstance(op, Call):
+            found.setdefault(ranks[key], []).append(op)
+    return found
+
+
+def _ordered(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
+    """Topological order with each group as one vertex; a group that would close a cycle is left apart."""
+    leader = {key: key for key in ops}
+    joined: dict[str, BatchCall] = {}
+    for group in groups:
+        trial = {**leader, **{call.key: group[0].key for call in group}}
+        if nx.is_directed_acyclic_graph(_contracted(ops, trial)):
+            leader = trial
+            joined[group[0].key] = BatchCall(group)
+    place = {key: i for i, key in enumerate(ops)}
+    order = nx.lexicographical_topological_sort(_contracted(ops, leader), key=place.__getitem__)
+    return [joined.get(key) or ops[key] for key in order]
+
+
+def _contracted(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(leader[key] for key in ops)
+    for key, op in ops.items():
+        for source in op.sources():
+            if isinstance(source, Output) and source.op in ops:
+                graph.add_edge(leader[source.op], leader[key])
+    return graph
+
+
+def call_together(
+    function: Callable[..., Any], calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], batchable: Sequence[Source | str]
+) -> list[Any] | None:
+    """One call for several, its result split again; ``None`` where the arguments do not fit together.
+
+    ``calls`` are the positional and the named arguments of each; ``batchable`` names what is joined: an index
+    for a positional argument, or a name.
+    """
+    joined_args = list(calls[0][0])
+    joined_named = dict(calls[0][1])
+    sizes = [_batch_size([_pick(call, b) for b in batchable]) for call in calls]
+    if None in sizes:
+        return None
+    lengths = [s for s in sizes if s is not None]
+    for b in batchable:
+        value = _join([_pick(call, b) for call in calls], lengths)
+        if value is _UNFIT:
+            return None
+        if isinstance(b, int):
+            joined_args[b] = value
+        else:
+            joined_named[str(b)] = value
+    return _split(function(*joined_args, **joined_named), lengths)
+
+
+_UNFIT = object()
+
+
+def _pick(call: tuple[tuple[Any, ...], dict[str, Any]], which: Any) -> Any:
+    return call[0][which] if isinstance(which, int) else call[1][which]
+
+
+def _batch_size(values: Sequence[Any]) -> int | None:
+    from torch import Tensor
+    from torch.utils._pytree import tree_leaves
+
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in tree_leaves(list(values)) if isinstance(leaf, Tensor)}
+    sizes.discard(1)
+    return None if len(sizes) > 1 or 0 in sizes else next(iter(sizes), 1)
+
+
+def _join(values: Sequence[Any], lengths: Sequence[int]) -> Any:
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    flat = [tree_flatten(v) for v in values]
+    spec = flat[0][1]
+    if any(s != spec for _, s in flat[1:]):
+        return _UNFIT
+    leaves = []
+    for column in zip(*(leaves for leaves, _ in flat), strict=True):
+        first = column[0]
+        if not isinstance(first, torch.Tensor):
+            if any(type(v) is not type(first) or v != first for v in column[1:]):
+                return _UNFIT
+            leaves.append(first)
+            continue
+        if any(
+            not isinstance(v, torch.Tensor)
+            or v.dtype != first.dtype
+            or v.device != first.device
+            or v.shape[1:] != first.shape[1:]
+            for v in column
+        ):
+            return _UNFIT
+        leaves.append(torch.cat([v.expand(n, *v.shape[1:]) for v, n in zip(column, lengths, strict=True)]))
+    return tree_unflatten(leaves, spec)
+
+
+def _split(value: Any, lengths: Sequence[int]) -> list[Any]:
+    from torch import Tensor
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    leaves, spec = tree_flatten(value)
+    total = sum(lengths)
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or leaf.shape[0] != total):
+            raise ValueError(
+                f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
+                f"found shape {tuple(leaf.shape)}"
+            )
+    parts = []
+    start = 0
+    for n in lengths:
+        rows = slice(start, start + n)
+        parts.append(tree_unflatten([v[rows] if isinstance(v, Tensor) else v for v in leaves], spec))
+        start += n
+    return parts

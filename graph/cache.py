@@ -1,0 +1,109 @@
+"""Values by digest: a byte-bounded memory of recent ones, and a folder for what serialises."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import OrderedDict
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.serialise import NotSerialisable, read_value, write_value
+from guidegraph.graph.types import is_tensor
+
+log = logging.getLogger(__name__)
+
+Values = tuple[Any, ...]
+
+
+def nbytes(value: Any, depth: int = 8) -> int:
+    """About how many bytes a value holds: tensors and parameters count in full."""
+    if is_tensor(value):
+        return int(value.untyped_storage().nbytes())
+    if value is None or isinstance(value, (bool, int, float)):
+        return 32
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if depth == 0:
+        return 64
+    if hasattr(value, "parameters") and hasattr(value, "buffers"):
+        return sum(int(p.nbytes) for p in (*value.parameters(), *value.buffers()))
+    if isinstance(value, dict):
+        return sum(nbytes(v, depth - 1) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(nbytes(v, depth - 1) for v in value)
+    if is_dataclass(value):
+        return sum(nbytes(getattr(value, f.name), depth - 1) for f in fields(value))
+    inner = getattr(value, "__dict__", None)
+    return sum(nbytes(v, depth - 1) for v in inner.values()) if inner else sys.getsizeof(value)
+
+
+def _versions(values: Values) -> tuple[int, ...]:
+    return tuple(v._version if is_tensor(v) else 0 for v in values)
+
+
+class MemoryCache:
+    """The most recently used values, up to ``limit`` bytes. A tensor changed in place since is not found."""
+
+    def __init__(self, limit: int = 2 << 30):
+        self.limit = limit
+        self.size = 0
+        self._entries: OrderedDict[str, tuple[Values, tuple[int, ...], int]] = OrderedDict()
+
+    def get(self, digest: str) -> Values | None:
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        values, versions, size = entry
+        if versions != _versions(values):
+            del self._entries[digest]
+            self.size -= size
+            return None
+        self._entries.move_to_end(digest)
+        return values
+
+    def put(self, digest: str, values: Values) -> None:
+        size = 64 + sum(map(nbytes, values))
+        if size > self.limit or digest in self._entries:
+            return
+        self._entries[digest] = (values, _versions(values), size)
+        self.size += size
+        while self.size > self.limit:
+            _, (_, _, dropped) = self._entries.popitem(last=False)
+            self.size -= dropped
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.size = 0
+
+
+class DiskCache:
+    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / f"{digest}.safetensors"
+
+    def get(self, digest: str, device: str) -> Values | None:
+        path = self._path(digest)
+        if not path.exists():
+            return None
+        try:
+            found = read_value(path, device)
+        except (ValueError, OSError) as error:
+            log.warning("a cached value is left out: %s", error)
+            return None
+        return found if isinstance(found, tuple) else None
+
+    def put(self, digest: str, values: Values) -> None:
+        if self._path(digest).exists():
+            return
+        try:
+            write_value(self._path(digest), values)
+        except NotSerialisable:
+            return
+        except OSError as error:
+            log.warning("the disk cache cannot be written: %s", error)

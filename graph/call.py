@@ -1,0 +1,113 @@
+"""One step of a plan: gather arguments, check what narrows, call, and put the outputs in their slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.graph.batch import BatchCall, call_together
+from guidegraph.graph.errors import Cancelled, Mark, NodeError
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.ir import Call, Loop
+from guidegraph.graph.plan import Step
+from guidegraph.graph.types import describe, mismatch
+
+
+@dataclass
+class Body:
+    """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors."""
+
+    cancel: CancelToken
+    observers: Sequence[Observer] = ()
+    at: list[int] = field(default_factory=list)
+
+
+def invoke(step: Step, slots: list[Any]) -> None:
+    """Run a call or a batch of calls. Raises ``NodeError``."""
+    try:
+        if step.members:
+            _invoke_batch(step, slots)
+        elif step.plain:
+            args = [slots[s] for s in step.args]  # type: ignore[index]
+            _store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
+        else:
+            args, named = arguments(step, slots)
+            _store(step, slots, step.function(*args, **named))  # type: ignore[misc]
+    except (NodeError, Cancelled):
+        raise
+    except Exception as error:
+        raise fail(step, error) from error
+
+
+def fail(step: Step, error: BaseException) -> NodeError:
+    """The error of a step, naming it in the workflow."""
+    op = step.op.calls[0] if isinstance(step.op, BatchCall) else step.op
+    name = op.spec.id if isinstance(op, Call) else "loop"
+    mark = _mark(op, error)
+    return NodeError(f"nodes.{op.key}", name, mark, error)
+
+
+class PortError(ValueError):
+    """A value does not fit the port that it was linked to."""
+
+    def __init__(self, port: str, message: str):
+        self.port = port
+        super().__init__(f"port '{port}': {message}")
+
+
+def _mark(op: Call | Loop, error: BaseException) -> Mark:
+    if isinstance(error, PortError) and isinstance(op, Call):
+        return op.marks.get(error.port, op.mark)
+    return op.mark
+
+
+def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments; narrowing links and wired settings are checked. Raises ``PortError``."""
+    call = step.op
+    assert isinstance(call, Call)
+    args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
+    named = dict(step.constants)
+    for name, slot in step.wired:
+        named[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
+    if call.checks:
+        positions = dict(zip(call.spec.inputs, args, strict=False))
+        for name, kind in call.checks:
+            value = named[name] if name in named else positions[name]
+            if reason := mismatch(value, kind):
+                raise PortError(name, reason)
+    for name in step.validated:
+        try:
+            named[name] = call.spec.settings[name].check(named[name])
+        except ValueError as error:
+            raise PortError(name, str(error)) from None
+    return args, named
+
+
+def _store(step: Step, slots: list[Any], value: Any) -> None:
+    if not step.named:
+        if step.outs:
+            slots[step.outs[0]] = value
+        return
+    if not isinstance(value, tuple) or len(value) != len(step.outs):
+        call = step.op
+        assert isinstance(call, Call)
+        raise TypeError(f"expected a NamedTuple of {', '.join(call.outputs)}; found {describe(value)}")
+    for slot, part in zip(step.outs, value, strict=True):
+        slots[slot] = part
+
+
+def _invoke_batch(step: Step, slots: list[Any]) -> None:
+    first = step.members[0]
+    call = first.op
+    assert isinstance(call, Call) and first.function is not None
+    gathered = [arguments(member, slots) for member in step.members]
+    leading = list(call.spec.inputs)[: len(first.args)]
+    which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    results = call_together(first.function, gathered, which)
+    if results is None:
+        for member in step.members:
+            invoke(member, slots)
+        return
+    for member, result in zip(step.members, results, strict=True):
+        _store(member, slots, result)

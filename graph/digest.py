@@ -1,0 +1,171 @@
+"""Merkle digests: one for each operation, over all that its value depends on.
+
+A digest covers the node's id and version, its distribution's version, the source of its package,
+torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
+every run (an impure node, an object passed from Python, and all that depends on one): nothing is
+ever found under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
+from guidegraph.graph.node import NodeSpec
+
+FRESH = "!"
+
+
+def fresh() -> str:
+    return FRESH + uuid.uuid4().hex
+
+
+def hashed(*parts: str) -> str:
+    """The digest of several strings; fresh where one of them is."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return FRESH + digest if any(p.startswith(FRESH) for p in parts) else digest
+
+
+def labelled(pairs: Iterable[tuple[str, str]]) -> str:
+    """The digest of digests with labels; fresh where one of the digests is."""
+    found = list(pairs)
+    digest = hashed(*(part for pair in found for part in ("label " + pair[0], "digest " + pair[1])))
+    return FRESH + digest if any(d.startswith(FRESH) for _, d in found) else digest
+
+
+_files: dict[tuple[str, int, int, int], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a file's bytes, remembered by inode, size and time of change."""
+    stat = path.stat()
+    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if key not in _files:
+        with path.open("rb") as file:
+            _files[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return _files[key]
+
+
+def path_digest(path: Path) -> str:
+    """The content of a file, or of a folder: the sorted digests of its files. Fresh where nothing is there."""
+    try:
+        if path.is_dir():
+            files = sorted(Path(root) / name for root, _, names in os.walk(path) for name in names)
+            return labelled((str(f.relative_to(path)), file_digest(f)) for f in files)
+        return hashed("file", path.suffix, file_digest(path))
+    except OSError:
+        return fresh()
+
+
+def value_digest(value: Any) -> str:
+    """The digest of a literal. Objects that are not plain data are fresh."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return f"{type(value).__name__}:{value!r}"
+    if isinstance(value, Path):
+        return path_digest(value)
+    if isinstance(value, (list, tuple)):
+        return hashed("list", *map(value_digest, value))
+    if isinstance(value, dict):
+        return labelled((repr(k), value_digest(v)) for k, v in sorted(value.items(), key=repr))
+    return fresh()
+
+
+@cache
+def torch_version() -> str:
+    return importlib.metadata.version("torch")
+
+
+@cache
+def source_digest(module: str) -> str:
+    """The sources of the package that a module is in: all its ``.py`` files, or the module's own alone."""
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None:
+        return fresh()
+    package = module.rpartition(".")[0]
+    files = sorted(Path(file).parent.rglob("*.py")) if package else [Path(file)]
+    try:
+        return labelled((f.name, file_digest(f)) for f in files)
+    except OSError:
+        return fresh()
+
+
+def _spec_digest(spec: NodeSpec, place: str) -> str:
+    source = source_digest(spec.function.__module__)
+    return hashed(spec.id, spec.version, spec.distribution, source, torch_version(), place)
+
+
+class Digests(dict[str, str]):
+    """Digests by operation key. ``place`` names device and dtype."""
+
+    def __init__(self, place: str):
+        super().__init__()
+        self.place = place
+        self._depth: dict[str, int] = {}
+        self._specs: dict[int, str] = {}
+
+    def add(self, ops: Mapping[str, Op]) -> None:
+        """Compute the digests of a region's operations, in order."""
+        for op in ops.values():
+            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop(op)
+
+    def source(self, source: Source) -> str:
+        if isinstance(source, Output):
+            return f"{self[source.op]}.{source.name}"
+        if isinstance(source, Literal):
+            return value_digest(source.value)
+        if isinstance(source, Param):
+            raise ValueError(f"parameter '{source.name}' is not bound")
+        symbol = f"{type(source).__name__}{self._depth[source.loop]}"
+        if isinstance(source, Carry):
+            return f"{symbol}.{source.name}"
+        return f"{symbol}.{source.field}" if isinstance(source, Item) else symbol
+
+    def _sources(self, value: Sources) -> str:
+        return hashed("list", *map(self.source, value)) if isinstance(value, tuple) else self.source(value)
+
+    def _call(self, call: Call) -> str:
+        if not call.spec.pure:
+            return fresh()
+        spec = self._specs.get(id(call.spec))
+        if spec is None:
+            spec = self._specs[id(call.spec)] = _spec_digest(call.spec, self.place)
+        inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
+        settings = [(name, self._sources(value)) for name, value in call.settings.items()]
+        return labelled([("node", spec), *inputs, *settings])
+
+    def loop(self, loop: Loop, *, steps: bool = True) -> str:
+        """The digest of a loop as one unit; ``steps=False`` leaves out how long a training loop runs."""
+        self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
+        self.add(loop.body)
+        parts = [("loop over", self.source(loop.over))]
+        for label, links in (("carry", loop.carry), ("next", loop.next), ("collect", loop.collect)):
+            parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
+        parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
+        if loop.training:
+            parts += self._training(loop.training, steps)
+        return labelled(parts)
+
+    def _training(self, training: Training, steps: bool) -> list[tuple[str, str]]:
+        parts = [("precision", training.precision), ("options", value_digest(dict(training.options)))]
+        for m in training.models:
+            plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
+            parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
+        if steps and training.steps is not None:
+            parts.append(("steps", self.source(training.steps)))
+        return parts
+
+
+def is_pure(op: Op) -> bool:
+    """Whether an operation does nothing but compute its outputs. Training does more: it writes checkpoints."""
+    if isinstance(op, Call):
+        return op.spec.pure
+    return all(is_pure(inner) for inner in op.body.values())

@@ -1,0 +1,94 @@
+"""What a run tells its observers, and how it is cancelled.
+
+An observer is any callable that takes an event. The progress bar, the JSON log and the report are
+observers. Events of a loop's body are folded into ``LoopProgress``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from guidegraph.graph.errors import Cancelled
+
+Origin: TypeAlias = Literal["computed", "memory", "disk"]
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """``total`` operations of the top level will be computed or taken from a cache."""
+
+    workflow: str
+    total: int
+
+
+@dataclass(frozen=True)
+class NodeStarted:
+    path: str
+    node: str
+
+
+@dataclass(frozen=True)
+class NodeFinished:
+    """``origin`` says whether the values were computed or came from a cache."""
+
+    path: str
+    node: str
+    seconds: float
+    origin: Origin
+    digest: str
+
+
+@dataclass(frozen=True)
+class NodeFailed:
+    path: str
+    node: str
+    error: str
+
+
+@dataclass(frozen=True)
+class LoopProgress:
+    """``done`` of ``total`` iterations of the loop at ``path``; ``values`` are numbers to show, such as losses."""
+
+    path: str
+    done: int
+    total: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OutputReady:
+    """A declared output of the workflow is complete."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    status: Literal["done", "failed", "cancelled"]
+    seconds: float
+
+
+Event: TypeAlias = RunStarted | NodeStarted | NodeFinished | NodeFailed | LoopProgress | OutputReady | RunFinished
+Observer: TypeAlias = Callable[[Event], None]
+
+
+class CancelToken:
+    """Set from any thread or a signal handler; a run checks it between nodes and at every iteration."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise ``Cancelled`` once the token is set."""
+        if self._event.is_set():
+            raise Cancelled("the run was cancelled")

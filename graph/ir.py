@@ -1,0 +1,215 @@
+"""The validated graph: what ``build`` makes of a workflow and the plan is compiled from.
+
+Sub-workflows are inlined by then, every link is resolved to a ``Source``, every literal is
+validated, and each region (the top level, or a loop's body) lists its operations in topological
+order. Keys are unique over the whole graph: ``sample`` for a node, ``sample.body.cond`` for a node
+in a loop's body, ``guided/cond`` for a node of the sub-workflow that node ``guided`` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import PortType
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of another operation; ``op`` is its key."""
+
+    op: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter of the workflow: a value once the run is bound."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What a loop carries, inside its body; ``loop`` is the loop's key."""
+
+    loop: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """The current entry of what a loop runs over, or one field of it."""
+
+    loop: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """The number of the iteration, from 0."""
+
+    loop: str
+
+
+@dataclass(frozen=True, eq=False)
+class Literal:
+    """A validated constant."""
+
+    value: Any
+
+
+Source = Output | Param | Carry | Item | Index | Literal
+Sources = Source | tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A declared parameter. ``port`` validates its values; ``base`` is what a relative default path is relative to."""
+
+    name: str
+    port: Port
+    default: Any
+    required: bool
+    help: str
+    mark: Mark
+    base: Path
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a node.
+
+    inputs: sources by port (a tuple for a list of links); ports not wired are absent and take their default.
+    settings: likewise by setting.
+    checks: ports and settings whose link narrows the type, to be checked by shape at run time.
+    """
+
+    key: str
+    spec: NodeSpec
+    inputs: Mapping[str, Sources]
+    settings: Mapping[str, Sources]
+    mark: Mark
+    checks: tuple[tuple[str, PortType], ...] = ()
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Mapping[str, PortType]:
+        return self.spec.outputs
+
+    def sources(self) -> Iterator[Source]:
+        """Everything this call reads itself."""
+        for value in (*self.inputs.values(), *self.settings.values()):
+            if isinstance(value, tuple):
+                yield from value
+            else:
+                yield value
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """One trained model of a training loop (an entry of ``train``)."""
+
+    model: str
+    loss: Source
+    optimizer: str
+    lr: float
+    ema: float | None
+    start: int
+    options: Mapping[str, Any]
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training part of a loop: the models, and how long, in which precision, saved where."""
+
+    models: tuple[Optimised, ...]
+    steps: Source | None
+    precision: str
+    checkpoint: Path | None
+    every: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop region. Its body may read anything outside; what it reads from there are its inputs."""
+
+    key: str
+    over: Source
+    item: str
+    carry: Mapping[str, Source]
+    body: Mapping[str, Call | Loop]
+    next: Mapping[str, Source]
+    collect: Mapping[str, Source]
+    outputs: Mapping[str, PortType]
+    mark: Mark
+    training: Training | None = None
+
+    def inner_sources(self) -> Iterator[Source]:
+        """What the body, ``next``, ``collect`` and the losses read, inside or outside of the loop."""
+        for op in self.body.values():
+            yield from op.sources()
+        yield from self.next.values()
+        yield from self.collect.values()
+        if self.training:
+            yield from (m.loss for m in self.training.models)
+
+    def sources(self) -> Iterator[Source]:
+        """Everything the loop reads from outside of it: ``over``, the carries' starts and the closure."""
+        yield self.over
+        yield from self.carry.values()
+        if self.training and self.training.steps is not None:
+            yield self.training.steps
+        for source in self.inner_sources():
+            if isinstance(source, (Carry, Item, Index)) and source.loop == self.key:
+                continue
+            if isinstance(source, Output) and source.op in self.body:
+                continue
+            yield source
+
+
+Op = Call | Loop
+
+
+@dataclass(frozen=True)
+class GraphOutput:
+    """A declared output of the workflow."""
+
+    source: Source
+    type: PortType
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A validated workflow. ``sources`` maps each file that was read to its text."""
+
+    file: Path
+    params: Mapping[str, Parameter]
+    ops: Mapping[str, Op]
+    outputs: Mapping[str, GraphOutput]
+    requires: Mapping[str, str]
+    sources: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+
+def walk(ops: Mapping[str, Op]) -> Iterator[Op]:
+    """Every operation, loops before their bodies."""
+    stack = [iter(ops.values())]
+    while stack:
+        op = next(stack[-1], None)
+        if op is None:
+            stack.pop()
+            continue
+        yield op
+        if isinstance(op, Loop):
+            stack.append(iter(op.body.values()))

@@ -1,0 +1,157 @@
+"""Loops: run a body's plan once for each entry, carrying values from one iteration to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guidegraph.graph import events
+from guidegraph.graph.cache import nbytes
+from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.ir import Carry, Index, Item, Loop, Source
+from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
+from guidegraph.graph.types import describe, is_tensor
+
+PRECOMPUTE_LIMIT = 64 << 20
+
+
+def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
+    """Run a loop and store its outputs. Raises ``NodeError`` and ``Cancelled``."""
+    loop, body_plan = step.op, step.body
+    assert isinstance(loop, Loop) and body_plan is not None
+    outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
+    if loop.training is not None:
+        from guidegraph.graph.training import run_training
+
+        results = run_training(step, outside, body, plan)
+    else:
+        results = _iterate(step, loop, body_plan, outside, body, plan)
+    for name, slot in zip(loop.outputs, step.outs, strict=True):
+        slots[slot] = results[name]
+
+
+def entries(step: Step, over: Any) -> Sequence[Any]:
+    """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    if isinstance(over, int) and not isinstance(over, bool):
+        return range(over)
+    if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
+        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
+    if is_tensor(over) and over.ndim == 1:
+        return over.unsqueeze(1)  # type: ignore[no-any-return, attr-defined]
+    return over  # type: ignore[no-any-return]
+
+
+def _iterate(
+    step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], body: Body, plan: Plan
+) -> dict[str, Any]:
+    items = entries(step, outside[loop.over])
+    total = len(items)
+    known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
+    early = _precompute(body_plan, outside, items, body, plan)
+    carry = {Carry(loop.key, name): outside[source] for name, source in loop.carry.items()}
+    collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+    body.at.append(0)
+    for i in range(total):
+        body.cancel.check()
+        body.at[-1] = i
+        values = early[i] if i < len(early) else run_early(body_plan, outside, items[i], i, body, plan)
+        here = {**outside, **values, **carry}
+        _enter(here, body_plan.late_inputs, loop, items, i)
+        region = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
+        results = run_region(region, here, body, plan)
+        for name, source in loop.collect.items():
+            collected[name].append(results[source])
+        carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
+        progress(body, loop, i + 1, total, {})
+    body.at.pop()
+    stacked = {name: stack(values) for name, values in collected.items()}
+    return {**{c.name: value for c, value in carry.items()}, **stacked}
+
+
+def progress(body: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
+    for observer in body.observers:
+        observer(events.LoopProgress(f"nodes.{loop.key}", done, total, values))
+
+
+def _enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, items: Sequence[Any], i: int) -> None:
+    """Set what the body reads of the loop's entry; an entry that nothing reads is not fetched."""
+    entry = _UNREAD
+    for source in wanted:
+        if isinstance(source, Index) and source.loop == loop.key:
+            here[source] = i
+        elif isinstance(source, Item) and source.loop == loop.key:
+            if entry is _UNREAD:
+                entry = items[i]
+            here[source] = entry if source.field is None else getattr(entry, source.field)
+
+
+_UNREAD = object()
+
+
+def run_early(
+    body_plan: BodyPlan, outside: Mapping[Source, Any], item: Any, i: int, body: Body, plan: Plan
+) -> dict[Source, Any]:
+    """The values that depend on the loop's entry alone, for one iteration."""
+    if body_plan.early is None:
+        return {}
+    here = dict(outside)
+    for source, _ in body_plan.early.inputs:
+        if isinstance(source, Index) and source.loop == body_plan.loop.key:
+            here[source] = i
+        elif isinstance(source, Item) and source.loop == body_plan.loop.key:
+            here[source] = item if source.field is None else getattr(item, source.field)
+    return run_region(body_plan.early, here, body, plan)
+
+
+def _precompute(
+    body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], body: Body, plan: Plan
+) -> list[dict[Source, Any]]:
+    """``run_early`` for the first iterations, as many as fit the limit."""
+    rows: list[dict[Source, Any]] = []
+    size = 0
+    if body_plan.early is None:
+        return rows
+    body.at.append(0)
+    for i in range(len(items)):
+        body.cancel.check()
+        body.at[-1] = i
+        row = run_early(body_plan, outside, items[i], i, body, plan)
+        size += sum(map(nbytes, row.values()))
+        if size > PRECOMPUTE_LIMIT:
+            break
+        rows.append(row)
+    body.at.pop()
+    return rows
+
+
+def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
+    slots: list[Any] = [None] * region.size
+    for slot, value in region.constants:
+        slots[slot] = value
+    for source, slot in region.inputs:
+        slots[slot] = here[source]
+    try:
+        for step in region.steps:
+            if step.body is None:
+                invoke(step, slots)
+            else:
+                run_loop(step, slots, body, plan)
+            for slot in step.frees:
+                slots[slot] = None
+    except NodeError as error:
+        if not error.iteration and body.at:
+            at = ", ".join(map(str, body.at))
+            raise NodeError(error.path, error.node_id, error.mark, error.cause, at) from error.cause
+        raise
+    return {source: slots[slot] for source, slot in region.results.items()}
+
+
+def stack(values: list[Any]) -> Any:
+    """Collected values: one tensor with a new leading axis where they are tensors of one shape, else a list."""
+    if values and all(is_tensor(v) for v in values) and len({(v.shape, v.dtype) for v in values}) == 1:
+        import torch
+
+        return torch.stack(values)
+    return values

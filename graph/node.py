@@ -1,0 +1,239 @@
+"""``@node``: a function's signature is its node's schema.
+
+Positional parameters are input ports (one with a default is optional), keyword-only parameters are
+settings, and the return annotation gives the outputs: a ``NamedTuple`` names several, anything else
+is the single output ``out``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from guidegraph.graph.types import ANY, PortType, fields_of, is_tensor, port_type
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REQUIRED = inspect.Parameter.empty
+ATTRIBUTE = "__guidegraph__"
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input port or a setting of a node."""
+
+    name: str
+    annotation: Any
+    type: PortType
+    default: Any = REQUIRED
+    setting: bool = False
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """pydantic's validator for the annotation."""
+        from pydantic import ConfigDict, TypeAdapter
+
+        try:
+            return TypeAdapter(self.annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except Exception:  # a type that carries a configuration of its own, such as a model or a dataclass
+            return TypeAdapter(self.annotation)
+
+    def literal(self, value: object) -> object:
+        """A YAML or command-line literal as this port's Python value.
+
+        Nothing converts silently: an int is a float and a string is a path, and that is all.
+        Raises ``ValueError`` that says what was expected and found.
+        """
+        import json
+
+        from pydantic import ValidationError
+
+        if isinstance(value, Path):
+            value = str(value)
+        try:
+            return self.adapter.validate_json(json.dumps(value), strict=True)
+        except (ValidationError, TypeError) as error:
+            raise ValueError(_explain(error, value, self.type)) from None
+
+    def check(self, value: object) -> object:
+        """A wired value of a setting, validated. Raises ``ValueError``; tensors pass where the type admits them."""
+        from pydantic import ValidationError
+
+        if is_tensor(value):
+            return value
+        try:
+            return self.adapter.validate_python(value)
+        except ValidationError as error:
+            raise ValueError(_explain(error, value, self.type)) from None
+
+
+def _explain(error: Exception, value: object, expected: PortType) -> str:
+    details = error.errors() if hasattr(error, "errors") else []
+    reasons = list(dict.fromkeys(str(d["msg"]) for d in details if "tensor" not in str(d["msg"])))
+    why = "; ".join(reasons) or f"expected {expected}"
+    return f"{why}; found {type(value).__name__} {value!r:.80}"
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """All the engine knows of a node. Traits tell passes what they may do."""
+
+    id: str
+    function: Callable[..., Any]
+    inputs: dict[str, Port]
+    settings: dict[str, Port]
+    outputs: dict[str, PortType]
+    named_outputs: bool
+    version: str = "1"
+    pure: bool = True
+    io: bool = False
+    host: bool = False
+    batchable: tuple[str, ...] = ()
+    needs: Callable[..., set[str]] | None = None
+    identity: Callable[..., str | None] | None = None
+    needs_settings: tuple[str, ...] = ()
+    identity_settings: tuple[str, ...] = ()
+    distribution: str = field(default="", compare=False)
+
+    def port(self, name: str) -> Port | None:
+        return self.inputs.get(name) or self.settings.get(name)
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def summary(self) -> str:
+        return self.doc.split("\n\n")[0].replace("\n", " ")
+
+
+class NodeDefinitionError(TypeError):
+    """A function cannot be a node; the message says why and what to write instead."""
+
+
+def node(
+    id: str,
+    *,
+    pure: bool = True,
+    io: bool = False,
+    host: bool = False,
+    batchable: Iterable[str] = (),
+    needs: Callable[..., set[str]] | None = None,
+    identity: Callable[..., str | None] | None = None,
+    version: str | int = 1,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a typed function a node with the given id (``namespace.name``).
+
+    pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
+    io: waits for disk or network, so it may run on a thread beside the computation.
+    host: cannot be traced into a graph (tokenises, saves, loads).
+    batchable: ports along whose batch axis several calls may become one.
+    needs: given settings by name, the ports whose values matter; a port left out receives any value of
+        its type (that of a needed port), since the result must not depend on it.
+    identity: given settings by name, the port that is returned unchanged, or ``None``.
+    version: part of the cache key; raise it when the result changes.
+
+    Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
+    """
+
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        traits = {"pure": pure, "io": io, "host": host, "batchable": tuple(batchable), "version": str(version)}
+        setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
+        return function
+
+    return register
+
+
+def spec_of(function: Callable[..., Any]) -> NodeSpec:
+    """The schema that ``@node`` read off a function. Raises ``NodeDefinitionError`` where there is none."""
+    spec = getattr(function, ATTRIBUTE, None)
+    if not isinstance(spec, NodeSpec):
+        name = getattr(function, "__qualname__", repr(function))
+        raise NodeDefinitionError(f"{name} is not a node: decorate it with @node('namespace.name')")
+    return spec
+
+
+def _spec(
+    id: str, function: Callable[..., Any], needs: Any, identity: Any, traits: dict[str, Any]
+) -> NodeSpec:
+    name = f"{function.__module__}.{function.__qualname__}"
+    if not id or not all(part.isidentifier() for part in id.split(".")) or "." not in id:
+        raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception as error:
+        raise NodeDefinitionError(f"{name}: an annotation cannot be read: {error}") from error
+    inputs: dict[str, Port] = {}
+    settings: dict[str, Port] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise NodeDefinitionError(f"{name}: *{parameter.name} has no schema: use a Sequence[T] port")
+        if parameter.name not in hints:
+            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
+        setting = parameter.kind is parameter.KEYWORD_ONLY
+        try:
+            kind = port_type(hints[parameter.name])
+        except TypeError as error:
+            raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
+        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting)
+        (settings if setting else inputs)[parameter.name] = port
+    if "return" not in hints:
+        raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
+    outputs, named = _outputs(name, hints["return"])
+    _check_traits(name, traits["batchable"], needs, identity, inputs, settings)
+    return NodeSpec(
+        id,
+        function,
+        inputs,
+        settings,
+        outputs,
+        named,
+        needs=needs,
+        identity=identity,
+        needs_settings=_arguments(needs),
+        identity_settings=_arguments(identity),
+        **traits,
+    )
+
+
+def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
+    if annotation in (None, type(None)):
+        return {}, False
+    try:
+        kind = port_type(annotation)
+    except TypeError as error:
+        raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
+    fields = fields_of(kind)
+    return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
+
+
+def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters) if function else ()
+
+
+def _check_traits(
+    name: str,
+    batchable: tuple[str, ...],
+    needs: Any,
+    identity: Any,
+    inputs: dict[str, Port],
+    settings: dict[str, Port],
+) -> None:
+    if unknown := [p for p in batchable if p not in inputs]:
+        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
+    for trait, function in (("needs", needs), ("identity", identity)):
+        if unknown := [a for a in _arguments(function) if a not in settings]:
+            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no settings of it")

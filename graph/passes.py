@@ -1,0 +1,198 @@
+"""The passes: small functions from graph to graph that look at traits only, never at a node's id.
+
+No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and
+``prune`` rewrite operations here; ``precompute`` and ``batch`` act when a region is made flat
+(``plan.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.digest import is_pure
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Optimised, Output, Param, Source, Sources
+from guidegraph.graph.node import REQUIRED, NodeSpec
+from guidegraph.graph.types import is_tensor
+
+PASSES: dict[str, str] = {
+    "skip": "leave out ports that a node's settings say it does not need",
+    "hoist": "move what no iteration changes out of its loop",
+    "merge": "compute equal nodes once",
+    "prune": "drop nodes that no output needs",
+    "precompute": "compute what depends on the loop's entry alone before the loop (up to 64 MiB)",
+    "batch": "make one call of sibling calls of a batchable node",
+}
+ALL_PASSES = frozenset(PASSES)
+
+Ops = Mapping[str, Op]
+Rewrite = Callable[[Source], Source]
+
+
+def rewrite(op: Op, change: Rewrite) -> Op:
+    """The operation with every source that it (and its body) reads passed through ``change``."""
+    if isinstance(op, Call):
+        return replace(op, inputs=_mapped(op.inputs, change), settings=_mapped(op.settings, change))
+    training = op.training
+    if training:
+        models = tuple(_rewrite_model(m, change) for m in training.models)
+        steps = change(training.steps) if training.steps is not None else None
+        training = replace(training, models=models, steps=steps)
+    return replace(
+        op,
+        over=change(op.over),
+        carry=_single(op.carry, change),
+        body={key: rewrite(inner, change) for key, inner in op.body.items()},
+        next=_single(op.next, change),
+        collect=_single(op.collect, change),
+        training=training,
+    )
+
+
+def _rewrite_model(model: Optimised, change: Rewrite) -> Optimised:
+    return replace(model, loss=change(model.loss))
+
+
+def _mapped(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
+    return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
+
+
+def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
+    return {name: change(source) for name, source in sources.items()}
+
+
+def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
+    """The operation with parameters replaced by their values."""
+    return rewrite(op, lambda s: values[s.name] if isinstance(s, Param) else s)
+
+
+def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
+    """A rewrite that follows aliases to their end."""
+
+    def change(source: Source) -> Source:
+        while not isinstance(source, Literal) and source in aliases:
+            source = aliases[source]
+        return source
+
+    return change
+
+
+def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
+    """Drop what no root needs. Nodes with effects stay, unless ``effects`` is off."""
+    wanted = {s.op for s in roots if isinstance(s, Output)}
+    kept: list[Op] = []
+    for op in reversed(ops.values()):
+        if op.key in wanted or (effects and not is_pure(op)):
+            kept.append(op)
+            wanted.update(s.op for s in op.sources() if isinstance(s, Output))
+    return {op.key: op for op in reversed(kept)}
+
+
+def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
+    """Keep the first of the pure operations with equal digests; also gives the aliases of the others."""
+    first: dict[str, Op] = {}
+    aliases: dict[Source, Source] = {}
+    kept: dict[str, Op] = {}
+    for op in ops.values():
+        twin = first.setdefault(digests[op.key], op) if is_pure(op) else op
+        if twin is op:
+            kept[op.key] = op
+        else:
+            aliases.update({Output(op.key, name): Output(twin.key, name) for name in op.outputs})
+    return kept, aliases
+
+
+def hoist(ops: Ops) -> dict[str, Op]:
+    """Put each pure operation that nothing in its loop changes before that loop; innermost loops first."""
+    out: dict[str, Op] = {}
+    for op in ops.values():
+        if not isinstance(op, Loop):
+            out[op.key] = op
+            continue
+        kept: dict[str, Op] = {}
+        for key, inner in hoist(op.body).items():
+            invariant = is_pure(inner) and not any(_inside(s, op, kept) for s in inner.sources())
+            (out if invariant else kept)[key] = inner
+        out[op.key] = replace(op, body=kept)
+    return out
+
+
+def _inside(source: Source, loop: Loop, kept: Ops) -> bool:
+    if isinstance(source, (Carry, Item, Index)):
+        return source.loop == loop.key
+    return isinstance(source, Output) and source.op in kept
+
+
+def known_settings(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
+    """The settings of these names where all are plain known values, else ``None``.
+
+    ``values`` holds what is known of links; tensors count as unknown.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        source = call.settings.get(name)
+        if source is None:
+            value = call.spec.settings[name].default
+            if value is REQUIRED:
+                return None
+        elif isinstance(source, Literal):
+            value = source.value
+        elif not isinstance(source, tuple) and source in values:
+            value = values[source]
+        else:
+            return None
+        if is_tensor(value):
+            return None
+        found[name] = value
+    return found
+
+
+def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
+    """The wired ports that the settings say do not matter."""
+    if call.spec.needs is None:
+        return frozenset()
+    settings = known_settings(call, call.spec.needs_settings, values)
+    return frozenset() if settings is None else frozenset(call.inputs) - frozenset(call.spec.needs(**settings))
+
+
+def without(call: Call, ports: frozenset[str]) -> Call:
+    """The call with these ports fed by a needed port of the same type: any value will do there."""
+    if not ports:
+        return call
+    inputs = {name: _stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
+    return replace(call, inputs=inputs, checks=tuple(c for c in call.checks if c[0] not in ports))
+
+
+def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
+    spec: NodeSpec = call.spec
+    for name, source in call.inputs.items():
+        if name not in dropped and spec.inputs[name].type == spec.inputs[port].type:
+            return source
+    return Literal(None)
+
+
+def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
+    """Apply ``needs`` and ``identity`` where their settings are known; also gives the aliases of identities."""
+    out: dict[str, Op] = {}
+    aliases: dict[Source, Source] = {}
+    for op in ops.values():
+        if isinstance(op, Loop):
+            body, inner = skip(op.body, values)
+            aliases.update(inner)
+            out[op.key] = replace(op, body=body)
+            continue
+        port = _identity(op, values)
+        source = op.inputs.get(port) if port else None
+        if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
+            aliases[Output(op.key, next(iter(op.outputs)))] = source
+            continue
+        out[op.key] = without(op, unneeded(op, values))
+    return out, aliases
+
+
+def _identity(call: Call, values: Mapping[Source, Any]) -> str | None:
+    if call.spec.identity is None:
+        return None
+    settings = known_settings(call, call.spec.identity_settings, values)
+    return None if settings is None else call.spec.identity(**settings)

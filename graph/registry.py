@@ -1,0 +1,24 @@
+"""The nodes and port types that are known, and what could not be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.types import Tensor
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What a workflow may use.
+
+    nodes: specifications by id. types: port types by name, for ``type:`` of a parameter.
+    failed: namespaces whose plugin did not load, with the reason.
+    versions: versions of plugin distributions, for ``requires``.
+    """
+
+    nodes: Mapping[str, NodeSpec]
+    types: Mapping[str, type] = field(default_factory=lambda: {"Tensor": Tensor})
+    failed: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,274 @@
+"""A run: walk the flat plan, on demand, with caches, events and cancellation."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.graph import events
+from guidegraph.graph.cache import DiskCache, MemoryCache, Values
+from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.context import placement
+from guidegraph.graph.digest import FRESH, is_pure
+from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
+from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
+from guidegraph.graph.loop import run_loop
+from guidegraph.graph.passes import ALL_PASSES
+from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region
+from guidegraph.graph.types import PortType, register_structured
+
+
+@dataclass
+class RunOptions:
+    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    passes: Collection[str] = ALL_PASSES
+    memory: MemoryCache | None = None
+    disk: DiskCache | None = None
+    observers: Sequence[events.Observer] = ()
+    cancel: events.CancelToken = field(default_factory=events.CancelToken)
+    only: Collection[str] | None = None
+    on_output: Callable[[str, Any, PortType], None] | None = None
+
+
+@dataclass
+class RunResult:
+    """Outputs by name; digests, seconds and origins by the path of each operation that was needed."""
+
+    outputs: dict[str, Any]
+    digests: dict[str, str]
+    seconds: dict[str, float]
+    origins: dict[str, events.Origin]
+
+
+def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = None) -> RunResult:
+    """Run a validated graph with checked parameter values.
+
+    Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
+    were handed to ``on_output``.
+    """
+    options = options or RunOptions()
+    place = f"{options.device} {options.dtype}"
+    plan = compile_plan(graph, values, place=place, passes=options.passes, only=options.only)
+    return run_plan(plan, options)
+
+
+def run_plan(plan: Plan, options: RunOptions) -> RunResult:
+    """Run a compiled plan; ``run`` says what is raised."""
+    import torch
+
+    register_structured()
+    started = time.perf_counter()
+    runner = _Runner(plan, options)
+    with placement(options.device, options.dtype), torch.no_grad():
+        try:
+            runner.execute()
+        except Cancelled:
+            runner.emit(events.RunFinished("cancelled", time.perf_counter() - started))
+            raise
+        except BaseException:
+            runner.emit(events.RunFinished("failed", time.perf_counter() - started))
+            raise
+    runner.emit(events.RunFinished("done", time.perf_counter() - started))
+    return runner.result
+
+
+def _path(key: str) -> str:
+    return f"nodes.{key}"
+
+
+class _Runner:
+    """The state of one run of the top level."""
+
+    def __init__(self, plan: Plan, options: RunOptions):
+        self.plan = plan
+        self.options = options
+        self.observers = tuple(options.observers)
+        self.result = RunResult({}, {}, {}, {})
+        self.body = Body(options.cancel, self.observers)
+
+    def emit(self, event: events.Event) -> None:
+        for observer in self.observers:
+            observer(event)
+
+    def execute(self) -> None:
+        ops, cached = self._demanded()
+        roots = [source for source, _ in self.plan.outputs.values()]
+        region = flat_region(ops, roots, self.plan.passes - {"prune"})
+        self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
+        slots: list[Any] = [None] * region.size
+        for slot, value in region.constants:
+            slots[slot] = value
+        found = {key: values for key, (values, _) in cached.items()}
+        for source, slot in region.inputs:
+            if not isinstance(source, Output):
+                raise GuidegraphError(f"{source} is read outside of its loop")
+            names = list(self.plan.ops[source.op].outputs)
+            slots[slot] = found[source.op][names.index(source.name)]
+        for key, (_, origin) in cached.items():
+            self._finished(self.plan.ops[key], 0.0, origin)
+        waiting = self._outputs_by_slot(region)
+        self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
+        with self._prefetch(region, slots) as futures:
+            for step in region.steps:
+                self.options.cancel.check()
+                self._run_step(step, slots, futures)
+                if waiting:
+                    self._complete(waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region)
+                for slot in step.frees:
+                    slots[slot] = None
+        self.options.cancel.check()
+
+    def _demanded(self) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
+        """What must be computed, and what comes from a cache: nothing behind a hit is touched."""
+        plan = self.plan
+        everything = "prune" not in plan.passes and self.options.only is None
+        wanted = {s.op for s, _ in plan.outputs.values() if isinstance(s, Output)}
+        needed: list[Op] = []
+        cached: dict[str, tuple[Values, events.Origin]] = {}
+        for op in reversed(plan.ops.values()):
+            effect = self.options.only is None and not is_pure(op)
+            if not (everything or effect or op.key in wanted):
+                continue
+            hit = self._lookup(plan.digests[op.key])
+            if hit:
+                cached[op.key] = hit
+                continue
+            needed.append(op)
+            wanted.update(s.op for s in op.sources() if isinstance(s, Output))
+        return {op.key: op for op in reversed(needed)}, dict(reversed(cached.items()))
+
+    def _lookup(self, digest: str) -> tuple[Values, events.Origin] | None:
+        if digest.startswith(FRESH):
+            return None
+        if self.options.memory is not None and (values := self.options.memory.get(digest)) is not None:
+            return values, "memory"
+        if self.options.disk is not None and (values := self.options.disk.get(digest, self.options.device)) is not None:
+            if self.options.memory is not None:
+                self.options.memory.put(digest, values)
+            return values, "disk"
+        return None
+
+    def _prefetch(self, region: RegionPlan, slots: list[Any]) -> _Prefetch:
+        """Start nodes marked ``io`` that wait for no other node on threads."""
+        ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
+        steps = [
+            s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and all(r in ready for r in _flat(s))
+        ]
+        return _Prefetch(steps if len(steps) > 1 else [], slots)
+
+    def _run_step(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
+        for op in _ops(step):
+            self.emit(events.NodeStarted(_path(op.key), _id(op)))
+        started = time.perf_counter()
+        try:
+            if step.body is not None:
+                run_loop(step, slots, self.body, self.plan)
+            elif (future := futures.get(id(step))) is not None:
+                try:
+                    future.result()
+                except GuidegraphError:
+                    raise
+                except Exception as error:
+                    raise fail(step, error) from error
+            else:
+                invoke(step, slots)
+        except NodeError as error:
+            self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
+            raise
+        seconds = time.perf_counter() - started
+        position = 0
+        for op in _ops(step):
+            outs = step.outs[position : position + len(op.outputs)]
+            position += len(op.outputs)
+            digest = self.plan.digests[op.key]
+            if not digest.startswith(FRESH) and (self.options.memory is not None or self.options.disk is not None):
+                values = tuple(slots[slot] for slot in outs)
+                if self.options.memory is not None:
+                    self.options.memory.put(digest, values)
+                if self.options.disk is not None and values:
+                    self.options.disk.put(digest, values)
+            self._finished(op, seconds, "computed")
+
+    def _finished(self, op: Op, seconds: float, origin: events.Origin) -> None:
+        path = _path(op.key)
+        digest = self.plan.digests[op.key]
+        self.result.digests[path] = digest
+        self.result.seconds[path] = seconds
+        self.result.origins[path] = origin
+        if self.observers:
+            self.emit(events.NodeFinished(path, _id(op), seconds, origin, digest))
+
+    def _outputs_by_slot(self, region: RegionPlan) -> dict[Source, list[str]]:
+        waiting: dict[Source, list[str]] = {}
+        for name, (source, _) in self.plan.outputs.items():
+            waiting.setdefault(source, []).append(name)
+        return waiting
+
+    def _complete(
+        self, waiting: dict[Source, list[str]], sources: Sequence[Source], slots: list[Any], region: RegionPlan
+    ) -> None:
+        for source in sources:
+            for name in waiting.pop(source, ()):
+                value = slots[region.results[source]]
+                self.result.outputs[name] = value
+                if self.options.on_output is not None:
+                    self.options.on_output(name, value, self.plan.outputs[name][1])
+                self.emit(events.OutputReady(name))
+
+
+class _Prefetch:
+    """Futures of io steps, by the step's identity; threads are joined at the end."""
+
+    def __init__(self, steps: Sequence[Step], slots: list[Any]):
+        self._steps = steps
+        self._slots = slots
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="guidegraph-io") if steps else None
+
+    def __enter__(self) -> dict[int, Future[Any]]:
+        if self._pool is None:
+            return {}
+        futures = {}
+        for step in self._steps:
+            context = contextvars.copy_context()
+            futures[id(step)] = self._pool.submit(context.run, _invoke_without_gradients, step, self._slots)
+        return futures
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _invoke_without_gradients(step: Step, slots: list[Any]) -> None:
+    import torch
+
+    with torch.no_grad():
+        invoke(step, slots)
+
+
+def _ops(step: Step) -> tuple[Op, ...]:
+    op = step.op
+    return (op,) if isinstance(op, Op) else op.calls
+
+
+def _id(op: Op) -> str:
+    return op.spec.id if isinstance(op, Call) else "loop"
+
+
+def _flat(step: Step) -> list[int]:
+    found: list[int] = []
+    for slot in (*step.args, *(s for _, s in step.wired)):
+        found.extend(slot if isinstance(slot, tuple) else (slot,))
+    return found
+
+
+def _literals(sources: Sequence[Source]) -> list[Source]:
+    return [s for s in sources if isinstance(s, Literal)]
+
+

@@ -1,0 +1,287 @@
+"""Port types and the link rule.
+
+A port type is a Python class. ``Tensor`` and its descendants are *names* for the checker: at run
+time their values are plain ``torch.Tensor`` objects. A link is valid when one side's type is an
+ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects to everything.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor = torch.Tensor
+else:
+
+    class Tensor:
+        """Any ``torch.Tensor``. A subclass names what the axes mean and checks them at run time.
+
+        ``axes`` lists one entry an axis: an int is a fixed size, a string a name; ``None`` leaves
+        the number of axes open. ``integer`` asks for an integer dtype.
+        """
+
+        axes: ClassVar[tuple[int | str, ...] | None] = None
+        integer: ClassVar[bool] = False
+
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+            from pydantic_core import core_schema
+
+            return core_schema.no_info_plain_validator_function(_require_tensor)
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+            return {"not": {}, "description": "a tensor: wire it with 'in'"}
+
+
+def is_tensor(value: object) -> bool:
+    """Whether ``value`` is a ``torch.Tensor``, without importing torch."""
+    return any(c.__name__ == "Tensor" and c.__module__ == "torch" for c in type(value).__mro__)
+
+
+def _require_tensor(value: object) -> object:
+    if not is_tensor(value):
+        raise ValueError(f"expected a tensor, found {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True)
+class SequenceOf:
+    """A port that takes several values, in order."""
+
+    element: PortType
+
+
+@dataclass(frozen=True)
+class PortType:
+    """What a port accepts or gives: one or more alternatives, and whether ``None`` is among them."""
+
+    alternatives: tuple[type | SequenceOf, ...]
+    optional: bool = False
+
+    def __str__(self) -> str:
+        names = [f"Sequence[{a.element}]" if isinstance(a, SequenceOf) else type_name(a) for a in self.alternatives]
+        return " | ".join(names) + (" | None" if self.optional else "")
+
+    @property
+    def is_any(self) -> bool:
+        return object in self.alternatives
+
+    @property
+    def sequence(self) -> SequenceOf | None:
+        """The alternative that takes a list of links, if there is one."""
+        return next((a for a in self.alternatives if isinstance(a, SequenceOf)), None)
+
+
+ANY = PortType((object,))
+
+_LITERALS: tuple[type, ...] = (int, float, str, bool, Path, list, dict, tuple)
+
+
+def type_name(cls: type) -> str:
+    return "Any" if cls is object else cls.__name__
+
+
+@cache
+def port_type(annotation: Any) -> PortType:
+    """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""
+    if isinstance(annotation, TypeVar):
+        return ANY
+    if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
+        return port_type(annotation.__value__)
+    if supertype := getattr(annotation, "__supertype__", None):
+        return port_type(supertype)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return port_type(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return _union([port_type(a) for a in get_args(annotation)])
+    if origin is Literal:
+        return _union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return PortType((SequenceOf(_element(get_args(annotation))),))
+    if annotation in (Any, object):
+        return ANY
+    if annotation in (None, type(None)):
+        return PortType((), optional=True)
+    if annotation in (list, tuple, collections.abc.Sequence):
+        return PortType((SequenceOf(ANY),))
+    cls = origin or annotation
+    if not isinstance(cls, type):
+        raise TypeError(f"{annotation!r} is not a port type: annotate with a class, a union of classes or Sequence[T]")
+    if cls.__name__ == "Tensor" and cls.__module__ == "torch":
+        return PortType((Tensor,))
+    return PortType((cls,))
+
+
+def _element(args: tuple[Any, ...]) -> PortType:
+    kept = [a for a in args if a is not Ellipsis]
+    return _union([port_type(a) for a in kept]) if kept else ANY
+
+
+def _union(parts: list[PortType]) -> PortType:
+    alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
+    return PortType(tuple(alternatives), any(p.optional for p in parts))
+
+
+def _related(a: type | SequenceOf, b: type | SequenceOf) -> bool:
+    if a is object or b is object:
+        return True
+    if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
+        if isinstance(a, SequenceOf) and isinstance(b, SequenceOf):
+            return linkable(a.element, b.element)
+        plain = b if isinstance(a, SequenceOf) else a
+        return plain in (list, tuple)
+    if a is bool or b is bool:
+        return a is b
+    if a is int and b is float:
+        return True
+    return a in b.__mro__ or b in a.__mro__
+
+
+@cache
+def linkable(source: PortType, target: PortType) -> bool:
+    """The link rule: some alternative of the source is ancestor or descendant of one of the target's."""
+    if source.optional and not source.alternatives:
+        return target.optional or target.is_any
+    return any(_related(a, b) for a in source.alternatives for b in target.alternatives)
+
+
+@cache
+def narrows(source: PortType, target: PortType) -> bool:
+    """Whether a valid link needs a check at run time: the source does not promise all that the target asks."""
+
+    def promised(a: type | SequenceOf) -> bool:
+        for b in target.alternatives:
+            if b is object or (isinstance(a, SequenceOf) and isinstance(b, SequenceOf)):
+                return True
+            if isinstance(a, type) and isinstance(b, type) and (b in a.__mro__ or (a is int and b is float)):
+                return True
+        return False
+
+    return not all(promised(a) for a in source.alternatives)
+
+
+@cache
+def join(a: PortType, b: PortType) -> PortType:
+    """The nearest type that holds every value of both: the type of a loop's carry."""
+    if a == b:
+        return a
+    if len(a.alternatives) == 1 and len(b.alternatives) == 1:
+        x, y = a.alternatives[0], b.alternatives[0]
+        if isinstance(x, type) and isinstance(y, type):
+            if {x, y} == {int, float}:
+                return PortType((float,), a.optional or b.optional)
+            common = next(c for c in x.__mro__ if c in y.__mro__)
+            return PortType((common,), a.optional or b.optional)
+    return reduce(lambda p, q: _union([p, q]), (a, b))
+
+
+def element_of(over: PortType) -> PortType:
+    """The type of one entry of what a loop runs over."""
+    found = [a.element if isinstance(a, SequenceOf) else a for a in over.alternatives]
+    if len(found) == 1 and isinstance(found[0], PortType):
+        return found[0]
+    if len(found) == 1 and isinstance(found[0], type) and Tensor in found[0].__mro__:
+        return PortType((Tensor,))
+    return ANY
+
+
+def fields_of(kind: PortType) -> dict[str, PortType] | None:
+    """Names and types of a NamedTuple's fields; ``None`` for anything else."""
+    if len(kind.alternatives) != 1 or not isinstance(kind.alternatives[0], type):
+        return None
+    cls = kind.alternatives[0]
+    if not (issubclass(cls, tuple) and hasattr(cls, "_fields")):
+        return None
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: port_type(hints.get(name, Any)) for name in cls._fields}
+
+
+def takes_literal(kind: PortType) -> bool:
+    """Whether a YAML literal can feed a port of this type."""
+    return any(
+        a is object
+        or (isinstance(a, SequenceOf) and takes_literal(a.element))
+        or (isinstance(a, type) and a in _LITERALS)
+        for a in kind.alternatives
+    )
+
+
+def describe(value: object) -> str:
+    """A short description of a run-time value for error messages."""
+    if is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"  # type: ignore[attr-defined]
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def mismatch(value: object, target: PortType) -> str | None:
+    """Why ``value`` does not fit ``target``; ``None`` where it fits. Protocols accept any object."""
+    if value is None:
+        return None if target.optional or target.is_any else f"expected {target}, found None"
+    reasons = [_mismatch(value, a) for a in target.alternatives]
+    return None if None in reasons or not reasons else f"expected {target}, found {describe(value)}"
+
+
+def _mismatch(value: object, target: type | SequenceOf) -> str | None:
+    if isinstance(target, SequenceOf):
+        return None if isinstance(value, collections.abc.Sequence) and not isinstance(value, str) else "not a sequence"
+    if target is object or getattr(target, "_is_protocol", False):
+        return None
+    if issubclass(target, Tensor):
+        return _tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
+    if target is float:
+        return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a number"
+    return None if isinstance(value, target) else f"not a {target.__name__}"
+
+
+def _tensor_mismatch(value: Any, target: Any) -> str | None:
+    if target.integer and (value.is_floating_point() or value.is_complex()):
+        return "not of an integer dtype"
+    if target.axes is None:
+        return None
+    if value.ndim != len(target.axes):
+        return "wrong number of axes"
+    wrong = [a for a, size in zip(target.axes, value.shape, strict=True) if isinstance(a, int) and a != size]
+    return "wrong size" if wrong else None
+
+
+_STRUCTURED: list[type] = []
+_registered = 0
+
+T = TypeVar("T", bound=type)
+
+
+def structured(cls: T) -> T:
+    """Mark a frozen dataclass as a structured port type: its fields are leaves of torch's pytrees."""
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
+    _STRUCTURED.append(cls)
+    return cls
+
+
+def register_structured() -> None:
+    """Register every structured type with torch's pytrees (with keys). Imports torch; called before a run."""
+    global _registered
+    if _registered == len(_STRUCTURED):
+        return
+    from torch.utils import _pytree
+
+    for cls in _STRUCTURED[_registered:]:
+        if cls not in _pytree.SUPPORTED_NODES:
+            _pytree.register_dataclass(cls)
+    _registered = len(_STRUCTURED)
+
+
+def structured_types() -> dict[str, type]:
+    """The registered structured types by qualified name."""
+    return {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _STRUCTURED}

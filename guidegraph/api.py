@@ -1,0 +1,109 @@
+"""Workflows from Python: ``load_workflow(path).run(**params)`` does what the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from guidegraph.graph.bind import bind
+from guidegraph.graph.build import build
+from guidegraph.graph.cache import DiskCache, MemoryCache
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.passes import ALL_PASSES, PASSES
+from guidegraph.graph.plan import Plan, compile_plan
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.run import RunOptions, RunResult, run_plan
+from guidegraph.graph.types import PortType
+
+CacheChoice = str | Path | Literal["off"] | None
+
+_memory = MemoryCache()
+
+
+class Workflow:
+    """A validated workflow and how it is run.
+
+    device: ``cpu``, ``cuda`` or ``cuda:i``; dtype: a floating torch dtype's name. cache: ``None`` keeps values in
+    memory, a folder keeps them there too, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
+    default).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cache: CacheChoice = None,
+        passes: Collection[str] | None = None,
+        observers: Sequence[Observer] = (),
+    ):
+        chosen = ALL_PASSES if passes is None else frozenset(passes)
+        if unknown := sorted(chosen - ALL_PASSES):
+            raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
+        self.graph = graph
+        self.options = RunOptions(
+            device=device,
+            dtype=dtype,
+            passes=chosen,
+            memory=None if cache == "off" else _memory,
+            disk=DiskCache(Path(cache)) if cache not in (None, "off") else None,
+            observers=tuple(observers),
+        )
+
+    def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
+        """Checked values of all parameters. Raises ``WorkflowError`` that lists everything wrong."""
+        return bind(self.graph, params)
+
+    def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
+        """The compiled plan for these parameters."""
+        place = f"{self.options.device} {self.options.dtype}"
+        return compile_plan(self.graph, self.bind(params), place=place, passes=self.options.passes, only=only)
+
+    def run(self, /, **params: object) -> dict[str, Any]:
+        """Run, and give the outputs by name.
+
+        Raises ``WorkflowError`` before anything runs where a parameter is wrong, ``NodeError`` where a node fails.
+        """
+        return self.run_with(params).outputs
+
+    def run_with(
+        self,
+        params: Mapping[str, object],
+        *,
+        only: Collection[str] | None = None,
+        cancel: CancelToken | None = None,
+        on_output: Callable[[str, Any, PortType], None] | None = None,
+    ) -> RunResult:
+        """Run with control over what is made, cancellation and outputs as they come."""
+        options = RunOptions(
+            **{**vars(self.options), "only": only, "on_output": on_output, "cancel": cancel or CancelToken()}
+        )
+        return run_plan(self.plan(params, only), options)
+
+
+def load_workflow(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    cache: CacheChoice = None,
+    passes: Collection[str] | None = None,
+    observers: Sequence[Observer] = (),
+    plugins: Sequence[str] = (),
+    registry: Registry | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> Workflow:
+    """Read and check a workflow.
+
+    plugins: modules with hooks, beside the installed plugins. registry: known nodes, in place of the installed ones.
+    sources: texts that stand in for files, by path. Raises ``WorkflowError`` that lists all that is wrong.
+    """
+    if registry is None:
+        from guidegraph.plugins.manager import default_registry
+
+        registry = default_registry(plugins)
+    graph = build(Path(path), registry, sources)
+    return Workflow(graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers)
