@@ -1,0 +1,133 @@
+"""Pictures: from files, from samples, resized and laid out on a sheet."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.nodes.types import Image, Sample
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Pixels = Annotated[int, Gt(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+Filter = Literal["bicubic", "bilinear", "nearest", "area"]
+
+
+@node("image.load", io=True, host=True)
+def load_image(*, path: Path, size: Size | None = None, resize: Literal["crop", "pad", "stretch"] = "crop") -> Image:
+    """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
+
+    size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
+    shape gets there: cut to the centre, padded with white, or stretched.
+    The camera's rotation is applied, and of an animation the first frame is taken. Raises an error where there
+    is no file, or no picture in it.
+    """
+    import numpy as np
+    import torch
+
+    picture = _over_white(_open(path))
+    if size is not None:
+        picture = _resized(picture, (size, size) if isinstance(size, int) else size, resize)
+    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
+    return values.contiguous().to(current_device(), current_dtype())
+
+
+@node("image.from_sample")
+def image_from_sample(sample: Sample) -> Image:
+    """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
+
+    Raises an error for any other number of channels: a latent must be decoded first.
+    """
+    channels = sample.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"a picture has 3 channels (or 1), this sample {channels}: use autoencoder.decode for a latent"
+        )
+    return sample.clamp(-1, 1).expand(-1, 3, -1, -1)
+
+
+@node("image.resize")
+def resize_image(
+    image: Image, *, size: Size, mode: Literal["bicubic", "bilinear", "nearest", "area"] = "bicubic"
+) -> Image:
+    """An image at another size, a side or [height, width]; smoothed before it shrinks, and kept in [-1, 1]."""
+    from torch.nn import functional
+
+    height, width = (size, size) if isinstance(size, int) else size
+    smooth = mode in ("bicubic", "bilinear")
+    kind = "nearest-exact" if mode == "nearest" else mode
+    return functional.interpolate(image, (height, width), mode=kind, antialias=smooth).clamp(-1, 1)
+
+
+@node("image.grid")
+def image_grid(
+    image: Image,
+    *,
+    columns: Pixels | None = None,
+    gap: Annotated[int, Ge(0)] = 2,
+    background: Annotated[float, Ge(-1), Le(1)] = 1.0,
+) -> Image:
+    """A batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as near to a square as can be.
+
+    columns: pictures in a row. gap: pixels between pictures and around them. background: its grey in [-1, 1].
+    """
+    import torch
+
+    batch, channels, height, width = image.shape
+    across = min(columns or math.ceil(math.sqrt(batch)), batch)
+    down = math.ceil(batch / across)
+    shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    sheet = torch.full(shape, background, dtype=image.dtype, device=image.device)
+    for i in range(batch):
+        top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
+        sheet[0, :, top : top + height, left : left + width] = image[i]
+    return sheet
+
+
+def _open(path: Path) -> PIL.Image.Image:
+    from PIL import Image as pictures
+    from PIL import ImageOps, UnidentifiedImageError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with pictures.open(path) as file:
+            file.load()
+            return ImageOps.exif_transpose(file)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, pictures.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
+
+
+def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+    from PIL import Image as pictures
+
+    if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
+        picture = picture.point(lambda grey: grey / 257).convert("L")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = pictures.new("RGBA", picture.size, (255, 255, 255, 255))
+    return pictures.alpha_composite(white, picture).convert("RGB")
+
+
+def _resized(picture: PIL.Image.Image, size: tuple[int, int], how: str) -> PIL.Image.Image:
+    from PIL import Image as pictures
+    from PIL import ImageOps
+
+    wanted = (size[1], size[0])
+    if picture.size == wanted:
+        return picture
+    if how == "crop":
+        return ImageOps.fit(picture, wanted, pictures.Resampling.LANCZOS)
+    if how == "pad":
+        return ImageOps.pad(picture, wanted, pictures.Resampling.LANCZOS, color=(255, 255, 255))
+    return picture.resize(wanted, pictures.Resampling.LANCZOS)

@@ -1,0 +1,142 @@
+"""Tensors from files, and conversions between the named kinds of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from guidegraph.graph.context import current_device
+from guidegraph.graph.errors import choices
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import Latent, Noise
+
+if TYPE_CHECKING:
+    import torch
+
+
+@node("tensor.load", io=True, host=True)
+def load_tensor(*, path: Path, key: str = "") -> Tensor:
+    """A tensor from a .npy, .npz or .safetensors file, in the dtype and shape that it is stored in.
+
+    key: which tensor of an .npz or .safetensors file; may be left out where the file holds only one.
+    Raises an error for another kind of file, a key that is not there, pickled objects and dtypes that torch lacks.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"{path.name}: expected a .npy, .npz or .safetensors file")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return _READERS[suffix](path, key).to(current_device())
+
+
+@node("tensor.cat")
+def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
+    """Tensors one after the other along an axis (0: the batch); their other axes must be equal."""
+    import torch
+
+    return torch.cat(list(tensors), dim=axis)
+
+
+@node("tensor.select")
+def select(tensor: Tensor, *, index: int) -> Tensor:
+    """One sample (or row) of a batch: (B, …) → (1, …). Negative indices count from the end."""
+    if not -tensor.shape[0] <= index < tensor.shape[0]:
+        raise ValueError(f"index {index} is outside of a batch of {tensor.shape[0]}")
+    index %= tensor.shape[0]
+    return tensor[index : index + 1]
+
+
+@node("tensor.cast")
+def cast(tensor: Tensor, *, dtype: Literal["float16", "bfloat16", "float32", "float64", "int64", "bool"]) -> Tensor:
+    """The same values in another dtype; fractions are cut off where it is an integer's."""
+    import torch
+
+    wanted: torch.dtype = getattr(torch, dtype)
+    return tensor.to(wanted)
+
+
+@node("tensor.as_latent")
+def as_latent(tensor: Tensor) -> Latent:
+    """A tensor (B, C, h, w) of any other kind, such as a picture, taken for a latent: no value changes."""
+    return _four_axes(tensor)
+
+
+@node("tensor.as_noise")
+def as_noise(tensor: Tensor) -> Noise:
+    """A tensor (B, C, H, W) of any other kind taken for noise, to start a sampler from it: no value changes."""
+    return _four_axes(tensor)
+
+
+def _four_axes(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 4:
+        raise ValueError(f"expected 4 axes (B, C, H, W), found shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def _read_npy(path: Path, key: str) -> Tensor:
+    import numpy as np
+
+    if key:
+        raise ValueError(f"{path.name} holds one array without a name: leave out key '{key}'")
+    with _readable(path):
+        array = np.load(path, allow_pickle=False)
+    return _from_numpy(array, path)
+
+
+def _read_npz(path: Path, key: str) -> Tensor:
+    import numpy as np
+
+    with _readable(path), np.load(path, allow_pickle=False) as file:
+        array = file[_chosen(key, file.files, path)]
+    return _from_numpy(array, path)
+
+
+def _read_safetensors(path: Path, key: str) -> Tensor:
+    from safetensors import safe_open
+
+    with _readable(path), safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(_chosen(key, list(file.keys()), path))
+    return tensor
+
+
+_READERS = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
+
+
+class _KeyError(ValueError):
+    """The key, not the file, is wrong."""
+
+
+class _readable:
+    """Says which file is damaged, whatever its reader raises."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, _KeyError):
+            raise ValueError(f"{self.path.name} cannot be read as {self.path.suffix}: {error}") from error
+
+
+def _chosen(key: str, names: list[str], path: Path) -> str:
+    if key in names:
+        return key
+    if not key and len(names) == 1:
+        return names[0]
+    if not key:
+        raise _KeyError(f"{path.name} holds {len(names)} tensors: choose one with key; {choices('', names, 'keys')}")
+    raise _KeyError(f"{path.name} has no tensor '{key}'; {choices(key, names, 'keys')}")
+
+
+def _from_numpy(array: Any, path: Path) -> Tensor:
+    import numpy as np
+    import torch
+
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+    try:
+        return torch.from_numpy(native)
+    except TypeError:
+        raise ValueError(f"{path.name}: dtype {array.dtype} is none of torch's") from None
