@@ -47,17 +47,13 @@ def image_from_sample(sample: Sample) -> Image:
     """
     channels = sample.shape[1]
     if channels not in (1, 3):
-        raise ValueError(
-            f"a picture has 3 channels (or 1), this sample {channels}: use autoencoder.decode for a latent"
-        )
-    return sample.clamp(-1, 1).expand(-1, 3, -1, -1)
+        raise ValueError(f"a picture has 3 channels or 1, this sample {channels}: autoencoder.decode decodes a latent")
+    return sample.clamp(-1, 1).repeat(1, 3 // channels, 1, 1)
 
 
 @node("image.resize")
-def resize_image(
-    image: Image, *, size: Size, mode: Literal["bicubic", "bilinear", "nearest", "area"] = "bicubic"
-) -> Image:
-    """An image at another size, a side or [height, width]; smoothed before it shrinks, and kept in [-1, 1]."""
+def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
+    """An image (B, 3, H, W) at another size, a side or [height, width]: smoothed as it shrinks, kept in [-1, 1]."""
     from torch.nn import functional
 
     height, width = (size, size) if isinstance(size, int) else size
