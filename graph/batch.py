@@ -15,7 +15,7 @@ from typing import Any
 import networkx as nx
 
 from guidegraph.graph.digest import value_digest
-from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources
+from guidegraph.graph.ir import Call, Literal, Op, Output, Sources
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,11 @@ def _contracted(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[
     return graph
 
 
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
+
+
 def call_together(
-    function: Callable[..., Any], calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]], batchable: Sequence[Source | str]
+    function: Callable[..., Any], calls: Sequence[Arguments], batchable: Sequence[int | str]
 ) -> list[Any] | None:
     """One call for several, its result split again; ``None`` where the arguments do not fit together.
 
@@ -118,7 +121,7 @@ def call_together(
 _UNFIT = object()
 
 
-def _pick(call: tuple[tuple[Any, ...], dict[str, Any]], which: Any) -> Any:
+def _pick(call: Arguments, which: Any) -> Any:
     return call[0][which] if isinstance(which, int) else call[1][which]
 
 

@@ -100,7 +100,8 @@ def _store(step: Step, slots: list[Any], value: Any) -> None:
 def _invoke_batch(step: Step, slots: list[Any]) -> None:
     first = step.members[0]
     call = first.op
-    assert isinstance(call, Call) and first.function is not None
+    assert isinstance(call, Call)
+    assert first.function is not None
     gathered = [arguments(member, slots) for member in step.members]
     leading = list(call.spec.inputs)[: len(first.args)]
     which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]

@@ -19,7 +19,8 @@ PRECOMPUTE_LIMIT = 64 << 20
 def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
     """Run a loop and store its outputs. Raises ``NodeError`` and ``Cancelled``."""
     loop, body_plan = step.op, step.body
-    assert isinstance(loop, Loop) and body_plan is not None
+    assert isinstance(loop, Loop)
+    assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
     if loop.training is not None:
         from guidegraph.graph.training import run_training
@@ -38,7 +39,7 @@ def entries(step: Step, over: Any) -> Sequence[Any]:
     if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
         raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
     if is_tensor(over) and over.ndim == 1:
-        return over.unsqueeze(1)  # type: ignore[no-any-return, attr-defined]
+        return over.unsqueeze(1)  # type: ignore[no-any-return]
     return over  # type: ignore[no-any-return]
 
 
@@ -49,15 +50,16 @@ def _iterate(
     total = len(items)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
     early = _precompute(body_plan, outside, items, body, plan)
-    carry = {Carry(loop.key, name): outside[source] for name, source in loop.carry.items()}
+    carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     body.at.append(0)
     for i in range(total):
         body.cancel.check()
         body.at[-1] = i
-        values = early[i] if i < len(early) else run_early(body_plan, outside, items[i], i, body, plan)
-        here = {**outside, **values, **carry}
-        _enter(here, body_plan.late_inputs, loop, items, i)
+        entry = items[i]
+        values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
+        here: dict[Source, Any] = {**outside, **values, **carry}
+        enter(here, body_plan.late_inputs, loop, entry, i)
         region = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
         results = run_region(region, here, body, plan)
         for name, source in loop.collect.items():
@@ -66,7 +68,7 @@ def _iterate(
         progress(body, loop, i + 1, total, {})
     body.at.pop()
     stacked = {name: stack(values) for name, values in collected.items()}
-    return {**{c.name: value for c, value in carry.items()}, **stacked}
+    return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
 def progress(body: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
@@ -74,19 +76,13 @@ def progress(body: Body, loop: Loop, done: int, total: int, values: Mapping[str,
         observer(events.LoopProgress(f"nodes.{loop.key}", done, total, values))
 
 
-def _enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, items: Sequence[Any], i: int) -> None:
-    """Set what the body reads of the loop's entry; an entry that nothing reads is not fetched."""
-    entry = _UNREAD
+def enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, entry: Any, i: int) -> None:
+    """Set what a body reads of the loop's entry."""
     for source in wanted:
         if isinstance(source, Index) and source.loop == loop.key:
             here[source] = i
         elif isinstance(source, Item) and source.loop == loop.key:
-            if entry is _UNREAD:
-                entry = items[i]
             here[source] = entry if source.field is None else getattr(entry, source.field)
-
-
-_UNREAD = object()
 
 
 def run_early(
@@ -96,11 +92,7 @@ def run_early(
     if body_plan.early is None:
         return {}
     here = dict(outside)
-    for source, _ in body_plan.early.inputs:
-        if isinstance(source, Index) and source.loop == body_plan.loop.key:
-            here[source] = i
-        elif isinstance(source, Item) and source.loop == body_plan.loop.key:
-            here[source] = item if source.field is None else getattr(item, source.field)
+    enter(here, [source for source, _ in body_plan.early.inputs], body_plan.loop, item, i)
     return run_region(body_plan.early, here, body, plan)
 
 

@@ -166,9 +166,7 @@ def spec_of(function: Callable[..., Any]) -> NodeSpec:
     return spec
 
 
-def _spec(
-    id: str, function: Callable[..., Any], needs: Any, identity: Any, traits: dict[str, Any]
-) -> NodeSpec:
+def _spec(id: str, function: Callable[..., Any], needs: Any, identity: Any, traits: dict[str, Any]) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
     if not id or not all(part.isidentifier() for part in id.split(".")) or "." not in id:
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")

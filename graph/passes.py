@@ -82,7 +82,7 @@ def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[st
     """Drop what no root needs. Nodes with effects stay, unless ``effects`` is off."""
     wanted = {s.op for s in roots if isinstance(s, Output)}
     kept: list[Op] = []
-    for op in reversed(ops.values()):
+    for op in reversed([*ops.values()]):
         if op.key in wanted or (effects and not is_pure(op)):
             kept.append(op)
             wanted.update(s.op for s in op.sources() if isinstance(s, Output))

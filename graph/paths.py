@@ -26,8 +26,7 @@ def resolve(text: str | Path, base: Path) -> Path:
     wanted = name.removeprefix(PACKAGE)
     for root in package_roots():
         found = root / wanted
-        if root in found.resolve().parents or root.resolve() in found.resolve().parents:
-            if found.exists():
-                return found
+        if root.resolve() in (root / ".." / root.name / wanted).resolve().parents and found.exists():
+            return found
     shipped = sorted({p.name for root in package_roots()[:1] if root.is_dir() for p in root.iterdir()})
     raise ValueError(f"'{name}' does not ship with the package; models that do: {', '.join(shipped) or 'none'}")

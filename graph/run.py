@@ -132,7 +132,7 @@ class _Runner:
         wanted = {s.op for s, _ in plan.outputs.values() if isinstance(s, Output)}
         needed: list[Op] = []
         cached: dict[str, tuple[Values, events.Origin]] = {}
-        for op in reversed(plan.ops.values()):
+        for op in reversed([*plan.ops.values()]):
             effect = self.options.only is None and not is_pure(op)
             if not (everything or effect or op.key in wanted):
                 continue
@@ -270,5 +270,3 @@ def _flat(step: Step) -> list[int]:
 
 def _literals(sources: Sequence[Source]) -> list[Source]:
     return [s for s in sources if isinstance(s, Literal)]
-
-

@@ -40,7 +40,11 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"dict": {k: _encode(v, tensors) for k, v in value.items()}}
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if structured_types().get(name) is type(value):
-        return {"struct": name, "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(value)}}
+        named: Any = value
+        return {
+            "struct": name,
+            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(named)},
+        }
     raise NotSerialisable(f"{type(value).__name__} cannot be written to safetensors")
 
 

@@ -119,6 +119,144 @@ class Prediction:
         return replace(self, value=-self.value)
 
 
+def x0_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x̂0 of a prediction at x = αx0 + σε; α and σ broadcast to x. Undefined for ε where α = 0."""
+    if prediction.kind == "eps":
+        return (x - sigma * prediction.value) / alpha
+    return alpha * x - sigma * prediction.value if prediction.kind == "v" else prediction.value
+
+
+def eps_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """ε̂ of a prediction at x = αx0 + σε."""
+    if prediction.kind == "x0":
+        return (x - alpha * prediction.value) / sigma
+    return alpha * prediction.value + sigma * x if prediction.kind == "v" else prediction.value
+
+
+def v_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """v̂ = αε − σx0 (Salimans & Ho 2022) of a prediction at x = αx0 + σε."""
+    if prediction.kind == "eps":
+        return (prediction.value - sigma * x) / alpha
+    return (alpha * x - prediction.value) / sigma if prediction.kind == "x0" else prediction.value
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A variance-preserving noise schedule on t = 0 … T−1: x_t = α_t x0 + σ_t ε with α² = ᾱ and σ² = 1 − ᾱ.
+
+    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). All conversions between ε, x0, v and score live here.
+    Methods take t (1) or (B) beside x (B, …); they compute in float64 where x is float64, in float32 otherwise.
+    """
+
+    alphas_bar: Tensor
+
+    @property
+    def train_steps(self) -> int:
+        """T."""
+        return int(self.alphas_bar.shape[0])
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ in the shape of t, float64 for a float64 t and float32 otherwise.
+
+        Between whole t, log(σ/α) is interpolated; t outside [0, T−1] is taken as the nearer end.
+        """
+        import torch
+
+        alphas_bar = self.alphas_bar.to(device=t.device, dtype=torch.float64)
+        position = t.to(torch.float64).clamp(0, self.train_steps - 1)
+        low = position.floor().clamp(max=self.train_steps - 2)
+        weight, below = position - low, low.long()
+        a, b = (0.5 * (torch.log1p(-bar) - torch.log(bar)) for bar in (alphas_bar[below], alphas_bar[below + 1]))
+        log_ratio = torch.where(weight == 0, a, a + weight * (b - a))  # b is infinite where ᾱ ends in 0
+        dtype = torch.float64 if t.dtype == torch.float64 else torch.float32
+        return torch.sigmoid(-2 * log_ratio).sqrt().to(dtype), torch.sigmoid(2 * log_ratio).sqrt().to(dtype)
+
+    def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """x̂0 (B, …)."""
+        return x0_of(prediction, x, *self._along(x, t))
+
+    def to_eps(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """ε̂ (B, …)."""
+        return eps_of(prediction, x, *self._along(x, t))
+
+    def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """v̂ (B, …)."""
+        return v_of(prediction, x, *self._along(x, t))
+
+    def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+        """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
+        alpha, sigma = self._along(x, t)
+        return -eps_of(prediction, x, alpha, sigma) / sigma
+
+    def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
+        """The same prediction as another kind; the learned variance is kept."""
+        to = {"eps": self.to_eps, "x0": self.to_x0, "v": self.to_v}[kind]
+        return prediction if kind == prediction.kind else replace(prediction, value=to(prediction, x, t), kind=kind)
+
+    def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """x_t = α_t x0 + σ_t ε (B, …)."""
+        alpha, sigma = self._along(x0, t)
+        return alpha * x0 + sigma * eps
+
+    def _along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        axes = (-1, *(1,) * (x.ndim - 1))
+        return alpha.to(dtype).reshape(axes), sigma.to(dtype).reshape(axes)
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class Scheduler:
+    """A sampler as a table of R rows, one for each model call; ``scheduler.step`` applies a row.
+
+    matrix: (R, 1+K, 4+K), [x′, s′₁…s′_K] = M · [x, x0, ε, noise, s₁…s_K] with K = 4, x in variance-preserving form.
+    alpha, sigma, t: (R), the noise level that the row's model call sees. score_gain: (R), Σ in μ + Σ · score.
+    log_variance: (R, 2), log β̃ and log β, between which a learned variance chooses. All of them float64.
+    The rest is the same for all rows: how x̂0 is clipped, and what the table reads.
+    """
+
+    matrix: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    t: Tensor
+    score_gain: Tensor
+    log_variance: Tensor
+    clip: float | None = None
+    threshold: float | None = None
+    rederive_eps: bool = True
+    learned: bool = False
+    reads_eps: bool = True
+    reads_noise: bool = False
+    reads_score: bool = False
+    zero_snr: bool = False
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class SchedulerState:
+    """Where a sampler is: ``index`` (1), int64, the next row; ``slots`` (K, …x), what the rows keep.
+
+    Before the first step x is not known, so the slots start as K zeros; the first step gives them x's shape.
+    """
+
+    index: Tensor
+    slots: Tensor
+
+    def sized(self, x: Tensor) -> SchedulerState:
+        """The same state with slots of shape (K, …x): what a traced step starts from."""
+        import torch
+
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        slots = self.slots.to(device=x.device, dtype=dtype)
+        if slots.ndim == 1:
+            slots = slots.reshape(-1, *(1,) * x.ndim).expand(-1, *x.shape)
+        return SchedulerState(self.index.to(x.device), slots)
+
+
 @structured
 @dataclass(frozen=True)
 class Condition:

@@ -1,0 +1,148 @@
+"""What the engine costs a node: a chain of trivial nodes, beside Haystack's Pipeline and Hamilton's Driver.
+
+    python benchmarks/overhead.py [--sizes 100 1000 10000] [--peers]
+
+Prints microseconds a node, the best of several rounds; loading + validation, planning and the run apart. The
+engines take turns in one process, so that a busy machine slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from guidegraph import node
+from guidegraph.graph.build import build
+from guidegraph.graph.node import spec_of
+from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.run import RunOptions, run_plan
+
+
+@node("chain.increment")
+def increment(x: int = 0) -> int:
+    """x + 1."""
+    return x + 1
+
+
+def chain_yaml(n: int) -> str:
+    lines = ["guidegraph: 1", "nodes:", "  n0: {use: chain.increment}"]
+    lines += [f"  n{i}: {{use: chain.increment, in: {{x: n{i - 1}}}}}" for i in range(1, n)]
+    return "\n".join([*lines, f"outputs: {{out: n{n - 1}}}", ""])
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def ours(n: int, folder: Path) -> dict[str, Callable[[], object]]:
+    """Load + validate, plan, and run, each to be timed."""
+    path = folder / f"chain{n}.yaml"
+    path.write_text(chain_yaml(n))
+    registry = Registry({"chain.increment": spec_of(increment)})
+    graph = build(path, registry)
+    plan = compile_plan(graph, {})
+    result = run_plan(plan, RunOptions())
+    if result.outputs["out"] != n:
+        raise SystemExit(f"the chain of {n} gave {result.outputs['out']}")
+    return {
+        "load+validate": lambda: build(path, registry),
+        "plan": lambda: compile_plan(graph, {}),
+        "run": lambda: run_plan(plan, RunOptions()),
+    }
+
+
+def haystack(n: int) -> Callable[[], object]:
+    from haystack import Pipeline, component
+
+    @component
+    class Increment:
+        @component.output_types(out=int)
+        def run(self, x: int) -> dict[str, int]:
+            return {"out": x + 1}
+
+    pipeline = Pipeline()
+    for i in range(n):
+        pipeline.add_component(f"n{i}", Increment())
+    for i in range(1, n):
+        pipeline.connect(f"n{i - 1}.out", f"n{i}.x")
+    return lambda: pipeline.run({"n0": {"x": 0}})
+
+
+def hamilton(n: int) -> Callable[[], object]:
+    from hamilton import driver
+
+    module = types.ModuleType(f"chain_{n}")
+    source = ["def n0() -> int:\n    return 1"]
+    source += [f"def n{i}(n{i - 1}: int) -> int:\n    return n{i - 1} + 1" for i in range(1, n)]
+    exec("\n".join(source), module.__dict__)
+    sys.modules[module.__name__] = module
+    for name, value in vars(module).items():
+        if name.startswith("n") and callable(value):
+            value.__module__ = module.__name__
+    built = driver.Builder().with_modules(module).build()
+    return lambda: built.execute([f"n{n - 1}"])
+
+
+def peer_row(name: str, make: Callable[[int], Callable[[], object]], n: int, rounds: int) -> str:
+    try:
+        call = make(n)
+        call()
+        best = min(seconds(call) for _ in range(rounds))
+    except RecursionError:
+        return f"{name:22} {n:>7}  recursion error"
+    return f"{name:22} {n:>7}  run {best / n * 1e6:8.1f} us a node"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--peers", action="store_true", help="measure Haystack and Hamilton too (at 100 and 1,000)")
+    options = parser.parse_args()
+    packages = ["guidegraph", "torch", "networkx", *(["haystack-ai", "sf-hamilton"] if options.peers else [])]
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
+    print(
+        f"{platform.machine()} {platform.processor() or platform.system()}, Python {platform.python_version()}, {versions}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {n: ours(n, Path(folder)) for n in options.sizes}
+        times: dict[tuple[int, str], list[float]] = {}
+        for _ in range(options.rounds):
+            for n, stages in calls.items():
+                for stage, call in stages.items():
+                    times.setdefault((n, stage), []).append(seconds(call) / n * 1e6)
+        for n in options.sizes:
+            parts = "  ".join(
+                f"{s} {min(times[n, s]):7.1f} (median {statistics.median(times[n, s]):.1f})" for s in calls[n]
+            )
+            print(f"{'guidegraph':22} {n:>7}  {parts} us a node")
+        small, large = min(options.sizes), max(options.sizes)
+        ratio = min(times[large, "run"]) / min(times[small, "run"])
+        print(f"run, {large} : {small} nodes: ratio {ratio:.2f}")
+    if options.peers:
+        for n in (100, 1000):
+            print(peer_row("haystack Pipeline", haystack, n, 3))
+            print(peer_row("hamilton Driver", hamilton, n, 3))
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

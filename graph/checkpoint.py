@@ -1,0 +1,90 @@
+"""The resume state of a training loop: one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph_runtime.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "guidegraph-training-1"
+FILE = "state.safetensors"
+
+
+class CheckpointError(GuidegraphError):
+    """A checkpoint cannot be resumed from; the message says what to do."""
+
+
+@dataclass
+class State:
+    """Everything a resumed run needs: tensors by name, and the number of finished steps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under a prefix, by the rest of their names."""
+        return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+
+
+def write_state(folder: Path, key: str, state: State) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().contiguous().clone() for name, t in state.tensors.items()}
+    metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step)}
+    with atomic_path(folder / FILE) as temporary:
+        save_file(tensors, str(temporary), metadata=metadata)
+
+
+def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
+    """The state in a folder; ``None`` where there is none.
+
+    Raises ``CheckpointError`` for a damaged file, and, where ``check`` is set, for one of another training.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(f"{path} is not a training checkpoint of this version: move it away")
+            if check and metadata.get("key") != key:
+                raise CheckpointError(
+                    f"{path} belongs to another training (its data, models, settings or node sources differ): "
+                    "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
+                )
+            return State(json.loads(metadata["step"]), {n: file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): move it away to start anew") from error
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """An optimiser's state as flat tensors."""
+    import torch
+
+    return {
+        f"{index}.{name}": value
+        for index, entry in optimiser.state_dict()["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what ``optimiser_tensors`` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        index, _, field_name = name.partition(".")
+        state.setdefault(int(index), {})[field_name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
