@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/first-picture
 ARGS ?=
+BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -17,6 +18,10 @@ METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml runtime/set
 list_files = find guidegraph graph nodes plugins workflows runtime -name __pycache__ -prune -o -path runtime/build -prune \
 	-o -name '*.egg-info' -prune -o -type f -print | LC_ALL=C sort
 
+# Only from the command line: some shells have a variable PROMPT of their own. Exported, so that it may hold any quotes.
+said_prompt = $(filter command%,$(origin PROMPT))
+export PROMPT
+
 .PHONY: help run test test-all lint format bench clean links
 
 help:
@@ -25,11 +30,11 @@ help:
 	@echo 'make test-all  all tests'
 	@echo 'make lint      ruff, mypy --strict and the layers'
 	@echo 'make format    let ruff put the code in shape'
-	@echo 'make bench     the benchmarks'
+	@echo 'make bench     all benchmarks, or BENCHMARKS=benchmarks/overhead.py ARGS=--peers'
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
 run: $(BASE) links
-	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(PROMPT),--set prompt='$(PROMPT)') $(ARGS)
+	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(said_prompt),--set "prompt=$$PROMPT") $(ARGS)
 	@echo "The picture: $(abspath $(OUT))/image.png"
 
 test: $(DEV) links
@@ -49,7 +54,7 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 bench: $(BENCH) links
-	$(BIN)/python -m benchmarks $(ARGS)
+	for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
 	rm -rf .venv build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info
