@@ -174,19 +174,19 @@ class Schedule:
 
     def to_x0(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """x̂0 (B, …)."""
-        return x0_of(prediction, x, *self._along(x, t))
+        return x0_of(prediction, x, *self.along(x, t))
 
     def to_eps(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """ε̂ (B, …)."""
-        return eps_of(prediction, x, *self._along(x, t))
+        return eps_of(prediction, x, *self.along(x, t))
 
     def to_v(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """v̂ (B, …)."""
-        return v_of(prediction, x, *self._along(x, t))
+        return v_of(prediction, x, *self.along(x, t))
 
     def score(self, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, …)."""
-        alpha, sigma = self._along(x, t)
+        alpha, sigma = self.along(x, t)
         return -eps_of(prediction, x, alpha, sigma) / sigma
 
     def convert(self, prediction: Prediction, kind: PredictionKind, x: Tensor, t: Tensor) -> Prediction:
@@ -196,10 +196,11 @@ class Schedule:
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x0 + σ_t ε (B, …)."""
-        alpha, sigma = self._along(x0, t)
+        alpha, sigma = self.along(x0, t)
         return alpha * x0 + sigma * eps
 
-    def _along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def along(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ as they multiply x: (1, 1, …) or (B, 1, …), in the dtype of the computation."""
         import torch
 
         alpha, sigma = self.alpha_sigma(t.to(device=x.device, dtype=torch.float64))

@@ -23,6 +23,7 @@ MODULES = (
     "noise",
     "schedule",
     "scheduler",
+    "step",
     "tensor",
     "text",
 )

@@ -1,0 +1,129 @@
+"""Guidance: predictions and scores that steer a sample toward its condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import is_tensor
+from guidegraph.nodes.types import (
+    Classifier,
+    Label,
+    Prediction,
+    Sample,
+    Scale,
+    Schedule,
+    Score,
+    Timesteps,
+    per_sample,
+)
+
+
+@node(
+    "guidance.cfg",
+    needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"},
+    identity=lambda scale: "cond" if scale == 1 else None,
+)
+def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Scale = 7.5) -> Prediction:
+    """Extrapolate from the unconditional to the conditional prediction (Ho & Salimans 2022, eq. 6).
+
+    scale: 1 is cond itself, 0 is uncond; one number, or a tensor (B). The paper's (1 + w)·cond − w·uncond has
+    scale = w + 1.
+    """
+    return uncond + scale * (cond - uncond)
+
+
+@node("guidance.classifier")
+def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
+    """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
+
+    x (B, C, H, W), t (1) or (B), label (1) or (B). Takes the gradient at the x it is given: x_t as OpenAI's code
+    does, or scheduler.mean for the paper's algorithm 1 to the letter.
+    """
+    import torch
+
+    batch = x.shape[0]
+    with torch.enable_grad():
+        x_in = x.detach().requires_grad_()
+        log_p = torch.log_softmax(classifier(x_in, t.expand(batch)), dim=-1)
+        chosen = log_p.gather(1, label.to(log_p.device).expand(batch).unsqueeze(1))
+        (gradient,) = torch.autograd.grad(chosen.sum(), x_in)
+    guided: Score = per_sample(scale, gradient) * gradient
+    return guided
+
+
+@node("guidance.add_scores")
+def add_scores(scores: Sequence[Score]) -> Score:
+    """The sum of scores (…x): that of the product of their densities."""
+    if not scores:
+        raise ValueError("there are no scores to add: list at least one")
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total
+
+
+@node("guidance.shift_eps")
+def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, schedule: Schedule) -> Prediction:
+    """ε̂ = ε − σ_t · score (Dhariwal & Nichol 2021, algorithm 2), given back in the kind of the prediction.
+
+    x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
+    """
+    _, sigma = schedule.along(x, t)
+    eps = schedule.to_eps(prediction, x, t) - sigma * score
+    return schedule.convert(Prediction(eps, "eps", prediction.variance), prediction.kind, x, t)
+
+
+@node(
+    "guidance.rescale",
+    needs=lambda phi: {"guided"} if phi == 0 else {"guided", "cond"},
+    identity=lambda phi: "guided" if phi == 0 else None,
+)
+def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0), Le(1)] = 0.7) -> Prediction:
+    """Bring a guided prediction's standard deviation back toward that of cond (Lin et al. 2023, eq. 14–16).
+
+    phi: 0 leaves it as it is, 1 gives it cond's deviation. The deviation is that of each sample, over all its values.
+    """
+    if guided.kind != cond.kind:
+        raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
+    axes = tuple(range(1, guided.value.ndim))
+    target, found = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
+    ratio = target / found.clamp(min=1e-12)
+    return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
+
+
+@node("guidance.interval")
+def interval(
+    t: Timesteps,
+    schedule: Schedule | None = None,
+    *,
+    scale: Scale = 7.5,
+    low: Annotated[float, Ge(0)] = 0.0,
+    high: Annotated[float, Ge(0)] = 1000.0,
+) -> Scale:
+    """The guidance scale inside an interval of noise levels, and 1, no guidance, outside it (Kynkäänniemi et al. 2024).
+
+    low, high: both ends belong to the interval; timesteps, or σ/α as in the paper where a schedule is wired. t (1)
+    or (B). Gives a number for one t and a number as scale, so that guidance.cfg can skip a call; else a tensor (B).
+    """
+    import torch
+
+    level: Any = t
+    if schedule is not None:
+        alpha, sigma = schedule.alpha_sigma(t)
+        level = sigma / alpha
+    if not is_tensor(scale) and t.numel() == 1 and _concrete(t):
+        return scale if low <= float(level) <= high else 1.0
+    inside = (level >= low) & (level <= high)
+    return torch.where(inside, torch.as_tensor(scale, device=t.device, dtype=level.dtype), 1.0)
+
+
+def _concrete(t: Any) -> bool:
+    """Whether t has a value to look at, which it has not while a graph is traced."""
+    import torch
+
+    return type(t) is torch.Tensor and not torch.compiler.is_compiling()

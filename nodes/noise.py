@@ -1,0 +1,69 @@
+"""Gaussian noise that does not depend on batch size, device or runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from annotated_types import Ge, MinLen
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.nodes.types import Noise, Sample
+from guidegraph_runtime import noise as philox
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Seed: TypeAlias = Annotated[int, Ge(0)]
+Size: TypeAlias = Annotated[int, Ge(1)]
+
+
+@node("noise.gaussian", host=True)
+def gaussian(
+    like: Sample | None = None,
+    index: int | None = None,
+    *,
+    seed: Seed | list[Seed] = 0,
+    shape: Annotated[list[Size], MinLen(1)] | None = None,
+    batch: Size = 1,
+    rng: Literal["philox", "torch"] = "philox",
+) -> Noise:
+    """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
+
+    like: gives batch, shape, device and dtype in place of the settings. index: selects the draw (loop.index gives a
+    body fresh noise at each step); no index is a draw of its own. seed: one, or a list with one for each sample.
+    rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
+    """
+    import torch
+
+    if like is not None:
+        batch, sizes, device, dtype = like.shape[0], tuple(like.shape[1:]), like.device, like.dtype
+    elif shape is not None:
+        # The state of a sampler is kept in float32 at least, whatever the networks compute in.
+        dtype = torch.float64 if current_dtype() == torch.float64 else torch.float32
+        sizes, device = tuple(shape), current_device()
+    else:
+        raise ValueError(
+            "the noise has no shape: wire 'like', or set 'shape' to that of one sample, such as [4, 16, 16]"
+        )
+    if isinstance(seed, list) and batch == 1:
+        batch = len(seed)
+    if rng == "torch":
+        drawn = _from_torch(seed, sizes, batch, index, dtype)
+    else:
+        drawn = torch.from_numpy(philox.gaussian(seed, sizes, batch, index))
+    return drawn.to(device=device, dtype=dtype)
+
+
+def _from_torch(
+    seed: int | list[int], shape: tuple[int, ...], batch: int, index: int | None, dtype: torch.dtype
+) -> Tensor:
+    import torch
+
+    if isinstance(seed, list):
+        return torch.cat([_from_torch(one, shape, 1, index, dtype) for one in philox.sample_seeds(seed, batch)])
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(0 if index is None else index + 1):  # the sequence is: no index, index 0, index 1, …
+        torch.randn(batch, *shape, generator=generator, dtype=dtype)
+    return torch.randn(batch, *shape, generator=generator, dtype=dtype)

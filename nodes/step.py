@@ -1,0 +1,189 @@
+"""One generic step for every sampler: a row of its table applied to the sample and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.tables.rows import INPUTS
+from guidegraph.nodes.types import (
+    Noise,
+    Prediction,
+    Sample,
+    Scheduler,
+    SchedulerState,
+    Score,
+    Timesteps,
+    eps_of,
+    x0_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Step(NamedTuple):
+    x: Sample
+    state: SchedulerState
+
+
+@node("scheduler.step")
+def step(
+    scheduler: Scheduler,
+    x: Sample,
+    prediction: Prediction,
+    state: SchedulerState,
+    t: Timesteps,
+    score: Score | None = None,
+    noise: Noise | None = None,
+    renoise: Prediction | None = None,
+) -> Step:
+    """Move x (B, C, H, W) along the sampler by one model call.
+
+    The row comes from state.index, and its α, σ count: t is only for the reader. score: Σ · score is added to the
+    mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw some.
+    renoise: a prediction whose ε takes the place of the row's, as CFG++ does (Chung et al. 2024).
+    Computes in float64 where x is float64, in float32 otherwise, and returns x in its own dtype.
+    """
+    import torch
+
+    if scheduler.reads_noise and noise is None:
+        raise ValueError(
+            "this sampler draws noise at its steps and port 'noise' has none: wire a noise.gaussian with "
+            "index: loop.index to it, or choose a deterministic sampler (eta 0)"
+        )
+    if score is not None and not scheduler.reads_score:
+        raise ValueError(
+            "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or "
+            "another sampler that draws noise): use guidance.shift_eps (algorithm 2) and leave port 'score' unwired"
+        )
+    row = _Row(scheduler, x, state)
+    spread = row.spread(prediction)
+    drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
+    moved, slots = row.apply(prediction, drawn, renoise)
+    if score is not None:
+        moved = moved + row.score_gain * spread**2 * score.to(row.x)
+    return Step(moved.to(x.dtype), SchedulerState(state.index + 1, slots))
+
+
+@node("scheduler.mean")
+def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: SchedulerState, t: Timesteps) -> Sample:
+    """μ: what scheduler.step gives without noise and score (B, C, H, W), for a classifier's gradient taken there."""
+    import torch
+
+    row = _Row(scheduler, x, state)
+    moved, _ = row.apply(prediction, torch.zeros_like(row.x), None)
+    return moved.to(x.dtype)
+
+
+@node("scheduler.add_noise")
+def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise) -> Sample:
+    """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`)."""
+    import torch
+
+    dtype = torch.float64 if x0.dtype == torch.float64 else torch.float32
+    alpha, sigma = (c[0].to(device=x0.device, dtype=dtype) for c in (scheduler.alpha, scheduler.sigma))
+    return (alpha * x0 + sigma * noise.to(x0)).to(x0.dtype)
+
+
+@node("scheduler.table")
+def table(scheduler: Scheduler) -> list[dict[str, Any]]:
+    """The sampler's rows to read or plot: t, α, σ and each output's coefficients that are not zero."""
+    columns = [c.tolist() for c in (scheduler.t, scheduler.alpha, scheduler.sigma, scheduler.score_gain)]
+    rows = []
+    for t, alpha, sigma, gain, matrix in zip(*columns, scheduler.matrix.tolist(), strict=True):
+        row: dict[str, Any] = {"t": t, "alpha": alpha, "sigma": sigma, "score_gain": gain}
+        for name, coefficients in zip(("x", *INPUTS[4:]), matrix, strict=True):
+            row[name] = {column: c for column, c in zip(INPUTS, coefficients, strict=True) if c != 0}
+        rows.append(row)
+    return rows
+
+
+class _Row:
+    """The row that state.index names, in the dtype and on the device of the computation."""
+
+    def __init__(self, scheduler: Scheduler, x: Tensor, state: SchedulerState) -> None:
+        import torch
+
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.scheduler, self.x, self.slots = scheduler, x.to(dtype), state.sized(x).slots
+        index = state.index.reshape(1)
+
+        def take(column: Tensor) -> Tensor:
+            return column.index_select(0, index.to(column.device))[0].to(device=x.device, dtype=dtype)
+
+        try:
+            self.matrix = take(scheduler.matrix)
+        except IndexError:
+            raise ValueError(
+                f"the sampler's table has {len(scheduler.t)} rows and no row {int(index)}: the loop must run over the "
+                "'steps' of the scheduler node whose 'scheduler' and 'state' it uses"
+            ) from None
+        self.alpha, self.sigma = take(scheduler.alpha), take(scheduler.sigma)
+        self.score_gain, self.log_variance = take(scheduler.score_gain), take(scheduler.log_variance)
+
+    def apply(self, prediction: Prediction, drawn: Tensor, renoise: Prediction | None) -> tuple[Tensor, Tensor]:
+        """x′ and s′ = M · [x, x0, ε, noise, s]."""
+        import torch
+
+        x0, eps = self._x0_and_eps(prediction)
+        if renoise is not None:
+            eps = self._renoised(renoise)
+        inputs = torch.cat([torch.stack([self.x, x0, eps, drawn]), self.slots])
+        outputs = (self.matrix @ inputs.flatten(1)).reshape(-1, *self.x.shape)
+        return outputs[0], outputs[1:]
+
+    def spread(self, prediction: Prediction) -> Tensor | float:
+        """The standard deviation that a learned variance gives (Nichol & Dhariwal 2021, eq. 15); 1 without one."""
+        if not self.scheduler.learned:
+            return 1.0
+        if prediction.variance is None:
+            raise ValueError(
+                "the sampler's variance is 'learned' and the prediction has none: use fixed_small or fixed_large"
+            )
+        low, high = self.log_variance.unbind()
+        share = (prediction.variance.to(self.x) + 1) / 2
+        return (0.5 * (low + share * (high - low))).exp()
+
+    def _x0_and_eps(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        known = self._checked(prediction)
+        x0, eps = (f(known, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
+        clipped = _clip(x0, self.scheduler.clip, self.scheduler.threshold)
+        if clipped is not x0 and self.scheduler.rederive_eps:
+            eps = (self.x - self.alpha * clipped) / self.sigma
+        return clipped, eps
+
+    def _renoised(self, renoise: Prediction) -> Tensor:
+        if not self.scheduler.reads_eps:
+            raise ValueError(
+                "this sampler's rows do not read ε, so port 'renoise' would change nothing: use ddim or euler"
+            )
+        return eps_of(self._checked(renoise), self.x, self.alpha, self.sigma)
+
+    def _checked(self, prediction: Prediction) -> Prediction:
+        if prediction.value.shape != self.x.shape:
+            raise ValueError(
+                f"the prediction has shape {tuple(prediction.value.shape)} and x has shape {tuple(self.x.shape)}"
+            )
+        if self.scheduler.zero_snr and prediction.kind == "eps":
+            raise ValueError(
+                "the sampler starts at α = 0, where an ε prediction says nothing of x0: use a model that predicts v "
+                "or x0, or a schedule without zero terminal SNR"
+            )
+        return replace(prediction, value=prediction.value.to(self.x))
+
+
+def _clip(x0: Tensor, clip: float | None, threshold: float | None) -> Tensor:
+    """x̂0 in [−clip, clip]; with a threshold p, each sample is first scaled so that |x̂0|'s quantile p fits.
+
+    The scale is never above 1 (Saharia et al. 2022, section 2.3).
+    """
+    import torch
+
+    if threshold is None:
+        return x0 if clip is None else x0.clamp(-clip, clip)
+    bound = 1.0 if clip is None else clip
+    edge = torch.quantile(x0.abs().flatten(1), threshold, dim=1).clamp(min=bound)
+    edge = edge.reshape(-1, *(1,) * (x0.ndim - 1))
+    return torch.maximum(torch.minimum(x0, edge), -edge) * (bound / edge)

@@ -1,0 +1,47 @@
+"""DDPM and DDIM: samplers on a subsequence of the timesteps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+from guidegraph.nodes.tables.rows import EPS, NOISE, X0, Level, Row, X
+
+Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
+
+
+def ddpm(levels: Sequence[Level], variance: Variance = "fixed_small") -> list[Row]:
+    """Ancestral sampling from the posterior q(x_{t−1} | x_t, x̂0) (Ho et al. 2020, eq. 6–7).
+
+    The variance is β̃, β, or learned between the two in log space (Nichol & Dhariwal 2021, eq. 15). A row that
+    lands at σ = 0 draws no noise; its log β̃ is that of the row before, and so is β's Σ there (OpenAI's code).
+    """
+    rows: list[Row] = []
+    floor = 0.0
+    for a, b in pairwise(levels):
+        beta = 1 - (a.alpha / b.alpha) ** 2
+        small = beta * (b.sigma / a.sigma) ** 2
+        mean = b.alpha * beta / a.sigma**2 * X0 + a.alpha / b.alpha * (b.sigma / a.sigma) ** 2 * X
+        floor = small or floor or beta or 1e-20
+        lands = b.sigma == 0
+        if variance == "fixed_small":
+            rows.append(Row(a, mean + math.sqrt(small) * NOISE, score_gain=small))
+        elif variance == "fixed_large":
+            gain = floor if lands else beta
+            rows.append(Row(a, mean + (0 if lands else math.sqrt(beta)) * NOISE, score_gain=gain))
+        else:
+            bounds = (math.log(floor), math.log(max(beta, floor)))
+            rows.append(Row(a, mean + (0 if lands else 1) * NOISE, score_gain=1.0, log_variance=bounds))
+    return rows
+
+
+def ddim(levels: Sequence[Level], eta: float = 0.0) -> list[Row]:
+    """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at η = 0, DDPM's marginals at η = 1."""
+    rows = []
+    for a, b in pairwise(levels):
+        std = eta * b.sigma / a.sigma * math.sqrt(1 - (a.alpha / b.alpha) ** 2)
+        direction = math.sqrt(max(b.sigma**2 - std**2, 0))
+        rows.append(Row(a, b.alpha * X0 + direction * EPS + std * NOISE, score_gain=std**2))
+    return rows

@@ -1,0 +1,98 @@
+"""Rows of a sampler's table: linear maps [x′, s′] = M · [x, x0, ε, noise, s₁…s_K] at a noise level.
+
+A quantity is written as its coefficients over those inputs, so that solvers read as their papers do:
+``b.alpha * X0 + b.sigma * EPS`` is one row of M.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+K = 4
+INPUTS = ("x", "x0", "eps", "noise", *(f"s{i + 1}" for i in range(K)))
+
+Array: TypeAlias = NDArray[np.float64]
+
+_basis = np.eye(4 + K)
+_basis.setflags(write=False)
+X, X0, EPS, NOISE = _basis[:4]
+S1, S2, S3, S4 = _basis[4:]
+NOTHING = np.zeros(4 + K)
+NOTHING.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level x = αx0 + σε at time t of the schedule; α² + σ² = 1."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def ratio(self) -> float:
+        """σ/α, the σ of solvers that think in x/α; infinite where α = 0."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def lam(self) -> float:
+        """λ = log(α/σ), half the log signal-to-noise ratio."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One model call: what becomes of x and of the slots (those not named become zero).
+
+    score_gain: Σ in μ + Σ · score. log_variance: log β̃ and log β for a learned variance.
+    """
+
+    level: Level
+    x: Array
+    slots: tuple[Array, ...] = ()
+    score_gain: float = 0.0
+    log_variance: tuple[float, float] = field(default=(0.0, 0.0))
+
+
+class Table(NamedTuple):
+    """Rows as arrays: matrix (R, 1+K, 4+K), log_variance (R, 2), the rest (R)."""
+
+    matrix: Array
+    alpha: Array
+    sigma: Array
+    t: Array
+    score_gain: Array
+    log_variance: Array
+
+
+def stack(rows: Sequence[Row]) -> Table:
+    """The table of some rows."""
+    padded = [[row.x, *row.slots, *[NOTHING] * (K - len(row.slots))] for row in rows]
+    table = Table(
+        np.array(padded),
+        np.array([row.level.alpha for row in rows]),
+        np.array([row.level.sigma for row in rows]),
+        np.array([row.level.t for row in rows]),
+        np.array([row.score_gain for row in rows]),
+        np.array([row.log_variance for row in rows]),
+    )
+    if not np.isfinite(table.matrix).all():
+        raise ArithmeticError("the table has coefficients that are not finite: the noise levels are too close or equal")
+    return table
+
+
+def need_signal(levels: Sequence[Level], solver: str) -> None:
+    """Refuse a schedule that starts from pure noise, α = 0, where σ/α is infinite."""
+    if levels[0].alpha == 0:
+        raise ValueError(
+            f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); "
+            "ddpm, ddim, euler, euler_ancestral and dpmpp_2m can start there"
+        )
