@@ -1,0 +1,1 @@
+"""Data sets made on the fly: composed scenes and the single-emoji pictures."""

@@ -1,0 +1,75 @@
+"""The packed scene sprites and the vocabulary they define."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "data"
+
+OBJECTS = (
+    "tiger",
+    "elephant",
+    "penguin",
+    "flamingo",
+    "palm tree",
+    "pine tree",
+    "cactus",
+    "sunflower",
+    "mushroom",
+    "pumpkin",
+    "house",
+    "car",
+    "rocket",
+    "sailboat",
+    "balloon",
+    "umbrella",
+)
+SKIES = ("day", "night", "sunset")
+GROUNDS = ("grass", "sand", "snow", "water")
+
+# The channels of a semantic map, and the order of the detector's logits.
+CLASSES = OBJECTS + SKIES + GROUNDS
+
+
+class Cutout(NamedTuple):
+    """A sprite scaled for pasting: colour (s, s, 3) float32 in [0, 255], alpha (s, s, 1) in [0, 1]."""
+
+    colour: NDArray[np.float32]
+    alpha: NDArray[np.float32]
+
+
+@lru_cache(maxsize=1)
+def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
+    with np.load(DATA_FOLDER / "sprites.npz", allow_pickle=False) as packed:
+        names = tuple(str(name) for name in packed["names"])
+        if names != OBJECTS:
+            raise ValueError(f"sprites.npz holds {names}, not the vocabulary {OBJECTS}")
+        return packed["sprites"], packed["object"]
+
+
+@lru_cache(maxsize=1)
+def variants() -> tuple[tuple[int, ...], ...]:
+    """For each object the indices of its sprites."""
+    _, owner = load_sprites()
+    return tuple(
+        tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS))
+    )
+
+
+@lru_cache(maxsize=4096)
+def cutout(sprite: int, size: int, flipped: bool) -> Cutout:
+    """A sprite at `size` pixels; colours are premultiplied while scaling, so edges do not darken."""
+    sprites, _ = load_sprites()
+    image = Image.fromarray(sprites[sprite], "RGBA").convert("RGBa")
+    image = image.resize((size, size), Image.Resampling.BOX if size == 48 else Image.Resampling.LANCZOS)
+    pixels = np.asarray(image.convert("RGBA"), dtype=np.float32)
+    if flipped:
+        pixels = pixels[:, ::-1]
+    return Cutout(np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3:]) / np.float32(255))

@@ -1,0 +1,151 @@
+"""The U-Net denoiser: AdaGN from time and a vector, cross-attention to tokens, a spatial condition by concatenation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.layers import (
+    Downsample,
+    ResidualBlock,
+    SpatialTransformer,
+    Upsample,
+    group_norm,
+    timestep_embedding,
+    zero_init,
+)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a UNet.
+
+    multipliers: width of each resolution in units of `channels`, finest first.
+    blocks: residual blocks at a resolution on the way down (one more on the way up).
+    attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
+    context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
+    condition; None or 0 where the model has no such condition.
+    kind: what the output is, ε, x0 or v.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 3)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    heads: int = 4
+    context_dim: int | None = None
+    vector_dim: int | None = None
+    spatial_channels: int = 0
+    kind: Literal["eps", "x0", "v"] = "eps"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+
+
+class Stage(nn.Module):
+    """A residual block, and attention where the level has it."""
+
+    def __init__(self, channels: int, out_channels: int, attention: bool, config: UNetConfig) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(channels, out_channels, 4 * config.channels)
+        self.transformer = (
+            SpatialTransformer(out_channels, config.context_dim, config.heads) if attention else None
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        h: Tensor = self.residual(x, embedding)
+        if self.transformer is not None:
+            h = self.transformer(h, tokens, mask)
+        return h
+
+
+class UNet(nn.Module):
+    """A denoising U-Net (Dhariwal & Nichol 2021; Rombach et al. 2022) with every condition optional."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.channels
+        embedding = 4 * width
+        self.time_embedding = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.vector_embedding = None if config.vector_dim is None else nn.Linear(config.vector_dim, embedding)
+        self.stem = nn.Conv2d(config.in_channels + config.spatial_channels, width, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        self.downsample = nn.ModuleList()
+        skips = [width]
+        for level, multiplier in enumerate(config.multipliers):
+            for _ in range(config.blocks):
+                out = multiplier * config.channels
+                self.down.append(Stage(width, out, level in config.attention, config))
+                width = out
+                skips.append(width)
+            if level < len(config.multipliers) - 1:
+                self.downsample.append(Downsample(width))
+                skips.append(width)
+
+        self.middle_in = Stage(width, width, True, config)
+        self.middle_out = Stage(width, width, False, config)
+
+        self.up = nn.ModuleList()
+        self.upsample = nn.ModuleList()
+        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+            for _ in range(config.blocks + 1):
+                out = multiplier * config.channels
+                self.up.append(Stage(width + skips.pop(), out, level in config.attention, config))
+                width = out
+            if level:
+                self.upsample.append(Upsample(width))
+
+        self.norm = group_norm(width)
+        self.head = zero_init(nn.Conv2d(width, config.out_channels, 3, padding=1))
+
+    def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
+        """The embedding (B, 4 · channels) of times (B) and, where the model takes one, of a vector (B, D)."""
+        dtype = self.stem.weight.dtype
+        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
+        if self.vector_embedding is not None and vector is not None:
+            embedding = embedding + self.vector_embedding(vector)
+        return embedding
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+    ) -> Tensor:
+        """Output (B, out_channels, H, W) for x (B, in_channels, H, W) at times t (B).
+
+        vector (B, D); tokens (B, L, D) with mask (B, L), true where a token counts; spatial (B, C, H, W),
+        concatenated to x along the channels.
+        """
+        embedding = self.embed(t, vector)
+        h = self.stem(x if spatial is None else torch.cat([x, spatial], dim=1))
+        skips = [h]
+        for level in range(len(self.config.multipliers)):
+            for block in range(self.config.blocks):
+                h = self.down[level * self.config.blocks + block](h, embedding, tokens, mask)
+                skips.append(h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
+                skips.append(h)
+        h = self.middle_out(self.middle_in(h, embedding, tokens, mask), embedding, None, None)
+        for level in range(len(self.config.multipliers)):
+            for block in range(self.config.blocks + 1):
+                stage = self.up[level * (self.config.blocks + 1) + block]
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens, mask)
+            if level < len(self.upsample):
+                h = self.upsample[level](h)
+        out: Tensor = self.head(F.silu(self.norm(h)))
+        return out
