@@ -9,10 +9,8 @@ PACKAGE = "pkg:"
 
 def package_roots() -> list[Path]:
     """The folders that ``pkg:NAME`` is looked up in: models first, then everything beside the workflows."""
-    import guidegraph
-
-    found = [Path(p) / "workflows" for p in guidegraph.__path__]
-    return [p for root in found if root.is_dir() for p in (root / "models", root)]
+    root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout as where it is installed
+    return [root / "models", root] if root.is_dir() else []
 
 
 def resolve(text: str | Path, base: Path) -> Path:
@@ -24,9 +22,9 @@ def resolve(text: str | Path, base: Path) -> Path:
     if not name.startswith(PACKAGE):
         return (base / Path(name).expanduser()).absolute()
     wanted = name.removeprefix(PACKAGE)
-    for root in package_roots():
-        found = root / wanted
-        if root.resolve() in (root / ".." / root.name / wanted).resolve().parents and found.exists():
-            return found
+    inside = not Path(wanted).is_absolute() and ".." not in Path(wanted).parts
+    for root in package_roots() if inside and wanted else ():
+        if (root / wanted).exists():
+            return root / wanted
     shipped = sorted({p.name for root in package_roots()[:1] if root.is_dir() for p in root.iterdir()})
     raise ValueError(f"'{name}' does not ship with the package; models that do: {', '.join(shipped) or 'none'}")

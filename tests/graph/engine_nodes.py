@@ -1,0 +1,214 @@
+"""Small nodes that record how they are called; no diffusion in sight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from annotated_types import Ge
+from guidegraph import Tensor, node
+from guidegraph.graph.build import build
+from guidegraph.graph.node import spec_of
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.run import RunOptions, RunResult, run
+
+calls: Counter[str] = Counter()
+
+
+@node("toy.number")
+def number(*, value: float = 0.0) -> float:
+    """A constant."""
+    calls["number"] += 1
+    return value
+
+
+@node("toy.add")
+def add(a: float, b: float = 1.0) -> float:
+    """a + b."""
+    calls["add"] += 1
+    return a + b
+
+
+@node("toy.scale")
+def scale(a: float, *, by: Annotated[float, Ge(0)] = 2.0) -> float:
+    """a times by."""
+    calls["scale"] += 1
+    return a * by
+
+
+@node("toy.total")
+def total(values: Sequence[float]) -> float:
+    """The sum of a list of links."""
+    calls["total"] += 1
+    return sum(values)
+
+
+class Pair(NamedTuple):
+    first: float
+    second: float
+
+
+@node("toy.pair")
+def pair(a: float) -> Pair:
+    """a and its negative."""
+    calls["pair"] += 1
+    return Pair(a, -a)
+
+
+@node("toy.boom")
+def boom(a: float, *, above: float = 0.0) -> float:
+    """Fails for values above a bound."""
+    if a > above:
+        raise RuntimeError(f"{a} is too much")
+    return a
+
+
+@node("toy.mix", needs=lambda scale: {"a"} if scale == 1 else {"a", "b"})
+def mix(a: float, b: float, *, scale: float = 2.0) -> float:
+    """b + scale (a - b)."""
+    calls["mix"] += 1
+    return b + scale * (a - b)
+
+
+@node("toy.same", identity=lambda off: "a" if off else None)
+def same(a: float, *, off: bool = True) -> float:
+    """a, or a + 100."""
+    calls["same"] += 1
+    return a if off else a + 100
+
+
+@node("toy.ramp")
+def ramp(t: float, *, low: float = 2.0) -> float:
+    """1 below a bound, 3 from there on."""
+    calls["ramp"] += 1
+    return 1.0 if t < low else 3.0
+
+
+@node("toy.effect", pure=False)
+def effect(a: float) -> None:
+    """Counts how often it happened."""
+    calls["effect"] += 1
+
+
+@node("toy.random", pure=False)
+def random() -> float:
+    """Unseeded."""
+    return float(torch.rand(()))
+
+
+@node("toy.tensor")
+def tensor(*, rows: int = 2, fill: float = 1.0) -> Tensor:
+    """(rows, 3) of one value."""
+    calls["tensor"] += 1
+    return torch.full((rows, 3), fill)
+
+
+@node("toy.model", batchable=("x", "t"))
+def model(weight: float, x: Tensor, t: Tensor) -> Tensor:
+    """weight · x + t, rows one by one."""
+    calls["model"] += 1
+    return weight * x + t.reshape(-1, 1)
+
+
+@node("toy.time")
+def time(*, value: float = 0.0) -> Tensor:
+    """A time of shape (1)."""
+    return torch.full((1,), value)
+
+
+@node("toy.mean")
+def mean(x: Tensor) -> Tensor:
+    """The mean, as a tensor without axes."""
+    calls["mean"] += 1
+    return x.mean()
+
+
+@node("toy.read", io=True)
+def read(*, path: Path) -> str:
+    """A file's text."""
+    calls["read"] += 1
+    return path.read_text()
+
+
+@node("toy.opaque")
+def opaque(*, value: float = 1.0) -> Any:
+    """An object that does not serialise."""
+    calls["opaque"] += 1
+    return Opaque(value)
+
+
+class Opaque:
+    def __init__(self, value: float):
+        self.value = value
+
+
+@node("toy.unwrap")
+def unwrap(a: Any) -> float:
+    """The value of an opaque object."""
+    calls["unwrap"] += 1
+    return float(a.value)
+
+
+@node("toy.line")
+def line(*, seed: int = 0) -> Any:
+    """A linear model y = w x, from a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    built = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        for p in built.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return built.eval().requires_grad_(False)
+
+
+class Batch(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Batches(Sequence[Batch]):
+    """Batch i depends on i alone: y = x · (1, -2, 3)."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: Any) -> Any:
+        if i >= self.count:
+            raise IndexError(i)
+        x = torch.randn(16, 3, generator=torch.Generator().manual_seed(int(i)))
+        return Batch(x, x @ torch.tensor([[1.0], [-2.0], [3.0]]))
+
+
+@node("toy.batches")
+def batches(*, count: int = 1000) -> Sequence[Batch]:
+    """Batches of a linear problem."""
+    return Batches(count)
+
+
+@node("toy.loss")
+def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """Mean squared error, with noise from torch's generator where asked."""
+    seen = torch.nn.functional.dropout(x, dropout)
+    result: torch.Tensor = (model(seen) - y).square().mean()
+    return result
+
+
+NODES = (
+    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, model, time, mean, read, opaque,
+    unwrap, line, batches, loss,
+)  # fmt: skip
+
+REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})
+
+
+def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **options: Any) -> RunResult:
+    """Build and run a workflow given as text; ``guidegraph: 1`` is put before it."""
+    path = folder / "workflow.yaml"
+    path.write_text("guidegraph: 1\n" + text)
+    graph = build(path, REGISTRY)
+    return run(graph, values or {}, RunOptions(**options))

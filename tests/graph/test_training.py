@@ -1,0 +1,154 @@
+"""Training loops: what is trained, what the result is, and that a broken run resumes to the same losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from guidegraph import Cancelled, NodeError
+from guidegraph.graph.events import CancelToken, Event, LoopProgress
+
+from tests.graph.engine_nodes import run_text
+
+
+def text(steps: int = 40, checkpoint: bool = False, ema: str = "", dropout: float = 0.0, extra: str = "") -> str:
+    saved = "checkpoint: {path: ckpt, every: 5}" if checkpoint else ""
+    return f"""
+nodes:
+  start: {{use: toy.line, with: {{seed: 3}}}}
+  data: {{use: toy.batches}}
+  fit:
+    loop: {{over: data, as: batch}}
+    carry: {{net: start}}
+    body:
+      loss: {{use: toy.loss, in: {{model: carry.net, x: loop.batch.x, y: loop.batch.y}}, with: {{dropout: {dropout}}}}}
+    train:
+      - {{model: net, loss: loss, optimizer: adamw, lr: 0.05{ema}{extra}}}
+    steps: {steps}
+    {saved}
+    collect: {{loss: loss}}
+outputs: {{net: fit.net, loss: fit.loss, start: start}}
+"""
+
+
+def test_training_learns_and_leaves_the_start_alone(tmp_path: Path) -> None:
+    out = run_text(text(400), tmp_path).outputs
+    assert out["loss"].shape == (400,)
+    assert out["loss"][-1] < 1e-3 * out["loss"][0]
+    torch.testing.assert_close(out["net"].weight, torch.tensor([[1.0, -2.0, 3.0]]), rtol=0, atol=0.05)
+    assert not torch.equal(out["start"].weight, out["net"].weight)
+    assert not out["net"].weight.requires_grad
+    assert not out["net"].training
+
+
+def test_the_same_workflow_gives_the_same_losses(tmp_path: Path) -> None:
+    first = run_text(text(dropout=0.3), tmp_path).outputs["loss"]
+    torch.rand(7)
+    assert torch.equal(first, run_text(text(dropout=0.3), tmp_path).outputs["loss"])
+
+
+def test_training_leaves_torchs_generator_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run_text(text(5, dropout=0.3), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_moving_average_is_the_result_where_asked(tmp_path: Path) -> None:
+    live = run_text(text(60), tmp_path).outputs["net"].weight
+    mean = run_text(text(60, ema=", ema: 0.99"), tmp_path).outputs["net"].weight
+    target = torch.tensor([[1.0, -2.0, 3.0]])
+    assert (mean - target).norm() > (live - target).norm()
+
+
+def cancel_at(step: int) -> dict[str, Any]:
+    token = CancelToken()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress) and event.done == step:
+            token.cancel()
+
+    return {"cancel": token, "observers": [observe]}
+
+
+def test_a_broken_run_resumes_to_the_losses_of_the_unbroken_one(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = run_text(text(dropout=0.3, ema=", ema: 0.9"), tmp_path / "whole").outputs
+    with pytest.raises(Cancelled):
+        run_text(text(checkpoint=True, dropout=0.3, ema=", ema: 0.9"), tmp_path, **cancel_at(13))
+    assert (tmp_path / "ckpt" / "state.safetensors").exists()
+    seen: list[int] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress):
+            seen.append(event.done)
+
+    resumed = run_text(text(checkpoint=True, dropout=0.3, ema=", ema: 0.9"), tmp_path, observers=[observe]).outputs
+    assert seen[0] == 14
+    assert torch.equal(whole["loss"], resumed["loss"])
+    assert torch.equal(whole["net"].weight, resumed["net"].weight)
+
+
+def test_more_steps_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+    short = run_text(text(20, checkpoint=True), tmp_path).outputs["loss"]
+    longer = run_text(text(30, checkpoint=True), tmp_path).outputs["loss"]
+    assert torch.equal(longer[:20], short)
+    assert torch.equal(longer, run_text(text(30), tmp_path).outputs["loss"])
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    run_text(text(10, checkpoint=True), tmp_path)
+    with pytest.raises(NodeError, match="belongs to another training"):
+        run_text(text(10, checkpoint=True, dropout=0.5), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run_text(text(10, checkpoint=True), tmp_path)
+    file = tmp_path / "ckpt" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(NodeError, match=r"state\.safetensors is damaged"):
+        run_text(text(10, checkpoint=True), tmp_path)
+
+
+def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
+    from guidegraph.graph.errors import Mark
+    from guidegraph.graph.ir import Literal, Optimised
+    from guidegraph.graph.training import learning_rate
+
+    spec = Optimised(
+        "m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"}, Mark("f", 1, 1)
+    )
+    assert learning_rate(spec, 10, 120) == pytest.approx(0.1)
+    assert learning_rate(spec, 19, 120) == pytest.approx(1.0)
+    assert learning_rate(spec, 70, 120) == pytest.approx(0.5)
+    assert learning_rate(spec, 120, 120) == pytest.approx(0.0)
+
+
+ADVERSARIES = """
+nodes:
+  a: {use: toy.line, with: {seed: 1}}
+  b: {use: toy.line, with: {seed: 2}}
+  data: {use: toy.batches}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {one: a, two: b}
+    body:
+      l1: {use: toy.loss, in: {model: carry.one, x: loop.batch.x, y: loop.batch.y}}
+      l2: {use: toy.loss, in: {model: carry.two, x: loop.batch.x, y: loop.batch.y}}
+    train:
+      - {model: one, loss: l1, optimizer: sgd, lr: 0.1}
+      - {model: two, loss: l2, optimizer: sgd, lr: 0.1, start: 3}
+    steps: 3
+outputs: {one: fit.one, two: fit.two, a: a, b: b}
+"""
+
+
+def test_each_loss_moves_its_own_model_from_its_own_start(tmp_path: Path) -> None:
+    out = run_text(ADVERSARIES, tmp_path).outputs
+    assert not torch.equal(out["one"].weight, out["a"].weight)
+    assert torch.equal(out["two"].weight, out["b"].weight)
+    out = run_text(ADVERSARIES.replace("steps: 3", "steps: 4"), tmp_path).outputs
+    assert not torch.equal(out["two"].weight, out["b"].weight)
