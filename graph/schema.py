@@ -1,0 +1,258 @@
+"""The JSON Schema (2020-12) of the workflow language and of all known nodes, for editors.
+
+What a schema can say of one file is here: keys, node ids, port names, settings and their literals. Links, types
+and loops are checked by ``guidegraph validate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+from guidegraph.graph.docstrings import parameter_docs, signature
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import takes_literal
+
+Schema: TypeAlias = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+NAME = r"^(?!(params|carry|loop)$)[A-Za-z_]\w*$"
+LINK = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+FILE = r"\.ya?ml$"
+SCALARS = ("Any", "bool", "dict", "float", "int", "list", "Path", "str")
+
+
+def json_schema(registry: Registry) -> Schema:
+    """The schema of a workflow that uses the nodes of ``registry``."""
+    literals, shared = _literal_schemas(registry.nodes.values())
+    nodes = [registry.nodes[id] for id in sorted(registry.nodes)]
+    return {
+        "$schema": DIALECT,
+        "title": "guidegraph workflow",
+        "type": "object",
+        "required": ["guidegraph", "nodes", "outputs"],
+        "properties": {
+            "guidegraph": {"const": 1, "description": "The version of the workflow language."},
+            "requires": {
+                "type": "object",
+                "description": "Plugin distributions that the workflow needs, with their versions.",
+                "additionalProperties": {"type": "string"},
+            },
+            "params": {
+                "type": "object",
+                "description": "What can be set from outside: a default, or {default, type, help}.",
+                "propertyNames": {"pattern": NAME},
+                "additionalProperties": {"$ref": "#/$defs/parameter"},
+            },
+            "nodes": {"$ref": "#/$defs/nodes"},
+            "outputs": _named_links("The results, by name.", minProperties=1),
+        },
+        "additionalProperties": False,
+        "$defs": {
+            **_language(registry, nodes),
+            **{f"node:{spec.id}": _node(spec, literals) for spec in nodes},
+            **shared,
+        },
+    }
+
+
+def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
+    link = {"type": "string", "pattern": LINK, "description": "node.port, node, params.NAME, carry.NAME or loop.NAME"}
+    return {
+        "link": link,
+        "links": {"type": "array", "items": {"$ref": "#/$defs/link"}},
+        "parameter": _parameter(registry),
+        "nodes": {
+            "type": "object",
+            "description": "Nodes by name.",
+            "propertyNames": {"pattern": NAME},
+            "additionalProperties": {
+                "type": "object",
+                "if": {"required": ["loop"]},
+                "then": {"$ref": "#/$defs/loop"},
+                "else": {"$ref": "#/$defs/call"},
+            },
+        },
+        "call": _call(nodes),
+        "loop": _loop(),
+        "trained": _trained(),
+    }
+
+
+def _parameter(registry: Registry) -> Schema:
+    known = [*SCALARS, *sorted(registry.types)]
+    declared = {
+        "properties": {
+            "default": {"description": "Its value where none is set; without one it must be set."},
+            "type": {"type": "string", "description": f"One of {', '.join(known)}, …", "examples": known},
+            "help": {"type": "string", "description": "What it is, for the command line."},
+        },
+        "additionalProperties": False,
+    }
+    return {"if": {"type": "object"}, "then": declared}
+
+
+def _call(nodes: list[NodeSpec]) -> Schema:
+    use = {
+        "type": "string",
+        "description": "A node's id, or the relative path of a workflow.",
+        "if": {"pattern": FILE},
+        "else": {
+            "enum": [spec.id for spec in nodes],
+            "enumDescriptions": [spec.summary for spec in nodes],
+            "markdownEnumDescriptions": [_markdown(spec) for spec in nodes],
+        },
+    }
+    return {
+        "required": ["use"],
+        "properties": {
+            "use": use,
+            "in": {"type": "object", "description": "Links, by port or setting."},
+            "with": {"type": "object", "description": "Literals, by setting or port."},
+        },
+        "additionalProperties": False,
+        "allOf": [
+            {
+                "if": {"required": ["use"], "properties": {"use": {"const": spec.id}}},
+                "then": {"$ref": f"#/$defs/node:{spec.id}"},
+            }
+            for spec in nodes
+        ],
+    }
+
+
+def _node(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
+    docs = parameter_docs(spec)
+    ports = [*spec.inputs.values(), *spec.settings.values()]
+    required = [p.name for p in ports if p.required]
+    given = [
+        {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
+    ]
+    values = {p.name: _value(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
+    schema: Schema = {
+        "properties": {
+            "use": {"description": spec.summary, "markdownDescription": _markdown(spec)},
+            "in": {"properties": {p.name: _wire(p, docs) for p in ports}, "additionalProperties": False},
+            "with": {"properties": values, "additionalProperties": False},
+        },
+    }
+    return schema | ({"allOf": given} if given else {})
+
+
+def _wire(port: Port, docs: dict[str, str]) -> Schema:
+    link: Schema = {"$ref": "#/$defs/link"}
+    if port.type.sequence is not None:
+        link = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
+    return {**link, "description": _about(port, docs)}
+
+
+def _value(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
+    return {**literals[f"{spec.id} {port.name}"], "description": _about(port, docs)}
+
+
+def _about(port: Port, docs: dict[str, str]) -> str:
+    default = "required" if port.required else f"default {port.default!r}"
+    text = docs.get(port.name, "")
+    return f"{port.type}, {default}" + (f": {text}" if text else "")
+
+
+def _markdown(spec: NodeSpec) -> str:
+    return f"**{spec.id}** {signature(spec)}\n\n{spec.doc}"
+
+
+def _loop() -> Schema:
+    return {
+        "required": ["loop", "body"],
+        "properties": {
+            "loop": {
+                "type": "object",
+                "description": "What the loop runs over, and the name of its entry in the body (loop.NAME).",
+                "required": ["over", "as"],
+                "properties": {
+                    "over": {"$ref": "#/$defs/link"},
+                    "as": {"type": "string", "pattern": r"^[A-Za-z_]\w*$"},
+                },
+                "additionalProperties": False,
+            },
+            "carry": _named_links("Values that go from one iteration to the next, with their start."),
+            "body": {"$ref": "#/$defs/nodes"},
+            "next": _named_links("The next value of each carry."),
+            "collect": _named_links("Values stacked over the iterations."),
+            "train": {
+                "type": "array",
+                "description": "Carried models to train, each with its loss.",
+                "minItems": 1,
+                "items": {"$ref": "#/$defs/trained"},
+            },
+            "steps": {"description": "How many iterations to train."},
+            "precision": {"enum": ["fp32", "bf16", "fp16"], "default": "fp32"},
+            "checkpoint": {
+                "type": "object",
+                "description": "Where and how often training is saved, to be resumed.",
+                "required": ["path"],
+                "properties": {"path": {"type": "string"}, "every": {"type": "integer", "minimum": 1}},
+            },
+        },
+        "additionalProperties": False,
+        "if": {"required": ["carry"]},
+        "then": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
+    }
+
+
+def _trained() -> Schema:
+    return {
+        "type": "object",
+        "required": ["model", "loss"],
+        "properties": {
+            "model": {"type": "string", "description": "The carry that is trained."},
+            "loss": {"$ref": "#/$defs/link"},
+            "optimizer": {"enum": ["adamw", "adam", "sgd"]},
+            "lr": {"type": "number", "exclusiveMinimum": 0},
+            "ema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+            "start": {"type": "integer", "minimum": 0},
+        },
+    }
+
+
+def _named_links(description: str, **more: Any) -> Schema:
+    return {
+        "type": "object",
+        "description": description,
+        "propertyNames": {"pattern": r"^[A-Za-z_]\w*$"},
+        "additionalProperties": {"$ref": "#/$defs/link"},
+        **more,
+    }
+
+
+def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """pydantic's schema of every port and setting that takes a literal, by ``id port``, and what they share."""
+    from pydantic import TypeAdapter
+
+    found: dict[str, Schema] = {}
+    inputs: list[tuple[str, Any, Any]] = []
+    for spec in specs:
+        for port in (*spec.inputs.values(), *spec.settings.values()):
+            if not takes_literal(port.type):
+                continue
+            key = f"{spec.id} {port.name}"
+            try:
+                port.adapter.json_schema()
+            except Exception:  # a type of which pydantic knows no JSON: the loader still checks it
+                found[key] = {}
+            else:
+                inputs.append((key, "validation", port.adapter))
+            default = _json_default(port)
+            found[key] = {} if default is None else {"default": default}
+    schemas, rest = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
+    for (key, _), schema in schemas.items():
+        found[key] = {**found[key], **_untitled(schema)}
+    return found, rest.get("$defs", {})
+
+
+def _json_default(port: Port) -> Any:
+    return port.default if isinstance(port.default, (bool, int, float, str, list)) else None
+
+
+def _untitled(schema: Schema) -> Schema:
+    return {k: v for k, v in schema.items() if k != "title"}

@@ -1,0 +1,127 @@
+"""Colours, styles and text widths of drawings. Readable on light and dark pages: the drawing brings its own ground."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from guidegraph.graph.types import PortType, SequenceOf, type_name
+
+FONT = "system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif"
+
+STYLE = f"""
+text{{font-family:{FONT};font-size:11px;fill:#3a4250}}
+.name{{font-size:17px;font-weight:700;fill:#171b22}}
+.title{{font-size:13px;font-weight:700;fill:#171b22}}
+.sub{{fill:#717b8a}}
+.note,.value{{font-size:10.5px;fill:#5d6776}}
+.end{{text-anchor:end}}
+.faint{{fill:#a5adb9}}
+.param{{fill:#4a3f78}}
+.outname{{font-weight:700;fill:#171b22}}
+.page{{fill:#fbfbfd;stroke:#e2e5ea}}
+.node{{fill:#fff;stroke:#cdd3dc}}
+.loop{{fill:#f1f4f9;stroke:#9aa7ba;stroke-width:1.4}}
+.rule{{stroke:#e6e9ee;fill:none}}
+.pill{{fill:#ece8fb;stroke:#c9bff0}}
+.output{{fill:#fff;stroke-width:2}}
+.wire{{fill:none;stroke-width:1.8;stroke-opacity:.85}}
+.back{{stroke-dasharray:5 4;marker-end:url(#back)}}
+.dot{{stroke:#fff;stroke-width:1.2}}
+.tip{{fill:#8a94a3}}
+@media (prefers-color-scheme:dark){{
+text{{fill:#c4cbd6}}
+.name,.title,.outname{{fill:#f2f4f8}}
+.sub,.note,.value{{fill:#939dac}}
+.faint{{fill:#5f6977}}
+.param{{fill:#d9d0ff}}
+.page{{fill:#14171c;stroke:#2b3038}}
+.node{{fill:#20242b;stroke:#3d4450}}
+.loop{{fill:#1a1e25;stroke:#566174}}
+.rule{{stroke:#323842}}
+.pill{{fill:#352d57;stroke:#54487f}}
+.output{{fill:#20242b}}
+.dot{{stroke:#14171c}}
+}}
+"""
+
+ARROW = (
+    '<defs><marker id="back" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="5" markerHeight="5" orient="auto">'
+    '<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
+)
+
+# Of middle lightness, so that each is seen on white and on black; neighbours differ in hue.
+COLOURS = (
+    "#3f83f0",
+    "#e0762f",
+    "#2fa56b",
+    "#c8508a",
+    "#8a67d6",
+    "#b58a1f",
+    "#1f9fb5",
+    "#d65252",
+    "#6f8a2c",
+    "#b05fc4",
+    "#a8704a",
+    "#4f74b8",
+    "#d1699c",
+    "#3b8f7f",
+)
+PLAIN = "number, text, any"
+PLAIN_COLOUR = "#7f8b9d"
+PLAIN_TYPES = frozenset({"Any", "None", "Path", "bool", "dict", "float", "int", "list", "str", "tuple"})
+
+
+class Palette:
+    """A colour for each type, in the order in which the types are met; plain values are grey."""
+
+    def __init__(self, types: Iterable[PortType]) -> None:
+        met = dict.fromkeys(map(_name, types))
+        named = [name for name in met if name != PLAIN]
+        self._class = {name: f"c{i % len(COLOURS)}" for i, name in enumerate(named)}
+        self.names = [*named, PLAIN] if PLAIN in met else named
+
+    def stroke(self, kind: PortType) -> str:
+        return f"s{self._class.get(_name(kind), 'p')}"
+
+    def fill(self, kind: PortType) -> str:
+        return self.fill_of(_name(kind))
+
+    def fill_of(self, name: str) -> str:
+        return f"f{self._class.get(name, 'p')}"
+
+    def css(self) -> str:
+        colours = {f"c{i}": colour for i, colour in enumerate(COLOURS[: len(self._class)])} | {"p": PLAIN_COLOUR}
+        return "".join(f".s{c}{{stroke:{colour}}}.f{c}{{fill:{colour}}}\n" for c, colour in colours.items())
+
+
+def _name(kind: PortType) -> str:
+    """One name for a type, whether or not it is optional or one of a list."""
+    names = dict.fromkeys(
+        _name(a.element) if isinstance(a, SequenceOf) else PLAIN if type_name(a) in PLAIN_TYPES else type_name(a)
+        for a in kind.alternatives
+    )
+    if len(names) > 1:
+        names.pop(PLAIN, None)
+    return " | ".join(names) or PLAIN
+
+
+_WIDTHS = {
+    **dict.fromkeys("()[]{}Itfr-/", 0.4),
+    **dict.fromkeys("ijl|'.,:; ", 0.32),
+    **dict.fromkeys("mwMW%@", 0.95),
+}
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """About how wide a text is, taken generously (as in DejaVu Sans), since the font is not known."""
+    units = sum(_WIDTHS.get(c, 0.68 if c.isupper() or not c.isascii() else 0.61) for c in text)
+    return units * size * (1.1 if bold else 1.0)
+
+
+def clipped(text: str, size: float, width: float) -> str:
+    """As much of a text as fits."""
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + "…", size) > width:
+        text = text[:-1]
+    return text + "…"
