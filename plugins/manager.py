@@ -72,6 +72,7 @@ class PluginManager:
         self._failed: dict[str, str] = {}
         self._versions: dict[str, str] = {}
         self._owners: dict[str, str] = {}
+        self._apps: list[Any] = []
         self._add_builtin()
         disabled = _disabled_by_environment() if disable is None else set(disable)
         if entry_points:
@@ -89,7 +90,10 @@ class PluginManager:
         return Registry(dict(self._nodes), dict(self._types), dict(self._failed), dict(self._versions))
 
     def add_commands(self, app: Any) -> None:
-        """Let every plugin add its commands; one that fails, or takes a name that exists, adds none."""
+        """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
+        if any(app is known for known in self._apps):
+            return
+        self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with added_safely(app):
