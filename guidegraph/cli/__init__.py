@@ -1,0 +1,40 @@
+"""The command line, ``guidegraph``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NoReturn
+
+DEBUG = "GUIDEGRAPH_DEBUG"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
+    from guidegraph.cli.app import app
+    from guidegraph.cli.errors import reported
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
+    with reported(tracebacks):
+        if _command(given) not in {
+            command.callback.__name__ for command in app.registered_commands if command.callback
+        }:
+            from guidegraph.cli.plugins import loaded_plugins
+
+            loaded_plugins(_plugin_modules(given)).add_commands(app)
+        app(given, prog_name="guidegraph")
+    raise SystemExit(0)
+
+
+def _command(given: Sequence[str]) -> str:
+    """The command's name, found without parsing: only where it is not ours are the plugins asked for theirs."""
+    values = {i + 1 for i, argument in enumerate(given) if argument == "--plugin"}
+    return next((a for i, a in enumerate(given) if not a.startswith("-") and i not in values), "")
+
+
+def _plugin_modules(given: Sequence[str]) -> tuple[str, ...]:
+    named = [after for before, after in pairwise(given) if before == "--plugin"]
+    return tuple(dict.fromkeys([*named, *(a.partition("=")[2] for a in given if a.startswith("--plugin="))]))

@@ -1,0 +1,171 @@
+"""The commands: their arguments and help. What they do is in the modules beside this one, imported when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guidegraph.cli.options import File, Json, Only, Output, Passes, Plugins, Settings
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+_before_command: list[str] = []
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help. The control character keeps its lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  guidegraph {line}" for line in lines)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import guidegraph
+
+        typer.echo(f"guidegraph {guidegraph.__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=examples(
+        'run workflows/text_to_image.yaml --set prompt="a tiger on grass"',
+        "validate workflows/*.yaml",
+        "nodes guidance.cfg",
+    )
+)
+def root(
+    plugin: Plugins = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run typed graphs of diffusion nodes, written as YAML workflows.
+
+    Exit codes: 0 done, 1 a node failed, 2 the workflow or its arguments are wrong, 130 cancelled.
+    """
+    _before_command[:] = plugin or []
+
+
+@app.command(
+    epilog=examples(
+        'run draw.yaml --set prompt="a tiger on grass" --set seed=7',
+        "run draw.yaml --out pictures --only image --device cuda --dtype bfloat16",
+        "run runs/20260131-120000-draw/image.png --set scale=2",
+        "run draw.yaml --cache ~/.cache/guidegraph --json",
+    )
+)
+def run(
+    workflow: File,
+    set: Settings = None,
+    only: Only = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")] = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
+        ),
+    ] = None,
+    cache: Annotated[
+        str, typer.Option(metavar="DIR|off", help="A folder that keeps values, so that only what changed is computed.")
+    ] = "off",
+    passes: Passes = "all",
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
+    plugin: Plugins = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+) -> None:
+    """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
+
+    Each file is written as soon as its output is ready. Beside them run.json says what was run: workflow,
+    parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
+    given in place of a workflow is made again, with its whole batch.
+    """
+    from guidegraph.cli.run import Arguments, run_command
+
+    given = Arguments(
+        workflow, set or [], only, out, device, dtype, cache, passes, json, quiet, verbose, _modules(plugin)
+    )
+    run_command(given)
+
+
+@app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
+def validate(
+    workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
+    plugin: Plugins = None,
+) -> None:
+    """Check workflows without running them, and print every error of each."""
+    from guidegraph.cli.inspect import validate_command
+
+    validate_command(workflows, _modules(plugin))
+
+
+@app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
+def plan(
+    workflow: File,
+    set: Settings = None,
+    only: Only = None,
+    passes: Passes = "all",
+    json: Json = False,
+    plugin: Plugins = None,
+) -> None:
+    """Show the passes and the flat plan that a run would follow."""
+    from guidegraph.cli.inspect import plan_command
+
+    plan_command(workflow, set or [], only, passes, json, _modules(plugin))
+
+
+@app.command(epilog=examples("draw draw.yaml -o graph.svg"))
+def draw(workflow: File, output: Output = None, plugin: Plugins = None) -> None:
+    """Draw a workflow as SVG, with the bodies of its loops as boxes."""
+    from guidegraph.cli.inspect import draw_command
+
+    draw_command(workflow, output, _modules(plugin))
+
+
+@app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))
+def nodes(
+    id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="One node, or a namespace.", show_default=False)
+    ] = None,
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """List the nodes, or show the ports, settings and outputs of one."""
+    from guidegraph.cli.nodes import nodes_command
+
+    nodes_command(id, json, markdown, _modules(plugin))
+
+
+@app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
+def plugins(json: Json = False, plugin: Plugins = None) -> None:
+    """List the plugins: what each brings, and why one could not be loaded."""
+    from guidegraph.cli.listing import plugins_command
+
+    plugins_command(app, json, _modules(plugin))
+
+
+@app.command(epilog=examples("schema -o guidegraph.schema.json"))
+def schema(output: Output = None, plugin: Plugins = None) -> None:
+    """Print the JSON Schema of workflows with the nodes that are installed, for an editor."""
+    from guidegraph.cli.listing import schema_command
+
+    schema_command(output, _modules(plugin))
+
+
+def _modules(given: list[str] | None) -> tuple[str, ...]:
+    """The plugin modules named before the command and after it."""
+    return tuple(dict.fromkeys([*_before_command, *(given or ())]))

@@ -1,0 +1,62 @@
+"""Errors on the command line: what is printed, and with which exit code. Never a traceback, unless asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
+
+FAILED, WRONG, CANCELLED = 1, 2, 130
+COMMAND_LINE = "command line"
+
+
+def say(text: str) -> None:
+    """A line for the person, not for a program: on stderr."""
+    typer.echo(text, err=True)
+
+
+def argument_problem(code: str, message: str, path: str) -> Problem:
+    """Something wrong with an argument; ``path`` is the option."""
+    return Problem(Mark(COMMAND_LINE, 1, 1), code, message, path)
+
+
+@contextmanager
+def reported(tracebacks: bool) -> Iterator[None]:
+    """Print the errors of what happens inside, and exit."""
+    try:
+        yield
+    except WorkflowError as error:
+        _end(WRONG, str(error), error, tracebacks)
+    except Cancelled:
+        _end(CANCELLED, "cancelled", None, False)
+    except KeyboardInterrupt:
+        _end(CANCELLED, "cancelled", None, False)
+    except NodeError as error:
+        _end(FAILED, str(error), error, tracebacks)
+    except GuidegraphError as error:
+        _end(FAILED, f"error: {error}", error, tracebacks)
+    except BrokenPipeError:
+        # Who read us is gone: nothing is left to say, and the flush at exit must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
+    except OSError as error:
+        _end(FAILED, f"error: {error}", error, tracebacks)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
+        _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error, tracebacks)
+
+
+def _end(code: int, text: str, error: BaseException | None, tracebacks: bool) -> NoReturn:
+    if tracebacks and error is not None:
+        say("".join(traceback.format_exception(error)).rstrip())
+    say(text)
+    raise SystemExit(code) from None

@@ -1,0 +1,145 @@
+"""A compiled plan as JSON and as text: the passes, and the steps in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from guidegraph.graph.batch import BatchCall
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources
+from guidegraph.graph.passes import PASSES
+from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
+from guidegraph.graph.types import describe
+
+Row = dict[str, Any]
+
+
+def plan_json(plan: Plan) -> Row:
+    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one."""
+    effects = dict(note.split(": ", 1) for note in plan.notes if ": " in note)
+    passes = [
+        {"name": name, "does": does, "applied": name in plan.passes, "effect": effects.get(name, "")}
+        for name, does in PASSES.items()
+    ]
+    region = flat_region(plan.ops, [source for source, _ in plan.outputs.values()], plan.passes)
+    return {
+        "workflow": str(plan.graph.file),
+        "passes": passes,
+        "steps": _rows(region, plan),
+        "outputs": {name: {"from": _link(source), "type": str(kind)} for name, (source, kind) in plan.outputs.items()},
+    }
+
+
+def _rows(region: RegionPlan, plan: Plan) -> list[Row]:
+    return [_row(step, plan) for step in region.steps]
+
+
+def _row(step: Step, plan: Plan) -> Row:
+    op = step.op
+    if isinstance(op, BatchCall):
+        calls = [_call(call) for call in op.calls]
+        return {"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls}
+    if isinstance(op, Call):
+        return _call(op)
+    return _loop(op, step, plan)
+
+
+def _call(call: Call) -> Row:
+    row: Row = {"path": f"nodes.{call.key}", "node": call.spec.id}
+    links = {name: _sources(source) for name, source in call.inputs.items()}
+    settings = {name: _sources(source) for name, source in call.settings.items()}
+    return row | {key: found for key, found in (("in", links), ("settings", settings)) if found}
+
+
+def _loop(loop: Loop, step: Step, plan: Plan) -> Row:
+    body = step.body
+    assert body is not None
+    row: Row = {"path": f"nodes.{loop.key}", "node": "loop", "over": _link(loop.over), "as": loop.item}
+    row["carry"] = {name: _link(source) for name, source in loop.carry.items()}
+    row["takes"] = [_link(source) for source, _ in step.closure if not isinstance(source, Literal)]
+    if body.early is not None:
+        row["before"] = _rows(body.early, plan)
+    row["body"] = _rows(body.variant({}), plan)
+    if body.deciders:
+        row["decides"] = [f"nodes.{call.key}" for call in body.deciders]
+    row["next"] = {name: _link(source) for name, source in loop.next.items()}
+    if loop.collect:
+        row["collect"] = {name: _link(source) for name, source in loop.collect.items()}
+    if loop.training is not None:
+        row["trains"] = {m.model: _link(m.loss) for m in loop.training.models}
+    return row
+
+
+def _sources(sources: Sources) -> str:
+    return f"[{', '.join(map(_link, sources))}]" if isinstance(sources, tuple) else _link(sources)
+
+
+def _link(source: Source) -> str:
+    match source:
+        case Output(op, name):
+            return f"{op}.{name}"
+        case Param(name):
+            return f"params.{name}"
+        case Carry(_, name):
+            return f"carry.{name}"
+        case Item(_, field):
+            return f"loop.entry.{field}" if field else "loop.entry"
+        case Index():
+            return "loop.index"
+        case Literal(value):
+            return repr(value) if isinstance(value, (bool, int, float, str, list, type(None))) else describe(value)
+
+
+def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
+    """``plan_json``'s rows as lines."""
+    yield found["workflow"]
+    yield ""
+    yield "passes:"
+    for row in found["passes"]:
+        state = row["effect"] or "applied" if row["applied"] else "off"
+        yield f"  {row['name']:<11} {state:<26} {row['does']}"
+    yield ""
+    yield "steps:"
+    yield from _steps(found["steps"], "  ")
+    yield ""
+    yield "outputs:"
+    for name, output in found["outputs"].items():
+        yield f"  {name} = {output['from']}: {output['type']}"
+
+
+def _steps(rows: list[Row], indent: str) -> Iterator[str]:
+    for i, row in enumerate(rows, 1):
+        if row["node"] == "loop":
+            yield from _loop_lines(row, f"{indent}{i}. ", f"{indent}   ")
+        elif "batched" in row:
+            yield f"{indent}{i}. one batch of {len(row['batched'])} calls:"
+            yield from (f"{indent}   - {_line(call)}" for call in row["batched"])
+        else:
+            yield f"{indent}{i}. {_line(row)}"
+
+
+def _line(row: Row) -> str:
+    given = [f"{name}={value:.60}" for name, value in {**row.get("in", {}), **row.get("settings", {})}.items()]
+    return f"{row['path']} = {row['node']}({', '.join(given)})"
+
+
+def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
+    yield f"{first}{row['path']}: for {row['as']} in {row['over']}"
+    if row["carry"]:
+        yield f"{indent}carries {_pairs(row['carry'])}"
+    if row["takes"]:
+        yield f"{indent}takes {', '.join(row['takes'])}"
+    if "before" in row:
+        yield f"{indent}once for each entry, before the loop:"
+        yield from _steps(row["before"], f"{indent}  ")
+    yield f"{indent}in each iteration:"
+    yield from _steps(row["body"], f"{indent}  ")
+    if "decides" in row:
+        yield f"{indent}may leave out ports of {', '.join(row['decides'])}, as their settings allow"
+    for key in ("next", "collect", "trains"):
+        if row.get(key):
+            yield f"{indent}{key} {_pairs(row[key])}"
+
+
+def _pairs(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in found.items())

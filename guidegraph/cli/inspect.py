@@ -1,0 +1,61 @@
+"""``validate``, ``plan`` and ``draw``: what can be said of a workflow without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from guidegraph.cli.errors import WRONG, say
+from guidegraph.cli.plugins import required_plugins
+from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
+from guidegraph.graph.errors import WorkflowError
+from guidegraph_runtime.files import write_text
+
+
+def validate_command(workflows: Sequence[Path], plugins: tuple[str, ...]) -> None:
+    registry = required_plugins(plugins).registry
+    wrong = 0
+    for path in workflows:
+        try:
+            open_workflow(path, registry)
+            typer.echo(f"{path}: ok")
+        except WorkflowError as error:
+            wrong += 1
+            say(str(error))
+    if wrong:
+        raise typer.Exit(WRONG)
+
+
+def plan_command(
+    workflow: Path,
+    settings: Sequence[str],
+    only: Sequence[str] | None,
+    passes: str,
+    as_json: bool,
+    plugins: tuple[str, ...],
+) -> None:
+    from guidegraph.cli.flat import plan_json, plan_text
+    from guidegraph.graph.plan import compile_plan
+
+    opened = open_workflow(workflow, required_plugins(plugins).registry)
+    problems = unknown_outputs(opened.graph, only)
+    chosen = chosen_passes(passes, problems)
+    values = bound(opened, settings, problems)
+    found = plan_json(compile_plan(opened.graph, values, passes=chosen, only=only or None))
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
+
+
+def draw_command(workflow: Path, output: Path | None, plugins: tuple[str, ...]) -> None:
+    from guidegraph.graph.draw import draw_svg
+
+    write_or_print(draw_svg(open_workflow(workflow, required_plugins(plugins).registry).graph), output)
+
+
+def write_or_print(text: str, output: Path | None) -> None:
+    if output is None or str(output) == "-":
+        typer.echo(text, nl=not text.endswith("\n"))
+    else:
+        write_text(output, text)

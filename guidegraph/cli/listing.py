@@ -1,0 +1,45 @@
+"""``plugins`` and ``schema``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from guidegraph.cli.inspect import write_or_print
+from guidegraph.cli.plugins import loaded_plugins, required_plugins
+from guidegraph.plugins.manager import PluginStatus
+
+
+def schema_command(output: Path | None, plugins: tuple[str, ...]) -> None:
+    from guidegraph.graph.schema import json_schema
+
+    text = json.dumps(json_schema(required_plugins(plugins).registry), indent=2, ensure_ascii=False)
+    write_or_print(text + "\n", output)
+
+
+def plugins_command(app: Any, as_json: bool, plugins: tuple[str, ...]) -> None:
+    manager = loaded_plugins(plugins)
+    manager.add_commands(app)
+    if as_json:
+        typer.echo(json.dumps([asdict(status) for status in manager.statuses], indent=2))
+        return
+    typer.echo("\n\n".join(map(_described, manager.statuses)))
+
+
+def _described(status: PluginStatus) -> str:
+    lines = [f"{status.name}  {status.distribution} {status.version}  {status.state}"]
+    if status.reason:
+        lines.append(f"  {status.reason}")
+    if status.fix:
+        lines.append(f"  to do: {status.fix}")
+    if status.nodes:
+        lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
+    if status.types:
+        lines.append(f"  {len(status.types)} types: {', '.join(status.types)}")
+    if status.traceback:
+        lines += [f"  | {line}" for line in status.traceback.rstrip().splitlines()]
+    return "\n".join(lines)

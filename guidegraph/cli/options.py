@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+File: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="WORKFLOW", show_default=False, help="A workflow (.yaml), or a picture made by one.")
+]
+Plugins: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="MODULE", help="A module with nodes, or a Python file, beside the installed plugins."
+    ),
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="A parameter's value; lists and dictionaries as in YAML: [1, 2]."),
+]
+Only: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="OUTPUT", help="Make this output and what it needs, and nothing else."),
+]
+Passes: TypeAlias = Annotated[
+    str, typer.Option(metavar="all|none|A,B", help="Which passes of the planner to apply ('plan' lists them).")
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it; by default it is printed.")
+]

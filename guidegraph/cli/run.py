@@ -1,0 +1,184 @@
+"""``run``: from arguments to files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from guidegraph.cli.cancel import cancelled_by_signals
+from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.plugins import required_plugins
+from guidegraph.cli.source import Opened, bound, chosen_passes, open_workflow, place_problems, unknown_outputs
+from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.registry import Registry
+from guidegraph.observers import Bars, Guarded, JsonLog, PlainLog
+from guidegraph.outputs import OutputWriter, output_problems
+from guidegraph.plugins.hookspecs import RunInfo
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.record import RunRecord, versions
+from guidegraph.rerun import Recipe, portable_params, seeds_of
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of ``run``, as they were given."""
+
+    workflow: Path
+    settings: Sequence[str]
+    only: list[str] | None
+    out: Path | None
+    device: str
+    dtype: str | None
+    cache: str
+    passes: str
+    json: bool
+    quiet: bool
+    verbose: bool
+    plugins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run with nothing wrong in it: all that could be checked before was."""
+
+    opened: Opened
+    values: dict[str, Any]
+    only: list[str] | None
+    dtype: str
+    passes: frozenset[str]
+    cache: Path | None
+
+
+def run_command(given: Arguments) -> None:
+    token = CancelToken()
+    with cancelled_by_signals(token, say):
+        manager = required_plugins(given.plugins)
+        ready = _checked(given, manager.registry)
+        token.check()
+        _run(given, ready, manager, token)
+
+
+def _checked(given: Arguments, registry: Registry) -> Ready:
+    """Raises ``WorkflowError`` that lists everything wrong with the workflow and the arguments."""
+    problems = place_problems(given.device, given.dtype)
+    passes = chosen_passes(given.passes, problems)
+    cache = None if given.cache == "off" else Path(given.cache).expanduser()
+    for option, folder in (("--cache", cache), ("--out", given.out)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
+    try:
+        opened = open_workflow(given.workflow, registry)
+    except WorkflowError as error:
+        raise WorkflowError([*problems, *error.problems]) from None
+    recipe = opened.recipe
+    only = given.only or (recipe.only if recipe else None)
+    problems += unknown_outputs(opened.graph, only)
+    problems += output_problems(opened.graph, registry, only)
+    dtype = given.dtype or (recipe.dtype if recipe else "float32")
+    return Ready(opened, bound(opened, given.settings, problems), only, dtype, passes, cache)
+
+
+def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
+    from guidegraph.graph.cache import DiskCache
+    from guidegraph.graph.run import RunOptions, run
+
+    graph, values, registry = ready.opened.graph, ready.values, manager.registry
+    found = versions(registry)
+    params, seeds = portable_params(values), seeds_of(graph, values)
+    recipe = Recipe(graph.file, dict(graph.sources), params, ready.only, ready.dtype, seeds=seeds, versions=found)
+    folder = _folder(given.out, graph.name)
+    writer = OutputWriter(
+        graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()
+    )
+    place = {
+        "device": given.device,
+        "dtype": ready.dtype,
+        "passes": sorted(ready.passes),
+        "cache": str(ready.cache) if ready.cache else None,
+        "only": ready.only,
+    }
+    record = RunRecord(graph, values, place, found, writer.files)
+    info = RunInfo(graph, values, given.device, ready.dtype)
+    plugins = [Guarded(observer, say) for observer in manager.observers(info)]
+    with _recorded(record, folder), _shown(given, writer) as shown:
+        # One process, one run: values in memory would be kept for nobody.
+        options = RunOptions(
+            device=given.device,
+            dtype=ready.dtype,
+            passes=ready.passes,
+            disk=DiskCache(ready.cache) if ready.cache else None,
+            observers=[record, *shown, *plugins],
+            cancel=token,
+            only=ready.only,
+            on_output=writer,
+        )
+        run(graph, values, options)
+    if not (given.json or given.quiet):
+        typer.echo(_summary(folder, writer))
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    """The folder for the files, made. Raises ``WorkflowError`` where it cannot be."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            return out
+        stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+        for i in range(1, 1000):
+            folder = RUNS / (stem if i == 1 else f"{stem}-{i}")
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder
+        raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
+    except OSError as error:
+        problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {error}", "--out")
+        raise WorkflowError([problem]) from error
+
+
+@contextmanager
+def _recorded(record: RunRecord, folder: Path) -> Iterator[None]:
+    """Keep ``run.json``, however the run ends."""
+    record.write(folder, "running")
+    try:
+        yield
+    except BaseException as error:
+        status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
+        with suppress(OSError):  # what went wrong first is what counts
+            record.write(folder, status, str(error) or type(error).__name__)
+        raise
+    record.write(folder, "done")
+
+
+@contextmanager
+def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
+    """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or nothing."""
+    if given.json:
+        yield [JsonLog(typer.echo, lambda name: writer.files.get(name, []))]
+    elif given.verbose:
+        yield [PlainLog(say)]
+    elif given.quiet or not typer.get_text_stream("stderr").isatty():
+        yield []
+    else:
+        from rich.console import Console
+
+        with Bars(Console(stderr=True)) as bars:
+            yield [bars]
+
+
+def _summary(folder: Path, writer: OutputWriter) -> str:
+    """Where the files are, on one line."""
+    names = []
+    for files in writer.files.values():
+        names.append(files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}")
+    if len(names) == 1 and " … " not in names[0]:
+        return f"wrote {folder / names[0]}"
+    return f"wrote {', '.join(names)} in {folder}"

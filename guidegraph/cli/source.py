@@ -1,0 +1,105 @@
+"""From arguments to a validated graph and checked values; whatever is wrong is collected, then said together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidegraph.cli.errors import argument_problem
+from guidegraph.graph.bind import bind
+from guidegraph.graph.build import build
+from guidegraph.graph.errors import Problem, WorkflowError, choices
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.passes import ALL_PASSES, PASSES
+from guidegraph.graph.registry import Registry
+from guidegraph.rerun import Recipe, is_picture, read_recipe
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A validated workflow, and the recipe of the picture that it came from."""
+
+    graph: Graph
+    recipe: Recipe | None
+
+
+def open_workflow(path: Path, registry: Registry) -> Opened:
+    """Read a workflow, or the one inside a picture. Raises ``WorkflowError``."""
+    if not is_picture(path):
+        return Opened(build(path, registry), None)
+    recipe = read_recipe(path)
+    return Opened(build(recipe.workflow, registry, recipe.sources), recipe)
+
+
+def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
+    """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and all that is wrong here."""
+    found = list(problems)
+    texts: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            found.append(argument_problem("bad-setting", f"'{setting}' is not K=V", "--set"))
+        else:
+            texts[name.strip()] = value
+    values: dict[str, Any] = {}
+    try:
+        values = bind(opened.graph, opened.recipe.params if opened.recipe else {}, texts)
+    except WorkflowError as error:
+        found += error.problems
+    if found:
+        raise WorkflowError(found)
+    return values
+
+
+def chosen_passes(text: str, problems: list[Problem]) -> frozenset[str]:
+    """The passes that ``all``, ``none`` or a list of names means."""
+    if text in ("all", "none"):
+        return ALL_PASSES if text == "all" else frozenset()
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in PASSES:
+            message = f"there is no pass '{name}'; {choices(name, PASSES, 'passes')}"
+            problems.append(argument_problem("unknown-pass", message, "--passes"))
+    return frozenset(names) & ALL_PASSES
+
+
+def unknown_outputs(graph: Graph, only: Sequence[str] | None) -> list[Problem]:
+    """The outputs that are asked for and do not exist."""
+    return [
+        argument_problem(
+            "unknown-output", f"there is no output '{n}'; {choices(n, graph.outputs, 'outputs')}", "--only"
+        )
+        for n in only or ()
+        if n not in graph.outputs
+    ]
+
+
+def place_problems(device: str, dtype: str | None) -> list[Problem]:
+    """What is wrong with the device and the dtype that were asked for: nothing else is taken in their place."""
+    found = []
+    if dtype is not None and dtype not in DTYPES:
+        message = f"there is no dtype '{dtype}'; {choices(dtype, DTYPES, 'dtypes')}"
+        found.append(argument_problem("unknown-dtype", message, "--dtype"))
+    if reason := _device_problem(device):
+        found.append(argument_problem("no-device", reason, "--device"))
+    return found
+
+
+def _device_problem(device: str) -> str:
+    if device == "cpu":
+        return ""
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        return f"there is no device '{device}'; devices: cpu, cuda, cuda:i"
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda or torch.version.hip else " (this torch is built for the CPU only)"
+        return f"'{device}' was asked for, and this machine has no CUDA device that torch can use{built}"
+    count = torch.cuda.device_count()
+    return "" if int(match[1] or 0) < count else f"there is no '{device}'; this machine has {count} CUDA device(s)"

@@ -1,0 +1,140 @@
+"""Observers of a run for the command line: a log of JSON lines, a plain log, and bars on a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph import events
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+Write = Callable[[str], None]
+
+
+def record(event: events.Event) -> dict[str, Any]:
+    """An event as JSON: its name in snake case under ``event``, then its fields."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
+    found = {"event": name, **vars(event)}
+    if isinstance(event, events.LoopProgress):
+        found["values"] = {k: v if math.isfinite(v) else str(v) for k, v in event.values.items()}
+    return found
+
+
+class JsonLog:
+    """One JSON object a line for each event; ``files`` gives the files of an output that is ready."""
+
+    def __init__(self, write: Write, files: Callable[[str], Sequence[str]]):
+        self._write, self._files = write, files
+
+    def __call__(self, event: events.Event) -> None:
+        found = record(event)
+        if isinstance(event, events.OutputReady):
+            found["files"] = list(self._files(event.name))
+        self._write(json.dumps(found))
+
+
+class PlainLog:
+    """A line for each node that is done, and for each loop one at least every ``every`` seconds."""
+
+    def __init__(self, write: Write, every: float = 10.0):
+        self._write, self._every = write, every
+        self._last: dict[str, float] = {}
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.NodeStarted(path, node) if node == "loop":
+                self._last[path] = time.monotonic()
+            case events.NodeFinished(path, node, seconds, origin):
+                how = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
+                self._write(f"{path} ({node}): {how}")
+            case events.LoopProgress(path, done, total, values):
+                now = time.monotonic()
+                if now - self._last.setdefault(path, now) >= self._every:
+                    self._last[path] = now
+                    self._write(f"{path}: {done}/{total}{_numbers(values)}")
+            case _:
+                pass
+
+
+class Bars(AbstractContextManager["Bars"]):
+    """Nested bars: the nodes of the run, and below them each loop that is running, with its losses."""
+
+    def __init__(self, console: Console):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._nodes: TaskID | None = None
+        self._loops: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.RunStarted(workflow, total):
+                self._nodes = self._progress.add_task(workflow, total=total, note="")
+            case events.NodeStarted(path, node) if self._nodes is not None:
+                name = path.removeprefix("nodes.")
+                self._progress.update(self._nodes, note=name if node == "loop" else f"{name} ({node})")
+                if node == "loop":
+                    self._advance(path, 0, None, "")
+            case events.LoopProgress(path, done, total, values):
+                self._advance(path, done, total, _numbers(values))
+            case events.NodeFinished(path) if self._nodes is not None:
+                self._progress.update(self._nodes, advance=1)
+                self._drop(path)
+            case _:
+                pass
+
+    def _advance(self, path: str, done: int, total: int | None, note: str) -> None:
+        if path not in self._loops:
+            name = "  " * (1 + path.count(".body.")) + path.rpartition(".")[2]
+            self._loops[path] = self._progress.add_task(name, total=total, note=note)
+        self._progress.update(self._loops[path], completed=done, total=total, note=note)
+
+    def _drop(self, path: str) -> None:
+        """Take away the bars of a loop that is done, and of loops inside of it."""
+        for inner in [p for p in self._loops if p == path or p.startswith(f"{path}.")]:
+            self._progress.remove_task(self._loops.pop(inner))
+
+
+def _numbers(values: Any) -> str:
+    return "".join(f"  {name}={value:.4g}" for name, value in values.items())
+
+
+class Guarded:
+    """A plugin's observer: one that fails is reported and left out, and the run goes on."""
+
+    def __init__(self, observer: events.Observer, warn: Write):
+        self._observer: events.Observer | None = observer
+        self._warn = warn
+
+    def __call__(self, event: events.Event) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer(event)
+        except Exception as error:
+            name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
+            self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
+            self._observer = None

@@ -1,0 +1,207 @@
+"""Outputs as files, each by its type: pictures to PNG, tensors to safetensors, everything else to JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from guidegraph.graph.errors import GuidegraphError, Problem
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
+from guidegraph.nodes.types import Image
+from guidegraph_runtime.files import atomic_path, write_text
+from guidegraph_runtime.png import write_png
+
+RECORD = "run.json"
+
+PictureText: TypeAlias = Callable[[str, int, int], Mapping[str, str]]
+"""The texts of a PNG, by output, index in the batch and size of the batch."""
+
+_PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
+
+
+class OutputError(GuidegraphError):
+    """An output cannot be written."""
+
+
+class OutputWriter:
+    """Writes outputs into a folder as they come; ``files`` names them by output."""
+
+    def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
+        self.files: dict[str, list[str]] = {}
+        self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
+
+    def __call__(self, name: str, value: Any, kind: PortType) -> None:
+        """Write one output. Raises ``OutputError``; no file is ever left half-written."""
+        try:
+            self.files[name] = self._write(name, value, kind)
+        except (OutputError, OSError) as error:
+            hint = "" if isinstance(error, OSError) else saving_hint(kind, self._registry)
+            mark = self._graph.outputs[name].mark
+            raise OutputError(f"{mark}: output-failed: output '{name}' {error}{hint} [outputs.{name}]") from error
+
+    def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
+        if value is not None and is_image(kind):
+            return self._write_pictures(name, value)
+        tensors: dict[str, Any] = {}
+        try:
+            tree = plain(value, name, tensors)
+        except RecursionError:
+            raise OutputError("contains itself") from None
+        if not tensors:
+            write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
+            return [f"{name}.json"]
+        from safetensors.torch import save_file
+
+        metadata = {"format": "pt"} if set(tensors) == {name} else {"format": "pt", "guidegraph": json.dumps(tree)}
+        with atomic_path(self._folder / f"{name}.safetensors") as temporary:
+            try:
+                save_file(tensors, str(temporary), metadata=metadata)
+            except (ValueError, KeyError) as error:
+                raise OutputError(f"cannot be written as safetensors: {error}") from error
+        return [f"{name}.safetensors"]
+
+    def _write_pictures(self, name: str, value: Any) -> list[str]:
+        arrays = [pixels(picture) for picture in _pictures(value)]
+        if not arrays:
+            raise OutputError("is an empty batch: there is no picture to write")
+        many = len(arrays) > 1
+        files = [f"{name}-{i:04}.png" if many else f"{name}.png" for i in range(len(arrays))]
+        for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
+            write_png(self._folder / file, array, self._text(name, i, len(arrays)))
+        return files
+
+
+def is_image(kind: PortType) -> bool:
+    """Whether values of this type are pictures, or sequences of them."""
+
+    def image(a: type | SequenceOf) -> bool:
+        return is_image(a.element) if isinstance(a, SequenceOf) else issubclass(a, Image)
+
+    return bool(kind.alternatives) and all(map(image, kind.alternatives))
+
+
+def _pictures(value: Any) -> list[Any]:
+    """The pictures (3, H, W) of a batch, of batches stacked by a loop, or of a sequence of batches."""
+    if isinstance(value, (list, tuple)):
+        return [picture for part in value for picture in _pictures(part)]
+    if not is_tensor(value) or value.ndim < 4 or value.shape[-3] != 3:
+        found = tuple(value.shape) if is_tensor(value) else type(value).__name__
+        raise OutputError(f"is declared as an image (B, 3, H, W), found {found}")
+    return list(value.flatten(0, -4))
+
+
+def pixels(picture: Any) -> Any:
+    """A picture (3, H, W) in [-1, 1] as uint8 (H, W, 3). Raises ``OutputError`` where a value is not finite."""
+    import torch
+
+    if not picture.is_floating_point():
+        raise OutputError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
+    exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)
+    bad = int((~torch.isfinite(exact)).sum())
+    if bad:
+        what = "NaN" if bool(torch.isnan(exact).any()) else "infinite"
+        share = f"{bad} of {exact.numel()} values are {what}"
+        raise OutputError(f"is no picture: {share}; look at the scale and the steps, or try --dtype float32")
+    scaled = ((exact + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return scaled.permute(1, 2, 0).contiguous().numpy()
+
+
+def plain(value: Any, name: str, tensors: dict[str, Any]) -> Any:
+    """A value as JSON; each tensor in it goes to ``tensors`` under a dotted name that the JSON refers to.
+
+    What JSON has no number for becomes "NaN", "Infinity" or "-Infinity". Raises ``OutputError`` for what is no data.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value, name, tensors)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else json.dumps(float(value))
+    if isinstance(value, Path):
+        return str(value)
+    if (array := _as_tensor(value)) is not None:
+        if array.ndim == 0 and not is_tensor(value):
+            return plain(array.item(), name, tensors)
+        tensors[name] = array.detach().to("cpu").contiguous().clone()
+        return {"tensor": name}
+    if (parts := _fields(value)) is not None:
+        return {key: plain(part, f"{name}.{key}", tensors) for key, part in parts.items()}
+    if isinstance(value, Set):
+        return plain(sorted(value, key=repr), name, tensors)
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [plain(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]
+    raise OutputError(f"holds a value of type {type(value).__name__}, for which there is no file format")
+
+
+def _as_tensor(value: Any) -> Any:
+    """A tensor, or a NumPy array or number as one; None for anything else."""
+    if is_tensor(value):
+        return value
+    if type(value).__module__ != "numpy" or not hasattr(value, "dtype"):
+        return None
+    import numpy
+    import torch
+
+    try:
+        return torch.from_numpy(numpy.array(value))
+    except TypeError as error:
+        raise OutputError(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Mapping):
+        return {str(key): part for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
+def output_problems(graph: Graph, registry: Registry, only: Sequence[str] | None) -> list[Problem]:
+    """The outputs whose type tells already that they cannot be written."""
+    found = []
+    for name, output in graph.outputs.items():
+        if only is not None and name not in only:
+            continue
+        path = f"outputs.{name}"
+        if name == Path(RECORD).stem:
+            message = f"the name '{name}' is taken by the file {RECORD}: call the output otherwise"
+            found.append(Problem(output.mark, "output-name", message, path))
+        elif not _has_format(output.type):
+            message = f"output '{name}' is of type {output.type}, for which there is no file format"
+            found.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
+    return found
+
+
+def _has_format(kind: PortType) -> bool:
+    return kind.optional or kind.is_any or any(map(_alternative_has_format, kind.alternatives))
+
+
+def _alternative_has_format(cls: type | SequenceOf) -> bool:
+    if isinstance(cls, SequenceOf):
+        return _has_format(cls.element)
+    if getattr(cls, "_is_protocol", False):
+        return False
+    return issubclass(cls, (Tensor, *_PLAIN)) or dataclasses.is_dataclass(cls) or cls.__module__ == "numpy"
+
+
+def saving_hint(kind: PortType, registry: Registry) -> str:
+    """Which nodes would save a value of a type that has no file format."""
+    if _has_format(kind):
+        return ""
+    savers = [
+        id
+        for id, spec in sorted(registry.nodes.items())
+        if not spec.pure and any(not p.type.is_any and linkable(kind, p.type) for p in spec.inputs.values())
+    ]
+    return f"; save it with a node: {', '.join(savers)}" if savers else "; no node that is installed saves it"

@@ -1,0 +1,86 @@
+"""``run.json``: what was run, with what, on what, how long it took and which files it gave."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph import events
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.outputs import RECORD
+from guidegraph.rerun import portable_params, seeds_of
+from guidegraph_runtime.files import write_text
+
+FORMAT = 1
+
+
+@dataclass
+class RunRecord:
+    """An observer that keeps what a run's record needs. ``files`` are an output's files, by its name."""
+
+    graph: Graph
+    values: Mapping[str, Any]
+    place: Mapping[str, Any]
+    versions: Mapping[str, str]
+    files: Mapping[str, list[str]]
+    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    finished: dict[str, events.NodeFinished] = field(default_factory=dict)
+    _clock: float = field(default_factory=time.perf_counter)
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.NodeFinished):
+            self.finished[event.path] = event
+
+    def write(self, folder: Path, status: str, error: str | None = None) -> None:
+        """Write the record as it stands now."""
+        graph = self.graph
+        nodes = self.finished
+        found = {
+            "format": FORMAT,
+            "status": status,
+            "error": error,
+            "workflow": {
+                "file": str(graph.file),
+                "name": graph.name,
+                "text": graph.sources.get(str(graph.file)),
+                "sources": dict(graph.sources),
+            },
+            "parameters": portable_params(self.values),
+            "seeds": seeds_of(graph, self.values),
+            **self.place,
+            "outputs": {
+                name: {"type": str(output.type), "files": self.files[name]}
+                for name, output in graph.outputs.items()
+                if name in self.files
+            },
+            "started": self.started,
+            "seconds": round(time.perf_counter() - self._clock, 6),
+            "nodes": {path: event.node for path, event in nodes.items()},
+            "digests": {path: event.digest for path, event in nodes.items()},
+            "timings": {path: round(event.seconds, 6) for path, event in nodes.items()},
+            "origins": {path: event.origin for path, event in nodes.items()},
+            "versions": dict(self.versions),
+        }
+        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+
+
+def versions(registry: Registry) -> dict[str, str]:
+    """The versions of all that a result may depend on."""
+    found = dict(registry.versions)
+    for name in ("torch", "numpy", "safetensors", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found["python"] = platform.python_version()
+    found["platform"] = platform.platform()
+    found["machine"] = platform.machine()
+    return found
