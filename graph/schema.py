@@ -17,8 +17,10 @@ from guidegraph.graph.types import takes_literal
 Schema: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-NAME = r"^(?!(params|carry|loop)$)[A-Za-z_]\w*$"
-LINK = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+IDENTIFIER = r"^[^\W\d]\w*$"
+NAME = r"^(?!(params|carry|loop)$)[^\W\d]\w*$"
+LINK = r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"
+MAPPING = ["object", "null"]
 FILE = r"\.ya?ml$"
 SCALARS = ("Any", "bool", "dict", "float", "int", "list", "Path", "str")
 
@@ -34,15 +36,17 @@ def json_schema(registry: Registry) -> Schema:
         "required": ["guidegraph", "nodes", "outputs"],
         "properties": {
             "guidegraph": {"const": 1, "description": "The version of the workflow language."},
+            "name": {"type": "string"},
+            "description": {"type": "string"},
             "requires": {
-                "type": "object",
+                "type": MAPPING,
                 "description": "Plugin distributions that the workflow needs, with their versions.",
                 "additionalProperties": {"type": "string"},
             },
             "params": {
-                "type": "object",
+                "type": MAPPING,
                 "description": "What can be set from outside: a default, or {default, type, help}.",
-                "propertyNames": {"pattern": NAME},
+                "propertyNames": {"pattern": IDENTIFIER},
                 "additionalProperties": {"$ref": "#/$defs/parameter"},
             },
             "nodes": {"$ref": "#/$defs/nodes"},
@@ -108,8 +112,8 @@ def _call(nodes: list[NodeSpec]) -> Schema:
         "required": ["use"],
         "properties": {
             "use": use,
-            "in": {"type": "object", "description": "Links, by port or setting."},
-            "with": {"type": "object", "description": "Literals, by setting or port."},
+            "in": {"type": MAPPING, "description": "Links, by port or setting."},
+            "with": {"type": MAPPING, "description": "Literals, by setting or port."},
         },
         "additionalProperties": False,
         "allOf": [
@@ -171,7 +175,7 @@ def _loop() -> Schema:
                 "required": ["over", "as"],
                 "properties": {
                     "over": {"$ref": "#/$defs/link"},
-                    "as": {"type": "string", "pattern": r"^[A-Za-z_]\w*$"},
+                    "as": {"type": "string", "pattern": IDENTIFIER, "not": {"const": "index"}},
                 },
                 "additionalProperties": False,
             },
@@ -185,18 +189,29 @@ def _loop() -> Schema:
                 "minItems": 1,
                 "items": {"$ref": "#/$defs/trained"},
             },
-            "steps": {"description": "How many iterations to train."},
+            "steps": {
+                "description": "How many iterations to train: a number or a link.",
+                "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
+            },
             "precision": {"enum": ["fp32", "bf16", "fp16"], "default": "fp32"},
+            "seed": {"type": "integer", "description": "Of torch's generator while training."},
             "checkpoint": {
                 "type": "object",
                 "description": "Where and how often training is saved, to be resumed.",
                 "required": ["path"],
-                "properties": {"path": {"type": "string"}, "every": {"type": "integer", "minimum": 1}},
+                "properties": {
+                    "path": {"type": "string"},
+                    "every": {"type": "integer", "minimum": 1},
+                    "check": {"type": "boolean", "description": "False resumes even if the workflow has changed."},
+                },
+                "additionalProperties": False,
             },
         },
         "additionalProperties": False,
-        "if": {"required": ["carry"]},
-        "then": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
+        "dependentSchemas": {
+            "carry": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
+            **{name: {"required": ["train"]} for name in ("steps", "precision", "checkpoint", "seed")},
+        },
     }
 
 
@@ -208,10 +223,18 @@ def _trained() -> Schema:
             "model": {"type": "string", "description": "The carry that is trained."},
             "loss": {"$ref": "#/$defs/link"},
             "optimizer": {"enum": ["adamw", "adam", "sgd"]},
-            "lr": {"type": "number", "exclusiveMinimum": 0},
-            "ema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-            "start": {"type": "integer", "minimum": 0},
+            "lr": {"type": "number", "exclusiveMinimum": 0, "description": "The learning rate."},
+            "ema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "Decay of the average."},
+            "start": {"type": "integer", "minimum": 0, "description": "The step at which its training begins."},
+            "warmup": {"type": "integer", "minimum": 0, "description": "Steps over which the rate grows."},
+            "schedule": {"enum": ["constant", "cosine", "linear"], "description": "Of the rate, after the warm-up."},
+            "clip": {"type": "number", "exclusiveMinimum": 0, "description": "The largest norm of the gradient."},
+            "betas": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+            "weight_decay": {"type": "number", "minimum": 0},
+            "eps": {"type": "number", "minimum": 0},
+            "momentum": {"type": "number", "minimum": 0},
         },
+        "additionalProperties": False,
     }
 
 
@@ -219,7 +242,7 @@ def _named_links(description: str, **more: Any) -> Schema:
     return {
         "type": "object",
         "description": description,
-        "propertyNames": {"pattern": r"^[A-Za-z_]\w*$"},
+        "propertyNames": {"pattern": IDENTIFIER},
         "additionalProperties": {"$ref": "#/$defs/link"},
         **more,
     }

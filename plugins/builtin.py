@@ -42,6 +42,7 @@ TYPES = (
     "Sample",
     "Schedule",
     "Scheduler",
+    "SchedulerState",
     "Score",
     "SemanticMap",
     "TextEmbedder",

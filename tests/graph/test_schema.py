@@ -43,8 +43,6 @@ nodes:
 outputs: {image: repeat.x, all: repeat.all}
 """
 
-LOOP = "  repeat:\n    loop: {over: params.size, as: i}"
-
 BROKEN = {
     "unknown node id": ("use: tensor.cat", "use: tensor.cut", "tensor.cut"),
     "unknown port": ("in: {tensors: [", "in: {tensor: [", "'tensor' was unexpected"),
