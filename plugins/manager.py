@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -133,6 +134,7 @@ class PluginManager:
                 fix = "name the entry point like its namespace"
                 raise PluginError(f"the entry point's name '{entry.name}' is no identifier", fix)
             self._check_namespace(entry.name)
+            _check_requirement(entry, self._versions[HOST])
             plugin = _load(entry.load)
             self._join(entry.name, plugin, contribution_of(plugin, entry.name), distribution, version)
         except (Exception, SystemExit) as error:
@@ -170,7 +172,7 @@ class PluginManager:
         self._owners |= dict.fromkeys(found.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner
-        self._versions[distribution] = version
+        self._versions[canonical(distribution)] = version
         self._status[name] = PluginStatus(name, distribution, version, "ok", tuple(found.nodes), tuple(found.types))
 
     def _fail(
@@ -216,6 +218,24 @@ def _distribution(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
     except Exception:  # metadata that cannot be read must not hide the other plugins
         pass
     return entry.value.partition(":")[0].partition(".")[0], "0"
+
+
+def canonical(distribution: str) -> str:
+    """A distribution's name as pip compares it: ``guidegraph_APG`` and ``guidegraph-apg`` are one."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _check_requirement(entry: importlib.metadata.EntryPoint, version: str) -> None:
+    """Raise ``PluginError`` where the plugin's distribution asks for another version of this one."""
+    from packaging.requirements import Requirement
+
+    for text in getattr(entry.dist, "requires", None) or ():
+        requirement = Requirement(text)
+        if canonical(requirement.name) != HOST or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            reason = f"needs {HOST} {requirement.specifier}, and {version} is installed"
+            raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
 
 
 def _runtime_version() -> dict[str, str]:

@@ -41,12 +41,16 @@ class Installed:
         self.entries: list[importlib.metadata.EntryPoint] = []
         self.modules: list[str] = []
 
-    def add(self, name: str, code: str, *, entry: str = "", version: str = "1.2", attribute: str = "") -> None:
+    def add(
+        self, name: str, code: str, *, entry: str = "", version: str = "1.2", attribute: str = "", requires: str = ""
+    ) -> None:
         module = f"gg_test_{name}"
         (self.folder / f"{module}.py").write_text(code, encoding="utf-8")
         self.modules.append(module)
         point = importlib.metadata.EntryPoint(entry or name, module + attribute, "guidegraph")
-        vars(point)["dist"] = SimpleNamespace(name=f"guidegraph-{name}", version=version)
+        vars(point)["dist"] = SimpleNamespace(
+            name=f"guidegraph-{name}", version=version, requires=requires and [requires]
+        )
         self.entries.append(point)
 
     def find(self, group: str) -> list[importlib.metadata.EntryPoint]:
@@ -145,6 +149,19 @@ def test_all_bad_plugins_at_once_leave_the_good_one_working(installed: Installed
     assert {s.name for s in manager.statuses if s.ok} == {"guidegraph", "good"}
     assert set(manager.registry.failed) == set(BAD)
     assert "good.twice" in manager.registry.nodes
+
+
+def test_a_plugin_for_another_version_of_the_host_is_not_imported(installed: Installed) -> None:
+    installed.add("good", GOOD, requires="guidegraph>=0.1")
+    installed.add("future", "raise RuntimeError", requires="Guidegraph>=99; python_version>'3'")
+    manager = PluginManager()
+    assert status(manager, "good").ok
+    assert status(manager, "future").reason.startswith("needs guidegraph >=99, and ")
+
+
+def test_versions_are_found_by_the_name_that_pip_uses(installed: Installed) -> None:
+    installed.add("Some_Thing", GOOD, entry="good")
+    assert default_registry().versions["guidegraph-some-thing"] == "1.2"
 
 
 def test_a_namespace_belongs_to_the_first_that_takes_it(installed: Installed) -> None:
