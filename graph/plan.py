@@ -232,11 +232,16 @@ class _Slots:
 
 
 def flat_region(
-    ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
+    ops: Mapping[str, Op],
+    roots: Iterable[Source],
+    passes: frozenset[str],
+    *,
+    training: bool = False,
+    pruned: bool = False,
 ) -> RegionPlan:
-    """Number the slots of a region and list its steps in order."""
+    """Number the slots of a region and list its steps in order; ``pruned`` says that all operations are needed."""
     kept = tuple(roots)
-    if "prune" in passes:
+    if "prune" in passes and not pruned:
         ops = prune(ops, kept)
     ordered: Iterable[Op | BatchCall] = ops.values()
     if "batch" in passes and not training:

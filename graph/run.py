@@ -100,7 +100,7 @@ class _Runner:
     def execute(self) -> None:
         ops, cached = self._demanded()
         roots = [source for source, _ in self.plan.outputs.values()]
-        region = flat_region(ops, roots, self.plan.passes - {"prune"})
+        region = flat_region(ops, roots, self.plan.passes, pruned=True)
         self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
         slots: list[Any] = [None] * region.size
         for slot, value in region.constants:

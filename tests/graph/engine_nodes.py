@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge
+
 from guidegraph import Tensor, node
 from guidegraph.graph.build import build
 from guidegraph.graph.node import spec_of
@@ -40,10 +41,10 @@ def scale(a: float, *, by: Annotated[float, Ge(0)] = 2.0) -> float:
 
 
 @node("toy.total")
-def total(values: Sequence[float]) -> float:
+def total(values: Sequence[Any]) -> float:
     """The sum of a list of links."""
     calls["total"] += 1
-    return sum(values)
+    return float(sum(values))
 
 
 class Pair(NamedTuple):
@@ -156,7 +157,7 @@ def unwrap(a: Any) -> float:
 def line(*, seed: int = 0) -> Any:
     """A linear model y = w x, from a seed."""
     generator = torch.Generator().manual_seed(seed)
-    built = torch.nn.Linear(3, 1)
+    built = torch.nn.utils.skip_init(torch.nn.Linear, 3, 1)
     with torch.no_grad():
         for p in built.parameters():
             p.copy_(torch.randn(p.shape, generator=generator))

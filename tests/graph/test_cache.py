@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+
 from guidegraph.graph.cache import DiskCache, MemoryCache, nbytes
 from guidegraph.graph.run import RunResult
 from guidegraph.nodes.types import Condition, Prediction
-
 from tests.graph.engine_nodes import calls, run_text
 
 TEXT = """

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from guidegraph.graph.passes import ALL_PASSES
 
+from guidegraph.graph.passes import ALL_PASSES
 from tests.graph.engine_nodes import calls, run_text
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from guidegraph import Cancelled, NodeError
 from guidegraph.graph.events import CancelToken, Event, LoopProgress, NodeFinished, OutputReady, RunFinished, RunStarted
-
 from tests.graph.engine_nodes import calls, run_text
 
 LOOP = """

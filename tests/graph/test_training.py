@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from guidegraph import Cancelled, NodeError
 from guidegraph.graph.events import CancelToken, Event, LoopProgress
-
 from tests.graph.engine_nodes import run_text
 
 
@@ -118,9 +118,7 @@ def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
     from guidegraph.graph.ir import Literal, Optimised
     from guidegraph.graph.training import learning_rate
 
-    spec = Optimised(
-        "m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"}, Mark("f", 1, 1)
-    )
+    spec = Optimised("m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"}, Mark("f", 1, 1))
     assert learning_rate(spec, 10, 120) == pytest.approx(0.1)
     assert learning_rate(spec, 19, 120) == pytest.approx(1.0)
     assert learning_rate(spec, 70, 120) == pytest.approx(0.5)
