@@ -183,3 +183,14 @@ def test_the_layout_untangles_wires_and_goes_from_left_to_right() -> None:
     below = sorted("abc", key=lambda k: placed.corners[k][1])
     assert [partner[k] for k in below] == sorted("def", key=lambda k: placed.corners[k][1])
     assert [x for x, _ in placed.ways[wires[-1]]] == sorted(x for x, _ in placed.ways[wires[-1]])
+
+
+@pytest.mark.parametrize("workflow", sorted((Path(__file__).parents[2] / "workflows").rglob("*.yaml")), ids=str)
+def test_shipped_workflows_are_drawn(workflow: Path) -> None:
+    from guidegraph.graph.build import build
+    from guidegraph.graph.ir import walk
+    from guidegraph.graph.picture import short
+    from guidegraph.plugins.manager import default_registry
+
+    found = build(workflow, default_registry(entry_points=False))
+    assert sorted(texts(parsed(found), "title")) == sorted(short(op.key) for op in walk(found.ops))

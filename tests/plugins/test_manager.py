@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from guidegraph.graph.events import RunFinished
+from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
@@ -309,3 +310,9 @@ def test_loading_plugins_imports_no_torch() -> None:
 
     code = "import sys; from guidegraph.plugins.manager import default_registry as d; d(entry_points=False)"
     subprocess.run([sys.executable, "-c", code + "; sys.exit('torch' in sys.modules)"], check=True, timeout=60)
+
+
+def test_every_module_with_nodes_is_listed() -> None:
+    folder = Path(__file__).parents[2] / "nodes"
+    found = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
+    assert found <= set(builtin.MODULES)
