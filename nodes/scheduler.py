@@ -11,6 +11,7 @@ of the steps, for a start from a picture (scheduler.add_noise).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -222,6 +223,64 @@ def dpmpp_2m(
     return _sampler(dpm.dpmpp_2m(visited), clip, threshold)
 
 
+@node("scheduler.dpmpp_2m_sde")
+def dpmpp_2m_sde(
+    schedule: Schedule,
+    *,
+    steps: Steps = 20,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
+    noise = _noise(schedule)
+    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    return _sampler(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
+
+
+@node("scheduler.dpmpp_2s")
+def dpmpp_2s(
+    schedule: Schedule,
+    *,
+    steps: Steps = 20,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
+    noise = _noise(schedule)
+    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    return _sampler(dpm.dpmpp_2s(visited), clip, threshold)
+
+
+@node("scheduler.dpmpp_sde")
+def dpmpp_sde(
+    schedule: Schedule,
+    *,
+    steps: Steps = 20,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    eta: Eta = 1.0,
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise."""
+    noise = _noise(schedule)
+    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    return _sampler(dpm.dpmpp_sde(visited, noise.at_ratio, eta), clip, threshold)
+
+
 @node("scheduler.unipc")
 def unipc(
     schedule: Schedule,
@@ -241,6 +300,54 @@ def unipc(
     noise = _noise(schedule)
     visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(uni.unipc(visited, order, variant), clip, threshold)
+
+
+@node("scheduler.deis")
+def deis(
+    schedule: Schedule,
+    *,
+    steps: Steps = 20,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    order: Annotated[int, Ge(1), Le(3)] = 3,
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    rederive_eps: bool = True,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
+    noise = _noise(schedule)
+    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    return _sampler(ratio.deis(visited, order), clip, threshold, rederive_eps)
+
+
+@node("scheduler.edm")
+def edm(
+    schedule: Schedule,
+    *,
+    steps: Steps = 20,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "karras",
+    churn: Annotated[float, Ge(0)] = 0.0,
+    s_min: Annotated[float, Ge(0)] = 0.0,
+    s_max: Annotated[float, Gt(0)] = math.inf,
+    s_noise: Annotated[float, Gt(0)] = 1.0,
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    rederive_eps: bool = True,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): 2·steps − 1 calls; churn 0 is Heun's method.
+
+    churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
+    """
+    noise = _noise(schedule)
+    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    return _sampler(ratio.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise), clip, threshold, rederive_eps)
 
 
 def _noise(schedule: Schedule) -> Noise:

@@ -78,19 +78,23 @@ def levels(
 ) -> list[Level]:
     """The levels to visit, noisiest first, and where the last step lands: one more than steps.
 
-    final: the landing's ᾱ is 1, or ᾱ_0. strength: only the last part of the steps, for a start from a picture.
+    final: the landing's ᾱ is 1, or ᾱ_0, which makes a last step from t = 0 one of length zero. strength: only the
+    last part of the steps, for a start from a picture.
     """
-    times = timesteps(int(noise.last) + 1, rule, steps, spacing, offset)
-    if sigmas != "schedule":
-        ends = (noise.last, 0.0) if rule.full else (float(times[0]), float(times[-1]))
-        return _keep(_respaced(noise, sigmas, steps, ends, final), strength)
-    return _keep([*(noise.at(t) for t in times), _landing(noise, final)], strength)
+    if sigmas != "schedule" and rule.full:
+        found = _respaced(sigmas, steps, noise.at(noise.last), noise.at(0.0), noise)
+    else:
+        found = [noise.at(float(t)) for t in timesteps(int(noise.last) + 1, rule, steps, spacing, offset)]
+        if sigmas != "schedule":
+            found = _respaced(sigmas, steps, found[0], found[-1], noise)
+    landing = Level(-1.0, 1.0, 0.0) if final == "one" else noise.at(0.0)
+    return [*found[steps - max(1, int(steps * strength + 1e-6)) :], landing]
 
 
 def timesteps(train_steps: int, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
     """Times in decreasing order (Lin et al. 2023, table 2)."""
     points = steps + rule.lands
-    if rule.whole and points > train_steps:
+    if points > train_steps and (rule.whole or spacing != "linspace"):
         raise ValueError(f"{steps} steps do not fit into the schedule's {train_steps} timesteps")
     if spacing == "leading":
         found = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
@@ -107,24 +111,13 @@ def timesteps(train_steps: int, rule: Rule, steps: int, spacing: Spacing, offset
     return found
 
 
-def _landing(noise: Noise, final: Final) -> Level:
-    return Level(-1.0, 1.0, 0.0) if final == "one" else noise.at(0.0)
-
-
-def _respaced(noise: Noise, sigmas: Sigmas, steps: int, ends: tuple[float, float], final: Final) -> list[Level]:
-    high, low = (noise.at(t).ratio for t in ends)
+def _respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
+    high, low = first.ratio, last.ratio
     if high == math.inf:
         raise ValueError(f"sigmas '{sigmas}' need a largest σ/α, and this schedule ends at α = 0: use 'schedule'")
-    # With `first` the lowest level is itself the landing: no model call is spent on a step of length zero.
-    points = steps + (final == "first" and ends[1] == 0)
-    ramp = np.linspace(0, 1, points) if points > 1 else np.zeros(1)
+    ramp = np.linspace(0, 1, steps)[1:-1]
     if sigmas == "karras":  # Karras et al. 2022, eq. 5, ρ = 7
         ratios = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
     else:
         ratios = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
-    return [*(noise.at_ratio(float(r)) for r in ratios[:steps]), _landing(noise, final)]
-
-
-def _keep(found: list[Level], strength: float) -> list[Level]:
-    steps = len(found) - 1
-    return found[steps - max(1, int(steps * strength + 1e-6)) :]
+    return [first, *(noise.at_ratio(float(r)) for r in ratios), last][:steps]

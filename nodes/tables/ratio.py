@@ -51,16 +51,71 @@ def dpm2(levels: Sequence[Level], at_ratio: Callable[[float], Level]) -> list[Ro
     return rows
 
 
+def edm(
+    levels: Sequence[Level],
+    at_ratio: Callable[[float], Level],
+    churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = math.inf,
+    s_noise: float = 1.0,
+) -> list[Row]:
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): Heun's method with fresh noise before each step.
+
+    A step's noise lifts s to ŝ = (1 + γ)s and belongs to the row before it. The first step has no row before: the
+    table starts at its ŝ, which noise added to the start would reach just so. No ŝ lies above the schedule's end.
+    """
+    need_signal(levels, "edm")
+    gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
+
+    def lifted(level: Level) -> Level:
+        churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
+        return at_ratio(level.ratio * (1 + gamma)) if churned else level
+
+    rows = []
+    hat = lifted(levels[0])
+    for b, after in zip(levels[1:], [lifted(b) for b in levels[1:]], strict=True):
+        fresh = math.sqrt(max(after.ratio**2 - b.ratio**2, 0)) * s_noise * NOISE
+        if b.sigma > 0:
+            rows.append(Row(hat, _toward(b), slots=(X / hat.alpha, EPS)))
+            rows.append(Row(b, after.alpha * (S1 + (b.ratio - hat.ratio) / 2 * (S2 + EPS) + fresh)))
+        else:
+            rows.append(Row(hat, _toward(b)))
+        hat = after
+    return rows
+
+
 def lms(levels: Sequence[Level], order: int = 4) -> list[Row]:
     """Linear multistep: ε between the last calls is the polynomial in s through them, integrated exactly."""
     need_signal(levels, "lms")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
-        used = min(i + 1, order)
-        weights = _integrate([levels[i - j].ratio for j in range(used)], a.ratio, b.ratio)
-        change = sum(w * e for w, e in zip(weights, (EPS, S1, S2, S3), strict=False))
-        rows.append(Row(a, b.alpha * (X / a.alpha + change), slots=(EPS, S1, S2)))
+        past = [level.ratio for level in levels[i::-1][:order]]
+        rows.append(_multistep(a, b, _integrals(past, a.ratio, b.ratio, np.ones_like)))
     return rows
+
+
+def deis(levels: Sequence[Level], order: int = 3) -> list[Row]:
+    """DEIS, log ρ variant (Zhang & Chen 2023): as LMS, with a polynomial in u = log s.
+
+    The last step is of first order where it lands at σ = 0, or where there are fewer than 15 steps; the one before is
+    then at most of second order.
+    """
+    need_signal(levels, "deis")
+    rows = []
+    steps = len(levels) - 1
+    for i, (a, b) in enumerate(pairwise(levels)):
+        used = min(order, steps - i) if steps < 15 else order
+        if b.sigma == 0:
+            rows.append(Row(a, _toward(b)))
+            continue
+        past = [math.log(level.ratio) for level in levels[i::-1][:used]]
+        rows.append(_multistep(a, b, _integrals(past, math.log(a.ratio), math.log(b.ratio), np.exp)))
+    return rows
+
+
+def _multistep(a: Level, b: Level, weights: Sequence[float]) -> Row:
+    change = sum(w * eps for w, eps in zip(weights, (EPS, S1, S2, S3), strict=False))
+    return Row(a, b.alpha * (X / a.alpha + change), slots=(EPS, S1, S2))
 
 
 def _toward(b: Level) -> Array:
@@ -68,12 +123,12 @@ def _toward(b: Level) -> Array:
     return x
 
 
-def _integrate(nodes: Sequence[float], start: float, end: float) -> list[float]:
-    """∫ from start to end of each Lagrange polynomial of up to four nodes; two Gauss points are exact to degree 3."""
-    points, weights = np.polynomial.legendre.leggauss(2)
-    s = (start + end) / 2 + (end - start) / 2 * points
+def _integrals(nodes: Sequence[float], start: float, end: float, measure: Callable[[Array], Array]) -> list[float]:
+    """∫ from start to end of each Lagrange polynomial of the nodes times a measure, by 12 Gauss points."""
+    points, weights = np.polynomial.legendre.leggauss(12)
+    u = (start + end) / 2 + (end - start) / 2 * points
     found = []
     for j, node in enumerate(nodes):
-        factors = [(s - other) / (node - other) for k, other in enumerate(nodes) if k != j]
-        found.append(float((end - start) / 2 * weights @ np.prod([np.ones(2), *factors], axis=0)))
+        factors = [(u - other) / (node - other) for k, other in enumerate(nodes) if k != j]
+        found.append(float((end - start) / 2 * weights @ np.prod([measure(u), *factors], axis=0)))
     return found

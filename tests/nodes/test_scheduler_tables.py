@@ -1,0 +1,190 @@
+"""Which levels a sampler visits, and what its rows say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes import scheduler as samplers
+from guidegraph.nodes.scheduler import Sampler
+from guidegraph.nodes.step import add_noise, table
+from tests.nodes.closed_form import normal, sample, scaled_linear
+
+ALL: dict[str, Callable[..., Sampler]] = {
+    name: value for name, value in vars(samplers).items() if hasattr(value, ATTRIBUTE)
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("sigmas", ["schedule", "karras", "exponential"])
+def test_every_table_has_one_shape_and_starts_at_row_0(name: str, sigmas: str) -> None:
+    found = ALL[name](scaled_linear(), steps=7, sigmas=sigmas)
+    rows = len(found.steps)
+    assert found.scheduler.matrix.shape == (rows, 5, 8)
+    assert found.scheduler.log_variance.shape == (rows, 2)
+    assert found.scheduler.matrix.dtype == torch.float64
+    assert found.steps.dtype == torch.float32
+    assert found.state.index.tolist() == [0]
+    assert torch.equal(found.steps.double(), found.scheduler.t)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_rows_alpha_and_sigma_are_the_schedules_at_its_time(name: str) -> None:
+    found = ALL[name](scaled_linear(), steps=9, sigmas="karras")
+    alpha, sigma = scaled_linear().alpha_sigma(found.steps.double())
+    torch.testing.assert_close(found.scheduler.alpha, alpha, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.scheduler.sigma, sigma, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("ddim", 25), ("heun", 49), ("dpm2", 49), ("edm", 49), ("pndm", 26), ("unipc", 25), ("dpmpp_sde", 49)],
+)
+def test_a_row_is_a_model_call(name: str, rows: int) -> None:
+    assert len(ALL[name](scaled_linear(), steps=25).steps) == rows
+
+
+def test_spacings_are_those_of_lin_et_al() -> None:
+    schedule = scaled_linear()
+    steps = {
+        s: samplers.ddim(schedule, steps=10, spacing=s).steps.tolist() for s in ("leading", "trailing", "linspace")
+    }  # type: ignore[arg-type]
+    assert steps["leading"] == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    assert steps["trailing"] == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    assert steps["linspace"] == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+    assert samplers.ddim(schedule, steps=3, offset=1).steps.tolist() == [667, 334, 1]
+    assert samplers.euler(schedule, steps=5).steps.tolist() == [999, 749.25, 499.5, 249.75, 0]
+    assert samplers.dpmpp_2m(schedule, steps=3).steps.tolist() == [999, 666, 333]
+
+
+def test_karras_levels_span_the_schedule() -> None:
+    schedule = scaled_linear()
+    found = samplers.euler(schedule, steps=10, sigmas="karras").scheduler
+    ratio = (found.sigma / found.alpha).numpy()
+    high, low = ((1 - schedule.alphas_bar) / schedule.alphas_bar).sqrt()[[-1, 0]].tolist()
+    expected = (high ** (1 / 7) + np.linspace(0, 1, 10) * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    np.testing.assert_allclose(ratio, expected, rtol=2e-6)
+    assert found.t[[0, -1]].tolist() == [999, 0]
+
+
+def test_exponential_levels_have_constant_ratios() -> None:
+    found = samplers.euler(scaled_linear(), steps=10, sigmas="exponential").scheduler
+    ratio = found.sigma / found.alpha
+    torch.testing.assert_close(ratio[1:] / ratio[:-1], (ratio[1] / ratio[0]).expand(9), rtol=1e-5, atol=0)
+
+
+def test_posterior_of_the_linear_schedule_at_500() -> None:
+    scheduler = samplers.ddpm(schedules.linear()).scheduler
+    row = scheduler.matrix[999 - 500, 0]
+    assert scheduler.t[999 - 500].item() == 500
+    assert row[0].item() == pytest.approx(0.9941044, abs=5e-8)
+    assert row[1].item() == pytest.approx(0.00305806, abs=5e-9)
+    assert row[3].item() ** 2 == pytest.approx(0.01005134, abs=5e-9)
+    assert scheduler.score_gain[999 - 500].item() == pytest.approx(0.01005134, abs=5e-9)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned"])
+def test_ddpm_draws_no_noise_at_its_last_row(variance: Any) -> None:
+    scheduler = samplers.ddpm(schedules.linear(), steps=20, variance=variance).scheduler
+    gains = scheduler.matrix[:, 0, 3]
+    assert gains[-1].item() == 0
+    assert (gains[:-1] > 0).all()
+
+
+def test_learned_variance_lies_between_posterior_and_beta_and_is_clipped_at_the_end() -> None:
+    schedule = schedules.linear()
+    learned = samplers.ddpm(schedule, variance="learned").scheduler.log_variance
+    small = samplers.ddpm(schedule).scheduler.score_gain
+    torch.testing.assert_close(learned[:-1, 0], small[:-1].log())
+    assert learned[-1, 0].item() == pytest.approx(small[-2].log().item())
+    torch.testing.assert_close(
+        learned[:, 1], torch.linspace(1e-4, 0.02, 1000).flip(0).double().log(), atol=1e-6, rtol=0
+    )
+
+
+def test_ddim_is_euler_and_ancestral_euler_is_ddim_with_noise_is_ddpm() -> None:
+    schedule, grid = scaled_linear(), {"steps": 10, "spacing": "trailing"}
+    torch.testing.assert_close(
+        samplers.ddim(schedule, **grid).scheduler.matrix,
+        samplers.euler(schedule, **grid).scheduler.matrix,  # type: ignore[arg-type]
+    )
+    noisy = samplers.ddim(schedule, eta=1.0, **grid)  # type: ignore[arg-type]
+    ancestral = samplers.euler_ancestral(schedule, **grid)  # type: ignore[arg-type]
+    torch.testing.assert_close(noisy.scheduler.matrix, ancestral.scheduler.matrix, atol=1e-12, rtol=1e-12)
+    x, noises = normal(2, 3), [normal(2, 3, seed=i) for i in range(10)]
+    posterior = samplers.ddpm(schedule, **grid)  # type: ignore[arg-type]
+    torch.testing.assert_close(sample(noisy, x, noises), sample(posterior, x, noises), atol=1e-10, rtol=1e-10)
+
+
+def test_final_first_lands_at_the_first_alpha_bar() -> None:
+    schedule = scaled_linear()
+    row = samplers.ddim(schedule, steps=10, offset=1, final="first").scheduler.matrix[-1, 0]
+    torch.testing.assert_close(row[1] ** 2, schedule.alphas_bar[0])
+    torch.testing.assert_close(row[2] ** 2, 1 - schedule.alphas_bar[0])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "unipc"])  # whose row first corrects the last one
+def test_a_last_step_of_length_zero_changes_nothing(name: str) -> None:
+    found = ALL[name](scaled_linear(), steps=17, final="first", sigmas="karras")
+    noises = [torch.zeros(1, 5, dtype=torch.float64)] * len(found.steps)
+    whole = sample(found, normal(1, 5), noises)
+    last = 2 if name in ("heun", "dpm2", "edm") else 1
+    before = sample(found, normal(1, 5), noises, rows=len(found.steps) - last)
+    torch.testing.assert_close(whole, before)
+
+
+def test_strength_keeps_the_last_part_of_the_steps() -> None:
+    schedule = scaled_linear()
+    whole = samplers.ddim(schedule, steps=10)
+    part = samplers.ddim(schedule, steps=10, strength=0.3)
+    assert part.steps.tolist() == whole.steps[-3:].tolist()
+    x0, noise = normal(2, 1, 2, 2), normal(2, 1, 2, 2, seed=1)
+    torch.testing.assert_close(add_noise(part.scheduler, x0, noise), schedule.add_noise(x0, noise, part.steps[:1]))
+    assert len(samplers.ddim(schedule, steps=10, strength=0.01).steps) == 1
+    assert len(samplers.ddim(schedule, steps=100, strength=0.29).steps) == 29
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m"])
+def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
+    schedule = schedules.zero_terminal_snr(scaled_linear())
+    found = ALL[name](schedule, steps=400, spacing="trailing")
+    assert found.scheduler.zero_snr
+    noises = [normal(1, 4000, seed=i) for i in range(400)]
+    x = sample(found, normal(1, 4000, seed=400), noises, kind="v", schedule=schedule)
+    assert x.mean().item() == pytest.approx(0.2, abs=0.03)
+    assert x.std().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm2", "lms", "pndm", "unipc", "deis", "edm", "dpmpp_2s", "dpmpp_sde"])
+def test_other_samplers_refuse_zero_terminal_snr(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} works in x/α.*zero terminal SNR"):
+        ALL[name](schedules.zero_terminal_snr(scaled_linear()), steps=12, spacing="trailing", sigmas="schedule")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda s: samplers.ddim(s, steps=1001), "1001 steps do not fit into the schedule's 1000 timesteps"),
+        (lambda s: samplers.ddim(s, steps=10, offset=100), "offset 100 moves the first timestep to 1000"),
+        (lambda s: samplers.pndm(s, steps=3, warmup="runge_kutta"), "at least 4 steps"),
+        (lambda s: samplers.euler(schedules.zero_terminal_snr(s), sigmas="karras"), "ends at α = 0"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(build: Callable[[Any], Sampler], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(scaled_linear())
+
+
+def test_the_table_reads_as_json() -> None:
+    rows = json.loads(json.dumps(table(samplers.dpmpp_2m(scaled_linear(), steps=4).scheduler)))
+    assert len(rows) == 4
+    assert rows[1]["x"].keys() == {"x", "x0", "s1"}
+    assert rows[1]["s1"] == {"x0": 1.0}
+    assert rows[-1]["x"] == {"x0": 1.0}
