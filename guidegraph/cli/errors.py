@@ -14,7 +14,7 @@ import typer
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
-COMMAND_LINE = "command line"
+ID = "ID"
 
 
 def say(text: str) -> None:
@@ -22,9 +22,19 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def argument_problem(code: str, message: str, path: str) -> Problem:
-    """Something wrong with an argument; ``path`` is the option."""
-    return Problem(Mark(COMMAND_LINE, 1, 1), code, message, path)
+def argument_problem(code: str, message: str, option: str) -> Problem:
+    """Something wrong with an argument."""
+    return Problem(Mark(option, 1, 1), code, message)
+
+
+def shown(error: WorkflowError) -> str:
+    """All problems, one a line; an argument has no line and column."""
+    lines = []
+    for problem in error.problems:
+        argument = problem.mark.file.startswith("--") or problem.mark.file == ID
+        place = problem.mark.file if argument else str(problem.mark)
+        lines.append(place + str(problem).removeprefix(str(problem.mark)))
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -33,7 +43,7 @@ def reported(tracebacks: bool) -> Iterator[None]:
     try:
         yield
     except WorkflowError as error:
-        _end(WRONG, str(error), error, tracebacks)
+        _end(WRONG, shown(error), error, tracebacks)
     except Cancelled:
         _end(CANCELLED, "cancelled", None, False)
     except KeyboardInterrupt:

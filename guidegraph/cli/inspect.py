@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from guidegraph.cli.errors import WRONG, say
+from guidegraph.cli.errors import WRONG, say, shown
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
 from guidegraph.graph.errors import WorkflowError
@@ -24,7 +24,7 @@ def validate_command(workflows: Sequence[Path], plugins: tuple[str, ...]) -> Non
             typer.echo(f"{path}: ok")
         except WorkflowError as error:
             wrong += 1
-            say(str(error))
+            say(shown(error))
     if wrong:
         raise typer.Exit(WRONG)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import ID, argument_problem
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.docstrings import parameter_docs, signature
 from guidegraph.graph.errors import WorkflowError, choices
@@ -47,7 +47,7 @@ def _chosen(id: str | None, registry: Registry) -> list[NodeSpec]:
         message = f"the plugin '{namespace}' did not load: {reason}"
     else:
         message = f"there is no node '{id}'; {choices(id, known, 'nodes')}"
-    raise WorkflowError([argument_problem("unknown-node", message, "ID")])
+    raise WorkflowError([argument_problem("unknown-node", message, ID)])
 
 
 def described(spec: NodeSpec) -> Row:

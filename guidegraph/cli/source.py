@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,23 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
             texts[name.strip()] = value
     values: dict[str, Any] = {}
     try:
-        values = bind(opened.graph, opened.recipe.params if opened.recipe else {}, texts)
+        values = bind(_with_recipe(opened), texts, text=True, label="--set")
     except WorkflowError as error:
         found += error.problems
     if found:
         raise WorkflowError(found)
     return values
+
+
+def _with_recipe(opened: Opened) -> Graph:
+    """The graph with a picture's parameters as its defaults: what is given on the command line goes over them."""
+    graph, recipe = opened.graph, opened.recipe
+    if recipe is None:
+        return graph
+    kept = {name: parameter for name, parameter in graph.params.items() if name in recipe.params}
+    values = bind(replace(graph, params=kept), recipe.params, label="the picture's parameters")
+    defaults = {name: replace(kept[name], default=value, required=False) for name, value in values.items()}
+    return replace(graph, params={**graph.params, **defaults})
 
 
 def chosen_passes(text: str, problems: list[Problem]) -> frozenset[str]:
