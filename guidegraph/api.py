@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
@@ -16,6 +17,9 @@ from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, RunResult, run_plan
 from guidegraph.graph.types import PortType
+
+if TYPE_CHECKING:
+    from guidegraph.plugins.manager import PluginManager
 
 CacheChoice = str | Path | Literal["off"] | None
 
@@ -36,14 +40,19 @@ class Workflow:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        cache: CacheChoice = None,
+        cache: if TYPE_CHECKING:
+    from guidegraph.plugins.manager import PluginManager
+
+CacheChoice = None,
         passes: Collection[str] | None = None,
         observers: Sequence[Observer] = (),
+        manager: PluginManager | None = None,
     ):
         chosen = ALL_PASSES if passes is None else frozenset(passes)
         if unknown := sorted(chosen - ALL_PASSES):
             raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
         self.graph = graph
+        self.manager = manager
         self.options = RunOptions(
             device=device,
             dtype=dtype,
@@ -78,10 +87,24 @@ class Workflow:
         on_output: Callable[[str, Any, PortType], None] | None = None,
     ) -> RunResult:
         """Run with control over what is made, cancellation and outputs as they come."""
-        options = RunOptions(
-            **{**vars(self.options), "only": only, "on_output": on_output, "cancel": cancel or CancelToken()}
+        values = self.bind(params)
+        place = f"{self.options.device} {self.options.dtype}"
+        options = replace(
+            self.options,
+            only=only,
+            on_output=on_output,
+            cancel=cancel or CancelToken(),
+            observers=(*self.options.observers, *self._plugins(values)),
         )
-        return run_plan(self.plan(params, only), options)
+        return run_plan(compile_plan(self.graph, values, place=place, passes=options.passes, only=only), options)
+
+    def _plugins(self, values: Mapping[str, Any]) -> Sequence[Observer]:
+        """The observers of plugins."""
+        if self.manager is None:
+            return ()
+        from guidegraph.plugins.hookspecs import RunInfo
+
+        return self.manager.observers(RunInfo(self.graph, values, self.options.device, self.options.dtype))
 
 
 def load_workflow(
@@ -89,7 +112,10 @@ def load_workflow(
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    cache: CacheChoice = None,
+    cache: if TYPE_CHECKING:
+    from guidegraph.plugins.manager import PluginManager
+
+CacheChoice = None,
     passes: Collection[str] | None = None,
     observers: Sequence[Observer] = (),
     plugins: Sequence[str] = (),
@@ -101,9 +127,13 @@ def load_workflow(
     plugins: modules with hooks, beside the installed plugins. registry: known nodes, in place of the installed ones.
     sources: texts that stand in for files, by path. Raises ``WorkflowError`` that lists all that is wrong.
     """
+    manager = None
     if registry is None:
-        from guidegraph.plugins.manager import default_registry
+        from guidegraph.plugins.manager import PluginManager
 
-        registry = default_registry(plugins)
+        manager = PluginManager(plugins)
+        registry = manager.registry
     graph = build(Path(path), registry, sources)
-    return Workflow(graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers)
+    return Workflow(
+        graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers, manager=manager
+    )
