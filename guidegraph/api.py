@@ -40,10 +40,7 @@ class Workflow:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        cache: if TYPE_CHECKING:
-    from guidegraph.plugins.manager import PluginManager
-
-CacheChoice = None,
+        cache: CacheChoice = None,
         passes: Collection[str] | None = None,
         observers: Sequence[Observer] = (),
         manager: PluginManager | None = None,
@@ -112,10 +109,7 @@ def load_workflow(
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    cache: if TYPE_CHECKING:
-    from guidegraph.plugins.manager import PluginManager
-
-CacheChoice = None,
+    cache: CacheChoice = None,
     passes: Collection[str] | None = None,
     observers: Sequence[Observer] = (),
     plugins: Sequence[str] = (),
@@ -134,6 +128,4 @@ CacheChoice = None,
         manager = PluginManager(plugins)
         registry = manager.registry
     graph = build(Path(path), registry, sources)
-    return Workflow(
-        graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers, manager=manager
-    )
+    return Workflow(graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers, manager=manager)
