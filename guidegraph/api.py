@@ -21,7 +21,7 @@ from guidegraph.graph.types import PortType
 if TYPE_CHECKING:
     from guidegraph.plugins.manager import PluginManager
 
-CacheChoice = str | Path | Literal["off"] | None
+CacheChoice = str | Path | None
 
 _memory = MemoryCache()
 
