@@ -16,7 +16,6 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
 from guidegraph.nodes.types import Image
 from guidegraph_runtime.files import atomic_path, write_text
-from guidegraph_runtime.png import write_png
 
 RECORD = "run.json"
 
@@ -68,6 +67,8 @@ class OutputWriter:
         return [f"{name}.safetensors"]
 
     def _write_pictures(self, name: str, value: Any) -> list[str]:
+        from guidegraph_runtime.png import write_png
+
         arrays = [pixels(picture) for picture in _pictures(value)]
         if not arrays:
             raise OutputError("is an empty batch: there is no picture to write")

@@ -6,12 +6,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import typer
 
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
+from guidegraph.outputs import OutputError
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
 ID = "ID"
@@ -43,30 +44,28 @@ def reported(tracebacks: bool) -> Iterator[None]:
     try:
         yield
     except WorkflowError as error:
-        _end(WRONG, shown(error), error, tracebacks)
-    except Cancelled:
-        _end(CANCELLED, "cancelled", None, False)
-    except KeyboardInterrupt:
-        _end(CANCELLED, "cancelled", None, False)
-    except NodeError as error:
-        _end(FAILED, str(error), error, tracebacks)
-    except GuidegraphError as error:
-        _end(FAILED, f"error: {error}", error, tracebacks)
+        _end(WRONG, shown(error))
+    except (Cancelled, KeyboardInterrupt):
+        _end(CANCELLED, "cancelled")
+    except (NodeError, OutputError) as error:
+        _end(FAILED, str(error), error if tracebacks else None)
     except BrokenPipeError:
         # Who read us is gone: nothing is left to say, and the flush at exit must not fail too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
-    except OSError as error:
-        _end(FAILED, f"error: {error}", error, tracebacks)
     except (typer.Exit, typer.Abort):
         raise
+    except (GuidegraphError, OSError) as error:
+        _end(FAILED, f"error: {error}", error if tracebacks else None)
     except Exception as error:
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error, tracebacks)
+        _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error if tracebacks else None)
 
 
-def _end(code: int, text: str, error: BaseException | None, tracebacks: bool) -> NoReturn:
-    if tracebacks and error is not None:
-        say("".join(traceback.format_exception(error)).rstrip())
+def _end(code: int, text: str, error: BaseException | None = None) -> NoReturn:
+    """Exit with ``code``; the traceback of ``error`` ends in a line of its own, so ``text`` comes after it."""
+    if error is not None:
+        say("".join(traceback.format_exception(error)))
     say(text)
     raise SystemExit(code) from None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.batch import BatchCall
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources, walk
 from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
 from guidegraph.graph.types import describe
 
 Row = dict[str, Any]
+Items = Mapping[str, str]
+"""How each loop calls its entry, by the loop's key."""
 
 
 def plan_json(plan: Plan) -> Row:
@@ -21,71 +24,74 @@ def plan_json(plan: Plan) -> Row:
         {"name": name, "does": does, "applied": name in plan.passes, "effect": effects.get(name, "")}
         for name, does in PASSES.items()
     ]
+    items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
     region = flat_region(plan.ops, [source for source, _ in plan.outputs.values()], plan.passes)
-    return {
-        "workflow": str(plan.graph.file),
-        "passes": passes,
-        "steps": _rows(region, plan),
-        "outputs": {name: {"from": _link(source), "type": str(kind)} for name, (source, kind) in plan.outputs.items()},
-    }
+    outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
+    return {"workflow": str(plan.graph.file), "passes": passes, "steps": _rows(region, items), "outputs": outputs}
 
 
-def _rows(region: RegionPlan, plan: Plan) -> list[Row]:
-    return [_row(step, plan) for step in region.steps]
+def _rows(region: RegionPlan, items: Items) -> list[Row]:
+    return [_row(step, items) for step in region.steps]
 
 
-def _row(step: Step, plan: Plan) -> Row:
+def _row(step: Step, items: Items) -> Row:
     op = step.op
     if isinstance(op, BatchCall):
-        calls = [_call(call) for call in op.calls]
+        calls = [_call(call, items) for call in op.calls]
         return {"path": " + ".join(c["path"] for c in calls), "node": calls[0]["node"], "batched": calls}
     if isinstance(op, Call):
-        return _call(op)
-    return _loop(op, step, plan)
+        return _call(op, items)
+    return _loop(op, step, items)
 
 
-def _call(call: Call) -> Row:
+def _call(call: Call, items: Items) -> Row:
     row: Row = {"path": f"nodes.{call.key}", "node": call.spec.id}
-    links = {name: _sources(source) for name, source in call.inputs.items()}
-    settings = {name: _sources(source) for name, source in call.settings.items()}
+    links = {name: _sources(source, items) for name, source in call.inputs.items()}
+    settings = {name: _sources(source, items) for name, source in call.settings.items()}
     return row | {key: found for key, found in (("in", links), ("settings", settings)) if found}
 
 
-def _loop(loop: Loop, step: Step, plan: Plan) -> Row:
+def _loop(loop: Loop, step: Step, items: Items) -> Row:
     body = step.body
     assert body is not None
-    row: Row = {"path": f"nodes.{loop.key}", "node": "loop", "over": _link(loop.over), "as": loop.item}
-    row["carry"] = {name: _link(source) for name, source in loop.carry.items()}
-    row["takes"] = [_link(source) for source, _ in step.closure if not isinstance(source, Literal)]
+    row: Row = {"path": f"nodes.{loop.key}", "node": "loop", "over": _link(loop.over, items), "as": loop.item}
+    row["carry"] = {name: _link(source, items) for name, source in loop.carry.items()}
+    row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
     if body.early is not None:
-        row["before"] = _rows(body.early, plan)
-    row["body"] = _rows(body.variant({}), plan)
+        row["before"] = _rows(body.early, items)
+    row["body"] = _rows(body.variant({}), items)
     if body.deciders:
         row["decides"] = [f"nodes.{call.key}" for call in body.deciders]
-    row["next"] = {name: _link(source) for name, source in loop.next.items()}
+    row["next"] = {name: _link(source, items) for name, source in loop.next.items()}
     if loop.collect:
-        row["collect"] = {name: _link(source) for name, source in loop.collect.items()}
+        row["collect"] = {name: _link(source, items) for name, source in loop.collect.items()}
     if loop.training is not None:
-        row["trains"] = {m.model: _link(m.loss) for m in loop.training.models}
+        row["trains"] = {m.model: _link(m.loss, items) for m in loop.training.models}
     return row
 
 
-def _sources(sources: Sources) -> str:
-    return f"[{', '.join(map(_link, sources))}]" if isinstance(sources, tuple) else _link(sources)
+def _sources(sources: Sources, items: Items) -> str:
+    if isinstance(sources, tuple):
+        return f"[{', '.join(_link(source, items) for source in sources)}]"
+    return _link(sources, items)
 
 
-def _link(source: Source) -> str:
+def _link(source: Source, items: Items) -> str:
     match source:
+        case Output(op, "out"):
+            return op
         case Output(op, name):
             return f"{op}.{name}"
         case Param(name):
             return f"params.{name}"
         case Carry(_, name):
             return f"carry.{name}"
-        case Item(_, field):
-            return f"loop.entry.{field}" if field else "loop.entry"
+        case Item(loop, field):
+            return f"loop.{items[loop]}.{field}" if field else f"loop.{items[loop]}"
         case Index():
             return "loop.index"
+        case Literal(Path() as value):
+            return str(value)
         case Literal(value):
             return repr(value) if isinstance(value, (bool, int, float, str, list, type(None))) else describe(value)
 

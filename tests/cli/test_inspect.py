@@ -58,12 +58,12 @@ def test_validate_runs_nothing(cli: Command) -> None:
 def test_plan_shows_passes_and_steps(cli: Command) -> None:
     workflow = cli.workflow("loop.yaml", LOOP % [1, 2])
     text = cli("plan", workflow, "--set", "seconds=0.5").out
-    for part in ("prune", "hoist", "nodes.sample: for t in count.out", "toy.sleep(x=carry.x, seconds=0.5)", "before ="):
+    for part in ("prune", "hoist", "nodes.sample: for t in count\n", "toy.sleep(x=carry.x, seconds=0.5)", "before ="):
         assert part in text
     found = json.loads(cli("plan", workflow, "--json", "--passes", "prune").out)
     assert [row["name"] for row in found["passes"] if row["applied"]] == ["prune"]
     (loop,) = [row for row in found["steps"] if row["node"] == "loop"]
-    assert loop["carry"] == {"x": "start.out"}
+    assert loop["carry"] == {"x": "start"}
     assert [row["path"] for row in loop["body"]] == ["nodes.sample.body.step"]
 
 
@@ -109,7 +109,13 @@ def test_plugins_shows_what_failed(cli: Command) -> None:
     cli.workflow("bad_plugin.py", "import no_such_module")
     result = cli("plugins", "--plugin", "bad_plugin.py")
     assert result.code == 0
-    for part in ("bad_plugin.py", "failed", "No module named 'no_such_module'", "Traceback (most recent call last)", "toy.add"):
+    for part in (
+        "bad_plugin.py",
+        "failed",
+        "No module named 'no_such_module'",
+        "Traceback (most recent call last)",
+        "toy.add",
+    ):
         assert part in result.out
     states = {row["name"]: row["state"] for row in json.loads(cli("plugins", "--json").out)}
     assert states["guidegraph"] == states[TOYS] == "ok"
