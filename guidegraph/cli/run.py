@@ -108,7 +108,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
     }
     record = RunRecord(graph, values, place, found, writer.files)
     info = RunInfo(graph, values, given.device, ready.dtype)
-    plugins = [Guarded(observer, say) for observer in manager.observers(info)]
+    plugins = _plugin_observers(manager, info)
     with _recorded(record, folder), _shown(given, writer) as shown:
         # One process, one run: values in memory would be kept for nobody.
         options = RunOptions(
@@ -124,6 +124,16 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         run(graph, values, options)
     if not (given.json or given.quiet):
         typer.echo(_summary(folder, writer))
+
+
+def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
+    """The plugins' observers; one that is not to be had, or that fails later, is reported, and the run goes on."""
+    before = {status.name for status in manager.statuses if status.state == "failed"}
+    found = manager.observers(info)
+    for status in manager.statuses:
+        if status.state == "failed" and status.name not in before:
+            say(f"warning: the plugin {status.name} gives no observer: {status.reason}")
+    return [Guarded(observer, say) for observer in found]
 
 
 def _folder(out: Path | None, name: str) -> Path:

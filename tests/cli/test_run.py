@@ -241,11 +241,14 @@ def test_a_plugins_observer_sees_the_run(cli: Command, monkeypatch: pytest.Monke
     assert seen[-1] == "draw RunFinished"
 
 
-def test_a_plugins_observer_cannot_end_the_run(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOY_OBSERVER", "fail")
+@pytest.mark.parametrize(("what", "reason"), [("fail", "the toy observer"), ("none", "the toy hook")])
+def test_a_plugins_observer_cannot_end_the_run(
+    cli: Command, monkeypatch: pytest.MonkeyPatch, what: str, reason: str
+) -> None:
+    monkeypatch.setenv("TOY_OBSERVER", what)
     result = cli("run", cli.workflow("draw.yaml", DRAW))
     assert result.code == 0
-    assert result.err.count("RuntimeError: the toy observer") == 1
+    assert result.err.count(f"RuntimeError: {reason}") == 1
 
 
 def test_a_plugin_that_does_not_import_is_an_error(cli: Command) -> None:

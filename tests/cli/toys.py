@@ -113,6 +113,8 @@ def guidegraph_observer(run: Any) -> Callable[[Any], None] | None:
     path = os.environ.get("TOY_OBSERVER")
     if not path:
         return None
+    if path == "none":
+        raise RuntimeError("the toy hook")
     if path == "fail":
 
         def fail(event: Any) -> None:
