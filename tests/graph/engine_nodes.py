@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge
 
-from guidegraph import Tensor, node
+from guidegraph import Tensor, hookimpl, node
 from guidegraph.graph.build import build
 from guidegraph.graph.node import spec_of
 from guidegraph.graph.registry import Registry
@@ -213,3 +213,9 @@ def run_text(text: str, folder: Path, values: dict[str, Any] | None = None, **op
     path.write_text("guidegraph: 1\n" + text)
     graph = build(path, REGISTRY)
     return run(graph, values or {}, RunOptions(**options))
+
+
+@hookimpl
+def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
+    """So that the command line can use them: ``--plugin tests.graph.engine_nodes``."""
+    return NODES
