@@ -120,21 +120,3 @@ class Bars(AbstractContextManager["Bars"]):
 
 def _numbers(values: Any) -> str:
     return "".join(f"  {name}={value:.4g}" for name, value in values.items())
-
-
-class Guarded:
-    """A plugin's observer: one that fails is reported and left out, and the run goes on."""
-
-    def __init__(self, observer: events.Observer, warn: Write):
-        self._observer: events.Observer | None = observer
-        self._warn = warn
-
-    def __call__(self, event: events.Event) -> None:
-        if self._observer is None:
-            return
-        try:
-            self._observer(event)
-        except Exception as error:
-            name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
-            self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
-            self._observer = None

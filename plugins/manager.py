@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import os
 import re
 import sys
@@ -25,7 +26,10 @@ from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, hookspecs
 from guidegraph.plugins.commands import added_safely
 from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
+from guidegraph.plugins.guarded import Guarded
 from guidegraph.plugins.modules import import_plugin_module
+
+log = logging.getLogger(__name__)
 
 GROUP = "guidegraph"
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
@@ -102,15 +106,15 @@ class PluginManager:
             except (Exception, SystemExit) as error:
                 self._report(name, error)
 
-    def observers(self, run: hookspecs.RunInfo) -> list[Observer]:
-        """The plugins' observers of a run. A plugin that fails to give one is reported, and the run goes on."""
+    def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
+        """The plugins' observers of a run. One that fails, then or later, is reported, and the run goes on."""
         found: list[Observer] = []
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 given = self._alone("guidegraph_observer", plugin)(run=run)
                 if unfit := [o for o in given if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
-                found += given
+                found += [Guarded(o, warn) for o in given]
             except (Exception, SystemExit) as error:
                 self._report(name, error)
         return found

@@ -18,7 +18,7 @@ from guidegraph.cli.source import Opened, bound, chosen_passes, open_workflow, p
 from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
-from guidegraph.observers import Bars, Guarded, JsonLog, PlainLog
+from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
@@ -129,11 +129,11 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
 def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
     """The plugins' observers; one that is not to be had, or that fails later, is reported, and the run goes on."""
     before = {status.name for status in manager.statuses if status.state == "failed"}
-    found = manager.observers(info)
+    found = manager.observers(info, say)
     for status in manager.statuses:
         if status.state == "failed" and status.name not in before:
             say(f"warning: the plugin {status.name} gives no observer: {status.reason}")
-    return [Guarded(observer, say) for observer in found]
+    return found
 
 
 def _folder(out: Path | None, name: str) -> Path:

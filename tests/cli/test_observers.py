@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from guidegraph.graph import events
-from guidegraph.observers import Bars, Guarded, JsonLog, PlainLog, record
+from guidegraph.observers import Bars, JsonLog, PlainLog, record
+from guidegraph.plugins.guarded import Guarded
 
 RUN: list[events.Event] = [
     events.RunStarted("draw", 2),

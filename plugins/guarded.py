@@ -1,0 +1,25 @@
+"""Observers of plugins: one that fails must not end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from guidegraph.graph.events import Event, Observer
+
+
+class Guarded:
+    """A plugin's observer: one that fails is reported and left out, and the run goes on."""
+
+    def __init__(self, observer: Observer, warn: Callable[[str], object]):
+        self._observer: Observer | None = observer
+        self._warn = warn
+
+    def __call__(self, event: Event) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer(event)
+        except Exception as error:
+            name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
+            self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
+            self._observer = None
