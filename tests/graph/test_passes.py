@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from tests.graph.engine_nodes import calls, run_text
 
 
 @pytest.fixture(autouse=True)
-def _fresh_counts() -> Iterator[None]:
+def _fresh_counts() -> None:
     calls.clear()
-    yield
+    return
 
 
 def both(text: str, folder: Path, name: str, values: dict[str, Any] | None = None) -> tuple[int, int]:

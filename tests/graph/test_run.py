@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ outputs: {end: end, seen: work.seen}
 
 
 @pytest.fixture(autouse=True)
-def _fresh_counts() -> Iterator[None]:
+def _fresh_counts() -> None:
     calls.clear()
-    yield
+    return
 
 
 def test_a_loop_carries_collects_and_reads_from_outside(tmp_path: Path) -> None:
