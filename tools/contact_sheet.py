@@ -1,0 +1,47 @@
+"""Draw one picture for each of 64 held-out prompts and put them on one sheet, with the prompts beside it.
+
+    python tools/contact_sheet.py docs/contact-sheet.png
+
+Writes the sheet and, under the same name with .txt, the prompts in reading order. Their pairs of objects are held
+out of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from guidegraph import load_workflow
+from guidegraph.nodes.data.scenes import compose_scene
+from guidegraph_runtime.files import atomic_path, write_text
+
+COLUMNS, ROWS, BATCH = 8, 8, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sheet", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=4.0)
+    options = parser.parse_args()
+    prompts = [compose_scene(options.seed, i, split="held_out").caption for i in range(COLUMNS * ROWS)]
+    workflow = load_workflow(Path(__file__).parents[1] / "workflows" / "text_to_image.yaml")
+    pictures = []
+    for first in range(0, len(prompts), BATCH):
+        batch = prompts[first : first + BATCH]
+        settings = {"prompt": batch, "batch": len(batch), "seed": options.seed + first, "scale": options.scale}
+        pictures.append(workflow.run(**settings)["image"])
+    levels = ((torch.cat(pictures) + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    rows = [np.concatenate(levels[i : i + COLUMNS], axis=1) for i in range(0, len(levels), COLUMNS)]
+    with atomic_path(options.sheet) as temporary:
+        Image.fromarray(np.concatenate(rows, axis=0)).save(temporary)
+    lines = [f"{i:2}  {prompt}" for i, prompt in enumerate(prompts)]
+    write_text(options.sheet.with_suffix(".txt"), "\n".join([f"{COLUMNS} columns, {ROWS} rows", *lines, ""]))
+
+
+if __name__ == "__main__":
+    main()
