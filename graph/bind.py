@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
-from guidegraph.graph.ir import Call, Graph, Param, Parameter, walk
-from guidegraph.graph.paths import resolve
-from guidegraph.graph.types import PortType, is_tensor, mismatch, takes_literal
-from guidegraph.graph.yamltree import plain, read_tree
+from guidegraph.graph.ir import Graph, Loop, Op, Param, Parameter, walk
+from guidegraph.graph.literals import literal_value
+from guidegraph.graph.types import PortType, SequenceOf, mismatch, takes_literal
+from guidegraph.graph.yamltree import plain, read_tree, repeated_keys, short
 
 
 def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
     """A value for each parameter, by name.
 
-    text: values are strings as on a command line, read by the parameter's type (a list or a mapping as YAML); without it
-    they are Python values. A relative path that is given is one from the current folder. label: what errors name as
-    the place. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not fit the
+    text: values are strings as on a command line, read by the parameter's type (a list or a mapping as YAML); without
+    it they are Python values. A relative path that is given is one from the current folder. label: what errors name
+    as the place. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not fit the
     parameter or any port that it feeds.
     """
     problems: list[Problem] = []
     mark = Mark(label, 1, 1)
     for name in given:
         if name not in graph.params:
-            message = f"no parameter '{name}'; {choices(name, graph.params, 'parameters')}"
-            problems.append(Problem(mark, "unknown-param", message, f"params.{name}"))
+            message = f"no parameter '{short(name)}'; {choices(name[:60], graph.params, 'parameters')}"
+            problems.append(Problem(mark, "unknown-param", message, f"params.{short(name)}"))
     values: dict[str, Any] = {}
     for name, parameter in graph.params.items():
         where = f"params.{name}"
@@ -42,7 +43,9 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
             values[name] = _value(parameter, given[name], text)
         except ValueError as error:
             problems.append(Problem(mark, "bad-value", f"'{name}': {error}", where))
-    problems += _at_ports(graph, values, mark, given)
+    for name, where, message in unfit(graph.ops, values):
+        at = mark if name in given else graph.params[name].mark
+        problems.append(Problem(at, "bad-value", message, where))
     if problems:
         raise WorkflowError(problems)
     return values
@@ -51,54 +54,68 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
 def _value(parameter: Parameter, value: object, text: bool) -> object:
     """The value as the parameter's type; raises ``ValueError``."""
     kind = parameter.port.type
-    if text and isinstance(value, str):
-        value = _from_text(value, kind)
-    if value is None and (kind.optional or kind.is_any):
+    value = _from_text(value, kind) if text and isinstance(value, str) else _number(value)
+    if value is None and kind.is_any:
         return None
-    if not _is_plain(value) or not takes_literal(kind):
+    if not (_is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
         if reason := mismatch(value, kind):
             raise ValueError(reason)
         return value
-    checked = parameter.port.literal(value)
-    return resolve(checked, Path.cwd()) if isinstance(checked, Path) else checked
+    return literal_value(parameter.port, value, Path.cwd())
 
 
 def _from_text(text: str, kind: PortType) -> object:
-    if {str, Path} & {a for a in kind.alternatives if isinstance(a, type)} and not text.startswith(("[", "{")):
-        return text
-    if kind == PortType((str,)) or kind == PortType((Path,)):
+    """A text from the command line: read as YAML, unless the type is one that text is a value of."""
+    texts = {str, Path} & set(kind.alternatives)
+    lists = any(isinstance(a, SequenceOf) or a in (list, tuple, dict) for a in kind.alternatives)
+    if (texts and not (lists and text.startswith(("[", "{")))) or not text.strip():
         return text
     try:
-        return plain(read_tree(text, "--set")) if text.strip() else text
+        tree = read_tree(text, "--set")
     except WorkflowError as error:
-        raise ValueError(error.problems[0].message) from None
+        raise ValueError(f"{error.problems[0].message}; found '{short(text)}'") from None
+    for key in repeated_keys(tree):
+        raise ValueError(f"'{short(key.text)}' stands in it twice")
+    return plain(tree)
+
+
+def _number(value: object) -> object:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str, Path))
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _at_ports(graph: Graph, values: Mapping[str, Any], mark: Mark, given: Mapping[str, object]) -> list[Problem]:
-    """Values that do not fit a port which they feed, in any body."""
-    problems: dict[tuple[str, str], Problem] = {}
-    for op in walk(graph.ops):
-        if not isinstance(op, Call):
+def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The values that do not fit a port which they feed, in any body: parameter, the node's path, and why."""
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for op in walk(ops):
+        if isinstance(op, Loop):
+            steps = op.training.steps if op.training else None
+            if isinstance(steps, Param) and isinstance(value := values.get(steps.name), int) and value < 0:
+                message = f"'{steps.name}' is the number of steps of a loop: expected 0 or more; found {value}"
+                found[steps.name, ""] = (steps.name, f"nodes.{op.key}", message)
             continue
         for name, source in (*op.inputs.items(), *op.settings.items()):
             if not isinstance(source, Param) or source.name not in values:
                 continue
             port, value = op.spec.port(name), values[source.name]
-            if port is None or is_tensor(value) or not _is_plain(value) or not takes_literal(port.type):
+            literal = _is_plain(value) or isinstance(value, Path)
+            if port is None or not literal or not takes_literal(port.type):
                 continue
             try:
-                if not (value is None and port.type.optional):
-                    port.literal(value)
+                literal_value(port, value, Path())
             except ValueError as error:
-                at = mark if source.name in given else graph.params[source.name].mark
                 message = f"'{source.name}' does not fit port '{name}' of {op.spec.id}: {error}"
-                problems.setdefault((source.name, str(error)), Problem(at, "bad-value", message, f"nodes.{op.key}"))
-    return list(problems.values())
+                found.setdefault((source.name, str(error)), (source.name, f"nodes.{op.key}", message))
+    return list(found.values())

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from guidegraph.graph.elaborate import Elaborator
+from guidegraph.graph.bind import unfit
+from guidegraph.graph.elaborate import Elaborator, Place
 from guidegraph.graph.errors import Problem, WorkflowError, choices
-from guidegraph.graph.ir import Call, Graph, GraphOutput, Param, Parameter, walk
-from guidegraph.graph.node import Port
-from guidegraph.graph.parse import ParsedParam, ParsedWorkflow, parse
-from guidegraph.graph.paths import resolve as resolve_path
+from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
+from guidegraph.graph.parameters import declared, path_parameters
+from guidegraph.graph.parse import parse
+from guidegraph.graph.parsed import ParsedWorkflow
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
-from guidegraph.graph.types import PortType, port_type
-from guidegraph.graph.yamltree import plain, read_text
-
-BASIC_TYPES: dict[str, Any] = {
-    "int": int,
-    "float": float,
-    "str": str,
-    "bool": bool,
-    "path": Path,
-    "Path": Path,
-    "list": list,
-    "dict": dict,
-    "any": Any,
-    "Any": Any,
-}
+from guidegraph.graph.scope import Scope, Typed
+from guidegraph.graph.yamltree import read_text, short
 
 
 def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = None) -> Graph:
@@ -37,7 +23,7 @@ def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = No
 
     sources: texts that stand in for files, by absolute path. Raises ``WorkflowError`` that lists all problems.
     """
-    return _Builder(registry, sources or {}).graph(path.absolute())
+    return _Builder(registry, sources or {}).graph(path)
 
 
 class _Builder:
@@ -47,121 +33,74 @@ class _Builder:
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
         self._parsed: dict[Path, ParsedWorkflow | None] = {}
+        self._params: dict[Path, dict[str, Parameter]] = {}
+        # Apart from the elaborator's, which takes problems back where it goes over a loop's body again.
+        self._in_files: list[Problem] = []
 
-    def parsed(self, path: Path) -> ParsedWorkflow | None:
-        """A workflow file, parsed once; its problems are noted once. Raises ``WorkflowError`` where it is unreadable."""
+    def parsed(self, path: Path, file: str) -> ParsedWorkflow | None:
+        """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
         if path not in self._parsed:
-            text = self.overlay[str(path)] if str(path) in self.overlay else read_text(path)
+            try:
+                text = self.overlay[str(path)] if str(path) in self.overlay else read_text(path, file)
+            except WorkflowError as error:
+                if error.problems[0].code == "no-file":
+                    raise
+                self._in_files += error.problems
+                self._parsed[path] = None
+                return None
             self.sources[str(path)] = text
-            self._parsed[path], problems = parse(text, path)
-            self.problems += problems
+            self._parsed[path], problems = parse(text, path, file)
+            self._in_files += problems
+            if (workflow := self._parsed[path]) is not None:
+                self._requires(workflow)
         return self._parsed[path]
 
-    def graph(self, path: Path) -> Graph:
-        workflow = self.parsed(path)
+    def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
+        """The declared parameters that are right; problems of the others are noted."""
+        if workflow.path not in self._params:
+            self._params[workflow.path] = declared(workflow, self.registry, self._in_files)
+        return self._params[workflow.path]
+
+    def graph(self, given: Path) -> Graph:
+        path = Path(os.path.normpath(given.absolute()))
+        workflow = self.parsed(path, str(given))
         if workflow is None:
-            raise WorkflowError(self.problems)
-        self._requires(workflow)
+            raise WorkflowError(self._in_files)
         params = self.params(workflow)
         typed: dict[str, Typed] = {name: (Param(name), p.port.type) for name, p in params.items()}
-        scope = Scope(typed, frozenset(workflow.params) - frozenset(params))
+        broken = [name for name in workflow.params if name not in params]
+        scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
         elaborator = Elaborator(self.registry, self.problems, self.parsed, self.params)
-        ops = elaborator.region(workflow.nodes, scope, "", path.parent, (path,))
+        ops = elaborator.region(workflow.nodes, scope, Place("", path.parent, os.path.dirname(given), (path,)))
         outputs: dict[str, GraphOutput] = {}
         for name, (_, link) in workflow.outputs.items():
-            try:
-                source, kind = resolve(link, scope, f"outputs.{name}")
-            except Unresolved as error:
-                if error.problem:
-                    self.problems.append(error.problem)
-                continue
-            outputs[name] = GraphOutput(source, kind, link.mark)
-        if self.problems:
-            raise WorkflowError(self.problems)
-        params = {name: _path_param(p, ops) for name, p in params.items()}
+            if link is not None and (found := elaborator.link(link, scope, f"outputs.{name}")) is not None:
+                outputs[name] = GraphOutput(*found, link.mark)
+        params = path_parameters(params, ops, self.problems)
+        defaults = {name: p.default for name, p in params.items() if not p.required}
+        for name, path_, message in unfit(ops, defaults):
+            self.problems.append(Problem(params[name].mark, "bad-value", message, path_))
+        if self.problems or self._in_files:
+            raise WorkflowError([*self._in_files, *self.problems])
         return Graph(path, params, ops, outputs, {n: v for n, (_, v) in workflow.requires.items()}, self.sources)
 
     def _requires(self, workflow: ParsedWorkflow) -> None:
         from packaging.specifiers import InvalidSpecifier, SpecifierSet
+        from packaging.utils import canonicalize_name
 
         for name, (mark, text) in workflow.requires.items():
-            version = self.registry.versions.get(name)
-            where = f"requires.{name}"
+            where = f"requires.{short(name)}"
             try:
                 wanted = SpecifierSet(text)
             except InvalidSpecifier:
-                message = f"expected a version such as '>=0.1', found '{text}'"
-                self.problems.append(Problem(mark, "bad-value", message, where))
+                message = f"expected a version such as '>=0.1', found '{short(text)}'"
+                self._in_files.append(Problem(mark, "bad-value", message, where))
                 continue
+            version = self.registry.versions.get(canonicalize_name(name))
             if version is None:
-                hint = choices(name, self.registry.versions, "installed plugins")
-                message = f"the plugin '{name}' is not installed: pip install {name}; {hint}"
-                self.problems.append(Problem(mark, "missing-plugin", message, where))
+                hint = choices(name[:60], self.registry.versions, "installed plugins")
+                message = f"the plugin '{short(name)}' is not installed: pip install {short(name)}; {hint}"
+                self._in_files.append(Problem(mark, "missing-plugin", message, where))
             elif not wanted.contains(version, prereleases=True):
                 message = f"'{name}' {text} is required, version {version} is installed"
-                self.problems.append(Problem(mark, "plugin-version", message, where))
-
-    def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
-        """The declared parameters that are right; problems of the others are noted."""
-        found: dict[str, Parameter] = {}
-        for name, parsed in workflow.params.items():
-            if parameter := self._param(parsed, workflow.path.parent):
-                found[name] = parameter
-        return found
-
-    def _param(self, parsed: ParsedParam, base: Path) -> Parameter | None:
-        path = f"params.{parsed.name}"
-        default = plain(parsed.default) if parsed.default is not None else None
-        if parsed.type is None:
-            annotation: Any = Any if default is None else type(default)
-        else:
-            try:
-                annotation = self.annotation(parsed.type.text)
-            except KeyError as error:
-                names = [*BASIC_TYPES, *self.registry.types]
-                hint = choices(str(error.args[0]), names, "types")
-                message = f"unknown type '{error.args[0]}'; {hint}"
-                self.problems.append(Problem(parsed.type.mark, "bad-type", message, path))
-                return None
-            if parsed.default is not None and default is None:
-                annotation = annotation | None
-        required = parsed.default is None
-        port = Port(parsed.name, annotation, port_type(annotation), setting=True)
-        if parsed.default is not None and default is not None:
-            try:
-                default = port.literal(default)
-                if isinstance(default, Path):
-                    default = resolve_path(default, base)
-            except ValueError as error:
-                mark = parsed.default.mark
-                self.problems.append(Problem(mark, "bad-value", f"the default does not fit: {error}", path))
-                return None
-        return Parameter(parsed.name, port, default, required, parsed.help, parsed.mark, base)
-
-    def annotation(self, text: str) -> Any:
-        """The annotation that a type's name means: ``int``, ``Image``, ``int | list``. Raises ``KeyError``."""
-        found: Any = None
-        for name in (part.strip() for part in text.split("|")):
-            known = BASIC_TYPES.get(name, self.registry.types.get(name))
-            if known is None:
-                raise KeyError(name)
-            found = known if found is None else found | known
-        return found
-
-
-def _path_param(parameter: Parameter, ops: Mapping[str, Any]) -> Parameter:
-    """A text parameter that feeds a path is a path, with its default relative to the workflow's file."""
-    if parameter.port.type != PortType((str,)) or not _feeds_path(parameter.name, ops):
-        return parameter
-    default = parameter.default if parameter.required else resolve_path(parameter.default, parameter.base)
-    return replace(parameter, port=Port(parameter.name, Path, port_type(Path), setting=True), default=default)
-
-
-def _feeds_path(name: str, ops: Mapping[str, Any]) -> bool:
-    for op in walk(ops):
-        if isinstance(op, Call):
-            for port_name, source in (*op.inputs.items(), *op.settings.items()):
-                port = op.spec.port(port_name)
-                if source == Param(name) and port is not None and Path in port.type.alternatives:
-                    return True
-    return False
+                self._in_files.append(Problem(mark, "plugin-version", message, where))

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
 
 from guidegraph.graph.errors import Problem, choices
 from guidegraph.graph.ir import Carry, Index, Item, Source
 from guidegraph.graph.types import ANY, PortType, fields_of
-from guidegraph.graph.yamltree import Scalar, kind_of
+from guidegraph.graph.yamltree import Scalar, kind_of, short
 
 INT = PortType((int,))
+FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", ".npz", ".json", ".txt")
 
-Typed = tuple[Source, PortType]
+Typed: TypeAlias = tuple[Source, PortType]
 
 
 @dataclass
 class Entry:
-    """A node that links can name: its outputs, or nothing where the node itself is wrong (``broken``)."""
+    """A node that links can name.
+
+    broken: the node is wrong itself, and nothing is said of links to it. partial: it may have more outputs.
+    """
 
     outputs: Mapping[str, Typed] = field(default_factory=dict)
     broken: bool = False
+    partial: bool = False
 
 
 @dataclass
 class Scope:
-    """Names of a region; a body's scope has that of the region around it as ``parent``."""
+    """Names of a region; a body's scope has that of the region around it as ``parent``.
+
+    names: all nodes of the region. nodes: what is known of those that were met so far. hidden: names inside a loop,
+    with the loop's name. unread: which of ``params``, ``nodes``, ``carry`` and ``loop`` could not be read, so that
+    a name that is not there may have been meant to be.
+    """
 
     params: Mapping[str, Typed]
-    broken_params: frozenset[str] = frozenset()
+    broken_params: Collection[str] = ()
+    names: Collection[str] = ()
     nodes: dict[str, Entry] = field(default_factory=dict)
     hidden: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
     parent: Scope | None = None
     loop: str = ""
-    item: str = ""
+    item: str | None = None
     item_type: PortType = ANY
-    carry: dict[str, PortType] = field(default_factory=dict)
+    carry: Mapping[str, PortType] = field(default_factory=dict)
 
-    def chain(self) -> Iterable[Scope]:
+    def chain(self) -> Iterator[Scope]:
         scope: Scope | None = self
         while scope is not None:
             yield scope
@@ -47,7 +61,7 @@ class Scope:
         return next((s.nodes[name] for s in self.chain() if name in s.nodes), None)
 
     def visible(self) -> list[str]:
-        return [name for scope in self.chain() for name in scope.nodes]
+        return [name for scope in self.chain() for name in scope.names]
 
 
 class Unresolved(Exception):
@@ -58,78 +72,118 @@ class Unresolved(Exception):
         self.problem = problem
 
 
-def resolve(link: Scalar, scope: Scope, path: str) -> Typed:
-    """What a link refers to. Raises ``Unresolved``."""
+def resolve(link: Scalar, scope: Scope, path: str, guess: bool = True) -> Typed:
+    """What a link refers to. Raises ``Unresolved``. guess: whether to look for the name that was meant."""
+    return _Resolver(link, scope, path, guess).resolve()
 
-    def fail(code: str, message: str) -> Unresolved:
-        return Unresolved(Problem(link.mark, code, message, path))
 
-    text = link.text
-    if link.plain and not isinstance(link.value, str) and scope.entry(text) is None:
-        raise fail("not-a-link", f"expected a link, found {kind_of(link)}; literals stand under 'with'")
-    head, _, rest = text.partition(".")
-    if head == "params":
-        if rest in scope.params:
-            return scope.params[rest]
-        if rest in scope.broken_params:
+@dataclass(frozen=True)
+class _Resolver:
+    link: Scalar
+    scope: Scope
+    path: str
+    guess: bool
+
+    def fail(self, code: str, message: str) -> NoReturn:
+        raise Unresolved(Problem(self.link.mark, code, message, self.path))
+
+    def choices(self, name: str, known: Collection[str], what: str) -> str:
+        return choices(name[:60], known, what) if self.guess else f"there are {len(known)} {what}"
+
+    def resolve(self) -> Typed:
+        link, scope = self.link, self.scope
+        head, dot, rest = link.text.partition(".")
+        if head == "params" and dot:
+            return self.param(rest)
+        if head in ("carry", "loop") and dot:
+            return self.of_loop(head, rest)
+        entry = scope.entry(head)
+        if entry is None:
+            self.unknown(head)
+        if entry.broken:
             raise Unresolved(None)
-        raise fail("unknown-param", f"no parameter '{rest}'; {choices(rest, scope.params, 'parameters')}")
-    if head in ("carry", "loop"):
-        return _of_loop(head, rest, scope, fail)
-    entry = scope.entry(head)
-    if entry is None:
-        raise fail("unknown-link", _unknown(text, head, scope))
-    if entry.broken:
-        raise Unresolved(None)
-    if rest:
-        if rest in entry.outputs:
-            return entry.outputs[rest]
-        raise fail("unknown-output", f"'{head}' has no output '{rest}'; {choices(rest, entry.outputs, 'outputs')}")
-    if len(entry.outputs) == 1:
-        return next(iter(entry.outputs.values()))
-    if not entry.outputs:
-        raise fail("no-output", f"'{head}' has no outputs")
-    outputs = ", ".join(f"{head}.{name}" for name in entry.outputs)
-    raise fail("ambiguous-link", f"'{head}' has several outputs; write one of: {outputs}")
+        return self.output(head, rest, entry) if dot else self.only_output(head, entry)
 
+    def param(self, name: str) -> Typed:
+        scope = self.scope
+        if name in scope.params:
+            return scope.params[name]
+        if name in scope.broken_params or "params" in scope.unread:
+            raise Unresolved(None)
+        hint = self.choices(name, scope.params, "parameters")
+        self.fail("unknown-param", f"no parameter '{short(name)}'; {hint}")
 
-def _unknown(text: str, head: str, scope: Scope) -> str:
-    for s in scope.chain():
-        if head in s.hidden:
-            loop = s.hidden[head]
-            names = ", ".join(f"{loop}.{o}" for o in s.nodes[loop].outputs) if loop in s.nodes else "nothing"
-            return f"'{head}' is inside the loop '{loop}'; from outside only its outputs can be linked: {names}"
-    if any(mark in text for mark in "/\\ ") or text.endswith((".safetensors", ".yaml", ".pt")):
-        return f"'{text:.60}' is not a link; a literal stands under 'with'"
-    return f"no node '{head:.60}'; {choices(head, scope.visible(), 'nodes')}"
+    def output(self, head: str, name: str, entry: Entry) -> Typed:
+        if name in entry.outputs:
+            return entry.outputs[name]
+        if entry.partial:
+            raise Unresolved(None)
+        hint = self.choices(name, entry.outputs, "outputs")
+        self.fail("unknown-output", f"'{head}' has no output '{short(name)}'; {hint}")
 
+    def only_output(self, head: str, entry: Entry) -> Typed:
+        if entry.partial:
+            raise Unresolved(None)
+        if len(entry.outputs) == 1:
+            return next(iter(entry.outputs.values()))
+        if not entry.outputs:
+            self.fail("no-output", f"'{head}' has no outputs")
+        outputs = ", ".join(f"{head}.{name}" for name in entry.outputs)
+        self.fail("ambiguous-link", f"'{head}' has several outputs; write one of: {outputs}")
 
-def _of_loop(head: str, rest: str, scope: Scope, fail: object) -> Typed:
-    assert callable(fail)
-    loops = [s for s in scope.chain() if s.loop]
-    if not loops:
-        raise fail("outside-loop", f"'{head}' exists in a loop's body only")
-    if head == "carry":
-        for s in loops:
-            if rest in s.carry:
-                return Carry(s.loop, rest), s.carry[rest]
-        names = [name for s in loops for name in s.carry]
-        raise fail("unknown-carry", f"the loop carries no '{rest}'; {choices(rest, names, 'carries')}")
-    if rest == "index":
-        return Index(loops[0].loop), INT
-    name, _, field_name = rest.partition(".")
-    for s in loops:
-        if name != s.item:
-            continue
-        if not field_name:
-            return Item(s.loop), s.item_type
-        fields = fields_of(s.item_type)
-        if fields is None and s.item_type.is_any:
-            return Item(s.loop, field_name), ANY
+    def unknown(self, head: str) -> NoReturn:
+        link, text = self.link, self.link.text
+        if head in ("params", "carry", "loop"):
+            self.fail("not-a-link", f"'{head}' alone is no value: write {head}.NAME")
+        if (link.plain and not isinstance(link.value, str)) or not text:
+            self.fail("not-a-link", f"expected a link, found {kind_of(link)}; literals stand under 'with'")
+        for scope in self.scope.chain():
+            if head in scope.hidden:
+                loop = scope.hidden[head]
+                outputs = ", ".join(f"{loop}.{name}" for name in scope.outputs[loop]) or "none"
+                message = f"'{head}' is inside the loop '{loop}'; from outside only its outputs can be linked"
+                self.fail("inside-loop", f"{message}: {outputs}")
+        if any(mark in text for mark in "/\\: ") or text.endswith(FILE_ENDINGS):
+            self.fail("not-a-link", f"'{short(text)}' is not a link; literals stand under 'with'")
+        if any("nodes" in scope.unread for scope in self.scope.chain()):
+            raise Unresolved(None)
+        hint = self.choices(head, self.scope.visible(), "nodes")
+        self.fail("unknown-link", f"no node '{short(head)}'; {hint}")
+
+    def of_loop(self, head: str, rest: str) -> Typed:
+        loops = [scope for scope in self.scope.chain() if scope.loop]
+        if not loops:
+            self.fail("outside-loop", f"'{head}' exists in a loop's body only")
+        name, _, field_name = rest.partition(".")
+        if head == "carry":
+            return self.carried(name, rest, loops)
+        if rest == "index":
+            return Index(loops[0].loop), INT
+        for scope in loops:
+            if name == scope.item:
+                return self.entry_of(scope, field_name) if "." in rest else (Item(scope.loop), scope.item_type)
+        if any(scope.item is None for scope in loops):
+            raise Unresolved(None)
+        names = [*(s.item for s in loops if s.item), "index"]
+        self.fail("unknown-loop-value", f"the loop gives no '{short(name)}'; {self.choices(name, names, 'values')}")
+
+    def carried(self, name: str, rest: str, loops: list[Scope]) -> Typed:
+        for scope in loops:
+            if name in scope.carry:
+                if rest != name:
+                    self.fail("unknown-field", f"nothing of 'carry.{name}' can be linked alone: write carry.{name}")
+                return Carry(scope.loop, name), scope.carry[name]
+        if any("carry" in scope.unread for scope in loops):
+            raise Unresolved(None)
+        names = [name for scope in loops for name in scope.carry]
+        message = f"the loop carries no '{short(name)}'; {self.choices(name, names, 'carries')}"
+        self.fail("unknown-carry", message)
+
+    def entry_of(self, scope: Scope, field_name: str) -> Typed:
+        fields = fields_of(scope.item_type)
+        if fields is None and scope.item_type.is_any and field_name.isidentifier():
+            return Item(scope.loop, field_name), ANY
         if fields and field_name in fields:
-            return Item(s.loop, field_name), fields[field_name]
-        raise fail(
-            "unknown-field", f"an entry has no field '{field_name}'; {choices(field_name, fields or (), 'fields')}"
-        )
-    names = [s.item for s in loops] + ["index"]
-    raise fail("unknown-loop-value", f"the loop gives no '{name}'; {choices(name, names, 'values')}")
+            return Item(scope.loop, field_name), fields[field_name]
+        hint = self.choices(field_name, fields or (), "fields")
+        self.fail("unknown-field", f"an entry has no field '{short(field_name)}'; {hint}")

@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from guidegraph.graph.errors import Mark, choices
 from guidegraph.graph.ir import Optimised, Source, Training
+from guidegraph.graph.literals import absolute_path, literal_value
 from guidegraph.graph.node import Port
-from guidegraph.graph.parse import ParsedLoop, ParsedTrain
-from guidegraph.graph.paths import resolve
+from guidegraph.graph.parsed import ParsedLoop, ParsedTrain
 from guidegraph.graph.types import port_type
+from guidegraph.graph.yamltree import Scalar, short
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
+
+FOR_ALL = ("optimizer", "lr", "ema", "start", "weight_decay", "warmup", "schedule", "clip")
+OWN = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)}
 
 
 def _port(name: str, annotation: Any, default: Any = None) -> Port:
@@ -21,18 +25,19 @@ def _port(name: str, annotation: Any, default: Any = None) -> Port:
 
 
 def _ports() -> dict[str, Port]:
-    from annotated_types import Ge, Gt, Lt
+    from annotated_types import Ge, Gt, Len, Lt
 
-    positive, fraction = Annotated[float, Gt(0)], Annotated[float, Ge(0), Lt(1)]
+    positive: Any = Annotated[float, Gt(0)]
+    fraction: Any = Annotated[float, Ge(0), Lt(1)]
     return {
         "optimizer": _port("optimizer", Literal["adamw", "adam", "sgd"], "adamw"),
         "lr": _port("lr", positive, 1e-4),
         "ema": _port("ema", fraction | None),
         "start": _port("start", Annotated[int, Ge(0)], 0),
-        "betas": _port("betas", list[fraction]),
-        "eps": _port("eps", positive),
+        "betas": _port("betas", Annotated[list[fraction], Len(2, 2)]),
+        "eps": _port("eps", Annotated[float, Ge(0)]),
         "weight_decay": _port("weight_decay", Annotated[float, Ge(0)]),
-        "momentum": _port("momentum", fraction),
+        "momentum": _port("momentum", Annotated[float, Ge(0)]),
         "warmup": _port("warmup", Annotated[int, Ge(0)]),
         "schedule": _port("schedule", Literal["constant", "cosine", "linear"]),
         "clip": _port("clip", positive),
@@ -40,10 +45,11 @@ def _ports() -> dict[str, Port]:
 
 
 def _check(port: Port, mark: Mark, value: Any, where: str, report: Report) -> Any:
+    """The value where it fits, else the default, with the reason reported at ``where``."""
     try:
-        return port.literal(value)
+        return literal_value(port, value, Path())
     except ValueError as error:
-        report(mark, "bad-value", f"'{port.name}': {error}", f"{where}.{port.name}")
+        report(mark, "bad-value", f"'{port.name}': {error}", where)
         return port.default
 
 
@@ -51,40 +57,60 @@ def optimiser_options(entry: ParsedTrain, loss: Source, where: str, report: Repo
     """One entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
     ports = _ports()
     values: dict[str, Any] = {}
-    for name, (mark, value) in entry.options.items():
+    for name, (key, mark, value) in entry.options.items():
+        here = f"{where}.{short(name)}"
         if name in ports:
-            values[name] = _check(ports[name], mark, value, where, report)
+            values[name] = _check(ports[name], mark, value, here, report)
         else:
-            report(mark, "unknown-key", f"unknown key '{name}'; {choices(name, ports, 'keys')}", f"{where}.{name}")
+            known = ["model", "loss", *ports]
+            report(key, "unknown-key", f"unknown key '{short(name)}'; {choices(name[:60], known, 'keys')}", here)
     fixed = {name: values.pop(name, ports[name].default) for name in ("optimizer", "lr", "ema", "start")}
+    own = (*FOR_ALL, *OWN[fixed["optimizer"]])
+    for name in values:
+        if name not in own:
+            message = f"'{name}' is no option of {fixed['optimizer']}; options: {', '.join(own)}"
+            report(entry.options[name][0], "unknown-key", message, f"{where}.{name}")
     return Optimised(entry.model.text, loss, options=values, mark=entry.mark, **fixed)
+
+
+def iterations(steps: Scalar, where: str, report: Report) -> int:
+    """The number of steps that a literal says."""
+    from annotated_types import Ge
+
+    return int(_check(_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, where, report))
 
 
 def training_options(
     loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, base: Path, report: Report
 ) -> Training:
-    """precision (fp32, bf16, fp16), seed, and checkpoint: path, every, and check (whether it must be this training's)."""
+    """precision (fp32, bf16, fp16), seed, and checkpoint: path, every, and check (that it is of this training)."""
     from annotated_types import Ge
 
     precision, seed = "fp32", 0
     if loop.precision is not None:
         port = _port("precision", Literal["fp32", "bf16", "fp16"], "fp32")
-        precision = _check(port, loop.precision.mark, loop.precision.value, loop.path, report)
+        precision = _check(port, loop.precision.mark, loop.precision.value, f"{loop.path}.precision", report)
     if loop.seed is not None:
-        seed = _check(_port("seed", Annotated[int, Ge(0)], 0), loop.seed.mark, loop.seed.value, loop.path, report)
+        port = _port("seed", Annotated[int, Ge(0)], 0)
+        seed = _check(port, loop.seed.mark, loop.seed.value, f"{loop.path}.seed", report)
     where = f"{loop.path}.checkpoint"
     ports = {
-        "path": _port("path", Path),
+        "path": _port("path", str),
         "every": _port("every", Annotated[int, Ge(1)], 500),
         "check": _port("check", bool, True),
     }
     saved = {
-        n: _check(ports[n], mark, value, where, report) for n, (mark, value) in loop.checkpoint.items() if n in ports
+        name: _check(ports[name], mark, value, f"{where}.{name}", report)
+        for name, (mark, value) in loop.checkpoint.items()
+        if name in ports
     }
-    path = saved.get("path")
-    if loop.checkpoint and path is None:
-        mark = next(iter(loop.checkpoint.values()))[0]
-        report(mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
-    folder = resolve(path, base) if path is not None else None
+    if loop.checkpoint_mark is not None and "path" not in saved:
+        report(loop.checkpoint_mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
+    folder = None
+    if (text := saved.get("path")) is not None:
+        try:
+            folder = absolute_path(text, base)
+        except ValueError as error:
+            report(loop.checkpoint["path"][0], "bad-value", f"'path': {error}", f"{where}.path")
     options = {"seed": seed, "check": saved.get("check", True)}
     return Training(models, steps, precision, folder, saved.get("every", 500), options)

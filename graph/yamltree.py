@@ -1,11 +1,13 @@
 """YAML with the place of everything, read from the C parser's events without recursion.
 
 Plain scalars: ``true``/``false``, ``null``/``~``, integers and floats (``1e-4`` too) are values; all else is text,
-``on`` and dates included. Where a name is meant, the text counts, whatever the value.
+``on`` and dates included, and numbers too large for a float. Where a name is meant, the text counts, whatever the
+value.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,16 +22,15 @@ MAX_DEPTH = 64
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
-_SPECIAL = {
-    "true": True,
-    "false": False,
-    "null": None,
-    "~": None,
-    "": None,
-    ".inf": float("inf"),
-    "-.inf": float("-inf"),
-    ".nan": float("nan"),
-}
+_MAX_DIGITS = 308  # what surely fits a float
+_SHOWN = 60
+_WORDS = {"true": True, "false": False, "null": None}
+_SPECIAL: dict[str, Any] = {"~": None, "": None}
+for _word, _value in _WORDS.items():  # as YAML 1.2 has them: true, True, TRUE
+    _SPECIAL |= dict.fromkeys((_word, _word.capitalize(), _word.upper()), _value)
+for _word in ("inf", "Inf", "INF"):
+    _SPECIAL |= {f".{_word}": math.inf, f"+.{_word}": math.inf, f"-.{_word}": -math.inf}
+_SPECIAL |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class Scalar:
             return self.text
         if self.text in _SPECIAL:
             return _SPECIAL[self.text]
-        if _INT.match(self.text) and len(self.text) < 1000:
+        if _INT.match(self.text) and len(self.text) <= _MAX_DIGITS:
             return int(self.text)
-        return float(self.text) if _FLOAT.match(self.text) else self.text
+        if _FLOAT.match(self.text) and math.isfinite(number := float(self.text)):
+            return number
+        return self.text
 
 
 @dataclass
@@ -61,9 +64,6 @@ class Sequence:
 class Mapping:
     items: list[tuple[Scalar, Tree]]
     mark: Mark
-
-    def get(self, name: str) -> Tree | None:
-        return next((value for key, value in self.items if key.text == name), None)
 
 
 Tree: TypeAlias = Scalar | Sequence | Mapping
@@ -78,29 +78,58 @@ def plain(tree: Tree) -> Any:
     return {key.text: plain(value) for key, value in tree.items}
 
 
+def repeated_keys(tree: Tree) -> Iterator[Scalar]:
+    """The keys that stand for a second time in their mapping, anywhere in a tree."""
+    parts: list[Tree] = []
+    if isinstance(tree, Sequence):
+        parts = tree.items
+    elif isinstance(tree, Mapping):
+        seen: set[str] = set()
+        for key, value in tree.items:
+            if key.text in seen:
+                yield key
+            seen.add(key.text)
+            parts.append(value)
+    for part in parts:
+        yield from repeated_keys(part)
+
+
+def short(text: str) -> str:
+    """A name as a message shows it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def kind_of(tree: Tree) -> str:
     """What a tree is, in a reader's words."""
     if isinstance(tree, Mapping):
         return "a mapping"
     if isinstance(tree, Sequence):
         return "a list"
-    return "nothing" if tree.value is None else f"{type(tree.value).__name__} {tree.text!r:.60}"
+    if tree.value is None:
+        return "nothing"
+    return "an empty text" if not tree.text else f"{type(tree.value).__name__} '{short(tree.text)}'"
 
 
-def read_text(path: Path) -> str:
-    """A file as text. Raises ``WorkflowError`` where it cannot be read or is not UTF-8."""
-    start = Mark(str(path), 1, 1)
+def read_text(path: Path, file: str | None = None) -> str:
+    """A file as text. Raises ``WorkflowError`` where it cannot be read or is not UTF-8.
+
+    file: the path as the problem shows it.
+    """
+    file = str(path) if file is None else file
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise WorkflowError([Problem(start, "no-file", f"cannot read the workflow: {error.strerror}")]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        problem = Problem(Mark(file, 1, 1), "no-file", f"cannot read the workflow: {reason}")
+        raise WorkflowError([problem]) from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        problem = Problem(Mark(str(path), line, column), "not-text", "expected UTF-8 text, found other bytes")
-        raise WorkflowError([problem]) from None
+        # error.start counts from the text's first byte, after a byte order mark.
+        before = error.object[: error.start].decode("utf-8")
+        mark = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        message = "expected UTF-8 text, found other bytes: save the file as UTF-8"
+        raise WorkflowError([Problem(mark, "not-text", message)]) from None
 
 
 def read_tree(text: str, file: str) -> Tree:
@@ -114,11 +143,11 @@ def read_tree(text: str, file: str) -> Tree:
         message = " ".join(part for part in (error.context, error.problem) if part)
         raise WorkflowError([Problem(mark, "yaml-syntax", message)]) from None
     except (yaml.YAMLError, UnicodeError, ValueError) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(getattr(error, "reason", error)).split())
         mark = Mark(file, 1, 1)
         if isinstance(position := getattr(error, "position", None), int):
-            before = text[:position]
-            mark = Mark(file, before.count("\n") + 1, position - before.rfind("\n"))
+            before = text.encode()[:position].decode(errors="ignore")  # the C parser counts bytes
+            mark = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise WorkflowError([Problem(mark, "yaml-syntax", message)]) from None
 
 

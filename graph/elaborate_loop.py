@@ -1,0 +1,179 @@
+"""A loop: its carries' types are the joins of start and ``next``, found by elaborating the body until they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from guidegraph.graph.errors import choices
+from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
+from guidegraph.graph.parse import MAX_NESTING
+from guidegraph.graph.parsed import NamedLinks, ParsedLoop
+from guidegraph.graph.scope import INT, Entry, Scope, Typed
+from guidegraph.graph.training_options import iterations, optimiser_options, training_options
+from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, join, linkable
+
+if TYPE_CHECKING:
+    from guidegraph.graph.elaborate import Elaborator, Place
+
+Found = dict[str, Typed | None]
+
+
+def elaborate_loop(
+    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place
+) -> tuple[dict[str, Op], Entry]:
+    """The loop as one operation; its outputs are the carries and what it collects."""
+    if place.loops >= MAX_NESTING:
+        e.add(
+            loop.mark, "too-deep", f"loops nest at most {MAX_NESTING} deep, those of used workflows included", loop.path
+        )
+        return {}, Entry(broken=True)
+    over = _over(e, loop, scope)
+    _names(e, loop, scope)
+    _next_names(e, loop)
+    starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
+    inner, body, nexts = _settled(e, loop, scope, key, place, starts, _item(over))
+    readable = {"body", "next"} - loop.unread
+    collected = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
+    training = _training(e, loop, scope, inner, place) if loop.train else None
+    kinds = {name: _stacked(found[1]) if found else ANY for name, found in collected.items()}
+    outputs = {**inner.carry, **kinds}
+    partial = bool(loop.unread & {"carry", "collect", "body"})
+    entry = Entry({name: (Output(key, name), kind) for name, kind in outputs.items()}, partial=partial)
+    wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collected.values())
+    if over is None or wrong:
+        return {}, entry
+    sources = [{n: f[0] for n, f in group.items() if f} for group in (starts, nexts, collected)]
+    start, after, collect = sources
+    item = loop.item.text if loop.item else ""
+    op = Loop(key, over[0], item, start, body, after, collect, outputs, loop.mark, training)
+    return {key: op}, entry
+
+
+def _settled(
+    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place, starts: Found, item: PortType
+) -> tuple[Scope, dict[str, Op], Found]:
+    """The body, elaborated with carries of types that hold what ``next`` gives."""
+    known = e.carried.get(key, {})  # of an earlier pass over a loop around this one: types only ever widen
+    kinds = {n: join(f[1], known.get(n, f[1])) if f else ANY for n, f in starts.items()}
+    inside = replace(place, prefix=f"{key}.body.", loops=place.loops + 1)
+    unread = (loop.unread & {"carry"}) | ({"nodes"} if "body" in loop.unread else set())
+    trained = {entry.model.text for entry in loop.train}
+    while True:
+        inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
+        inner.unread = frozenset(unread) | (scope.unread & {"params"})
+        inner.item, inner.item_type, inner.carry = (loop.item.text if loop.item else None), item, kinds
+        noted = len(e.problems)
+        body = e.region(loop.body, inner, inside)
+        wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
+        nexts = _links(e, wanted, inner, f"{loop.path}.next")
+        joined = {n: join(kind, f[1]) if (f := nexts.get(n)) else kind for n, kind in kinds.items()}
+        if joined == kinds:
+            e.carried[key] = kinds
+            return inner, body, nexts
+        kinds = joined
+        del e.problems[noted:]
+
+
+def _links(e: Elaborator, group: NamedLinks, scope: Scope, where: str) -> Found:
+    return {n: e.link(link, scope, f"{where}.{n}") if link is not None else None for n, (_, link) in group.items()}
+
+
+def _over(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Typed | None:
+    where = f"{loop.path}.loop.over"
+    found = e.link(loop.over, scope, where) if loop.over is not None else None
+    if found and loop.over is not None and not _iterable(found[1]):
+        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {found[1]}"
+        e.add(loop.over.mark, "type-mismatch", message, where)
+        return None
+    return found
+
+
+def _iterable(kind: PortType) -> bool:
+    return any(
+        isinstance(a, SequenceOf)
+        or a in (object, int, list, tuple)
+        or (hasattr(a, "__getitem__") and a is not str and not issubclass(a, Mapping))
+        or Tensor in a.__mro__
+        for a in kind.alternatives
+    )
+
+
+def _item(over: Typed | None) -> PortType:
+    if over is None:
+        return ANY
+    return INT if over[1].alternatives == (int,) else element_of(over[1])
+
+
+def _stacked(kind: PortType) -> PortType:
+    """What collecting values of a type gives."""
+    tensors = all(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives)
+    return PortType((Tensor,)) if tensors and kind.alternatives else PortType((SequenceOf(kind),))
+
+
+def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:
+    """Carries, the entry's name and collected names must not hide each other."""
+    for s in scope.chain():
+        for name, (mark, _) in loop.carry.items():
+            if s.loop and name in s.carry:
+                where = f"{loop.path}.carry.{name}"
+                e.add(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", where)
+        if s.loop and loop.item is not None and s.item == loop.item.text:
+            message = f"an enclosing loop calls its entry '{s.item}' too; rename one"
+            e.add(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
+    for name, (mark, _) in loop.collect.items():
+        if name in loop.carry:
+            message = f"'{name}' is carried and collected; rename one"
+            e.add(mark, "shadowed-name", message, f"{loop.path}.collect.{name}")
+
+
+def _next_names(e: Elaborator, loop: ParsedLoop) -> None:
+    """Every carry has a ``next``, but for trained ones; nothing else has."""
+    trained = {entry.model.text for entry in loop.train}
+    if not loop.unread & {"next", "train"}:
+        for name in loop.carry:
+            if name not in loop.next and name not in trained:
+                message = f"the carry '{name}' has no 'next': what it is in the next iteration"
+                e.add(loop.next_mark, "missing-next", message, f"{loop.path}.next")
+    for name, (mark, _) in loop.next.items() if "carry" not in loop.unread else ():
+        where = f"{loop.path}.next.{name}"
+        if name not in loop.carry:
+            e.add(mark, "unknown-carry", f"'{name}' is not carried; {choices(name, loop.carry, 'carries')}", where)
+        elif name in trained:
+            e.add(mark, "unknown-carry", f"'{name}' is trained; it has no 'next'", where)
+
+
+def _training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, place: Place) -> Training:
+    models: list[Optimised] = []
+    seen: set[str] = set()
+    for i, entry in enumerate(loop.train):
+        where, name = f"{loop.path}.train.{i}", entry.model.text
+        if name not in loop.carry and "carry" not in loop.unread:
+            message = f"'{name:.60}' is not carried; {choices(name[:60], loop.carry, 'carries')}"
+            e.add(entry.model.mark, "unknown-carry", message, f"{where}.model")
+        if name in seen:
+            e.add(entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{where}.model")
+        seen.add(name)
+        found = e.link(entry.loss, inner, f"{where}.loss")
+        if found and not linkable(found[1], PortType((Tensor,))):
+            message = f"a loss is a tensor, '{entry.loss.text}' gives {found[1]}"
+            e.add(entry.loss.mark, "type-mismatch", message, f"{where}.loss")
+        loss: Source = found[0] if found else Carry("", name)
+        models.append(optimiser_options(entry, loss, where, e.add))
+    steps = _steps(e, loop, scope)
+    return training_options(loop, tuple(models), steps, place.base, e.add)
+
+
+def _steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:
+    """How many steps a training loop takes: a number, or a link to one; None for one pass over its entries."""
+    if loop.steps is None:
+        return None
+    where = f"{loop.path}.steps"
+    if not isinstance(loop.steps.value, str) and scope.entry(loop.steps.text) is None:
+        return Literal(iterations(loop.steps, where, e.add))
+    found = e.link(loop.steps, scope, where)
+    if found and not linkable(found[1], INT):
+        message = f"'{loop.steps.text}' gives {found[1]}, 'steps' takes int"
+        e.add(loop.steps.mark, "type-mismatch", message, where)
+    return found[0] if found else None

@@ -1,0 +1,121 @@
+"""The parameters that a workflow declares: their types and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, choices
+from guidegraph.graph.ir import Call, Op, Param, Parameter, walk
+from guidegraph.graph.literals import absolute_path, is_text, literal_value
+from guidegraph.graph.node import REQUIRED, Port
+from guidegraph.graph.parsed import ParsedParam, ParsedWorkflow
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import port_type, takes_literal
+from guidegraph.graph.yamltree import plain, short
+
+BASIC_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "path": Path,
+    "Path": Path,
+    "list": list,
+    "dict": dict,
+    "any": Any,
+    "Any": Any,
+}
+
+
+def declared(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
+    """The parameters that are right; what is wrong with the others is added to ``problems``."""
+    found: dict[str, Parameter] = {}
+    for name, parsed in workflow.params.items():
+        parameter = _parameter(parsed, workflow.path.parent, registry, problems) if parsed else None
+        if parameter is not None:
+            found[name] = parameter
+    return found
+
+
+def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: list[Problem]) -> Parameter | None:
+    def wrong(mark: Mark, code: str, message: str, key: str) -> None:
+        problems.append(Problem(mark, code, message, f"params.{parsed.name}{key}"))
+
+    default = plain(parsed.default) if parsed.default is not None else None
+    annotation: Any = Any if default is None else type(default)
+    if parsed.type is not None:
+        try:
+            annotation = annotation_of(parsed.type.text, registry)
+        except KeyError as error:
+            name = str(error.args[0])
+            hint = choices(name[:60], [*BASIC_TYPES, *registry.types], "types")
+            wrong(parsed.type.mark, "bad-type", f"unknown type '{short(name)}'; {hint}", ".type")
+            return None
+        if parsed.default is not None and default is None:
+            annotation = annotation | None
+    port = Port(parsed.name, annotation, port_type(annotation), REQUIRED, setting=True)
+    if parsed.default is not None and default is not None:
+        try:
+            if not takes_literal(port.type):
+                raise ValueError(f"a value of type {port.type} cannot be written down; leave the default out")
+            default = literal_value(port, default, base)
+        except ValueError as error:
+            key = "" if parsed.type is None else ".default"
+            wrong(parsed.default.mark, "bad-value", f"the default does not fit: {error}", key)
+            return None
+    return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
+
+
+def annotation_of(text: str, registry: Registry) -> Any:
+    """The annotation that a type's name means: ``int``, ``Image``, ``int | list``. Raises ``KeyError``."""
+    found: Any = None
+    for name in (part.strip() for part in text.split("|")):
+        known = BASIC_TYPES.get(name, registry.types.get(name))
+        if known is None:
+            raise KeyError(name)
+        found = known if found is None else found | known
+    return found
+
+
+def path_parameters(
+    params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
+) -> dict[str, Parameter]:
+    """The parameters, with a text that feeds a path made a path: its default is relative to the workflow's file."""
+    uses = _uses(ops)
+    found = dict(params)
+    for name, parameter in params.items():
+        paths = [place for place, port in uses.get(name, ()) if _is_path(port)]
+        if not paths or not is_text(parameter.port.type):
+            continue
+        where = f"params.{name}"
+        if others := [place for place, port in uses[name] if not _is_path(port) and not port.type.is_any]:
+            message = f"'{name}' is a path for {paths[0]} and a text for {others[0]}: declare two parameters"
+            problems.append(Problem(parameter.mark, "type-mismatch", message, where))
+            continue
+        annotation: Any = Path | None if parameter.port.type.optional else Path
+        default = parameter.default
+        try:
+            default = absolute_path(default, parameter.base) if isinstance(default, str) else default
+        except ValueError as error:
+            problems.append(Problem(parameter.mark, "bad-value", f"the default does not fit: {error}", where))
+        port = replace(parameter.port, annotation=annotation, type=port_type(annotation))
+        found[name] = replace(parameter, port=port, default=default)
+    return found
+
+
+def _is_path(port: Port) -> bool:
+    return Path in port.type.alternatives and str not in port.type.alternatives
+
+
+def _uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
+    """The ports that each parameter feeds, with how to name them."""
+    found: dict[str, list[tuple[str, Port]]] = {}
+    for op in walk(ops):
+        if isinstance(op, Call):
+            for name, source in (*op.inputs.items(), *op.settings.items()):
+                if isinstance(source, Param) and (port := op.spec.port(name)) is not None:
+                    found.setdefault(source.name, []).append((f"nodes.{op.key}.in.{name}", port))
+    return found

@@ -1,0 +1,179 @@
+"""Links and literals of single ports: what they are, whether they fit, and what to say where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidegraph.graph.errors import Mark, Problem, choices
+from guidegraph.graph.ir import Literal, Param, Source, Sources
+from guidegraph.graph.literals import absolute_path, is_text, literal_value
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.parsed import Links, links_of
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
+from guidegraph.graph.types import PortType, linkable, mismatch, narrows, takes_literal
+from guidegraph.graph.yamltree import Scalar, Tree, plain
+
+GUESSES = 100
+CONVERSIONS = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a literal stands that goes on to other ports: its place, and the folder of its file."""
+
+    mark: Mark
+    base: Path
+    path: str
+
+
+class Wiring:
+    """Resolves links and literals of ports, and notes what is wrong with them."""
+
+    def __init__(self, registry: Registry, problems: list[Problem]):
+        self.registry = registry
+        self.problems = problems
+        self.origins: dict[Literal, Origin] = {}
+
+    def add(self, mark: Mark, code: str, message: str, path: str) -> None:
+        self.problems.append(Problem(mark, code, message, path))
+
+    def link(self, link: Scalar, scope: Scope, path: str) -> Typed | None:
+        try:
+            return resolve(link, scope, path, guess=len(self.problems) < GUESSES)
+        except Unresolved as error:
+            if error.problem:
+                self.problems.append(error.problem)
+            return None
+
+    def wired(self, port: Port, links: Links, scope: Scope, where: str) -> tuple[Sources, bool] | None:
+        """Sources for a port, and whether the value needs a check at run time. None where a link is wrong."""
+        if isinstance(links, Scalar):
+            found = self.link(links, scope, where)
+            return None if found is None else self.fitting(found, port, links, scope, where)
+        sequence = port.type.sequence
+        if sequence is None:
+            message = f"port '{port.name}' takes one {port.type}, found a list of links"
+            self.add(links.mark, "not-a-list", message, where)
+            return None
+        element = Port(port.name, None, sequence.element)
+        parts: list[tuple[Source, bool] | None] = []
+        for i, link in enumerate(links_of(links)):
+            here = f"{where}.{i}"
+            found = self.link(link, scope, here)
+            parts.append(None if found is None else self.fitting(found, element, link, scope, here))
+        whole = [part for part in parts if part is not None]
+        if len(whole) < len(parts):
+            return None
+        return tuple(source for source, _ in whole), any(narrow for _, narrow in whole)
+
+    def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, bool] | None:
+        """What a link gives, for a port: the source, and whether it needs a check at run time."""
+        source, kind = found
+        if not fits(source, kind, port.type):
+            message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
+            self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
+            return None
+        if isinstance(source, Literal):
+            constant = self._passed_on(source, port, link, where)
+            return None if constant is None else (constant, False)
+        return source, narrows(kind, port.type) and not _is_path(source, kind, port.type)
+
+    def literal(self, port: Port, tree: Tree, base: Path, scope: Scope, where: str) -> Literal | None:
+        """A validated literal for a port; a relative path is one from ``base``."""
+        if not takes_literal(port.type) and not (port.type.optional and plain(tree) is None):
+            message = f"port '{port.name}' takes {port.type}, which no literal can be; wire it under 'in'"
+            self.add(tree.mark, "not-a-literal", message, where)
+            return None
+        try:
+            literal = Literal(literal_value(port, plain(tree), base))
+        except ValueError as error:
+            message = f"'{port.name}': {error}"
+            if isinstance(tree, Scalar) and _is_link(tree, scope):
+                message += "; a link stands under 'in'"
+            self.add(tree.mark, "bad-value", message, where)
+            return None
+        self.origins[literal] = Origin(tree.mark, base, where)
+        return literal
+
+    def _passed_on(self, literal: Literal, port: Port, link: Scalar, where: str) -> Literal | None:
+        """A literal that reaches a port through a parameter of a sub-workflow."""
+        origin = self.origins.get(literal) or Origin(link.mark, Path.cwd(), where)
+        try:
+            if port.annotation is not None:
+                value = literal_value(port, literal.value, origin.base)
+            elif Path in port.type.alternatives and isinstance(literal.value, str):
+                value = absolute_path(literal.value, origin.base)
+            elif reason := mismatch(literal.value, port.type):
+                raise ValueError(reason)
+            else:
+                value = literal.value
+        except ValueError as error:
+            message = f"'{link.text}' does not fit port '{port.name}' ({where} in line {link.mark.line}): {error}"
+            self.add(origin.mark, "bad-value", message, origin.path)
+            return None
+        passed = Literal(value)
+        self.origins[passed] = origin
+        return passed
+
+    def _remedy(self, kind: PortType, target: PortType, link: Scalar, scope: Scope) -> str:
+        """What could be linked instead."""
+        if target.sequence is not None and linkable(kind, target.sequence.element):
+            return f"; write a list: [{link.text}]"
+        head = link.text.partition(".")[0]
+        entry = scope.entry(head)
+        outputs = entry.outputs.items() if entry else ()
+        fitting = [f"{head}.{name}" for name, (source, other) in outputs if fits(source, other, target)]
+        if fitting:
+            return f"; of the same node, {' or '.join(fitting)} fits"
+        if found := conversions(kind, target, list(self.registry.nodes.values())):
+            return f"; nodes that convert: {', '.join(found)}"
+        return ""
+
+
+def fits(source: Source, kind: PortType, target: PortType) -> bool:
+    """The link rule, and a parameter's or literal's text that names a path."""
+    return linkable(kind, target) or _is_path(source, kind, target)
+
+
+def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
+    return (
+        isinstance(source, (Param, Literal))
+        and is_text(kind)
+        and Path in target.alternatives
+        and str not in target.alternatives
+    )
+
+
+def _is_link(tree: Scalar, scope: Scope) -> bool:
+    try:
+        resolve(tree, scope, "", guess=False)
+    except Unresolved:
+        return False
+    return isinstance(tree.value, str)
+
+
+def conversions(kind: PortType, target: PortType, nodes: Sequence[NodeSpec]) -> list[str]:
+    """Ids of nodes that make a ``target`` from a ``kind``, those that say so most plainly first."""
+    found: list[tuple[int, int, str]] = []
+    for spec in nodes:
+        takes = [p for p in spec.inputs.values() if p.required]
+        accepting = [p for p in takes if not p.type.is_any and not narrows(kind, p.type)]
+        gives = any(not o.is_any and not narrows(o, target) for o in spec.outputs.values())
+        if accepting and gives and not kind.is_any and not target.is_any:
+            exact = any(p.type == kind for p in accepting)
+            found.append((not exact, len(takes), spec.id))
+    return [id for _, _, id in sorted(found)[:CONVERSIONS]]
+
+
+def ports_text(name: str, spec: NodeSpec) -> str:
+    """The ports and settings that exist, and the closest name; ``?`` marks what may be left out."""
+    named = [f"{p.name}{'' if p.required else '?'}" for p in spec.inputs.values()]
+    settings = [f"{p.name}{'' if p.required else '?'}" for p in spec.settings.values()]
+    known = {*spec.inputs, *spec.settings}
+    hint = choices(name[:60], known, "ports", limit=0) if name not in known else ""
+    guess = hint if hint.startswith("did you mean") else ""
+    listed = f"ports: {', '.join(named) or 'none'}; settings: {', '.join(settings) or 'none'}"
+    return f"{guess} {listed}".strip()
