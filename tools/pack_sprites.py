@@ -122,9 +122,7 @@ def keywords_by_name(chars: dict[str, str], emojilib: dict[str, list[str]]) -> d
     return {name: by_code.get(code, "") for code, name in chars.items()}
 
 
-def pack_emoji(
-    sets: list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]], path: Path, colours: int
-) -> None:
+def pack_emoji(sets: list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]], path: Path, colours: int) -> None:
     """Every base emoji of both sets, without flags and skin tones, as (N, 64, 64) palette indices.
 
     pixels (N, 64, 64) uint8 index palette (N, colours, 3) uint8; the background is white. names,

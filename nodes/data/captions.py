@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from guidegraph.nodes.data.sprites import OBJECTS
 
 SKY_PHRASES = {
     "day": ("under a day sky", "under a blue sky", "by day", "in the day"),
@@ -26,14 +29,12 @@ def with_article(name: str) -> str:
 
 
 def plain_caption(objects: Sequence[str], sky: str, ground: str) -> str:
-    """"a tiger and a palm tree on sand under a night sky"."""
+    """ "a tiger and a palm tree on sand under a night sky"."""
     subject = " and ".join(with_article(name) for name in objects)
     return f"{subject} {GROUND_PHRASES[ground][0]} {SKY_PHRASES[sky][0]}"
 
 
-def write_caption(
-    u: NDArray[np.float64], objects: Sequence[str], sky: str, ground: str, partial: float
-) -> str:
+def write_caption(u: NDArray[np.float64], objects: Sequence[str], sky: str, ground: str, partial: float) -> str:
     """A caption whose wording the uniform numbers `u` (at least 8) choose.
 
     The objects come in random order, so the order says nothing about left and right. With probability
@@ -56,3 +57,10 @@ def write_caption(
 def phrase(phrases: Sequence[str], u: float) -> str:
     """The first phrase half of the time, one of the others otherwise."""
     return phrases[0] if u < 0.5 else phrases[1 + int((u - 0.5) * 2 * (len(phrases) - 1))]
+
+
+def vocabulary() -> list[str]:
+    """Every word and punctuation mark that a scene's caption can hold, sorted."""
+    phrases_used = [text for group in (SKY_PHRASES, GROUND_PHRASES) for texts in group.values() for text in texts]
+    text = " ".join([*OBJECTS, *phrases_used, "a an and with the , ."])
+    return sorted(set(re.findall(r"\w+|[^\w\s]+", text.lower())))

@@ -91,7 +91,8 @@ TEXTURE = ((7.0, 1.3, 0.9), (6.0, 0.25, 0.8), (3.0, 0.15, 0.2), (9.0, 0.12, 1.1)
 def uniforms(seed: int, index: int, count: int) -> NDArray[np.float64]:
     """`count` numbers in [0, 1) from the raw Philox stream of (seed, index)."""
     bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64))
-    return (bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
+    values: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
+    return values
 
 
 def pick(u: float, low: int, high: int) -> int:
@@ -149,7 +150,9 @@ def paint_background(u: NDArray[np.float64], sky: int, ground: int, horizon: int
     return picture.astype(np.float32), y >= edge
 
 
-def compose_scene(seed: int, index: int, *, split: Split = "train", single: float = 0.25, partial: float = 0.1) -> Scene:
+def compose_scene(
+    seed: int, index: int, *, split: Split = "train", single: float = 0.25, partial: float = 0.1
+) -> Scene:
     """Scene `index` of the data set `seed`.
 
     `single` is the share of scenes with one object, `partial` the share of captions that leave out the
@@ -173,5 +176,6 @@ def compose_scene(seed: int, index: int, *, split: Split = "train", single: floa
         semantic[rows, columns][alpha[..., 0] >= 0.5] = item.object
 
     image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-    caption = write_caption(u[60:80], [OBJECTS[obj] for obj in objects], SKIES[sky], GROUNDS[ground], 0.0 if held_out else partial)
+    names = [OBJECTS[obj] for obj in objects]
+    caption = write_caption(u[60:80], names, SKIES[sky], GROUNDS[ground], 0.0 if held_out else partial)
     return Scene(image, semantic, caption, objects, sky, ground)

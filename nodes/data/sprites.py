@@ -58,9 +58,7 @@ def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def variants() -> tuple[tuple[int, ...], ...]:
     """For each object the indices of its sprites."""
     _, owner = load_sprites()
-    return tuple(
-        tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS))
-    )
+    return tuple(tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS)))
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, Upsample, group_norm
 
-
 INITIAL_LOG_VARIANCE = -6.0
 
 
@@ -56,8 +55,8 @@ def build_encoder(config: AutoencoderConfig) -> nn.Sequential:
             width = next_width
     layers += [ResidualBlock(width, width), group_norm(width), nn.SiLU()]
     head = nn.Conv2d(width, 2 * config.latent_channels, 3, padding=1)
-    with torch.no_grad():  # a small variance at first, or the decoder learns to ignore a latent drowned in noise
-        head.bias[config.latent_channels :] = INITIAL_LOG_VARIANCE
+    if head.bias is not None:  # a small variance at first, or the decoder learns to ignore a latent drowned in noise
+        nn.init.constant_(head.bias[config.latent_channels :], INITIAL_LOG_VARIANCE)
     return nn.Sequential(*layers, head)
 
 
@@ -106,12 +105,12 @@ class KLAutoencoder(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """The mean latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
-        mean, _ = self.moments(image)
-        return mean * self.scale.to(mean.dtype)
+        mean, _ = self.moments(image.to(self.scale.dtype))
+        return (mean * self.scale).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
-        return self.reconstruct(latent / self.scale.to(latent.dtype))
+        return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction from a sample of q(z | x) with the given standard normal noise, mean and log-variance."""

@@ -49,7 +49,8 @@ class AdaptiveGroupNorm(nn.Module):
         y = F.silu(embedding)
         y_s = self.scale(y)[:, :, None, None]
         y_b = self.shift(y)[:, :, None, None]
-        return (1 + y_s) * self.norm(h) + y_b
+        out: Tensor = (1 + y_s) * self.norm(h) + y_b
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -135,8 +136,8 @@ class SpatialTransformer(nn.Module):
         h = h + self.self_attention(normed, normed)
         if tokens is not None and self.norm2 is not None and self.cross_attention is not None:
             h = h + self.cross_attention(self.norm2(h), tokens, mask)
-        h = h + self.feed_forward(self.norm3(h))
-        return h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        out: Tensor = h + self.feed_forward(self.norm3(h))
+        return out.transpose(1, 2).unflatten(2, x.shape[-2:])
 
 
 class Downsample(nn.Module):

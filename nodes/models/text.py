@@ -57,9 +57,7 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     unknown = tokenizer.token_to_id(UNKNOWN)
     encoding = tokenizer.encode(text)
     return [
-        text[start:end]
-        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        if token == unknown
+        text[start:end] for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if token == unknown
     ]
 
 

@@ -55,9 +55,7 @@ class Stage(nn.Module):
     def __init__(self, channels: int, out_channels: int, attention: bool, config: UNetConfig) -> None:
         super().__init__()
         self.residual = ResidualBlock(channels, out_channels, 4 * config.channels)
-        self.transformer = (
-            SpatialTransformer(out_channels, config.context_dim, config.heads) if attention else None
-        )
+        self.transformer = SpatialTransformer(out_channels, config.context_dim, config.heads) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
         h: Tensor = self.residual(x, embedding)

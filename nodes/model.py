@@ -1,0 +1,200 @@
+"""Models on disk as nodes: load, save, and make fresh ones to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge, MinLen
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.types import Autoencoder, Denoiser, PredictionKind, Schedule, TextEmbedder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "cosine": schedules.cosine,
+}
+
+
+class LoadedModel(NamedTuple):
+    """The parts of a latent diffusion model."""
+
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    text: TextEmbedder
+    schedule: Schedule
+
+
+class Missing:
+    """Stands for a part that a model folder does not hold: any use of it says so."""
+
+    def __init__(self, folder: Path, part: str) -> None:
+        self._message = f"the model '{folder}' has no part '{part}'"
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise ValueError(self._message)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ValueError(self._message)
+
+
+@node("model.load", host=True)
+def load_model(*, path: Path) -> LoadedModel:
+    """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
+
+    A part that the folder does not hold raises an error when it is used.
+    """
+    from guidegraph.nodes.models import store
+
+    held = store.read_index(path)
+
+    def part(name: str) -> Any:
+        if name not in held:
+            return Missing(path, name)
+        return store.load_part(path, name, device=current_device(), dtype=current_dtype())
+
+    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing(path, "schedule")
+    return LoadedModel(part("denoiser"), part("autoencoder"), part("text"), schedule)  # type: ignore[arg-type]
+
+
+def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
+    """The schedule that model.json names with its settings, or that of a table of ᾱ."""
+    from safetensors.torch import load_file
+
+    from guidegraph.nodes.models.store import inside
+
+    settings = {name: value for name, value in part.items() if name != "kind"}
+    kind = part.get("kind")
+    if kind == "table":
+        return Schedule(load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device()))
+    if kind not in SCHEDULES:
+        raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
+    return SCHEDULES[kind](**settings)
+
+
+@node("model.save", pure=False, host=True)
+def save_model(
+    denoiser: Denoiser | None = None,
+    autoencoder: Autoencoder | None = None,
+    text: TextEmbedder | None = None,
+    schedule: Schedule | None = None,
+    *,
+    path: Path,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+) -> str:
+    """Write the wired parts as a model folder that `model.load` reads; gives its path.
+
+    Parts that are in the folder already and not wired here stay as they are.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from guidegraph.nodes.models import store
+
+    wired = {"denoiser": denoiser, "autoencoder": autoencoder, "text": text}
+    modules: dict[str, nn.Module] = {}
+    for name, module in wired.items():
+        if module is None:
+            continue
+        if not isinstance(module, torch.nn.Module):
+            raise ValueError(f"'{name}' is a {type(module).__name__}, not a network that can be saved")
+        modules[name] = module
+    table = None
+    if schedule is not None:
+        tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
+        path.mkdir(parents=True, exist_ok=True)
+        store.write_whole(path / "schedule.safetensors", lambda file: save_file(tensors, file))
+        table = {"kind": "table", "weights": "schedule.safetensors"}
+    store.save_parts(path, modules, dtype=getattr(torch, dtype), schedule=table)
+    return str(path)
+
+
+Channels = Annotated[int, Ge(1)]
+Multipliers = Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+
+
+@node("model.autoencoder")
+def new_autoencoder(
+    *,
+    seed: int = 0,
+    channels: Channels = 48,
+    multipliers: Multipliers = (1, 2),
+    blocks: Channels = 1,
+    patch: Channels = 2,
+) -> Autoencoder:
+    """An untrained KL autoencoder with f = patch · 2^(levels − 1) and 4 latent channels."""
+    from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
+
+    config = AutoencoderConfig(channels=channels, multipliers=multipliers, blocks=blocks, patch=patch)
+    model: Autoencoder = untrained(lambda: KLAutoencoder(config), seed)
+    return model
+
+
+@node("model.unet")
+def new_unet(
+    *,
+    seed: int = 0,
+    in_channels: Channels = 4,
+    channels: Channels = 64,
+    multipliers: Multipliers = (1, 2, 3),
+    blocks: Channels = 1,
+    attention: tuple[Annotated[int, Ge(0)], ...] = (1, 2),
+    heads: Channels = 4,
+    context_dim: int | None = 128,
+    vector_dim: int | None = 128,
+    spatial_channels: int = 0,
+    learned_variance: bool = False,
+    kind: PredictionKind = "v",
+) -> Denoiser:
+    """An untrained U-Net denoiser; see UNetConfig for the settings."""
+    from guidegraph.nodes.models.denoiser import UNetDenoiser
+    from guidegraph.nodes.models.unet import UNet, UNetConfig
+
+    config = UNetConfig(
+        in_channels=in_channels,
+        out_channels=2 * in_channels if learned_variance else in_channels,
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        attention=attention,
+        heads=heads,
+        context_dim=context_dim,
+        vector_dim=vector_dim,
+        spatial_channels=spatial_channels,
+        kind=kind,
+    )
+    model: Denoiser = untrained(lambda: UNetDenoiser(UNet(config)), seed)
+    return model
+
+
+@node("model.text_transformer")
+def new_text_transformer(
+    *, seed: int = 0, words: list[str] | None = None, width: Channels = 128, layers: Channels = 3, heads: Channels = 4
+) -> TextEmbedder:
+    """An untrained text encoder over the given words, or over those of the scene captions."""
+    from guidegraph.nodes.data.captions import vocabulary
+    from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel, build_tokenizer
+
+    tokenizer = build_tokenizer(vocabulary() if words is None else words)
+    config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
+    model: TextEmbedder = untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
+    return model
+
+
+def untrained(build: Any, seed: int) -> Any:
+    """A module whose initial weights depend on the seed alone, on the run's device."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build()
+    return module.to(current_device()).eval().requires_grad_(False)

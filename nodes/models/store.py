@@ -1,0 +1,159 @@
+"""Models on disk: a folder with model.json and one safetensors file for each part.
+
+model.json is {"format": 1, "parts": {NAME: {"kind": …, "config": {…}, "weights": FILE, …}}}. The part
+`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
+from guidegraph.nodes.models.denoiser import UNetDenoiser
+from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
+from guidegraph.nodes.models.unet import UNet, UNetConfig
+
+FORMAT = 1
+INDEX = "model.json"
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The path of a file that model.json names; it must lie in the folder itself."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
+    return folder / name
+
+
+def build_unet(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return UNetDenoiser(UNet(UNetConfig(**config)))
+
+
+def build_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return KLAutoencoder(AutoencoderConfig(**config))
+
+
+def build_text(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    tokenizer = Tokenizer.from_file(str(inside(folder, part.get("tokenizer"))))
+    return TextModel(TextEncoder(TextConfig(**config)), tokenizer)
+
+
+def build_detector(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return Detector(DetectorConfig(**config))
+
+
+BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
+    "unet": build_unet,
+    "kl_autoencoder": build_autoencoder,
+    "text_transformer": build_text,
+    "detector": build_detector,
+}
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT or not isinstance(index.get("parts"), dict):
+        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
+    parts: dict[str, dict[str, Any]] = index["parts"]
+    return parts
+
+
+def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """One network of a model folder, frozen: in evaluation mode and without gradients."""
+    parts = read_index(folder)
+    if name not in parts:
+        raise ValueError(f"'{folder}' has no part '{name}'; it has {', '.join(parts)}")
+    part = parts[name]
+    builder = BUILDERS.get(str(part.get("kind")))
+    if builder is None:
+        raise ValueError(
+            f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
+        )
+    try:
+        module = builder(dict(part.get("config", {})), folder, part)
+        module.load_state_dict(load_file(inside(folder, part.get("weights"))))
+    except (TypeError, RuntimeError, FileNotFoundError) as error:
+        raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
+    frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return frozen
+
+
+def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """The kind and the config that `load_part` needs to build a module again."""
+    match module:
+        case UNetDenoiser():
+            return "unet", asdict(module.network.config)
+        case KLAutoencoder():
+            return "kl_autoencoder", asdict(module.config)
+        case TextModel():
+            return "text_transformer", asdict(module.encoder.config)
+        case Detector():
+            return "detector", asdict(module.config)
+    raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
+
+
+def save_parts(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    *,
+    dtype: torch.dtype = torch.float16,
+    schedule: Mapping[str, Any] | None = None,
+) -> None:
+    """Write networks as a model folder; a part that is in the folder already and not named here stays.
+
+    Floating weights are written in `dtype`. Every file is written under a temporary name and renamed, model.json last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = read_index(folder) if (folder / INDEX).is_file() else {}
+    for name, module in modules.items():
+        kind, config = config_of(module)
+        weights = f"{name}.safetensors"
+        parts[name] = {"kind": kind, "config": config, "weights": weights}
+        tensors = {key: to_storage(value, dtype) for key, value in module.state_dict().items()}
+        write_whole(folder / weights, partial(save_file, tensors))
+        if isinstance(module, TextModel):
+            parts[name]["tokenizer"] = "tokenizer.json"
+            write_whole(folder / "tokenizer.json", partial(save_tokenizer, module.tokenizer))
+    if schedule is not None:
+        parts["schedule"] = dict(schedule)
+    index = json.dumps({"format": FORMAT, "parts": parts}, indent=2) + "\n"
+    write_whole(folder / INDEX, lambda path: path.write_text(index, encoding="utf-8"))
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """`Tokenizer.save`, for a path."""
+    tokenizer.save(str(path))
+
+
+def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A contiguous copy on the CPU; floating tensors of at least one axis in `dtype`, single numbers as they are."""
+    narrow = tensor.is_floating_point() and tensor.ndim > 0
+    return tensor.detach().to(device="cpu", dtype=dtype if narrow else tensor.dtype).contiguous()
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under a temporary name beside `path`, then rename."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,17 @@
+"""Prompts as conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.types import Condition, TextEmbedder
+
+
+@node("text.encode", host=True)
+def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
+    """The condition of a prompt (leading axis 1), or of a list of prompts (one for each sample).
+
+    The empty prompt is the model's null condition.
+    """
+    return embedder([prompt] if isinstance(prompt, str) else list(prompt))
