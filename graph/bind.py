@@ -10,7 +10,7 @@ from typing import Any
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import literal_value
-from guidegraph.graph.types import PortType, SequenceOf, mismatch, takes_literal
+from guidegraph.graph.types import PortType, SequenceOf, describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import plain, read_tree, repeated_keys, short
 
 
@@ -64,16 +64,25 @@ def _value(parameter: Parameter, value: object, text: bool) -> object:
     return literal_value(parameter.port, value, Path.cwd())
 
 
+def _uncountable(value: object, steps: bool) -> str | None:
+    """Why a loop cannot run over a value (or, for ``steps``, as many times)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"expected 0 or more iterations; found {value}" if value < 0 else None
+    if steps:
+        return f"expected a number of steps; found {describe(value)}"
+    runs = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
+    return None if runs else f"expected a sequence, a tensor or a number of times; found {describe(value)}"
+
+
 def _from_text(text: str, kind: PortType) -> object:
     """A text from the command line: read as YAML, unless the type is one that text is a value of."""
     texts = {str, Path} & set(kind.alternatives)
     lists = any(isinstance(a, SequenceOf) or a in (list, tuple, dict) for a in kind.alternatives)
     if (texts and not (lists and text.startswith(("[", "{")))) or not text.strip():
         return text
-    try:
-        tree = read_tree(text, "--set")
-    except WorkflowError as error:
-        raise ValueError(f"{error.problems[0].message}; found '{short(text)}'") from None
+    tree, problems = read_tree(text, "--set")
+    if tree is None or problems:
+        raise ValueError(f"{problems[0].message}; found '{short(text)}'")
     for key in repeated_keys(tree):
         raise ValueError(f"'{short(key.text)}' stands in it twice")
     return plain(tree)
@@ -102,9 +111,12 @@ def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, s
     for op in walk(ops):
         if isinstance(op, Loop):
             steps = op.training.steps if op.training else None
-            if isinstance(steps, Param) and isinstance(value := values.get(steps.name), int) and value < 0:
-                message = f"'{steps.name}' is the number of steps of a loop: expected 0 or more; found {value}"
-                found[steps.name, ""] = (steps.name, f"nodes.{op.key}", message)
+            for counter, counts in ((op.over, False), (steps, True)):
+                if not isinstance(counter, Param) or counter.name not in values:
+                    continue
+                if reason := _uncountable(values[counter.name], counts):
+                    message = f"'{counter.name}' does not fit a loop: {reason}"
+                    found[counter.name, reason] = (counter.name, f"nodes.{op.key}", message)
             continue
         for name, source in (*op.inputs.items(), *op.settings.items()):
             if not isinstance(source, Param) or source.name not in values:

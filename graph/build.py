@@ -8,14 +8,15 @@ from pathlib import Path
 
 from guidegraph.graph.bind import unfit
 from guidegraph.graph.elaborate import Elaborator, Place
-from guidegraph.graph.errors import Problem, WorkflowError, choices
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
 from guidegraph.graph.parameters import declared, path_parameters
 from guidegraph.graph.parse import parse
 from guidegraph.graph.parsed import ParsedWorkflow
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.requires import unmet
 from guidegraph.graph.scope import Scope, Typed
-from guidegraph.graph.yamltree import read_text, short
+from guidegraph.graph.yamltree import read_text
 
 
 def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = None) -> Graph:
@@ -52,7 +53,7 @@ class _Builder:
             self._parsed[path], problems = parse(text, path, file)
             self._in_files += problems
             if (workflow := self._parsed[path]) is not None:
-                self._requires(workflow)
+                self._in_files += unmet(workflow.requires, self.registry)
         return self._parsed[path]
 
     def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
@@ -82,25 +83,5 @@ class _Builder:
             self.problems.append(Problem(params[name].mark, "bad-value", message, path_))
         if self.problems or self._in_files:
             raise WorkflowError([*self._in_files, *self.problems])
-        return Graph(path, params, ops, outputs, {n: v for n, (_, v) in workflow.requires.items()}, self.sources)
-
-    def _requires(self, workflow: ParsedWorkflow) -> None:
-        from packaging.specifiers import InvalidSpecifier, SpecifierSet
-        from packaging.utils import canonicalize_name
-
-        for name, (mark, text) in workflow.requires.items():
-            where = f"requires.{short(name)}"
-            try:
-                wanted = SpecifierSet(text)
-            except InvalidSpecifier:
-                message = f"expected a version such as '>=0.1', found '{short(text)}'"
-                self._in_files.append(Problem(mark, "bad-value", message, where))
-                continue
-            version = self.registry.versions.get(canonicalize_name(name))
-            if version is None:
-                hint = choices(name[:60], self.registry.versions, "installed plugins")
-                message = f"the plugin '{short(name)}' is not installed: pip install {short(name)}; {hint}"
-                self._in_files.append(Problem(mark, "missing-plugin", message, where))
-            elif not wanted.contains(version, prereleases=True):
-                message = f"'{name}' {text} is required, version {version} is installed"
-                self._in_files.append(Problem(mark, "plugin-version", message, where))
+        requires = {name: tree.text for name, (_, tree) in workflow.requires.items()}
+        return Graph(path, params, ops, outputs, requires, self.sources)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guidegraph.graph.errors import choices
+from guidegraph.graph.errors import choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
 from guidegraph.graph.training_options import iterations, optimiser_options, training_options
-from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, join, linkable
+from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, have_common, join, linkable
 
 if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
@@ -33,7 +33,7 @@ def elaborate_loop(
     _names(e, loop, scope)
     _next_names(e, loop)
     starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _settled(e, loop, scope, key, place, starts, _item(over))
+    inner, body, nexts = _settled(e, loop, scope, key, place, starts, element_of(over[1]) if over else ANY)
     readable = {"body", "next"} - loop.unread
     collected = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
     training = _training(e, loop, scope, inner, place) if loop.train else None
@@ -68,12 +68,22 @@ def _settled(
         body = e.region(loop.body, inner, inside)
         wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
         nexts = _links(e, wanted, inner, f"{loop.path}.next")
-        joined = {n: join(kind, f[1]) if (f := nexts.get(n)) else kind for n, kind in kinds.items()}
+        widen = {n: f[1] for n, f in nexts.items() if f and have_common(kinds[n], f[1])}
+        joined = {n: join(kind, widen.get(n, kind)) for n, kind in kinds.items()}
         if joined == kinds:
             e.carried[key] = kinds
+            _next_types(e, loop, kinds, nexts)
             return inner, body, nexts
         kinds = joined
         del e.problems[noted:]
+
+
+def _next_types(e: Elaborator, loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found) -> None:
+    for name, found in nexts.items():
+        link = loop.next[name][1]
+        if found and link is not None and not have_common(kinds[name], found[1]):
+            message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
+            e.add(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}")
 
 
 def _links(e: Elaborator, group: NamedLinks, scope: Scope, where: str) -> Found:
@@ -100,16 +110,12 @@ def _iterable(kind: PortType) -> bool:
     )
 
 
-def _item(over: Typed | None) -> PortType:
-    if over is None:
-        return ANY
-    return INT if over[1].alternatives == (int,) else element_of(over[1])
-
-
 def _stacked(kind: PortType) -> PortType:
-    """What collecting values of a type gives."""
-    tensors = all(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives)
-    return PortType((Tensor,)) if tensors and kind.alternatives else PortType((SequenceOf(kind),))
+    """What collecting values of a type gives: tensors are stacked, all else is listed."""
+    tensors = [a is object or (isinstance(a, type) and Tensor in a.__mro__) for a in kind.alternatives]
+    if tensors and all(tensors) and not kind.optional and not kind.is_any:
+        return PortType((Tensor,))
+    return ANY if any(tensors) else PortType((SequenceOf(kind),))
 
 
 def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:
@@ -131,9 +137,12 @@ def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:
 def _next_names(e: Elaborator, loop: ParsedLoop) -> None:
     """Every carry has a ``next``, but for trained ones; nothing else has."""
     trained = {entry.model.text for entry in loop.train}
-    if not loop.unread & {"next", "train"}:
-        for name in loop.carry:
-            if name not in loop.next and name not in trained:
+    missing = [name for name in loop.carry if name not in loop.next and name not in trained]
+    unknown = [name for name in loop.next if name not in loop.carry]
+    meant = {closest(name, missing) for name in unknown}
+    if not loop.unread & {"next", "train"} and not len(missing) == len(unknown) == 1:
+        for name in missing:
+            if name not in meant:
                 message = f"the carry '{name}' has no 'next': what it is in the next iteration"
                 e.add(loop.next_mark, "missing-next", message, f"{loop.path}.next")
     for name, (mark, _) in loop.next.items() if "carry" not in loop.unread else ():

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MANY = 300
+LONG = 100
+
 
 @dataclass(frozen=True, order=True)
 class Mark:
@@ -62,7 +65,10 @@ class Cancelled(GuidegraphError):
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one most likely means."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    if len(names) > MANY:  # comparing with all of a huge file's names, for each mistake in it, would take minutes
+        names = [n for n in names if n[:1] == name[:1] and abs(len(n) - len(name)) < 3][:MANY]
+    found = difflib.get_close_matches(name[:LONG], names, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,10 @@ BASIC_TYPES: dict[str, Any] = {
     "dict": dict,
     "any": Any,
     "Any": Any,
+    "None": None,
+    "null": None,
 }
+_NOTHING = object()
 
 
 def declared(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
@@ -55,7 +59,7 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
             wrong(parsed.type.mark, "bad-type", f"unknown type '{short(name)}'; {hint}", ".type")
             return None
         if parsed.default is not None and default is None:
-            annotation = annotation | None
+            annotation = annotation if annotation is Any else annotation | None
     port = Port(parsed.name, annotation, port_type(annotation), REQUIRED, setting=True)
     if parsed.default is not None and default is not None:
         try:
@@ -70,14 +74,24 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
 
 
 def annotation_of(text: str, registry: Registry) -> Any:
-    """The annotation that a type's name means: ``int``, ``Image``, ``int | list``. Raises ``KeyError``."""
-    found: Any = None
-    for name in (part.strip() for part in text.split("|")):
-        known = BASIC_TYPES.get(name, registry.types.get(name))
-        if known is None:
-            raise KeyError(name)
-        found = known if found is None else found | known
+    """The annotation that a type's name means: ``int``, ``Image``, ``int | None``, ``list[float]``.
+
+    Raises ``KeyError`` with the part that is not known.
+    """
+    found: Any = _NOTHING
+    for part in (part.strip() for part in text.split("|")):
+        match = re.fullmatch(r"list\[\s*(\w+)\s*\]", part)
+        known = list[_named(match[1], registry)] if match else _named(part, registry)  # type: ignore[misc]
+        found = known if found is _NOTHING or known is Any else found if found is Any else found | known
     return found
+
+
+def _named(name: str, registry: Registry) -> Any:
+    if name in BASIC_TYPES:
+        return BASIC_TYPES[name]
+    if name in registry.types:
+        return registry.types[name]
+    raise KeyError(name)
 
 
 def path_parameters(

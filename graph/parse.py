@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TypeAlias
 
-from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices, closest
+from guidegraph.graph.errors import Mark, Problem, choices, closest
 from guidegraph.graph.parsed import (
     Links,
     NamedLinks,
@@ -18,7 +18,19 @@ from guidegraph.graph.parsed import (
     ParsedTrain,
     ParsedWorkflow,
 )
-from guidegraph.graph.yamltree import Mapping, Scalar, Sequence, Tree, kind_of, plain, read_tree, repeated_keys, short
+from guidegraph.graph.yamltree import (
+    Broken,
+    Mapping,
+    Scalar,
+    Sequence,
+    Tree,
+    broken,
+    kind_of,
+    plain,
+    read_tree,
+    repeated_keys,
+    short,
+)
 
 VERSION = 1
 RESERVED = ("params", "carry", "loop")
@@ -38,27 +50,31 @@ def parse(text: str, path: Path, file: str | None = None) -> tuple[ParsedWorkflo
     file: the path as problems show it.
     """
     file = str(path) if file is None else file
-    try:
-        tree = read_tree(text, file)
-    except WorkflowError as error:
-        return None, error.problems
-    parser = _Parser()
+    tree, problems = read_tree(text, file)
+    if tree is None:
+        return None, problems
+    parser = _Parser(problems)
     return parser.workflow(tree, text, path, file), parser.problems
 
 
 class _Parser:
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
 
     def add(self, mark: Mark, code: str, message: str, path: str = "") -> None:
         self.problems.append(Problem(mark, code, message, path))
+
+    def expected(self, what: str, tree: Tree, code: str, path: str, hint: str = "") -> None:
+        """Something else stands there than is expected; what is broken was reported as that."""
+        if not isinstance(tree, Broken):
+            self.add(tree.mark, code, f"expected {what}, found {kind_of(tree)}{hint}", path)
 
     def mapping(self, tree: Tree | None, path: str, what: str) -> Entries | None:
         """The entries of a mapping, none where there is nothing; None for anything else, which is reported."""
         if tree is None or (isinstance(tree, Scalar) and tree.value is None):
             return {}
         if not isinstance(tree, Mapping):
-            self.add(tree.mark, "not-a-mapping", f"expected {what}, found {kind_of(tree)}", path)
+            self.expected(what, tree, "not-a-mapping", path)
             return None
         found: Entries = {}
         for key, value in tree.items:
@@ -81,15 +97,15 @@ class _Parser:
                 meant |= {guess} if guess else set()
         return meant
 
-    def value(self, tree: Tree, path: str) -> Tree:
-        """A literal: a key that stands twice in it is reported."""
+    def value(self, tree: Tree, path: str) -> Tree | None:
+        """A literal, None where it is broken; a key that stands twice in it is reported."""
         for key in repeated_keys(tree):
             self.add(key.mark, "duplicate-key", f"'{short(key.text)}' stands here twice", path)
-        return tree
+        return None if broken(tree) else tree
 
     def workflow(self, tree: Tree, text: str, path: Path, file: str) -> ParsedWorkflow | None:
         if not isinstance(tree, Mapping):
-            self.add(tree.mark, "not-a-mapping", f"expected a workflow as a mapping, found {kind_of(tree)}")
+            self.expected("a workflow, a mapping", tree, "not-a-mapping", "")
             return None
         top = self.mapping(tree, "", "a workflow") or {}
         meant = self.known(top, WORKFLOW_KEYS, "")
@@ -98,7 +114,7 @@ class _Parser:
             self._version(top, tree.mark)
         for name in ("name", "description"):
             if name in top and not isinstance(top[name][1], Scalar):
-                self.add(top[name][1].mark, "bad-value", f"expected a text, found {kind_of(top[name][1])}", name)
+                self.expected("a text", top[name][1], "bad-value", name)
         params = self.mapping(_tree(top, "params"), "params", "parameters by name")
         nodes = self._region(top.get("nodes"), "nodes", 0)
         if nodes is None or "nodes" not in top:
@@ -131,20 +147,18 @@ class _Parser:
         tree = top["guidegraph"][1]
         value = tree.value if isinstance(tree, Scalar) else None
         if isinstance(value, bool) or value != VERSION:
-            message = f"expected {VERSION}, the version of the language, found {kind_of(tree)}"
-            if isinstance(value, int) and value > VERSION:
-                message += "; a newer guidegraph is needed: pip install --upgrade guidegraph"
-            self.add(tree.mark, "bad-version", message, "guidegraph")
+            newer = isinstance(value, int) and value > VERSION
+            hint = "; a newer guidegraph is needed: pip install --upgrade guidegraph" if newer else ""
+            self.expected(f"{VERSION}, the version of the language", tree, "bad-version", "guidegraph", hint)
 
-    def _requires(self, top: Entries) -> dict[str, tuple[Mark, str]]:
-        found: dict[str, tuple[Mark, str]] = {}
+    def _requires(self, top: Entries) -> dict[str, tuple[Mark, Scalar]]:
+        found: dict[str, tuple[Mark, Scalar]] = {}
         entries = self.mapping(_tree(top, "requires"), "requires", "plugin distributions with their versions")
-        for name, (_, tree) in (entries or {}).items():
+        for name, (key, tree) in (entries or {}).items():
             if isinstance(tree, Scalar):
-                found[name] = (tree.mark, tree.text)
+                found[name] = (key.mark, tree)
             else:
-                message = f"expected a version such as '>=0.1', found {kind_of(tree)}"
-                self.add(tree.mark, "bad-value", message, f"requires.{short(name)}")
+                self.expected("a version such as '>=0.1'", tree, "bad-value", f"requires.{short(name)}")
         return found
 
     def name(self, key: Scalar, path: str, reserved: Collection[str] = ()) -> bool:
@@ -163,21 +177,22 @@ class _Parser:
         if not self.name(key, path):
             return None
         if not isinstance(tree, Mapping):
-            return ParsedParam(key.text, key.mark, None, self.value(tree, path), "")
+            literal = self.value(tree, path)
+            return None if literal is None else ParsedParam(key.text, key.mark, None, literal, "")
         entries = self.mapping(tree, path, "a parameter") or {}
         meant = self.known(entries, ("default", "type", "help"), path)
         kind, default, help = (_tree(entries, name) for name in ("type", "default", "help"))
         if help is not None and not isinstance(help, Scalar):
-            self.add(help.mark, "bad-value", f"expected a text, found {kind_of(help)}", f"{path}.help")
+            self.expected("a text", help, "bad-value", f"{path}.help")
         if kind is not None and not isinstance(kind, Scalar):
-            self.add(kind.mark, "bad-type", f"expected the name of a type, found {kind_of(kind)}", f"{path}.type")
+            self.expected("the name of a type", kind, "bad-type", f"{path}.type")
             return None
         if kind is None and default is None:
             if not meant:
                 self.add(key.mark, "missing-key", "a parameter needs a 'default' or a 'type'", path)
             return None
-        if default is not None:
-            self.value(default, f"{path}.default")
+        if default is not None and self.value(default, f"{path}.default") is None:
+            return None
         return ParsedParam(key.text, key.mark, kind, default, help.text if isinstance(help, Scalar) else "")
 
     def _links(self, entry: tuple[Scalar, Tree] | None, path: str) -> NamedLinks | None:
@@ -188,7 +203,7 @@ class _Parser:
             if not self.name(key, path):
                 continue
             if not isinstance(value, Scalar):
-                self.add(value.mark, "not-a-link", f"expected a link, found {kind_of(value)}", f"{path}.{name}")
+                self.expected("a link", value, "not-a-link", f"{path}.{name}")
             found[name] = (key.mark, value if isinstance(value, Scalar) else None)
         return None if entries is None else found
 
@@ -205,8 +220,7 @@ class _Parser:
 
     def _op(self, key: Scalar, tree: Tree, path: str, depth: int) -> ParsedOp | None:
         if not isinstance(tree, Mapping):
-            message = f"expected a node such as {{use: …, in: {{…}}}}, found {kind_of(tree)}"
-            self.add(tree.mark, "not-a-mapping", message, path)
+            self.expected("a node such as {use: …, in: {…}}", tree, "not-a-mapping", path)
             return None
         entries = self.mapping(tree, path, "a node") or {}
         if "loop" in entries:
@@ -218,7 +232,7 @@ class _Parser:
             return None
         use = entries["use"][1]
         if not isinstance(use, Scalar) or not use.text:
-            self.add(use.mark, "bad-value", f"expected a node's id, found {kind_of(use)}", f"{path}.use")
+            self.expected("a node's id", use, "bad-value", f"{path}.use")
             return None
         node = ParsedNode(key.text, path, key.mark, use)
         inputs = self.mapping(_tree(entries, "in"), f"{path}.in", "links by port")
@@ -236,8 +250,8 @@ class _Parser:
             return value
         if isinstance(value, Sequence) and all(isinstance(i, Scalar) for i in value.items):
             return value
-        message = f"expected a link or a list of links, found {kind_of(value)}; literals stand under 'with'"
-        self.add(value.mark, "not-a-link", message, path)
+        if not broken(value):
+            self.expected("a link or a list of links", value, "not-a-link", path, "; literals stand under 'with'")
         return None
 
     def _loop(self, key: Scalar, entries: Entries, path: str, depth: int) -> ParsedLoop | None:
@@ -285,10 +299,10 @@ class _Parser:
                 self.add(key.mark, "missing-key", f"a loop needs '{name}': {{over: LINK, as: NAME}}", path)
         over, item = _tree(head, "over"), _tree(head, "as")
         if over is not None and not isinstance(over, Scalar):
-            message = f"expected a link, found {kind_of(over)}; a loop runs over what a node or a parameter gives"
-            self.add(over.mark, "not-a-link", message, f"{path}.over")
+            hint = "; a loop runs over what a node or a parameter gives"
+            self.expected("a link", over, "not-a-link", f"{path}.over", hint)
         if item is not None and not isinstance(item, Scalar):
-            self.add(item.mark, "bad-name", f"expected a name, found {kind_of(item)}", f"{path}.as")
+            self.expected("a name", item, "bad-name", f"{path}.as")
             item = None
         if item is not None and not self.name(item, f"{path}.as", (*RESERVED, "index")):
             item = None
@@ -301,14 +315,16 @@ class _Parser:
             if isinstance(value, Scalar):
                 setattr(loop, name, value)
             elif value is not None:
-                self.add(value.mark, "bad-value", f"expected one value, found {kind_of(value)}", f"{loop.path}.{name}")
+                self.expected("one value", value, "bad-value", f"{loop.path}.{name}")
         if "checkpoint" in entries:
             where = f"{loop.path}.checkpoint"
             saved = self.mapping(entries["checkpoint"][1], where, "{path: …, every: …}")
             meant = self.known(saved or {}, ("path", "every", "check"), where)
-            loop.checkpoint = {n: (v.mark, plain(self.value(v, where))) for n, (_, v) in (saved or {}).items()}
-            if saved is not None and "path" not in meant:
-                loop.checkpoint_mark = entries["checkpoint"][0].mark
+            for name, (_, tree) in (saved or {}).items():
+                if (literal := self.value(tree, f"{where}.{short(name)}")) is not None:
+                    loop.checkpoint[name] = (tree.mark, plain(literal))
+            if saved is not None and "path" not in saved and "path" not in meant:
+                self.add(entries["checkpoint"][0].mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
         for name in TRAINING_KEYS:
             if name in entries and "train" not in entries and "train" not in loop.unread:
                 self.add(entries[name][0].mark, "unknown-key", f"'{name}' belongs to a loop with 'train'", loop.path)
@@ -318,9 +334,7 @@ class _Parser:
             return []
         tree = entry[1]
         if not isinstance(tree, Sequence) or not tree.items:
-            found = "an empty list" if isinstance(tree, Sequence) else kind_of(tree)
-            message = f"expected a list of {{model: …, loss: …}}, found {found}"
-            self.add(tree.mark, "bad-value", message, f"{path}.train")
+            self.expected("a list of {model: …, loss: …}", tree, "bad-value", f"{path}.train")
             return None
         trained: list[ParsedTrain] = []
         whole = True
@@ -329,16 +343,15 @@ class _Parser:
             entries = self.mapping(item, here, "{model: …, loss: …}")
             names = {n: t for n in ("model", "loss") if isinstance(t := _tree(entries or {}, n), Scalar)}
             if entries is None or len(names) < 2:
-                if entries is not None:
+                if entries is not None and not broken(item):
                     missing = "loss" if "model" in names else "model"
                     self.add(item.mark, "missing-key", f"an entry of 'train' needs '{missing}', a name", here)
                 whole = False
                 continue
-            rest = {
-                n: (k.mark, v.mark, plain(self.value(v, f"{here}.{short(n)}")))
-                for n, (k, v) in entries.items()
-                if n not in names
-            }
+            rest = {}
+            for name, (key, value) in entries.items():
+                if name not in names and (literal := self.value(value, f"{here}.{short(name)}")) is not None:
+                    rest[name] = (key.mark, value.mark, plain(literal))
             trained.append(ParsedTrain(names["model"], names["loss"], rest, item.mark))
         return trained if whole else None
 

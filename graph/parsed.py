@@ -38,7 +38,7 @@ class ParsedNode:
     mark: Mark
     use: Scalar
     inputs: dict[str, tuple[Mark, Links | None]] = field(default_factory=dict)
-    literals: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
+    literals: dict[str, tuple[Mark, Tree | None]] = field(default_factory=dict)
     partial: bool = False
 
     def links(self) -> Iterator[Scalar]:
@@ -88,7 +88,6 @@ class ParsedLoop:
     precision: Scalar | None = None
     seed: Scalar | None = None
     checkpoint: dict[str, tuple[Mark, Any]] = field(default_factory=dict)
-    checkpoint_mark: Mark | None = None
 
     def links(self) -> Iterator[Scalar]:
         """All links of the loop and its bodies."""
@@ -132,5 +131,5 @@ class ParsedWorkflow:
     params: dict[str, ParsedParam | None]
     nodes: dict[str, ParsedOp]
     outputs: NamedLinks
-    requires: dict[str, tuple[Mark, str]]
+    requires: dict[str, tuple[Mark, Scalar]]
     unread: frozenset[str]

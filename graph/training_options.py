@@ -104,8 +104,6 @@ def training_options(
         for name, (mark, value) in loop.checkpoint.items()
         if name in ports
     }
-    if loop.checkpoint_mark is not None and "path" not in saved:
-        report(loop.checkpoint_mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
     folder = None
     if (text := saved.get("path")) is not None:
         try:

@@ -12,7 +12,8 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from functools import cache, reduce
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -83,6 +84,8 @@ class PortType:
 
 
 ANY = PortType((object,))
+
+_NO_ANCESTORS: tuple[Any, ...] = (typing.Generic, typing.Protocol)
 
 _LITERALS: tuple[type, ...] = (int, float, str, bool, Path, list, dict, tuple)
 
@@ -181,9 +184,36 @@ def join(a: PortType, b: PortType) -> PortType:
         if isinstance(x, type) and isinstance(y, type):
             if {x, y} == {int, float}:
                 return PortType((float,), a.optional or b.optional)
-            common = next(c for c in x.__mro__ if c in y.__mro__)
+            if _number_and_tensor(x, y):
+                return _union([a, b])
+            common = next(c for c in x.__mro__ if c in y.__mro__ and c not in _NO_ANCESTORS)
             return PortType((common,), a.optional or b.optional)
-    return reduce(lambda p, q: _union([p, q]), (a, b))
+    return _union([a, b])
+
+
+def _number_and_tensor(a: type, b: type) -> bool:
+    return any(n in (int, float) and Tensor in t.__mro__ for n, t in ((a, b), (b, a)))
+
+
+def have_common(a: PortType, b: PortType) -> bool:
+    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor.
+
+    A number may become a tensor.
+    """
+    return (
+        linkable(a, b)
+        or linkable(b, a)
+        or any(
+            isinstance(x, type)
+            and isinstance(y, type)
+            and (
+                _number_and_tensor(x, y)
+                or any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
+            )
+            for x in a.alternatives
+            for y in b.alternatives
+        )
+    )
 
 
 def element_of(over: PortType) -> PortType:
@@ -193,6 +223,8 @@ def element_of(over: PortType) -> PortType:
         return found[0]
     if len(found) == 1 and isinstance(found[0], type) and Tensor in found[0].__mro__:
         return PortType((Tensor,))
+    if found == [int]:
+        return PortType((int,))
     return ANY
 
 
@@ -212,7 +244,7 @@ def takes_literal(kind: PortType) -> bool:
     return any(
         a is object
         or (isinstance(a, SequenceOf) and takes_literal(a.element))
-        or (isinstance(a, type) and a in _LITERALS)
+        or (isinstance(a, type) and (a in _LITERALS or issubclass(a, Enum)))
         for a in kind.alternatives
     )
 
@@ -234,7 +266,11 @@ def mismatch(value: object, target: PortType) -> str | None:
 
 def _mismatch(value: object, target: type | SequenceOf) -> str | None:
     if isinstance(target, SequenceOf):
-        return None if isinstance(value, collections.abc.Sequence) and not isinstance(value, str) else "not a sequence"
+        if not isinstance(value, collections.abc.Sequence) or isinstance(value, str):
+            return "not a sequence"
+        if not isinstance(value, (list, tuple)):  # made on demand: its entries are checked where they are used
+            return None
+        return next((reason for v in value if (reason := mismatch(v, target.element))), None)
     if target is object or getattr(target, "_is_protocol", False):
         return None
     if issubclass(target, Tensor):

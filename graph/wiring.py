@@ -81,8 +81,10 @@ class Wiring:
             return None if constant is None else (constant, False)
         return source, narrows(kind, port.type) and not _is_path(source, kind, port.type)
 
-    def literal(self, port: Port, tree: Tree, base: Path, scope: Scope, where: str) -> Literal | None:
-        """A validated literal for a port; a relative path is one from ``base``."""
+    def literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, where: str) -> Literal | None:
+        """A validated literal for a port; a relative path is one from ``base``. None where it is wrong."""
+        if tree is None:
+            return None
         if not takes_literal(port.type) and not (port.type.optional and plain(tree) is None):
             message = f"port '{port.name}' takes {port.type}, which no literal can be; wire it under 'in'"
             self.add(tree.mark, "not-a-literal", message, where)

@@ -22,6 +22,9 @@ MAX_DEPTH = 64
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml is slower, no more
 _MAX_DIGITS = 308  # what surely fits a float
 _SHOWN = 60
 _WORDS = {"true": True, "false": False, "null": None}
@@ -66,7 +69,14 @@ class Mapping:
     mark: Mark
 
 
-Tree: TypeAlias = Scalar | Sequence | Mapping
+@dataclass(frozen=True)
+class Broken:
+    """What is not plain YAML, and was reported as that."""
+
+    mark: Mark
+
+
+Tree: TypeAlias = Scalar | Sequence | Mapping | Broken
 
 
 def plain(tree: Tree) -> Any:
@@ -75,7 +85,16 @@ def plain(tree: Tree) -> Any:
         return tree.value
     if isinstance(tree, Sequence):
         return [plain(item) for item in tree.items]
-    return {key.text: plain(value) for key, value in tree.items}
+    return {key.text: plain(value) for key, value in tree.items} if isinstance(tree, Mapping) else None
+
+
+def broken(tree: Tree) -> bool:
+    """Whether any part of a tree was reported as not plain YAML."""
+    if isinstance(tree, Sequence):
+        return any(map(broken, tree.items))
+    if isinstance(tree, Mapping):
+        return any(broken(value) for _, value in tree.items)
+    return isinstance(tree, Broken)
 
 
 def repeated_keys(tree: Tree) -> Iterator[Scalar]:
@@ -94,9 +113,10 @@ def repeated_keys(tree: Tree) -> Iterator[Scalar]:
         yield from repeated_keys(part)
 
 
-def short(text: str) -> str:
+def short(text: object) -> str:
     """A name as a message shows it."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def kind_of(tree: Tree) -> str:
@@ -105,7 +125,7 @@ def kind_of(tree: Tree) -> str:
         return "a mapping"
     if isinstance(tree, Sequence):
         return "a list"
-    if tree.value is None:
+    if isinstance(tree, Broken) or tree.value is None:
         return "nothing"
     return "an empty text" if not tree.text else f"{type(tree.value).__name__} '{short(tree.text)}'"
 
@@ -132,83 +152,115 @@ def read_text(path: Path, file: str | None = None) -> str:
         raise WorkflowError([Problem(mark, "not-text", message)]) from None
 
 
-def read_tree(text: str, file: str) -> Tree:
-    """The tree of a text's only document. Raises ``WorkflowError`` for what is not plain YAML."""
+def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
+    """The tree of a text's only document, and all that is not plain YAML in it. None where nothing can be read."""
+    composer = _Composer(file)
+    text = text.removeprefix("\ufeff")
+    if found := _UNPRINTABLE.search(text):
+        before = _BREAK.split(text[: found.start()])
+        mark = Mark(file, len(before), len(before[-1]) + 1)
+        message = f"the character U+{ord(found[0]):04X} cannot stand in YAML: remove it"
+        return None, [Problem(mark, "yaml-syntax", message)]
     try:
-        text.encode()
-        return _Composer(file).compose(yaml.parse(text, Loader=yaml.CSafeLoader))
-    except yaml.MarkedYAMLError as error:
-        at = error.problem_mark or error.context_mark
-        mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
-        message = " ".join(part for part in (error.context, error.problem) if part)
-        raise WorkflowError([Problem(mark, "yaml-syntax", message)]) from None
-    except (yaml.YAMLError, UnicodeError, ValueError) as error:
-        message = " ".join(str(getattr(error, "reason", error)).split())
-        mark = Mark(file, 1, 1)
-        if isinstance(position := getattr(error, "position", None), int):
-            before = text.encode()[:position].decode(errors="ignore")  # the C parser counts bytes
-            mark = Mark(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
-        raise WorkflowError([Problem(mark, "yaml-syntax", message)]) from None
+        return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
+    except yaml.YAMLError as error:
+        return None, [*composer.problems, _syntax(error, text, file)]
+    except _Stop:
+        return None, composer.problems
+
+
+def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
+    at = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if at is None:
+        return Problem(Mark(file, 1, 1), "yaml-syntax", " ".join(str(error).split()))
+    mark = Mark(file, at.line + 1, at.column + 1)
+    context, problem = getattr(error, "context", None), getattr(error, "problem", None) or ""
+    if "nesting depth" in problem:
+        return Problem(mark, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+    lines = _BREAK.split(text)
+    here = lines[at.line][at.column : at.column + 1] if at.line < len(lines) else ""
+    if "cannot start any token" in problem:
+        what = "a tab: indent with spaces" if here == "\t" else f"'{here}', with which no value can begin: quote it"
+        return Problem(mark, "yaml-syntax", f"found {what}")
+    began = getattr(error, "context_mark", None)
+    since = f" (begun in line {began.line + 1})" if began is not None and began.line != at.line else ""
+    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + since)
+
+
+class _Stop(Exception):
+    """Nothing after this can be read."""
 
 
 class _Composer:
     def __init__(self, file: str):
         self.file = file
+        self.problems: list[Problem] = []
 
     def compose(self, events: Iterator[Any]) -> Tree:
         root: Tree | None = None
         stack: list[tuple[Sequence | Mapping, list[Tree]]] = []
-        documents = 0
         for event in events:
-            done: Tree | None = None
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    self._fail(event, "several-documents", "expected one YAML document, found a second: remove '---'")
-            elif isinstance(event, yaml.AliasEvent):
-                self._fail(event, "alias", f"aliases (*{event.anchor}) are not part of the language: write it out")
-            elif isinstance(event, (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            done: Tree
+            if isinstance(event, yaml.ScalarEvent):
                 self._check(event)
+                done = Scalar(event.value, not event.style and event.implicit[0], self._mark(event))
+            elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                self._check(event)
+                if len(stack) >= MAX_DEPTH:
+                    self._add(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
+                    raise _Stop
                 mark = self._mark(event)
-                if isinstance(event, yaml.ScalarEvent):
-                    done = Scalar(event.value, not event.style and event.implicit[0], mark)
-                else:
-                    if len(stack) >= MAX_DEPTH:
-                        self._fail(event, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
-                    opened = Sequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else Mapping([], mark)
-                    stack.append((opened, []))
+                stack.append(
+                    (Sequence([], mark) if isinstance(event, yaml.SequenceStartEvent) else Mapping([], mark), [])
+                )
+                continue
             elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
                 closed, parts = stack.pop()
                 if isinstance(closed, Sequence):
                     closed.items = parts
                 else:
-                    closed.items = [(self._key(k), v) for k, v in zip(parts[::2], parts[1::2], strict=True)]
+                    pairs = zip(parts[::2], parts[1::2], strict=True)
+                    closed.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
                 done = closed
-            if done is not None:
-                if stack:
-                    stack[-1][1].append(done)
-                else:
-                    root = done
-        if root is None:
-            problem = Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow")
-            raise WorkflowError([problem])
+            elif isinstance(event, yaml.AliasEvent):
+                message = f"aliases (*{short(event.anchor)}) are not part of the language: write the value out"
+                self._add(event, "alias", message)
+                done = Broken(self._mark(event))
+            elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+                self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
+                raise _Stop
+            else:
+                continue
+            if stack:
+                stack[-1][1].append(done)
+            else:
+                root = done
+        if root is None or (isinstance(root, Scalar) and root.value is None):
+            self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
+            raise _Stop
         return root
 
     def _check(self, event: Any) -> None:
         if event.anchor:
-            self._fail(event, "alias", f"anchors (&{event.anchor}) are not part of the language: write it out")
+            message = f"anchors (&{short(event.anchor)}) are not part of the language: write the value out"
+            self._add(event, "alias", message)
         if event.tag and event.tag != "!":
-            self._fail(event, "tag", f"tags ({event.tag}) are not part of the language: remove it")
+            tag = short(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            self._add(event, "tag", f"tags ({tag}) are not part of the language: remove it")
 
-    def _key(self, key: Tree) -> Scalar:
-        if not isinstance(key, Scalar):
-            raise WorkflowError([Problem(key.mark, "bad-key", f"expected a name as key, found {kind_of(key)}")])
-        if key.plain and key.text == "<<":
-            raise WorkflowError([Problem(key.mark, "alias", "merge keys (<<) are not part of the language")])
-        return key
+    def _is_name(self, key: Tree) -> bool:
+        """Whether a key is a scalar; what is not is reported and left out."""
+        if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
+            return True
+        if isinstance(key, Scalar):
+            message = "merge keys (<<) are not part of the language: write the entries out"
+            self.problems.append(Problem(key.mark, "alias", message))
+        elif not isinstance(key, Broken):
+            self.problems.append(Problem(key.mark, "bad-key", f"expected a name as key, found {kind_of(key)}"))
+        return False
 
     def _mark(self, event: Any) -> Mark:
         return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
 
-    def _fail(self, event: Any, code: str, message: str) -> None:
-        raise WorkflowError([Problem(self._mark(event), code, message)])
+    def _add(self, event: Any, code: str, message: str) -> None:
+        self.problems.append(Problem(self._mark(event), code, message))
