@@ -68,8 +68,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.norm2(h) if embedding is None else self.norm2(h, embedding)
         h = self.conv2(F.silu(h))
-        skip: Tensor = self.skip(x)
-        return skip + h
+        out: Tensor = self.skip(x) + h
+        return out
 
 
 class Attention(nn.Module):
@@ -88,7 +88,8 @@ class Attention(nn.Module):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, L, C) to (B, heads, L, C / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = x.unflatten(-1, (self.heads, -1))
+        return split.transpose(1, 2)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key, value = (
@@ -136,8 +137,9 @@ class SpatialTransformer(nn.Module):
         h = h + self.self_attention(normed, normed)
         if tokens is not None and self.norm2 is not None and self.cross_attention is not None:
             h = h + self.cross_attention(self.norm2(h), tokens, mask)
-        out: Tensor = h + self.feed_forward(self.norm3(h))
-        return out.transpose(1, 2).unflatten(2, x.shape[-2:])
+        h = h + self.feed_forward(self.norm3(h))
+        out: Tensor = h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        return out
 
 
 class Downsample(nn.Module):

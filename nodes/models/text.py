@@ -104,22 +104,26 @@ class TextModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
+        unknown = tokenizer.token_to_id(UNKNOWN)
+        if unknown is None:
+            raise ValueError(f"the tokenizer has no {UNKNOWN} token")
+        self.unknown = unknown
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts; an unknown word is embedded as [UNK], with a warning that names it."""
-        self.warn_of_unknown_words(texts)
         ids, mask = tokenize(self.tokenizer, texts)
+        if ids.eq(self.unknown).any():
+            self.warn_of_unknown_words(texts)
         device = self.encoder.position_embedding.device
         ids, mask = ids.to(device), mask.to(device)
         tokens, vector = self.encoder(ids, mask)
         return Condition(vector=vector, tokens=tokens, mask=mask)
 
     def warn_of_unknown_words(self, texts: Sequence[str]) -> None:
-        unknown = {word: None for text in texts for word in unknown_words(self.tokenizer, text)}
-        if unknown:
-            known = sorted(word for word in self.tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
-            warnings.warn(
-                f"words this model was not trained on: {', '.join(unknown)}; it knows, among others: "
-                f"{', '.join(known[:: max(1, len(known) // 16)])}",
-                stacklevel=2,
-            )
+        unknown = dict.fromkeys(word for text in texts for word in unknown_words(self.tokenizer, text))
+        known = sorted(word for word in self.tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
+        warnings.warn(
+            f"words this model was not trained on: {', '.join(unknown)}; it knows, among others: "
+            f"{', '.join(known[:: max(1, len(known) // 16)])}",
+            stacklevel=3,
+        )

@@ -1,0 +1,115 @@
+"""Data sets as sequences of batches: batch i depends on (seed, i) alone and is made when it is asked for."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
+from guidegraph.nodes.data.sprites import CLASSES, DATA_FOLDER
+from guidegraph.nodes.types import Image, SemanticMap, Tensor
+
+B = TypeVar("B")
+
+
+class SceneBatch(NamedTuple):
+    """image (B, 3, 64, 64) in [-1, 1]; semantic (B, K, 64, 64) one-hot; label (B, K) in {0, 1}; B captions."""
+
+    image: Image
+    semantic: SemanticMap
+    label: Tensor
+    caption: Sequence[str]
+
+
+class EmojiBatch(NamedTuple):
+    """image (B, 3, 64, 64) in [-1, 1] on white; B captions: a name, or a name with one of its keywords."""
+
+    image: Image
+    caption: Sequence[str]
+
+
+class Batches(Sequence[B], Generic[B]):
+    """`count` batches, each made by `make(i)`."""
+
+    def __init__(self, count: int, make: Callable[[int], B]) -> None:
+        self.count = count
+        self.make = make
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.make(i) for i in range(*index.indices(self.count))]
+        i = operator.index(index)
+        if not -self.count <= i < self.count:
+            raise IndexError(f"batch {i} of {self.count}")
+        return self.make(i % self.count)
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
+    import torch
+
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float()
+    return image / 127.5 - 1
+
+
+def scene_batch(seed: int, batch: int, index: int, *, split: Split, single: float, partial: float) -> SceneBatch:
+    """Scenes `index · batch` … of the data set `seed`."""
+    import torch
+
+    first = index * batch
+    scenes = [compose_scene(seed, first + i, split=split, single=single, partial=partial) for i in range(batch)]
+    semantic = torch.from_numpy(np.stack([scene.semantic for scene in scenes])).long()
+    return SceneBatch(
+        image=to_image(np.stack([scene.image for scene in scenes])),
+        semantic=torch.nn.functional.one_hot(semantic, len(CLASSES)).permute(0, 3, 1, 2).float(),
+        label=torch.from_numpy(np.stack([scene.labels for scene in scenes])).float(),
+        caption=tuple(scene.caption for scene in scenes),
+    )
+
+
+class Emoji(NamedTuple):
+    """The packed single emoji: pixels (N, 64, 64) index palette (N, C, 3); strings (N)."""
+
+    pixels: NDArray[np.uint8]
+    palette: NDArray[np.uint8]
+    names: tuple[str, ...]
+    keywords: tuple[str, ...]
+    category: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def load_emoji() -> Emoji:
+    """Every base emoji of both sets, without flags and skin tones."""
+    with np.load(DATA_FOLDER / "emoji.npz", allow_pickle=False) as packed:
+        texts = {key: tuple(str(text) for text in packed[key]) for key in ("names", "keywords", "category")}
+        return Emoji(packed["pixels"], packed["palette"], **texts)
+
+
+def emoji_batch(seed: int, batch: int, index: int, *, category: str | None) -> EmojiBatch:
+    """`batch` emoji drawn with replacement, half of them mirrored."""
+    data = load_emoji()
+    chosen = [i for i, name in enumerate(data.category) if category in (None, name)]
+    if not chosen:
+        raise ValueError(f"there is no category '{category}'; there are {', '.join(sorted(set(data.category)))}")
+    u = uniforms(seed, index, 3 * batch).reshape(3, batch)
+    picks = [chosen[int(value * len(chosen))] for value in u[0]]
+    pixels = np.stack([data.palette[i][data.pixels[i]] for i in picks])
+    pixels = np.where((u[1] < 0.5)[:, None, None, None], pixels[:, :, ::-1], pixels)
+    captions = tuple(emoji_caption(data, i, value) for i, value in zip(picks, u[2], strict=True))
+    return EmojiBatch(to_image(pixels), captions)
+
+
+def emoji_caption(data: Emoji, index: int, u: float) -> str:
+    """The name half of the time, and the name after one of its keywords otherwise."""
+    words = data.keywords[index].split()
+    if u < 0.5 or not words:
+        return data.names[index]
+    return f"{words[int((u - 0.5) * 2 * len(words))]} {data.names[index]}"

@@ -1,0 +1,59 @@
+"""Data sets as nodes: indexable batches for training loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial as bind
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from annotated_types import Ge, Le
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
+from guidegraph.nodes.data.scenes import uniforms
+
+Seed: TypeAlias = Annotated[int, Ge(0)]
+Count: TypeAlias = Annotated[int, Ge(1)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+
+
+class Scenes(NamedTuple):
+    batches: Sequence[SceneBatch]
+
+
+class EmojiPictures(NamedTuple):
+    batches: Sequence[EmojiBatch]
+
+
+@node("data.scenes")
+def scenes(
+    *,
+    seed: Seed = 0,
+    batch: Count = 64,
+    count: Count = 1250,
+    split: Literal["train", "held_out", "all"] = "train",
+    single: Share = 0.25,
+    partial: Share = 0.1,
+) -> Scenes:
+    """`count` batches of composed scenes; scene i depends on (seed, i) alone.
+
+    split: 20 % of the pairs of objects are held out and never occur in `train`. single: the share of scenes with one
+    object; partial: of captions that leave out the sky or the ground (both are 0 in the held-out split).
+    """
+    return Scenes(Batches(count, bind(scene_batch, seed, batch, split=split, single=single, partial=partial)))
+
+
+@node("data.emoji")
+def emoji(*, seed: Seed = 0, batch: Count = 64, count: Count = 1000, category: str | None = None) -> EmojiPictures:
+    """`count` batches of single emoji on white with captions, of one category or all; batch i depends on (seed, i)."""
+    return EmojiPictures(Batches(count, bind(emoji_batch, seed, batch, category=category)))
+
+
+@node("data.drop_captions")
+def drop_captions(caption: Sequence[str], index: int = 0, *, p: Share = 0.1, seed: Seed = 0) -> Sequence[str]:
+    """Captions with a share p replaced by the empty prompt, so that the model learns the null condition.
+
+    Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
+    """
+    u = uniforms(seed, index, len(caption))
+    return tuple("" if value < p else text for text, value in zip(caption, u, strict=True))

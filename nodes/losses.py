@@ -1,0 +1,130 @@
+"""Losses of training loops, and what they need of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.types import Autoencoder, Image, Noise, Prediction, Sample, Schedule, Timesteps
+from guidegraph_runtime.noise import gaussian
+
+Weight = Annotated[float, Ge(0)]
+Weighting = Literal["uniform", "min_snr", "truncated"]
+
+
+@node("timesteps.uniform")
+def uniform_timesteps(
+    like: Sample, schedule: Schedule, index: int = 0, *, seed: Annotated[int, Ge(0)] = 0
+) -> Timesteps:
+    """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
+
+    They depend on (seed, index) alone; `index` is the loop's.
+    """
+    import numpy as np
+    import torch
+
+    batch = like.shape[0]
+    strata = (np.arange(batch) + uniforms(seed, index, batch)) / batch
+    t = torch.from_numpy(np.floor(strata * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
+    return t.clamp(max=schedule.train_steps - 1)
+
+
+def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
+    """The weight (B) of the squared error of an ε, x0 or v prediction at signal-to-noise ratios (B).
+
+    In terms of x0, min_snr weighs by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1): the plain
+    v loss with little noise held back. The squared errors of ε and v are SNR and SNR + 1 times that of x0.
+    """
+    import torch
+
+    if weighting == "uniform":
+        return torch.ones_like(snr)
+    of_x0 = snr.clamp(max=gamma) if weighting == "min_snr" else (snr + 1).clamp(max=gamma + 1)
+    return of_x0 / {"eps": snr.clamp(min=1e-8), "x0": torch.ones_like(snr), "v": snr + 1}[kind]
+
+
+@node("loss.denoising")
+def denoising_loss(
+    prediction: Prediction,
+    x0: Sample,
+    noise: Noise,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    weighting: Weighting = "uniform",
+    gamma: Annotated[float, Ge(0)] = 5.0,
+) -> Tensor:
+    """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
+
+    weighting: over the noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio.
+    """
+    alpha, sigma = schedule.along(x0, t)
+    target = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[prediction.kind]
+    error = (prediction.value.float() - target).square().flatten(1).mean(1)
+    snr = (alpha / sigma).square().flatten()
+    return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+
+
+class AutoencoderLoss(NamedTuple):
+    """The loss to train with, and two of its parts to watch."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+@node("loss.kl_autoencoder")
+def kl_autoencoder_loss(
+    autoencoder: Autoencoder,
+    image: Image,
+    index: int = 0,
+    *,
+    kl: Weight = 1e-6,
+    gradient: Weight = 0.5,
+    seed: Annotated[int, Ge(0)] = 0,
+) -> AutoencoderLoss:
+    """L1 + L2 + edges + KL of a KL autoencoder, from one sample of the posterior (Rombach et al. 2022, section 3.1).
+
+    kl: weight of the divergence, summed over the latent's elements and averaged over the batch. gradient: weight of the
+    error of the picture's differences. The posterior's noise depends on (seed, index) alone; `index` is the loop's.
+    """
+    import torch
+
+    from guidegraph.nodes.models.autoencoder import KLAutoencoder, gradient_loss, kl_divergence
+
+    network: Any = autoencoder
+    if not isinstance(network, KLAutoencoder):
+        raise ValueError(f"this loss trains a KL autoencoder; found {type(network).__name__}")
+    shape = (network.config.latent_channels, *(side // network.config.factor for side in image.shape[2:]))
+    noise = torch.from_numpy(gaussian(seed, shape, image.shape[0], index)).to(image)
+    reconstruction, mean, log_variance = network(image, noise)
+    error = reconstruction.float() - image
+    pixels = error.abs().mean() + error.square().mean()
+    divergence = kl_divergence(mean.float(), log_variance.float())
+    edges = gradient_loss(reconstruction.float(), image)
+    return AutoencoderLoss(pixels + gradient * edges + kl * divergence, pixels, divergence)
+
+
+@node("autoencoder.measure_scale")
+def measure_scale(
+    autoencoder: Autoencoder, batches: Sequence[SceneBatch], *, count: Annotated[int, Ge(1)] = 16
+) -> Autoencoder:
+    """A copy of an autoencoder whose scale gives its latents unit variance, measured on the first `count` batches."""
+    import copy
+
+    import torch
+
+    measured: Any = copy.deepcopy(autoencoder)
+    with torch.no_grad():
+        measured.scale.fill_(1.0)
+        device = measured.scale.device
+        latents = [measured.encode(batches[i].image.to(device)).float() for i in range(min(count, len(batches)))]
+        measured.scale.fill_(1 / torch.cat(latents).std())
+    kept: Autoencoder = measured
+    return kept
