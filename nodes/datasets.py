@@ -11,6 +11,8 @@ from annotated_types import Ge, Le
 from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.types import Image
+from guidegraph_runtime.noise import raw_bits
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
 Count: TypeAlias = Annotated[int, Ge(1)]
@@ -47,6 +49,17 @@ def scenes(
 def emoji(*, seed: Seed = 0, batch: Count = 64, count: Count = 1000, category: str | None = None) -> EmojiPictures:
     """`count` batches of single emoji on white with captions, of one category or all; batch i depends on (seed, i)."""
     return EmojiPictures(Batches(count, bind(emoji_batch, seed, batch, category=category)))
+
+
+@node("data.degrade")
+def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
+    """Pictures blurred, tinted, soiled, shifted and mirrored, for a detector to bear; how depends on (seed, index)."""
+    import torch
+
+    from guidegraph.nodes.data.degrade import degrade
+
+    generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
+    return degrade(image.cpu(), generator).to(image.device)
 
 
 @node("data.drop_captions")

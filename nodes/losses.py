@@ -71,6 +71,17 @@ def denoising_loss(
     return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
 
 
+@node("loss.detector")
+def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
+    """Cross-entropy of a detector: of every object on its own, and of the choice of a sky and of a ground.
+
+    label (B, K) in {0, 1}, as `data.scenes` gives it.
+    """
+    from guidegraph.nodes.models.detector import detector_loss as loss
+
+    return loss(detector(image).float(), label, detector.config)
+
+
 class AutoencoderLoss(NamedTuple):
     """The loss to train with, and two of its parts to watch."""
 

@@ -87,6 +87,7 @@ def save_model(
     autoencoder: Autoencoder | None = None,
     text: TextEmbedder | None = None,
     schedule: Schedule | None = None,
+    detector: Any = None,
     *,
     path: Path,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
@@ -100,7 +101,7 @@ def save_model(
 
     from guidegraph.nodes.models import store
 
-    wired = {"denoiser": denoiser, "autoencoder": autoencoder, "text": text}
+    wired = {"denoiser": denoiser, "autoencoder": autoencoder, "text": text, "detector": detector}
     modules: dict[str, nn.Module] = {}
     for name, module in wired.items():
         if module is None:
@@ -188,6 +189,14 @@ def new_text_transformer(
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
     model: TextEmbedder = untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
     return model
+
+
+@node("model.detector")
+def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
+    """An untrained detector of the objects, skies and grounds of scenes."""
+    from guidegraph.nodes.models.detector import Detector, DetectorConfig
+
+    return untrained(lambda: Detector(DetectorConfig(channels=channels)), seed)
 
 
 def untrained(build: Any, seed: int) -> Any:

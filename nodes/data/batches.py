@@ -10,9 +10,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
 from guidegraph.nodes.data.sprites import CLASSES, DATA_FOLDER
-from guidegraph.nodes.types import Image, SemanticMap, Tensor
+from guidegraph.nodes.types import Image, SemanticMap
 
 B = TypeVar("B")
 
@@ -34,22 +35,22 @@ class EmojiBatch(NamedTuple):
 
 
 class Batches(Sequence[B], Generic[B]):
-    """`count` batches, each made by `make(i)`."""
+    """`length` batches, each made by `make(i)`."""
 
-    def __init__(self, count: int, make: Callable[[int], B]) -> None:
-        self.count = count
+    def __init__(self, length: int, make: Callable[[int], B]) -> None:
+        self.length = length
         self.make = make
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self.make(i) for i in range(*index.indices(self.count))]
+            return [self.make(i) for i in range(*index.indices(self.length))]
         i = operator.index(index)
-        if not -self.count <= i < self.count:
-            raise IndexError(f"batch {i} of {self.count}")
-        return self.make(i % self.count)
+        if not -self.length <= i < self.length:
+            raise IndexError(f"batch {i} of {self.length}")
+        return self.make(i % self.length)
 
 
 def to_image(pixels: NDArray[np.uint8]) -> Image:

@@ -13,7 +13,7 @@ from guidegraph.nodes.data.batches import Batches, emoji_batch, load_emoji, scen
 from guidegraph.nodes.data.captions import plain_caption, vocabulary
 from guidegraph.nodes.data.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene
 from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES
-from guidegraph.nodes.datasets import drop_captions, emoji, scenes
+from guidegraph.nodes.datasets import degrade_images, drop_captions, emoji, scenes
 
 
 def test_a_scene_depends_on_seed_and_index_alone() -> None:
@@ -149,3 +149,13 @@ def test_emoji_batches_depend_on_seed_and_index_and_can_keep_to_a_category() -> 
     assert first.image.max() == 1  # the white ground
     with pytest.raises(ValueError, match="no category 'Nothing'; there are Activities"):
         emoji_batch(0, 1, 0, category="Nothing")
+
+
+def test_degraded_pictures_depend_on_seed_and_index_and_stay_in_range() -> None:
+    image = scene_batch(0, 4, 0, split="all", single=0.2, partial=0.0).image
+    damaged = degrade_images(image, 3)
+    assert damaged.shape == image.shape
+    assert damaged.abs().max() <= 1
+    assert (damaged == degrade_images(image, 3)).all()
+    assert (damaged != degrade_images(image, 4)).any()
+    assert 0 < (damaged - image).abs().mean() < 0.6

@@ -1,0 +1,37 @@
+"""Random damage to pictures, as an autoencoder or a half-trained generator would do it: what a detector must bear."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] blurred, tinted, soiled, shifted and mirrored at random."""
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    batch, _, height, width = image.shape
+    image = blur(image, 0.56 + 0.44 * float(uniform(1)))
+    image = image * (0.9 + 0.2 * uniform(batch, 3, 1, 1)) + 0.16 * (uniform(batch, 3, 1, 1) - 0.5)
+    stains = F.interpolate(normal(batch, 3, height // 4, width // 4), size=(height, width), mode="bilinear")
+    image = image + 0.12 * uniform(batch, 1, 1, 1) * stains + 0.10 * uniform(batch, 1, 1, 1) * normal(*image.shape)
+    down, right = (int(7 * float(uniform(1))) for _ in range(2))
+    image = F.pad(image, (3, 3, 3, 3), mode="replicate")[:, :, down : down + height, right : right + width]
+    mirrored = image.flip(3) if float(uniform(1)) < 0.5 else image
+    return mirrored.clamp(-1, 1)
+
+
+def blur(image: Tensor, scale: float) -> Tensor:
+    """The picture scaled down by `scale` and up again."""
+    height, width = image.shape[2:]
+    size = (round(height * scale), round(width * scale))
+    if size == (height, width):
+        return image
+    small = F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(small, size=(height, width), mode="bicubic", align_corners=False)
