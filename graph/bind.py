@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
-from guidegraph.graph.ir import Graph, Loop, Op, Param, Parameter, walk
+from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import literal_value
 from guidegraph.graph.types import PortType, SequenceOf, describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import plain, read_tree, repeated_keys, short
@@ -43,9 +43,9 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
             values[name] = _value(parameter, given[name], text)
         except ValueError as error:
             problems.append(Problem(mark, "bad-value", f"'{name}': {error}", where))
-    for name, where, message in unfit(graph.ops, values):
+    for name, message in unfit(graph.ops, values):
         at = mark if name in given else graph.params[name].mark
-        problems.append(Problem(at, "bad-value", message, where))
+        problems.append(Problem(at, "bad-value", f"'{name}': {message}", f"params.{name}"))
     if problems:
         raise WorkflowError(problems)
     return values
@@ -105,29 +105,33 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """The values that do not fit a port which they feed, in any body: parameter, the node's path, and why."""
-    found: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for op in walk(ops):
-        if isinstance(op, Loop):
-            steps = op.training.steps if op.training else None
-            for counter, counts in ((op.over, False), (steps, True)):
-                if not isinstance(counter, Param) or counter.name not in values:
-                    continue
-                if reason := _uncountable(values[counter.name], counts):
-                    message = f"'{counter.name}' does not fit a loop: {reason}"
-                    found[counter.name, reason] = (counter.name, f"nodes.{op.key}", message)
+def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The values of parameters that do not fit what they feed, in any body, each with the first reason."""
+    found: dict[str, str] = {}
+    for op in walk(ops) if values else ():
+        for name, reason in _unfit_loop(op, values) if isinstance(op, Loop) else _unfit_call(op, values):
+            found.setdefault(name, reason)
+    return list(found.items())
+
+
+def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, source in (*call.inputs.items(), *call.settings.items()):
+        if not isinstance(source, Param) or source.name not in values:
             continue
-        for name, source in (*op.inputs.items(), *op.settings.items()):
-            if not isinstance(source, Param) or source.name not in values:
-                continue
-            port, value = op.spec.port(name), values[source.name]
-            literal = _is_plain(value) or isinstance(value, Path)
-            if port is None or not literal or not takes_literal(port.type):
-                continue
-            try:
-                literal_value(port, value, Path())
-            except ValueError as error:
-                message = f"'{source.name}' does not fit port '{name}' of {op.spec.id}: {error}"
-                found.setdefault((source.name, str(error)), (source.name, f"nodes.{op.key}", message))
-    return list(found.values())
+        port, value = call.spec.port(name), values[source.name]
+        literal = _is_plain(value) or isinstance(value, Path)
+        if port is None or not literal or not takes_literal(port.type):
+            continue
+        try:
+            literal_value(port, value, Path())
+        except ValueError as error:
+            yield source.name, f"port '{name}' of {call.spec.id} (nodes.{call.key}): {error}"
+
+
+def _unfit_loop(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    steps = loop.training.steps if loop.training else None
+    for source, counts in ((loop.over, False), (steps, True)):
+        if not isinstance(source, Param) or source.name not in values:
+            continue
+        if reason := _uncountable(values[source.name], counts):
+            yield source.name, f"loop nodes.{loop.key}: {reason}"

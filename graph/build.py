@@ -37,6 +37,7 @@ class _Builder:
         self._params: dict[Path, dict[str, Parameter]] = {}
         # Apart from the elaborator's, which takes problems back where it goes over a loop's body again.
         self._in_files: list[Problem] = []
+        self._lacking: list[str] = []
 
     def parsed(self, path: Path, file: str) -> ParsedWorkflow | None:
         """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
@@ -53,7 +54,9 @@ class _Builder:
             self._parsed[path], problems = parse(text, path, file)
             self._in_files += problems
             if (workflow := self._parsed[path]) is not None:
-                self._in_files += unmet(workflow.requires, self.registry)
+                problems = unmet(workflow.requires, self.registry)
+                self._lacking += [problem.path for problem in problems if problem.code == "missing-plugin"]
+                self._in_files += problems
         return self._parsed[path]
 
     def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
@@ -68,19 +71,22 @@ class _Builder:
         if workflow is None:
             raise WorkflowError(self._in_files)
         params = self.params(workflow)
-        typed: dict[str, Typed] = {name: (Param(name), p.port.type) for name, p in params.items()}
+        typed = {name: Typed(Param(name), p.port.type) for name, p in params.items()}
         broken = [name for name in workflow.params if name not in params]
         scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
-        elaborator = Elaborator(self.registry, self.problems, self.parsed, self.params)
+        elaborator = Elaborator(self.registry, self.problems, self.parsed, self.params, self._lacking)
         ops = elaborator.region(workflow.nodes, scope, Place("", path.parent, os.path.dirname(given), (path,)))
         outputs: dict[str, GraphOutput] = {}
         for name, (_, link) in workflow.outputs.items():
             if link is not None and (found := elaborator.link(link, scope, f"outputs.{name}")) is not None:
-                outputs[name] = GraphOutput(*found, link.mark)
-        params = path_parameters(params, ops, self.problems)
+                outputs[name] = GraphOutput(found.source, found.type, link.mark)
+        params = path_parameters(workflow, params, ops, self.problems)
         defaults = {name: p.default for name, p in params.items() if not p.required}
-        for name, path_, message in unfit(ops, defaults):
-            self.problems.append(Problem(params[name].mark, "bad-value", message, path_))
+        for name, message in unfit(ops, defaults):
+            mark = workflow.default_mark(name)
+            self.problems.append(
+                Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
+            )
         if self.problems or self._in_files:
             raise WorkflowError([*self._in_files, *self.problems])
         requires = {name: tree.text for name, (_, tree) in workflow.requires.items()}

@@ -6,7 +6,7 @@ wrong itself is ``broken``: links to it are not complained about a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.order import ordered, shown
 from guidegraph.graph.parsed import ParsedBroken, ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.scope import Entry, Scope
+from guidegraph.graph.scope import Entry, Scope, Typed
 from guidegraph.graph.types import PortType
 from guidegraph.graph.wiring import Wiring, ports_text
 from guidegraph.graph.yamltree import short
@@ -42,7 +42,11 @@ class Place:
 
 
 class Elaborator(Wiring):
-    """``parsed`` reads a workflow file, given its path and how errors show it; ``params`` checks its parameters."""
+    """Makes operations of a workflow's nodes.
+
+    parsed: reads a workflow file, given its path and how errors show it. params: checks its parameters. lacking:
+    required plugins that are not there, which grows as files are read.
+    """
 
     def __init__(
         self,
@@ -50,10 +54,12 @@ class Elaborator(Wiring):
         problems: list[Problem],
         parsed: Callable[[Path, str], ParsedWorkflow | None],
         params: Callable[[ParsedWorkflow], dict[str, Parameter]],
+        lacking: Collection[str] = (),
     ):
         super().__init__(registry, problems)
         self.parsed = parsed
         self.params = params
+        self.lacking = lacking
         self.carried: dict[str, dict[str, PortType]] = {}
         self.size = 0
 
@@ -67,7 +73,7 @@ class Elaborator(Wiring):
             if isinstance(op, ParsedLoop):
                 scope.hidden.update(dict.fromkeys(op.inner_names(), name))
                 scope.outputs[name] = (*op.carry, *op.collect)
-        order = ordered(nodes)
+        order = ordered(nodes, outside)
         for name, cycle in order.cycles.items():
             op = nodes[name]
             message = f"these nodes wait for each other: {shown(cycle)}"
@@ -97,7 +103,8 @@ class Elaborator(Wiring):
         self.size += 1
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
-            self.add(node.use.mark, "unknown-node", self._unknown(node.use.text), f"{node.path}.use")
+            if not (self.lacking and node.use.text.partition(".")[0] not in self._namespaces()):
+                self.add(node.use.mark, "unknown-node", self._unknown(node.use.text), f"{node.path}.use")
             return {}, Entry(broken=True)
         ports = {**spec.inputs, **spec.settings}
         sources: dict[str, Sources] = {}
@@ -110,8 +117,7 @@ class Elaborator(Wiring):
                 self.add(mark, "unknown-port", message, where)
             elif links is not None and (found := self.wired(port, links, scope, where)) is not None:
                 sources[name] = found[0]
-                if found[1]:
-                    checks.append((name, port.type))
+                checks += [(name, kind) for kind in found[1]]
         for name, (mark, tree) in node.literals.items():
             where = f"{node.path}.with.{short(name)}"
             port = ports.get(name)
@@ -127,7 +133,7 @@ class Elaborator(Wiring):
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in node.inputs.items()}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
-        return {key: call}, Entry({name: (Output(key, name), kind) for name, kind in spec.outputs.items()})
+        return {key: call}, Entry({name: Typed(Output(key, name), kind) for name, kind in spec.outputs.items()})
 
     def _missing(self, node: ParsedNode, spec: NodeSpec) -> None:
         """Ports that must be given and are not, unless a misspelt one is there that was meant."""
@@ -149,8 +155,17 @@ class Elaborator(Wiring):
             return f"'{short(id)}' is not there: the plugin '{namespace}' could not be loaded: {reason}"
         if "/" in id:
             return f"no node '{short(id)}'; the name of a workflow's file ends in .yaml or .yml"
-        same = [known for known in self.registry.nodes if known.startswith(namespace + ".")]
-        hint = choices(id[:60], self.registry.nodes, "nodes", limit=12)
-        if same and "did you mean" not in hint:
-            hint = f"nodes of '{namespace}': {', '.join(same)}"
-        return f"no node '{short(id)}'; {hint}"
+        guess = closest(id[:60], self.registry.nodes)
+        known = self._namespaces()
+        if guess and (namespace in known or closest(namespace[:60], known) == guess.partition(".")[0]):
+            return f"no node '{short(id)}'; did you mean '{guess}'?"
+        if namespace in known:
+            same = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
+            return f"no node '{short(id)}'; nodes of '{namespace}': {', '.join(same)}"
+        last = id.rpartition(".")[2]
+        same = [node for node in self.registry.nodes if node.rpartition(".")[2] == last]
+        meant = f" did you mean '{same[0]}'?" if same else ""
+        return f"no node '{short(id)}';{meant} {choices(namespace[:60], known, 'namespaces', limit=30)}"
+
+    def _namespaces(self) -> list[str]:
+        return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

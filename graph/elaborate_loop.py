@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from guidegraph.graph.errors import choices, closest
+from guidegraph.graph.errors import Problem, choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
-from guidegraph.graph.training_options import iterations, optimiser_options, training_options
+from guidegraph.graph.training_options import CHECKPOINT, iterations, optimiser_options, training_options
 from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, have_common, join, linkable
+from guidegraph.graph.yamltree import Scalar
 
 if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
@@ -40,7 +41,7 @@ def elaborate_loop(
     kinds = {name: _stacked(found[1]) if found else ANY for name, found in collected.items()}
     outputs = {**inner.carry, **kinds}
     partial = bool(loop.unread & {"carry", "collect", "body"})
-    entry = Entry({name: (Output(key, name), kind) for name, kind in outputs.items()}, partial=partial)
+    entry = Entry({name: Typed(Output(key, name), kind) for name, kind in outputs.items()}, partial=partial)
     wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collected.values())
     if over is None or wrong:
         return {}, entry
@@ -56,34 +57,47 @@ def _settled(
 ) -> tuple[Scope, dict[str, Op], Found]:
     """The body, elaborated with carries of types that hold what ``next`` gives."""
     known = e.carried.get(key, {})  # of an earlier pass over a loop around this one: types only ever widen
-    kinds = {n: join(f[1], known.get(n, f[1])) if f else ANY for n, f in starts.items()}
+    first = {n: (f.wide or f.type) if f else ANY for n, f in starts.items()}
+    kinds = {n: join(kind, known.get(n, kind)) for n, kind in first.items()}
     inside = replace(place, prefix=f"{key}.body.", loops=place.loops + 1)
     unread = (loop.unread & {"carry"}) | ({"nodes"} if "body" in loop.unread else set())
     trained = {entry.model.text for entry in loop.train}
+    wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
+    kinds |= {n: ANY for n in loop.carry if n not in wanted and n not in trained}
+    clashes: list[Problem] = []
     while True:
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
         inner.unread = frozenset(unread) | (scope.unread & {"params"})
         inner.item, inner.item_type, inner.carry = (loop.item.text if loop.item else None), item, kinds
         noted = len(e.problems)
         body = e.region(loop.body, inner, inside)
-        wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
         nexts = _links(e, wanted, inner, f"{loop.path}.next")
-        widen = {n: f[1] for n, f in nexts.items() if f and have_common(kinds[n], f[1])}
-        joined = {n: join(kind, widen.get(n, kind)) for n, kind in kinds.items()}
+        joined = _joined(loop, kinds, nexts, clashes)
         if joined == kinds:
             e.carried[key] = kinds
-            _next_types(e, loop, kinds, nexts)
+            e.problems += clashes
             return inner, body, nexts
         kinds = joined
         del e.problems[noted:]
 
 
-def _next_types(e: Elaborator, loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found) -> None:
-    for name, found in nexts.items():
-        link = loop.next[name][1]
-        if found and link is not None and not have_common(kinds[name], found[1]):
-            message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
-            e.add(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}")
+def _joined(
+    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: list[Problem]
+) -> dict[str, PortType]:
+    """The carries' types widened by what ``next`` gives.
+
+    A carry whose ``next`` is wrong may be anything. Once the others stay, so may one whose ``next`` never fits.
+    """
+    widen = {n: f[1] if f else ANY for n, f in nexts.items() if f is None or have_common(kinds[n], f[1])}
+    joined = {n: join(kind, widen.get(n, kind)) for n, kind in kinds.items()}
+    if joined == dict(kinds):
+        for name, found in nexts.items():
+            link = loop.next[name][1]
+            if name not in widen and found and link is not None:
+                message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
+                clashes.append(Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}"))
+                joined[name] = ANY
+    return joined
 
 
 def _links(e: Elaborator, group: NamedLinks, scope: Scope, where: str) -> Found:
@@ -138,7 +152,7 @@ def _next_names(e: Elaborator, loop: ParsedLoop) -> None:
     """Every carry has a ``next``, but for trained ones; nothing else has."""
     trained = {entry.model.text for entry in loop.train}
     missing = [name for name in loop.carry if name not in loop.next and name not in trained]
-    unknown = [name for name in loop.next if name not in loop.carry]
+    unknown = [name for name in (*loop.next, *trained) if name not in loop.carry]
     meant = {closest(name, missing) for name in unknown}
     if not loop.unread & {"next", "train"} and not len(missing) == len(unknown) == 1:
         for name in missing:
@@ -170,8 +184,8 @@ def _training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, place
             e.add(entry.loss.mark, "type-mismatch", message, f"{where}.loss")
         loss: Source = found[0] if found else Carry("", name)
         models.append(optimiser_options(entry, loss, where, e.add))
-    steps = _steps(e, loop, scope)
-    return training_options(loop, tuple(models), steps, place.base, e.add)
+    steps, checkpoint = _steps(e, loop, scope), _checkpoint(e, loop, scope, place)
+    return training_options(loop, tuple(models), steps, checkpoint, e.add)
 
 
 def _steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:
@@ -186,3 +200,14 @@ def _steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:
         message = f"'{loop.steps.text}' gives {found[1]}, 'steps' takes int"
         e.add(loop.steps.mark, "type-mismatch", message, where)
     return found[0] if found else None
+
+
+def _checkpoint(e: Elaborator, loop: ParsedLoop, scope: Scope, place: Place) -> Source | None:
+    """Where a training loop is saved: a path, or a link to a parameter that is one."""
+    tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
+    where = f"{loop.path}.checkpoint.path"
+    if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
+        found = e.link(tree, scope, where)
+        fitting = e.fitting(found, CHECKPOINT, tree, scope, where) if found else None
+        return fitting[0] if fitting else None
+    return e.literal(CHECKPOINT, tree, place.base, scope, where)

@@ -14,7 +14,7 @@ from guidegraph.graph.literals import absolute_path
 from guidegraph.graph.parsed import ParsedNode, ParsedWorkflow
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import PortType, narrows
+from guidegraph.graph.types import narrows
 from guidegraph.graph.wiring import Origin
 from guidegraph.graph.yamltree import Scalar, short
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
 MAX_FILES = 32
-MAX_SIZE = 200_000
+MAX_SIZE = 100_000
 
 
 def elaborate_workflow(
@@ -76,7 +76,7 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
 def _beside(path: Path) -> str:
     """The workflow in the same folder that was meant."""
     try:
-        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p != path)
     except (OSError, ValueError):
         return ""
     guess = closest(path.name[:60], names)
@@ -98,13 +98,13 @@ def _parameters(
             where = f"{node.path}.with.{name}"
             literal = e.literal(parameter.port, node.literals[name][1], base, scope, where)
             if literal is not None:
-                typed[name] = literal, parameter.port.type
+                typed[name] = Typed(literal, parameter.port.type)
         elif parameter.required:
             missing.append(parameter)
         else:
             default = Literal(parameter.default)
-            e.origins[default] = Origin(parameter.mark, parameter.base, f"params.{name}")
-            typed[name] = default, parameter.port.type
+            e.origins[default] = Origin(workflow.default_mark(name), parameter.base, f"params.{name}.default")
+            typed[name] = Typed(default, parameter.port.type)
     _report_names(e, node, workflow, declared, missing)
     return typed
 
@@ -120,12 +120,9 @@ def _linked(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope)
     found = e.link(links, scope, where)
     if found is None or (fitting := e.fitting(found, parameter.port, links, scope, where)) is None:
         return None
-    return fitting[0], _inside(found[1], parameter.port.type)
-
-
-def _inside(given: PortType, declared: PortType) -> PortType:
-    """The type of a parameter inside its workflow: the wider of the two, so that ports inside check what narrows."""
-    return given if narrows(given, declared) else declared
+    given = found.wide or found.type
+    unsure = bool(fitting[1]) and narrows(given, parameter.port.type)
+    return Typed(fitting[0], parameter.port.type, given if unsure else None)
 
 
 def _report_names(

@@ -126,12 +126,15 @@ class Optimised:
 
 @dataclass(frozen=True)
 class Training:
-    """The training part of a loop: the models, and how long, in which precision, saved where."""
+    """The training part of a loop: the models, and how long, in which precision, saved where.
+
+    ``steps`` and ``checkpoint``, a folder, are literals or parameters.
+    """
 
     models: tuple[Optimised, ...]
     steps: Source | None
     precision: str
-    checkpoint: Path | None
+    checkpoint: Source | None
     every: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,8 +167,8 @@ class Loop:
         """Everything the loop reads from outside of it: ``over``, the carries' starts and the closure."""
         yield self.over
         yield from self.carry.values()
-        if self.training and self.training.steps is not None:
-            yield self.training.steps
+        if self.training:
+            yield from (s for s in (self.training.steps, self.training.checkpoint) if s is not None)
         for source in self.inner_sources():
             if isinstance(source, (Carry, Item, Index)) and source.loop == self.key:
                 continue

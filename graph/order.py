@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -21,8 +21,11 @@ class Order:
     cyclic: frozenset[str]
 
 
-def ordered(nodes: Mapping[str, ParsedOp]) -> Order:
-    """The order of a region's nodes. A loop waits for all that its body reads of the region."""
+def ordered(nodes: Mapping[str, ParsedOp], outside: Collection[str] = ()) -> Order:
+    """The order of a region's nodes. A loop waits for all that its body reads of the region.
+
+    outside: names around the region, whose nodes are meant where one of the region wrongly has the same name.
+    """
     place = {name: i for i, name in enumerate(nodes)}
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(nodes)
@@ -30,7 +33,7 @@ def ordered(nodes: Mapping[str, ParsedOp]) -> Order:
         inner = set(op.inner_names()) if isinstance(op, ParsedLoop) else ()
         for link in op.links():
             head = link.text.partition(".")[0]
-            if head in place and head not in inner:
+            if head in place and head not in inner and head not in outside:
                 graph.add_edge(head, name)
     cycles: dict[str, list[str]] = {}
     cyclic: set[str] = set()

@@ -14,6 +14,7 @@ from guidegraph.graph.literals import absolute_path, is_text, literal_value
 from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.parsed import ParsedParam, ParsedWorkflow
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.training_options import CHECKPOINT
 from guidegraph.graph.types import port_type, takes_literal
 from guidegraph.graph.yamltree import plain, short
 
@@ -67,8 +68,7 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
                 raise ValueError(f"a value of type {port.type} cannot be written down; leave the default out")
             default = literal_value(port, default, base)
         except ValueError as error:
-            key = "" if parsed.type is None else ".default"
-            wrong(parsed.default.mark, "bad-value", f"the default does not fit: {error}", key)
+            wrong(parsed.default.mark, "bad-value", f"the default does not fit: {error}", ".default")
             return None
     return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
 
@@ -95,7 +95,7 @@ def _named(name: str, registry: Registry) -> Any:
 
 
 def path_parameters(
-    params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
+    workflow: ParsedWorkflow, params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
 ) -> dict[str, Parameter]:
     """The parameters, with a text that feeds a path made a path: its default is relative to the workflow's file."""
     uses = _uses(ops)
@@ -108,13 +108,17 @@ def path_parameters(
         if others := [place for place, port in uses[name] if not _is_path(port) and not port.type.is_any]:
             message = f"'{name}' is a path for {paths[0]} and a text for {others[0]}: declare two parameters"
             problems.append(Problem(parameter.mark, "type-mismatch", message, where))
+            del found[name]
             continue
         annotation: Any = Path | None if parameter.port.type.optional else Path
         default = parameter.default
         try:
             default = absolute_path(default, parameter.base) if isinstance(default, str) else default
         except ValueError as error:
-            problems.append(Problem(parameter.mark, "bad-value", f"the default does not fit: {error}", where))
+            message = f"the default does not fit: {error}"
+            problems.append(Problem(workflow.default_mark(name), "bad-value", message, f"{where}.default"))
+            del found[name]
+            continue
         port = replace(parameter.port, annotation=annotation, type=port_type(annotation))
         found[name] = replace(parameter, port=port, default=default)
     return found
@@ -132,4 +136,6 @@ def _uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
             for name, source in (*op.inputs.items(), *op.settings.items()):
                 if isinstance(source, Param) and (port := op.spec.port(name)) is not None:
                     found.setdefault(source.name, []).append((f"nodes.{op.key}.in.{name}", port))
+        elif op.training is not None and isinstance(folder := op.training.checkpoint, Param):
+            found.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
     return found

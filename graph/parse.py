@@ -90,7 +90,11 @@ class _Parser:
         """Report unknown keys; gives the known ones that they may have been meant as."""
         meant: set[str] = set()
         for name, (key, _) in entries.items():
-            if name not in names:
+            if (start := name.partition(":")[0]) != name and start in names:
+                message = f"expected a space after the colon: '{start}: {short(name[len(start) + 1 :])}'"
+                self.add(key.mark, "unknown-key", message, path)
+                meant.add(start)
+            elif name not in names:
                 message = f"unknown key '{short(name)}'; {choices(short(name), names, 'keys')}"
                 self.add(key.mark, "unknown-key", message, path)
                 guess = closest(name[:60], [n for n in names if n not in entries])
@@ -223,7 +227,7 @@ class _Parser:
             self.expected("a node such as {use: …, in: {…}}", tree, "not-a-mapping", path)
             return None
         entries = self.mapping(tree, path, "a node") or {}
-        if "loop" in entries:
+        if "loop" in entries or ("use" not in entries and {"carry", "body"} & entries.keys()):
             return self._loop(key, entries, path, depth)
         meant = self.known(entries, NODE_KEYS, path)
         if "use" not in entries:
@@ -263,7 +267,7 @@ class _Parser:
             if "body" not in unread:
                 self.add(key.mark, "missing-key", "a loop needs a 'body', nodes by name", path)
             unread.add("body")
-        over, item = self._head(entries, f"{path}.loop")
+        over, item = self._head(key, entries, path, unread)
         carry, after, collect = (self._links(entries.get(n), f"{path}.{n}") for n in ("carry", "next", "collect"))
         body = self._region(entries.get("body"), f"{path}.body", depth + 1)
         train = self._train(entries.get("train"), path)
@@ -287,15 +291,21 @@ class _Parser:
         self._training(loop, entries)
         return loop
 
-    def _head(self, entries: Entries, path: str) -> tuple[Scalar | None, Scalar | None]:
+    def _head(self, node: Scalar, entries: Entries, path: str, unread: set[str]) -> tuple[Scalar | None, Scalar | None]:
         """``over`` and ``as``, where they are right."""
+        if "loop" not in entries:
+            if "loop" not in unread:
+                self.add(node.mark, "missing-key", "a node with a 'body' needs 'loop': {over: LINK, as: NAME}", path)
+            return None, None
+        path = f"{path}.loop"
         key, tree = entries["loop"]
         head = self.mapping(tree, path, "{over: …, as: …}")
         if head is None:
             return None, None
         meant = self.known(head, ("over", "as"), path)
-        for name in ("over", "as"):
-            if name not in head and name not in meant:
+        missing = {"over", "as"} - head.keys()
+        if len(head) != 2 or len(missing) != 1:
+            for name in sorted(missing - meant):
                 self.add(key.mark, "missing-key", f"a loop needs '{name}': {{over: LINK, as: NAME}}", path)
         over, item = _tree(head, "over"), _tree(head, "as")
         if over is not None and not isinstance(over, Scalar):
@@ -322,7 +332,7 @@ class _Parser:
             meant = self.known(saved or {}, ("path", "every", "check"), where)
             for name, (_, tree) in (saved or {}).items():
                 if (literal := self.value(tree, f"{where}.{short(name)}")) is not None:
-                    loop.checkpoint[name] = (tree.mark, plain(literal))
+                    loop.checkpoint[name] = (tree.mark, literal)
             if saved is not None and "path" not in saved and "path" not in meant:
                 self.add(entries["checkpoint"][0].mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
         for name in TRAINING_KEYS:

@@ -87,7 +87,7 @@ class ParsedLoop:
     steps: Scalar | None = None
     precision: Scalar | None = None
     seed: Scalar | None = None
-    checkpoint: dict[str, tuple[Mark, Any]] = field(default_factory=dict)
+    checkpoint: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
 
     def links(self) -> Iterator[Scalar]:
         """All links of the loop and its bodies."""
@@ -133,3 +133,9 @@ class ParsedWorkflow:
     outputs: NamedLinks
     requires: dict[str, tuple[Mark, Scalar]]
     unread: frozenset[str]
+
+    def default_mark(self, name: str) -> Mark:
+        """Where a parameter's default stands."""
+        param = self.params[name]
+        assert param is not None
+        return param.default.mark if param.default is not None else param.mark

@@ -38,7 +38,8 @@ def rewrite(op: Op, change: Rewrite) -> Op:
     if training:
         models = tuple(_rewrite_model(m, change) for m in training.models)
         steps = change(training.steps) if training.steps is not None else None
-        training = replace(training, models=models, steps=steps)
+        checkpoint = change(training.checkpoint) if training.checkpoint is not None else None
+        training = replace(training, models=models, steps=steps, checkpoint=checkpoint)
     return replace(
         op,
         over=change(op.over),

@@ -180,6 +180,8 @@ class _Builder:
             steps = loop.training.steps
             label = f"steps = {_shown(steps)}" if isinstance(steps, Literal) else "steps"
             found["steps"] = (Port(label, PortType((int,))), steps)
+        if loop.training and isinstance(folder := loop.training.checkpoint, Param):
+            found["checkpoint"] = (Port("checkpoint", self._type(folder)), folder)
         for source in self._read_inside(loop):
             mine = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
             if isinstance(source, Literal) or mine or (isinstance(source, Output) and source.op in loop.body):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn
 
 from guidegraph.graph.errors import Problem, choices
 from guidegraph.graph.ir import Carry, Index, Item, Source
@@ -14,7 +14,13 @@ from guidegraph.graph.yamltree import Scalar, kind_of, short
 INT = PortType((int,))
 FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", ".npz", ".json", ".txt")
 
-Typed: TypeAlias = tuple[Source, PortType]
+
+class Typed(NamedTuple):
+    """What a link gives. ``wide`` is all that the source promises, where that is less than ``type``."""
+
+    source: Source
+    type: PortType
+    wide: PortType | None = None
 
 
 @dataclass
@@ -118,6 +124,9 @@ class _Resolver:
             return entry.outputs[name]
         if entry.partial:
             raise Unresolved(None)
+        for scope in self.scope.chain():
+            if scope.hidden.get(name.partition(".")[0]) == head:
+                self.inside(name.partition(".")[0], head, scope)
         hint = self.choices(name, entry.outputs, "outputs")
         self.fail("unknown-output", f"'{head}' has no output '{short(name)}'; {hint}")
 
@@ -139,16 +148,30 @@ class _Resolver:
             self.fail("not-a-link", f"expected a link, found {kind_of(link)}; literals stand under 'with'")
         for scope in self.scope.chain():
             if head in scope.hidden:
-                loop = scope.hidden[head]
-                outputs = ", ".join(f"{loop}.{name}" for name in scope.outputs[loop]) or "none"
-                message = f"'{head}' is inside the loop '{loop}'; from outside only its outputs can be linked"
-                self.fail("inside-loop", f"{message}: {outputs}")
+                self.inside(head, scope.hidden[head], scope)
         if any(mark in text for mark in "/\\: ") or text.endswith(FILE_ENDINGS):
             self.fail("not-a-link", f"'{short(text)}' is not a link; literals stand under 'with'")
         if any("nodes" in scope.unread for scope in self.scope.chain()):
             raise Unresolved(None)
-        hint = self.choices(head, self.scope.visible(), "nodes")
+        if meant := self.without_prefix(head):
+            hint = f"did you mean '{meant}'?"
+        else:
+            hint = self.choices(head, self.scope.visible(), "nodes")
         self.fail("unknown-link", f"no node '{short(head)}'; {hint}")
+
+    def inside(self, name: str, loop: str, scope: Scope) -> NoReturn:
+        outputs = ", ".join(f"{loop}.{output}" for output in scope.outputs[loop]) or "none"
+        message = f"'{name}' is inside the loop '{loop}'; from outside only its outputs can be linked"
+        self.fail("inside-loop", f"{message}: {outputs}")
+
+    def without_prefix(self, name: str) -> str | None:
+        """A parameter, carry or loop value of this name."""
+        for scope in self.scope.chain():
+            if scope.loop and name in scope.carry:
+                return f"carry.{name}"
+            if scope.loop and name in (scope.item, "index"):
+                return f"loop.{name}"
+        return f"params.{name}" if name in self.scope.params else None
 
     def of_loop(self, head: str, rest: str) -> Typed:
         loops = [scope for scope in self.scope.chain() if scope.loop]
@@ -158,10 +181,10 @@ class _Resolver:
         if head == "carry":
             return self.carried(name, rest, loops)
         if rest == "index":
-            return Index(loops[0].loop), INT
+            return Typed(Index(loops[0].loop), INT)
         for scope in loops:
             if name == scope.item:
-                return self.entry_of(scope, field_name) if "." in rest else (Item(scope.loop), scope.item_type)
+                return self.entry_of(scope, field_name) if "." in rest else Typed(Item(scope.loop), scope.item_type)
         if any(scope.item is None for scope in loops):
             raise Unresolved(None)
         names = [*(s.item for s in loops if s.item), "index"]
@@ -172,7 +195,7 @@ class _Resolver:
             if name in scope.carry:
                 if rest != name:
                     self.fail("unknown-field", f"nothing of 'carry.{name}' can be linked alone: write carry.{name}")
-                return Carry(scope.loop, name), scope.carry[name]
+                return Typed(Carry(scope.loop, name), scope.carry[name])
         if any("carry" in scope.unread for scope in loops):
             raise Unresolved(None)
         names = [name for scope in loops for name in scope.carry]
@@ -182,8 +205,8 @@ class _Resolver:
     def entry_of(self, scope: Scope, field_name: str) -> Typed:
         fields = fields_of(scope.item_type)
         if fields is None and scope.item_type.is_any and field_name.isidentifier():
-            return Item(scope.loop, field_name), ANY
+            return Typed(Item(scope.loop, field_name), ANY)
         if fields and field_name in fields:
-            return Item(scope.loop, field_name), fields[field_name]
+            return Typed(Item(scope.loop, field_name), fields[field_name])
         hint = self.choices(field_name, fields or (), "fields")
         self.fail("unknown-field", f"an entry has no field '{short(field_name)}'; {hint}")

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.call import Body, PortError, fail
@@ -120,6 +121,7 @@ class _Fit:
         }
         self.history: dict[str, list[Any]] = {name: [] for name in loop.collect}
         self.key = plan.digests.loop(loop, steps=False)
+        self.folder: Path | None = None if training.checkpoint is None else outside[training.checkpoint]
 
     def _prepare(self, spec: Optimised, device: torch.device) -> Trained:
         import torch
@@ -138,7 +140,7 @@ class _Fit:
 
     def run(self) -> dict[str, Any]:
         begin = self._resume()
-        folder, every = self.training.checkpoint, self.training.every
+        folder, every = self.folder, self.training.every
         self.body.at.append(begin)
         done = begin
         try:
@@ -218,7 +220,7 @@ class _Fit:
     def _save(self, done: int) -> None:
         import torch
 
-        assert self.training.checkpoint is not None
+        assert self.folder is not None
         state = State(done, {"rng": torch.random.get_rng_state()})
         for name, t in self.trained.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}
@@ -230,16 +232,16 @@ class _Fit:
         for name, value in self.carry.items():
             if name not in self.trained and isinstance(value, torch.Tensor):
                 state.tensors[f"carry.{name}"] = value
-        write_state(self.training.checkpoint, self.key, state)
+        write_state(self.folder, self.key, state)
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one, and give the step to go on from."""
         import torch
 
-        if self.training.checkpoint is None:
+        if self.folder is None:
             return 0
         check = bool(self.training.options.get("check", True))
-        state = read_state(self.training.checkpoint, self.key, check=check)
+        state = read_state(self.folder, self.key, check=check)
         if state is None:
             return 0
         for name, t in self.trained.items():

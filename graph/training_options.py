@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from guidegraph.graph.errors import Mark, choices
 from guidegraph.graph.ir import Optimised, Source, Training
-from guidegraph.graph.literals import absolute_path, literal_value
+from guidegraph.graph.literals import literal_value
 from guidegraph.graph.node import Port
 from guidegraph.graph.parsed import ParsedLoop, ParsedTrain
 from guidegraph.graph.types import port_type
-from guidegraph.graph.yamltree import Scalar, short
+from guidegraph.graph.yamltree import Scalar, plain, short
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
 
@@ -22,6 +22,9 @@ OWN = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)
 
 def _port(name: str, annotation: Any, default: Any = None) -> Port:
     return Port(name, annotation, port_type(annotation), default, setting=True)
+
+
+CHECKPOINT = _port("path", Path)
 
 
 def _ports() -> dict[str, Port]:
@@ -81,9 +84,9 @@ def iterations(steps: Scalar, where: str, report: Report) -> int:
 
 
 def training_options(
-    loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, base: Path, report: Report
+    loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, checkpoint: Source | None, report: Report
 ) -> Training:
-    """precision (fp32, bf16, fp16), seed, and checkpoint: path, every, and check (that it is of this training)."""
+    """precision (fp32, bf16, fp16), seed, and of the checkpoint: every, and check (that it is of this training)."""
     from annotated_types import Ge
 
     precision, seed = "fp32", 0
@@ -94,21 +97,11 @@ def training_options(
         port = _port("seed", Annotated[int, Ge(0)], 0)
         seed = _check(port, loop.seed.mark, loop.seed.value, f"{loop.path}.seed", report)
     where = f"{loop.path}.checkpoint"
-    ports = {
-        "path": _port("path", str),
-        "every": _port("every", Annotated[int, Ge(1)], 500),
-        "check": _port("check", bool, True),
-    }
+    ports = {"every": _port("every", Annotated[int, Ge(1)], 500), "check": _port("check", bool, True)}
     saved = {
-        name: _check(ports[name], mark, value, f"{where}.{name}", report)
-        for name, (mark, value) in loop.checkpoint.items()
+        name: _check(ports[name], mark, plain(tree), f"{where}.{name}", report)
+        for name, (mark, tree) in loop.checkpoint.items()
         if name in ports
     }
-    folder = None
-    if (text := saved.get("path")) is not None:
-        try:
-            folder = absolute_path(text, base)
-        except ValueError as error:
-            report(loop.checkpoint["path"][0], "bad-value", f"'path': {error}", f"{where}.path")
     options = {"seed": seed, "check": saved.get("check", True)}
-    return Training(models, steps, precision, folder, saved.get("every", 500), options)
+    return Training(models, steps, precision, checkpoint, saved.get("every", 500), options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, choices
 from guidegraph.graph.ir import Literal, Param, Source, Sources
@@ -18,6 +19,10 @@ from guidegraph.graph.yamltree import Scalar, Tree, plain
 
 GUESSES = 100
 CONVERSIONS = 3
+
+
+Checks: TypeAlias = tuple[PortType, ...]
+"""The types that a value must be checked for at run time."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class Wiring:
                 self.problems.append(error.problem)
             return None
 
-    def wired(self, port: Port, links: Links, scope: Scope, where: str) -> tuple[Sources, bool] | None:
-        """Sources for a port, and whether the value needs a check at run time. None where a link is wrong."""
+    def wired(self, port: Port, links: Links, scope: Scope, where: str) -> tuple[Sources, Checks] | None:
+        """Sources for a port, and what its value must be checked for at run time. None where a link is wrong."""
         if isinstance(links, Scalar):
             found = self.link(links, scope, where)
             return None if found is None else self.fitting(found, port, links, scope, where)
@@ -59,7 +64,7 @@ class Wiring:
             self.add(links.mark, "not-a-list", message, where)
             return None
         element = Port(port.name, None, sequence.element)
-        parts: list[tuple[Source, bool] | None] = []
+        parts: list[tuple[Source, Checks] | None] = []
         for i, link in enumerate(links_of(links)):
             here = f"{where}.{i}"
             found = self.link(link, scope, here)
@@ -67,19 +72,22 @@ class Wiring:
         whole = [part for part in parts if part is not None]
         if len(whole) < len(parts):
             return None
-        return tuple(source for source, _ in whole), any(narrow for _, narrow in whole)
+        return tuple(source for source, _ in whole), (port.type,) if any(checks for _, checks in whole) else ()
 
-    def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, bool] | None:
-        """What a link gives, for a port: the source, and whether it needs a check at run time."""
-        source, kind = found
+    def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, Checks] | None:
+        """What a link gives, for a port: the source, and what its value must be checked for at run time."""
+        source, kind, wide = found
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
             return None
         if isinstance(source, Literal):
             constant = self._passed_on(source, port, link, where)
-            return None if constant is None else (constant, False)
-        return source, narrows(kind, port.type) and not _is_path(source, kind, port.type)
+            return None if constant is None else (constant, ())
+        if _is_path(source, kind, port.type):
+            return source, ()
+        declared = (kind,) if wide is not None and kind != port.type else ()
+        return source, (*declared, port.type) if narrows(wide or kind, port.type) else declared
 
     def literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, where: str) -> Literal | None:
         """A validated literal for a port; a relative path is one from ``base``. None where it is wrong."""
@@ -113,7 +121,7 @@ class Wiring:
             else:
                 value = literal.value
         except ValueError as error:
-            message = f"'{link.text}' does not fit port '{port.name}' ({where} in line {link.mark.line}): {error}"
+            message = f"'{link.text}' does not fit port '{port.name}' ({where}, {link.mark}): {error}"
             self.add(origin.mark, "bad-value", message, origin.path)
             return None
         passed = Literal(value)
@@ -127,7 +135,7 @@ class Wiring:
         head = link.text.partition(".")[0]
         entry = scope.entry(head)
         outputs = entry.outputs.items() if entry else ()
-        fitting = [f"{head}.{name}" for name, (source, other) in outputs if fits(source, other, target)]
+        fitting = [f"{head}.{name}" for name, (source, other, _) in outputs if fits(source, other, target)]
         if fitting:
             return f"; of the same node, {' or '.join(fitting)} fits"
         if found := conversions(kind, target, list(self.registry.nodes.values())):

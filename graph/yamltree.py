@@ -116,7 +116,8 @@ def repeated_keys(tree: Tree) -> Iterator[Scalar]:
 def short(text: object) -> str:
     """A name as a message shows it."""
     shown = str(text)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
 
 
 def kind_of(tree: Tree) -> str:
@@ -202,8 +203,9 @@ class _Composer:
         for event in events:
             done: Tree
             if isinstance(event, yaml.ScalarEvent):
-                self._check(event)
-                done = Scalar(event.value, not event.style and event.implicit[0], self._mark(event))
+                whole = self._check(event)
+                mark = self._mark(event)
+                done = Scalar(event.value, not event.style and event.implicit[0], mark) if whole else Broken(mark)
             elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
                 self._check(event)
                 if len(stack) >= MAX_DEPTH:
@@ -240,13 +242,16 @@ class _Composer:
             raise _Stop
         return root
 
-    def _check(self, event: Any) -> None:
+    def _check(self, event: Any) -> bool:
+        """Report an anchor or a tag; gives whether the value is what it is without."""
         if event.anchor:
             message = f"anchors (&{short(event.anchor)}) are not part of the language: write the value out"
             self._add(event, "alias", message)
         if event.tag and event.tag != "!":
             tag = short(event.tag.replace("tag:yaml.org,2002:", "!!"))
             self._add(event, "tag", f"tags ({tag}) are not part of the language: remove it")
+            return False
+        return True
 
     def _is_name(self, key: Tree) -> bool:
         """Whether a key is a scalar; what is not is reported and left out."""

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph import Cancelled, NodeError
+from guidegraph import Cancelled, NodeError, WorkflowError
+from guidegraph.graph.bind import bind
+from guidegraph.graph.build import build
 from guidegraph.graph.events import CancelToken, Event, LoopProgress
-from tests.graph.engine_nodes import run_text
+from guidegraph.graph.run import RunOptions, run
+from tests.graph.engine_nodes import REGISTRY, run_text
 
 
 def text(steps: int = 40, checkpoint: bool = False, ema: str = "", dropout: float = 0.0, extra: str = "") -> str:
@@ -90,6 +93,68 @@ def test_a_broken_run_resumes_to_the_losses_of_the_unbroken_one(tmp_path: Path) 
     assert seen[0] == 14
     assert torch.equal(whole["loss"], resumed["loss"])
     assert torch.equal(whole["net"].weight, resumed["net"].weight)
+
+
+def test_the_checkpoint_is_a_literal_or_a_parameter_relative_to_where_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    linked = text(10, checkpoint=True).replace("path: ckpt", "path: params.saved")
+    path = write(tmp_path / "flows", "params: {saved: ../kept}\n" + linked)
+    seen: list[int] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress):
+            seen.append(event.done)
+
+    options = RunOptions(observers=(observe,))
+    graph = build(path, REGISTRY)
+    run(graph, bind(graph, {}), options)
+    assert (tmp_path / "kept" / "state.safetensors").exists()
+    run(graph, bind(graph, {"saved": "here"}, text=True), options)
+    assert (tmp_path / "elsewhere" / "here" / "state.safetensors").exists()
+    assert len(seen) == 20
+    run(graph, bind(graph, {"saved": tmp_path / "kept"}), options)
+    assert len(seen) == 20, "where the training is saved is not part of what it is: it is done already"
+
+
+def test_a_checkpoint_may_be_left_out_by_its_parameter(tmp_path: Path) -> None:
+    linked = text(10, checkpoint=True).replace("path: ckpt", "path: params.saved")
+    optional = build(write(tmp_path, "params: {saved: {type: path, default: null}}\n" + linked), REGISTRY)
+    run(optional, bind(optional, {}), RunOptions())
+    assert [p.name for p in tmp_path.iterdir()] == ["workflow.yaml"]
+
+
+def test_a_checkpoints_parameter_exists_and_is_a_path(tmp_path: Path) -> None:
+    linked = text(10, checkpoint=True).replace("path: ckpt", "path: params.saved")
+    with pytest.raises(WorkflowError, match=r"gives int, port 'path' takes Path"):
+        build(write(tmp_path, "params: {saved: 3}\n" + linked), REGISTRY)
+    with pytest.raises(WorkflowError, match="did you mean 'saved'"):
+        build(write(tmp_path, "params: {saved: a}\n" + linked.replace("params.saved", "params.save")), REGISTRY)
+
+
+def test_a_used_workflow_saves_its_training_where_its_parameter_says(tmp_path: Path) -> None:
+    block = "guidegraph: 1\nparams: {saved: {type: path}}\n" + text(10, checkpoint=True)
+    (tmp_path / "block.yaml").write_text(block.replace("path: ckpt", "path: params.saved"))
+    use = """
+params: {top: from_param}
+nodes:
+  a: {use: ./block.yaml, with: {saved: from_literal}}
+  b: {use: ./block.yaml, in: {saved: params.top}}
+outputs: {a: a.loss, b: b.loss}
+"""
+    graph = build(write(tmp_path, use), REGISTRY)
+    run(graph, bind(graph, {}), RunOptions(passes=frozenset()))
+    assert (tmp_path / "from_literal" / "state.safetensors").exists()
+    assert (tmp_path / "from_param" / "state.safetensors").exists()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "workflow.yaml"
+    path.write_text("guidegraph: 1\n" + text)
+    return path
 
 
 def test_more_steps_go_on_from_the_checkpoint(tmp_path: Path) -> None:
