@@ -115,17 +115,19 @@ def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, s
 
 
 def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, source in (*call.inputs.items(), *call.settings.items()):
-        if not isinstance(source, Param) or source.name not in values:
+    for name, port in call.parameters():
+        if name not in values:
             continue
-        port, value = call.spec.port(name), values[source.name]
-        literal = _is_plain(value) or isinstance(value, Path)
-        if port is None or not literal or not takes_literal(port.type):
-            continue
+        value, reason = values[name], None
         try:
-            literal_value(port, value, Path())
+            if port.annotation is None:
+                reason = mismatch(value, port.type)
+            elif (_is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
+                literal_value(port, value, Path())
         except ValueError as error:
-            yield source.name, f"port '{name}' of {call.spec.id} (nodes.{call.key}): {error}"
+            reason = str(error)
+        if reason:
+            yield name, f"port '{port.name}' of {call.spec.id} (nodes.{call.key}): {reason}"
 
 
 def _unfit_loop(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -105,6 +105,7 @@ class Elaborator(Wiring):
         if spec is None:
             if not (self.lacking and node.use.text.partition(".")[0] not in self._namespaces()):
                 self.add(node.use.mark, "unknown-node", self._unknown(node.use.text), f"{node.path}.use")
+            self.follow(node, scope)
             return {}, Entry(broken=True)
         ports = {**spec.inputs, **spec.settings}
         sources: dict[str, Sources] = {}

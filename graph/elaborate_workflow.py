@@ -31,6 +31,7 @@ def elaborate_workflow(
     """The operations of the workflow that ``node`` uses, and its outputs as the node's."""
     path, workflow = _read(e, node, place)
     if path is None or workflow is None:
+        e.follow(node, scope)
         return {}, Entry(broken=True)
     params = _parameters(e, node, workflow, scope, place.base)
     broken = {name for name in workflow.params if name not in params}

@@ -109,6 +109,14 @@ class Call:
             else:
                 yield value
 
+    def parameters(self) -> Iterator[tuple[str, Port]]:
+        """Each parameter that this call reads, with the port or setting; in a list, with what takes one entry."""
+        for name, value in (*self.inputs.items(), *self.settings.items()):
+            for source in value if isinstance(value, tuple) else (value,):
+                if isinstance(source, Param) and (port := self.spec.port(name)) is not None:
+                    sequence = port.type.sequence if isinstance(value, tuple) else None
+                    yield source.name, Port(name, None, sequence.element) if sequence else port
+
 
 @dataclass(frozen=True)
 class Optimised:

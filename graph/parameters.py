@@ -133,9 +133,8 @@ def _uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
     found: dict[str, list[tuple[str, Port]]] = {}
     for op in walk(ops):
         if isinstance(op, Call):
-            for name, source in (*op.inputs.items(), *op.settings.items()):
-                if isinstance(source, Param) and (port := op.spec.port(name)) is not None:
-                    found.setdefault(source.name, []).append((f"nodes.{op.key}.in.{name}", port))
+            for name, port in op.parameters():
+                found.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
         elif op.training is not None and isinstance(folder := op.training.checkpoint, Param):
             found.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
     return found

@@ -11,11 +11,11 @@ from guidegraph.graph.errors import Mark, Problem, choices
 from guidegraph.graph.ir import Literal, Param, Source, Sources
 from guidegraph.graph.literals import absolute_path, is_text, literal_value
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.parsed import Links, links_of
+from guidegraph.graph.parsed import Links, ParsedNode, links_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
 from guidegraph.graph.types import PortType, linkable, mismatch, narrows, takes_literal
-from guidegraph.graph.yamltree import Scalar, Tree, plain
+from guidegraph.graph.yamltree import Scalar, Tree, plain, short
 
 GUESSES = 100
 CONVERSIONS = 3
@@ -52,6 +52,12 @@ class Wiring:
             if error.problem:
                 self.problems.append(error.problem)
             return None
+
+    def follow(self, node: ParsedNode, scope: Scope) -> None:
+        """Look up the links of a node whose ports are not known."""
+        for name, (_, links) in node.inputs.items():
+            for i, link in enumerate(links_of(links)):
+                self.link(link, scope, f"{node.path}.in.{short(name)}{'' if links is link else f'.{i}'}")
 
     def wired(self, port: Port, links: Links, scope: Scope, where: str) -> tuple[Sources, Checks] | None:
         """Sources for a port, and what its value must be checked for at run time. None where a link is wrong."""
