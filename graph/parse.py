@@ -108,6 +108,9 @@ class _Parser:
         return None if broken(tree) else tree
 
     def workflow(self, tree: Tree, text: str, path: Path, file: str) -> ParsedWorkflow | None:
+        if isinstance(tree, Scalar) and tree.value is None:
+            self.add(tree.mark, "empty", "the file is empty: expected a workflow")
+            return None
         if not isinstance(tree, Mapping):
             self.expected("a workflow, a mapping", tree, "not-a-mapping", "")
             return None

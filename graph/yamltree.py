@@ -237,7 +237,7 @@ class _Composer:
                 stack[-1][1].append(done)
             else:
                 root = done
-        if root is None or (isinstance(root, Scalar) and root.value is None):
+        if root is None:
             self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
             raise _Stop
         return root
@@ -247,7 +247,7 @@ class _Composer:
         if event.anchor:
             message = f"anchors (&{short(event.anchor)}) are not part of the language: write the value out"
             self._add(event, "alias", message)
-        if event.tag and event.tag != "!":
+        if event.tag:
             tag = short(event.tag.replace("tag:yaml.org,2002:", "!!"))
             self._add(event, "tag", f"tags ({tag}) are not part of the language: remove it")
             return False
