@@ -1,0 +1,101 @@
+"""The workflows in tests/broken: each is refused at the right place, with what helps, and nothing else is said.
+
+A file's first lines say what is expected, a line for each problem:
+``# expect: LINE:COLUMN code | part of the message | path``; a place in another file begins with its name.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from guidegraph.graph.build import build
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.registry import Registry
+from guidegraph.plugins.manager import default_registry
+from tests.graph import toys
+
+FOLDER = Path(__file__).parents[1] / "broken"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+EXPECT = re.compile(r"# expect: (?:(?P<file>[\w/.]+):)?(?P<line>\d+):(?P<column>\d+) (?P<code>[\w-]+) \| (?P<rest>.*)")
+
+
+@dataclass(frozen=True)
+class Expected:
+    file: str
+    line: int
+    column: int
+    code: str
+    message: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.code}: …{self.message}… [{self.path}]"
+
+    def matches(self, problem: Problem) -> bool:
+        mark = problem.mark
+        place = (Path(mark.file).name, mark.line, mark.column, problem.code, problem.path)
+        expected = (Path(self.file).name, self.line, self.column, self.code, self.path)
+        return place == expected and self.message in problem.message
+
+
+def expected_of(file: Path) -> list[Expected]:
+    found = []
+    for line in file.read_text().splitlines():
+        if match := EXPECT.fullmatch(line):
+            message, _, path = match["rest"].rpartition(" |")
+            where = match["file"] or file.name
+            found.append(
+                Expected(where, int(match["line"]), int(match["column"]), match["code"], message.strip(), path.strip())
+            )
+    return found
+
+
+@cache
+def registry(file: Path) -> Registry:
+    """The built-in nodes, or the toys where a file asks for them; the plugin ``sag`` failed to load."""
+    if "# registry: toys" in file.read_text().splitlines():
+        return toys.REGISTRY
+    return replace(default_registry(entry_points=False), failed=toys.REGISTRY.failed)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_a_broken_workflow_is_refused_where_it_is_wrong(file: Path) -> None:
+    expected = expected_of(file)
+    assert expected, "a broken workflow says what is expected of it"
+    with pytest.raises(WorkflowError) as caught:
+        build(file, registry(file))
+    found = caught.value.problems
+    listed = "\n".join(map(str, found))
+    assert len(found) == len(expected), f"found:\n{listed}"
+    for want in expected:
+        assert any(want.matches(problem) for problem in found), f"no {want} in:\n{listed}"
+    assert found == sorted(found, key=lambda p: p.mark)
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len(FILES) >= 40
+
+
+def test_the_blocks_that_they_use_are_right() -> None:
+    graph = build(FOLDER / "blocks" / "predict.yaml", default_registry(entry_points=False))
+    assert set(graph.outputs) == {"prediction", "preview"}
+
+
+def test_the_command_line_refuses_them_all_with_exit_code_2_and_no_traceback() -> None:
+    files = [f for f in FILES if registry(f) is not toys.REGISTRY and f.stem != "node_of_failed_plugin"]
+    command = [sys.executable, "-m", "guidegraph", "validate", *(str(f.relative_to(FOLDER)) for f in files)]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    printed = done.stdout + done.stderr
+    for file in files:
+        for want in expected_of(file):
+            assert f"{want.file}:{want.line}:{want.column}: {want.code}: " in printed, want
