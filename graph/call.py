@@ -36,7 +36,7 @@ def invoke(step: Step, slots: list[Any]) -> None:
             _store(step, slots, step.function(*args, **named))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise fail(step, error) from error
 
 

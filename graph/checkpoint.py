@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.serialise import decode, encode
 from guidegraph_runtime.files import atomic_path
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = "guidegraph-training-1"
+FORMAT = "guidegraph-training-2"
+VALUE = "value."
 FILE = "state.safetensors"
 
 
@@ -24,10 +26,11 @@ class CheckpointError(GuidegraphError):
 
 @dataclass
 class State:
-    """Everything a resumed run needs: tensors by name, and the number of finished steps."""
+    """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind."""
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors under a prefix, by the rest of their names."""
@@ -35,11 +38,14 @@ class State:
 
 
 def write_state(folder: Path, key: str, state: State) -> None:
+    """Write a state in place of the one before it. Raises ``NotSerialisable`` for a value that cannot be kept."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().contiguous().clone() for name, t in state.tensors.items()}
-    metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step)}
+    held, tree = encode(state.values)
+    named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
+    tensors = {name: t.detach().contiguous().clone() for name, t in named.items()}
+    metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     with atomic_path(folder / FILE) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
 
@@ -64,7 +70,10 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
                     f"{path} belongs to another training (its data, models, settings or node sources differ): "
                     "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
                 )
-            return State(json.loads(metadata["step"]), {n: file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
+            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+            held = {n.removeprefix(VALUE): t for n, t in tensors.items() if n.startswith(VALUE)}
+            kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
+            return State(json.loads(metadata["step"]), kept, decode(json.loads(metadata["values"]), held))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): move it away to start anew") from error
 

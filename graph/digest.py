@@ -104,11 +104,16 @@ def _spec_digest(spec: NodeSpec, place: str) -> str:
 
 
 class Digests(dict[str, str]):
-    """Digests by operation key. ``place`` names device and dtype."""
+    """Digests by operation key. ``place`` names device and dtype.
 
-    def __init__(self, place: str):
+    structural: describe the graph alone. Impure nodes and objects then count by what they are, not as fresh: a
+    training that is resumed must be known again although its data set reads files by itself.
+    """
+
+    def __init__(self, place: str, *, structural: bool = False):
         super().__init__()
         self.place = place
+        self.structural = structural
         self._depth: dict[str, int] = {}
         self._specs: dict[int, str] = {}
 
@@ -121,7 +126,7 @@ class Digests(dict[str, str]):
         if isinstance(source, Output):
             return f"{self[source.op]}.{source.name}"
         if isinstance(source, Literal):
-            return value_digest(source.value)
+            return self._value(source.value)
         if isinstance(source, Param):
             raise ValueError(f"parameter '{source.name}' is not bound")
         symbol = f"{type(source).__name__}{self._depth[source.loop]}"
@@ -129,15 +134,24 @@ class Digests(dict[str, str]):
             return f"{symbol}.{source.name}"
         return f"{symbol}.{source.field}" if isinstance(source, Item) else symbol
 
+    def _value(self, value: Any) -> str:
+        digest = value_digest(value)
+        if self.structural and digest.startswith(FRESH):
+            return f"object:{value}" if isinstance(value, Path) else f"object:{type(value).__qualname__}"
+        return digest
+
     def _sources(self, value: Sources) -> str:
         return hashed("list", *map(self.source, value)) if isinstance(value, tuple) else self.source(value)
 
     def _call(self, call: Call) -> str:
-        if not call.spec.pure:
+        if not call.spec.pure and not self.structural:
             return fresh()
         spec = self._specs.get(id(call.spec))
         if spec is None:
-            spec = self._specs[id(call.spec)] = _spec_digest(call.spec, self.place)
+            spec = _spec_digest(call.spec, self.place)
+            if self.structural and spec.startswith(FRESH):
+                spec = hashed(call.spec.id, call.spec.version, call.spec.distribution, self.place)
+            self._specs[id(call.spec)] = spec
         inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
         return labelled([("node", spec), *inputs, *settings])

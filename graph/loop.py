@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cache import nbytes
 from guidegraph.graph.call import Body, fail, invoke
-from guidegraph.graph.errors import NodeError
+from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Carry, Index, Item, Loop, Source
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
 from guidegraph.graph.types import describe, is_tensor
@@ -49,14 +50,14 @@ def _iterate(
     items = entries(step, outside[loop.over])
     total = len(items)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
-    early = _precompute(body_plan, outside, items, body, plan)
+    early = _precompute(step, body_plan, outside, items, body, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     body.at.append(0)
     for i in range(total):
         body.cancel.check()
         body.at[-1] = i
-        entry = items[i]
+        entry = fetch(step, items, i)
         values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
         here: dict[Source, Any] = {**outside, **values, **carry}
         enter(here, body_plan.late_inputs, loop, entry, i)
@@ -69,6 +70,18 @@ def _iterate(
     body.at.pop()
     stacked = {name: stack(values) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
+    """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
+    try:
+        return items[i]
+    except Exception as error:
+        raise fail(step, EntryError(f"entry {i} cannot be had: {type(error).__name__}: {error}")) from error
+
+
+class EntryError(GuidegraphError):
+    """What a loop runs over did not give an entry."""
 
 
 def progress(body: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
@@ -97,7 +110,7 @@ def run_early(
 
 
 def _precompute(
-    body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], body: Body, plan: Plan
+    step: Step, body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], body: Body, plan: Plan
 ) -> list[dict[Source, Any]]:
     """``run_early`` for the first iterations, as many as fit the limit."""
     rows: list[dict[Source, Any]] = []
@@ -108,7 +121,7 @@ def _precompute(
     for i in range(len(items)):
         body.cancel.check()
         body.at[-1] = i
-        row = run_early(body_plan, outside, items[i], i, body, plan)
+        row = run_early(body_plan, outside, fetch(step, items, i), i, body, plan)
         size += sum(map(nbytes, row.values()))
         if size > PRECOMPUTE_LIMIT:
             break
@@ -141,9 +154,29 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
 
 
 def stack(values: list[Any]) -> Any:
-    """Collected values: one tensor with a new leading axis where they are tensors of one shape, else a list."""
-    if values and all(is_tensor(v) for v in values) and len({(v.shape, v.dtype) for v in values}) == 1:
-        import torch
+    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack."""
+    if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
+        return values
+    from torch.utils._pytree import tree_flatten, tree_unflatten
 
-        return torch.stack(values)
-    return values
+    flat = [tree_flatten(v) for v in values]
+    spec = flat[0][1]
+    if any(s != spec for _, s in flat):
+        return values
+    columns = [_stacked(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    return values if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
+
+
+_UNFIT = object()
+
+
+def _stacked(column: Sequence[Any]) -> Any:
+    import torch
+
+    first = column[0]
+    if not all(is_tensor(v) for v in column):
+        same = not any(is_tensor(v) for v in column) and all(type(v) is type(first) and v == first for v in column)
+        return first if same else _UNFIT
+    if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
+        return _UNFIT
+    return torch.stack(list(column))

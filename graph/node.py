@@ -149,7 +149,17 @@ def node(
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
     """
 
+    if not isinstance(id, str):
+        raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
+    if isinstance(batchable, (bool, str)):
+        raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
+    for trait, given in (("needs", needs), ("identity", identity)):
+        if given is not None and not callable(given):
+            raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
+
     def register(function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.iscoroutinefunction(function):
+            raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
         traits = {"pure": pure, "io": io, "host": host, "batchable": tuple(batchable), "version": str(version)}
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
         return function

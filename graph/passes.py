@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.digest import is_pure
+from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Optimised, Output, Param, Source, Sources
 from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor
@@ -154,7 +155,27 @@ def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     if call.spec.needs is None:
         return frozenset()
     settings = known_settings(call, call.spec.needs_settings, values)
-    return frozenset() if settings is None else frozenset(call.inputs) - frozenset(call.spec.needs(**settings))
+    if settings is None:
+        return frozenset()
+    needed = frozenset(_trait(call, "needs", call.spec.needs, settings))
+    _check_ports(call, "needs", needed)
+    return frozenset(call.inputs) - needed
+
+
+def _trait(call: Call, name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """What a trait says of these settings. Raises ``NodeError`` where it fails."""
+    try:
+        return function(**settings)
+    except Exception as error:
+        cause = RuntimeError(f"its '{name}' failed for {dict(settings)}: {type(error).__name__}: {error}")
+        raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
+
+
+def _check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
+    if unknown := sorted(set(ports) - set(call.spec.inputs)):
+        known = ", ".join(call.spec.inputs)
+        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {known}")
+        raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause)
 
 
 def without(call: Call, ports: frozenset[str]) -> Call:
@@ -196,4 +217,8 @@ def _identity(call: Call, values: Mapping[Source, Any]) -> str | None:
     if call.spec.identity is None:
         return None
     settings = known_settings(call, call.spec.identity_settings, values)
-    return None if settings is None else call.spec.identity(**settings)
+    if settings is None:
+        return None
+    port: str | None = _trait(call, "identity", call.spec.identity, settings)
+    _check_ports(call, "identity", [port] if port is not None else [])
+    return port

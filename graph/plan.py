@@ -13,6 +13,7 @@ from typing import Any
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
+from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -96,9 +97,10 @@ class BodyPlan:
 
 @dataclass
 class Plan:
-    """A bound, optimised graph, ready to run."""
+    """A bound, optimised graph, ready to run; ``bound`` is what it was before the passes."""
 
     graph: Graph
+    bound: Mapping[str, Op]
     ops: dict[str, Op]
     outputs: dict[str, tuple[Source, PortType]]
     digests: Digests
@@ -120,7 +122,7 @@ def compile_plan(
     need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist.
     """
     chosen = frozenset(passes)
-    literals = {name: Literal(value) for name, value in values.items()}
+    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
     outputs: dict[str, tuple[Source, PortType]] = {}
@@ -130,6 +132,7 @@ def compile_plan(
         outputs[name] = (source, out.type)
     digests = Digests(place)
     digests.add(ops)
+    bound = ops
     notes: list[str] = []
     aliases: dict[Source, Source] = {}
 
@@ -159,7 +162,7 @@ def compile_plan(
         ops = {key: _prune_body(op) for key, op in ops.items()}
         ops = prune(ops, [s for s, _ in outputs.values()], effects=only is None)
         count("prune", before, ops)
-    return Plan(graph, ops, outputs, digests, chosen, notes)
+    return Plan(graph, bound, ops, outputs, digests, chosen, notes)
 
 
 def _size(ops: Mapping[str, Op]) -> int:

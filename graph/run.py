@@ -17,6 +17,7 @@ from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
 from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
+from guidegraph.graph.models import freeze
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region
 from guidegraph.graph.types import PortType, register_structured
@@ -183,6 +184,8 @@ class _Runner:
             self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
             raise
         seconds = time.perf_counter() - started
+        for slot in step.outs:
+            freeze(slots[slot])
         position = 0
         for op in _ops(step):
             outs = step.outs[position : position + len(op.outputs)]

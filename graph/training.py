@@ -9,8 +9,9 @@ checkpoint to the same losses.
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.call import Body, PortError, fail
 from guidegraph.graph.checkpoint import (
-    CheckpointError,
     State,
     optimiser_tensors,
     read_state,
     restore_optimiser,
     write_state,
 )
+from guidegraph.graph.context import current_device
+from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
-from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training
-from guidegraph.graph.loop import enter, entries, progress, run_region
+from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
+from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
+from guidegraph.graph.serialise import NotSerialisable, encode
+from guidegraph.graph.types import describe, is_tensor
 
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 
@@ -69,24 +73,24 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
     assert isinstance(loop, Loop)
     assert body_plan is not None
     assert loop.training is not None
-    devices = [outside_device(outside)]
-    state = torch.random.get_rng_state()
+    device = current_device()
     try:
-        with torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]), torch.enable_grad():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(int(loop.training.options.get("seed", 0)))
             return _Fit(step, loop, loop.training, body_plan, outside, body, plan).run()
     except (NodeError, Cancelled):
         raise
-    except (CheckpointError, ValueError, TypeError) as error:
+    except Exception as error:
         raise fail(step, error) from error
-    finally:
-        torch.random.set_rng_state(state)
 
 
-def outside_device(outside: dict[Source, Any]) -> torch.device:
-    from guidegraph.graph.context import current_device
-
-    return current_device()
+def resume_key(plan: Plan, loop: Loop) -> str:
+    """What a checkpoint must have been written for: the graph of the training, without how long it runs."""
+    digests = Digests(plan.digests.place, structural=True)
+    digests.add(plan.bound)
+    bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
+    assert isinstance(bound, Loop)
+    return digests.loop(bound, steps=False)
 
 
 class _Fit:
@@ -104,13 +108,15 @@ class _Fit:
     ):
         from lightning_fabric import Fabric
 
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
         self.step, self.loop, self.training, self.body_plan = step, loop, training, body_plan
         self.outside, self.body, self.plan = outside, body, plan
         self.items = entries(step, outside[loop.over])
         self.total = len(self.items) if training.steps is None else int(outside[training.steps])
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
-        device = outside_device(outside)
+        device = current_device()
         precision: Any = PRECISIONS[training.precision]
         accelerator = "cuda" if device.type == "cuda" else "cpu"
         self.fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
@@ -120,7 +126,7 @@ class _Fit:
             for name, source in loop.carry.items()
         }
         self.history: dict[str, list[Any]] = {name: [] for name in loop.collect}
-        self.key = plan.digests.loop(loop, steps=False)
+        self.key = resume_key(plan, loop)
         self.folder: Path | None = None if training.checkpoint is None else outside[training.checkpoint]
 
     def _prepare(self, spec: Optimised, device: torch.device) -> Trained:
@@ -144,10 +150,12 @@ class _Fit:
         self.body.at.append(begin)
         done = begin
         try:
-            for i, item in _ahead(self.items, begin, self.total):
+            for i, item in fetched(self.step, self.items, begin, self.total):
                 self.body.cancel.check()
                 self.body.at[-1] = i
                 values = self._iterate(i, item)
+                if folder is not None and i == begin:
+                    self._check_kept()
                 done = i + 1
                 progress(self.body, self.loop, done, self.total, values)
                 if folder is not None and every and done % every == 0 and done < self.total:
@@ -162,22 +170,20 @@ class _Fit:
         return self._results()
 
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
-        import torch
 
         here: dict[Source, Any] = dict(self.outside)
         here.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
         enter(here, self.body_plan.late_inputs, self.loop, item, i)
         with self.fabric.autocast():
             results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
+        self._check_losses(results, i)
         for loss, group in self._groups(i).items():
             self._update(results[loss], [self.trained[m] for m in group], i)
         for name, source in self.loop.next.items():
             if name not in self.trained:
-                value = results[source]
-                self.carry[name] = value.detach() if isinstance(value, torch.Tensor) else value
+                self.carry[name] = detached(results[source])
         for name, source in self.loop.collect.items():
-            value = results[source]
-            self.history[name].append(value.detach().float().cpu() if isinstance(value, torch.Tensor) else value)
+            self.history[name].append(detached(results[source]))
         shown = {s: name for name, s in self.loop.collect.items()}
         losses = {m.loss: m.model for m in self.training.models}
         numbers = {shown.get(source, f"{model} loss"): results[source] for source, model in losses.items()}
@@ -194,15 +200,14 @@ class _Fit:
     def _update(self, loss: Any, group: Sequence[Trained], i: int) -> None:
         import torch
 
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            raise ValueError(f"a loss is one number as a tensor; found {type(loss).__name__}")
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss of {', '.join(t.spec.model for t in group)} is {float(loss)} at step {i}")
         parameters = [p for t in group for p in t.parameters]
-        last = loss.requires_grad
-        if not last:
-            raise ValueError(f"the loss of {', '.join(t.spec.model for t in group)} does not depend on the model")
-        gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=True, allow_unused=True)
+        gradients: Sequence[torch.Tensor | None] = [None] * len(parameters)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=True, allow_unused=True)
+        moved = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+        for t in group:
+            if not any(id(p) in moved for p in t.parameters):
+                raise ValueError(f"the loss of '{t.spec.model}' does not depend on it: no parameter has a gradient")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             reduced = gradient
             if gradient is not None and self.fabric.world_size > 1:
@@ -217,6 +222,27 @@ class _Fit:
             t.optimiser.zero_grad(set_to_none=True)
             _follow(t, i)
 
+    def _check_losses(self, results: Mapping[Source, Any], i: int) -> None:
+        for number, spec in enumerate(self.training.models):
+            loss = results[spec.loss]
+            where = f"the loss of '{spec.model}' (train.{number}.loss)"
+            if not is_tensor(loss) or loss.numel() != 1:
+                raise ValueError(f"{where} must be one number as a tensor; found {describe(loss)}")
+            if not loss.detach().isfinite():
+                raise ValueError(f"{where} is {float(loss.detach())} at step {i}")
+
+    def _untrained(self) -> dict[str, Any]:
+        return {name: value for name, value in self.carry.items() if name not in self.trained}
+
+    def _check_kept(self) -> None:
+        """Refuse what a checkpoint could not hold while nothing is lost yet. Raises ``ValueError``."""
+        for kind, values in (("carry", self._untrained()), ("collect", self.history)):
+            for name, value in values.items():
+                try:
+                    encode(value)
+                except NotSerialisable as error:
+                    raise ValueError(f"{kind} '{name}' cannot be kept in a checkpoint: {error}") from None
+
     def _save(self, done: int) -> None:
         import torch
 
@@ -227,11 +253,7 @@ class _Fit:
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
             if t.average is not None:
                 state.tensors |= {f"ema.{name}.{k}": v for k, v in t.average.state_dict().items()}
-        for name, values in self.history.items():
-            state.tensors[f"history.{name}"] = torch.stack([torch.as_tensor(v, dtype=torch.float32) for v in values])
-        for name, value in self.carry.items():
-            if name not in self.trained and isinstance(value, torch.Tensor):
-                state.tensors[f"carry.{name}"] = value
+        state.values = {"history": {n: _packed(v) for n, v in self.history.items()}, "carry": self._untrained()}
         write_state(self.folder, self.key, state)
 
     def _resume(self) -> int:
@@ -249,16 +271,12 @@ class _Fit:
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
             if t.average is not None:
                 t.average.load_state_dict(state.part(f"ema.{name}."))
-        for name in self.history:
-            self.history[name] = list(state.tensors[f"history.{name}"])
-        for name, value in state.part("carry.").items():
-            self.carry[name] = value
+        self.history = {name: _unpacked(packed) for name, packed in state.values["history"].items()}
+        self.carry.update(state.values["carry"])
         torch.random.set_rng_state(state.tensors["rng"])
         return state.step
 
     def _results(self) -> dict[str, Any]:
-        from guidegraph.graph.loop import stack
-
         out: dict[str, Any] = {}
         for name in self.loop.carry:
             if name in self.trained:
@@ -271,13 +289,15 @@ class _Fit:
 
 
 def _follow(t: Trained, i: int) -> None:
-    """Move the average towards the model; early on faster, so that the start is forgotten."""
+    """Move the average towards the model; with ``ema_warmup`` faster early on, so that the start is forgotten."""
     import torch
 
     if t.average is None or t.spec.ema is None:
         return
-    begun = i - t.spec.start
-    decay = min(t.spec.ema, (1 + begun) / (10 + begun))
+    decay = t.spec.ema
+    if t.spec.options.get("ema_warmup"):
+        begun = i - t.spec.start
+        decay = min(decay, (1 + begun) / (10 + begun))
     with torch.no_grad():
         for kept, live in zip(t.average.parameters(), t.model.parameters(), strict=True):
             kept.lerp_(live, 1 - decay)
@@ -285,13 +305,43 @@ def _follow(t: Trained, i: int) -> None:
             to.copy_(origin)
 
 
-def _ahead(items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Entries ``begin`` to ``end`` (round and round), the next one prepared on a thread meanwhile."""
+def detached(value: Any) -> Any:
+    """A value without the graph that made it, tensors inside of structures too."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
+
+
+def _packed(values: list[Any]) -> dict[str, Any]:
+    """What was collected, tensors of one shape as one tensor."""
+    stacked = stack(values)
+    return {"stacked": stacked} if is_tensor(stacked) else {"each": values}
+
+
+def _unpacked(packed: dict[str, Any]) -> list[Any]:
+    return list(packed["stacked"].unbind()) if "stacked" in packed else list(packed["each"])
+
+
+def fetched(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Entries ``begin`` to ``end``, round and round, without touching torch's generator.
+
+    A data set that says ``prefetch = True`` draws from no shared generator: its next entry is prepared on a thread.
+    Raises ``NodeError``.
+    """
+    import torch
+
+    if not getattr(items, "prefetch", False):
+        for i in range(begin, end):
+            with torch.random.fork_rng(devices=[]):
+                item = fetch(step, items, i % len(items))
+            yield i, item
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="guidegraph-batch") as pool:
-        coming = pool.submit(items.__getitem__, begin % len(items)) if begin < end else None
+        coming = pool.submit(fetch, step, items, begin % len(items)) if begin < end else None
         for i in range(begin, end):
             assert coming is not None
             item = coming.result()
             if i + 1 < end:
-                coming = pool.submit(items.__getitem__, (i + 1) % len(items))
+                coming = pool.submit(fetch, step, items, (i + 1) % len(items))
             yield i, item

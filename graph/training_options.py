@@ -44,6 +44,7 @@ def _ports() -> dict[str, Port]:
         "warmup": _port("warmup", Annotated[int, Ge(0)]),
         "schedule": _port("schedule", Literal["constant", "cosine", "linear"]),
         "clip": _port("clip", positive),
+        "ema_warmup": _port("ema_warmup", bool, False),
     }
 
 
@@ -86,12 +87,12 @@ def iterations(steps: Scalar, where: str, report: Report) -> int:
 def training_options(
     loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, checkpoint: Source | None, report: Report
 ) -> Training:
-    """precision (fp32, bf16, fp16), seed, and of the checkpoint: every, and check (that it is of this training)."""
+    """precision (fp32, bf16), seed, and of the checkpoint: every, and check (that it is of this training)."""
     from annotated_types import Ge
 
     precision, seed = "fp32", 0
     if loop.precision is not None:
-        port = _port("precision", Literal["fp32", "bf16", "fp16"], "fp32")
+        port = _port("precision", Literal["fp32", "bf16"], "fp32")
         precision = _check(port, loop.precision.mark, loop.precision.value, f"{loop.path}.precision", report)
     if loop.seed is not None:
         port = _port("seed", Annotated[int, Ge(0)], 0)

@@ -94,6 +94,10 @@ class Prediction:
     kind: PredictionKind
     variance: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("eps", "x0", "v"):
+            raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {self.kind!r}")
+
     def _same(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")

@@ -1,0 +1,31 @@
+"""Models as values: frozen, and never changed in place."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+
+def is_module(value: object) -> bool:
+    """Whether a value is a ``torch.nn.Module``, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def freeze(value: Any) -> Any:
+    """The value; a module is put in evaluation mode, without gradients, once for all."""
+    if is_module(value) and (value.training or any(p.requires_grad for p in value.parameters())):
+        value.eval().requires_grad_(False)
+    return value
+
+
+def frozen_copy(value: Any) -> Any:
+    """The value; for a module, a frozen copy that shares its tensors, so that the caller's stays as it is."""
+    if not is_module(value):
+        return value
+    import torch
+
+    memo: dict[int, Any] = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in value.parameters()}
+    memo |= {id(b): b for b in value.buffers()}
+    return copy.deepcopy(value, memo).eval()
