@@ -10,8 +10,9 @@ from typing import Any
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import literal_value
-from guidegraph.graph.types import PortType, SequenceOf, describe, mismatch, takes_literal
-from guidegraph.graph.yamltree import plain, read_tree, repeated_keys, short
+from guidegraph.graph.node import Port
+from guidegraph.graph.types import describe, mismatch, takes_literal
+from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
 
 def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
@@ -54,7 +55,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
 def _value(parameter: Parameter, value: object, text: bool) -> object:
     """The value as the parameter's type; raises ``ValueError``."""
     kind = parameter.port.type
-    value = _from_text(value, kind) if text and isinstance(value, str) else _number(value)
+    value = _from_text(value, parameter.port) if text and isinstance(value, str) else _number(value)
     if value is None and kind.is_any:
         return None
     if not (_is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
@@ -74,17 +75,31 @@ def _uncountable(value: object, steps: bool) -> str | None:
     return None if runs else f"expected a sequence, a tensor or a number of times; found {describe(value)}"
 
 
-def _from_text(text: str, kind: PortType) -> object:
+def _from_text(text: str, port: Port) -> object:
     """A text from the command line: read as YAML, unless the type is one that text is a value of."""
-    texts = {str, Path} & set(kind.alternatives)
-    lists = any(isinstance(a, SequenceOf) or a in (list, tuple, dict) for a in kind.alternatives)
-    if (texts and not (lists and text.startswith(("[", "{")))) or not text.strip():
+    if not text.strip():
         return text
+    if {str, Path} & set(port.type.alternatives):
+        return _list_or_text(text, port)
     tree, problems = read_tree(text, "--set")
     if tree is None or problems:
         raise ValueError(f"{problems[0].message}; found '{short(text)}'")
     for key in repeated_keys(tree):
         raise ValueError(f"'{short(key.text)}' stands in it twice")
+    return plain(tree)
+
+
+def _list_or_text(text: str, port: Port) -> object:
+    """For a type that takes text: a list (or a mapping) where the whole text is one that the type takes as well."""
+    if not text.startswith(("[", "{")):
+        return text
+    tree, problems = read_tree(text, "--set")
+    if tree is None or problems or isinstance(tree, Scalar):
+        return text
+    try:
+        port.literal(plain(tree))
+    except ValueError:
+        return text
     return plain(tree)
 
 

@@ -13,7 +13,7 @@ from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
 from guidegraph.graph.training_options import CHECKPOINT, iterations, optimiser_options, training_options
 from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, have_common, join, linkable
-from guidegraph.graph.yamltree import Scalar
+from guidegraph.graph.yamltree import Scalar, short
 
 if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
@@ -182,6 +182,11 @@ def _training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, place
         if found and not linkable(found[1], PortType((Tensor,))):
             message = f"a loss is a tensor, '{entry.loss.text}' gives {found[1]}"
             e.add(entry.loss.mark, "type-mismatch", message, f"{where}.loss")
+        for option, (_, mark, value) in list(entry.options.items()):
+            if isinstance(value, str) and value.startswith("params."):
+                message = f"'{option}' takes a literal, not a link; found '{value:.60}'"
+                e.add(mark, "bad-value", message, f"{where}.{short(option)}")
+                del entry.options[option]
         loss: Source = found[0] if found else Carry("", name)
         models.append(optimiser_options(entry, loss, where, e.add))
     steps, checkpoint = _steps(e, loop, scope), _checkpoint(e, loop, scope, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from guidegraph.graph.node import REQUIRED, Port
 from guidegraph.graph.parsed import ParsedParam, ParsedWorkflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.training_options import CHECKPOINT
-from guidegraph.graph.types import port_type, takes_literal
+from guidegraph.graph.types import Tensor, port_type, takes_literal
 from guidegraph.graph.yamltree import plain, short
 
 BASIC_TYPES: dict[str, Any] = {
@@ -31,8 +30,8 @@ BASIC_TYPES: dict[str, Any] = {
     "Any": Any,
     "None": None,
     "null": None,
+    "Scale": float | Tensor,
 }
-_NOTHING = object()
 
 
 def declared(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
@@ -74,19 +73,35 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
 
 
 def annotation_of(text: str, registry: Registry) -> Any:
-    """The annotation that a type's name means: ``int``, ``Image``, ``int | None``, ``list[float]``.
+    """The annotation that a type's name means: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
 
     Raises ``KeyError`` with the part that is not known.
     """
-    found: Any = _NOTHING
-    for part in (part.strip() for part in text.split("|")):
-        match = re.fullmatch(r"list\[\s*(\w+)\s*\]", part)
-        known = list[_named(match[1], registry)] if match else _named(part, registry)  # type: ignore[misc]
-        found = known if found is _NOTHING or known is Any else found if found is Any else found | known
+    known = [_part(part.strip(), registry) for part in _alternatives(text)]
+    if Any in known:
+        return Any
+    found = known[0]
+    for more in known[1:]:
+        found = found | more
     return found
 
 
-def _named(name: str, registry: Registry) -> Any:
+def _alternatives(text: str) -> list[str]:
+    """The parts between the ``|`` that stand in no brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _part(name: str, registry: Registry) -> Any:
+    for sequence in ("list[", "Sequence["):
+        if name.startswith(sequence) and name.endswith("]"):
+            return list[annotation_of(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
     if name in BASIC_TYPES:
         return BASIC_TYPES[name]
     if name in registry.types:

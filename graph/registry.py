@@ -15,10 +15,12 @@ class Registry:
 
     nodes: specifications by id. types: port types by name, for ``type:`` of a parameter.
     failed: namespaces whose plugin did not load, with the reason.
-    versions: versions of plugin distributions, for ``requires``.
+    versions: versions of plugin distributions, for ``requires``. absent: distributions that are installed but whose
+    plugin failed or is disabled, with the reason.
     """
 
     nodes: Mapping[str, NodeSpec]
     types: Mapping[str, type] = field(default_factory=lambda: {"Tensor": Tensor})
     failed: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)

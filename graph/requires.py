@@ -29,6 +29,9 @@ def unmet(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> li
             continue
         node = registry.nodes.get(name)
         version = node.version if node is not None else registry.versions.get(canonicalize_name(name))
+        if version is None and (reason := registry.absent.get(canonicalize_name(name))) is not None:
+            problems.append(Problem(mark, "missing-plugin", f"the plugin '{name}' is not there: {reason}", where))
+            continue
         if version is None:
             hint = choices(name[:60], registry.versions, "installed")
             message = f"the plugin '{short(name)}' is not installed: pip install {short(name)}; {hint}"

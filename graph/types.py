@@ -184,32 +184,20 @@ def join(a: PortType, b: PortType) -> PortType:
         if isinstance(x, type) and isinstance(y, type):
             if {x, y} == {int, float}:
                 return PortType((float,), a.optional or b.optional)
-            if _number_and_tensor(x, y):
-                return _union([a, b])
             common = next(c for c in x.__mro__ if c in y.__mro__ and c not in _NO_ANCESTORS)
             return PortType((common,), a.optional or b.optional)
     return _union([a, b])
 
 
-def _number_and_tensor(a: type, b: type) -> bool:
-    return any(n in (int, float) and Tensor in t.__mro__ for n, t in ((a, b), (b, a)))
-
-
 def have_common(a: PortType, b: PortType) -> bool:
-    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor.
-
-    A number may become a tensor.
-    """
+    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor."""
     return (
         linkable(a, b)
         or linkable(b, a)
         or any(
             isinstance(x, type)
             and isinstance(y, type)
-            and (
-                _number_and_tensor(x, y)
-                or any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
-            )
+            and any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
             for x in a.alternatives
             for y in b.alternatives
         )

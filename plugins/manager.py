@@ -75,6 +75,7 @@ class PluginManager:
         self._nodes: dict[str, NodeSpec] = {}
         self._types: dict[str, type] = {}
         self._failed: dict[str, str] = {}
+        self._absent: dict[str, str] = {}
         self._versions: dict[str, str] = {}
         self._owners: dict[str, str] = {}
         self._apps: list[Any] = []
@@ -92,7 +93,9 @@ class PluginManager:
 
     @property
     def registry(self) -> Registry:
-        return Registry(dict(self._nodes), dict(self._types), dict(self._failed), dict(self._versions))
+        return Registry(
+            dict(self._nodes), dict(self._types), dict(self._failed), dict(self._versions), dict(self._absent)
+        )
 
     def add_commands(self, app: Any) -> None:
         """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
@@ -191,6 +194,7 @@ class PluginManager:
         reason, fix, trace = _explained(error)
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace)
+        self._absent[canonical(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 
     def _report(self, name: str, error: BaseException) -> None:

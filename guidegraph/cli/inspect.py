@@ -11,7 +11,11 @@ import typer
 from guidegraph.cli.errors import WRONG, say, shown
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
-from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import takes_literal
+from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
 
 
@@ -20,13 +24,22 @@ def validate_command(workflows: Sequence[Path], plugins: tuple[str, ...]) -> Non
     wrong = 0
     for path in workflows:
         try:
-            open_workflow(path, registry)
+            opened = open_workflow(path, registry)
+            if problems := unwritable(opened.graph, registry):
+                raise WorkflowError(problems)
             typer.echo(f"{path}: ok")
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
     if wrong:
         raise typer.Exit(WRONG)
+
+
+def unwritable(graph: Graph, registry: Registry) -> list[Problem]:
+    """The outputs that ``run`` could not write. A workflow that needs what cannot be set is for others to use."""
+    if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
+        return []
+    return output_problems(graph, registry, None)
 
 
 def plan_command(

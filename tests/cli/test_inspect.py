@@ -168,3 +168,13 @@ def test_validate_starts_fast(cli: Command) -> None:
         assert process(["validate", workflow, "--plugin", TOYS], cli.folder).returncode == 0
         times.append(time.perf_counter() - started)
     assert min(times) < 1.5  # 0.4 s on an idle machine
+
+
+def test_validate_says_what_run_could_not_write(cli: Command) -> None:
+    text = "guidegraph: 1\nnodes: {m: {use: toy.model}}\noutputs: {model: m}\n"
+    flow = cli.workflow("flow.yaml", text)
+    done = cli("validate", flow)
+    assert done.code == 2
+    assert "flow.yaml:3:18: output-type: output 'model' is of type Denoiser" in done.err
+    block = cli.workflow("block.yaml", text.replace("nodes:", "params: {x: {type: Image}}\nnodes:"))
+    assert cli("validate", block).code == 0, "what needs a picture is for other workflows to use"

@@ -56,6 +56,10 @@ def test_defaults_stand_where_nothing_is_given(tmp_path: Path) -> None:
         ("{type: int | list}", "3", 3),
         ("{type: str | list}", "[a, b]", ["a", "b"]),
         ("{type: str | list}", "a", "a"),
+        ("{type: str | list}", "[masterpiece] a tiger", "[masterpiece] a tiger"),
+        ("{type: str | list}", "{a: b}", "{a: b}"),
+        ("{type: str | list}", "[a, *b]", "[a, *b]"),
+        ("{type: 'str | list[int]'}", "[a]", "[a]"),
         ("{default: null, type: int}", "null", None),
         ("{type: Any}", "[1, {a: b}]", [1, {"a": "b"}]),
         ("null", "x", "x"),
@@ -201,3 +205,30 @@ def test_a_path_keeps_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.Mo
     assert bind(made, {"text": "c.txt"}, text=True) == {"text": here / "c.txt", "path": tmp_path / "b.txt"}
     assert bind(made, {"path": Path("sub") / "c.txt"})["path"] == here / "sub" / "c.txt"
     assert bind(made, {"path": "/c.txt"})["path"] == Path("/c.txt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "expected"),
+    [
+        ("Sequence[int]", [1, 2], [1, 2]),
+        ("int | Sequence[int]", 3, 3),
+        ("list[int | str] | None", [1, "a"], [1, "a"]),
+        ("Sequence[Sequence[float]]", [[1.0]], [[1.0]]),
+        ("Scale", 2.5, 2.5),
+        ("float | Tensor", 2.5, 2.5),
+    ],
+)
+def test_the_types_of_ports_are_types_of_parameters(
+    tmp_path: Path, declared: str, given: object, expected: object
+) -> None:
+    made = graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
+    assert bind(made, {"p": given}) == {"p": expected}
+    if "Tensor" in declared or declared == "Scale":
+        tensor = torch.ones(2)
+        assert bind(made, {"p": tensor})["p"] is tensor
+
+
+@pytest.mark.parametrize("declared", ["integer", "list[", "list[]", "int |", "list[Imag]", "[int]", "dict[str]"])
+def test_a_type_that_is_not_there_is_named(tmp_path: Path, declared: str) -> None:
+    with pytest.raises(WorkflowError, match="unknown type"):
+        graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")

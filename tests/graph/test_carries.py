@@ -1,0 +1,143 @@
+"""What a loop carries from one iteration to the next: its type, and what is said where start and next differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from guidegraph.graph.build import build
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.ir import Loop, walk
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import PortType
+from tests.graph.toys import REGISTRY
+
+LOOP = """guidegraph: 1
+params: {n: 3}
+nodes:
+  start: {use: START}
+  work:
+    loop: {over: params.n, as: i}
+    carry: {x: start}
+    body: {next: {use: NEXT}}
+    next: {x: next}
+outputs: {x: work.x}
+"""
+
+
+def kind(folder: Path, start: str, after: str, registry: Registry = REGISTRY) -> PortType:
+    path = folder / "w.yaml"
+    path.write_text(LOOP.replace("use: START", start).replace("use: NEXT", after))
+    return build(path, registry).outputs["x"].type
+
+
+@pytest.mark.parametrize(
+    ("start", "after", "expected"),
+    [
+        ("use: toy.paint", "use: toy.look, in: {picture: carry.x}", "Picture"),
+        ("use: toy.paint", "use: toy.blur, in: {x: carry.x}", "Tensor"),
+        ("use: toy.paint", "use: toy.play", "Tensor"),
+        ("use: toy.count", "use: toy.add, in: {a: carry.x}", "float"),
+        ("use: toy.model", "use: toy.same, in: {x: carry.x}", "Any"),
+    ],
+)
+def test_the_type_of_a_carry_is_the_join_of_its_start_and_its_next(
+    tmp_path: Path, start: str, after: str, expected: str
+) -> None:
+    assert str(kind(tmp_path, start, after)) == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "after"),
+    [
+        ("use: toy.count", "use: toy.play"),
+        ("use: toy.paint", "use: toy.model"),
+        ("use: toy.model", "use: toy.judge"),
+        ("use: toy.shout, with: {text: a}", "use: toy.number"),
+    ],
+)
+def test_a_start_and_a_next_that_nothing_holds_both_of_are_an_error_at_the_next(
+    tmp_path: Path, start: str, after: str
+) -> None:
+    with pytest.raises(WorkflowError) as caught:
+        kind(tmp_path, start, after)
+    (problem,) = caught.value.problems
+    assert (problem.mark.line, problem.mark.column, problem.code) == (9, 15, "type-mismatch")
+    assert problem.path == "nodes.work.next.x"
+
+
+def test_a_port_in_the_body_is_checked_against_the_join(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text("""guidegraph: 1
+params: {n: 3}
+nodes:
+  start: {use: toy.count}
+  work:
+    loop: {over: params.n, as: i}
+    carry: {x: start}
+    body:
+      half: {use: toy.add, in: {a: carry.x}}
+      whole: {use: toy.count, in: {value: carry.x}}
+    next: {x: half}
+outputs: {x: work.x}
+""")
+    with pytest.raises(WorkflowError, match=r"'carry.x' gives float, port 'value' takes int") as caught:
+        build(path, REGISTRY)
+    assert len(caught.value.problems) == 1
+
+
+def nested(depth: int) -> str:
+    """Loops in loops whose carries all widen from Picture to Tensor, from the innermost outwards."""
+    lines = ["guidegraph: 1", "params: {n: 2}", "nodes:", "  p: {use: toy.paint}"]
+    for k in range(depth):
+        pad, start = "    " * k + "  ", f"carry.x{k - 1}" if k else "p"
+        lines += [f"{pad}l{k}:", f"{pad}  loop: {{over: params.n, as: i{k}}}", f"{pad}  carry: {{x{k}: {start}}}"]
+        lines += [f"{pad}  body:"]
+    lines += ["    " * depth + f"  blur: {{use: toy.blur, in: {{x: carry.x{depth - 1}}}}}"]
+    for k in reversed(range(depth)):
+        lines += ["    " * k + f"    next: {{x{k}: {f'l{k + 1}' if k + 1 < depth else 'blur'}}}"]
+    return "\n".join([*lines, "outputs: {x: l0}", ""])
+
+
+def test_nested_loops_settle_in_few_passes(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(nested(8))
+    graph = build(path, REGISTRY)
+    loops = [op for op in walk(graph.ops) if isinstance(op, Loop)]
+    assert len(loops) == 8
+    assert {str(kind) for loop in loops for kind in loop.outputs.values()} == {"Tensor"}
+    path.write_text(nested(9))
+    with pytest.raises(WorkflowError, match="too-deep"):
+        build(path, REGISTRY)
+
+
+def test_required_plugins_that_are_disabled_or_failed_say_so(tmp_path: Path) -> None:
+    absent = Registry(
+        REGISTRY.nodes, REGISTRY.types, {}, {}, {"guidegraph-sag": "disabled by GUIDEGRAPH_DISABLE_PLUGINS"}
+    )
+    path = tmp_path / "w.yaml"
+    path.write_text("guidegraph: 1\nrequires: {Guidegraph_SAG: '>=0.1'}\nnodes: {a: {use: sag.x}}\noutputs: {a: a}\n")
+    with pytest.raises(WorkflowError) as caught:
+        build(path, absent)
+    (problem,) = caught.value.problems
+    assert problem.code == "missing-plugin"
+    assert problem.message == f"the plugin 'Guidegraph_SAG' is not there: {reason}"
+
+
+def test_training_options_are_literals(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text("""guidegraph: 1
+params: {lr: 1e-3}
+nodes:
+  data: {use: toy.batches}
+  start: {use: toy.model}
+  fit:
+    loop: {over: data, as: b}
+    carry: {net: start}
+    body: {loss: {use: toy.loss, in: {model: carry.net, x: loop.b.x}}}
+    train: [{model: net, loss: loss, lr: params.lr}]
+outputs: {net: fit.net}
+""")
+    with pytest.raises(WorkflowError, match=r"10:42: bad-value: 'lr' takes a literal, not a link; found 'params\.lr'"):
+        build(path, REGISTRY)
