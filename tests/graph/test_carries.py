@@ -113,9 +113,8 @@ def test_nested_loops_settle_in_few_passes(tmp_path: Path) -> None:
 
 
 def test_required_plugins_that_are_disabled_or_failed_say_so(tmp_path: Path) -> None:
-    absent = Registry(
-        REGISTRY.nodes, REGISTRY.types, {}, {}, {"guidegraph-sag": "disabled by GUIDEGRAPH_DISABLE_PLUGINS"}
-    )
+    reason = "disabled by GUIDEGRAPH_DISABLE_PLUGINS"
+    absent = Registry(REGISTRY.nodes, REGISTRY.types, absent={"guidegraph-sag": reason})
     path = tmp_path / "w.yaml"
     path.write_text("guidegraph: 1\nrequires: {Guidegraph_SAG: '>=0.1'}\nnodes: {a: {use: sag.x}}\noutputs: {a: a}\n")
     with pytest.raises(WorkflowError) as caught:
