@@ -16,7 +16,6 @@ from guidegraph.graph.yamltree import Scalar, plain, short
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
 
-FOR_ALL = ("optimizer", "lr", "ema", "start", "weight_decay", "warmup", "schedule", "clip")
 OWN = {"adamw": ("betas", "eps"), "adam": ("betas", "eps"), "sgd": ("momentum",)}
 
 
@@ -69,7 +68,8 @@ def optimiser_options(entry: ParsedTrain, loss: Source, where: str, report: Repo
             known = ["model", "loss", *ports]
             report(key, "unknown-key", f"unknown key '{short(name)}'; {choices(name[:60], known, 'keys')}", here)
     fixed = {name: values.pop(name, ports[name].default) for name in ("optimizer", "lr", "ema", "start")}
-    own = (*FOR_ALL, *OWN[fixed["optimizer"]])
+    others = {name for names in OWN.values() for name in names} - {*OWN[fixed["optimizer"]]}
+    own = [name for name in ports if name not in others]
     for name in values:
         if name not in own:
             message = f"'{name}' is no option of {fixed['optimizer']}; options: {', '.join(own)}"
