@@ -193,7 +193,7 @@ def _loop() -> Schema:
                 "description": "How many iterations to train: a number or a link.",
                 "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
             },
-            "precision": {"enum": ["fp32", "bf16", "fp16"], "default": "fp32"},
+            "precision": {"enum": ["fp32", "bf16"], "default": "fp32"},
             "seed": {"type": "integer", "description": "Of torch's generator while training."},
             "checkpoint": {
                 "type": "object",
@@ -227,6 +227,7 @@ def _trained() -> Schema:
             "ema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "Decay of the average."},
             "start": {"type": "integer", "minimum": 0, "description": "The step at which its training begins."},
             "warmup": {"type": "integer", "minimum": 0, "description": "Steps over which the rate grows."},
+            "ema_warmup": {"type": "boolean", "description": "The average follows faster at first.", "default": False},
             "schedule": {"enum": ["constant", "cosine", "linear"], "description": "Of the rate, after the warm-up."},
             "clip": {"type": "number", "exclusiveMinimum": 0, "description": "The largest norm of the gradient."},
             "betas": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},

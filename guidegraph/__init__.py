@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from guidegraph.api import Workflow, load_workflow
-    from guidegraph.graph.context import current_device
+    from guidegraph.graph.context import current_device, current_dtype
     from guidegraph.graph.errors import Cancelled, NodeError, WorkflowError
+    from guidegraph.graph.events import (
+        Event,
+        LoopProgress,
+        NodeFailed,
+        NodeFinished,
+        NodeStarted,
+        OutputReady,
+        RunFinished,
+        RunStarted,
+    )
     from guidegraph.graph.node import node
-    from guidegraph.graph.types import Tensor
+    from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -31,12 +41,14 @@ if TYPE_CHECKING:
         Scale,
         Schedule,
         Scheduler,
+        SchedulerState,
         Score,
         SemanticMap,
         TextEmbedder,
         Timesteps,
+        per_sample,
     )
-    from guidegraph.plugins.hookspecs import hookimpl
+    from guidegraph.plugins.hookspecs import RunInfo, hookimpl
 
 __version__ = "0.1.0"
 
@@ -46,17 +58,27 @@ __all__ = [
     "Classifier",
     "Condition",
     "Denoiser",
+    "Event",
     "Image",
     "Label",
     "Latent",
+    "LoopProgress",
     "Mask",
     "NodeError",
+    "NodeFailed",
+    "NodeFinished",
+    "NodeStarted",
     "Noise",
+    "OutputReady",
     "Prediction",
+    "RunFinished",
+    "RunInfo",
+    "RunStarted",
     "Sample",
     "Scale",
     "Schedule",
     "Scheduler",
+    "SchedulerState",
     "Score",
     "SemanticMap",
     "Tensor",
@@ -66,17 +88,30 @@ __all__ = [
     "WorkflowError",
     "__version__",
     "current_device",
+    "current_dtype",
     "hookimpl",
     "load_workflow",
     "node",
+    "per_sample",
+    "structured",
 ]
 
 _HOMES = {
     "guidegraph.api": ("Workflow", "load_workflow"),
-    "guidegraph.graph.context": ("current_device",),
+    "guidegraph.graph.context": ("current_device", "current_dtype"),
+    "guidegraph.graph.events": (
+        "Event",
+        "LoopProgress",
+        "NodeFailed",
+        "NodeFinished",
+        "NodeStarted",
+        "OutputReady",
+        "RunFinished",
+        "RunStarted",
+    ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
     "guidegraph.graph.node": ("node",),
-    "guidegraph.graph.types": ("Tensor",),
+    "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",
@@ -92,12 +127,14 @@ _HOMES = {
         "Scale",
         "Schedule",
         "Scheduler",
+        "SchedulerState",
         "Score",
         "SemanticMap",
         "TextEmbedder",
         "Timesteps",
+        "per_sample",
     ),
-    "guidegraph.plugins.hookspecs": ("hookimpl",),
+    "guidegraph.plugins.hookspecs": ("RunInfo", "hookimpl"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

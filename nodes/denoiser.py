@@ -20,7 +20,13 @@ def expand(condition: Condition, batch: int) -> Condition:
     """The condition with a leading axis of `batch` in every field."""
 
     def repeated(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.expand(batch, *value.shape[1:])
+        if value is None:
+            return None
+        if value.shape[0] not in (1, batch):
+            raise ValueError(
+                f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition, or one for each"
+            )
+        return value.expand(batch, *value.shape[1:])
 
     return Condition(**{field.name: repeated(getattr(condition, field.name)) for field in fields(condition)})
 
@@ -37,7 +43,8 @@ class GuidedDenoiser:
     negative: Condition
     scale: Scale
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
+        condition = condition or Condition()
         empty = all(getattr(condition, field.name) is None for field in fields(condition))
         cond = predict(self.denoiser, x, t, self.positive if empty else condition)
         uncond = predict(self.denoiser, x, t, self.negative)

@@ -6,7 +6,8 @@ steps: steps of the solver; some take several model calls, and rows, for each. s
 final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
 as Karras et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile
 of dynamic thresholding (Saharia et al. 2022). rederive_eps: ε follows the clipped x̂0. strength: only this last part
-of the steps, for a start from a picture (scheduler.add_noise).
+of the steps, for a start from a picture (scheduler.add_noise). eta: how much of DDPM's noise a step adds, where the
+sampler has a choice; the others take only the value that they have anyway, so that one can stand in for another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
@@ -33,6 +35,24 @@ Fraction: TypeAlias = Annotated[float, Gt(0), Le(1)]
 Eta: TypeAlias = Annotated[float, Ge(0), Le(1)]
 
 
+def _deterministic(eta: float) -> float:
+    if eta != 0:
+        raise ValueError(
+            "this sampler draws no noise, so eta is 0: use ddim, euler_ancestral or dpmpp_2m_sde for noise at each step"
+        )
+    return eta
+
+
+def _ancestral(eta: float) -> float:
+    if eta != 1:
+        raise ValueError("DDPM is ancestral sampling, so eta is 1: use ddim, which is DDPM at eta 1, for less noise")
+    return eta
+
+
+NoEta: TypeAlias = Annotated[float, AfterValidator(_deterministic)]
+AncestralEta: TypeAlias = Annotated[float, AfterValidator(_ancestral)]
+
+
 class Sampler(NamedTuple):
     scheduler: Scheduler
     steps: Timesteps
@@ -48,6 +68,7 @@ def ddpm(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: AncestralEta = 1.0,
     variance: Variance = "fixed_small",
     clip: Clip = False,
     threshold: Fraction | None = None,
@@ -89,6 +110,7 @@ def pndm(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     warmup: Literal["plms", "runge_kutta"] = "plms",
     clip: Clip = False,
     threshold: Fraction | None = None,
@@ -111,6 +133,7 @@ def euler(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
     rederive_eps: bool = True,
@@ -152,6 +175,7 @@ def heun(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
     rederive_eps: bool = True,
@@ -172,6 +196,7 @@ def dpm2(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
     rederive_eps: bool = True,
@@ -192,6 +217,7 @@ def lms(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     order: Annotated[int, Ge(1), Le(4)] = 4,
     clip: Clip = False,
     threshold: Fraction | None = None,
@@ -213,6 +239,7 @@ def dpmpp_2m(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
     strength: Fraction = 1.0,
@@ -251,6 +278,7 @@ def dpmpp_2s(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
     strength: Fraction = 1.0,
@@ -290,6 +318,7 @@ def unipc(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     order: Annotated[int, Ge(1), Le(3)] = 2,
     variant: uni.B = "bh2",
     clip: Clip = False,
@@ -311,6 +340,7 @@ def deis(
     offset: Offset = 0,
     final: Final = "one",
     sigmas: Sigmas = "schedule",
+    eta: NoEta = 0.0,
     order: Annotated[int, Ge(1), Le(3)] = 3,
     clip: Clip = False,
     threshold: Fraction | None = None,

@@ -14,4 +14,6 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
 
     The empty prompt is the model's null condition.
     """
+    if not isinstance(prompt, str) and not prompt:
+        raise ValueError("there are no prompts: give one as text, or a list of at least one")
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))

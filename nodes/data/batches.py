@@ -35,7 +35,9 @@ class EmojiBatch(NamedTuple):
 
 
 class Batches(Sequence[B], Generic[B]):
-    """`length` batches, each made by `make(i)`."""
+    """`length` batches, each made by `make(i)` with no shared generator, so the next may be made on a thread."""
+
+    prefetch = True
 
     def __init__(self, length: int, make: Callable[[int], B]) -> None:
         self.length = length

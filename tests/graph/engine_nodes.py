@@ -172,8 +172,8 @@ class Batch(NamedTuple):
 class Batches(Sequence[Batch]):
     """Batch i depends on i alone: y = x · (1, -2, 3)."""
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, count: int, broken: int | None = None, reseed: bool = False):
+        self.count, self.broken, self.reseed = count, broken, reseed
 
     def __len__(self) -> int:
         return self.count
@@ -181,14 +181,30 @@ class Batches(Sequence[Batch]):
     def __getitem__(self, i: Any) -> Any:
         if i >= self.count:
             raise IndexError(i)
-        x = torch.randn(16, 3, generator=torch.Generator().manual_seed(int(i)))
+        if i == self.broken:
+            raise OSError("disk gone")
+        if self.reseed:
+            torch.manual_seed(int(i))
+        x = torch.randn(16, 3, generator=None if self.reseed else torch.Generator().manual_seed(int(i)))
         return Batch(x, x @ torch.tensor([[1.0], [-2.0], [3.0]]))
 
 
 @node("toy.batches")
-def batches(*, count: int = 1000) -> Sequence[Batch]:
-    """Batches of a linear problem."""
-    return Batches(count)
+def batches(*, count: int = 1000, broken: int | None = None) -> Sequence[Batch]:
+    """Batches of a linear problem; one may be broken."""
+    return Batches(count, broken)
+
+
+@node("toy.files", pure=False)
+def files() -> Sequence[Batch]:
+    """The same, as a node that reads files by itself would declare it."""
+    return Batches(1000)
+
+
+@node("toy.reseeding")
+def reseeding() -> Sequence[Batch]:
+    """Batches that seed torch's own generator."""
+    return Batches(1000, reseed=True)
 
 
 @node("toy.loss")
@@ -201,7 +217,7 @@ def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
 
 NODES = (
     number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, model, time, mean, read, opaque,
-    unwrap, line, batches, loss,
+    unwrap, line, batches, files, reseeding, loss,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})

@@ -81,7 +81,7 @@ def test_entries_of_a_vector_keep_one_axis(tmp_path: Path) -> None:
     text = """
 params: {v: {type: Tensor}}
 nodes:
-  zero: {use: toy.number}
+  zero: {use: toy.time}
   work:
     loop: {over: params.v, as: t}
     carry: {x: zero}

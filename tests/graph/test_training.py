@@ -215,3 +215,64 @@ def test_each_loss_moves_its_own_model_from_its_own_start(tmp_path: Path) -> Non
     assert torch.equal(out["two"].weight, out["b"].weight)
     out = run_text(ADVERSARIES.replace("steps: 3", "steps: 4"), tmp_path).outputs
     assert not torch.equal(out["two"].weight, out["b"].weight)
+
+
+CARRIES = """
+nodes:
+  start: {use: toy.line, with: {seed: 3}}
+  zero: {use: toy.number}
+  data: {use: DATA}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {net: start, n: zero}
+    body:
+      loss: {use: toy.loss, in: {model: carry.net, x: loop.batch.x, y: loop.batch.y}, with: {dropout: 0.2}}
+      n: {use: toy.add, in: {a: carry.n}}
+    next: {n: n}
+    train: [{model: net, loss: loss, optimizer: adamw, lr: 0.05}]
+    steps: STEPS
+    checkpoint: {path: ckpt, every: 3}
+    collect: {loss: loss, count: n}
+outputs: {n: fit.n, count: fit.count, loss: fit.loss}
+"""
+
+
+@pytest.mark.parametrize("data", ["toy.batches", "toy.files", "toy.reseeding"])
+def test_carries_and_what_is_collected_survive_a_resume_whatever_the_data_set(tmp_path: Path, data: str) -> None:
+    """Of a pure data set, one that counts as impure, and one that seeds torch's generator for each batch."""
+    text = CARRIES.replace("DATA", data)
+    (tmp_path / "whole").mkdir()
+    whole = run_text(text.replace("STEPS", "12"), tmp_path / "whole").outputs
+    run_text(text.replace("STEPS", "5"), tmp_path)
+    resumed = run_text(text.replace("STEPS", "12"), tmp_path).outputs
+    assert resumed["n"] == 12.0
+    assert resumed["count"] == [float(i) for i in range(1, 13)]
+    assert torch.equal(whole["loss"], resumed["loss"])
+
+
+def test_what_a_checkpoint_cannot_hold_is_refused_at_the_first_step(tmp_path: Path) -> None:
+    text = CARRIES.replace("DATA", "toy.batches").replace("STEPS", "9").replace("count: n", "count: carry.net")
+    with pytest.raises(NodeError, match="collect 'count' cannot be kept in a checkpoint"):
+        run_text(text, tmp_path)
+
+
+def test_the_moving_average_decays_as_asked(tmp_path: Path) -> None:
+    weights = [run_text(text(n), tmp_path).outputs["net"].weight for n in (1, 2)]
+    start = run_text(text(1), tmp_path).outputs["start"].weight
+    average = run_text(text(2, ema=", ema: 0.9"), tmp_path).outputs["net"].weight
+    expected = 0.9 * (0.9 * start + 0.1 * weights[0]) + 0.1 * weights[1]
+    torch.testing.assert_close(average, expected)
+    warm = run_text(text(2, ema=", ema: 0.9, ema_warmup: true"), tmp_path).outputs["net"].weight
+    assert (warm - weights[1]).norm() < (average - weights[1]).norm()
+
+
+def test_a_loss_that_does_not_depend_on_its_model_is_an_error(tmp_path: Path) -> None:
+    wrong = ADVERSARIES.replace("{model: two, loss: l2,", "{model: two, loss: l1,").replace("start: 3", "start: 0")
+    with pytest.raises(NodeError, match="the loss of 'two' does not depend on it"):
+        run_text(wrong, tmp_path)
+
+
+def test_a_batch_that_cannot_be_had_names_the_loop(tmp_path: Path) -> None:
+    broken = text(10).replace("use: toy.batches", "use: toy.batches, with: {broken: 3}")
+    with pytest.raises(NodeError, match=r"nodes\.fit \(loop\)(.*)entry 3 cannot be had: OSError: disk gone"):
+        run_text(broken, tmp_path)

@@ -1,0 +1,51 @@
+"""Models are values: nodes give them frozen, and the caller's own stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph import node
+from guidegraph.graph.build import build
+from guidegraph.graph.node import spec_of
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.run import RunOptions, run
+
+
+@node("m.make")
+def make() -> Any:
+    """A model as its author left it: ready to train."""
+    return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+
+
+@node("m.through")
+def through(model: Any) -> Any:
+    """The model it is given."""
+    return model
+
+
+REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in (make, through)})
+
+
+def go(text: str, folder: Path, values: dict[str, Any]) -> Any:
+    (folder / "w.yaml").write_text("guidegraph: 1\n" + text)
+    return run(build(folder / "w.yaml", REGISTRY), values, RunOptions()).outputs["m"]
+
+
+def test_a_node_gives_its_model_frozen(tmp_path: Path) -> None:
+    model = go("nodes: {a: {use: m.make}}\noutputs: {m: a}", tmp_path, {})
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_callers_model_is_used_frozen_and_left_as_it_is(tmp_path: Path) -> None:
+    own = torch.nn.Linear(2, 2).train()
+    text = "params: {model: {type: any}}\nnodes: {a: {use: m.through, in: {model: params.model}}}\noutputs: {m: a}"
+    model = go(text, tmp_path, {"model": own})
+    assert own.training
+    assert all(p.requires_grad for p in own.parameters())
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model.weight.data_ptr() == own.weight.data_ptr()
