@@ -1,0 +1,37 @@
+"""Every shipped workflow runs from the command line, at reduced size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted(p.relative_to(ROOT) for p in (ROOT / "workflows").rglob("*.yaml"))
+
+
+def settings(workflow: Path, folder: Path) -> list[str]:
+    """Two steps; training writes its model and its checkpoint below ``folder``."""
+    if "train" in workflow.parts:
+        given = {"steps": 2, "batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
+    else:
+        given = {"steps": 2}
+    return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
+def test_a_shipped_workflow_runs(workflow: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "guidegraph", "run", str(workflow), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, *settings(workflow, tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    files = [file for output in record["outputs"].values() for file in output["files"]]
+    assert files
+    assert all((tmp_path / "out" / file).stat().st_size > 0 for file in files)
+    if "train" in workflow.parts:
+        assert (tmp_path / "model" / "model.json").exists()
