@@ -1,9 +1,9 @@
 """The batch pass: sibling calls of a batchable node on the same model become one call.
 
 Calls are siblings when they are of one node, agree in all that is not batchable, and none depends on
-another. At run time their arguments are joined along the leading axis (an axis of length 1 is
-expanded first) where structure, dtypes and the other axes match; where they do not, the calls are
-made one by one.
+another. At run time their arguments are joined along the leading axis: that of the first batchable port
+is the batch, and an axis of length 1 in the others is expanded first. Where structure, dtypes or the other
+axes do not match, the calls are made one by one.
 """
 
 from __future__ import annotations
@@ -126,12 +126,13 @@ def _pick(call: Arguments, which: Any) -> Any:
 
 
 def _batch_size(values: Sequence[Any]) -> int | None:
+    """The leading size of the first port's tensors; ``None`` where another has neither that nor 1."""
     from torch import Tensor
     from torch.utils._pytree import tree_leaves
 
-    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in tree_leaves(list(values)) if isinstance(leaf, Tensor)}
-    sizes.discard(1)
-    return None if len(sizes) > 1 or 0 in sizes else next(iter(sizes), 1)
+    sizes = [[v.shape[0] if v.ndim else 0 for v in tree_leaves(value) if isinstance(v, Tensor)] for value in values]
+    size: int = next((s for port in sizes for s in port), 0)
+    return size if size and all(s in (1, size) for port in sizes for s in port) else None
 
 
 def _join(values: Sequence[Any], lengths: Sequence[int]) -> Any:

@@ -140,7 +140,8 @@ def node(
     pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
     io: waits for disk or network, so it may run on a thread beside the computation.
     host: cannot be traced into a graph (tokenises, saves, loads).
-    batchable: ports along whose batch axis several calls may become one.
+    batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
+        that or 1.
     needs: given settings by name, the ports whose values matter; a port left out receives any value of
         its type (that of a needed port), since the result must not depend on it.
     identity: given settings by name, the port that is returned unchanged, or ``None``.

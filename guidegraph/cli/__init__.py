@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
@@ -14,10 +15,11 @@ DEBUG = "GUIDEGRAPH_DEBUG"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
     from guidegraph.cli.app import app
-    from guidegraph.cli.errors import reported
+    from guidegraph.cli.errors import reported, say_warning
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
+    warnings.showwarning = say_warning
     with reported(tracebacks):
         if _command(given) not in {
             command.callback.__name__ for command in app.registered_commands if command.callback

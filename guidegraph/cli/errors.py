@@ -23,6 +23,11 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def say_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """How Python's warnings are shown: the message alone; where in the sources it arose is not the user's concern."""
+    say(f"warning: {message}")
+
+
 def argument_problem(code: str, message: str, option: str) -> Problem:
     """Something wrong with an argument."""
     return Problem(Mark(option, 1, 1), code, message)

@@ -114,6 +114,20 @@ def model(weight: float, x: Tensor, t: Tensor) -> Tensor:
     return weight * x + t.reshape(-1, 1)
 
 
+@node("toy.ones")
+def ones(*, rows: int = 2) -> Tensor:
+    """(rows) of ones."""
+    return torch.ones(rows)
+
+
+@node("toy.strict", batchable=("x", "t"))
+def strict(weight: float, x: Tensor, t: Tensor, *, bias: float = 0.0) -> Tensor:
+    """weight · x + t + bias for as many times as rows, or one."""
+    if t.shape[0] not in (1, x.shape[0]):
+        raise ValueError(f"{t.shape[0]} times for {x.shape[0]} rows")
+    return weight * x + t.reshape(-1, 1) + bias
+
+
 @node("toy.time")
 def time(*, value: float = 0.0) -> Tensor:
     """A time of shape (1)."""
@@ -216,7 +230,8 @@ def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
 
 
 NODES = (
-    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, model, time, mean, read, opaque,
+    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, ones, strict, model, time, mean, read,
+    opaque,
     unwrap, line, batches, files, reseeding, loss,
 )  # fmt: skip
 

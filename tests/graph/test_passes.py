@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from guidegraph import NodeError
 from guidegraph.graph.passes import ALL_PASSES
 from tests.graph.engine_nodes import calls, run_text
 
@@ -205,3 +206,20 @@ outputs: {p: p, q: q, big: big}
     assert out["p"].shape == (2, 3)
     assert out["q"].shape == (3, 3)
     assert calls["model"] == 1
+
+
+def test_the_first_port_says_the_batch_and_others_are_expanded_to_it_alone(tmp_path: Path) -> None:
+    """One row of x with two of t is a mistake that the pass must not repair."""
+    text = """
+nodes:
+  w: {use: toy.number, with: {value: 0.5}}
+  x: {use: toy.tensor, with: {rows: 1}}
+  t: {use: toy.ones, with: {rows: 2}}
+  p: {use: toy.strict, in: {weight: w, x: x, t: t}}
+  q: {use: toy.strict, in: {weight: w, x: y, t: t}}
+  y: {use: toy.tensor, with: {rows: 1, fill: 2}}
+outputs: {p: p, q: q}
+"""
+    for passes in (ALL_PASSES, ()):
+        with pytest.raises(NodeError, match="2 times for 1 rows"):
+            run_text(text, tmp_path, passes=passes)
