@@ -112,9 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     packages = ["guidegraph", "torch", "networkx", *(["haystack-ai", "sf-hamilton"] if options.peers else [])]
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
-    print(
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}"
-    )
+    print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}")
     with tempfile.TemporaryDirectory() as folder:
         calls = {n: ours(n, Path(folder)) for n in options.sizes}
         times: dict[tuple[int, str], list[float]] = {}

@@ -230,9 +230,8 @@ def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
 
 
 NODES = (
-    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, ones, strict, model, time, mean, read,
-    opaque,
-    unwrap, line, batches, files, reseeding, loss,
+    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, ones, strict, model, time, mean,
+    read, opaque, unwrap, line, batches, files, reseeding, loss,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})
