@@ -99,3 +99,14 @@ def test_the_command_line_refuses_them_all_with_exit_code_2_and_no_traceback() -
     for file in files:
         for want in expected_of(file):
             assert f"{want.file}:{want.line}:{want.column}: {want.code}: " in printed, want
+
+
+@pytest.mark.parametrize("name", ["several_at_once", "block_wrong_inside", "tab"])
+def test_a_broken_workflow_runs_nothing_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    file = FOLDER / f"{name}.yaml"
+    command = [sys.executable, "-m", "guidegraph", "run", str(file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert [f"{w.line}:{w.column}: {w.code}: " in done.stderr for w in expected_of(file)].count(False) == 0
+    assert list(tmp_path.iterdir()) == []
