@@ -9,7 +9,7 @@ from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
-from guidegraph.graph.literals import literal_value
+from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
@@ -58,7 +58,7 @@ def _value(parameter: Parameter, value: object, text: bool) -> object:
     value = _from_text(value, parameter.port) if text and isinstance(value, str) else _number(value)
     if value is None and kind.is_any:
         return None
-    if not (_is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
+    if not (is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
         if reason := mismatch(value, kind):
             raise ValueError(reason)
         return value
@@ -112,14 +112,6 @@ def _number(value: object) -> object:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
 def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The values of parameters that do not fit what they feed, in any body, each with the first reason."""
     found: dict[str, str] = {}
@@ -137,7 +129,7 @@ def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, st
         try:
             if port.annotation is None:
                 reason = mismatch(value, port.type)
-            elif (_is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
+            elif (is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
                 literal_value(port, value, Path())
         except ValueError as error:
             reason = str(error)

@@ -56,3 +56,12 @@ def has_nan(value: object) -> bool:
 def is_text(kind: PortType) -> bool:
     """Whether a value of this type is a text, and so can name a path."""
     return kind.alternatives == STR.alternatives
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is such as YAML has: numbers, text, and lists and mappings of them."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -14,8 +14,9 @@ from typing import Any
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Optimised, Output, Param, Source, Sources
+from guidegraph.graph.literals import is_plain
 from guidegraph.graph.node import REQUIRED, NodeSpec
-from guidegraph.graph.types import is_tensor
+from guidegraph.graph.types import is_tensor, takes_literal
 
 PASSES: dict[str, str] = {
     "skip": "leave out ports that a node's settings say it does not need",
@@ -65,8 +66,34 @@ def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
-    """The operation with parameters replaced by their values."""
-    return rewrite(op, lambda s: values[s.name] if isinstance(s, Param) else s)
+    """The operation with parameters replaced by their values, each as the port that it feeds has it."""
+    if isinstance(op, Call):
+        return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
+    outer = rewrite(replace(op, body={}), lambda s: values[s.name] if isinstance(s, Param) else s)
+    assert isinstance(outer, Loop)
+    return replace(outer, body={key: bind_params(inner, values) for key, inner in op.body.items()})
+
+
+def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[str, Literal]) -> dict[str, Sources]:
+    bound: dict[str, Sources] = {}
+    for name, source in sources.items():
+        if isinstance(source, tuple):
+            bound[name] = tuple(values[s.name] if isinstance(s, Param) else s for s in source)
+        elif isinstance(source, Param):
+            bound[name] = _for_port(call, name, values[source.name])
+        else:
+            bound[name] = source
+    return bound
+
+
+def _for_port(call: Call, name: str, literal: Literal) -> Literal:
+    """A parameter's plain value as a literal of the port: a list feeds a tuple, an int a float."""
+    port = call.spec.port(name)
+    if port is None or not takes_literal(port.type) or not is_plain(literal.value):
+        return literal
+    if literal.value is None and port.type.optional:
+        return literal
+    return Literal(port.literal(literal.value))
 
 
 def aliased(aliases: Mapping[Source, Source]) -> Rewrite:

@@ -114,6 +114,12 @@ def model(weight: float, x: Tensor, t: Tensor) -> Tensor:
     return weight * x + t.reshape(-1, 1)
 
 
+@node("toy.kinds")
+def kinds(*, sizes: tuple[int, ...], by: float) -> str:
+    """The Python types that settings arrive as."""
+    return f"{type(sizes).__name__} {type(by).__name__}"
+
+
 @node("toy.ones")
 def ones(*, rows: int = 2) -> Tensor:
     """(rows) of ones."""
@@ -230,8 +236,8 @@ def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
 
 
 NODES = (
-    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, ones, strict, model, time, mean,
-    read, opaque, unwrap, line, batches, files, reseeding, loss,
+    number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
+    mean, read, opaque, unwrap, line, batches, files, reseeding, loss,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})

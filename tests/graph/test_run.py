@@ -223,3 +223,15 @@ def test_a_chain_of_ten_thousand_nodes_runs(tmp_path: Path) -> None:
     lines += [f"  n{i}: {{use: toy.add, in: {{a: n{i - 1}}}}}" for i in range(1, 10_000)]
     text = "\n".join([*lines, "outputs: {out: n9999}"])
     assert run_text(text, tmp_path).outputs == {"out": 9999.0}
+
+
+def test_a_parameter_arrives_as_the_port_that_it_feeds_has_it(tmp_path: Path) -> None:
+    text = """
+params: {sizes: [1, 2], by: 2}
+nodes:
+  wired: {use: toy.kinds, in: {sizes: params.sizes, by: params.by}}
+  literal: {use: toy.kinds, with: {sizes: [1, 2], by: 2}}
+outputs: {wired: wired, literal: literal}
+"""
+    outputs = run_text(text, tmp_path, {"sizes": [1, 2], "by": 2}).outputs
+    assert outputs["wired"] == outputs["literal"] == "tuple float"
