@@ -14,17 +14,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.call import Body, PortError, fail
-from guidegraph.graph.checkpoint import (
-    State,
-    optimiser_tensors,
-    read_state,
-    restore_optimiser,
-    write_state,
-)
+from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, restore_optimiser, write_state
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
@@ -170,15 +165,18 @@ class _Fit:
         return self._results()
 
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
-
         here: dict[Source, Any] = dict(self.outside)
         here.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
         enter(here, self.body_plan.late_inputs, self.loop, item, i)
         with self.fabric.autocast():
             results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
         self._check_losses(results, i)
-        for loss, group in self._groups(i).items():
-            self._update(results[loss], [self.trained[m] for m in group], i)
+        groups = self._groups(i)
+        for loss, group in groups.items():
+            self._set_gradients(results[loss], group)
+        # Only now: a step changes weights in place, which the gradient of another loss may still need.
+        for t in chain.from_iterable(groups.values()):
+            self._step(t, i)
         for name, source in self.loop.next.items():
             if name not in self.trained:
                 self.carry[name] = detached(results[source])
@@ -189,15 +187,16 @@ class _Fit:
         numbers = {shown.get(source, f"{model} loss"): results[source] for source, model in losses.items()}
         return {n: float(v.detach()) for n, v in numbers.items()}
 
-    def _groups(self, i: int) -> dict[Source, list[str]]:
+    def _groups(self, i: int) -> dict[Source, list[Trained]]:
         """Models to update at step i, by their loss: one backward pass serves all models of one loss."""
-        groups: dict[Source, list[str]] = {}
+        groups: dict[Source, list[Trained]] = {}
         for spec in self.training.models:
             if i >= spec.start:
-                groups.setdefault(spec.loss, []).append(spec.model)
+                groups.setdefault(spec.loss, []).append(self.trained[spec.model])
         return groups
 
-    def _update(self, loss: Any, group: Sequence[Trained], i: int) -> None:
+    def _set_gradients(self, loss: Any, group: Sequence[Trained]) -> None:
+        """The gradient of a loss for the parameters of its own models. Raises ``ValueError`` where one has none."""
         import torch
 
         parameters = [p for t in group for p in t.parameters]
@@ -213,14 +212,17 @@ class _Fit:
             if gradient is not None and self.fabric.world_size > 1:
                 reduced = self.fabric.all_reduce(gradient, reduce_op="mean")  # type: ignore[assignment]
             parameter.grad = reduced
-        for t in group:
-            if clip := t.spec.options.get("clip"):
-                torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
-            for entry in t.optimiser.param_groups:
-                entry["lr"] = learning_rate(t.spec, i, self.total)
-            t.optimiser.step()
-            t.optimiser.zero_grad(set_to_none=True)
-            _follow(t, i)
+
+    def _step(self, t: Trained, i: int) -> None:
+        import torch
+
+        if clip := t.spec.options.get("clip"):
+            torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
+        for entry in t.optimiser.param_groups:
+            entry["lr"] = learning_rate(t.spec, i, self.total)
+        t.optimiser.step()
+        t.optimiser.zero_grad(set_to_none=True)
+        _follow(t, i)
 
     def _check_losses(self, results: Mapping[Source, Any], i: int) -> None:
         for number, spec in enumerate(self.training.models):

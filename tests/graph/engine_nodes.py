@@ -235,9 +235,16 @@ def loss(model: Any, x: Tensor, y: Tensor, *, dropout: float = 0.0) -> Tensor:
     return result
 
 
+@node("toy.judged")
+def judged(model: Any, value: Tensor) -> Tensor:
+    """What a model says of a number."""
+    result: torch.Tensor = model(value.reshape(1, 1).expand(1, 3)).square().mean()
+    return result
+
+
 NODES = (
     number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
-    mean, read, opaque, unwrap, line, batches, files, reseeding, loss,
+    mean, read, opaque, unwrap, line, batches, files, reseeding, loss, judged,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})

@@ -217,6 +217,36 @@ def test_each_loss_moves_its_own_model_from_its_own_start(tmp_path: Path) -> Non
     assert not torch.equal(out["two"].weight, out["b"].weight)
 
 
+JUDGED = """
+nodes:
+  a: {use: toy.line, with: {seed: 1}}
+  b: {use: toy.line, with: {seed: 2}}
+  data: {use: toy.batches}
+  fit:
+    loop: {over: data, as: batch}
+    carry: {maker: a, judge: b}
+    body:
+      made: {use: toy.loss, in: {model: carry.maker, x: loop.batch.x, y: loop.batch.y}}
+      verdict: {use: toy.judged, in: {model: carry.judge, value: made}}
+      judge_loss: {use: toy.loss, in: {model: carry.judge, x: loop.batch.x, y: loop.batch.y}}
+    train: [ENTRIES]
+    steps: 3
+outputs: {maker: fit.maker, judge: fit.judge}
+"""
+
+
+def test_all_gradients_are_of_the_weights_before_any_step(tmp_path: Path) -> None:
+    """The maker's loss goes through the judge, as a generator's goes through its discriminator."""
+    maker = "{model: maker, loss: verdict, optimizer: sgd, lr: 0.01}"
+    judge = "{model: judge, loss: judge_loss, optimizer: sgd, lr: 0.01}"
+    one, other = (
+        run_text(JUDGED.replace("ENTRIES", ", ".join(order)), tmp_path).outputs
+        for order in ((maker, judge), (judge, maker))
+    )
+    assert torch.equal(one["maker"].weight, other["maker"].weight)
+    assert torch.equal(one["judge"].weight, other["judge"].weight)
+
+
 CARRIES = """
 nodes:
   start: {use: toy.line, with: {seed: 3}}
