@@ -179,7 +179,10 @@ class Digests(dict[str, str]):
 
 
 def is_pure(op: Op) -> bool:
-    """Whether an operation does nothing but compute its outputs. Training does more: it writes checkpoints."""
+    """Whether an operation does nothing but compute its outputs.
+
+    A training loop counts as pure: its checkpoint is a way to go on after a stop, not a result.
+    """
     if isinstance(op, Call):
         return op.spec.pure
     return all(is_pure(inner) for inner in op.body.values())

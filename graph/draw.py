@@ -16,7 +16,6 @@ ROW = 18.0
 HEADER = 44.0
 NOTE = 15.0
 LANE = 8.0
-PILL = 20.0
 MARGIN = 24.0
 
 

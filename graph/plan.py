@@ -35,8 +35,11 @@ Slot = int
 class Step:
     """One call, with slots for arguments.
 
-    args: slots (or tuples of slots) of leading ports, passed by position; wired: ports and settings passed by
-    name; constants: literal settings. outs: where each output goes. frees: slots whose last use this is.
+    function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
+    position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
+    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    body: a loop's body, and closure what the loop reads from outside.
     """
 
     op: Call | Loop | BatchCall
@@ -97,7 +100,10 @@ class BodyPlan:
 
 @dataclass
 class Plan:
-    """A bound, optimised graph, ready to run; ``bound`` is what it was before the passes."""
+    """A bound, optimised graph, ready to run.
+
+    bound: the operations before the passes. effects: what each graph pass did, for people, by its name.
+    """
 
     graph: Graph
     bound: Mapping[str, Op]
@@ -105,7 +111,7 @@ class Plan:
     outputs: dict[str, tuple[Source, PortType]]
     digests: Digests
     passes: frozenset[str]
-    notes: list[str]
+    effects: dict[str, str]
 
 
 def compile_plan(
@@ -133,11 +139,11 @@ def compile_plan(
     digests = Digests(place)
     digests.add(ops)
     bound = ops
-    notes: list[str] = []
+    effects: dict[str, str] = {}
     aliases: dict[Source, Source] = {}
 
     def count(name: str, before: Mapping[str, Op], after: Mapping[str, Op]) -> None:
-        notes.append(f"{name}: {_size(before)} -> {_size(after)} operations")
+        effects[name] = f"{_size(before)} -> {_size(after)} operations"
 
     if "skip" in chosen:
         before = ops
@@ -162,7 +168,7 @@ def compile_plan(
         ops = {key: _prune_body(op) for key, op in ops.items()}
         ops = prune(ops, [s for s, _ in outputs.values()], effects=only is None)
         count("prune", before, ops)
-    return Plan(graph, bound, ops, outputs, digests, chosen, notes)
+    return Plan(graph, bound, ops, outputs, digests, chosen, effects)
 
 
 def _size(ops: Mapping[str, Op]) -> int:
@@ -300,9 +306,10 @@ def call_step(call: Call, slots: _Slots) -> Step:
     )
 
 
-def _reads(step: Step) -> Iterable[Slot]:
+def reads(step: Step) -> Iterable[Slot]:
+    """The slots that a step reads."""
     for member in step.members:
-        yield from _reads(member)
+        yield from reads(member)
     for slot in (*step.args, *(s for _, s in step.wired)):
         if isinstance(slot, tuple):
             yield from slot
@@ -314,7 +321,7 @@ def _reads(step: Step) -> Iterable[Slot]:
 def _free(steps: list[Step], kept: set[Slot]) -> None:
     seen = set(kept)
     for step in reversed(steps):
-        last = {slot for slot in (*_reads(step), *step.outs) if slot not in seen}
+        last = {slot for slot in (*reads(step), *step.outs) if slot not in seen}
         seen |= last
         step.frees = tuple(sorted(last))
 

@@ -19,7 +19,7 @@ from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.passes import ALL_PASSES
-from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region
+from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.types import PortType, register_structured
 
 
@@ -114,7 +114,7 @@ class _Runner:
             slots[slot] = found[source.op][names.index(source.name)]
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
-        waiting = self._outputs_by_slot(region)
+        waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
         with self._prefetch(region, slots) as futures:
             for step in region.steps:
@@ -159,9 +159,7 @@ class _Runner:
     def _prefetch(self, region: RegionPlan, slots: list[Any]) -> _Prefetch:
         """Start nodes marked ``io`` that wait for no other node on threads."""
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
-        steps = [
-            s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and all(r in ready for r in _flat(s))
-        ]
+        steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(reads(s))]
         return _Prefetch(steps if len(steps) > 1 else [], slots)
 
     def _run_step(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
@@ -208,7 +206,7 @@ class _Runner:
         if self.observers:
             self.emit(events.NodeFinished(path, _id(op), seconds, origin, digest))
 
-    def _outputs_by_slot(self, region: RegionPlan) -> dict[Source, list[str]]:
+    def _outputs_by_source(self) -> dict[Source, list[str]]:
         waiting: dict[Source, list[str]] = {}
         for name, (source, _) in self.plan.outputs.items():
             waiting.setdefault(source, []).append(name)
@@ -262,13 +260,6 @@ def _ops(step: Step) -> tuple[Op, ...]:
 
 def _id(op: Op) -> str:
     return op.spec.id if isinstance(op, Call) else "loop"
-
-
-def _flat(step: Step) -> list[int]:
-    found: list[int] = []
-    for slot in (*step.args, *(s for _, s in step.wired)):
-        found.extend(slot if isinstance(slot, tuple) else (slot,))
-    return found
 
 
 def _literals(sources: Sequence[Source]) -> list[Source]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from guidegraph.graph.node import ATTRIBUTE
@@ -55,8 +54,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
     found: list[Callable[..., Any]] = []
     for name in MODULES:
         full = f"guidegraph.nodes.{name}"
-        if find_spec(full) is None:
-            continue
         module = import_module(full)
         found += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
     return found
@@ -65,4 +62,4 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 @hookimpl
 def guidegraph_types() -> list[type]:
     module = import_module("guidegraph.nodes.types")
-    return [Tensor, *(getattr(module, name) for name in TYPES if hasattr(module, name))]
+    return [Tensor, *(getattr(module, name) for name in TYPES)]

@@ -19,9 +19,8 @@ Items = Mapping[str, str]
 
 def plan_json(plan: Plan) -> Row:
     """The whole plan. A loop's step has its body's steps; a batch has the calls that became one."""
-    effects = dict(note.split(": ", 1) for note in plan.notes if ": " in note)
     passes = [
-        {"name": name, "does": does, "applied": name in plan.passes, "effect": effects.get(name, "")}
+        {"name": name, "does": does, "applied": name in plan.passes, "effect": plan.effects.get(name, "")}
         for name, does in PASSES.items()
     ]
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
