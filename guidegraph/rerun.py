@@ -95,7 +95,7 @@ def _recipe(data: Any) -> Recipe:
 def portable(value: Any) -> Any:
     """A parameter's value as JSON that, given again from any folder, means the same. Raises ``OutputError``."""
     if isinstance(value, Path):
-        return _portable_path(value)
+        return portable_path(value)
     if isinstance(value, dict):
         return {str(key): portable(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
@@ -107,7 +107,7 @@ def portable(value: Any) -> Any:
     return tree
 
 
-def _portable_path(path: Path) -> str:
+def portable_path(path: Path) -> str:
     """``pkg:NAME`` for what ships with the package, else an absolute path."""
     absolute = Path(os.path.abspath(path))
     for root in package_roots():

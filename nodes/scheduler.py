@@ -75,8 +75,8 @@ def ddpm(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between the two."""
-    noise = _noise(schedule)
-    visited = levels(noise, SUBSEQUENCE, steps or schedule.train_steps, spacing, offset, final, sigmas, strength)
+    count = steps or schedule.train_steps
+    visited = levels(_noise(schedule), SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
     return _sampler(ancestral.ddpm(visited, variance), clip, threshold, learned=variance == "learned")
 
 
@@ -96,8 +96,7 @@ def ddim(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    noise = _noise(schedule)
-    visited = levels(noise, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ancestral.ddim(visited, eta), clip, threshold, rederive_eps)
 
 
@@ -140,8 +139,7 @@ def euler(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ratio.euler(visited), clip, threshold, rederive_eps)
 
 
@@ -161,8 +159,7 @@ def euler_ancestral(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ratio.euler_ancestral(visited, eta), clip, threshold, rederive_eps)
 
 
@@ -182,8 +179,7 @@ def heun(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ratio.heun(visited), clip, threshold, rederive_eps)
 
 
@@ -225,8 +221,7 @@ def lms(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Linear multistep in x/α, of order up to 4: one call a step."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ratio.lms(visited, order), clip, threshold, rederive_eps)
 
 
@@ -245,8 +240,7 @@ def dpmpp_2m(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
-    noise = _noise(schedule)
-    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(dpm.dpmpp_2m(visited), clip, threshold)
 
 
@@ -264,8 +258,7 @@ def dpmpp_2m_sde(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
-    noise = _noise(schedule)
-    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
 
 
@@ -284,8 +277,7 @@ def dpmpp_2s(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
-    noise = _noise(schedule)
-    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(dpm.dpmpp_2s(visited), clip, threshold)
 
 
@@ -326,8 +318,7 @@ def unipc(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
-    noise = _noise(schedule)
-    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(uni.unipc(visited, order, variant), clip, threshold)
 
 
@@ -348,8 +339,7 @@ def deis(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
-    noise = _noise(schedule)
-    visited = levels(noise, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return _sampler(ratio.deis(visited, order), clip, threshold, rederive_eps)
 
 

@@ -11,6 +11,9 @@ from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output,
 from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
 from guidegraph.graph.types import describe
+from guidegraph.rerun import portable_path
+
+WIDTH = 60
 
 Row = dict[str, Any]
 Items = Mapping[str, str]
@@ -90,7 +93,7 @@ def _link(source: Source, items: Items) -> str:
         case Index():
             return "loop.index"
         case Literal(Path() as value):
-            return str(value)
+            return portable_path(value)
         case Literal(value):
             return repr(value) if isinstance(value, (bool, int, float, str, list, type(None))) else describe(value)
 
@@ -124,7 +127,8 @@ def _steps(rows: list[Row], indent: str) -> Iterator[str]:
 
 
 def _line(row: Row) -> str:
-    given = [f"{name}={value:.60}" for name, value in {**row.get("in", {}), **row.get("settings", {})}.items()]
+    links: dict[str, str] = {**row.get("in", {}), **row.get("settings", {})}
+    given = [f"{name}={value if len(value) <= WIDTH else value[: WIDTH - 1] + '…'}" for name, value in links.items()]
     return f"{row['path']} = {row['node']}({', '.join(given)})"
 
 
