@@ -89,5 +89,4 @@ class _Builder:
             )
         if self.problems or self._in_files:
             raise WorkflowError([*self._in_files, *self.problems])
-        requires = {name: tree.text for name, (_, tree) in workflow.requires.items()}
-        return Graph(path, params, ops, outputs, requires, self.sources)
+        return Graph(path, params, ops, outputs, self.sources)

@@ -129,7 +129,6 @@ class Optimised:
     ema: float | None
     start: int
     options: Mapping[str, Any]
-    mark: Mark
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,6 @@ class Graph:
     params: Mapping[str, Parameter]
     ops: Mapping[str, Op]
     outputs: Mapping[str, GraphOutput]
-    requires: Mapping[str, str]
     sources: Mapping[str, str]
 
     @property

@@ -365,7 +365,7 @@ class _Parser:
             for name, (key, value) in entries.items():
                 if name not in names and (literal := self.value(value, f"{here}.{short(name)}")) is not None:
                     rest[name] = (key.mark, value.mark, plain(literal))
-            trained.append(ParsedTrain(names["model"], names["loss"], rest, item.mark))
+            trained.append(ParsedTrain(names["model"], names["loss"], rest))
         return trained if whole else None
 
 

@@ -65,7 +65,6 @@ class ParsedTrain:
     model: Scalar
     loss: Scalar
     options: dict[str, tuple[Mark, Mark, Any]]
-    mark: Mark
 
 
 @dataclass

@@ -74,7 +74,7 @@ def optimiser_options(entry: ParsedTrain, loss: Source, where: str, report: Repo
         if name not in own:
             message = f"'{name}' is no option of {fixed['optimizer']}; options: {', '.join(own)}"
             report(entry.options[name][0], "unknown-key", message, f"{where}.{name}")
-    return Optimised(entry.model.text, loss, options=values, mark=entry.mark, **fixed)
+    return Optimised(entry.model.text, loss, options=values, **fixed)
 
 
 def iterations(steps: Scalar, where: str, report: Report) -> int:

@@ -51,7 +51,7 @@ REGISTRY = Registry({"toy.save": spec_of(save_model)})
 
 def graph(**kinds: PortType) -> Graph:
     outputs = {n: GraphOutput(Literal(None), kind, Mark("w.yaml", 9, 3)) for n, kind in kinds.items()}
-    return Graph(Path("w.yaml"), {}, {}, outputs, {}, {})
+    return Graph(Path("w.yaml"), {}, {}, outputs, {})
 
 
 def write(folder: Path, value: Any, annotation: Any = Any, name: str = "out") -> list[str]:

@@ -594,10 +594,9 @@ def test_a_ring_of_ten_thousand_nodes_is_one_cycle(tmp_path: Path) -> None:
     assert problems(tmp_path, text) == ["workflow.yaml:3:3 cycle"]
 
 
-def test_the_graph_knows_its_name_and_what_it_requires(tmp_path: Path) -> None:
-    graph = made(tmp_path, 'name: a\ndescription: "of no use"\nrequires: {guidegraph_toys: ">=1.1,<2"}\n' + chain(2))
-    assert graph.name == "workflow"
-    assert graph.requires == {"guidegraph_toys": ">=1.1,<2"}
+def test_a_workflow_is_called_like_its_file_and_may_require_what_is_installed(tmp_path: Path) -> None:
+    text = 'name: a\ndescription: "of no use"\nrequires: {guidegraph_toys: ">=1.1,<2"}\n'
+    assert made(tmp_path, text + chain(2)).name == "workflow"
 
 
 def test_sources_hash_and_compare(tmp_path: Path) -> None:

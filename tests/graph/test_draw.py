@@ -46,7 +46,7 @@ def graph(ops: list[Call | Loop], outputs: Mapping[str, Any], params: Mapping[st
         for name, v in (params or {}).items()
     }
     found = {name: GraphOutput(source, port_type(Image), MARK) for name, source in outputs.items()}
-    return Graph(Path("demo.yaml"), declared, {op.key: op for op in ops}, found, {}, {})
+    return Graph(Path("demo.yaml"), declared, {op.key: op for op in ops}, found, {})
 
 
 def looping() -> Graph:

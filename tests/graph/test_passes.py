@@ -67,7 +67,7 @@ outputs: {s: s, t: t}
 
 
 INTERVAL = """
-params: {times: {type: Tensor}}
+params: {n: 5}
 nodes:
   zero: {use: toy.number}
   work:
@@ -84,26 +84,23 @@ outputs: {x: work.x}
 
 
 def test_needs_sees_values_that_depend_on_the_loop_entry_row_by_row(tmp_path: Path) -> None:
-    text = INTERVAL.replace("params: {times: {type: Tensor}}", "params: {n: 5}")
-    both(text, tmp_path, "skip", {"n": 5})
+    both(INTERVAL, tmp_path, "skip", {"n": 5})
     calls.clear()
-    run_text(text, tmp_path, {"n": 5})
+    run_text(INTERVAL, tmp_path, {"n": 5})
     assert calls["add"] == 5
     assert calls["scale"] == 3
 
 
 def test_what_depends_on_the_entry_alone_gives_the_same_before_the_loop(tmp_path: Path) -> None:
-    text = INTERVAL.replace("params: {times: {type: Tensor}}", "params: {n: 5}")
-    with_pass, without = both(text, tmp_path, "precompute", {"n": 5})
+    with_pass, without = both(INTERVAL, tmp_path, "precompute", {"n": 5})
     assert with_pass < without
 
 
 def test_precomputing_stops_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = INTERVAL.replace("params: {times: {type: Tensor}}", "params: {n: 5}")
-    expected = run_text(text, tmp_path, {"n": 5}).outputs
+    expected = run_text(INTERVAL, tmp_path, {"n": 5}).outputs
     monkeypatch.setattr("guidegraph.graph.loop.PRECOMPUTE_LIMIT", 70)
     calls.clear()
-    assert run_text(text, tmp_path, {"n": 5}).outputs == expected
+    assert run_text(INTERVAL, tmp_path, {"n": 5}).outputs == expected
     assert calls["ramp"] > 5
 
 

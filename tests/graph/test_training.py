@@ -179,11 +179,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_warm_up_and_decay_follow_the_step(tmp_path: Path) -> None:
-    from guidegraph.graph.errors import Mark
     from guidegraph.graph.ir import Literal, Optimised
     from guidegraph.graph.training import learning_rate
 
-    spec = Optimised("m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"}, Mark("f", 1, 1))
+    spec = Optimised("m", Literal(None), "adamw", 1.0, None, 10, {"warmup": 10, "schedule": "cosine"})
     assert learning_rate(spec, 10, 120) == pytest.approx(0.1)
     assert learning_rate(spec, 19, 120) == pytest.approx(1.0)
     assert learning_rate(spec, 70, 120) == pytest.approx(0.5)
