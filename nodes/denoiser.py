@@ -24,7 +24,8 @@ def expand(condition: Condition, batch: int) -> Condition:
             return None
         if value.shape[0] not in (1, batch):
             raise ValueError(
-                f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition, or one for each"
+                f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
+                f"start from noise with batch {value.shape[0]}"
             )
         return value.expand(batch, *value.shape[1:])
 
