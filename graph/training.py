@@ -140,7 +140,10 @@ class _Fit:
         return Trained(spec, model, parameters, optimiser, average)
 
     def run(self) -> dict[str, Any]:
+        import torch
+
         begin = self._resume()
+        self.generator = torch.random.get_rng_state()
         folder, every = self.folder, self.training.every
         self.body.at.append(begin)
         done = begin
@@ -149,6 +152,7 @@ class _Fit:
                 self.body.cancel.check()
                 self.body.at[-1] = i
                 values = self._iterate(i, item)
+                self.generator = torch.random.get_rng_state()
                 if folder is not None and i == begin:
                     self._check_kept()
                 done = i + 1
@@ -246,10 +250,9 @@ class _Fit:
                     raise ValueError(f"{kind} '{name}' cannot be kept in a checkpoint: {error}") from None
 
     def _save(self, done: int) -> None:
-        import torch
-
+        """Write the state after ``done`` steps, with the generator as it was then: a step may have been broken off."""
         assert self.folder is not None
-        state = State(done, {"rng": torch.random.get_rng_state()})
+        state = State(done, {"rng": self.generator})
         for name, t in self.trained.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}

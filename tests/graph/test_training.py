@@ -95,6 +95,38 @@ def test_a_broken_run_resumes_to_the_losses_of_the_unbroken_one(tmp_path: Path) 
     assert torch.equal(whole["net"].weight, resumed["net"].weight)
 
 
+def test_a_run_broken_off_within_a_step_resumes_to_the_same_losses(tmp_path: Path) -> None:
+    inner = """
+      more:
+        loop: {over: data, as: again}
+        carry: {value: loss}
+        body:
+          other: {use: toy.loss, in: {model: carry.net, x: loop.again.x, y: loop.again.y}, with: {dropout: 0.5}}
+        next: {value: other}
+    train:"""
+    nested = (
+        text(8, checkpoint=True, dropout=0.5)
+        .replace("\n    train:", inner)
+        .replace("net, loss: loss", "net, loss: more.value")
+    )
+    nested = nested.replace("use: toy.batches}", "use: toy.batches, with: {count: 3}}")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    token, seen = CancelToken(), []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, LoopProgress) and event.path.endswith("more"):
+            seen.append(event)
+            if len(seen) == 11:
+                token.cancel()
+
+    expected = run_text(nested, whole).outputs["loss"]
+    with pytest.raises(Cancelled):
+        run_text(nested, broken, cancel=token, observers=[observe])
+    assert torch.equal(run_text(nested, broken).outputs["loss"], expected)
+
+
 def test_the_checkpoint_is_a_literal_or_a_parameter_relative_to_where_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
