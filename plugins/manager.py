@@ -142,7 +142,7 @@ class PluginManager:
                 raise PluginError(f"the entry point's name '{entry.name}' is no identifier", fix)
             self._check_namespace(entry.name)
             _check_requirement(entry, self._versions[HOST])
-            plugin = _load(entry.load)
+            plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
             self._join(entry.name, plugin, contribution_of(plugin, entry.name), distribution, version)
         except (Exception, SystemExit) as error:
             self._fail(entry.name, distribution, version, error)
@@ -151,7 +151,8 @@ class PluginManager:
         namespace = name.removesuffix(".py").replace("/", ".").rpartition(".")[2]
         distribution, version = namespace, "0"
         try:
-            module: ModuleType = _load(lambda: import_plugin_module(name))
+            fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
+            module: ModuleType = _load(lambda: import_plugin_module(name), fix)
             if self._hooks.is_registered(module):
                 return
             version = str(getattr(module, "__version__", "0"))
@@ -253,11 +254,11 @@ def _runtime_version() -> dict[str, str]:
         return {}
 
 
-def _load(load: Callable[[], Any]) -> Any:
+def _load(load: Callable[[], Any], fix: str) -> Any:
+    """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``."""
     try:
         return load()
     except (Exception, SystemExit) as error:
-        fix = "install what it needs, or leave it out with " + DISABLE
         raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
 
 
