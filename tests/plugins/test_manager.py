@@ -315,4 +315,4 @@ def test_loading_plugins_imports_no_torch() -> None:
 def test_every_module_with_nodes_is_listed() -> None:
     folder = Path(__file__).parents[2] / "nodes"
     found = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
-    assert found <= set(builtin.MODULES)
+    assert found == set(builtin.MODULES)
