@@ -87,3 +87,27 @@ def test_another_sampler_is_one_line(tmp_path: Path, sampler: str) -> None:
     image = load_workflow(tmp_path / "w.yaml").run(steps=5)["image"]
     assert image.shape == (1, 3, 64, 64)
     assert image.isfinite().all()
+
+
+BLOCK = """      step:
+        use: {block}
+        in:
+          denoiser: model.denoiser
+          x: carry.x
+          t: loop.t
+          positive: positive
+          negative: negative
+          scheduler: scheduler.scheduler
+          state: carry.state
+          scale: params.scale
+"""
+
+
+def test_the_step_as_a_block_draws_the_same_picture(tmp_path: Path) -> None:
+    lines = WORKFLOW.read_text().splitlines(keepends=True)
+    body = next(i for i, line in enumerate(lines) if line.strip() == "body:")
+    end = next(i for i, line in enumerate(lines) if line.strip().startswith("next:"))
+    block = BLOCK.format(block=WORKFLOW.parent / "blocks" / "cfg_step.yaml")
+    (tmp_path / "w.yaml").write_text("".join([*lines[: body + 1], block, *lines[end:]]))
+    image = load_workflow(tmp_path / "w.yaml", cache="off").run(seed=7, steps=6)["image"]
+    assert (image - picture(seed=7)).abs().max() <= PIXEL
