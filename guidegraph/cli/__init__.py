@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
     warnings.showwarning = say_warning
+    # OpenMP's threads must not spin while they wait for each other: beside other work on the machine, that made the
+    # loop of text_to_image thirty times slower. It is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with reported(tracebacks):
         if _command(given) not in {
             command.callback.__name__ for command in app.registered_commands if command.callback
