@@ -14,7 +14,7 @@ from typing import Any
 
 import networkx as nx
 
-from guidegraph.graph.digest import value_digest
+from guidegraph.graph.digest import FRESH, value_digest
 from guidegraph.graph.ir import Call, Literal, Op, Output, Sources
 
 
@@ -51,7 +51,11 @@ def _family(call: Call) -> Any:
 def _key(source: Sources) -> str:
     if isinstance(source, tuple):
         return "|".join(map(_key, source))
-    return value_digest(source.value) if isinstance(source, Literal) else repr(source)
+    if not isinstance(source, Literal):
+        return repr(source)
+    digest = value_digest(source.value)
+    # An object, such as a model given from Python, is the same where it is the very same object.
+    return f"object {id(source.value)}" if digest.startswith(FRESH) else digest
 
 
 def _independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
@@ -26,31 +25,8 @@ from guidegraph.nodes.tables import unipc as uni
 from guidegraph.nodes.tables.ancestral import Variance
 from guidegraph.nodes.tables.grid import LAMBDA, RATIO, SUBSEQUENCE, Final, Noise, Sigmas, Spacing, levels
 from guidegraph.nodes.tables.rows import K, Row, stack
+from guidegraph.nodes.tables.settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
 from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState, Timesteps
-
-Steps: TypeAlias = Annotated[int, Ge(1)]
-Offset: TypeAlias = Annotated[int, Ge(0)]
-Clip: TypeAlias = bool | Annotated[float, Gt(0)]
-Fraction: TypeAlias = Annotated[float, Gt(0), Le(1)]
-Eta: TypeAlias = Annotated[float, Ge(0), Le(1)]
-
-
-def _deterministic(eta: float) -> float:
-    if eta != 0:
-        raise ValueError(
-            "this sampler draws no noise, so eta is 0: use ddim, euler_ancestral or dpmpp_2m_sde for noise at each step"
-        )
-    return eta
-
-
-def _ancestral(eta: float) -> float:
-    if eta != 1:
-        raise ValueError("DDPM is ancestral sampling, so eta is 1: use ddim, which is DDPM at eta 1, for less noise")
-    return eta
-
-
-NoEta: TypeAlias = Annotated[float, AfterValidator(_deterministic)]
-AncestralEta: TypeAlias = Annotated[float, AfterValidator(_ancestral)]
 
 
 class Sampler(NamedTuple):

@@ -108,7 +108,7 @@ def tensor(*, rows: int = 2, fill: float = 1.0) -> Tensor:
 
 
 @node("toy.model", batchable=("x", "t"))
-def model(weight: float, x: Tensor, t: Tensor) -> Tensor:
+def model(weight: Any, x: Tensor, t: Tensor) -> Tensor:
     """weight · x + t, rows one by one."""
     calls["model"] += 1
     return weight * x + t.reshape(-1, 1)

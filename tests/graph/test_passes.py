@@ -220,3 +220,26 @@ outputs: {p: p, q: q}
     for passes in (ALL_PASSES, ()):
         with pytest.raises(NodeError, match="2 times for 1 rows"):
             run_text(text, tmp_path, passes=passes)
+
+
+def test_calls_on_one_model_given_from_python_are_siblings(tmp_path: Path) -> None:
+    text = """
+params: {w: {type: any}}
+nodes:
+  x: {use: toy.tensor}
+  t: {use: toy.time, with: {value: 2}}
+  u: {use: toy.time, with: {value: 3}}
+  p: {use: toy.model, in: {weight: params.w, x: x, t: t}}
+  q: {use: toy.model, in: {weight: params.w, x: x, t: u}}
+outputs: {p: p, q: q}
+"""
+
+    class Half:
+        """What multiplies like a model that a caller made."""
+
+        def __mul__(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * x
+
+    outputs = run_text(text, tmp_path, {"w": Half()}).outputs
+    assert calls["model"] == 1
+    assert torch.equal(outputs["q"], torch.full((2, 3), 3.5))

@@ -188,3 +188,21 @@ def test_the_table_reads_as_json() -> None:
     assert rows[1]["x"].keys() == {"x", "x0", "s1"}
     assert rows[1]["s1"] == {"x0": 1.0}
     assert rows[-1]["x"] == {"x0": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "refused", "why"),
+    [
+        ("euler", 0, 0.5, "draws no noise, so eta is 0"),
+        ("dpmpp_2m", 0, 1, "draws no noise, so eta is 0"),
+        ("ddpm", 1, 0, "ancestral sampling, so eta is 1"),
+        ("ddim", 0.5, 1.5, "less than or equal to 1"),
+    ],
+)
+def test_eta_is_a_setting_of_each_and_other_values_are_refused(
+    name: str, fits: float, refused: float, why: str
+) -> None:
+    eta = getattr(ALL[name], ATTRIBUTE).settings["eta"]
+    assert eta.literal(fits) == fits
+    with pytest.raises(ValueError, match=why):
+        eta.literal(refused)
