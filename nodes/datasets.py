@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial as bind
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
+from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.types import Image
+from guidegraph.nodes.types import Image, Label
 from guidegraph_runtime.noise import raw_bits
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
@@ -49,6 +51,42 @@ def scenes(
 def emoji(*, seed: Seed = 0, batch: Count = 64, count: Count = 1000, category: str | None = None) -> EmojiPictures:
     """`count` batches of single emoji on white with captions, of one category or all; batch i depends on (seed, i)."""
     return EmojiPictures(Batches(count, bind(emoji_batch, seed, batch, category=category)))
+
+
+class FashionPictures(NamedTuple):
+    batches: Sequence[FashionBatch]
+
+
+@node("data.fashion_mnist")
+def fashion_mnist(
+    *,
+    seed: Seed = 0,
+    batch: Count = 64,
+    count: Count = 1000,
+    split: Literal["train", "test"] = "train",
+    folder: Path | None = None,
+    shuffle: bool = True,
+) -> FashionPictures:
+    """`count` batches of Fashion-MNIST's clothes, padded to 32 × 32, with their classes 0 … 9.
+
+    The package holds 10,000 pictures of `train` and 2,000 of `test`; folder: one with all of the idx files. shuffle:
+    batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the file's order.
+    """
+    return FashionPictures(
+        Batches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
+    )
+
+
+@node("data.drop_labels")
+def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1, seed: Seed = 0) -> Label:
+    """Class labels (B) with a share p replaced by `classes`, the null class, so that the model learns that too.
+
+    Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
+    """
+    import torch
+
+    dropped = torch.from_numpy(uniforms(seed, index, label.shape[0]) < p).to(label.device)
+    return torch.where(dropped, classes, label)
 
 
 @node("data.degrade")

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.types import Label
+from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 
 Class = Annotated[int, Ge(0)]
 
@@ -27,3 +27,29 @@ def constant_label(
     if batch is not None and len(labels) != batch:
         raise ValueError(f"{len(labels)} labels do not make a batch of {batch}")
     return torch.tensor(labels, dtype=torch.int64, device=current_device())
+
+
+@node("label.cycle")
+def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
+    """Labels (batch) that go round the classes: start, start + 1, …, classes − 1, 0, …"""
+    import torch
+
+    return (torch.arange(batch, device=current_device()) + start) % classes
+
+
+@node("label.embed", host=True)
+def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
+    """The condition of class labels (1) or (B); without a label the null condition, with a leading axis of 1.
+
+    Raises an error for a label beyond the null class, which is `classes`.
+    """
+    import torch
+
+    if label is None:
+        label = torch.full((1,), embedder.classes, dtype=torch.int64, device=current_device())
+    if int(label.max()) > embedder.classes or int(label.min()) < 0:
+        raise ValueError(
+            f"labels are 0 … {embedder.classes - 1}, and {embedder.classes} for none; found {int(label.min())} … "
+            f"{int(label.max())}"
+        )
+    return embedder(label)

@@ -11,7 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.types import Autoencoder, Image, Noise, Prediction, Sample, Schedule, Timesteps
+from guidegraph.nodes.types import Autoencoder, Image, Label, Noise, Prediction, Sample, Schedule, Timesteps
 from guidegraph_runtime.noise import gaussian
 
 Weight = Annotated[float, Ge(0)]
@@ -33,6 +33,14 @@ def uniform_timesteps(
     strata = (np.arange(batch) + uniforms(seed, index, batch)) / batch
     t = torch.from_numpy(np.floor(strata * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
     return t.clamp(max=schedule.train_steps - 1)
+
+
+@node("timesteps.constant")
+def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
+    """The same timestep (B) for each sample of `like`."""
+    import torch
+
+    return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)
 
 
 def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
@@ -69,6 +77,14 @@ def denoising_loss(
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
     snr = (alpha / sigma).square().flatten()
     return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+
+
+@node("loss.cross_entropy")
+def cross_entropy(logits: Tensor, label: Label) -> Tensor:
+    """Mean cross-entropy of logits (B, K) and labels (B), or of maps (B, K, H, W) and (B, H, W)."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits.float(), label)
 
 
 @node("loss.detector")

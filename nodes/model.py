@@ -11,7 +11,17 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.types import Autoencoder, Denoiser, PredictionKind, Schedule, TextEmbedder
+from guidegraph.nodes.types import (
+    Autoencoder,
+    Classifier,
+    Denoiser,
+    ImageEmbedder,
+    LabelEmbedder,
+    PredictionKind,
+    Schedule,
+    Segmenter,
+    TextEmbedder,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,12 +34,16 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 class LoadedModel(NamedTuple):
-    """The parts of a latent diffusion model."""
+    """The parts of a model: those of a diffusion model, its embedders of conditions, and networks that judge."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder
     text: TextEmbedder
     schedule: Schedule
+    label: LabelEmbedder
+    image: ImageEmbedder
+    classifier: Classifier
+    segmenter: Segmenter
 
 
 class Missing:
@@ -63,7 +77,8 @@ def load_model(*, path: Path) -> LoadedModel:
         return store.load_part(path, name, device=current_device(), dtype=current_dtype())
 
     schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing(path, "schedule")
-    return LoadedModel(part("denoiser"), part("autoencoder"), part("text"), schedule)  # type: ignore[arg-type]
+    networks = {name: part(name) for name in LoadedModel._fields if name != "schedule"}
+    return LoadedModel(schedule=schedule, **networks)  # type: ignore[arg-type]
 
 
 def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
@@ -87,6 +102,10 @@ def save_model(
     autoencoder: Autoencoder | None = None,
     text: TextEmbedder | None = None,
     schedule: Schedule | None = None,
+    label: LabelEmbedder | None = None,
+    image: ImageEmbedder | None = None,
+    classifier: Classifier | None = None,
+    segmenter: Segmenter | None = None,
     detector: Any = None,
     *,
     path: Path,
@@ -101,7 +120,16 @@ def save_model(
 
     from guidegraph.nodes.models import store
 
-    wired = {"denoiser": denoiser, "autoencoder": autoencoder, "text": text, "detector": detector}
+    wired = {
+        "denoiser": denoiser,
+        "autoencoder": autoencoder,
+        "text": text,
+        "label": label,
+        "image": image,
+        "classifier": classifier,
+        "segmenter": segmenter,
+        "detector": detector,
+    }
     modules: dict[str, nn.Module] = {}
     for name, module in wired.items():
         if module is None:
@@ -188,6 +216,36 @@ def new_text_transformer(
     tokenizer = build_tokenizer(vocabulary() if words is None else words)
     config = TextConfig(vocabulary=tokenizer.get_vocab_size(), width=width, layers=layers, heads=heads)
     model: TextEmbedder = untrained(lambda: TextModel(TextEncoder(config), tokenizer), seed)
+    return model
+
+
+@node("model.label_embedder")
+def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels = 128) -> LabelEmbedder:
+    """An untrained embedding of class labels, and of the null class, as a condition's vector."""
+    from guidegraph.nodes.models.labels import LabelConfig, LabelModel
+
+    model: LabelEmbedder = untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
+    return model
+
+
+@node("model.classifier")
+def new_classifier(
+    *,
+    seed: int = 0,
+    classes: Channels = 10,
+    size: Channels = 32,
+    in_channels: Channels = 1,
+    channels: Channels = 32,
+    multipliers: Multipliers = (1, 2, 2),
+    blocks: Channels = 1,
+    attention: tuple[Annotated[int, Ge(0)], ...] = (2,),
+    heads: Channels = 4,
+) -> Classifier:
+    """An untrained classifier of samples (B, in_channels, size, size) at any noise level; see ClassifierConfig."""
+    from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
+
+    config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads)
+    model: Classifier = untrained(lambda: NoisyClassifier(config), seed)
     return model
 
 

@@ -300,6 +300,44 @@ class TextEmbedder(Protocol):
 
 
 @runtime_checkable
+class LabelEmbedder(Protocol):
+    """Class labels (B), int64, to a condition; the label `classes` means none."""
+
+    @property
+    def classes(self) -> int: ...
+
+    def __call__(self, labels: Tensor) -> Condition: ...
+
+
+@runtime_checkable
+class ImageEmbedder(Protocol):
+    """Pictures (B, 3, H, W) in [-1, 1] to a condition that holds what is in them, not where."""
+
+    def __call__(self, image: Tensor) -> Condition: ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Pictures (B, 3, H, W) in [-1, 1] to logits (B, K, H, W) of the class of every pixel."""
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """Pictures (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), finest first, and last a pooled one (B, D)."""
+
+    def __call__(self, image: Tensor) -> Sequence[Tensor]: ...
+
+
+@runtime_checkable
+class Discriminator(Protocol):
+    """Pictures (B, 3, H, W) in [-1, 1] to logits (B, 1, h, w): how real each patch looks."""
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Autoencoder(Protocol):
     """Pictures to latents of unit scale and back; the scale belongs to the autoencoder."""
 

@@ -12,6 +12,7 @@ from guidegraph.plugins.hookspecs import hookimpl
 
 MODULES = (
     "autoencoder",
+    "classifier",
     "datasets",
     "denoiser",
     "guidance",
@@ -32,8 +33,12 @@ TYPES = (
     "Classifier",
     "Condition",
     "Denoiser",
+    "Discriminator",
+    "FeatureExtractor",
     "Image",
+    "ImageEmbedder",
     "Label",
+    "LabelEmbedder",
     "Latent",
     "Mask",
     "Noise",
@@ -43,6 +48,7 @@ TYPES = (
     "Scheduler",
     "SchedulerState",
     "Score",
+    "Segmenter",
     "SemanticMap",
     "TextEmbedder",
     "Timesteps",

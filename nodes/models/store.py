@@ -20,8 +20,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
+from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 
@@ -53,11 +55,21 @@ def build_detector(config: dict[str, Any], folder: Path, part: Mapping[str, Any]
     return Detector(DetectorConfig(**config))
 
 
+def build_classifier(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return NoisyClassifier(ClassifierConfig(**config))
+
+
+def build_labels(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return LabelModel(LabelConfig(**config))
+
+
 BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
     "unet": build_unet,
     "kl_autoencoder": build_autoencoder,
     "text_transformer": build_text,
     "detector": build_detector,
+    "noisy_classifier": build_classifier,
+    "label_embedding": build_labels,
 }
 
 
@@ -107,6 +119,10 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "text_transformer", asdict(module.encoder.config)
         case Detector():
             return "detector", asdict(module.config)
+        case NoisyClassifier():
+            return "noisy_classifier", asdict(module.config)
+        case LabelModel():
+            return "label_embedding", asdict(module.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
 
 

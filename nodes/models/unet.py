@@ -1,4 +1,4 @@
-"""The U-Net denoiser: AdaGN from time and a vector, cross-attention to tokens, a spatial condition by concatenation."""
+"""The U-Net: AdaGN from time and a vector, cross-attention to tokens, a spatial condition by concatenation."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Stage(nn.Module):
         return h
 
 
-class UNet(nn.Module):
-    """A denoising U-Net (Dhariwal & Nichol 2021; Rombach et al. 2022) with every condition optional."""
+class UNetTrunk(nn.Module):
+    """The encoder half of a U-Net with its middle: what the denoiser and the classifier of noisy samples share."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -91,7 +91,45 @@ class UNet(nn.Module):
 
         self.middle_in = Stage(width, width, True, config)
         self.middle_out = Stage(width, width, False, config)
+        self.width = width
+        self.skips = tuple(skips)
 
+    def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
+        """The embedding (B, 4 · channels) of times (B) and, where the model takes one, of a vector (B, D)."""
+        dtype = self.stem.weight.dtype
+        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
+        if self.vector_embedding is not None and vector is not None:
+            embedding = embedding + self.vector_embedding(vector)
+        return embedding
+
+    def encode(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The features (B, width, h, w) of the coarsest resolution, and those to skip to, in the order of `skips`."""
+        h = self.stem(x if spatial is None else torch.cat([x, spatial], dim=1))
+        skips = [h]
+        for level in range(len(self.config.multipliers)):
+            for block in range(self.config.blocks):
+                h = self.down[level * self.config.blocks + block](h, embedding, tokens, mask)
+                skips.append(h)
+            if level < len(self.downsample):
+                h = self.downsample[level](h)
+                skips.append(h)
+        return self.middle_out(self.middle_in(h, embedding, tokens, mask), embedding, None, None), skips
+
+
+class UNet(UNetTrunk):
+    """A denoising U-Net (Dhariwal & Nichol 2021; Rombach et al. 2022) with every condition optional."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        width, skips = self.width, list(self.skips)
         self.up = nn.ModuleList()
         self.upsample = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
@@ -104,14 +142,6 @@ class UNet(nn.Module):
 
         self.norm = group_norm(width)
         self.head = zero_init(nn.Conv2d(width, config.out_channels, 3, padding=1))
-
-    def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
-        """The embedding (B, 4 · channels) of times (B) and, where the model takes one, of a vector (B, D)."""
-        dtype = self.stem.weight.dtype
-        embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
-        if self.vector_embedding is not None and vector is not None:
-            embedding = embedding + self.vector_embedding(vector)
-        return embedding
 
     def forward(
         self,
@@ -129,16 +159,7 @@ class UNet(nn.Module):
         concatenated to x along the channels.
         """
         embedding = self.embed(t, vector)
-        h = self.stem(x if spatial is None else torch.cat([x, spatial], dim=1))
-        skips = [h]
-        for level in range(len(self.config.multipliers)):
-            for block in range(self.config.blocks):
-                h = self.down[level * self.config.blocks + block](h, embedding, tokens, mask)
-                skips.append(h)
-            if level < len(self.downsample):
-                h = self.downsample[level](h)
-                skips.append(h)
-        h = self.middle_out(self.middle_in(h, embedding, tokens, mask), embedding, None, None)
+        h, skips = self.encode(x, embedding, tokens=tokens, mask=mask, spatial=spatial)
         for level in range(len(self.config.multipliers)):
             for block in range(self.config.blocks + 1):
                 stage = self.up[level * (self.config.blocks + 1) + block]

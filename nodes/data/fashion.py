@@ -1,0 +1,99 @@
+"""Fashion-MNIST (Xiao et al. 2017): photographs of clothes, grey, in ten classes."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.data.sprites import DATA_FOLDER
+from guidegraph.nodes.types import Label, Sample
+
+Split = Literal["train", "test"]
+
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+SIZE = 32
+STEMS = {"train": "train", "test": "t10k"}
+IDX_BYTES = 8  # the type code of unsigned bytes
+
+
+class FashionBatch(NamedTuple):
+    """sample (B, 1, 32, 32) in [-1, 1], −1 outside the 28 × 28 pixels of the original; label (B), 0 … 9."""
+
+    sample: Sample
+    label: Label
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of an idx file of bytes, packed by gzip or not. Raises ``ValueError`` for anything else."""
+    try:
+        raw = path.read_bytes()
+        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if data[:3] != bytes([0, 0, IDX_BYTES]) or len(data) < 4:
+        raise ValueError(f"{path} is no idx file of bytes: expected it to begin with 00 00 08")
+    axes = data[3]
+    shape = tuple(int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
+    found = len(data) - 4 - 4 * axes
+    if found != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} is damaged: shape {shape} needs {np.prod(shape)} bytes, found {found}")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def load_fashion(split: Split, folder: Path | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pictures (N, 28, 28) and labels (N): the packed part, or all of a folder of idx files."""
+    if folder is None:
+        with np.load(DATA_FOLDER / "fashion.npz", allow_pickle=False) as packed:
+            return packed[f"{split}_images"], packed[f"{split}_labels"].astype(np.int64)
+    pictures = read_idx(find_idx(folder, f"{STEMS[split]}-images-idx3-ubyte"))
+    labels = read_idx(find_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte"))
+    if pictures.shape[1:] != (28, 28) or labels.shape != pictures.shape[:1]:
+        raise ValueError(
+            f"{folder}: expected pictures (N, 28, 28) and N labels; found {pictures.shape}, {labels.shape}"
+        )
+    return pictures, labels.astype(np.int64)
+
+
+def find_idx(folder: Path, name: str) -> Path:
+    """The file of that name in the folder, with or without .gz."""
+    for candidate in (folder / name, folder / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"'{folder}' has no {name} or {name}.gz: give the folder of Fashion-MNIST's idx files")
+
+
+def fashion_batch(
+    seed: int, batch: int, index: int, *, split: Split, folder: Path | None, shuffle: bool
+) -> FashionBatch:
+    """`batch` pictures drawn with replacement; without `shuffle` the next ones in the file's order, round and round."""
+    import torch
+
+    pictures, labels = load_fashion(split, folder)
+    if shuffle:
+        chosen = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
+    else:
+        chosen = np.arange(index * batch, (index + 1) * batch) % len(pictures)
+    margin = (SIZE - pictures.shape[1]) // 2
+    padded = np.pad(pictures[chosen], ((0, 0), (margin, margin), (margin, margin)))
+    sample: Tensor = torch.from_numpy(padded).float()[:, None] / 127.5 - 1
+    return FashionBatch(sample, torch.from_numpy(labels[chosen]))
