@@ -15,6 +15,7 @@ MODULES = (
     "classifier",
     "datasets",
     "denoiser",
+    "features",
     "guidance",
     "image",
     "label",

