@@ -1,4 +1,7 @@
-"""Outputs as files, each by its type: pictures to PNG, tensors to safetensors, everything else to JSON."""
+"""Outputs as files, each by its type: pictures to PNG, tensors to safetensors, everything else to JSON.
+
+A table is written as Markdown beside its JSON.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from guidegraph.graph.errors import GuidegraphError, Problem
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
-from guidegraph.nodes.types import Image
+from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files import atomic_path, write_text
 
 RECORD = "run.json"
+ROWS_SHOWN = 40
+"""As many rows of a table are for a terminal; the files have all of them."""
 
 PictureText: TypeAlias = Callable[[str, int, int], Mapping[str, str]]
 """The texts of a PNG, by output, index in the batch and size of the batch."""
@@ -30,10 +35,11 @@ class OutputError(GuidegraphError):
 
 
 class OutputWriter:
-    """Writes outputs into a folder as they come; ``files`` names them by output."""
+    """Writes outputs into a folder as they come; ``files`` names them by output, ``tables`` are those to be shown."""
 
     def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
         self.files: dict[str, list[str]] = {}
+        self.tables: dict[str, str] = {}
         self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
 
     def __call__(self, name: str, value: Any, kind: PortType) -> None:
@@ -55,7 +61,7 @@ class OutputWriter:
             raise OutputError("contains itself") from None
         if not tensors:
             write_text(self._folder / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=True) + "\n")
-            return [f"{name}.json"]
+            return [f"{name}.json", *self._write_table(name, value)]
         from safetensors.torch import save_file
 
         metadata = {"format": "pt"} if set(tensors) == {name} else {"format": "pt", "guidegraph": json.dumps(tree)}
@@ -65,6 +71,13 @@ class OutputWriter:
             except (ValueError, KeyError) as error:
                 raise OutputError(f"cannot be written as safetensors: {error}") from error
         return [f"{name}.safetensors"]
+
+    def _write_table(self, name: str, value: Any) -> list[str]:
+        if not isinstance(value, Table):
+            return []
+        self.tables[name] = value.markdown(ROWS_SHOWN)
+        write_text(self._folder / f"{name}.md", value.markdown() + "\n")
+        return [f"{name}.md"]
 
     def _write_pictures(self, name: str, value: Any) -> list[str]:
         from guidegraph_runtime.png import write_png

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.tables.rows import INPUTS
@@ -14,6 +14,7 @@ from guidegraph.nodes.types import (
     Scheduler,
     SchedulerState,
     Score,
+    Table,
     Timesteps,
     eps_of,
     x0_of,
@@ -88,16 +89,19 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise) -> Sample:
 
 
 @node("scheduler.table")
-def table(scheduler: Scheduler) -> list[dict[str, Any]]:
-    """The sampler's rows to read or plot: t, α, σ and each output's coefficients that are not zero."""
-    columns = [c.tolist() for c in (scheduler.t, scheduler.alpha, scheduler.sigma, scheduler.score_gain)]
-    rows = []
-    for t, alpha, sigma, gain, matrix in zip(*columns, scheduler.matrix.tolist(), strict=True):
-        row: dict[str, Any] = {"t": t, "alpha": alpha, "sigma": sigma, "score_gain": gain}
-        for name, coefficients in zip(("x", *INPUTS[4:]), matrix, strict=True):
-            row[name] = {column: c for column, c in zip(INPUTS, coefficients, strict=True) if c != 0}
-        rows.append(row)
-    return rows
+def table(scheduler: Scheduler) -> Table:
+    """The sampler's rows to read or plot: t, α, σ, σ/α, the score gain Σ, and what each row's outputs are made of.
+
+    Column `x.eps` is what ε counts for in the next x, `s1.x0` what x̂0 counts for in the first value that is kept, and
+    so on; those that are zero in every row are left out.
+    """
+    levels = {"t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
+    named = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
+    for i, output in enumerate(("x", *INPUTS[4:])):
+        for j, name in enumerate(INPUTS):
+            if bool(scheduler.matrix[:, i, j].any()):
+                named[f"{output}.{name}"] = scheduler.matrix[:, i, j]
+    return Table({name: values.tolist() for name, values in named.items()})
 
 
 class _Row:

@@ -48,6 +48,37 @@ def select(tensor: Tensor, *, index: int) -> Tensor:
     return tensor[index : index + 1]
 
 
+@node("tensor.slice")
+def slice_batch(tensor: Tensor, *, start: int = 0, stop: int | None = None) -> Tensor:
+    """Samples start … stop − 1 of a batch, or all from start on; negative numbers count from the end."""
+    found = tensor[start:stop]
+    if found.shape[0] == 0:
+        raise ValueError(f"no sample of a batch of {tensor.shape[0]} lies between {start} and {stop}")
+    return found
+
+
+@node("tensor.merge")
+def merge(tensor: Tensor) -> Tensor:
+    """What a loop collected as one batch, in order: (R, B, …) → (R · B, …)."""
+    if tensor.ndim < 2:
+        raise ValueError(f"expected at least two axes, (R, B, …), found shape {tuple(tensor.shape)}")
+    return tensor.flatten(0, 1)
+
+
+@node("tensor.roll")
+def roll(tensor: Tensor, *, shift: int = 1) -> Tensor:
+    """The batch moved on by `shift` places, round the end: sample i of the result is sample i − shift.
+
+    With a shift that is no multiple of the batch every sample is in another place: what a control with shuffled
+    conditions needs. Raises an error for a shift that moves nothing.
+    """
+    import torch
+
+    if shift % tensor.shape[0] == 0:
+        raise ValueError(f"a shift of {shift} moves nothing in a batch of {tensor.shape[0]}")
+    return torch.roll(tensor, shift, 0)
+
+
 @node("tensor.cast")
 def cast(tensor: Tensor, *, dtype: Literal["float16", "bfloat16", "float32", "float64", "int64", "bool"]) -> Tensor:
     """The same values in another dtype; fractions are cut off where it is an integer's."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph.nodes.tabular import Entry as Entry
+from guidegraph.nodes.tabular import Table as Table
 
 if TYPE_CHECKING:
     Sample = Tensor

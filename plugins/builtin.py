@@ -13,6 +13,7 @@ from guidegraph.plugins.hookspecs import hookimpl
 MODULES = (
     "autoencoder",
     "classifier",
+    "condition",
     "datasets",
     "denoiser",
     "features",
@@ -20,11 +21,16 @@ MODULES = (
     "image",
     "label",
     "losses",
+    "mask",
+    "metrics",
     "model",
     "noise",
+    "plot",
     "schedule",
     "scheduler",
+    "semantic",
     "step",
+    "table",
     "tensor",
     "text",
 )
@@ -51,6 +57,7 @@ TYPES = (
     "Score",
     "Segmenter",
     "SemanticMap",
+    "Table",
     "TextEmbedder",
     "Timesteps",
 )

@@ -123,6 +123,8 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         )
         run(graph, values, options)
     if not (given.json or given.quiet):
+        for name, text in writer.tables.items():
+            typer.echo(f"{name}\n\n{text}\n")
         typer.echo(_summary(folder, writer))
 
 
@@ -186,9 +188,10 @@ def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
 
 def _summary(folder: Path, writer: OutputWriter) -> str:
     """Where the files are, on one line."""
-    names = []
-    for files in writer.files.values():
-        names.append(files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}")
+    names: list[str] = []
+    for output, files in writer.files.items():
+        whole = len(files) == 1 or output in writer.tables
+        names += files if whole else [f"{files[0]} … {files[-1]}"]
     if len(names) == 1 and " … " not in names[0]:
         return f"wrote {folder / names[0]}"
     return f"wrote {', '.join(names)} in {folder}"

@@ -1,0 +1,145 @@
+"""Tables as pictures, drawn by matplotlib: `pip install 'guidegraph[plot]'`."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from annotated_types import Ge, MinLen
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.table import column
+from guidegraph.nodes.tabular import cell
+from guidegraph.nodes.types import Image, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Side = Annotated[int, Ge(64)]
+Log: TypeAlias = Literal["none", "x", "y", "both"]
+Limits: TypeAlias = tuple[float, float] | None
+DOTS_PER_INCH = 100
+
+
+@node("plot.lines", host=True)
+def plot_lines(
+    table: Table,
+    *,
+    x: str,
+    y: str | Annotated[list[str], MinLen(1)],
+    by: str = "",
+    band: tuple[str, str] | None = None,
+    markers: bool = False,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    y_limits: Limits = None,
+    log: Log = "none",
+    size: tuple[Side, Side] = (640, 440),
+) -> Image:
+    """Columns of a table as lines over another column: a picture (1, 3, height, width).
+
+    y: one column or several. by: a column whose values tell lines apart. band: two columns, the ends of an interval
+    around y, shaded (for one y). markers: a dot at each row. size: [width, height] in pixels.
+    Cells without a number are left out. Raises an error for a column that is not there, or without matplotlib.
+    """
+    several = [y] if isinstance(y, str) else y
+    if band is not None and len(several) > 1:
+        raise ValueError("a band is drawn around one column: give one y, or leave out 'band'")
+    sheet = Sheet(size, title, x_label or x, y_label or ", ".join(several), log, y_limits)
+    for name, rows in groups(table, by):
+        for what in several:
+            label = ", ".join(part for part in (name, what if len(several) > 1 else "") if part)
+            marker = "o" if markers else None
+            (line,) = sheet.axes.plot(*points(rows, x, what), label=label or None, marker=marker, markersize=4)
+            if band is not None:
+                across, low, high = points(rows, x, *band)
+                sheet.axes.fill_between(across, low, high, alpha=0.2, color=line.get_color())
+    return sheet.image(legend=bool(by) or len(several) > 1)
+
+
+@node("plot.scatter", host=True)
+def plot_scatter(
+    table: Table,
+    *,
+    x: str,
+    y: str,
+    by: str = "",
+    text: str = "",
+    joined: bool = False,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    y_limits: Limits = None,
+    log: Log = "none",
+    size: tuple[Side, Side] = (640, 440),
+) -> Image:
+    """Rows of a table as points: a picture (1, 3, height, width).
+
+    by: a column whose values tell colours apart. text: a column written beside each point. joined: a line through the
+    points of a colour, in the rows' order. size: [width, height] in pixels.
+    Rows without a number are left out. Raises an error for a column that is not there, or without matplotlib.
+    """
+    sheet = Sheet(size, title, x_label or x, y_label or y, log, y_limits)
+    for name, rows in groups(table, by):
+        line = "-" if joined else "none"
+        sheet.axes.plot(*points(rows, x, y), marker="o", linestyle=line, label=name or None)
+        for a, b, words in zip(rows.numbers(x), rows.numbers(y), column(rows, text) if text else (), strict=bool(text)):
+            if math.isfinite(a) and math.isfinite(b):
+                sheet.axes.annotate(cell(words), (a, b), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    return sheet.image(legend=bool(by))
+
+
+def groups(table: Table, by: str) -> Iterator[tuple[str, Table]]:
+    """The rows of a table by the value of a column, in the order of their first rows; all of them without one."""
+    if not by:
+        yield "", table
+        return
+    keys = column(table, by)
+    for key in dict.fromkeys(keys):
+        rows = [i for i, k in enumerate(keys) if k == key]
+        yield cell(key), Table({name: [values[i] for i in rows] for name, values in table.items()})
+
+
+def points(table: Table, *names: str) -> list[list[float]]:
+    """Columns, without the rows in which one of them has no number."""
+    kept = [row for row in zip(*map(table.numbers, names), strict=True) if all(map(math.isfinite, row))]
+    return [[row[i] for row in kept] for i in range(len(names))]
+
+
+class Sheet:
+    """A figure with one pair of axes; nothing of it is shared with pyplot or another figure.
+
+    Raises ``ValueError`` where matplotlib is not installed.
+    """
+
+    def __init__(self, size: tuple[int, int], title: str, x: str, y: str, log: Log, limits: Limits) -> None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("plots are drawn by matplotlib, which is not installed: pip install 'guidegraph[plot]'")
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        inches = (size[0] / DOTS_PER_INCH, size[1] / DOTS_PER_INCH)
+        figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained")
+        self.canvas = FigureCanvasAgg(figure)
+        self.axes: Axes = figure.add_subplot()
+        self.axes.set(title=title, xlabel=x, ylabel=y)
+        self.axes.set_xscale("log" if log in ("x", "both") else "linear")
+        self.axes.set_yscale("log" if log in ("y", "both") else "linear")
+        self.axes.grid(alpha=0.3)
+        self.limits = limits
+
+    def image(self, legend: bool) -> Image:
+        """The drawing as a picture (1, 3, H, W) in [-1, 1]."""
+        import numpy as np
+        import torch
+
+        if self.limits is not None:
+            self.axes.set_ylim(*self.limits)
+        if legend:
+            self.axes.legend(fontsize=8)
+        self.canvas.draw()
+        pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
