@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge, Le
 
+from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch
@@ -23,6 +24,19 @@ Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 
 class Scenes(NamedTuple):
     batches: Sequence[SceneBatch]
+
+
+@node("data.scene")
+def scene(*, seed: Seed = 0, batch: Count = 1, split: Literal["train", "held_out", "all"] = "held_out") -> SceneBatch:
+    """Composed scenes 0 to batch − 1 of the data set `seed`, by default with pairs of objects that are held out.
+
+    image (B, 3, 64, 64), semantic (B, K, 64, 64), label (B, K) and B captions: an input for a workflow, or a test set.
+    """
+    made = scene_batch(seed, batch, 0, split=split, single=0.25, partial=0.1)
+    device, dtype = current_device(), current_dtype()
+    return SceneBatch(
+        made.image.to(device, dtype), made.semantic.to(device, dtype), made.label.to(device, dtype), made.caption
+    )
 
 
 class EmojiPictures(NamedTuple):
@@ -98,6 +112,17 @@ def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
     generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
     return degrade(image.cpu(), generator).to(image.device)
+
+
+@node("data.soil")
+def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
+    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear; as `data.degrade`."""
+    import torch
+
+    from guidegraph.nodes.data.degrade import soil
+
+    generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
+    return soil(image.cpu(), generator).clamp(-1, 1).to(image.device)
 
 
 @node("data.drop_captions")

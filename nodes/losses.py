@@ -11,7 +11,17 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.types import Autoencoder, Image, Label, Noise, Prediction, Sample, Schedule, Timesteps
+from guidegraph.nodes.types import (
+    Autoencoder,
+    Image,
+    Label,
+    Noise,
+    Prediction,
+    Sample,
+    Schedule,
+    SemanticMap,
+    Timesteps,
+)
 from guidegraph_runtime.noise import gaussian
 
 Weight = Annotated[float, Ge(0)]
@@ -85,6 +95,14 @@ def cross_entropy(logits: Tensor, label: Label) -> Tensor:
     from torch.nn import functional
 
     return functional.cross_entropy(logits.float(), label)
+
+
+@node("loss.segmentation")
+def segmentation_loss(logits: Tensor, semantic: SemanticMap) -> Tensor:
+    """Mean cross-entropy over the pixels of logits (B, K, H, W) and a one-hot map of the same shape."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits.float(), semantic.argmax(1))
 
 
 @node("loss.detector")

@@ -181,6 +181,7 @@ def new_unet(
     context_dim: int | None = 128,
     vector_dim: int | None = 128,
     spatial_channels: int = 0,
+    patch: Channels = 1,
     learned_variance: bool = False,
     kind: PredictionKind = "v",
 ) -> Denoiser:
@@ -199,6 +200,7 @@ def new_unet(
         context_dim=context_dim,
         vector_dim=vector_dim,
         spatial_channels=spatial_channels,
+        patch=patch,
         kind=kind,
     )
     model: Denoiser = untrained(lambda: UNetDenoiser(UNet(config)), seed)
@@ -240,12 +242,37 @@ def new_classifier(
     blocks: Channels = 1,
     attention: tuple[Annotated[int, Ge(0)], ...] = (2,),
     heads: Channels = 4,
+    patch: Channels = 1,
 ) -> Classifier:
     """An untrained classifier of samples (B, in_channels, size, size) at any noise level; see ClassifierConfig."""
     from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 
-    config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads)
+    config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads, patch)
     model: Classifier = untrained(lambda: NoisyClassifier(config), seed)
+    return model
+
+
+@node("model.segmenter")
+def new_segmenter(
+    *, seed: int = 0, classes: Channels = 23, channels: Channels = 24, multipliers: Multipliers = (1, 2, 3)
+) -> Segmenter:
+    """An untrained segmenter of the classes of scenes, or of another number of classes; see SegmenterConfig."""
+    from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
+
+    config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
+    model: Segmenter = untrained(lambda: SegmentationNet(config), seed)
+    return model
+
+
+@node("model.image_embedder")
+def new_image_embedder(
+    *, seed: int = 0, width: Channels = 128, channels: Channels = 32, multipliers: Multipliers = (1, 2, 3)
+) -> ImageEmbedder:
+    """An untrained embedding of pictures as a condition's vector; see VisionConfig for the settings."""
+    from guidegraph.nodes.models.vision import ImageModel, VisionConfig
+
+    config = VisionConfig(width=width, channels=channels, multipliers=multipliers)
+    model: ImageEmbedder = untrained(lambda: ImageModel(config), seed)
     return model
 
 

@@ -69,10 +69,11 @@ def scene_batch(seed: int, batch: int, index: int, *, split: Split, single: floa
 
     first = index * batch
     scenes = [compose_scene(seed, first + i, split=split, single=single, partial=partial) for i in range(batch)]
-    semantic = torch.from_numpy(np.stack([scene.semantic for scene in scenes])).long()
+    classes = torch.from_numpy(np.stack([scene.semantic for scene in scenes])).long()[:, None]
+    semantic = torch.zeros(batch, len(CLASSES), *classes.shape[2:]).scatter_(1, classes, 1)
     return SceneBatch(
         image=to_image(np.stack([scene.image for scene in scenes])),
-        semantic=torch.nn.functional.one_hot(semantic, len(CLASSES)).permute(0, 3, 1, 2).float(),
+        semantic=semantic,
         label=torch.from_numpy(np.stack([scene.labels for scene in scenes])).float(),
         caption=tuple(scene.caption for scene in scenes),
     )

@@ -9,6 +9,16 @@ from torch.nn import functional as F
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] blurred, tinted, soiled, shifted and mirrored at random."""
+    height, width = image.shape[2:]
+    image = soil(image, generator)
+    down, right, mirror = (float(torch.rand(1, generator=generator)) for _ in range(3))
+    top, left = int(7 * down), int(7 * right)
+    image = F.pad(image, (3, 3, 3, 3), mode="replicate")[:, :, top : top + height, left : left + width]
+    return (image.flip(3) if mirror < 0.5 else image).clamp(-1, 1)
+
+
+def soil(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (B, 3, H, W) blurred, tinted and soiled at random, with everything in its place, about in [-1, 1]."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
@@ -20,11 +30,7 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
     image = blur(image, 0.56 + 0.44 * float(uniform(1)))
     image = image * (0.9 + 0.2 * uniform(batch, 3, 1, 1)) + 0.16 * (uniform(batch, 3, 1, 1) - 0.5)
     stains = F.interpolate(normal(batch, 3, height // 4, width // 4), size=(height, width), mode="bilinear")
-    image = image + 0.12 * uniform(batch, 1, 1, 1) * stains + 0.10 * uniform(batch, 1, 1, 1) * normal(*image.shape)
-    down, right = (int(7 * float(uniform(1))) for _ in range(2))
-    image = F.pad(image, (3, 3, 3, 3), mode="replicate")[:, :, down : down + height, right : right + width]
-    mirrored = image.flip(3) if float(uniform(1)) < 0.5 else image
-    return mirrored.clamp(-1, 1)
+    return image + 0.12 * uniform(batch, 1, 1, 1) * stains + 0.10 * uniform(batch, 1, 1, 1) * normal(*image.shape)
 
 
 def blur(image: Tensor, scale: float) -> Tensor:

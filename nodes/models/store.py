@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
-from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
+from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
+from guidegraph.nodes.models.vision import ImageModel, VisionConfig
 
 FORMAT = 1
 INDEX = "model.json"
@@ -46,6 +48,10 @@ def build_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str, A
     return KLAutoencoder(AutoencoderConfig(**config))
 
 
+def build_vq_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return VQAutoencoder(VQConfig(**config))
+
+
 def build_text(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
     tokenizer = Tokenizer.from_file(str(inside(folder, part.get("tokenizer"))))
     return TextModel(TextEncoder(TextConfig(**config)), tokenizer)
@@ -63,13 +69,24 @@ def build_labels(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) 
     return LabelModel(LabelConfig(**config))
 
 
+def build_segmenter(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return SegmentationNet(SegmenterConfig(**config))
+
+
+def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return ImageModel(VisionConfig(**config))
+
+
 BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
     "unet": build_unet,
     "kl_autoencoder": build_autoencoder,
+    "vq_autoencoder": build_vq_autoencoder,
     "text_transformer": build_text,
     "detector": build_detector,
     "noisy_classifier": build_classifier,
     "label_embedding": build_labels,
+    "segmenter": build_segmenter,
+    "image_embedding": build_vision,
 }
 
 
@@ -115,6 +132,8 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "unet", asdict(module.network.config)
         case KLAutoencoder():
             return "kl_autoencoder", asdict(module.config)
+        case VQAutoencoder():
+            return "vq_autoencoder", asdict(module.config)
         case TextModel():
             return "text_transformer", asdict(module.encoder.config)
         case Detector():
@@ -123,6 +142,10 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "noisy_classifier", asdict(module.config)
         case LabelModel():
             return "label_embedding", asdict(module.config)
+        case SegmentationNet():
+            return "segmenter", asdict(module.config)
+        case ImageModel():
+            return "image_embedding", asdict(module.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
 
 

@@ -1,0 +1,140 @@
+"""Conditions: maps and pictures at the latent's size, pooled pictures, the null condition, and several in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.types import Condition, Image, ImageEmbedder
+
+Pixels = Annotated[int, Gt(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+Share = Annotated[float, Ge(0), Le(1)]
+Mode = Literal["area", "bilinear", "nearest"]
+
+
+@node("condition.spatial")
+def spatial_condition(
+    parts: Annotated[Sequence[Tensor], MinLen(1)], *, size: Size | None = None, mode: Mode = "area"
+) -> Condition:
+    """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
+
+    The parts are brought to `size`, a side or [height, width] (by default that of the first), and concatenated along
+    the channels, in order: Rombach et al. 2022, section 4.3.2 and appendix E. A part with a leading axis of 1 serves
+    the whole batch. mode: area averages as a part shrinks, and repeats pixels as it grows.
+    Raises an error for a part without 4 axes, or where the batches do not agree.
+    """
+    import torch
+
+    for part in parts:
+        if part.ndim != 4:
+            raise ValueError(f"expected parts of 4 axes (B, C, H, W); found one of shape {tuple(part.shape)}")
+    first = parts[0]
+    wanted = first.shape[2:] if size is None else (size, size) if isinstance(size, int) else size
+    batch = max(part.shape[0] for part in parts)
+    if any(part.shape[0] not in (1, batch) for part in parts):
+        raise ValueError(f"expected parts of one batch, or of 1 sample; found {[part.shape[0] for part in parts]}")
+    scaled = [_resized(part, (wanted[0], wanted[1]), mode).to(first).expand(batch, -1, -1, -1) for part in parts]
+    return Condition(spatial=torch.cat(scaled, dim=1))
+
+
+def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+    from torch.nn import functional
+
+    if tuple(part.shape[2:]) == size:
+        return part
+    if mode == "bilinear":
+        return functional.interpolate(part, size, mode=mode, antialias=True)
+    return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
+
+
+@node("image.embed")
+def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
+    """The condition that holds what is in pictures (B, 3, H, W) in [-1, 1], not where."""
+    return embedder(image)
+
+
+@node("condition.null")
+def null_condition(like: Condition) -> Condition:
+    """The null condition of a model trained with `condition.drop`: zeros in the shape of another; its mask stays."""
+    return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
+
+
+@node("condition.drop")
+def drop_condition(
+    condition: Condition, index: int = 0, *, p: Share = 0.1, seed: Annotated[int, Ge(0)] = 0
+) -> Condition:
+    """A condition with a share p of its samples made null (zeros), so that the model learns that too.
+
+    Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together; which samples depends on (seed,
+    index) alone; `index` is the loop's. Every field must have the batch's leading axis.
+    """
+    import torch
+
+    held = dict(_values(condition))
+    batches = {value.shape[0] for value in held.values()}
+    if len(batches) > 1:
+        raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
+    if not held:
+        return condition
+    drawn = uniforms(seed, index, batches.pop()) >= p
+
+    def kept(value: Tensor) -> Tensor:
+        where = torch.from_numpy(drawn).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+        return torch.where(where, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+    return Condition(**{name: kept(value) for name, value in held.items()}, mask=condition.mask)
+
+
+@node("condition.merge")
+def merge_conditions(conditions: Annotated[Sequence[Condition], MinLen(1)]) -> Condition:
+    """Several conditions, of a text and of a map, say, as one that has the fields of all.
+
+    Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
+    serves the whole batch. Raises an error where two have a vector, since they cannot both be the vector of one.
+    """
+    import torch
+
+    sizes = [value.shape[0] for condition in conditions for _, value in _values(condition)]
+    batch = max(sizes, default=1)
+    if any(size not in (1, batch) for size in sizes):
+        raise ValueError(f"expected conditions of one batch, or of 1 sample; found {sorted(set(sizes))}")
+
+    def all_of(name: str) -> list[Tensor]:
+        values = [getattr(condition, name) for condition in conditions]
+        return [value.expand(batch, *value.shape[1:]) for value in values if value is not None]
+
+    vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
+    if len(vectors) > 1:
+        raise ValueError(f"{len(vectors)} conditions have a vector, and a condition holds one: merge one of them")
+    masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
+    masked = any(condition.mask is not None for condition in conditions)
+    return Condition(
+        vector=vectors[0] if vectors else None,
+        tokens=torch.cat(tokens, dim=1) if tokens else None,
+        mask=torch.cat(masks, dim=1) if masked else None,
+        spatial=torch.cat(spatial, dim=1) if spatial else None,
+    )
+
+
+def _values(condition: Condition) -> list[tuple[str, Tensor]]:
+    """The fields that are there, but for the mask, which says which tokens count and is no condition itself."""
+    held = ((field.name, getattr(condition, field.name)) for field in fields(condition) if field.name != "mask")
+    return [(name, value) for name, value in held if value is not None]
+
+
+def _mask_of(condition: Condition, batch: int) -> Tensor:
+    """The mask (batch, M) of a condition with tokens, true everywhere where it has none."""
+    import torch
+
+    tokens, mask = condition.tokens, condition.mask
+    assert tokens is not None
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    return mask.expand(batch, -1)

@@ -1,0 +1,81 @@
+"""The colours of semantic maps as pictures, and pictures as maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from guidegraph.nodes.data.sprites import CLASSES
+
+# One RGB colour for each of CLASSES: objects bright, skies blue to violet, grounds as they look.
+COLOURS = (
+    (255, 128, 0),  # tiger
+    (128, 128, 160),  # elephant
+    (40, 40, 40),  # penguin
+    (255, 105, 180),  # flamingo
+    (0, 128, 96),  # palm tree
+    (0, 80, 40),  # pine tree
+    (144, 200, 0),  # cactus
+    (255, 224, 0),  # sunflower
+    (176, 32, 48),  # mushroom
+    (255, 80, 16),  # pumpkin
+    (128, 64, 32),  # house
+    (224, 0, 0),  # car
+    (192, 192, 192),  # rocket
+    (144, 96, 224),  # sailboat
+    (255, 0, 128),  # balloon
+    (128, 0, 128),  # umbrella
+    (128, 200, 255),  # day
+    (16, 16, 96),  # night
+    (255, 176, 128),  # sunset
+    (96, 176, 64),  # grass
+    (232, 208, 144),  # sand
+    (248, 248, 248),  # snow
+    (32, 112, 208),  # water
+)
+TOLERANCE = 12  # how far each channel of a colour may be off
+
+
+def read_map(path: Path) -> NDArray[np.int64]:
+    """The classes (H, W) of a picture of indices (grey or with a palette), or of one in the classes' colours.
+
+    Raises ``FileNotFoundError``, and ``ValueError`` for what is no such picture.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with Image.open(path) as file:
+            file.load()
+            indexed = file.mode in ("L", "P")
+            pixels = np.array(file if indexed else file.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
+    return checked(pixels, path) if indexed else nearest_class(pixels, path)
+
+
+def checked(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
+    """Indices (H, W), all of them below the number of classes."""
+    if pixels.max() >= len(CLASSES):
+        y, x = np.argwhere(pixels >= len(CLASSES))[0]
+        raise ValueError(
+            f"{path.name}: the value at row {y}, column {x} is {pixels[y, x]}; classes are 0 to {len(CLASSES) - 1}"
+        )
+    return pixels.astype(np.int64)
+
+
+def nearest_class(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
+    """The classes (H, W) of colours (H, W, 3)."""
+    far = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
+    if (far.min(2) > TOLERANCE).any():
+        y, x = np.argwhere(far.min(2) > TOLERANCE)[0]
+        nearest = int(far[y, x].argmin())
+        raise ValueError(
+            f"{path.name}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no class; the "
+            f"nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
+        )
+    return far.argmin(2)

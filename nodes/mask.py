@@ -1,0 +1,87 @@
+"""Masks, 1 where something is to be made anew and 0 where a picture stays, and pictures under masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.nodes.image import load_image
+from guidegraph.nodes.types import Image, Mask
+
+Pixels = Annotated[int, Gt(0)]
+Place = Annotated[int, Ge(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+Level = Annotated[float, Ge(0), Le(1)]
+
+
+@node("mask.box")
+def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixels = 32, width: Pixels = 32) -> Mask:
+    """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
+
+    Raises an error for a box that reaches beyond the mask.
+    """
+    import torch
+
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if top + height > rows or left + width > columns:
+        raise ValueError(
+            f"a box of {height} × {width} at {top}, {left} reaches beyond {rows} × {columns} pixels: move or shrink it"
+        )
+    mask = torch.zeros(1, 1, rows, columns, dtype=current_dtype(), device=current_device())
+    mask[:, :, top : top + height, left : left + width] = 1
+    return mask
+
+
+@node("mask.load", io=True, host=True)
+def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
+    """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
+
+    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. See `image.load` for its errors.
+    """
+    brightness = (load_image(path=path, size=size).mean(1, keepdim=True) + 1) / 2
+    return (brightness > threshold).to(brightness.dtype)
+
+
+@node("mask.random")
+def random_mask(
+    like: Image,
+    index: int = 0,
+    *,
+    kind: Literal["mixed", "boxes", "strokes"] = "mixed",
+    seed: Annotated[int, Ge(0)] = 0,
+) -> Mask:
+    """Masks (B, 1, H, W) for the training of inpainting, in the size of `like`: boxes, and strokes of a thick brush.
+
+    As the masks of Suvorov et al. 2022 (LaMa, section 2.4), which Rombach et al. 2022 train with: 1 to 3 boxes of 15
+    to 60 % of a side, or 1 to 4 strokes; mixed: half of the samples each. They depend on (seed, index) alone; `index`
+    is the loop's.
+    """
+    import torch
+
+    from guidegraph.nodes.data.masks import draw_mask
+
+    batch, _, height, width = like.shape
+    masks = [draw_mask(seed, index, sample, height, width, kind) for sample in range(batch)]
+    return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
+
+
+@node("mask.apply")
+def apply_mask(image: Image, mask: Mask) -> Image:
+    """Pictures (B, 3, H, W) with a mid-grey (0) where the mask is 1."""
+    return image * (1 - mask)
+
+
+@node("image.composite")
+def composite(inside: Image, outside: Image, mask: Mask) -> Image:
+    """`inside` where the mask is 1 and `outside`, exactly, where it is 0; in between where it is soft.
+
+    All are of one size; a leading axis of 1 serves the whole batch.
+    """
+    sizes = {tuple(part.shape[2:]) for part in (inside, outside, mask)}
+    if len(sizes) > 1:
+        raise ValueError(f"expected pictures and a mask of one size; found {' and '.join(map(str, sorted(sizes)))}")
+    return outside + mask * (inside - outside)

@@ -1,0 +1,76 @@
+"""Semantic maps: from files, as pictures, and from a segmenter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import Image, Segmenter, SemanticMap
+
+Pixels = Annotated[int, Gt(0)]
+Size = Pixels | tuple[Pixels, Pixels]
+
+
+@node("semantic.load", io=True, host=True)
+def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
+    """A picture file as a one-hot map (1, K, H, W) of the classes of scenes.
+
+    A grey picture, or one with a palette, holds the classes' indices; one in colours their colours, as
+    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel.
+    Raises an error for an index or a colour that stands for no class.
+    """
+    import torch
+
+    from guidegraph.nodes.data.palette import read_map
+
+    indices = torch.from_numpy(read_map(path))[None, None]
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else size
+        indices = torch.nn.functional.interpolate(indices.float(), wanted, mode="nearest-exact").long()
+    return _one_hot(indices.to(current_device()))
+
+
+@node("semantic.picture")
+def picture_of_map(semantic: SemanticMap) -> Image:
+    """A map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
+    import torch
+
+    from guidegraph.nodes.data.palette import COLOURS
+
+    if semantic.shape[1] != len(COLOURS):
+        raise ValueError(f"there are colours for the {len(COLOURS)} classes of scenes; the map has {semantic.shape[1]}")
+    dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
+    colours = torch.tensor(COLOURS, dtype=dtype, device=semantic.device) / 127.5 - 1
+    return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
+
+
+@node("segmenter.predict", batchable=("image",))
+def segment(segmenter: Segmenter, image: Image) -> Tensor:
+    """Logits (B, K, H, W) of the class of every pixel of pictures (B, 3, H, W) in [-1, 1]."""
+    return segmenter(image)
+
+
+@node("semantic.from_logits")
+def map_from_logits(logits: Tensor) -> SemanticMap:
+    """The one-hot map (B, K, H, W) of the likeliest class of every pixel; logits (B, K, H, W)."""
+    import torch
+
+    if logits.ndim != 4:
+        raise ValueError(f"expected logits (B, K, H, W); found shape {tuple(logits.shape)}")
+    return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
+
+
+def _one_hot(indices: Tensor) -> Tensor:
+    """Classes (B, 1, H, W), int64, as a map (B, K, H, W) of the classes of scenes, in the run's dtype."""
+    import torch
+
+    from guidegraph.nodes.data.sprites import CLASSES
+
+    batch, _, height, width = indices.shape
+    empty = torch.zeros(batch, len(CLASSES), height, width, dtype=current_dtype(), device=indices.device)
+    return empty.scatter_(1, indices, 1)
