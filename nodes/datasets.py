@@ -14,7 +14,7 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.types import Image, Label
+from guidegraph.nodes.types import Image, Label, Sample
 from guidegraph_runtime.noise import raw_bits
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
@@ -123,6 +123,17 @@ def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
     generator = torch.Generator().manual_seed(int(raw_bits(seed, 1, index)[0] >> 1))
     return soil(image.cpu(), generator).clamp(-1, 1).to(image.device)
+
+
+@node("data.jitter")
+def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2, seed: Seed = 0) -> Sample:
+    """Samples (B, C, H, W) moved by up to `pixels` each, half of them mirrored; how depends on (seed, index) alone."""
+    import torch
+
+    from guidegraph.nodes.data.degrade import shift_and_mirror
+
+    u = torch.from_numpy(uniforms(seed, index, 3 * sample.shape[0]).reshape(3, -1)).to(sample.device)
+    return shift_and_mirror(sample, pixels, u)
 
 
 @node("data.drop_captions")

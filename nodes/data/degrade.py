@@ -41,3 +41,13 @@ def blur(image: Tensor, scale: float) -> Tensor:
         return image
     small = F.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
     return F.interpolate(small, size=(height, width), mode="bicubic", align_corners=False)
+
+
+def shift_and_mirror(sample: Tensor, pixels: int, u: Tensor) -> Tensor:
+    """Samples (B, C, H, W), each moved by up to `pixels` and half of them mirrored; u (3, B) uniform in [0, 1)."""
+    height, width = sample.shape[2:]
+    padded = F.pad(sample, (pixels,) * 4, mode="replicate")
+    down, right = (u[:2] * (2 * pixels + 1)).long()
+    moved = [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(zip(down, right, strict=True))]
+    out = torch.stack(moved)
+    return torch.where((u[2] < 0.5)[:, None, None, None], out.flip(3), out)

@@ -27,6 +27,7 @@ class ClassifierConfig:
     blocks: int = 1
     attention: tuple[int, ...] = (2,)
     heads: int = 4
+    patch: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
@@ -35,7 +36,7 @@ class ClassifierConfig:
     @property
     def cells(self) -> int:
         """How many positions the coarsest resolution has."""
-        return int((self.size // 2 ** (len(self.multipliers) - 1)) ** 2)
+        return int((self.size // self.patch // 2 ** (len(self.multipliers) - 1)) ** 2)
 
     def trunk(self) -> UNetConfig:
         return UNetConfig(
@@ -46,6 +47,7 @@ class ClassifierConfig:
             blocks=self.blocks,
             attention=self.attention,
             heads=self.heads,
+            patch=self.patch,
         )
 
 

@@ -6,10 +6,13 @@ Tensors are (B, C, H, W) or token sequences (B, L, C); times are (B) on the sche
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
@@ -72,6 +75,16 @@ class ResidualBlock(nn.Module):
         return out
 
 
+def training_kernel(query: Tensor) -> AbstractContextManager[None]:
+    """Plain products for attention that is trained on the CPU, where the fused kernel's backward is much slower.
+
+    Any other attention takes the kernel that torch chooses.
+    """
+    if query.requires_grad and query.device.type == "cpu":
+        return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH))
+    return nullcontext()
+
+
 class Attention(nn.Module):
     """Multi-head attention from queries (B, N, C) to keys and values (B, L, D).
 
@@ -96,9 +109,10 @@ class Attention(nn.Module):
             self.split_heads(layer(source))
             for layer, source in ((self.query, x), (self.key, context), (self.value, context))
         )
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
-        )
+        with training_kernel(query):
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
+            )
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 

@@ -29,6 +29,8 @@ class UNetConfig:
     attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
     context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
     condition; None or 0 where the model has no such condition.
+    patch: folds patch × patch values of x and of the spatial condition into channels before the first convolution and
+    unfolds them after the last: cheap where a model works on pixels.
     kind: what the output is, ε, x0 or v.
     """
 
@@ -42,6 +44,7 @@ class UNetConfig:
     context_dim: int | None = None
     vector_dim: int | None = None
     spatial_channels: int = 0
+    patch: int = 1
     kind: Literal["eps", "x0", "v"] = "eps"
 
     def __post_init__(self) -> None:
@@ -74,7 +77,9 @@ class UNetTrunk(nn.Module):
         embedding = 4 * width
         self.time_embedding = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.vector_embedding = None if config.vector_dim is None else nn.Linear(config.vector_dim, embedding)
-        self.stem = nn.Conv2d(config.in_channels + config.spatial_channels, width, 3, padding=1)
+        self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
+        inputs = (config.in_channels + config.spatial_channels) * config.patch**2
+        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
 
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
@@ -112,7 +117,7 @@ class UNetTrunk(nn.Module):
         spatial: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The features (B, width, h, w) of the coarsest resolution, and those to skip to, in the order of `skips`."""
-        h = self.stem(x if spatial is None else torch.cat([x, spatial], dim=1))
+        h = self.stem(self.fold(x if spatial is None else torch.cat([x, spatial], dim=1)))
         skips = [h]
         for level in range(len(self.config.multipliers)):
             for block in range(self.config.blocks):
@@ -141,7 +146,8 @@ class UNet(UNetTrunk):
                 self.upsample.append(Upsample(width))
 
         self.norm = group_norm(width)
-        self.head = zero_init(nn.Conv2d(width, config.out_channels, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(width, config.out_channels * config.patch**2, 3, padding=1))
+        self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
     def forward(
         self,
@@ -166,5 +172,5 @@ class UNet(UNetTrunk):
                 h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens, mask)
             if level < len(self.upsample):
                 h = self.upsample[level](h)
-        out: Tensor = self.head(F.silu(self.norm(h)))
+        out: Tensor = self.unfold(self.head(F.silu(self.norm(h))))
         return out
