@@ -197,8 +197,8 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[in
     """The kernel distance of Bińkowski et al. (2018, eq. 4), times 1,000, between features (N, D) and (M, D).
 
     The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³, over all pairs: it may be below zero. Its standard error
-    comes from leaving out each of `blocks` parts of either set (the jackknife). The paper's features are Inception's;
-    values for other features, such as EfficientNet's, do not compare with published ones.
+    comes from leaving out each of `blocks` parts of either set (the jackknife); it is too large for sets that are much
+    alike. The paper's features are Inception's: values for others, such as EfficientNet's, do not compare with its own.
     """
     import numpy as np
 

@@ -1,0 +1,99 @@
+"""Plots show their table: lines where the numbers are, gaps where there are none, nothing shared between figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidegraph.nodes import plot
+from guidegraph.nodes.plot import plot_lines, plot_scatter
+from guidegraph.nodes.tabular import Table
+
+pytest.importorskip("matplotlib")
+
+TABLE = Table(
+    {
+        "t": [0, 1, 2, 3, 0, 1, 2, 3],
+        "kind": ["up"] * 4 + ["down"] * 4,
+        "y": [1.0, 2.0, 3.0, 4.0, 4.0, 3.0, None, 1.0],
+        "low": [0.5, 1.5, 2.5, 3.5, 3.5, 2.5, 1.5, 0.5],
+        "high": [1.5, 2.5, 3.5, 4.5, 4.5, 3.5, 2.5, 1.5],
+    }
+)
+
+
+def coloured(image: Tensor) -> int:
+    """How many pixels are no grey."""
+    return int((image.amax(1) - image.amin(1) > 0.2).sum())
+
+
+@pytest.mark.parametrize("draw", [plot_lines, plot_scatter])
+@pytest.mark.parametrize("by", ["", "kind"])
+def test_a_plot_is_a_picture_of_the_size_asked_for(draw: Any, by: str) -> None:
+    image = draw(TABLE, x="t", y="y", by=by, title="a title", size=(320, 200))
+    assert image.shape == (1, 3, 200, 320)
+    assert image.dtype == torch.float32
+    assert -1 <= image.min() < image.max() == 1
+    assert coloured(image) > 50
+
+
+def test_the_same_table_is_the_same_picture() -> None:
+    first, second = (plot_lines(TABLE, x="t", y="y", by="kind", band=("low", "high")) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_every_line_adds_to_the_picture() -> None:
+    pictures = [
+        plot_lines(TABLE, x="t", y="y"),
+        plot_lines(TABLE, x="t", y="y", by="kind"),
+        plot_lines(TABLE, x="t", y="y", by="kind", band=("low", "high")),
+        plot_lines(TABLE, x="t", y=["low", "y", "high"], by="kind"),
+    ]
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    assert coloured(pictures[2]) > 4 * coloured(pictures[1])  # the bands
+
+
+def test_cells_without_a_number_are_left_out() -> None:
+    table = Table(
+        {"x": [1, None, 3, 4, 5], "y": [1.0, 2.0, math.nan, "word", 3.0], "z": [1.0, 2.0, 3.0, 4.0, math.inf]}
+    )
+    assert plot.points(table, "x", "y") == [[1.0, 5.0], [1.0, 3.0]]
+    assert plot.points(table, "x", "y", "z") == [[1.0], [1.0], [1.0]]
+
+
+def test_points_carry_their_texts() -> None:
+    plain, named = (plot_scatter(TABLE, x="t", y="y", by="kind", text=text) for text in ("", "kind"))
+    assert not torch.equal(plain, named)
+
+
+@pytest.mark.parametrize("log", ["x", "y", "both"])
+def test_axes_may_be_logarithmic(log: Any) -> None:
+    table = Table({"x": [1, 10, 100], "y": [1, 10, 100]})
+    assert not torch.equal(plot_lines(table, x="x", y="y", log=log), plot_lines(table, x="x", y="y"))
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no column 'hihg'; did you mean 'high'"):
+        plot_lines(TABLE, x="t", y="hihg")
+    with pytest.raises(ValueError, match="no column 'method'"):
+        plot_scatter(TABLE, x="t", y="y", by="method")
+    with pytest.raises(ValueError, match="give one y"):
+        plot_lines(TABLE, x="t", y=["y", "low"], band=("low", "high"))
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    with pytest.raises(ValueError, match=r"pip install 'guidegraph\[plot\]'"):
+        plot_lines(TABLE, x="t", y="y")
+
+
+def test_pyplot_and_its_global_state_stay_out() -> None:
+    plot_lines(TABLE, x="t", y="y")
+    assert "matplotlib.pyplot" not in sys.modules
