@@ -95,7 +95,10 @@ def table(scheduler: Scheduler) -> Table:
     Column `x.eps` is what ε counts for in the next x, `s1.x0` what x̂0 counts for in the first value that is kept, and
     so on; those that are zero in every row are left out.
     """
-    levels = {"t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
+    import torch
+
+    row = torch.arange(len(scheduler.t))
+    levels = {"row": row, "t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
     named = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
     for i, output in enumerate(("x", *INPUTS[4:])):
         for j, name in enumerate(INPUTS):

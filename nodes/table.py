@@ -35,11 +35,21 @@ def columns(
 
 
 @node("table.stack")
-def stack(tables: Sequence[Table]) -> Table:
-    """The rows of tables one after the other, with the columns of all of them; a cell that a table lacks is empty."""
-    names = list(dict.fromkeys(name for table in tables for name in table))
+def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = None) -> Table:
+    """The rows of tables one after the other, with the columns of all of them; a cell that a table lacks is empty.
+
+    by: one more column, the first, that names the table of each row; names: of the tables, in order.
+    """
+    if (names is not None and len(names) != len(tables)) or (by and names is None):
+        raise ValueError(f"{len(tables)} tables need as many names to tell their rows apart; found {names}")
+    if names is not None and (not by or any(by in table for table in tables)):
+        raise ValueError(f"'by' is the name of a new column that says of which table a row is; found '{by}'")
+    columns = list(dict.fromkeys(name for table in tables for name in table))
     rows = [row for table in tables for row in table.records()]
-    return Table({name: [row.get(name) for row in rows] for name in names})
+    found: dict[str, list[Entry]] = {name: [row.get(name) for row in rows] for name in columns}
+    if names is None:
+        return Table(found)
+    return Table({by: [name for name, table in zip(names, tables, strict=True) for _ in range(table.rows)], **found})
 
 
 @node("table.join")

@@ -183,8 +183,8 @@ def test_grids_that_cannot_be_are_refused(build: Callable[[Any], Sampler], messa
 
 def test_the_table_names_the_coefficients_that_are_not_zero_everywhere() -> None:
     scheduler = samplers.dpmpp_2m(scaled_linear(), steps=4).scheduler
-    found = table(scheduler)
-    assert list(found) == ["t", "alpha", "sigma", "sigma/alpha", "score_gain", "x.x", "x.x0", "x.s1", "s1.x0"]
+    found, levels = table(scheduler), ("t", "alpha", "sigma", "sigma/alpha")
+    assert list(found) == ["row", *levels, "score_gain", "x.x", "x.x0", "x.s1", "s1.x0"]
     assert found["s1.x0"][1] == 1.0
     assert (found["x.x"][-1], found["x.x0"][-1]) == (0.0, 1.0)
     assert found["x.x0"] == tuple(scheduler.matrix[:, 0, 1].tolist())

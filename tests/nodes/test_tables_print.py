@@ -75,6 +75,16 @@ def test_stacked_tables_have_the_columns_of_all() -> None:
     assert dict(found) == {"a": (1, 3, 4), "b": (2, None, None), "c": (None, "x", "y")}
 
 
+def test_stacked_tables_may_be_told_apart() -> None:
+    tables = [Table({"a": [1, 2]}), Table({"a": [3]})]
+    found = stack(tables, by="kind", names=["x", "y"])
+    assert list(found.items()) == [("kind", ("x", "x", "y")), ("a", (1, 2, 3))]
+    with pytest.raises(ValueError, match="2 tables need as many names"):
+        stack(tables, by="kind", names=["x"])
+    with pytest.raises(ValueError, match="'by' is the name of a new column"):
+        stack(tables, by="a", names=["x", "y"])
+
+
 def test_join_matches_rows_by_a_column() -> None:
     left, right = Table({"k": [1, 2, 3], "a": [10, 20, 30]}), Table({"k": [3, 1], "b": ["three", "one"]})
     assert dict(join(left, right, on="k")) == {"k": (1, 2, 3), "a": (10, 20, 30), "b": ("one", None, "three")}
