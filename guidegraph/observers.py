@@ -42,17 +42,17 @@ class JsonLog:
 
 
 class PlainLog:
-    """A line for each node that is done, and for each loop one at least every ``every`` seconds."""
+    """A line for each node that is done, if ``nodes`` is set, and one for each loop every ``every`` seconds."""
 
-    def __init__(self, write: Write, every: float = 10.0):
-        self._write, self._every = write, every
+    def __init__(self, write: Write, every: float = 10.0, *, nodes: bool = True):
+        self._write, self._every, self._nodes = write, every, nodes
         self._last: dict[str, float] = {}
 
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.NodeStarted(path, node) if node == "loop":
                 self._last[path] = time.monotonic()
-            case events.NodeFinished(path, node, seconds, origin):
+            case events.NodeFinished(path, node, seconds, origin) if self._nodes:
                 how = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
                 self._write(f"{path} ({node}): {how}")
             case events.LoopProgress(path, done, total, values):

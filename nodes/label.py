@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 
 Class = Annotated[int, Ge(0)]
@@ -35,6 +36,18 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
     import torch
 
     return (torch.arange(batch, device=current_device()) + start) % classes
+
+
+@node("label.argmax")
+def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0)] | None = None) -> Label:
+    """The greatest of the scores (B, K) as a label (B), counted from `first`, among `count` columns from there on.
+
+    Of labels in {0, 1}, such as data.scenes has, it gives the one that is set. Raises an error where K is too small.
+    """
+    last = scores.shape[1] if count is None else first + count
+    if not first < last <= scores.shape[1]:
+        raise ValueError(f"columns {first} … {last - 1} are not all there: the scores have {scores.shape[1]}")
+    return scores[:, first:last].argmax(1)
 
 
 @node("label.embed", host=True)

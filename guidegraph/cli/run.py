@@ -172,13 +172,15 @@ def _recorded(record: RunRecord, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
-    """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or nothing."""
+    """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or a line a minute."""
     if given.json:
         yield [JsonLog(typer.echo, lambda name: writer.files.get(name, []))]
     elif given.verbose:
         yield [PlainLog(say)]
-    elif given.quiet or not typer.get_text_stream("stderr").isatty():
+    elif given.quiet:
         yield []
+    elif not typer.get_text_stream("stderr").isatty():
+        yield [PlainLog(say, every=60.0, nodes=False)]
     else:
         from rich.console import Console
 

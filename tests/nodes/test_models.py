@@ -314,3 +314,22 @@ def test_every_kind_of_part_can_be_saved_and_others_are_refused(tmp_path: Path) 
     assert torch.equal(detector(image), again(image))
     with pytest.raises(ValueError, match="a Linear cannot be saved as a model part"):
         save_parts(tmp_path, {"x": torch.nn.Linear(1, 1)})
+
+
+def test_a_unet_that_folds_pixels_is_one_on_the_folded_picture() -> None:
+    folded: UNet = randomised(UNet(UNetConfig(**SMALL, in_channels=1, out_channels=1, spatial_channels=2, patch=2)))
+    plain = UNet(UNetConfig(**SMALL, in_channels=4, out_channels=4, spatial_channels=8))
+    plain.load_state_dict(folded.state_dict())
+    x, spatial, t = torch.randn(2, 1, 16, 16), torch.randn(2, 2, 16, 16), torch.tensor([3.0, 800.0])
+    expected = plain(F.pixel_unshuffle(x, 2), t, spatial=F.pixel_unshuffle(spatial, 2))
+    torch.testing.assert_close(folded(x, t, spatial=spatial), F.pixel_shuffle(expected, 2))
+
+
+def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
+    layer: Attention = randomised(Attention(8, 6, 2))
+    x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 6)
+    mask = torch.arange(7)[None] < torch.tensor([[7], [3]])
+    fused = layer(x, context, mask)
+    trained = layer.requires_grad_(True)(x, context, mask)
+    assert trained.requires_grad
+    torch.testing.assert_close(trained.detach(), fused)
