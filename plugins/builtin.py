@@ -11,6 +11,7 @@ from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
 MODULES = (
+    "adversarial",
     "autoencoder",
     "classifier",
     "condition",
@@ -20,6 +21,7 @@ MODULES = (
     "guidance",
     "image",
     "label",
+    "latents",
     "losses",
     "mask",
     "metrics",
@@ -33,6 +35,7 @@ MODULES = (
     "table",
     "tensor",
     "text",
+    "vq",
 )
 
 TYPES = (

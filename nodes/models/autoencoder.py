@@ -1,21 +1,23 @@
-"""The KL autoencoder: pictures in [-1, 1] to latents of unit variance, and back."""
+"""Autoencoders, KL- and VQ-regularised: pictures in [-1, 1] to latents of unit variance, and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, Upsample, group_norm
+from guidegraph.nodes.models.quantiser import VectorQuantiser
 
 INITIAL_LOG_VARIANCE = -6.0
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of a KLAutoencoder; f = patch · 2^(len(multipliers) − 1).
+    """The shape of an autoencoder; f = patch · 2^(len(multipliers) − 1).
 
     `patch` folds patch × patch pixels into channels before the first convolution, and unfolds them
     after the last, which saves most of the work at full resolution.
@@ -34,13 +36,21 @@ class AutoencoderConfig:
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
+@dataclass(frozen=True)
+class VQConfig(AutoencoderConfig):
+    """The shape of a VQAutoencoder: `codes` vectors as wide as the latent; decay: see VectorQuantiser."""
+
+    codes: int = 1024
+    decay: float | None = None
+
+
 def stages(config: AutoencoderConfig) -> list[int]:
     """The width of each resolution, finest first."""
     return [config.channels * multiplier for multiplier in config.multipliers]
 
 
-def build_encoder(config: AutoencoderConfig) -> nn.Sequential:
-    """Picture (B, 3, H, W) to moments (B, 2 c, H/f, W/f)."""
+def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
+    """Picture (B, 3, H, W) to (B, outputs, H/f, W/f)."""
     widths = stages(config)
     layers: list[nn.Module] = [
         nn.PixelUnshuffle(config.patch),
@@ -53,11 +63,8 @@ def build_encoder(config: AutoencoderConfig) -> nn.Sequential:
         for _ in range(config.blocks):
             layers.append(ResidualBlock(width, next_width))
             width = next_width
-    layers += [ResidualBlock(width, width), group_norm(width), nn.SiLU()]
-    head = nn.Conv2d(width, 2 * config.latent_channels, 3, padding=1)
-    if head.bias is not None:  # a small variance at first, or the decoder learns to ignore a latent drowned in noise
-        nn.init.constant_(head.bias[config.latent_channels :], INITIAL_LOG_VARIANCE)
-    return nn.Sequential(*layers, head)
+    layers += [ResidualBlock(width, width), group_norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1)]
+    return nn.Sequential(*layers)
 
 
 def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
@@ -76,8 +83,8 @@ def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class KLAutoencoder(nn.Module):
-    """A KL-regularised autoencoder (Rombach et al. 2022, section 3.1) that owns the scale of its latents.
+class FirstStage(nn.Module):
+    """An autoencoder that owns the scale of its latents (Rombach et al. 2022, section 3.1); KL and VQ are its kinds.
 
     The buffer `scale` is measured after training (one over the standard deviation of the latents), so
     that `encode` gives unit variance and the caller never sees the factor.
@@ -85,12 +92,43 @@ class KLAutoencoder(nn.Module):
 
     scale: Tensor
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, outputs: int) -> None:
         super().__init__()
-        self.config = config
-        self.encoder = build_encoder(config)
+        self.encoder = build_encoder(config, outputs)
         self.decoder = build_decoder(config)
         self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution, where the adaptive weight compares gradients."""
+        return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
+
+    def latent(self, image: Tensor) -> Tensor:
+        """The latent (B, c, h, w) of pictures, unscaled."""
+        raise NotImplementedError
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """The picture (B, 3, H, W) of an unscaled latent."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
+        return (self.latent(image.to(self.scale.dtype)) * self.scale).to(image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
+        return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
+
+
+class KLAutoencoder(FirstStage):
+    """An autoencoder whose q(z | x) is held near N(0, 1) by a small divergence; its latent is the mean."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(config, 2 * config.latent_channels)
+        self.config = config
+        bias = list(self.encoder[-1].parameters())[1]
+        # A small variance at first, or the decoder learns to ignore a latent drowned in noise.
+        nn.init.constant_(bias[config.latent_channels :], INITIAL_LOG_VARIANCE)
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (B, c, h, w), unscaled."""
@@ -98,25 +136,53 @@ class KLAutoencoder(nn.Module):
         width = self.config.latent_channels
         return moments[:, :width], moments[:, width:].clamp(-30.0, 20.0)
 
+    def latent(self, image: Tensor) -> Tensor:
+        return self.moments(image)[0]
+
     def reconstruct(self, z: Tensor) -> Tensor:
-        """The picture (B, 3, H, W) of an unscaled latent."""
         picture: Tensor = self.decoder(z)
         return picture
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The mean latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
-        mean, _ = self.moments(image.to(self.scale.dtype))
-        return (mean * self.scale).to(image.dtype)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
-        return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction from a sample of q(z | x) with the given standard normal noise, mean and log-variance."""
         mean, log_variance = self.moments(image)
         z = mean + torch.exp(0.5 * log_variance) * noise
         return self.reconstruct(z), mean, log_variance
+
+
+class VQTerms(NamedTuple):
+    """A picture (B, 3, H, W) as it comes back, the indices (B, h, w) of its codes, and the quantiser's two terms."""
+
+    image: Tensor
+    codes: Tensor
+    codebook: Tensor
+    commitment: Tensor
+
+
+class VQAutoencoder(FirstStage):
+    """An autoencoder whose quantiser is part of the decoder (Rombach et al. 2022, section 3.1, VQ-reg).
+
+    Its latent is z_e, before quantisation, as diffusion needs it; `decode` quantises by itself.
+    """
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__(config, config.latent_channels)
+        self.config = config
+        self.quantiser = VectorQuantiser(config.codes, config.latent_channels, config.decay)
+
+    def latent(self, image: Tensor) -> Tensor:
+        z: Tensor = self.encoder(image)
+        return z
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(self.quantiser.quantise(z))
+        return picture
+
+    def forward(self, image: Tensor) -> VQTerms:
+        """What a loss needs of pictures (B, 3, H, W) in [-1, 1], with gradients."""
+        quantised = self.quantiser(self.latent(image))
+        picture = self.decoder(quantised.z.to(self.scale.dtype))
+        return VQTerms(picture, quantised.codes, quantised.codebook, quantised.commitment)
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

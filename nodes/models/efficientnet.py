@@ -104,6 +104,7 @@ class EfficientNetLite0(nn.Module):
         h = image.to(self.fc.weight.dtype)
         if self.size is not None and h.shape[-2:] != (self.size, self.size):
             h = F.interpolate(h, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        h = h.contiguous(memory_format=torch.channels_last)  # depthwise convolutions are faster in it on a CPU
         h = F.relu6(self.bn0(self.conv_stem(h)))
         maps = []
         for number, block in enumerate(self.blocks):
@@ -129,7 +130,8 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
     except Exception as error:
         raise ValueError(f"'{path}' does not hold the weights of EfficientNet-lite0: {error}") from error
-    return network.eval().requires_grad_(False)
+    frozen: EfficientNetLite0 = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return frozen
 
 
 def plain_name(name: str) -> str:

@@ -1,0 +1,112 @@
+"""The patch-adversarial part of an autoencoder's loss (Esser et al. 2021; Rombach et al. 2022, appendix G)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+from annotated_types import Ge, Gt
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.losses import Weight
+from guidegraph.nodes.model import Channels, untrained
+from guidegraph.nodes.types import Autoencoder, Discriminator, Image
+
+Kind = Literal["hinge", "vanilla"]
+Step = Annotated[int, Ge(0)]
+
+
+@node("model.discriminator")
+def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channels = 2) -> Discriminator:
+    """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70."""
+    from guidegraph.nodes.models.discriminator import DiscriminatorConfig, PatchDiscriminator
+
+    config = DiscriminatorConfig(channels=channels, layers=layers)
+    model: Discriminator = untrained(lambda: PatchDiscriminator(config), seed)
+    return model
+
+
+@node("loss.discriminator")
+def discriminator_loss(
+    discriminator: Discriminator, real: Image, fake: Image, index: int = 0, *, kind: Kind = "hinge", start: Step = 0
+) -> Tensor:
+    """How badly a discriminator tells real pictures from made ones: a number (), 0 before step `start`.
+
+    hinge: ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))] (Lim & Ye 2017); vanilla: the mean of the two cross-entropies
+    (Goodfellow et al. 2014). No gradient goes to `fake`. index: the loop's; give `start` in the loop's `train` too.
+    """
+    from torch.nn import functional
+
+    if index < start:
+        return real.new_zeros(())
+    of_real, of_fake = discriminator(real).float(), discriminator(fake.detach()).float()
+    if kind == "hinge":
+        return 0.5 * (functional.relu(1 - of_real).mean() + functional.relu(1 + of_fake).mean())
+    return 0.5 * (functional.softplus(-of_real).mean() + functional.softplus(of_fake).mean())
+
+
+@node("loss.generator")
+def generator_loss(
+    discriminator: Discriminator, image: Image, index: int = 0, *, kind: Kind = "hinge", start: Step = 0
+) -> Tensor:
+    """How far made pictures are from passing for real: a number (), 0 before step `start`, when nothing is computed.
+
+    hinge: −E[D(x̂)]; vanilla: −E[log sigmoid D(x̂)], the form that does not saturate (Goodfellow et al. 2014, section 3).
+    The code of Esser et al. uses the first with both.
+    """
+    from torch.nn import functional
+
+    if index < start:
+        return image.new_zeros(())
+    logits = discriminator(image).float()
+    return -logits.mean() if kind == "hinge" else functional.softplus(-logits).mean()
+
+
+class Balanced(NamedTuple):
+    """loss: factor · weight · the generator's loss. weight: λ, a number () without gradient, 0 before the start."""
+
+    loss: Tensor
+    weight: Tensor
+
+
+@node("loss.adaptive_weight")
+def adaptive_weight(
+    reconstruction: Tensor,
+    generator: Tensor,
+    autoencoder: Autoencoder,
+    index: int = 0,
+    *,
+    factor: Weight = 0.8,
+    start: Step = 0,
+    delta: Annotated[float, Gt(0)] = 1e-6,
+    largest: Annotated[float, Gt(0)] = 1e4,
+) -> Balanced:
+    """The generator's loss, as strong as the reconstruction's at the decoder's last layer L (Esser et al. 2021, eq. 7).
+
+    λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`: a warm-up in which
+    the autoencoder learns without an opponent. reconstruction, generator: losses () of it. index: the loop's.
+    The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and multiplies by a factor as this does.
+    """
+    import torch
+
+    if index < start:
+        return Balanced(torch.zeros_like(generator), torch.zeros_like(generator))
+    network: Any = autoencoder
+    last = network.last_layer
+    wanted, found = (
+        torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, generator)
+    )
+    weight = (wanted / (found + delta)).clamp(max=largest).detach()
+    return Balanced(factor * weight * generator, weight)
+
+
+@node("loss.sum")
+def weighted_sum(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
+    """The sum of losses (), each times its weight (1 where no weights are given)."""
+    import torch
+
+    factors = [1.0] * len(losses) if weights is None else weights
+    if len(factors) != len(losses):
+        raise ValueError(f"{len(losses)} losses need as many weights; found {len(factors)}")
+    return torch.stack([factor * loss.float() for factor, loss in zip(factors, losses, strict=True)]).sum()

@@ -1,0 +1,110 @@
+"""The vector quantiser: each vector of a latent to the nearest one of a learned codebook (van den Oord et al. 2017)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+DEAD = 0.1
+"""A code that stands for fewer vectors of a batch than this, averaged, is dead."""
+
+
+class Quantised(NamedTuple):
+    """What the quantiser says of vectors z_e (B, D, h, w); e is the nearest code of each.
+
+    z: e, with the gradient of z_e (the straight-through estimator). codes: (B, h, w), the index of e, int64. codebook:
+    ‖sg(z_e) − e‖², which moves the codes alone. commitment: ‖z_e − sg(e)‖², which moves the encoder alone; β multiplies
+    this one. Both are means over elements.
+    """
+
+    z: Tensor
+    codes: Tensor
+    codebook: Tensor
+    commitment: Tensor
+
+
+class VectorQuantiser(nn.Module):
+    """`codes` vectors of width `width`.
+
+    decay: None trains the codes by the gradient of the codebook term (van den Oord et al. 2017, eq. 3). With a number
+    they are moving averages of the vectors that they stand for (there, appendix A), kept in buffers and moved by each
+    `forward` in training mode; a code that hardly any vector is near to is set to a random vector of the batch. Such a
+    move is not taken back where a step is broken off after it, in a loop inside of a training body.
+    """
+
+    codebook: Tensor
+    count: Tensor
+    total: Tensor
+
+    def __init__(self, codes: int, width: int, decay: float | None = None) -> None:
+        super().__init__()
+        self.decay = decay
+        start = torch.empty(codes, width).uniform_(-1, 1)
+        if decay is None:
+            self.codebook = nn.Parameter(start)
+            return
+        self.register_buffer("codebook", start)
+        self.register_buffer("count", torch.zeros(codes))
+        self.register_buffer("total", torch.zeros(codes, width))
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The index (B, h, w) of the code nearest to each vector of z (B, D, h, w), in float32 at least."""
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            wide = torch.promote_types(z.dtype, torch.float32)
+            vectors, codes = vectors_of(z).to(wide), self.codebook.to(wide)
+            distance = codes.square().sum(1) - 2 * vectors @ codes.T  # but for ‖z‖², which is the same for all codes
+            return distance.argmin(1).reshape(z.shape[0], *z.shape[2:])
+
+    def lookup(self, index: Tensor) -> Tensor:
+        """The codes (B, D, h, w) of indices (B, h, w)."""
+        return self.codebook[index].permute(0, 3, 1, 2)
+
+    def quantise(self, z: Tensor) -> Tensor:
+        """The nearest codes (B, D, h, w) of vectors z (B, D, h, w). A code is its own nearest: twice is as once."""
+        return self.lookup(self.nearest(z)).to(z.dtype)
+
+    def forward(self, z: Tensor) -> Quantised:
+        """Quantise z (B, D, h, w) for training."""
+        z = z.float()
+        index = self.nearest(z)
+        e = self.lookup(index).float()
+        codebook, commitment = (z.detach() - e).square().mean(), (z - e.detach()).square().mean()
+        quantised = Quantised(z + (e - z).detach(), index, codebook, commitment)
+        if self.training and self.decay is not None:
+            self.follow(z.detach(), index)
+        return quantised
+
+    @torch.no_grad()
+    def follow(self, z: Tensor, index: Tensor) -> None:
+        """One step of the moving averages: N ← γN + (1−γ)n, m ← γm + (1−γ)Σz, e = m/N, with γ the decay."""
+        assert self.decay is not None
+        vectors, chosen = vectors_of(z).to(self.total.dtype), index.flatten()
+        found = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
+        self.count.lerp_(found, 1 - self.decay)
+        self.total.lerp_(torch.zeros_like(self.total).index_add_(0, chosen, vectors), 1 - self.decay)
+        dead = self.count < DEAD
+        fresh = vectors[torch.randint(len(vectors), (len(self.count),), device="cpu").to(z.device)]
+        self.count.masked_fill_(dead, 1.0)
+        self.total.copy_(torch.where(dead[:, None], fresh, self.total))
+        self.codebook.copy_(self.total / self.count[:, None])
+
+
+def vectors_of(z: Tensor) -> Tensor:
+    """(B, D, h, w) as (B · h · w, D)."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+class Usage(NamedTuple):
+    """share: of the codes that occur, in [0, 1]. perplexity: exp of the entropy of their frequencies, 1 … codes."""
+
+    share: Tensor
+    perplexity: Tensor
+
+
+def usage(index: Tensor, codes: int) -> Usage:
+    """How evenly indices (any shape, int64, below `codes`) use the codes; each a number ()."""
+    frequency = torch.bincount(index.flatten(), minlength=codes).float()
+    p = frequency / frequency.sum()
+    return Usage((frequency > 0).float().mean(), torch.special.entr(p).sum().exp())

@@ -1,0 +1,121 @@
+"""The VQ-regularised autoencoder as nodes: make one, its loss, and how much of its codebook is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge, Gt, Lt
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.losses import Weight
+from guidegraph.nodes.model import Channels, Multipliers, untrained
+from guidegraph.nodes.types import Autoencoder, Image
+
+
+@node("model.vq_autoencoder")
+def new_vq_autoencoder(
+    *,
+    seed: int = 0,
+    channels: Channels = 48,
+    multipliers: Multipliers = (1, 2),
+    blocks: Channels = 1,
+    patch: Channels = 2,
+    latent_channels: Channels = 4,
+    codes: Annotated[int, Ge(2)] = 1024,
+    decay: Annotated[float, Gt(0), Lt(1)] | None = None,
+) -> Autoencoder:
+    """An untrained VQ autoencoder with f = patch · 2^(levels − 1); its `codes` are vectors of `latent_channels`.
+
+    decay: with a number, the codes are moving averages of the vectors they stand for, and codes that nothing is near to
+    begin anew (van den Oord et al. 2017, appendix A); without one they are trained by gradient.
+    """
+    from guidegraph.nodes.models.autoencoder import VQAutoencoder, VQConfig
+
+    config = VQConfig(
+        latent_channels=latent_channels,
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        patch=patch,
+        codes=codes,
+        decay=decay,
+    )
+    model: Autoencoder = untrained(lambda: VQAutoencoder(config), seed)
+    return model
+
+
+class VQLoss(NamedTuple):
+    """The loss to train with, and what it is made of.
+
+    loss = reconstruction + quantisation. reconstruction: L1 + L2 + edges. quantisation: the codebook term, where it is
+    trained by gradient, plus β times the commitment. image: the pictures (B, 3, H, W) as they come back, for more
+    losses. share and perplexity: how many of the codes this batch uses, and how evenly; without gradient.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    quantisation: Tensor
+    image: Image
+    share: Tensor
+    perplexity: Tensor
+
+
+@node("loss.vq_autoencoder")
+def vq_autoencoder_loss(
+    autoencoder: Autoencoder, image: Image, *, beta: Weight = 0.25, gradient: Weight = 0.5
+) -> VQLoss:
+    """L1 + L2 + edges + ‖sg(z_e) − e‖² + β‖z_e − sg(e)‖² of a VQ autoencoder (van den Oord et al. 2017, eq. 3).
+
+    beta: of the commitment, which holds the encoder to the codes; the first term moves the codes, and with moving
+    averages there is none. Both are means over elements. gradient: weight of the error of the picture's differences.
+    """
+    from guidegraph.nodes.models.autoencoder import gradient_loss
+    from guidegraph.nodes.models.quantiser import usage
+
+    network = vq_network(autoencoder)
+    terms = network(image)
+    picture = terms.image.float()
+    error = picture - image
+    reconstruction = error.abs().mean() + error.square().mean() + gradient * gradient_loss(picture, image)
+    quantisation = beta * terms.commitment
+    if network.config.decay is None:
+        quantisation = quantisation + terms.codebook
+    used = usage(terms.codes, network.config.codes)
+    return VQLoss(reconstruction + quantisation, reconstruction, quantisation, picture, used.share, used.perplexity)
+
+
+class CodebookUsage(NamedTuple):
+    """share: of the codes that occur at all. perplexity: exp of the entropy of their frequencies, 1 … codes."""
+
+    share: float
+    perplexity: float
+
+
+@node("autoencoder.codebook_usage")
+def codebook_usage(
+    autoencoder: Autoencoder, batches: Sequence[SceneBatch], *, count: Annotated[int, Ge(1)] = 16
+) -> CodebookUsage:
+    """How much of a VQ autoencoder's codebook the pictures of the first `count` batches use."""
+    import torch
+
+    from guidegraph.nodes.models.quantiser import usage
+
+    network = vq_network(autoencoder)
+    with torch.no_grad():
+        device = network.scale.device
+        images = (batches[i].image.to(device, network.scale.dtype) for i in range(min(count, len(batches))))
+        indices = [network.quantiser.nearest(network.latent(image)).flatten() for image in images]
+    found = usage(torch.cat(indices), network.config.codes)
+    return CodebookUsage(float(found.share), float(found.perplexity))
+
+
+def vq_network(autoencoder: Autoencoder) -> Any:
+    """The autoencoder, if it is one with a codebook. Raises ``ValueError`` for another."""
+    from guidegraph.nodes.models.autoencoder import VQAutoencoder
+
+    if not isinstance(autoencoder, VQAutoencoder):
+        raise ValueError(f"expected a VQ autoencoder, which has a codebook; found {type(autoencoder).__name__}")
+    return autoencoder
