@@ -266,12 +266,17 @@ def new_segmenter(
 
 @node("model.image_embedder")
 def new_image_embedder(
-    *, seed: int = 0, width: Channels = 128, channels: Channels = 32, multipliers: Multipliers = (1, 2, 3)
+    *,
+    seed: int = 0,
+    width: Channels = 128,
+    tokens: Annotated[int, Ge(0)] = 0,
+    channels: Channels = 32,
+    multipliers: Multipliers = (1, 2, 3),
 ) -> ImageEmbedder:
-    """An untrained embedding of pictures as a condition's vector; see VisionConfig for the settings."""
+    """An untrained embedding of pictures as a condition's vector and tokens; see VisionConfig for the settings."""
     from guidegraph.nodes.models.vision import ImageModel, VisionConfig
 
-    config = VisionConfig(width=width, channels=channels, multipliers=multipliers)
+    config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
     model: ImageEmbedder = untrained(lambda: ImageModel(config), seed)
     return model
 

@@ -15,23 +15,26 @@ from guidegraph.nodes.types import Condition
 class VisionConfig:
     """The shape of an ImageModel.
 
-    width: of the embedding. multipliers: width of each resolution in units of `channels`, finest first. patch: patch ×
-    patch pixels are folded into channels before the first convolution.
+    width: of the vector and of each token. tokens: how many tokens are made of the pooled features; 0 for a vector alone.
+    multipliers: width of each resolution in units of `channels`, finest first. patch: patch × patch pixels are folded
+    into channels before the first convolution.
     """
 
     width: int = 128
+    tokens: int = 0
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 3)
-    patch: int = 4
+    patch: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
 
 
 class ImageModel(nn.Module):
-    """An `ImageEmbedder`: convolutions, the mean over all positions, and a linear map, normalised.
+    """An `ImageEmbedder`: convolutions, the mean over all positions, and linear maps to a vector and to tokens.
 
-    Trained with the denoiser that it conditions. The null condition is a vector of zeros, which no picture has.
+    The tokens are linear in the pooled features, as in IP-Adapter (Ye et al. 2023, section 3.2.1), so they say no more
+    than these. All are normalised like a text encoder's; a vector of zeros is that of no picture.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -42,19 +45,19 @@ class ImageModel(nn.Module):
             nn.PixelUnshuffle(config.patch),
             nn.Conv2d(3 * config.patch**2, width, 3, padding=1),
         ]
-        for level, multiplier in enumerate(config.multipliers):
-            if level:
-                layers.append(Downsample(width))
-            layers.append(ResidualBlock(width, multiplier * config.channels))
+        for multiplier in config.multipliers:
+            layers += [ResidualBlock(width, multiplier * config.channels), Downsample(multiplier * config.channels)]
             width = multiplier * config.channels
-        self.features = nn.Sequential(*layers, ResidualBlock(width, width), group_norm(width), nn.SiLU())
-        self.head = nn.Linear(width, config.width)
+        layers += [ResidualBlock(width, width), ResidualBlock(width, width), group_norm(width), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(width, (1 + config.tokens) * config.width)
 
     def forward(self, image: Tensor) -> Condition:
-        """A condition with a vector (B, width) of mean 0 and variance 1, of pictures (B, 3, H, W) in [-1, 1].
+        """A condition with a vector (B, width) and, where the model has them, tokens (B, tokens, width).
 
-        The sides are multiples of `patch`.
+        Pictures (B, 3, H, W) are in [-1, 1]; their sides are multiples of `patch`.
         """
-        h = self.features(image.to(self.head.weight.dtype))
-        vector = self.head(h.mean((2, 3)))
-        return Condition(vector=F.layer_norm(vector, (self.config.width,)).to(image.dtype))
+        pooled = self.features(image.to(self.head.weight.dtype)).mean((2, 3))
+        made = self.head(pooled).unflatten(1, (-1, self.config.width))
+        made = F.layer_norm(made, (self.config.width,)).to(image.dtype)
+        return Condition(vector=made[:, 0], tokens=made[:, 1:] if self.config.tokens else None)
