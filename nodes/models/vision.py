@@ -15,7 +15,7 @@ from guidegraph.nodes.types import Condition
 class VisionConfig:
     """The shape of an ImageModel.
 
-    width: of the vector and of each token. tokens: how many tokens are made of the pooled features; 0 for a vector alone.
+    width: of the vector and of each token. tokens: how many are made of the pooled features; 0 for a vector alone.
     multipliers: width of each resolution in units of `channels`, finest first. patch: patch × patch pixels are folded
     into channels before the first convolution.
     """
