@@ -30,6 +30,9 @@ class AutoencoderConfig:
     blocks: int = 1
     patch: int = 2
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+
     @property
     def factor(self) -> int:
         """How many pixels one latent cell spans on a side."""
