@@ -130,8 +130,7 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
     except Exception as error:
         raise ValueError(f"'{path}' does not hold the weights of EfficientNet-lite0: {error}") from error
-    frozen: EfficientNetLite0 = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return frozen
+    return network.eval().requires_grad_(False)
 
 
 def plain_name(name: str) -> str:
