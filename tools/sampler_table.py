@@ -1,0 +1,119 @@
+"""Print what the samplers' tests measure: grids, differences from diffusers', and orders of convergence, as Markdown.
+
+    python tools/sampler_table.py
+
+Needs the extra `test`. The comparisons are those of tests/nodes/test_scheduler_parity.py and test_scheduler_order.py.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from guidegraph.nodes import scheduler as samplers
+from guidegraph.nodes.scheduler import Sampler
+from guidegraph.nodes.tabular import Entry, Table
+from tests.nodes.closed_form import scaled_linear
+from tests.nodes.parity import SIGMAS, SPACINGS, Case, cases
+from tests.nodes.test_scheduler_order import ORDERS, error
+
+COUNTS = (10, 20, 40, 80, 160, 320)
+GRID_STEPS = 10
+FAMILIES: dict[str, Callable[..., Sampler]] = {
+    "ddim, ddpm, pndm": samplers.ddim,
+    "euler, heun, edm, dpm2, lms": samplers.euler,
+    "dpmpp_2m, dpmpp_2s, unipc, deis": samplers.dpmpp_2m,
+}
+
+
+def parity() -> Table:
+    """A row for each sampler and its settings: the largest differences over the grids that are compared."""
+    rows: list[dict[str, Entry]] = []
+    for (name, settings, reference), group in groupby(cases(), key=_of_one_sampler):
+        alike = list(group)
+        found = [case.compare() for case in alike]
+        shifts: dict[bool, list[float]] = {True: [], False: []}
+        for case, one in zip(alike, found, strict=True):
+            shifts[case.grid.endswith(SIGMAS[1:])].append(one.grid)
+        rows.append(
+            {
+                "sampler": f"`{name}`{f', {settings}' if settings else ''}",
+                "diffusers'": reference,
+                "grids": len(alike),
+                "largest Δt": f"{max(shifts[False]):.1g}" if shifts[False] else None,
+                "Δt on σ grids": f"{max(shifts[True]):.1g}" if shifts[True] else None,
+                "largest Δx / max abs x": f"{max(d.sample for d in found):.1e}",
+            }
+        )
+    return table(rows)
+
+
+def _of_one_sampler(case: Case) -> tuple[str, str, str]:
+    return case.sampler, ", ".join(f"{k} {v}" for k, v in case.settings.items()), case.reference
+
+
+def grids() -> Table:
+    """The timesteps of each family of samplers by spacing and σ, GRID_STEPS steps."""
+    rows: list[dict[str, Entry]] = []
+    for family, node in FAMILIES.items():
+        kinds = [(spacing, "schedule") for spacing in SPACINGS] + [("linspace", sigmas) for sigmas in SIGMAS[1:]]
+        for spacing, sigmas in kinds:
+            steps = node(scaled_linear(), steps=GRID_STEPS, spacing=spacing, sigmas=sigmas).steps.tolist()
+            shown = ", ".join(f"{t:.4g}" for t in steps)
+            rows.append({"samplers": family, "spacing": spacing, "sigmas": sigmas, "timesteps": shown})
+    return table(rows)
+
+
+def orders() -> Table:
+    """A row for each ODE solver: its largest error over 64 samples, and log₂ of what a doubling divides it by."""
+    rows: list[dict[str, Entry]] = []
+    for name, settings, _ in [*ORDERS, ("unipc", {"order": 3}, 0.0)]:
+        errors = [error(name, steps, settings) for steps in COUNTS]
+        fitted = -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0]
+        rows.append(
+            {
+                "solver": f"`{name}`{', ' if settings else ''}{', '.join(f'{k} {v}' for k, v in settings.items())}",
+                **{f"{steps} steps": f"{e:.1e}" for steps, e in zip(COUNTS, errors, strict=True)},
+                "order at each doubling": ", ".join(f"{math.log2(a / b):.2f}" for a, b in pairwise(errors)),
+                "order": f"{fitted:.2f}",
+            }
+        )
+    return table(rows)
+
+
+def table(rows: list[dict[str, Entry]]) -> Table:
+    return Table({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def versions() -> str:
+    found = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("guidegraph", "diffusers", "torch", "numpy")
+    )
+    return f"Python {platform.python_version()}, {found}; float64 on the CPU"
+
+
+def sections() -> Iterator[str]:
+    yield versions()
+    yield f"### Grids: timesteps of {GRID_STEPS} steps\n\n{grids().markdown()}"
+    yield f"### Differences from diffusers\n\n{parity().markdown()}"
+    yield f"### Orders of convergence\n\n{orders().markdown()}"
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for section in sections():
+        print(f"{section}\n")
+
+
+if __name__ == "__main__":
+    main()
