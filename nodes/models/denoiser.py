@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.unet import UNet
+from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.types import Condition, Prediction
 
 
@@ -21,7 +21,11 @@ class UNetDenoiser(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B."""
+        """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
+
+        Raises ``ValueError`` for a size of x, or a spatial condition, that the network does not take.
+        """
+        check_sizes(self.network.config, x, condition.spatial)
         dtype = self.network.stem.weight.dtype
 
         def cast(tensor: Tensor | None) -> Tensor | None:
@@ -39,3 +43,23 @@ class UNetDenoiser(nn.Module):
         if config.out_channels == 2 * config.in_channels:
             return Prediction(out[:, : config.in_channels], config.kind, out[:, config.in_channels :])
         return Prediction(out, config.kind)
+
+
+def check_sizes(config: UNetConfig, x: Tensor, spatial: Tensor | None) -> None:
+    """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
+    factor = config.patch * 2 ** (len(config.multipliers) - 1)
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise ValueError(f"this denoiser takes sides that are multiples of {factor}; found x of shape {tuple(x.shape)}")
+    if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
+        found = "none" if spatial is None else f"one of {spatial.shape[1]}"
+        raise ValueError(
+            f"this denoiser takes a spatial condition of {config.spatial_channels} channels, and got {found}: see "
+            "condition.spatial, and condition.null for the null condition"
+            if config.spatial_channels
+            else f"this denoiser takes no spatial condition, and got {found} channels"
+        )
+    if spatial is not None and spatial.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"the spatial condition must have the size of x, {tuple(x.shape[2:])}; found {tuple(spatial.shape[2:])}: "
+            "set the size of condition.spatial"
+        )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.condition import drop_condition, merge_conditions, null_condition, spatial_condition
+from guidegraph.nodes.model import new_unet
 from guidegraph.nodes.types import Condition
 
 
@@ -124,3 +125,20 @@ def test_two_vectors_and_unequal_batches_do_not_merge() -> None:
         merge_conditions([one, one])
     with pytest.raises(ValueError, match=r"of one batch, or of 1 sample; found \[2, 3\]"):
         merge_conditions([Condition(spatial=torch.ones(2, 1, 2, 2)), Condition(vector=torch.ones(3, 2))])
+
+
+def test_a_denoiser_says_which_spatial_condition_and_size_it_takes() -> None:
+    small = {"channels": 8, "multipliers": (1, 1), "attention": (), "context_dim": None, "vector_dim": None}
+    denoiser, plain = new_unet(**small, spatial_channels=2), new_unet(**small)
+    x, t, spatial = torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 2, 8, 8)
+    assert denoiser(x, t, Condition(spatial=spatial)).value.shape == x.shape
+    with pytest.raises(ValueError, match="takes a spatial condition of 2 channels, and got none"):
+        denoiser(x, t, Condition())
+    with pytest.raises(ValueError, match="takes a spatial condition of 2 channels, and got one of 3"):
+        denoiser(x, t, Condition(spatial=torch.zeros(1, 3, 8, 8)))
+    with pytest.raises(ValueError, match="takes no spatial condition, and got one of 2 channels"):
+        plain(x, t, Condition(spatial=spatial))
+    with pytest.raises(ValueError, match=r"must have the size of x, \(8, 8\); found \(4, 4\)"):
+        denoiser(x, t, Condition(spatial=torch.zeros(1, 2, 4, 4)))
+    with pytest.raises(ValueError, match="sides that are multiples of 2"):
+        plain(torch.zeros(1, 4, 7, 8), t, Condition())
