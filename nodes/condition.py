@@ -26,8 +26,8 @@ def spatial_condition(
     """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
 
     The parts are brought to `size`, a side or [height, width] (by default that of the first), and concatenated along
-    the channels, in order: Rombach et al. 2022, section 4.3.2 and appendix E. A part with a leading axis of 1 serves
-    the whole batch. mode: area averages as a part shrinks, and repeats pixels as it grows.
+    the channels, in order (Rombach et al. 2022, section 4.3.2). A part with a leading axis of 1 serves the whole
+    batch. mode: area averages as a part shrinks, and repeats pixels as it grows.
     Raises an error for a part without 4 axes, or where the batches do not agree.
     """
     import torch

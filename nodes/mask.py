@@ -56,9 +56,8 @@ def random_mask(
 ) -> Mask:
     """Masks (B, 1, H, W) for the training of inpainting, in the size of `like`: boxes, and strokes of a thick brush.
 
-    As the masks of Suvorov et al. 2022 (LaMa, section 2.4), which Rombach et al. 2022 train with: 1 to 3 boxes of 15
-    to 60 % of a side, or 1 to 4 strokes; mixed: half of the samples each. They depend on (seed, index) alone; `index`
-    is the loop's.
+    In the manner of LaMa's wide masks (Suvorov et al. 2022): 1 to 3 boxes of 15 to 60 % of a side, or 1 to 4 strokes;
+    mixed: half of the samples each. They depend on (seed, index) alone; `index` is the loop's.
     """
     import torch
 
