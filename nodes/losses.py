@@ -117,11 +117,12 @@ def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
 
 
 class AutoencoderLoss(NamedTuple):
-    """The loss to train with, and two of its parts to watch."""
+    """The loss to train with, two of its parts to watch, and the pictures (B, 3, H, W) as they come back."""
 
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
+    image: Image
 
 
 @node("loss.kl_autoencoder")
@@ -149,11 +150,12 @@ def kl_autoencoder_loss(
     shape = (network.config.latent_channels, *(side // network.config.factor for side in image.shape[2:]))
     noise = torch.from_numpy(gaussian(seed, shape, image.shape[0], index)).to(image)
     reconstruction, mean, log_variance = network(image, noise)
-    error = reconstruction.float() - image
+    picture = reconstruction.float()
+    error = picture - image
     pixels = error.abs().mean() + error.square().mean()
     divergence = kl_divergence(mean.float(), log_variance.float())
-    edges = gradient_loss(reconstruction.float(), image)
-    return AutoencoderLoss(pixels + gradient * edges + kl * divergence, pixels, divergence)
+    edges = gradient_loss(picture, image)
+    return AutoencoderLoss(pixels + gradient * edges + kl * divergence, pixels, divergence, picture)
 
 
 @node("autoencoder.measure_scale")
