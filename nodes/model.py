@@ -46,6 +46,10 @@ class LoadedModel(NamedTuple):
     segmenter: Segmenter
 
 
+class MissingPart(AttributeError, ValueError):
+    """A part that a model folder does not hold is used."""
+
+
 class Missing:
     """Stands for a part that a model folder does not hold: any use of it says so."""
 
@@ -53,12 +57,12 @@ class Missing:
         self._message = f"the model '{folder}' has no part '{part}'"
 
     def __call__(self, *_: object, **__: object) -> Any:
-        raise ValueError(self._message)
+        raise MissingPart(self._message)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
-        raise ValueError(self._message)
+        raise MissingPart(self._message)
 
 
 @node("model.load", host=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,12 @@ def test_cross_entropy_is_torchs_of_vectors_and_of_maps() -> None:
 
 def test_constant_timesteps_have_one_for_each_sample() -> None:
     assert constant_timesteps(torch.zeros(3, 1, 2, 2), t=7).tolist() == [7.0, 7.0, 7.0]
+
+
+def test_a_part_that_is_missing_is_no_trouble_until_it_is_used(tmp_path: Path) -> None:
+    save_model(label=new_label_embedder(classes=4, width=6), path=tmp_path)
+    missing = load_model(path=tmp_path).autoencoder
+    assert not hasattr(missing, "parameters")
+    copy.copy(missing)
+    with pytest.raises(ValueError, match="has no part 'autoencoder'"):
+        missing.encode(torch.zeros(1, 3, 8, 8))
