@@ -13,7 +13,7 @@ from guidegraph.nodes.data.batches import Batches, emoji_batch, load_emoji, scen
 from guidegraph.nodes.data.captions import plain_caption, vocabulary
 from guidegraph.nodes.data.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene
 from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES
-from guidegraph.nodes.datasets import degrade_images, drop_captions, emoji, scenes
+from guidegraph.nodes.datasets import degrade_images, drop_captions, emoji, scene, scenes
 
 
 def test_a_scene_depends_on_seed_and_index_alone() -> None:
@@ -109,6 +109,13 @@ def test_a_batch_is_made_of_the_scenes_in_order() -> None:
     assert np.array_equal(pixels, np.stack([scene.image for scene in wanted]))
     assert np.array_equal(batch.semantic.argmax(1).numpy(), np.stack([scene.semantic for scene in wanted]))
     assert batch.semantic.sum(1).eq(1).all()
+
+
+def test_scenes_as_an_input_are_the_first_ones_of_the_data_set() -> None:
+    some, batch = scene(seed=5, batch=3), scenes(seed=5, batch=3, count=1, split="held_out").batches[0]
+    assert (some.image == batch.image).all()
+    assert (some.semantic == batch.semantic).all()
+    assert some.caption == batch.caption
 
 
 def test_batches_are_an_indexable_sequence() -> None:
