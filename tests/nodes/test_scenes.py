@@ -9,11 +9,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from guidegraph.nodes import datasets
 from guidegraph.nodes.data.batches import Batches, emoji_batch, load_emoji, scene_batch
 from guidegraph.nodes.data.captions import plain_caption, vocabulary
 from guidegraph.nodes.data.scenes import HELD_OUT_PAIRS, PAIRS, TRAIN_PAIRS, compose_scene
 from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES
-from guidegraph.nodes.datasets import degrade_images, drop_captions, emoji, scene, scenes
+from guidegraph.nodes.datasets import degrade_images, drop_captions, emoji, scenes
 
 
 def test_a_scene_depends_on_seed_and_index_alone() -> None:
@@ -112,7 +113,7 @@ def test_a_batch_is_made_of_the_scenes_in_order() -> None:
 
 
 def test_scenes_as_an_input_are_the_first_ones_of_the_data_set() -> None:
-    some, batch = scene(seed=5, batch=3), scenes(seed=5, batch=3, count=1, split="held_out").batches[0]
+    some, batch = datasets.scene(seed=5, batch=3), scenes(seed=5, batch=3, count=1, split="held_out").batches[0]
     assert (some.image == batch.image).all()
     assert (some.semantic == batch.semantic).all()
     assert some.caption == batch.caption
