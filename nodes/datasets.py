@@ -91,6 +91,23 @@ def fashion_mnist(
     )
 
 
+@node("data.fashion")
+def fashion(
+    *,
+    start: Annotated[int, Ge(0)] = 0,
+    batch: Count = 1,
+    split: Literal["train", "test"] = "test",
+    folder: Path | None = None,
+) -> FashionBatch:
+    """Fashion-MNIST's clothes start … start + batch − 1 in the file's order, round and round: a test set, say.
+
+    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them.
+    """
+    made = fashion_batch(0, start + batch, 0, split=split, folder=folder, shuffle=False)
+    device, dtype = current_device(), current_dtype()
+    return FashionBatch(made.sample[start:].to(device, dtype), made.label[start:].to(device))
+
+
 @node("data.drop_labels")
 def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1, seed: Seed = 0) -> Label:
     """Class labels (B) with a share p replaced by `classes`, the null class, so that the model learns that too.

@@ -115,6 +115,14 @@ def mean(values: Tensor) -> Mean:
     return Mean(float(flat.mean()), float(flat.std()) / math.sqrt(flat.numel()) if flat.numel() > 1 else math.nan, flat)
 
 
+@node("metric.gain")
+def gain(values: Tensor, baseline: Tensor) -> Mean:
+    """The mean of how much values (N) are above a baseline's (N) on the same samples, and its standard error."""
+    if values.shape != baseline.shape:
+        raise ValueError(f"values of shapes {tuple(values.shape)} and {tuple(baseline.shape)} are of other samples")
+    return mean(values - baseline.to(values.device))
+
+
 @node("metric.psnr")
 def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
     """Peak signal-to-noise ratio in dB, 10 log₁₀(4 / MSE) of each picture in [-1, 1], averaged over the pictures.
@@ -131,11 +139,14 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 
 
 @node("metric.largest_change")
-def largest_change(image: Image, reference: Image, mask: Mask | None = None) -> float:
-    """The largest difference of two pictures (B, 3, H, W) in 255ths of the range, where the mask (B, 1, H, W) is 1."""
+def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, outside: bool = False) -> float:
+    """The largest difference of two pictures (B, 3, H, W) in 255ths of their range.
+
+    mask (B, 1, H, W): only where it is 1, or with `outside` only where it is 0.
+    """
     change = _squares(image, reference).sqrt()
     if mask is not None:
-        change = change * mask.double()
+        change = change * ((mask == 0) if outside else (mask == 1)).to(change)
     return float(change.max()) * 255 / PEAK
 
 

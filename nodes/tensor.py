@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import choices
@@ -65,18 +67,23 @@ def merge(tensor: Tensor) -> Tensor:
     return tensor.flatten(0, 1)
 
 
-@node("tensor.roll")
-def roll(tensor: Tensor, *, shift: int = 1) -> Tensor:
-    """The batch moved on by `shift` places, round the end: sample i of the result is sample i − shift.
+@node("tensor.shuffle")
+def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
+    """A batch (B, …) in a random order in which no sample keeps its place: for a control with others' conditions.
 
-    With a shift that is no multiple of the batch every sample is in another place: what a control with shuffled
-    conditions needs. Raises an error for a shift that moves nothing.
+    The order depends on (seed, B) alone; all samples form one cycle. Raises an error for a batch of one.
     """
     import torch
 
-    if shift % tensor.shape[0] == 0:
-        raise ValueError(f"a shift of {shift} moves nothing in a batch of {tensor.shape[0]}")
-    return torch.roll(tensor, shift, 0)
+    from guidegraph_runtime.noise import raw_bits
+
+    batch = tensor.shape[0]
+    if batch < 2:
+        raise ValueError(f"a batch of {batch} cannot be shuffled: it takes two samples")
+    order = torch.from_numpy(raw_bits(seed, batch, 0).argsort(kind="stable"))
+    source = torch.empty_like(order)
+    source[order] = order.roll(1)
+    return tensor[source.to(tensor.device)]
 
 
 @node("tensor.cast")

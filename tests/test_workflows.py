@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "workflows").rglob("*.yaml")
@@ -15,11 +16,12 @@ WORKFLOWS = sorted(p.relative_to(ROOT) for p in FILES if p.parent.name != "block
 
 
 def settings(workflow: Path, folder: Path) -> list[str]:
-    """Two steps; training writes its model and its checkpoint below ``folder``."""
+    """Two steps and few samples; training writes its model and its checkpoint below ``folder``."""
+    small = {"steps": 2, "ancestral_steps": 2, "count": 10, "references": 20}
     if "train" in workflow.parts:
-        given = {"steps": 2, "batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
-    else:
-        given = {"steps": 2}
+        small |= {"batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
+    params = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
+    given = {name: value for name, value in small.items() if name in params}
     return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
 
 

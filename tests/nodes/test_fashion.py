@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidegraph.nodes.data.fashion import CLASSES, load_fashion, read_idx
-from guidegraph.nodes.datasets import drop_labels, fashion_mnist, jitter
+from guidegraph.nodes.datasets import drop_labels, fashion, fashion_mnist, jitter
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 
 
@@ -59,6 +59,14 @@ def test_without_shuffling_the_file_is_read_in_order_and_round() -> None:
     _, labels = load_fashion("test")
     assert batches[0].label.tolist() == labels[:1500].tolist()
     assert batches[1].label.tolist() == [*labels[1500:], *labels[:1000]]
+
+
+def test_a_test_set_is_a_part_of_the_file_in_order() -> None:
+    whole = fashion(batch=30)
+    part = fashion(start=20, batch=10)
+    assert torch.equal(part.sample, whole.sample[20:])
+    assert torch.equal(part.label, whole.label[20:])
+    assert not torch.equal(fashion(batch=30, split="train").label, whole.label)
 
 
 def test_a_folder_of_idx_files_is_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes import metrics
-from guidegraph.nodes.tensor import merge, roll, slice_batch
+from guidegraph.nodes.tensor import merge, shuffle, slice_batch
 from tests.nodes.closed_form import normal
 
 
@@ -41,7 +41,7 @@ def test_accuracy_counts_the_labels_that_are_found() -> None:
     logits = torch.tensor([[3.0, 1, 0], [0, 1, 0], [0, 0, 5], [1, 0, 0]])
     label = torch.tensor([0, 1, 2, 2])
     assert metrics.accuracy(logits, label).value == 0.75
-    assert metrics.accuracy(logits, roll(label)).value == 0
+    assert metrics.accuracy(logits, torch.tensor([2, 0, 1, 0])).value == 0.25
 
 
 def test_class_accuracy_adds_up_to_accuracy() -> None:
@@ -59,6 +59,15 @@ def test_a_mean_has_the_standard_error_of_its_values() -> None:
     assert found.value == 3
     assert found.error == pytest.approx(math.sqrt(7) / math.sqrt(3))
     assert math.isnan(metrics.mean(torch.ones(1)).error)
+
+
+def test_a_gain_is_paired() -> None:
+    hard = 10 * normal(50)
+    found = metrics.gain(hard + 1 + 0.1 * normal(50, seed=1), hard)
+    assert found.value == pytest.approx(1, abs=5 * found.error)
+    assert found.error < 0.03
+    with pytest.raises(ValueError, match="other samples"):
+        metrics.gain(hard, hard[:10])
 
 
 def test_psnr_of_a_constant_difference_is_closed() -> None:
@@ -86,6 +95,7 @@ def test_a_mask_says_where_pictures_are_compared() -> None:
     corner[..., 3, 3] = 1
     assert metrics.psnr(image, reference, corner).value == pytest.approx(40.0, abs=1e-5)
     assert metrics.largest_change(image, reference, corner) == pytest.approx(2.55)
+    assert metrics.largest_change(image, reference, corner, outside=True) == pytest.approx(255)
     assert metrics.largest_change(image, reference) == pytest.approx(255)
     with pytest.raises(ValueError, match="mask of a picture is empty"):
         metrics.psnr(image, reference, 0 * corner)
@@ -181,11 +191,18 @@ def test_features_are_pooled_in_chunks() -> None:
     assert sizes == [4, 4, 2]
 
 
-def test_rolling_moves_every_sample() -> None:
-    assert roll(torch.arange(4)).tolist() == [3, 0, 1, 2]
-    assert roll(torch.arange(4), shift=6).tolist() == [2, 3, 0, 1]
-    with pytest.raises(ValueError, match="moves nothing"):
-        roll(torch.arange(4), shift=4)
+@pytest.mark.parametrize("batch", [2, 3, 100])
+def test_shuffling_moves_every_sample_and_loses_none(batch: int) -> None:
+    found = shuffle(torch.arange(batch))
+    assert not bool((found == torch.arange(batch)).any())
+    assert sorted(found.tolist()) == list(range(batch))
+    assert torch.equal(found, shuffle(torch.arange(batch)))
+    assert batch < 10 or not torch.equal(found, shuffle(torch.arange(batch), seed=1))
+
+
+def test_a_batch_of_one_cannot_be_shuffled() -> None:
+    with pytest.raises(ValueError, match="takes two samples"):
+        shuffle(torch.zeros(1, 3))
 
 
 def test_slices_and_merged_loops() -> None:
