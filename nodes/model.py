@@ -44,6 +44,7 @@ class LoadedModel(NamedTuple):
     image: ImageEmbedder
     classifier: Classifier
     segmenter: Segmenter
+    detector: Any
 
 
 class MissingPart(AttributeError, ValueError):

@@ -17,6 +17,7 @@ MODULES = (
     "condition",
     "datasets",
     "denoiser",
+    "detector",
     "features",
     "guidance",
     "image",
