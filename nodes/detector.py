@@ -18,7 +18,7 @@ class Found(NamedTuple):
 
 @node("detector.predict")
 def detect(detector: Any, image: Image) -> Tensor:
-    """Logits (B, K) of pictures (B, 3, 64, 64) in [-1, 1]: the objects, each for itself, then the skies, the grounds."""
+    """Logits (B, K) of pictures (B, 3, 64, 64) in [-1, 1]: objects, each for itself, then skies, then grounds."""
     logits: Tensor = detector(image)
     return logits
 
@@ -27,8 +27,8 @@ def detect(detector: Any, image: Image) -> Tensor:
 def finds(logits: Tensor, label: Tensor) -> Found:
     """Whether logits (B, K) of a detector show what the labels (B, K) of scenes name.
 
-    An object is found where its logit is above 0; sky and ground are those of the largest logits. Objects that are found
-    and not named do not count against a picture.
+    An object is found where its logit is above 0; sky and ground are those of the largest logits. Objects that are not
+    named do not count against a picture.
     """
     from guidegraph.nodes.data.sprites import CLASSES, OBJECTS, SKIES
 
