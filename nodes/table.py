@@ -44,9 +44,9 @@ def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = No
         raise ValueError(f"{len(tables)} tables need as many names to tell their rows apart; found {names}")
     if names is not None and (not by or any(by in table for table in tables)):
         raise ValueError(f"'by' is the name of a new column that says of which table a row is; found '{by}'")
-    columns = list(dict.fromkeys(name for table in tables for name in table))
+    every = dict.fromkeys(name for table in tables for name in table)
     rows = [row for table in tables for row in table.records()]
-    found: dict[str, list[Entry]] = {name: [row.get(name) for row in rows] for name in columns}
+    found: dict[str, list[Entry]] = {name: [row.get(name) for row in rows] for name in every}
     if names is None:
         return Table(found)
     return Table({by: [name for name, table in zip(names, tables, strict=True) for _ in range(table.rows)], **found})
