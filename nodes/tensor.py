@@ -51,12 +51,18 @@ def select(tensor: Tensor, *, index: int) -> Tensor:
 
 
 @node("tensor.slice")
-def slice_batch(tensor: Tensor, *, start: int = 0, stop: int | None = None) -> Tensor:
-    """Samples start … stop − 1 of a batch, or all from start on; negative numbers count from the end."""
-    found = tensor[start:stop]
-    if found.shape[0] == 0:
-        raise ValueError(f"no sample of a batch of {tensor.shape[0]} lies between {start} and {stop}")
-    return found
+def slice_axis(tensor: Tensor, *, start: int = 0, stop: int | None = None, axis: int = 0) -> Tensor:
+    """Entries start … stop − 1 along an axis (0: samples of a batch), or all from start on; negative numbers count back.
+
+    Raises an error where nothing would be left, or where there is no such axis.
+    """
+    if not -tensor.ndim <= axis < tensor.ndim:
+        raise ValueError(f"there is no axis {axis} in a tensor of shape {tuple(tensor.shape)}")
+    size = tensor.shape[axis]
+    first, last, _ = slice(start, stop).indices(size)
+    if last <= first:
+        raise ValueError(f"none of the {size} entries of axis {axis} lies between {start} and {stop}")
+    return tensor.narrow(axis, first, last - first)
 
 
 @node("tensor.merge")

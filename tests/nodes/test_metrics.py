@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes import metrics
-from guidegraph.nodes.tensor import merge, shuffle, slice_batch
+from guidegraph.nodes.tensor import merge, shuffle, slice_axis
 from tests.nodes.closed_form import normal
 
 
@@ -208,9 +208,9 @@ def test_a_batch_of_one_cannot_be_shuffled() -> None:
 def test_slices_and_merged_loops() -> None:
     stacked = torch.arange(24).reshape(2, 3, 4)
     assert merge(stacked).shape == (6, 4)
-    assert slice_batch(merge(stacked), start=4)[:, 0].tolist() == [16, 20]
-    with pytest.raises(ValueError, match="no sample of a batch of 2"):
-        slice_batch(stacked, start=5)
+    assert slice_axis(merge(stacked), start=4)[:, 0].tolist() == [16, 20]
+    with pytest.raises(ValueError, match="none of the 2 entries of axis 0"):
+        slice_axis(stacked, start=5)
     with pytest.raises(ValueError, match="at least two axes"):
         merge(torch.arange(3))
 

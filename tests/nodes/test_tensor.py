@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from guidegraph.graph.context import placement
-from guidegraph.nodes.tensor import as_latent, as_noise, cast, concatenate, load_tensor, select
+from guidegraph.nodes.tensor import as_latent, as_noise, cast, concatenate, load_tensor, select, slice_axis
 
 
 @pytest.fixture
@@ -91,3 +91,14 @@ def test_conversions_change_no_value() -> None:
     assert cast(x, dtype="float64").dtype == torch.float64
     with pytest.raises(ValueError, match="expected 4 axes"):
         as_latent(x[0])
+
+
+def test_slice_takes_entries_of_any_axis() -> None:
+    tensor = torch.arange(12).reshape(3, 4)
+    assert slice_axis(tensor, start=1).tolist() == tensor[1:].tolist()
+    assert slice_axis(tensor, axis=1, start=1, stop=3).tolist() == tensor[:, 1:3].tolist()
+    assert slice_axis(tensor, axis=-1, start=-1).tolist() == tensor[:, -1:].tolist()
+    bad: dict[str, int]
+    for bad, message in (({"start": 3}, "none of the 3 entries"), ({"axis": 2}, "there is no axis 2")):
+        with pytest.raises(ValueError, match=message):
+            slice_axis(tensor, **bad)
