@@ -52,7 +52,7 @@ def select(tensor: Tensor, *, index: int) -> Tensor:
 
 @node("tensor.slice")
 def slice_axis(tensor: Tensor, *, start: int = 0, stop: int | None = None, axis: int = 0) -> Tensor:
-    """Entries start … stop − 1 along an axis (0: samples of a batch), or all from start on; negative numbers count back.
+    """Entries start … stop − 1 along an axis (0: samples), or all from start on; negative numbers count back.
 
     Raises an error where nothing would be left, or where there is no such axis.
     """
