@@ -37,7 +37,7 @@ def latents(batches: Sequence[SceneBatch], autoencoder: Autoencoder, *, count: A
     """The first `count` batches of a data set with their latents, each made when it is first asked for and then kept.
 
     So the first round of a training costs the encoder, and later rounds cost nothing. Latents are kept in memory as
-    float16 and given as float32, semantic maps are kept packed: about 2.3 kB for a scene at f = 4.
+    float16 and given as float32, semantic maps are kept packed: about 2.4 kB for a scene at f = 4.
     """
     return Latents(LatentBatches(batches, autoencoder, min(count, len(batches)), current_device()))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.losses import Weight
 from guidegraph.nodes.model import Channels, Multipliers, untrained
 from guidegraph.nodes.types import Autoencoder, Image
@@ -95,19 +93,16 @@ class CodebookUsage(NamedTuple):
 
 
 @node("autoencoder.codebook_usage")
-def codebook_usage(
-    autoencoder: Autoencoder, batches: Sequence[SceneBatch], *, count: Annotated[int, Ge(1)] = 16
-) -> CodebookUsage:
-    """How much of a VQ autoencoder's codebook the pictures of the first `count` batches use."""
+def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> CodebookUsage:
+    """How much of a VQ autoencoder's codebook pictures (B, 3, H, W) use; `chunk` of them are encoded at a time."""
     import torch
 
     from guidegraph.nodes.models.quantiser import usage
 
     network = vq_network(autoencoder)
     with torch.no_grad():
-        device = network.scale.device
-        images = (batches[i].image.to(device, network.scale.dtype) for i in range(min(count, len(batches))))
-        indices = [network.quantiser.nearest(network.latent(image)).flatten() for image in images]
+        pictures = image.to(network.scale.device, network.scale.dtype).split(chunk)
+        indices = [network.quantiser.nearest(network.latent(part)).flatten() for part in pictures]
     found = usage(torch.cat(indices), network.config.codes)
     return CodebookUsage(float(found.share), float(found.perplexity))
 

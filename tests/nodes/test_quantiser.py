@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from guidegraph.nodes.datasets import scenes
+from guidegraph.nodes.datasets import scene
 from guidegraph.nodes.models.autoencoder import VQAutoencoder, VQConfig
 from guidegraph.nodes.models.quantiser import DEAD, VectorQuantiser, usage
 from guidegraph.nodes.vq import codebook_usage, new_vq_autoencoder, vq_autoencoder_loss
@@ -170,12 +170,13 @@ def test_usage_is_the_share_of_codes_that_occur_and_the_exponential_of_their_ent
 
 
 def test_usage_is_measured_on_data_and_refused_for_an_autoencoder_without_codes() -> None:
-    batches = scenes(batch=2, count=2).batches
-    found = codebook_usage(new_vq_autoencoder(channels=8, codes=16), batches)
+    image, network = scene(batch=3).image, new_vq_autoencoder(channels=8, codes=16)
+    found = codebook_usage(network, image)
     assert 1 / 16 <= found.share <= 1
     assert 1 <= found.perplexity <= 16 * found.share + 1e-4
+    assert found == pytest.approx(codebook_usage(network, image, chunk=2))
     with pytest.raises(ValueError, match="which has a codebook; found KLAutoencoder"):
-        codebook_usage(small_autoencoder(), batches)
+        codebook_usage(small_autoencoder(), image)
 
 
 def test_the_loss_with_moving_averages_has_no_codebook_term() -> None:
