@@ -106,7 +106,7 @@ def test_inpainting_changes_nothing_outside_and_goes_on_inside(shipped: Any, sce
     model = load_model(path=MODELS / "inpaint")
     mask = random_mask(scenes.image, kind="boxes", seed=1)
     kept = shipped.autoencoder.encode(apply_mask(scenes.image, mask))
-    condition = spatial_condition([kept, mask])
+    condition = spatial_condition([kept, mask], mode="area")
 
     def filled(given: Condition) -> torch.Tensor:
         drawn = shipped.autoencoder.decode(draw(model.denoiser, model.schedule, given, steps=8))
