@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.types import Condition, Image, ImageEmbedder
 
 Pixels = Annotated[int, Gt(0)]
@@ -83,7 +83,7 @@ def drop_condition(
         raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
     if not held:
         return condition
-    drawn = uniforms(seed, index, batches.pop()) >= p
+    drawn = uniforms(seed, index, batches.pop(), DROPS) >= p
 
     def kept(value: Tensor) -> Tensor:
         where = torch.from_numpy(drawn).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))

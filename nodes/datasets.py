@@ -13,7 +13,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch
-from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, Sample
 from guidegraph_runtime.noise import raw_bits
 
@@ -116,7 +116,7 @@ def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1,
     """
     import torch
 
-    dropped = torch.from_numpy(uniforms(seed, index, label.shape[0]) < p).to(label.device)
+    dropped = torch.from_numpy(uniforms(seed, index, label.shape[0], DROPS) < p).to(label.device)
     return torch.where(dropped, classes, label)
 
 
@@ -149,7 +149,7 @@ def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2,
 
     from guidegraph.nodes.data.degrade import shift_and_mirror
 
-    u = torch.from_numpy(uniforms(seed, index, 3 * sample.shape[0]).reshape(3, -1)).to(sample.device)
+    u = torch.from_numpy(uniforms(seed, index, 3 * sample.shape[0], MOVES).reshape(-1, 3).T).to(sample.device)
     return shift_and_mirror(sample, pixels, u)
 
 
@@ -159,5 +159,5 @@ def drop_captions(caption: Sequence[str], index: int = 0, *, p: Share = 0.1, see
 
     Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
     """
-    u = uniforms(seed, index, len(caption))
+    u = uniforms(seed, index, len(caption), DROPS)
     return tuple("" if value < p else text for text, value in zip(caption, u, strict=True))

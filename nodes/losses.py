@@ -10,7 +10,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
-from guidegraph.nodes.data.scenes import uniforms
+from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.types import (
     Autoencoder,
     Image,
@@ -40,7 +40,7 @@ def uniform_timesteps(
     import torch
 
     batch = like.shape[0]
-    strata = (np.arange(batch) + uniforms(seed, index, batch)) / batch
+    strata = (np.arange(batch) + uniforms(seed, index, batch, TIMES)) / batch
     t = torch.from_numpy(np.floor(strata * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
     return t.clamp(max=schedule.train_steps - 1)
 

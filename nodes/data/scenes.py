@@ -88,9 +88,13 @@ LIGHT = np.array([[1, 1, 1], [0.66, 0.68, 0.82], [1, 0.88, 0.84]], dtype=np.floa
 TEXTURE = ((7.0, 1.3, 0.9), (6.0, 0.25, 0.8), (3.0, 0.15, 0.2), (9.0, 0.12, 1.1))
 
 
-def uniforms(seed: int, index: int, count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) from the raw Philox stream of (seed, index)."""
-    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64))
+# What a batch draws numbers for; each has a stream of its own, so that no choice follows from another.
+DATA, TIMES, DROPS, MOVES = range(4)
+
+
+def uniforms(seed: int, index: int, count: int, draw: int = DATA) -> NDArray[np.float64]:
+    """`count` numbers in [0, 1) from the raw Philox stream of (seed, index) and of what they are drawn for."""
+    bits = np.random.Philox(key=np.array([seed, index], dtype=np.uint64), counter=draw << 192)
     values: NDArray[np.float64] = (bits.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
     return values
 
