@@ -34,13 +34,15 @@ def uniform_timesteps(
 ) -> Timesteps:
     """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
 
-    They depend on (seed, index) alone; `index` is the loop's.
+    The strata are in random order: a sample that keeps its place in a batch does not keep its noise level. All depends
+    on (seed, index) and B alone; `index` is the loop's.
     """
     import numpy as np
     import torch
 
     batch = like.shape[0]
-    strata = (np.arange(batch) + uniforms(seed, index, batch, TIMES)) / batch
+    order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
+    strata = (order.argsort(kind="stable") + within) / batch
     t = torch.from_numpy(np.floor(strata * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
     return t.clamp(max=schedule.train_steps - 1)
 

@@ -50,6 +50,13 @@ def test_the_time_does_not_follow_from_the_picture() -> None:
     assert abs(float(torch.corrcoef(torch.stack([picture, in_stratum]))[0, 1])) < 0.1
 
 
+def test_a_place_in_the_batch_meets_every_time() -> None:
+    like, schedule = torch.zeros(BATCH, 1, 2, 2), cosine()
+    first = torch.stack([uniform_timesteps(like, schedule, i)[0] for i in range(BATCHES)])
+    assert first.min() < 200
+    assert first.max() > 800
+
+
 def test_a_samples_move_depends_neither_on_its_picture_nor_on_the_batch() -> None:
     sample = torch.zeros(256, 1, 8, 8)
     sample[:, :, 4, 4] = 1

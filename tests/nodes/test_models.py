@@ -235,7 +235,7 @@ def test_timesteps_fill_the_schedule_evenly() -> None:
     schedule = cosine()
     t = losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
     assert t.dtype == torch.float32
-    assert (t // 100).tolist() == list(range(10))
+    assert sorted((t // 100).tolist()) == list(range(10))
     assert torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3))
     assert not torch.equal(t, losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 4))
 
