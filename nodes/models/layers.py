@@ -37,7 +37,7 @@ def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """AdaGN(h, y) = (1 + y_s) · GroupNorm(h) + y_b (Dhariwal & Nichol 2021, eq. 3, as released).
+    """AdaGN(h, y) = (1 + y_s) · GroupNorm(h) + y_b (Dhariwal & Nichol 2021, section 3.1, as released).
 
     y_s and y_b are a linear map of the SiLU of the embedding (B, E). The map starts at zero.
     """
