@@ -122,7 +122,10 @@ def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1,
 
 @node("data.degrade")
 def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
-    """Pictures blurred, tinted, soiled, shifted and mirrored, for a detector to bear; how depends on (seed, index)."""
+    """Pictures blurred, tinted, soiled, shifted and mirrored, for a detector to bear.
+
+    How depends on (seed, index) and on the batch's shape: what a picture suffers is not its own.
+    """
     import torch
 
     from guidegraph.nodes.data.degrade import degrade

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
+    "sigmoid": schedules.sigmoid,
     "cosine": schedules.cosine,
 }
 
