@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import for_batch
 from guidegraph.nodes.types import Classifier, Sample, Timesteps
 
 
 @node("classifier.predict")
 def classify(classifier: Classifier, x: Sample, t: Timesteps) -> Tensor:
     """The logits (B, K) of samples x (B, C, H, W) at t (1) or (B)."""
-    return classifier(x, t.expand(x.shape[0]))
+    return classifier(x, for_batch(t, x.shape[0], "t"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
@@ -21,7 +21,7 @@ Mode = Literal["area", "bilinear", "nearest"]
 
 @node("condition.spatial")
 def spatial_condition(
-    parts: Annotated[Sequence[Tensor], MinLen(1)], *, size: Size | None = None, mode: Mode = "area"
+    parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area"
 ) -> Condition:
     """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
 
@@ -32,6 +32,8 @@ def spatial_condition(
     """
     import torch
 
+    if not parts:
+        raise ValueError("there are no parts: list at least one map, mask, picture or latent")
     for part in parts:
         if part.ndim != 4:
             raise ValueError(f"expected parts of 4 axes (B, C, H, W); found one of shape {tuple(part.shape)}")
@@ -49,6 +51,8 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
     if tuple(part.shape[2:]) == size:
         return part
+    if not part.is_floating_point():
+        part = part.float()  # of a mask or a map of whole numbers
     if mode == "bilinear":
         return functional.interpolate(part, size, mode=mode, antialias=True)
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
@@ -93,7 +97,7 @@ def drop_condition(
 
 
 @node("condition.merge")
-def merge_conditions(conditions: Annotated[Sequence[Condition], MinLen(1)]) -> Condition:
+def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     """Several conditions, of a text and of a map, say, as one that has the fields of all.
 
     Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
@@ -101,6 +105,8 @@ def merge_conditions(conditions: Annotated[Sequence[Condition], MinLen(1)]) -> C
     """
     import torch
 
+    if not conditions:
+        raise ValueError("there are no conditions to merge: list at least one")
     sizes = [value.shape[0] for condition in conditions for _, value in _values(condition)]
     batch = max(sizes, default=1)
     if any(size not in (1, batch) for size in sizes):
@@ -113,6 +119,10 @@ def merge_conditions(conditions: Annotated[Sequence[Condition], MinLen(1)]) -> C
     vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
     if len(vectors) > 1:
         raise ValueError(f"{len(vectors)} conditions have a vector, and a condition holds one: merge one of them")
+    if len({value.shape[2] for value in tokens}) > 1:
+        raise ValueError(f"tokens of one width can be merged; found {[value.shape[2] for value in tokens]}")
+    if len({value.shape[2:] for value in spatial}) > 1:
+        raise ValueError(f"spatial conditions of one size can be merged; found {[tuple(v.shape[2:]) for v in spatial]}")
     masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
     masked = any(condition.mask is not None for condition in conditions)
     return Condition(

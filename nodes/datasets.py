@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
-from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch
+from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch, fashion_from
 from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, Sample
 from guidegraph_runtime.noise import raw_bits
@@ -103,9 +103,9 @@ def fashion(
 
     sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them.
     """
-    made = fashion_batch(0, start + batch, 0, split=split, folder=folder, shuffle=False)
+    made = fashion_from(start, batch, split=split, folder=folder)
     device, dtype = current_device(), current_dtype()
-    return FashionBatch(made.sample[start:].to(device, dtype), made.label[start:].to(device))
+    return FashionBatch(made.sample.to(device, dtype), made.label.to(device))
 
 
 @node("data.drop_labels")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import for_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Timesteps
 
 
@@ -13,7 +14,7 @@ from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scal
 def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
     """What the denoiser says of x (B, C, H, W) at t (1) or (B) under a condition with leading axis 1 or B."""
     batch = x.shape[0]
-    return denoiser(x, t.expand(batch), expand(condition or Condition(), batch))
+    return denoiser(x, for_batch(t, batch, "t"), expand(condition or Condition(), batch))
 
 
 def expand(condition: Condition, batch: int) -> Condition:

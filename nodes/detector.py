@@ -32,7 +32,7 @@ def finds(logits: Tensor, label: Tensor) -> Found:
     """
     from guidegraph.nodes.data.sprites import CLASSES, OBJECTS, SKIES
 
-    if logits.shape != label.shape or logits.shape[1] != len(CLASSES):
+    if logits.ndim != 2 or logits.shape != label.shape or logits.shape[1] != len(CLASSES):
         raise ValueError(
             f"expected logits and labels (B, {len(CLASSES)}) of scenes, found shapes {tuple(logits.shape)} and "
             f"{tuple(label.shape)}"

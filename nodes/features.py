@@ -51,6 +51,8 @@ def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> 
     import torch
     from torch.nn import functional
 
+    if image.shape != target.shape:
+        raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
     with torch.no_grad():
         wanted = features(target)
     distances = []

@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
+from guidegraph.nodes.shapes import check_alike, for_batch
 from guidegraph.nodes.types import (
     Classifier,
     Label,
@@ -49,8 +50,11 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
     batch = x.shape[0]
     with torch.enable_grad():
         x_in = x.detach().requires_grad_()
-        log_p = torch.log_softmax(classifier(x_in, t.expand(batch)), dim=-1)
-        chosen = log_p.gather(1, label.to(log_p.device).expand(batch).unsqueeze(1))
+        log_p = torch.log_softmax(classifier(x_in, for_batch(t, batch, "t")), dim=-1)
+        classes = for_batch(label.to(log_p.device), batch, "the label")
+        if _concrete(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
+            raise ValueError(f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}")
+        chosen = log_p.gather(1, classes.unsqueeze(1))
         (gradient,) = torch.autograd.grad(chosen.sum(), x_in)
     guided: Score = per_sample(scale, gradient) * gradient
     return guided
@@ -61,6 +65,7 @@ def add_scores(scores: Sequence[Score]) -> Score:
     """The sum of scores (…x): that of the product of their densities."""
     if not scores:
         raise ValueError("there are no scores to add: list at least one")
+    check_alike("the scores", *scores)
     total = scores[0]
     for score in scores[1:]:
         total = total + score
@@ -73,6 +78,7 @@ def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, sch
 
     x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
     """
+    check_alike("the prediction, the score and x", prediction.value, score, x)
     _, sigma = schedule.along(x, t)
     eps = schedule.to_eps(prediction, x, t) - sigma * score
     return schedule.convert(Prediction(eps, "eps", prediction.variance), prediction.kind, x, t)

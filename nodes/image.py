@@ -63,7 +63,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
 
 
 @node("image.scale")
-def scale_image(image: Image, *, factor: Annotated[float, Gt(0)] = 4.0, mode: Filter = "bicubic") -> Image:
+def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, mode: Filter = "bicubic") -> Image:
     """An image (B, 3, H, W) with its sides times a factor, rounded to whole pixels, as `image.resize` does it."""
     height, width = (max(1, round(side * factor)) for side in image.shape[2:])
     return resize_image(image, size=(height, width), mode=mode)

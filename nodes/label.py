@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 
-Class = Annotated[int, Ge(0)]
+Class = Annotated[int, Ge(0), Lt(2**63)]
 
 
 @node("label.constant")
@@ -44,6 +44,8 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0
 
     Of labels in {0, 1}, such as data.scenes has, it gives the one that is set. Raises an error where K is too small.
     """
+    if scores.ndim != 2:
+        raise ValueError(f"expected scores (B, K); found shape {tuple(scores.shape)}")
     last = scores.shape[1] if count is None else first + count
     if not first < last <= scores.shape[1]:
         raise ValueError(f"columns {first} … {last - 1} are not all there: the scores have {scores.shape[1]}")

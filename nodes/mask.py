@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.image import load_image
+from guidegraph.nodes.shapes import check_alike
 from guidegraph.nodes.types import Image, Mask
 
 Pixels = Annotated[int, Gt(0)]
@@ -71,6 +72,7 @@ def random_mask(
 @node("mask.apply")
 def apply_mask(image: Image, mask: Mask) -> Image:
     """Pictures (B, 3, H, W) with a mid-grey (0) where the mask is 1."""
+    check_alike("pictures and masks", image, mask, start=2)
     return image * (1 - mask)
 
 
@@ -80,7 +82,5 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
 
     All are of one size; a leading axis of 1 serves the whole batch.
     """
-    sizes = {tuple(part.shape[2:]) for part in (inside, outside, mask)}
-    if len(sizes) > 1:
-        raise ValueError(f"expected pictures and a mask of one size; found {' and '.join(map(str, sorted(sizes)))}")
+    check_alike("pictures and masks", inside, outside, mask, start=2)
     return outside + mask * (inside - outside)

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import over_pictures
 from guidegraph.nodes.types import FeatureExtractor, Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def class_accuracy(logits: Tensor, label: Label, *, names: list[str] | None = No
 
     logits (B, K), label (B); names: of the K classes, in place of their numbers.
     """
+    right = _chosen(logits, label).cpu() == label.cpu()
     if names is not None and len(names) != logits.shape[1]:
         raise ValueError(f"{len(names)} names do not fit logits of {logits.shape[1]} classes")
-    right = _chosen(logits, label).cpu() == label.cpu()
     present = sorted(set(label.tolist()))
     shares = {k: share(right[label.cpu() == k]) for k in present}
     return Table(
@@ -103,6 +104,8 @@ def _chosen(logits: Tensor, label: Tensor) -> Tensor:
         raise ValueError(
             f"expected logits (B, K) and labels (B), found shapes {tuple(logits.shape)} and {tuple(label.shape)}"
         )
+    if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < logits.shape[1]:
+        raise ValueError(f"labels are 0 … {logits.shape[1] - 1}; found {int(label.min())} … {int(label.max())}")
     return logits.argmax(1)
 
 
@@ -130,7 +133,7 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
     image and reference (B, 3, H, W); mask (B, 1, H, W): only where it is 1. Equal pictures count as 100 dB.
     """
     error = _squares(image, reference)
-    weight = error.new_ones(error[:, :1].shape) if mask is None else mask.double().expand(error[:, :1].shape)
+    weight = error.new_ones(error[:, :1].shape) if mask is None else over_pictures(mask, error).double()
     area = weight.sum((1, 2, 3)) * error.shape[1]
     if bool((area == 0).any()):
         raise ValueError("the mask of a picture is empty: there is nothing to compare in it")
@@ -146,6 +149,7 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
     """
     change = _squares(image, reference).sqrt()
     if mask is not None:
+        mask = over_pictures(mask, change)
         change = change * ((mask == 0) if outside else (mask == 1)).to(change)
     return float(change.max()) * 255 / PEAK
 
@@ -171,7 +175,7 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
         raise ValueError(f"maps of shapes {tuple(predicted.shape)} and {tuple(map.shape)} cannot be compared")
     classes = map.shape[1]
     found, truth = predicted.argmax(1).cpu().numpy(), map.argmax(1).cpu().numpy()
-    counts = np.ones(truth.shape) if mask is None else mask[:, 0].expand(map[:, 0].shape).cpu().double().numpy()
+    counts = np.ones(truth.shape) if mask is None else over_pictures(mask, map)[:, 0].cpu().double().numpy()
     parts, wholes = np.zeros((2, len(truth), classes))
     for k in range(classes):
         a, b = found == k, truth == k

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -55,8 +55,11 @@ class MissingPart(AttributeError, ValueError):
 class Missing:
     """Stands for a part that a model folder does not hold: any use of it says so."""
 
-    def __init__(self, folder: Path, part: str) -> None:
-        self._message = f"the model '{folder}' has no part '{part}'"
+    def __init__(self, folder: Path, part: str, held: Iterable[str]) -> None:
+        self._message = f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}"
+
+    def __repr__(self) -> str:
+        return self._message
 
     def __call__(self, *_: object, **__: object) -> Any:
         raise MissingPart(self._message)
@@ -79,10 +82,10 @@ def load_model(*, path: Path) -> LoadedModel:
 
     def part(name: str) -> Any:
         if name not in held:
-            return Missing(path, name)
+            return Missing(path, name, held)
         return store.load_part(path, name, device=current_device(), dtype=current_dtype())
 
-    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing(path, "schedule")
+    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing(path, "schedule", held)
     networks = {name: part(name) for name in LoadedModel._fields if name != "schedule"}
     return LoadedModel(schedule=schedule, **networks)  # type: ignore[arg-type]
 
@@ -95,11 +98,14 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
 
     settings = {name: value for name, value in part.items() if name != "kind"}
     kind = part.get("kind")
-    if kind == "table":
-        return Schedule(load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device()))
-    if kind not in SCHEDULES:
+    if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
-    return SCHEDULES[kind](**settings)
+    try:
+        if kind == "table":
+            return Schedule(load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device()))
+        return SCHEDULES[kind](**settings)
+    except Exception as error:
+        raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
 
 
 @node("model.save", pure=False, host=True)
@@ -140,9 +146,14 @@ def save_model(
     for name, module in wired.items():
         if module is None:
             continue
+        if isinstance(module, Missing):
+            raise MissingPart(f"there is no '{name}' to save: {module!r}")
         if not isinstance(module, torch.nn.Module):
             raise ValueError(f"'{name}' is a {type(module).__name__}, not a network that can be saved")
+        store.config_of(module)  # whatever cannot be saved is refused before a file is written
         modules[name] = module
+    if not modules and schedule is None:
+        raise ValueError("there is nothing to save: wire at least one part")
     table = None
     if schedule is not None:
         tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.table import column
@@ -17,7 +17,7 @@ from guidegraph.nodes.types import Image, Table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Side = Annotated[int, Ge(64)]
+Side = Annotated[int, Ge(64), Le(8192)]
 Log: TypeAlias = Literal["none", "x", "y", "both"]
 Limits: TypeAlias = tuple[float, float] | None
 DOTS_PER_INCH = 100

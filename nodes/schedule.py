@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
+from guidegraph.nodes.shapes import check_alike, for_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Timesteps
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def convert(prediction: Prediction, x: Sample, t: Timesteps, schedule: Schedule,
 @node("schedule.add_noise")
 def add_noise(x0: Sample, noise: Sample, t: Timesteps, schedule: Schedule) -> Sample:
     """x_t = α_t x0 + σ_t noise; x0 and noise (B, C, H, W), t (1) or (B)."""
-    return schedule.add_noise(x0, noise, t)
+    check_alike("x0 and noise", x0, noise)
+    return schedule.add_noise(x0, noise, for_batch(t, max(x0.shape[0], noise.shape[0]), "t"))
 
 
 def from_betas(betas: NDArray[np.float64]) -> Schedule:

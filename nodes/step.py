@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
+from guidegraph.nodes.shapes import check_alike
 from guidegraph.nodes.tables.rows import INPUTS
 from guidegraph.nodes.types import (
     Noise,
@@ -59,6 +60,9 @@ def step(
             "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or "
             "another sampler that draws noise): use guidance.shift_eps (algorithm 2) and leave port 'score' unwired"
         )
+    for name, port in (("score", score), ("noise", noise)):
+        if port is not None:
+            check_alike(f"x and port '{name}'", x, port)
     row = _Row(scheduler, x, state)
     spread = row.spread(prediction)
     drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
@@ -83,6 +87,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise) -> Sample:
     """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`)."""
     import torch
 
+    check_alike("x0 and noise", x0, noise)
     dtype = torch.float64 if x0.dtype == torch.float64 else torch.float32
     alpha, sigma = (c[0].to(device=x0.device, dtype=dtype) for c in (scheduler.alpha, scheduler.sigma))
     return (alpha * x0 + sigma * noise.to(x0)).to(x0.dtype)

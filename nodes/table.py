@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import MinLen
 
 from guidegraph.graph.errors import choices
 from guidegraph.graph.node import node
@@ -21,6 +23,8 @@ def columns(
     values it has one row: collect such rows in a loop and stack them with table.stack.
     Raises an error for lists of different lengths, and for what is no number and no text.
     """
+    if not values:
+        raise ValueError("there are no values: list at least one")
     if len(values) != len(names):
         raise ValueError(f"{len(values)} values need as many names; found {len(names)}: {', '.join(names)}")
     given: dict[str, Any] = {**(constants or {}), **dict(zip(names, values, strict=True))}
@@ -40,6 +44,8 @@ def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = No
 
     by: one more column, the first, that names the table of each row; names: of the tables, in order.
     """
+    if not tables:
+        raise ValueError("there are no tables: list at least one, and let a loop that collects them run at least once")
     if (names is not None and len(names) != len(tables)) or (by and names is None):
         raise ValueError(f"{len(tables)} tables need as many names to tell their rows apart; found {names}")
     if names is not None and (not by or any(by in table for table in tables)):
@@ -71,7 +77,7 @@ def join(left: Table, right: Table, *, on: str) -> Table:
 
 
 @node("table.select")
-def select(table: Table, *, names: list[str]) -> Table:
+def select(table: Table, *, names: Annotated[list[str], MinLen(1)]) -> Table:
     """Some columns of a table, in the order of `names`."""
     return Table({name: column(table, name) for name in names})
 

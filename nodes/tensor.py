@@ -38,12 +38,22 @@ def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis (0: the batch); their other axes must be equal."""
     import torch
 
+    if not tensors:
+        raise ValueError("there are no tensors: list at least one")
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if any(not -len(shape) <= axis < len(shape) for shape in shapes):
+        raise ValueError(f"there is no axis {axis} in tensors of shapes {' and '.join(map(str, shapes))}")
+    others = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
+    if len(others) > 1 or len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {' and '.join(map(str, shapes))}")
     return torch.cat(list(tensors), dim=axis)
 
 
 @node("tensor.select")
 def select(tensor: Tensor, *, index: int) -> Tensor:
     """One sample (or row) of a batch: (B, …) → (1, …). Negative indices count from the end."""
+    if tensor.ndim == 0:
+        raise ValueError("a single number has no samples to choose from")
     if not -tensor.shape[0] <= index < tensor.shape[0]:
         raise ValueError(f"index {index} is outside of a batch of {tensor.shape[0]}")
     index %= tensor.shape[0]
@@ -83,7 +93,7 @@ def shuffle(tensor: Tensor, *, seed: Annotated[int, Ge(0)] = 0) -> Tensor:
 
     from guidegraph_runtime.noise import raw_bits
 
-    batch = tensor.shape[0]
+    batch = tensor.shape[0] if tensor.ndim else 1
     if batch < 2:
         raise ValueError(f"a batch of {batch} cannot be shuffled: it takes two samples")
     order = torch.from_numpy(raw_bits(seed, batch, 0).argsort(kind="stable"))

@@ -10,6 +10,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.losses import Weight
 from guidegraph.nodes.model import Channels, Multipliers, untrained
+from guidegraph.nodes.shapes import check_sides
 from guidegraph.nodes.types import Autoencoder, Image
 
 
@@ -101,6 +102,7 @@ def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[i
 
     network = vq_network(autoencoder)
     with torch.no_grad():
+        check_sides(image, network.config.factor, "the autoencoder")
         pictures = image.to(network.scale.device, network.scale.dtype).split(chunk)
         indices = [network.quantiser.nearest(network.latent(part)).flatten() for part in pictures]
     found = usage(torch.cat(indices), network.config.codes)

@@ -67,7 +67,7 @@ def load_fashion(split: Split, folder: Path | None = None) -> tuple[NDArray[np.u
             return packed[f"{split}_images"], packed[f"{split}_labels"].astype(np.int64)
     pictures = read_idx(find_idx(folder, f"{STEMS[split]}-images-idx3-ubyte"))
     labels = read_idx(find_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte"))
-    if pictures.shape[1:] != (28, 28) or labels.shape != pictures.shape[:1]:
+    if pictures.shape[1:] != (28, 28) or len(pictures) == 0 or labels.shape != pictures.shape[:1]:
         raise ValueError(
             f"{folder}: expected pictures (N, 28, 28) and N labels; found {pictures.shape}, {labels.shape}"
         )
@@ -86,14 +86,25 @@ def fashion_batch(
     seed: int, batch: int, index: int, *, split: Split, folder: Path | None, shuffle: bool
 ) -> FashionBatch:
     """`batch` pictures drawn with replacement; without `shuffle` the next ones in the file's order, round and round."""
+    if not shuffle:
+        return fashion_from(index * batch, batch, split=split, folder=folder)
+    pictures, labels = load_fashion(split, folder)
+    chosen = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
+    return padded_batch(pictures[chosen], labels[chosen])
+
+
+def fashion_from(start: int, batch: int, *, split: Split, folder: Path | None) -> FashionBatch:
+    """The pictures start … start + batch − 1 in the file's order, round and round."""
+    pictures, labels = load_fashion(split, folder)
+    chosen = (start % len(pictures) + np.arange(batch)) % len(pictures)
+    return padded_batch(pictures[chosen], labels[chosen])
+
+
+def padded_batch(pictures: NDArray[np.uint8], labels: NDArray[np.int64]) -> FashionBatch:
+    """Pictures (B, 28, 28) as samples, with their labels (B)."""
     import torch
 
-    pictures, labels = load_fashion(split, folder)
-    if shuffle:
-        chosen = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
-    else:
-        chosen = np.arange(index * batch, (index + 1) * batch) % len(pictures)
     margin = (SIZE - pictures.shape[1]) // 2
-    padded = np.pad(pictures[chosen], ((0, 0), (margin, margin), (margin, margin)))
+    padded = np.pad(pictures, ((0, 0), (margin, margin), (margin, margin)))
     sample: Tensor = torch.from_numpy(padded).float()[:, None] / 127.5 - 1
-    return FashionBatch(sample, torch.from_numpy(labels[chosen]))
+    return FashionBatch(sample, torch.from_numpy(labels))

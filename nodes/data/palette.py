@@ -49,8 +49,8 @@ def read_map(path: Path) -> NDArray[np.int64]:
     try:
         with Image.open(path) as file:
             file.load()
-            indexed = file.mode in ("L", "P")
-            pixels = np.array(file if indexed else file.convert("RGB"))
+            indexed = file.getbands()[0] in ("1", "L", "P", "I")
+            pixels = np.array(file.getchannel(0) if indexed else file.convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError(f"{path.name} is no picture that Pillow can read") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, Upsample, group_norm
 from guidegraph.nodes.models.quantiser import VectorQuantiser
+from guidegraph.nodes.shapes import check_channels, check_sides
 
 INITIAL_LOG_VARIANCE = -6.0
 
@@ -94,6 +95,7 @@ class FirstStage(nn.Module):
     """
 
     scale: Tensor
+    config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig, outputs: int) -> None:
         super().__init__()
@@ -116,10 +118,13 @@ class FirstStage(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""
+        check_channels(image, self.config.in_channels, "the autoencoder")
+        check_sides(image, self.config.factor, "the autoencoder")
         return (self.latent(image.to(self.scale.dtype)) * self.scale).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pictures (B, 3, H, W), about [-1, 1], of latents as `encode` gives them."""
+        check_channels(latent, self.config.latent_channels, "the decoder")
         return self.reconstruct(latent.to(self.scale.dtype) / self.scale).to(latent.dtype)
 
 

@@ -23,9 +23,11 @@ class UNetDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
-        Raises ``ValueError`` for a size of x, or a spatial condition, that the network does not take.
+        Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
+        may be left unused, as Stable Diffusion leaves the pooled one of CLIP.
         """
         check_sizes(self.network.config, x, condition.spatial)
+        check_fields(self.network.config, condition)
         dtype = self.network.stem.weight.dtype
 
         def cast(tensor: Tensor | None) -> Tensor | None:
@@ -47,6 +49,8 @@ class UNetDenoiser(nn.Module):
 
 def check_sizes(config: UNetConfig, x: Tensor, spatial: Tensor | None) -> None:
     """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
+    if x.shape[1] != config.in_channels:
+        raise ValueError(f"this denoiser takes x of {config.in_channels} channels; found x of shape {tuple(x.shape)}")
     factor = config.patch * 2 ** (len(config.multipliers) - 1)
     if x.shape[2] % factor or x.shape[3] % factor:
         raise ValueError(f"this denoiser takes sides that are multiples of {factor}; found x of shape {tuple(x.shape)}")
@@ -63,3 +67,19 @@ def check_sizes(config: UNetConfig, x: Tensor, spatial: Tensor | None) -> None:
             f"the spatial condition must have the size of x, {tuple(x.shape[2:])}; found {tuple(spatial.shape[2:])}: "
             "set the size of condition.spatial"
         )
+
+
+def check_fields(config: UNetConfig, condition: Condition) -> None:
+    """Raise ``ValueError`` where the vector or the tokens are not those that a UNet takes."""
+    unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
+    for name, value, width, null in (
+        ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),
+        ("tokens", condition.tokens, config.context_dim, "text.encode with an empty prompt"),
+    ):
+        found = None if value is None else value.shape[-1]
+        if found == width:
+            continue
+        if width is None:
+            raise ValueError(f"this denoiser takes no {name.removeprefix('a ')} in its condition, and got {name}")
+        got = "none" if found is None else f"width {found}"
+        raise ValueError(f"this denoiser takes {name} of width {width}, and got {got}: the null condition is {null}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, group_norm
+from guidegraph.nodes.shapes import check_sides
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, objects + skies + grounds) of pictures (B, 3, 64, 64) in [-1, 1]."""
+        check_sides(image, 2, "the detector")
         scores = self.head(self.features(image)).flatten(2)
         objects, background = scores[:, : self.config.objects], scores[:, self.config.objects :]
         return torch.cat([objects.amax(2), background.mean(2)], dim=1)

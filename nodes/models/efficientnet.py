@@ -124,12 +124,14 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
 
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}'")
     network = EfficientNetLite0(size)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
     except Exception as error:
-        raise ValueError(f"'{path}' does not hold the weights of EfficientNet-lite0: {error}") from error
+        raise ValueError(f"'{path}' does not hold the weights of EfficientNet-lite0: {type(error).__name__}: {error}") from error
     return network.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, Upsample, group_norm
+from guidegraph.nodes.shapes import check_sides
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,7 @@ class SegmentationNet(nn.Module):
 
         Raises ``ValueError`` where a side is no multiple of `factor`.
         """
-        factor = self.config.factor
-        if image.shape[2] % factor or image.shape[3] % factor:
-            raise ValueError(f"the segmenter takes pictures whose sides are multiples of {factor}: resize this one")
+        check_sides(image, self.config.factor, "the segmenter")
         h = self.stem(F.pixel_unshuffle(image.to(self.stem.weight.dtype), self.config.patch))
         skips = []
         for block, shrink in zip(self.down, self.downsample, strict=True):

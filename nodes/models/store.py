@@ -99,9 +99,9 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(index, dict) or index.get("format") != FORMAT or not isinstance(index.get("parts"), dict):
+    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
-    parts: dict[str, dict[str, Any]] = index["parts"]
     return parts
 
 
@@ -119,7 +119,7 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
     try:
         module = builder(dict(part.get("config", {})), folder, part)
         module.load_state_dict(load_file(inside(folder, part.get("weights"))))
-    except (TypeError, RuntimeError, FileNotFoundError) as error:
+    except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return frozen

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import Downsample, ResidualBlock, group_norm
+from guidegraph.nodes.shapes import check_sides
 from guidegraph.nodes.types import Condition
 
 
@@ -57,6 +58,7 @@ class ImageModel(nn.Module):
 
         Pictures (B, 3, H, W) are in [-1, 1]; their sides are multiples of `patch`.
         """
+        check_sides(image, self.config.patch, "the image embedder")
         pooled = self.features(image.to(self.head.weight.dtype)).mean((2, 3))
         made = self.head(pooled).unflatten(1, (-1, self.config.width))
         made = F.layer_norm(made, (self.config.width,)).to(image.dtype)

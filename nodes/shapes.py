@@ -1,0 +1,46 @@
+"""What nodes ask of the shapes of tensors that belong together. Each raises ``ValueError`` that says what it found."""
+
+from __future__ import annotations
+
+from guidegraph.graph.types import Tensor
+
+
+def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
+    """A value (1, …) or (B, …) with a leading axis of `batch`; `what` it is: "t", "the label"."""
+    if value.ndim == 0 or value.shape[0] not in (1, batch):
+        raise ValueError(f"{what} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each")
+    return value.expand(batch, *value.shape[1:])
+
+
+def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
+    """A mask (1, 1, H, W) or (B, 1, H, W) as (B, 1, H, W), for pictures or maps (B, C, H, W)."""
+    if mask.shape[2:] != image.shape[2:] or mask.shape[0] not in (1, image.shape[0]):
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)} and the pictures have {tuple(image.shape)}: give a mask of their "
+            "size, one for all or one for each"
+        )
+    return mask.expand(image.shape[0], -1, -1, -1)
+
+
+def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:
+    """Tensors have the same axes from `start` on, and the leading axis B or 1; `what` they are: "x0 and noise"."""
+    batch = max(tensor.shape[0] for tensor in tensors)
+    sizes = {tuple(tensor.shape[start:]) for tensor in tensors}
+    if len(sizes) > 1 or any(tensor.shape[0] not in (1, batch) for tensor in tensors):
+        found = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(f"{what} must be of one size, and of one batch or one for all; found shapes {found}")
+
+
+def check_sides(image: Tensor, factor: int, what: str) -> None:
+    """The sides of pictures (B, C, H, W) are multiples of `factor`; `what` takes them: "the autoencoder"."""
+    if image.shape[2] % factor or image.shape[3] % factor:
+        raise ValueError(
+            f"{what} takes pictures whose sides are multiples of {factor}; found {image.shape[2]} × {image.shape[3]}: "
+            "resize them with image.resize"
+        )
+
+
+def check_channels(x: Tensor, channels: int, what: str) -> None:
+    """Samples (B, C, …) have as many channels as `what`, "the classifier", takes."""
+    if x.ndim < 2 or x.shape[1] != channels:
+        raise ValueError(f"{what} takes {channels} channels; found shape {tuple(x.shape)}")
