@@ -13,6 +13,7 @@ from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.types import (
     Autoencoder,
+    Condition,
     Image,
     Label,
     Noise,
@@ -89,6 +90,39 @@ def denoising_loss(
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
     snr = (alpha / sigma).square().flatten()
     return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+
+
+@node("loss.distillation")
+def distillation_loss(
+    prediction: Prediction,
+    teacher: Prediction,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    weighting: Weighting = "uniform",
+    gamma: Annotated[float, Ge(0)] = 5.0,
+) -> Tensor:
+    """Mean squared difference of two predictions of one kind, made at the same x_t and t.
+
+    weighting and gamma are those of `loss.denoising`. The teacher is a target: no gradient goes to it. It has none of
+    the noise of a target that is drawn, so a student needs fewer steps.
+    """
+    if prediction.kind != teacher.kind:
+        raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
+    alpha, sigma = schedule.along(prediction.value, t)
+    error = (prediction.value.float() - teacher.value.detach().float()).square().flatten(1).mean(1)
+    snr = (alpha / sigma).square().flatten()
+    return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
+
+
+@node("loss.vector")
+def vector_loss(condition: Condition, target: Condition) -> Tensor:
+    """Mean squared difference of the vectors (B, D) of two conditions. No gradient goes to the target."""
+    if condition.vector is None or target.vector is None:
+        raise ValueError(
+            "expected two conditions with a vector (of a text, a label or a picture); one has none"
+        )
+    return (condition.vector.float() - target.vector.detach().float()).square().mean()
 
 
 @node("loss.cross_entropy")

@@ -231,6 +231,40 @@ def test_a_perfect_prediction_has_no_loss(kind: Any) -> None:
     assert losses.denoising_loss(prediction, x0, noise, t, schedule) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_distilling_a_teacher_that_knows_the_noise_is_the_denoising_loss(kind: Any) -> None:
+    schedule = cosine()
+    x0, noise, wrong = torch.randn(3, 4, 2, 4, 4).unbind()
+    t = torch.tensor([50.0, 300.0, 600.0, 900.0])
+    x = schedule.add_noise(x0, noise, t)
+    teacher = schedule.convert(Prediction(noise, "eps"), kind, x, t)
+    student = Prediction((teacher.value + wrong).requires_grad_(), kind)
+    loss = losses.distillation_loss(student, teacher, t, schedule, weighting="truncated")
+    expected = losses.denoising_loss(student, x0, noise, t, schedule, weighting="truncated")
+    torch.testing.assert_close(loss, expected, rtol=2e-3, atol=1e-5)
+
+
+def test_a_teacher_of_another_kind_is_refused_and_gets_no_gradient() -> None:
+    schedule, t = cosine(), torch.tensor([500.0])
+    student, teacher = (torch.randn(1, 2, 4, 4, requires_grad=True) for _ in range(2))
+    with pytest.raises(ValueError, match="of one kind; found 'v' and teacher 'eps'"):
+        losses.distillation_loss(Prediction(student, "v"), Prediction(teacher, "eps"), t, schedule)
+    losses.distillation_loss(Prediction(student, "v"), Prediction(teacher, "v"), t, schedule).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_the_distance_of_vectors_moves_the_first_alone() -> None:
+    ours, target = torch.zeros(2, 3, requires_grad=True), torch.full((2, 3), 2.0, requires_grad=True)
+    loss = losses.vector_loss(Condition(vector=ours), Condition(vector=target))
+    assert float(loss) == 4
+    loss.backward()
+    assert ours.grad is not None
+    assert target.grad is None
+    with pytest.raises(ValueError, match="expected two conditions with a vector"):
+        losses.vector_loss(Condition(vector=ours), Condition())
+
+
 def test_timesteps_fill_the_schedule_evenly() -> None:
     schedule = cosine()
     t = losses.uniform_timesteps(torch.zeros(10, 4, 2, 2), schedule, 3)
