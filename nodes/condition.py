@@ -20,9 +20,7 @@ Mode = Literal["area", "bilinear", "nearest"]
 
 
 @node("condition.spatial")
-def spatial_condition(
-    parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area"
-) -> Condition:
+def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
     """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
 
     The parts are brought to `size`, a side or [height, width] (by default that of the first), and concatenated along

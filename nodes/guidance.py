@@ -53,7 +53,9 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
         log_p = torch.log_softmax(classifier(x_in, for_batch(t, batch, "t")), dim=-1)
         classes = for_batch(label.to(log_p.device), batch, "the label")
         if _concrete(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
-            raise ValueError(f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}")
+            raise ValueError(
+                f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}"
+            )
         chosen = log_p.gather(1, classes.unsqueeze(1))
         (gradient,) = torch.autograd.grad(chosen.sum(), x_in)
     guided: Score = per_sample(scale, gradient) * gradient

@@ -8,7 +8,9 @@ from guidegraph.graph.types import Tensor
 def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
     """A value (1, …) or (B, …) with a leading axis of `batch`; `what` it is: "t", "the label"."""
     if value.ndim == 0 or value.shape[0] not in (1, batch):
-        raise ValueError(f"{what} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each")
+        raise ValueError(
+            f"{what} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
+        )
     return value.expand(batch, *value.shape[1:])
 
 

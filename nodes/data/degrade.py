@@ -29,7 +29,9 @@ def soil(image: Tensor, generator: torch.Generator) -> Tensor:
     batch, _, height, width = image.shape
     image = blur(image, 0.56 + 0.44 * float(uniform(1)))
     image = image * (0.9 + 0.2 * uniform(batch, 3, 1, 1)) + 0.16 * (uniform(batch, 3, 1, 1) - 0.5)
-    stains = F.interpolate(normal(batch, 3, max(height // 4, 1), max(width // 4, 1)), size=(height, width), mode="bilinear")
+    stains = F.interpolate(
+        normal(batch, 3, max(height // 4, 1), max(width // 4, 1)), size=(height, width), mode="bilinear"
+    )
     return image + 0.12 * uniform(batch, 1, 1, 1) * stains + 0.10 * uniform(batch, 1, 1, 1) * normal(*image.shape)
 
 

@@ -131,7 +131,9 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
     except Exception as error:
-        raise ValueError(f"'{path}' does not hold the weights of EfficientNet-lite0: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"'{path}' does not hold the weights of EfficientNet-lite0: {type(error).__name__}: {error}"
+        ) from error
     return network.eval().requires_grad_(False)
 
 
