@@ -44,6 +44,7 @@ TYPES = (
     "Autoencoder",
     "Classifier",
     "Condition",
+    "ConditionAdapter",
     "Denoiser",
     "Discriminator",
     "FeatureExtractor",
