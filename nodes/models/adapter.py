@@ -56,12 +56,12 @@ class ConditionAdapter(nn.Module):
             expected(name, getattr(condition, name), width)
             for name, width in (("tokens", config.tokens), ("vector", config.vector))
         )
-        weight = self.vector[1].weight.dtype
+        dtype = self.get_parameter("vector.1.weight").dtype
         mask = condition.mask
-        h = self.tokens(tokens.to(weight))
+        h = self.tokens(tokens.to(dtype))
         for layer in self.layers:
             h = layer(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask)
-        made = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(weight))))
+        made = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
         new_tokens, new_vector = (value.to(tokens.dtype) for value in made)
         return Condition(vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial)
 
