@@ -37,6 +37,7 @@ MODULES = (
     "table",
     "tensor",
     "text",
+    "tiling",
     "vq",
 )
 
