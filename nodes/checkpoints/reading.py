@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
 
 def _load(path: Path, *, mmap: bool) -> Any:
     """`torch.load` of weights alone."""
+    inert: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
     inert = [(Inert, name) for name in (*TRAINING, f"{Inert.__module__}.{Inert.__name__}")]
     try:
         with torch.serialization.safe_globals(inert):
