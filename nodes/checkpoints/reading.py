@@ -52,6 +52,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     what is no tensor, such as a step count, is left out. Weights are memory-mapped, except those of a checkpoint
     from before torch 1.6. Raises ``ValueError`` that names the file, what was found in it, and what to do.
     """
+    content = read_nested(path)
+    for candidate in (*(content.get(name) for name in WRAPPERS), content):
+        if isinstance(candidate, Mapping):
+            tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
+            if tensors and all(isinstance(name, str) for name in tensors):
+                return tensors
+    keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
+    raise ValueError(
+        f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
+        f"keys {keys}: save the model's state_dict"
+    )
+
+
+def read_nested(path: Path) -> Mapping[str, Any]:
+    """What a file holds as it is nested there, for files that are no state_dict; see read_tensors."""
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, and a checkpoint file was expected: name the file in it")
     if not path.is_file():
@@ -59,16 +74,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(64)
+    content: object
     if head[:4] == b"PK\x03\x04":
-        tensors = _read_zip(path, size)
+        content = _read_zip(path, size)
     elif head[:1] == b"\x80":
-        tensors = _unwrapped(path, _load(path, mmap=False))
+        content = _load(path, mmap=False)
     elif len(head) > 8 and head[8:9] == b"{":
-        tensors = _read_safetensors(path)
+        content = _read_safetensors(path)
     else:
         raise ValueError(f"'{path}' is no checkpoint: {_looks_like(head, size)}")
-    _check_sizes(path, tensors, size)
-    return tensors
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
+            "state_dict"
+        )
+    _check_sizes(path, _tensors_in(content), size)
+    return content
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -83,7 +104,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _read_zip(path: Path, size: int) -> dict[str, Tensor]:
+def _read_zip(path: Path, size: int) -> object:
     """What is in a zip archive that torch wrote: its members are stored as they are, and fit in the file."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -95,7 +116,7 @@ def _read_zip(path: Path, size: int) -> dict[str, Tensor]:
     refusal = _refusal(members, size)
     if refusal:
         raise ValueError(f"'{path}' is refused: {refusal}")
-    return _unwrapped(path, _load(path, mmap=True))
+    return _load(path, mmap=True)
 
 
 def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
@@ -140,26 +161,24 @@ def _load(path: Path, *, mmap: bool) -> Any:
         raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({reason}): fetch or save it again") from None
 
 
-def _unwrapped(path: Path, content: object) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        for candidate in (*(content.get(name) for name in WRAPPERS), content):
-            if isinstance(candidate, Mapping):
-                tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
-                if tensors and all(isinstance(name, str) for name in tensors):
-                    return tensors
-        found = "a dictionary with the keys " + (", ".join(str(key) for key in list(content)[:8]) or "(none)")
-    else:
-        found = f"a {type(content).__name__}"
-    raise ValueError(
-        f"'{path}' holds no weights: found {found}; expected tensors by name, at the top or under "
-        f"{', '.join(WRAPPERS)}: save the model's state_dict"
-    )
+def _tensors_in(content: object) -> dict[str, Tensor]:
+    """All tensors in nested dictionaries, lists and tuples, by their path."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
+    return found
 
 
 def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
     """Refuse tensors that are larger than the file: as copies they could fill the memory."""
-    if not tensors:
-        raise ValueError(f"'{path}' holds no tensors: save the model's state_dict")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")

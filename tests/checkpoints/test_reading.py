@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.reading import read_tensors
+from guidegraph.nodes.checkpoints.reading import read_nested, read_tensors
 
 
 class RunsCode:
@@ -64,6 +64,16 @@ def test_files_are_told_apart_by_content_and_mapped(tmp_path: Path, write: Calla
 def test_wrapped_weights_are_found(tmp_path: Path, wrapper: str) -> None:
     torch.save({"epoch": 3, wrapper: weights(), "optimizer": {"state": {0: {"step": 1}}}}, tmp_path / "a.ckpt")
     assert same(read_tensors(tmp_path / "a.ckpt"), weights())
+
+
+def test_what_is_no_state_dict_is_read_as_it_is_nested(tmp_path: Path) -> None:
+    torch.save({"string_to_param": {"*": torch.ones(2, 3)}, "name": "cat"}, tmp_path / "a.pt")
+    content = read_nested(tmp_path / "a.pt")
+    assert content["name"] == "cat"
+    assert torch.equal(content["string_to_param"]["*"], torch.ones(2, 3))
+    torch.save({"outer": [{"a": torch.zeros(1).expand(1 << 20, 1 << 20)}]}, tmp_path / "b.pt")
+    with pytest.raises(ValueError, match=r"its tensors declare .* the largest is 'outer\.0\.a'"):
+        read_nested(tmp_path / "b.pt")
 
 
 def test_ema_weights_come_first(tmp_path: Path) -> None:
@@ -206,8 +216,9 @@ def torchscript(folder: Path) -> Path:
         (written("a.pt", b"<!DOCTYPE html><html>"), "it is a web page"),
         (written("a.pt", b"version https://git-lfs.github.com/spec/v1\n"), "pointer of git-lfs"),
         (written("a.pt", plain_zip()), "a zip archive that torch.save did not write"),
-        (saved([1, 2]), "holds no weights: found a list"),
-        (saved({"epoch": 3}), "holds no weights: found a dictionary with the keys epoch"),
+        (saved([1, 2]), "holds no weights: expected a dictionary; found a list"),
+        (saved({"epoch": 3}), "holds no weights: .*; found the keys epoch"),
+        (saved({}), "holds no weights: .*; found the keys none"),
         (saved({"a": torch.eye(2).to_sparse()}), "'a' is no plain tensor"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: folder / "absent.pt", "there is no file"),
