@@ -13,6 +13,7 @@ from guidegraph.plugins.hookspecs import hookimpl
 MODULES = (
     "adversarial",
     "autoencoder",
+    "checkpoint",
     "classifier",
     "condition",
     "datasets",

@@ -128,7 +128,8 @@ class AttentionBlock(nn.Module):
         else:
             query, key, value = qkv.unflatten(-1, (self.heads, 3, -1)).unbind(3)
         h = F.linear(attend(query, key, value), self.proj_out.weight[:, :, 0], self.proj_out.bias)
-        return x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        out: Tensor = x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        return out
 
 
 class Attention(nn.Module):
@@ -161,7 +162,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.proj(x).chunk(2, dim=-1)
-        return a * F.gelu(b)
+        out: Tensor = a * F.gelu(b)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -212,7 +214,8 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, tokens, mask)
         h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
-        return x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        out: Tensor = x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        return out
 
 
 class AttentionPool(nn.Module):

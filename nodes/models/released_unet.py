@@ -59,7 +59,7 @@ class ReleasedEncoder(nn.Module):
             if level < len(shape.widths) - 1:
                 self.input_blocks.append(Stage([self.downsample(width)]))
                 skips.append(width)
-        middle = nn.Identity()
+        middle: nn.Module = nn.Identity()
         if shape.middle_depth:
             middle = attention(width, shape.heads[-1], shape.middle_depth, shape)
         self.middle_block = Stage([ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)])
