@@ -16,12 +16,11 @@ from torch import Tensor
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.structure import Heads, Structure, classifier_shape, measure, unet_shape
+from guidegraph.nodes.model import SCHEDULES
 from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
 from guidegraph.nodes.models.released_unet import ReleasedClassifier, ReleasedUNet
-from guidegraph.nodes.schedule import cosine, linear, scaled_linear
 from guidegraph.nodes.types import Schedule
 
-SCHEDULES = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine}
 CLASSIFIER_HEADS = Heads(head_channels=64)  # fixed in the software, for every classifier
 RGB = 3
 
@@ -137,5 +136,4 @@ def _with_options(heads: Heads, options: LoadOptions) -> Heads:
 
 def noise_schedule(name: str) -> Schedule:
     """A schedule of 1000 steps by its name."""
-    schedule: Schedule = SCHEDULES[name]()
-    return schedule
+    return SCHEDULES[name]()
