@@ -31,6 +31,7 @@ MODULES = (
     "noise",
     "plot",
     "pretrained",
+    "prompt",
     "schedule",
     "scheduler",
     "semantic",
