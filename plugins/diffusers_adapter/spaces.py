@@ -39,7 +39,7 @@ def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
 
 def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
     """noise · init_noise_sigma in variance-preserving form; flow matching starts from s ε."""
-    if is_flow(sampler.scheduler.config):
+    if _flows(sampler.scheduler):
         return noise
     scheduler = _copied(sampler.scheduler)
     scaled: Tensor = scheduler.scale_model_input(noise.float() * scheduler.init_noise_sigma, sampler.time)
@@ -61,6 +61,10 @@ def stepped(
     return moved.to(x.dtype), scheduler
 
 
+def _flows(scheduler: Any) -> bool:
+    return is_flow({"_class_name": type(scheduler).__name__, **scheduler.config})
+
+
 def _copied(scheduler: Any) -> Any:
     """A scheduler with the same tensors, and lists of its own: those are what a step changes in place."""
     found = copy.copy(scheduler)
@@ -71,7 +75,7 @@ def _copied(scheduler: Any) -> Any:
 
 def _scale(scheduler: Any, index: int) -> Tensor:
     """What the scheduler's sample is multiplied by to have variance-preserving x at a step: 0-dimensional."""
-    if is_flow(scheduler.config):
+    if _flows(scheduler):
         s = _sigma(scheduler, index)
         return ((1 - s) ** 2 + s**2).rsqrt().float()
     scaled: Tensor = scheduler.scale_model_input(torch.ones(()), scheduler.timesteps[index])
@@ -81,7 +85,7 @@ def _scale(scheduler: Any, index: int) -> Tensor:
 def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Prediction) -> Tensor:
     """The prediction as the scheduler takes a network's output."""
     config: Mapping[str, Any] = scheduler.config
-    kind = "flow" if is_flow(config) else KINDS[config["prediction_type"]]
+    kind = "flow" if _flows(scheduler) else KINDS[config["prediction_type"]]
     level = _level(scheduler, index).to(x.device)
     here = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
     value = Prediction(prediction.value.float(), prediction.kind)
@@ -98,7 +102,7 @@ def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Pred
 
 def _level(scheduler: Any, index: int) -> Tensor:
     """ᾱ at a step, float64."""
-    if is_flow(scheduler.config):
+    if _flows(scheduler):
         s = _sigma(scheduler, index)
         return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
     alpha = _scale(scheduler, index).double()
