@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.compvis import is_compvis, load_compvis
+from guidegraph.nodes.checkpoints.diffusers_folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.reading import read_tensors
@@ -39,8 +41,11 @@ def guided_diffusion(tensors: Tensors, path: Path, options: LoadOptions) -> dict
     return load_guided_diffusion(tensors, str(path), options, device=current_device(), dtype=current_dtype())
 
 
-FILES = (FileFormat("guided-diffusion", is_guided_diffusion, guided_diffusion),)
-FOLDERS: tuple[FolderFormat, ...] = ()
+FILES = (
+    FileFormat("guided-diffusion", is_guided_diffusion, guided_diffusion),
+    FileFormat("CompVis", is_compvis, load_compvis),
+)
+FOLDERS = (FolderFormat("diffusers", is_diffusers, load_diffusers),)
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:

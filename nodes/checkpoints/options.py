@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 AttentionOrder: TypeAlias = Literal["auto", "legacy", "new"]
@@ -16,7 +17,8 @@ class LoadOptions:
 
     attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: how
     many heads attention has, or how wide each is. noise_schedule: the β that the model was trained with. prediction:
-    what the network gives.
+    what the network gives. tokenizer: the folder of the one that a single file's text encoder was trained with. ema:
+    take the moving averages of a CompVis file's weights where it has them.
     """
 
     attention: AttentionOrder = "auto"
@@ -24,6 +26,8 @@ class LoadOptions:
     head_channels: int | None = None
     noise_schedule: NoiseSchedule = "auto"
     prediction: PredictionChoice = "auto"
+    tokenizer: Path | None = None
+    ema: bool = True
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.head_channels is not None:

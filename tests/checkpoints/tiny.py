@@ -27,7 +27,7 @@ PIXELS: dict[str, Any] = {
 }
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8},
-    "inpaint": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8, "in_channels": 9},
+    "inpaint": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8, "in_channels": 9, "sample_size": 64},
     "sd2": {
         **CROSS,
         "block_out_channels": (64, 128),
