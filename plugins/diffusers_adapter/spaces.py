@@ -31,18 +31,18 @@ def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     bar = schedule.alphas_bar.double().cpu().numpy()
     with np.errstate(divide="ignore"):
         wanted, known = np.log(s) - np.log1p(-s), 0.5 * (np.log1p(-bar) - np.log(bar))
-    # The last level may be infinite, and nothing can be interpolated towards it.
-    inner = np.interp(wanted, known[:-1], np.arange(len(known) - 1))
-    found = np.where(wanted > known[-2], float(len(known) - 1), inner)
+    # The schedule's last level is s = 1, where the logarithm is infinite: nothing can be interpolated towards it.
+    last = len(known) - 1
+    inner = np.interp(wanted, known[:-1], np.arange(last))
+    found = np.where(s > (1 + 1 / (1 + np.exp(-known[-2]))) / 2, float(last), inner)
     return torch.from_numpy(found).float().to(schedule.alphas_bar.device)
 
 
 def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
-    """noise · init_noise_sigma in variance-preserving form; flow matching starts from s ε."""
-    if _flows(sampler.scheduler):
-        return noise
+    """noise · init_noise_sigma, which flow matching has not, in variance-preserving form."""
     scheduler = _copied(sampler.scheduler)
-    scaled: Tensor = scheduler.scale_model_input(noise.float() * scheduler.init_noise_sigma, sampler.time)
+    size = 1.0 if _flows(scheduler) else scheduler.init_noise_sigma
+    scaled: Tensor = noise.float() * size * _scale(scheduler, sampler.index).to(noise.device)
     return scaled.to(noise.dtype)
 
 

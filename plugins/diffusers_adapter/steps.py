@@ -104,7 +104,7 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """The noise (B, C, H, W) at the level that diffusers' own pipelines start from, in variance-preserving form.
 
     It differs from the noise itself for schedulers in σ/α with linspace or trailing timesteps, which start from σ·noise
-    where others start from unit noise.
+    where others start from unit noise, and for flow matching that starts below s = 1.
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 

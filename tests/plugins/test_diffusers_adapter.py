@@ -15,6 +15,9 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 from tests.plugins import tiny_diffusers as tiny  # noqa: E402
 
+# diffusers' own, of NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
 WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
 PLUGIN = "guidegraph.plugins.diffusers_adapter"
 PROMPT = "a tiger"
