@@ -132,7 +132,7 @@ def _text_and_sizes(network: Any, condition: Condition) -> dict[str, Tensor]:
     vector = condition.vector
     found = 0 if vector is None else vector.shape[-1]
     numbers, rest = divmod(width - found, d - 1)
-    if vector is None or rest or not 0 < numbers < found:
+    if vector is None or rest or numbers not in (5, 6):  # the refiner has five
         raise ValueError(
             f"this denoiser takes a vector of the pooled text and the numbers of sizes (width {width - 6 * (d - 1)} "
             f"for six), and got {found or 'none'}: see `diffusers.text`"
