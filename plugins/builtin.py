@@ -24,6 +24,7 @@ MODULES = (
     "image",
     "label",
     "latents",
+    "lora",
     "losses",
     "mask",
     "metrics",
