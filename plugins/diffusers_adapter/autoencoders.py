@@ -41,9 +41,10 @@ def load_autoencoder(
 ) -> Autoencoder:
     """An autoencoder of diffusers, frozen: latents (B, C, h, w) are scaled and shifted as its configuration says.
 
-    path: a pipeline's folder, or the autoencoder's own. part: the pipeline's folder to take, by default `vae`, `vqvae`
-    or `movq`. variant: `fp16` for files named so. tiling: large pictures in overlapping tiles, for less memory and a
-    slightly different result. One whose configuration says `force_upcast` computes in float32 in a run in float16.
+    One whose configuration says `force_upcast` computes in float32 in a run in float16. path: a pipeline's folder, or
+    the autoencoder's own. part: the pipeline's folder to take, by default `vae`, `vqvae` or `movq`. variant: `fp16` for
+    files named so. tiling: large pictures in overlapping tiles, for less memory and a slightly different result.
+
     Raises an error for a class that is not supported, and for weights that are not safetensors or do not fit.
     """
     diffusers = import_diffusers()

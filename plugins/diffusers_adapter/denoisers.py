@@ -62,8 +62,10 @@ def load_denoiser(
 def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
     """Class labels for a class-conditional model of diffusers (DiT, a U-Net with class embeddings); see `label.embed`.
 
-    The condition's vector is (B, K), one-hot; zeros stand for the null class, which DiT has as its class K. path, part:
-    as for `diffusers.denoiser`. Raises an error for a model without classes.
+    The vector of the condition is (B, K), one-hot; zeros are the null class, which DiT has as its class K. path: as for
+    `diffusers.denoiser`. part: as there.
+
+    Raises an error for a model without classes.
     """
     folder = part_folder(path, part, PARTS)
     config = read_json(folder / "config.json")

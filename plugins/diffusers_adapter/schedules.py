@@ -28,7 +28,9 @@ def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
     For β schedules (linear, scaled_linear, squaredcos_cap_v2, sigmoid, trained_betas; rescale_betas_zero_snr) t is the
     timestep. For flow matching, t = 0 … T − 1 stands for s = (t + 1)/T after the shift, α = (1 − s)/r and σ = s/r with
     r² = (1 − s)² + s². like: the noise or latent (B, C, h, w) to be sampled, needed where the shift depends on the size
-    (`use_dynamic_shifting`). Raises an error for a scheduler without such a schedule.
+    (`use_dynamic_shifting`).
+
+    Raises an error for a scheduler without such a schedule.
     """
     import_diffusers()
     folder = part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)

@@ -79,7 +79,7 @@ def new_sampler(
 ) -> NewSampler:
     """A scheduler of diffusers, and the timesteps of its model calls on the schedule's axis: what a loop runs over.
 
-    schedule: the denoiser's. path: a pipeline's folder, or the scheduler's own; name: a class of diffusers, made from
+    schedule: the denoiser's. path: a pipeline's folder, or the scheduler's own. name: a class of diffusers, made from
     that folder's configuration or, without a path, for the schedule, unclipped. options: what replaces entries of the
     configuration (`use_karras_sigmas: true`). like: as for `diffusers.schedule`. spacing, for flow matching: `trailing`
     is s = 1 … 1/steps before the shift, `own` the scheduler's own; `auto` is trailing for a Flux pipeline's folder,
@@ -123,9 +123,11 @@ def step(
 ) -> Stepped:
     """Move x (B, C, H, W) along the sampler by one model call; the sampler that comes in stays as it was.
 
-    The prediction, of any kind, is converted to what the scheduler takes. t is only for the reader, as in
-    `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw some; eta: for DDIM and TCD. Computes
-    in float32 and returns x in its own dtype. Raises an error where a scheduler draws noise and none is wired.
+    The prediction, of any kind, is converted to what the scheduler takes. Computes in float32 and returns x in its own
+    dtype. t: only for the reader, as in `scheduler.step`. noise: fresh standard normal noise, for schedulers that draw
+    some. eta: for DDIM and TCD.
+
+    Raises an error where a scheduler draws noise and none is wired.
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
