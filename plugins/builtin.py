@@ -13,6 +13,7 @@ from guidegraph.plugins.hookspecs import hookimpl
 MODULES = (
     "adversarial",
     "autoencoder",
+    "checkpoint",
     "classifier",
     "condition",
     "datasets",
@@ -23,6 +24,7 @@ MODULES = (
     "image",
     "label",
     "latents",
+    "lora",
     "losses",
     "mask",
     "metrics",
@@ -30,6 +32,7 @@ MODULES = (
     "noise",
     "plot",
     "pretrained",
+    "prompt",
     "schedule",
     "scheduler",
     "semantic",
@@ -37,6 +40,7 @@ MODULES = (
     "table",
     "tensor",
     "text",
+    "tiling",
     "vq",
 )
 

@@ -52,6 +52,12 @@ def test_layers_hold(tree: Path) -> None:
             "guidegraph.nodes.bad -> guidegraph.plugins",
         ),
         ("guidegraph/nodes/bad.py", "from guidegraph import node", "guidegraph.nodes.bad -> guidegraph "),
+        ("guidegraph/plugins/bad.py", "from guidegraph import node", "guidegraph.plugins.bad -> guidegraph "),
+        (
+            "guidegraph/plugins/diffusers_adapter/bad.py",
+            "import guidegraph.nodes.types",
+            "guidegraph.plugins.diffusers_adapter.bad -> guidegraph.nodes.types",
+        ),
         ("guidegraph/new.py", "", "guidegraph.new"),
         ("guidegraph_runtime/bad.py", "import torch", "guidegraph_runtime.bad -> torch"),
         (

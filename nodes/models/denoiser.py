@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.unet import UNet, UNetConfig
+from guidegraph.nodes.models.unet import UNet
 from guidegraph.nodes.types import Condition, Prediction
+
+
+class Takes(Protocol):
+    """What a U-Net takes, by its config: channels, the factor of the sides, widths of the conditions."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def spatial_channels(self) -> int: ...
+    @property
+    def factor(self) -> int: ...
+    @property
+    def vector_dim(self) -> int | None: ...
+    @property
+    def context_dim(self) -> int | None: ...
 
 
 class UNetDenoiser(nn.Module):
@@ -47,11 +64,11 @@ class UNetDenoiser(nn.Module):
         return Prediction(out, config.kind)
 
 
-def check_sizes(config: UNetConfig, x: Tensor, spatial: Tensor | None) -> None:
+def check_sizes(config: Takes, x: Tensor, spatial: Tensor | None) -> None:
     """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
     if x.shape[1] != config.in_channels:
         raise ValueError(f"this denoiser takes x of {config.in_channels} channels; found x of shape {tuple(x.shape)}")
-    factor = config.patch * 2 ** (len(config.multipliers) - 1)
+    factor = config.factor
     if x.shape[2] % factor or x.shape[3] % factor:
         raise ValueError(f"this denoiser takes sides that are multiples of {factor}; found x of shape {tuple(x.shape)}")
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
@@ -69,7 +86,7 @@ def check_sizes(config: UNetConfig, x: Tensor, spatial: Tensor | None) -> None:
         )
 
 
-def check_fields(config: UNetConfig, condition: Condition) -> None:
+def check_fields(config: Takes, condition: Condition) -> None:
     """Raise ``ValueError`` where the vector or the tokens are not those that a UNet takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
     for name, value, width, null in (

@@ -51,6 +51,11 @@ class UNetConfig:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
 
+    @property
+    def factor(self) -> int:
+        """What the sides of x are multiples of."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
 
 class Stage(nn.Module):
     """A residual block, and attention where the level has it."""

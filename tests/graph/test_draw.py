@@ -192,5 +192,5 @@ def test_shipped_workflows_are_drawn(workflow: Path) -> None:
     from guidegraph.graph.picture import short
     from guidegraph.plugins.manager import default_registry
 
-    found = build(workflow, default_registry(entry_points=False))
+    found = build(workflow, default_registry(["guidegraph.plugins.diffusers_adapter"], entry_points=False))
     assert sorted(texts(parsed(found), "title")) == sorted(short(op.key) for op in walk(found.ops))

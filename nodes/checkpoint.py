@@ -1,0 +1,59 @@
+"""Checkpoints that others released, as nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.checkpoints.options import AttentionOrder, NoiseSchedule, PredictionChoice
+from guidegraph.nodes.model import Missing
+from guidegraph.nodes.types import Autoencoder, Classifier, Denoiser, LabelEmbedder, Schedule, TextEmbedder
+
+
+class Checkpoint(NamedTuple):
+    """The parts of a released checkpoint."""
+
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+    text: TextEmbedder
+    schedule: Schedule
+    classifier: Classifier
+    label: LabelEmbedder
+
+
+@node("checkpoint.load", host=True)
+def load_checkpoint(
+    *,
+    path: Path,
+    attention: AttentionOrder = "auto",
+    heads: Annotated[int, Ge(1)] | None = None,
+    head_channels: Annotated[int, Ge(1)] | None = None,
+    noise_schedule: NoiseSchedule = "auto",
+    prediction: PredictionChoice = "auto",
+    tokenizer: Path | None = None,
+    ema: bool = True,
+) -> Checkpoint:
+    """A released checkpoint, told apart by content, frozen, on the run's device and in its dtype.
+
+    path: a `.pt` of guided-diffusion (a diffusion model, an upsampler or a classifier); a CompVis single file, `.ckpt`
+    or `.safetensors`, of latent diffusion, Stable Diffusion 1 or 2, SDXL, or of a first stage alone; or a diffusers
+    folder of these. The architecture is told from the tensors, or from a folder's config.json; weights are
+    memory-mapped, cast as they load, and nothing in a file is executed. Every key is used, or known and named as no
+    weight; anything else is an error.
+    What no tensor tells is that of the released model of this shape, or is set: attention: the order of q, k, v and
+    heads (guided-diffusion's use_new_attention_order); heads or head_channels: how many heads attention has, or how
+    wide each is; noise_schedule: the β of its training; prediction: what the network gives, which files of Stable
+    Diffusion 2 leave open; tokenizer: the folder of the tokenizer for a single file's text encoder (vocab.json and
+    merges.txt), which a file does not hold; ema: the moving averages of a CompVis file's weights where it has them.
+    A part that the checkpoint does not hold raises an error when it is used.
+    """
+    from guidegraph.nodes.checkpoints.loading import load_parts
+    from guidegraph.nodes.checkpoints.options import LoadOptions
+
+    options = LoadOptions(attention, heads, head_channels, noise_schedule, prediction, tokenizer, ema)
+    parts = load_parts(path, options)
+    held: dict[str, Any] = {name: parts.get(name, Missing(path, name, parts)) for name in Checkpoint._fields}
+    return Checkpoint(**held)

@@ -1,0 +1,127 @@
+"""CLIP text models of transformers from the tensors of a file, under its own names or under OpenCLIP's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.pretrained import import_transformers
+
+HEAD = 64
+"""The width of a head in every CLIP and OpenCLIP text model that was released."""
+
+NO_WEIGHTS = ("position_ids", "logit_scale", "attn_mask")
+"""What the files hold beside weights: positions, the temperature of the contrastive loss, and the causal mask."""
+
+OPENCLIP = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+OPENCLIP_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+
+
+def build_clip(
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str, extra: str = "clip"
+) -> nn.Module:
+    """A frozen `CLIPTextModel`, with its projection where the tensors have one, on the run's device and in its dtype.
+
+    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` where transformers is missing, and where the
+    tensors are not those of the model that the settings describe.
+    """
+    transformers = import_transformers(extra)
+    held = {
+        name.removeprefix("text_model."): tensor
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] not in NO_WEIGHTS
+    }
+    projected = "text_projection.weight" in held
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    try:
+        config = transformers.CLIPTextConfig.from_dict(dict(settings))
+        with torch.device("meta"):
+            model: nn.Module = kind(config)
+    except Exception as error:
+        raise ValueError(f"'{where}' describes no CLIP text model that transformers can build: {error}") from None
+    prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
+    named = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
+    fill(model, named, where, current_dtype(), current_device())
+    build_positions(model)
+    return model
+
+
+def build_positions(model: nn.Module) -> None:
+    """The buffers of positions and token types, which are in no file, on the run's device, in place."""
+    for owner in model.modules():
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            if not buffer.is_meta:
+                continue
+            if name not in ("position_ids", "token_type_ids"):
+                raise ValueError(f"this version of transformers has a buffer '{name}' that is not known: take another")
+            steps = torch.arange(buffer.shape[-1], device=current_device()).expand(buffer.shape).clone()
+            setattr(owner, name, steps if name == "position_ids" else torch.zeros_like(steps))
+
+
+def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an OpenCLIP text model under transformers' names; a name that is not known stays."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        layer = re.match(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)$", name)
+        fused = re.match(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)$", name)
+        if fused and tensor.shape[0] % 3 == 0:
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                out[f"encoder.layers.{fused[1]}.self_attn.{part}_proj.{fused[2]}"] = piece
+        elif layer and layer[2] in OPENCLIP_LAYER:
+            out[f"encoder.layers.{layer[1]}.{OPENCLIP_LAYER[layer[2]]}.{layer[3]}"] = tensor
+        elif name == "text_projection":
+            out["text_projection.weight"] = tensor.T
+        else:
+            out[OPENCLIP.get(name, name)] = tensor
+    return out
+
+
+def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) -> dict[str, Any]:
+    """The CLIPTextConfig of tensors under transformers' names, where no config.json tells.
+
+    The width of a head is 64, as in all that were released; the last two tokens mark start and end.
+    """
+    held = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    try:
+        vocabulary, width = held["embeddings.token_embedding.weight"].shape
+        positions = held["embeddings.position_embedding.weight"].shape[0]
+        inner = held["encoder.layers.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"'{where}' holds no whole CLIP text model: {error.args[0]} is missing") from None
+    if width % HEAD:
+        raise ValueError(
+            f"'{where}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
+            "single file cannot tell its heads: give a diffusers folder, whose config.json does"
+        )
+    projection = held.get("text_projection.weight")
+    layers = {name.split(".")[2] for name in held if name.startswith("encoder.layers.")}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": width // HEAD,
+        "max_position_embeddings": positions,
+        "hidden_act": activation,
+        "projection_dim": width if projection is None else projection.shape[0],
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }

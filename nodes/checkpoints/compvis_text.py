@@ -1,0 +1,103 @@
+"""What a CompVis single file is conditioned on: CLIP, OpenCLIP, SDXL's two, latent diffusion's own encoder, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, from_openclip
+from guidegraph.nodes.checkpoints.diffusers_text import load_tokenizer
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text
+from guidegraph.nodes.checkpoints.unavailable import Unavailable
+from guidegraph.nodes.models.released_ldm_text import ClassTokens
+from guidegraph.nodes.models.released_text import Hidden, PictureSize, ReleasedText, Tower
+from guidegraph.nodes.pretrained import import_transformers
+
+Tensors = Mapping[str, Tensor]
+OPENCLIP_PAD = 0
+"""OpenCLIP fills a text up with zeros, CLIP with its mark of the end."""
+
+
+def family(tensors: Tensors) -> str:
+    """Which conditioner the tensors of `cond_stage_model` are: clip, openclip, ldm, classes, none or unknown."""
+    if not tensors:
+        return "none"
+    if any(name.startswith("transformer.") and name.endswith("embeddings.token_embedding.weight") for name in tensors):
+        return "clip"
+    if "model.token_embedding.weight" in tensors:
+        return "openclip"
+    if "transformer.token_emb.weight" in tensors:
+        return "ldm"
+    return "classes" if set(tensors) == {"embedding.weight"} else "unknown"
+
+
+def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> dict[str, Any]:
+    """The part `text`, or `label` of a model with classes, from the tensors of `cond_stage_model`.
+
+    Without a tokenizer, which a single file does not hold, `text` says so when it is used.
+    """
+    kind = family(tensors)
+    if kind == "unknown":
+        names = ", ".join(sorted(tensors)[:4])
+        raise ValueError(f"'{where}' has a conditioner of an unknown kind: cond_stage_model holds {names}")
+    if kind == "none":
+        return {}
+    if kind == "classes":
+        with torch.device("meta"):
+            labels = ClassTokens(*tensors["embedding.weight"].shape)
+        fill(labels, tensors, str(where), current_dtype(), current_device())
+        return {"label": labels}
+    if tokenizer is None:
+        return {"text": Unavailable(_no_tokenizer(where, "BERT" if kind == "ldm" else "CLIP"))}
+    if kind == "ldm":
+        return {"text": build_ldm_text(_under(tensors, "transformer."), HEADS, tokenizer, str(where))}
+    hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
+    return {"text": ReleasedText([_tower(tensors, kind, hidden, where, tokenizer)]).eval()}
+
+
+def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, tokenizer: Path | None) -> Any:
+    """SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner's."""
+    towers = [_under(tensors, f"{number}.") for number in (0, 1)]
+    rest = [name for name in tensors if not name.startswith(("0.", "1."))]
+    if [family(tower) for tower in towers] != ["clip", "openclip"] or rest:
+        raise ValueError(
+            f"'{where}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
+        )
+    if tokenizer is None:
+        return Unavailable(_no_tokenizer(where, "CLIP"))
+    both = [_tower(towers[i], kind, "penultimate", where, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
+    projection = towers[1].get("model.text_projection")
+    width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
+    if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
+        raise ValueError(f"'{where}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
+    return ReleasedText(both, size=PictureSize(), size_width=width, zero_empty=True).eval()
+
+
+def _tower(tensors: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
+    transformers = import_transformers("clip")
+    words = load_tokenizer(transformers.CLIPTokenizer, tokenizer)
+    held: Tensors
+    if kind == "clip":
+        held, activation, pad = _under(tensors, "transformer."), "quick_gelu", int(words.eos_token_id)
+    else:
+        held, activation, pad = from_openclip(_under(tensors, "model.")), "gelu", OPENCLIP_PAD
+    return Tower(build_clip(held, clip_settings(held, str(where), activation), str(where)), words, hidden, pad)
+
+
+def _under(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _no_tokenizer(where: Path, kind: str) -> str:
+    return (
+        f"'{where}' holds a text encoder and no vocabulary, as all single files: set `tokenizer` of checkpoint.load to "
+        f"a folder with the tokenizer of {kind} (vocab.json and merges.txt, or tokenizer.json), such as the folder "
+        "`tokenizer` of a diffusers folder of this family"
+    )

@@ -1,0 +1,57 @@
+"""What a diffusers config.json may say: every field is used, has the one value that is supported, or is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ``ValueError`` that names the file."""
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}': the folder is incomplete")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"'{path}' is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' holds a {type(content).__name__}; expected a JSON object")
+    return content
+
+
+def check_config(
+    config: Mapping[str, Any],
+    where: Path | str,
+    used: Collection[str],
+    fixed: Mapping[str, tuple[Any, ...]],
+    ignored: Collection[str] = (),
+) -> None:
+    """Raise one ``ValueError`` where a field has a value that is not supported, or is not known.
+
+    used: fields that the caller reads. fixed: fields with the values they may have (absent is fine). ignored: fields
+    that do not change what the network computes. Names that begin with an underscore are notes of the library.
+    """
+    problems = []
+    for name, value in config.items():
+        if name.startswith("_") or name in used or name in ignored:
+            continue
+        if name not in fixed:
+            if value not in (None, False):
+                problems.append(f"'{name}' is {value!r}, which is not known")
+        elif value not in fixed[name]:
+            supported = " or ".join(repr(allowed) for allowed in fixed[name])
+            problems.append(f"'{name}' is {value!r}, and only {supported} is supported")
+    if problems:
+        raise ValueError(f"'{where}' describes another network: {'; '.join(problems)}. Nothing was loaded")
+
+
+def each_level(value: Any, levels: int, name: str, where: Path | str) -> tuple[int, ...]:
+    """A whole number for each level: a list of them, or one for all."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * levels
+    if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
+        raise ValueError(
+            f"'{where}': '{name}' is {value!r}; expected a whole number, or one for each of {levels} levels"
+        )
+    return tuple(values)

@@ -1,0 +1,50 @@
+"""The weights of one component in a diffusers folder: whole or sharded, safetensors or `.bin`, fp16 variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.diffusers_config import read_json
+from guidegraph.nodes.checkpoints.reading import read_tensors
+
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""What diffusers calls its weights, and what transformers calls its own, now and before."""
+
+VARIANTS = ("", "fp16")
+"""Full precision first; a folder may hold half precision alone."""
+
+
+def component_tensors(folder: Path) -> Mapping[str, Tensor]:
+    """The tensors of a component, memory-mapped. Raises ``ValueError`` where there are none, or a shard is missing."""
+    for suffix in ("safetensors", "bin"):
+        for variant in VARIANTS:
+            dot = f".{variant}" if variant else ""
+            for stem in STEMS:
+                if (whole := folder / f"{stem}{dot}.{suffix}").is_file():
+                    return read_tensors(whole)
+                if (index := folder / f"{stem}.{suffix}.index{dot}.json").is_file():
+                    return _sharded(index)
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+    raise ValueError(
+        f"'{folder}' holds no weights: expected {STEMS[0]}.safetensors or model.safetensors, whole or with an index, "
+        f"or the same as fp16 or .bin; found {found or 'nothing'}. The folder is incomplete: nothing was loaded"
+    )
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    """The tensors of all the files that an index names, which must lie beside it."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"'{index}' is no index of weights: expected a 'weight_map' from names to files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if name != Path(name).name:
+            raise ValueError(f"'{index}' names '{name}', which is not the plain name of a file beside it")
+        tensors.update(read_tensors(index.parent / name))
+    missing = [name for name in places if name not in tensors]
+    if missing:
+        raise ValueError(f"'{index}' names {len(missing)} tensors that its files do not hold: {', '.join(missing[:4])}")
+    return tensors

@@ -1,0 +1,142 @@
+"""Folders that diffusers wrote: a whole pipeline with model_index.json, or one U-Net or first stage alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints import diffusers_first_stage, diffusers_unet
+from guidegraph.nodes.checkpoints.diffusers_config import read_json
+from guidegraph.nodes.checkpoints.diffusers_files import component_tensors
+from guidegraph.nodes.checkpoints.diffusers_schedule import CONFIG, read_scheduler
+from guidegraph.nodes.checkpoints.diffusers_text import TEXT_CLASSES, load_text
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.guided_diffusion import noise_schedule
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph.nodes.models.released_unet import ReleasedUNet
+from guidegraph.nodes.types import PredictionKind
+
+INDEX = "model_index.json"
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
+"""Components that judge or mark pictures, or that other inputs need; no part of text to picture."""
+
+Component = tuple[str, str]
+
+
+def is_diffusers(folder: Path) -> bool:
+    """Whether a folder is one that diffusers wrote: a pipeline, or a network alone."""
+    return (folder / INDEX).is_file() or (folder / "config.json").is_file()
+
+
+def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """The parts of a diffusers folder, frozen, on the run's device and in its dtype.
+
+    `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, those that are there.
+    Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
+    """
+    if options.heads is not None or options.head_channels is not None or options.attention != "auto":
+        raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
+    if not (folder / INDEX).is_file():
+        return _alone(folder, options)
+    index = read_json(folder / INDEX)
+    held = _components(folder, index)
+    kind: PredictionKind = "eps"
+    parts: dict[str, Any] = {}
+    if "scheduler" in held:
+        parts["schedule"], kind = read_scheduler(folder / "scheduler")
+    if options.noise_schedule != "auto":
+        parts["schedule"] = noise_schedule(options.noise_schedule)
+    if options.prediction != "auto":
+        kind = options.prediction
+    first = next((name for name in ("vae", "vqvae") if name in held), None)
+    if "unet" in held:
+        parts.update(load_unet(folder / "unet", kind))
+    if first is not None:
+        parts["autoencoder"] = load_autoencoder(folder / first)
+    texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in held]
+    if texts:
+        factor = parts["autoencoder"].config.factor if first is not None else 1
+        parts["text"] = load_text(folder, {name: held[name][1] for name in texts}, index, factor)
+    return parts
+
+
+def load_unet(folder: Path, kind: PredictionKind) -> dict[str, Any]:
+    """The `denoiser` of a U-Net's folder and, where it was trained with classes, their `label` embedder."""
+    where = folder / "config.json"
+    shape = diffusers_unet.unet_shape(read_json(where), where, kind)
+    tensors = diffusers_unet.unet_tensors(component_tensors(folder), shape)
+    parts: dict[str, Any] = {}
+    with torch.device("meta"):
+        network = ReleasedUNet(shape)
+        labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
+    if labels is not None:
+        mine = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
+        fill(labels, mine, str(folder), current_dtype(), current_device())
+        parts["label"] = labels
+    fill(network, tensors, str(folder), current_dtype(), current_device())
+    parts["denoiser"] = ReleasedDenoiser(network).eval()
+    return parts
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """The autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
+    where = folder / "config.json"
+    config = read_json(where)
+    return diffusers_first_stage.load_first_stage(component_tensors(folder), config, where)
+
+
+def _alone(folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """The one part of a folder with a network alone, and a schedule where the options name one."""
+    name = read_json(folder / "config.json").get("_class_name")
+    named = options.noise_schedule != "auto"
+    parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if named else {}
+    if name in diffusers_unet.CLASSES:
+        return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction)
+    if name in diffusers_first_stage.CLASSES:
+        return parts | {"autoencoder": load_autoencoder(folder)}
+    known = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))
+    raise ValueError(
+        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {known}"
+    )
+
+
+def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
+    """What the pipeline consists of, by name, as its library and class. Raises one ``ValueError`` for all troubles."""
+    held: dict[str, Component] = {}
+    for name, value in index.items():
+        is_component = isinstance(value, list) and len(value) == 2
+        if name.startswith("_") or name in UNUSED or not is_component or value == [None, None]:
+            continue
+        held[name] = (str(value[0]), str(value[1]))
+    expected = {
+        "unet": diffusers_unet.CLASSES,
+        "vae": diffusers_first_stage.CLASSES,
+        "vqvae": diffusers_first_stage.CLASSES,
+        "text_encoder": TEXT_CLASSES,
+        "text_encoder_2": TEXT_CLASSES,
+        "bert": ("LDMBertModel",),
+        "tokenizer": None,
+        "tokenizer_2": None,
+        "scheduler": None,
+    }
+    problems = []
+    for name, (_, kind) in held.items():
+        classes = expected.get(name, ())
+        if classes is not None and kind not in classes:
+            known = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
+            problems.append(f"'{name}' is a {kind} ({known})")
+        elif not (folder / name).is_dir():
+            problems.append(f"the folder '{name}' is missing")
+    if "scheduler" in held and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():
+        problems.append(f"'scheduler/{CONFIG}' is missing")
+    if problems:
+        name = index.get("_class_name", "a pipeline")
+        raise ValueError(f"'{folder}' is {name} that cannot be loaded: {'; '.join(problems)}. Nothing was loaded")
+    if not held:
+        raise ValueError(f"'{folder / INDEX}' names no components: the folder is incomplete")
+    return held

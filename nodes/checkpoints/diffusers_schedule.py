@@ -1,0 +1,79 @@
+"""scheduler_config.json of diffusers: the noise schedule, what the network predicts, and how its sampler is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.checkpoints.diffusers_config import read_json
+from guidegraph.nodes.types import PredictionKind, Schedule
+
+KINDS: dict[str, PredictionKind] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+SPACINGS = ("leading", "trailing", "linspace")
+CONFIG = "scheduler_config.json"
+
+
+class Sampling(NamedTuple):
+    """How a checkpoint's sampler is set, as the settings of our sampler nodes: offset, final and spacing."""
+
+    offset: int
+    final: Literal["one", "first"]
+    spacing: Literal["leading", "trailing", "linspace"]
+
+
+def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
+    """The schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
+    path = folder / CONFIG
+    config = read_json(path)
+    return noise_schedule(config, path), prediction_kind(config, path)
+
+
+def noise_schedule(config: Mapping[str, Any], where: Path) -> Schedule:
+    """The schedule that a scheduler_config.json describes. Raises ``ValueError`` for one without β, as of a flow."""
+    name = config.get("beta_schedule")
+    betas = config.get("trained_betas")
+    if name is None and betas is None:
+        raise ValueError(
+            f"'{where}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
+            "diffusion, which is what is supported"
+        )
+    steps = int(config.get("num_train_timesteps", 1000))
+    ends = {"beta_start": float(config.get("beta_start", 1e-4)), "beta_end": float(config.get("beta_end", 0.02))}
+    try:
+        if betas is not None:
+            schedule = schedules.from_betas(np.asarray(betas, dtype=np.float64))
+        elif name == "linear":
+            schedule = schedules.linear(train_steps=steps, **ends)
+        elif name == "scaled_linear":
+            schedule = schedules.scaled_linear(train_steps=steps, **ends)
+        elif name == "sigmoid":
+            schedule = schedules.sigmoid(train_steps=steps, **ends)
+        elif name == "squaredcos_cap_v2":
+            schedule = schedules.cosine(train_steps=steps)
+        else:
+            known = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
+            raise ValueError(f"'beta_schedule' is {name!r}; supported are {known}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"'{where}' describes no schedule: {error}") from None
+    return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
+
+
+def prediction_kind(config: Mapping[str, Any], where: Path) -> PredictionKind:
+    """What the network predicts, by `prediction_type`. Raises ``ValueError``."""
+    given = config.get("prediction_type", "epsilon")
+    if given not in KINDS:
+        raise ValueError(f"'{where}': 'prediction_type' is {given!r}; supported are {', '.join(KINDS)}")
+    return KINDS[given]
+
+
+def sampling(config: Mapping[str, Any], where: Path) -> Sampling:
+    """The offset, the last ᾱ and the spacing of a scheduler_config.json. Raises ``ValueError``."""
+    spacing = config.get("timestep_spacing", "leading")
+    if spacing not in SPACINGS:
+        raise ValueError(f"'{where}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
+    final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
+    return Sampling(int(config.get("steps_offset", 0)), final, spacing)

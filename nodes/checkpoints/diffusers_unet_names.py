@@ -1,0 +1,143 @@
+"""diffusers' names of a U-Net's layers and the canonical ones (guided-diffusion's and CompVis'), both ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+OUTSIDE = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""What diffusers called the parts of an `AttentionBlock` before 0.12."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """levels: resolutions. blocks: residual blocks at each on the way down. up_attention: the `up_blocks` with any."""
+
+    levels: int
+    blocks: int
+    up_attention: frozenset[int]
+
+    @property
+    def each(self) -> int:
+        """How many places of `input_blocks` or `output_blocks` a level takes."""
+        return self.blocks + 1
+
+    def resampler(self, block: int) -> int:
+        """The place in an output block where it changes the resolution: after the attention where it has one."""
+        return 2 if block in self.up_attention else 1
+
+
+def to_canonical(name: str, layout: Layout) -> str:
+    """The canonical name of a layer or weight; one that is not known stays as it is."""
+    for theirs, ours in OUTSIDE.items():
+        if name == theirs or name.startswith(f"{theirs}."):
+            return _resnet(ours + name[len(theirs) :])
+    if name.startswith("class_embedding.linear_"):
+        number = name.removeprefix("class_embedding.linear_")
+        return f"label_emb.0.{2 * (int(number[0]) - 1)}{number[1:]}"
+    if name.startswith("class_embedding."):
+        return name.replace("class_embedding.", "label_emb.", 1)
+    found = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)$", name)
+    if not found:
+        return name
+    way, kind, rest = found[1], found[3], found[5]
+    block, j = int(found[2]), int(found[4])
+    if kind == "downsamplers":
+        return _resnet(f"input_blocks.{(block + 1) * layout.each}.0{re.sub(r'^.conv(?=[.]|$)', '.op', rest)}")
+    if kind == "upsamplers":
+        return _resnet(f"output_blocks.{block * layout.each + layout.blocks}.{layout.resampler(block)}{rest}")
+    place = block * layout.each + j
+    at = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
+    return _resnet(f"{at}.{0 if kind == 'resnets' else 1}{rest}")
+
+
+def to_diffusers(name: str, layout: Layout) -> str:
+    """diffusers' name of a layer or weight under its canonical name; one that is not known stays as it is."""
+    for theirs, ours in OUTSIDE.items():
+        if name == ours or name.startswith(f"{ours}."):
+            return _resnet_back(theirs + name[len(ours) :])
+    found = re.match(r"(input|output)_blocks\.(\d+)\.(\d+)(.*)$", name)
+    if not found:
+        return name
+    place, index, rest = int(found[2]), int(found[3]), found[4]
+    if found[1] == "input":
+        block, j = divmod(place - 1, layout.each)
+        if j == layout.blocks:
+            return _resnet_back(f"down_blocks.{block}.downsamplers.0{re.sub(r'^.op(?=[.]|$)', '.conv', rest)}")
+        return _resnet_back(f"down_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
+    block, j = divmod(place, layout.each)
+    if index == layout.resampler(block):
+        return _resnet_back(f"up_blocks.{block}.upsamplers.0{rest}")
+    return _resnet_back(f"up_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
+
+
+def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Tensors under canonical names; the parts of an `AttentionBlock` become its one `qkv`, queries of all heads first.
+
+    A name that is not known stays, and is left over in filling.
+    """
+    renamed = {_new_attention(to_canonical(name, layout)): tensor for name, tensor in tensors.items()}
+    blocks = {name.removesuffix(".group_norm.weight") for name in renamed if name.endswith(".group_norm.weight")}
+    for block in blocks:
+        _join(renamed, block)
+    return renamed
+
+
+def _join(tensors: dict[str, Tensor], block: str) -> None:
+    """The layers of diffusers' `AttentionBlock` as guided-diffusion's norm, qkv and proj_out, in place."""
+    for end in ("weight", "bias"):
+        parts = [f"{block}.{name}.{end}" for name in ("to_q", "to_k", "to_v")]
+        if all(part in tensors for part in parts):
+            joined = torch.cat([tensors.pop(part).flatten(1 if end == "weight" else 0) for part in parts])
+            tensors[f"{block}.qkv.{end}"] = joined[:, :, None] if end == "weight" else joined
+        if f"{block}.to_out.0.{end}" in tensors:
+            out = tensors.pop(f"{block}.to_out.0.{end}")
+            tensors[f"{block}.proj_out.{end}"] = out.flatten(1)[:, :, None] if end == "weight" else out
+        if f"{block}.group_norm.{end}" in tensors:
+            tensors[f"{block}.norm.{end}"] = tensors.pop(f"{block}.group_norm.{end}")
+
+
+def _new_attention(name: str) -> str:
+    return re.sub(
+        r"(\.1)\.(query|key|value|proj_attn)\.(weight|bias)$",
+        lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}.{found[3]}",
+        name,
+    )
+
+
+def _resnet(name: str) -> str:
+    """The names inside a residual block; those of other layers have no part in common with them."""
+    found = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
+    return f"{found[1]}.{RESNET[found[2]]}{found[3]}" if found and found[2] in RESNET else name
+
+
+def _resnet_back(name: str) -> str:
+    for theirs, ours in RESNET.items():
+        name = re.sub(
+            rf"^(.*\.(?:resnets|downsamplers|upsamplers)\.\d+)\.{re.escape(ours)}(?=\.|$)", rf"\1.{theirs}", name
+        )
+    return name

@@ -1,0 +1,69 @@
+"""Tensors of a file become the weights of a module, cast one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+SHOWN = 4
+
+
+def fill(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> None:
+    """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
+
+    Floating tensors are cast to `dtype` one at a time, so that no more than one is held twice; None keeps the file's.
+    A tensor that needs no cast and no move stays memory-mapped. `where` names the file in errors. Raises one
+    ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
+    """
+    wanted = module.state_dict()
+    _check(wanted, tensors, where)
+    held: dict[str, Tensor] = {}
+    for name in wanted:
+        tensor = tensors[name].detach()
+        held[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None).contiguous()
+    module.load_state_dict(held, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    missing = [name for name in wanted if name not in tensors]
+    left_over = [name for name in tensors if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    retyped = [
+        f"{name} {tensors[name].dtype}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].is_floating_point() != value.is_floating_point()
+    ]
+    problems = [
+        f"{len(names)} {what}: {_first(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("of another shape", reshaped),
+            ("of another type", retyped),
+        )
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights of '{where}' do not fit: {'; '.join(problems)}. It is of another architecture, or "
+            "incomplete: nothing was loaded"
+        )
+
+
+def _first(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more

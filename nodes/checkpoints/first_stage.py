@@ -1,0 +1,75 @@
+"""First stages from tensors under their CompVis names: the shape told from the tensors, the module filled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.models.released_autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
+
+NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
+
+
+def first_stage_shape(tensors: Mapping[str, Tensor], where: str, groups: int = 32) -> FirstStageShape:
+    """The shape of the first stage that tensors belong to. Raises ``ValueError`` for what is none.
+
+    groups: of GroupNorm, which no tensor tells; 32 in all that latent diffusion released.
+    """
+    missing = [name for name in NEEDED if name not in tensors]
+    if missing:
+        raise ValueError(f"'{where}' holds no first stage: {', '.join(missing)} is missing")
+    levels = 1 + max(_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
+    try:
+        widths = tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels))
+    except KeyError as error:
+        raise ValueError(f"'{where}' holds no whole first stage: {error.args[0]} is missing") from None
+    if not widths:
+        raise ValueError(f"'{where}' holds no whole first stage: encoder.down.0.block.0.conv1.weight is missing")
+    codes = tensors.get("quantize.embedding.weight")
+    moments = 1 if codes is not None else 2
+    z_channels = tensors["decoder.conv_in.weight"].shape[1]
+    post = tensors.get("post_quant_conv.weight")
+    return FirstStageShape(
+        in_channels=tensors["encoder.conv_in.weight"].shape[1],
+        out_channels=tensors["decoder.conv_out.weight"].shape[0],
+        widths=widths,
+        blocks=len(_numbers(tensors, r"encoder\.down\.0\.block\.(\d+)\.")),
+        encoder_attention=tuple(sorted(_numbers(tensors, r"encoder\.down\.(\d+)\.attn\."))),
+        decoder_attention=tuple(sorted(_numbers(tensors, r"decoder\.up\.(\d+)\.attn\."))),
+        middle="encoder.mid.attn_1.q.weight" in tensors,
+        z_channels=z_channels,
+        latent_channels=_latent_channels(tensors, moments, z_channels if post is None else post.shape[1]),
+        quant="quant_conv.weight" in tensors,
+        post_quant=post is not None,
+        codes=0 if codes is None else codes.shape[0],
+        groups=groups,
+    )
+
+
+def build_first_stage(tensors: Mapping[str, Tensor], where: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
+    """A frozen first stage of tensors under CompVis names, on the run's device and in its dtype.
+
+    scale: what the latent is multiplied by to have unit variance. Raises one ``ValueError`` that names `where` and the
+    keys that are missing, left over or of another shape.
+    """
+    shape = first_stage_shape(tensors, where, groups)
+    with torch.device("meta"):
+        module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
+    fill(module, tensors, where, current_dtype(), current_device())
+    return module
+
+
+def _latent_channels(tensors: Mapping[str, Tensor], moments: int, default: int) -> int:
+    quant = tensors.get("quant_conv.weight")
+    return default if quant is None else quant.shape[0] // moments
+
+
+def _numbers(names: Iterable[str], pattern: str) -> set[int]:
+    """The numbers that a pattern's only group takes in the beginnings of names."""
+    expression = re.compile(pattern)
+    return {int(found[1]) for name in names if (found := expression.match(name))}

@@ -1,0 +1,139 @@
+"""guided-diffusion's `.pt` files: diffusion models, upsamplers, and the classifiers of noisy samples.
+
+Dhariwal & Nichol 2021. The hyper-parameters of the released models are those of that project's README; its software
+runs them with 1000 steps of training, and feeds t in 0 … 999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.structure import Heads, Structure, classifier_shape, measure, unet_shape
+from guidegraph.nodes.model import SCHEDULES
+from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph.nodes.models.released_unet import ReleasedClassifier, ReleasedUNet
+from guidegraph.nodes.types import Schedule
+
+CLASSIFIER_HEADS = Heads(head_channels=64)  # fixed in the software, for every classifier
+RGB = 3
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released shape by what its tensors tell, and what they do not tell: the heads and the noise schedule."""
+
+    channels: int
+    widths: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    heads: Heads
+    schedule: str = "linear"
+
+    def is_of(self, found: Structure) -> bool:
+        seen = (found.channels, found.widths, found.blocks, found.attention_levels)
+        return seen == (self.channels, self.widths, self.blocks, self.attention)
+
+
+WIDE = Heads(head_channels=64)
+TABLE = (
+    Released(192, (192, 384, 576, 768), 3, (1, 2, 3), replace(WIDE, order="new"), "cosine"),  # 64
+    Released(256, (256, 256, 512, 768, 1024), 2, (2, 3, 4), Heads(heads=4)),  # 128
+    Released(256, (256, 256, 512, 512, 1024, 1024), 2, (3, 4, 5), WIDE),  # 256, conditional or not; LSUN
+    Released(256, (128, 256, 256, 512, 512, 1024, 1024), 2, (4, 5, 6), WIDE),  # 512
+    Released(192, (192, 192, 384, 384, 768, 768), 2, (3, 4, 5), Heads(heads=4)),  # 64 to 256
+    Released(192, (192, 192, 384, 384, 768, 768), 2, (4, 5), WIDE),  # 128 to 512
+)
+
+
+def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are in guided-diffusion's layout, with attention among pixels alone."""
+    inside = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
+    return inside and not any(".transformer_blocks." in name for name in tensors)
+
+
+def load_guided_diffusion(
+    tensors: Mapping[str, Tensor],
+    where: str,
+    options: LoadOptions,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """The parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
+
+    Raises ``ValueError`` that names `where` for a shape that was not released where the options leave its heads or its
+    schedule open, and for keys that are missing, left over or of another shape.
+    """
+    if any(name.startswith("output_blocks.") for name in tensors):
+        return _load_denoiser(tensors, where, options, device, dtype)
+    if "out.2.positional_embedding" not in tensors:
+        raise ValueError(
+            f"'{where}' is a U-Net's encoder without out.2.positional_embedding: of guided-diffusion's classifiers, "
+            "those with attention pooling are read (classifier_pool attention)"
+        )
+    heads = _with_options(CLASSIFIER_HEADS, options)
+    shape = classifier_shape(tensors, where, heads=heads, pool_head_channels=CLASSIFIER_HEADS.head_channels or 64)
+    with torch.device("meta"):
+        classifier = ReleasedClassifier(shape)
+    fill(classifier, tensors, where, dtype, device)
+    given = options.noise_schedule != "auto"
+    return {"classifier": classifier} | ({"schedule": noise_schedule(options.noise_schedule)} if given else {})
+
+
+def _load_denoiser(
+    tensors: Mapping[str, Tensor], where: str, options: LoadOptions, device: torch.device | str, dtype: torch.dtype
+) -> dict[str, Any]:
+    found = measure(tensors, where)
+    heads, schedule = resolve(found, where, options)
+    rgb = found.inputs in (RGB, 2 * RGB) and found.outputs in (RGB, 2 * RGB)
+    kind = "eps" if options.prediction == "auto" else options.prediction
+    shape = unet_shape(tensors, where, samples=RGB if rgb else found.inputs, heads=heads, kind=kind)
+    rest = dict(tensors)
+    parts: dict[str, Any] = {}
+    with torch.device("meta"):
+        network = ReleasedUNet(shape)
+        labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
+    if labels is not None:
+        fill(labels, {"label_emb.weight": rest.pop("label_emb.weight")}, where, dtype, device)
+        parts["label"] = labels
+    fill(network, rest, where, dtype, device)
+    denoiser = ReleasedDenoiser(network).eval()
+    return parts | {"denoiser": denoiser, "schedule": noise_schedule(schedule)}
+
+
+def resolve(found: Structure, where: str, options: LoadOptions) -> tuple[Heads, str]:
+    """The heads and the noise schedule of a model: what the options say, else what was released in its shape."""
+    released = next((row for row in TABLE if row.is_of(found)), None)
+    asked = options.heads is not None or options.head_channels is not None
+    given = {"attention": options.attention != "auto", "noise_schedule": options.noise_schedule != "auto"}
+    given["heads or head_channels"] = asked
+    if released is None and not all(given.values()):
+        unset = [name for name, said in given.items() if not said]
+        raise ValueError(
+            f"'{where}' is in guided-diffusion's layout but in none of its released shapes (channels {found.channels}, "
+            f"widths {found.widths}), and its tensors do not tell {', '.join(unset)}: set them on checkpoint.load as "
+            "it was trained"
+        )
+    heads = _with_options(Heads() if released is None else released.heads, options)
+    if options.noise_schedule != "auto":
+        return heads, options.noise_schedule
+    assert released is not None
+    return heads, released.schedule
+
+
+def _with_options(heads: Heads, options: LoadOptions) -> Heads:
+    if options.heads is not None or options.head_channels is not None:
+        heads = replace(heads, heads=options.heads, head_channels=options.head_channels)
+    return heads if options.attention == "auto" else replace(heads, order=options.attention)
+
+
+def noise_schedule(name: str) -> Schedule:
+    """A schedule of 1000 steps by its name."""
+    return SCHEDULES[name]()

@@ -1,0 +1,76 @@
+"""Textual inversions (Gal et al. 2022): learned vectors that become words of a text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.reading import read_nested
+from guidegraph.nodes.models.released_text import ReleasedText, Tower
+from guidegraph.nodes.models.sharing import shared_copy
+
+TWO = ("clip_l", "clip_g")
+"""What SDXL's embeddings are called, in the order of its encoders."""
+
+LARGEST = 2
+"""As `eos_token_id` this tells transformers that a text ends at its largest id, which new words would be."""
+
+
+def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
+    """A copy of an embedder whose towers know `token` as the vectors of the file; everything else is shared.
+
+    Raises one ``ValueError`` that names the file where it holds no embedding, or one for other encoders.
+    """
+    vectors = read_vectors(path)
+    towers: list[Any] = list(embedder.towers)
+    widths = [tower.trunk.embeddings.token_embedding.weight.shape[1] for tower in towers]
+    if [value.shape[1] for value in vectors] != widths:
+        raise ValueError(
+            f"the embedding '{path}' is for text encoders of width {' and '.join(str(v.shape[1]) for v in vectors)}, "
+            f"and this model's have {' and '.join(str(width) for width in widths)}: it belongs to another model"
+        )
+    if not token.strip() or token != token.strip():
+        raise ValueError(f"the word for '{path}' is {token!r}: give one without spaces around it")
+    copied = shared_copy(embedder)
+    for i, (tower, value) in enumerate(zip(towers, vectors, strict=True)):
+        copied.towers[i] = _taught(tower, value, token, path)
+    return copied
+
+
+def _taught(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
+    """A copy of a tower with rows of its own for a word; the word stands for as many tokens as there are vectors."""
+    vocabulary = tower.tokenizer.get_vocab()
+    if token in tower.words or token in vocabulary or f"{token}</w>" in vocabulary:
+        raise ValueError(f"the word '{token}' for '{path}' is a word of this model already: give another")
+    table = tower.trunk.embeddings.token_embedding.weight
+    name = next(name for name, value in tower.named_parameters() if value is table)
+    taught = shared_copy(tower, {name: torch.cat([table, vectors.to(table)])})
+    taught.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
+    if taught.trunk.eos_token_id == LARGEST:
+        taught.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)
+    taught.words = {**tower.words, token: tuple(range(table.shape[0], table.shape[0] + vectors.shape[0]))}
+    return taught
+
+
+def read_vectors(path: Path) -> list[Tensor]:
+    """The vectors (N, D) of an embedding file, one tensor for each text encoder. Raises ``ValueError``."""
+    content = read_nested(path)
+    inner = content.get("string_to_param", content)
+    tensors = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
+    if all(name in tensors for name in TWO):
+        found = [tensors[name] for name in TWO]
+    elif len(tensors) == 1:
+        found = list(tensors.values())
+    else:
+        names = ", ".join(tensors) or "none"
+        raise ValueError(
+            f"'{path}' holds no textual inversion: expected one tensor, or {' and '.join(TWO)}; found {names}"
+        )
+    flat = [value.reshape(1, -1) if value.ndim == 1 else value for value in found]
+    if any(value.ndim != 2 or not value.is_floating_point() for value in flat):
+        raise ValueError(f"'{path}' holds no textual inversion: expected vectors (N, D); found {tuple(found[0].shape)}")
+    return flat

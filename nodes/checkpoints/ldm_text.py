@@ -1,0 +1,84 @@
+"""latent diffusion's own text encoder from a file: its released names, and those that diffusers gave it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.models.pretrained_text import from_folder
+from guidegraph.nodes.models.released_ldm_text import LDMText, LDMTransformer
+from guidegraph.nodes.pretrained import import_transformers
+
+HEADS = 8
+"""Of the one that was released, which no tensor tells."""
+
+UNUSED = ("to_logits.weight", "to_logits.bias")
+"""The head that guessed words in its training."""
+
+OUTSIDE = {
+    "embed_tokens.weight": "token_emb.weight",
+    "embed_positions.weight": "pos_emb.emb.weight",
+    "layer_norm.weight": "norm.weight",
+    "layer_norm.bias": "norm.bias",
+}
+INSIDE = {
+    "self_attn_layer_norm": "0.0",
+    "self_attn.q_proj": "0.1.to_q",
+    "self_attn.k_proj": "0.1.to_k",
+    "self_attn.v_proj": "0.1.to_v",
+    "self_attn.out_proj": "0.1.to_out",
+    "final_layer_norm": "1.0",
+    "fc1": "1.1.net.0.0",
+    "fc2": "1.1.net.2",
+}
+"""The parts of diffusers' layer n: whether in our layer 2n or 2n + 1, and what they are called there."""
+
+
+def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, where: str) -> LDMText:
+    """The frozen text embedder of tensors under released names, on the run's device and in its dtype.
+
+    tokenizer: a folder with the one of BERT that it was trained with. Raises ``ValueError``.
+    """
+    transformers = import_transformers("clip")
+    held = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    try:
+        vocabulary, width = held["token_emb.weight"].shape
+        length = held["pos_emb.emb.weight"].shape[0]
+        attention = held["attn_layers.layers.0.1.to_q.weight"].shape[0]
+        feed_forward = held["attn_layers.layers.1.1.net.0.0.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(
+            f"'{where}' holds no whole text encoder of latent diffusion: {error.args[0]} is missing"
+        ) from None
+    layers = {name.split(".")[2] for name in held if name.startswith("attn_layers.layers.")}
+    if attention % heads:
+        raise ValueError(f"'{where}': {heads} heads do not share {attention} channels")
+    with torch.device("meta"):
+        model = LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads)
+    fill(model, held, where, current_dtype(), current_device())
+    return LDMText(model, from_folder(transformers.BertTokenizerFast, tokenizer)).eval()
+
+
+def heads_of(config: Mapping[str, Any]) -> int:
+    """The heads that the config.json of diffusers' `LDMBertModel` gives."""
+    return int(config.get("encoder_attention_heads") or HEADS)
+
+
+def from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of diffusers' `LDMBertModel` under released names; a name that is not known stays."""
+    out: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix("model.")
+        layer = re.match(r"layers\.(\d+)\.(.+)\.(weight|bias)$", name)
+        if layer and layer[2] in INSIDE:
+            half, _, rest = INSIDE[layer[2]].partition(".")
+            name = f"attn_layers.layers.{2 * int(layer[1]) + int(half)}.{rest}.{layer[3]}"
+        out[OUTSIDE.get(name, name)] = tensor
+    return out

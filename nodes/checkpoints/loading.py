@@ -1,0 +1,81 @@
+"""Which checkpoint it is, told by content, and the parts that are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from guidegraph.graph.context import current_device, current_dtype
+from guidegraph.nodes.checkpoints.compvis import is_compvis, load_compvis
+from guidegraph.nodes.checkpoints.diffusers_folder import is_diffusers, load_diffusers
+from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.reading import read_tensors
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A layout of one file: whether tensors have it, and how to load the parts from them."""
+
+    name: str
+    recognise: Callable[[Tensors], bool]
+    load: Callable[[Tensors, Path, LoadOptions], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FolderFormat:
+    """A layout of a folder: whether a folder has it, and how to load the parts from it."""
+
+    name: str
+    recognise: Callable[[Path], bool]
+    load: Callable[[Path, LoadOptions], dict[str, Any]]
+
+
+def guided_diffusion(tensors: Tensors, path: Path, options: LoadOptions) -> dict[str, Any]:
+    return load_guided_diffusion(tensors, str(path), options, device=current_device(), dtype=current_dtype())
+
+
+FILES = (
+    FileFormat("guided-diffusion", is_guided_diffusion, guided_diffusion),
+    FileFormat("CompVis", is_compvis, load_compvis),
+)
+FOLDERS = (FolderFormat("diffusers", is_diffusers, load_diffusers),)
+
+
+def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
+    """The parts of a checkpoint by name, frozen, on the run's device and in its dtype.
+
+    Raises one ``ValueError`` that names the path and what was found for what is no checkpoint, for one of no known
+    layout, and for one that is incomplete; then nothing is loaded.
+    """
+    if path.is_dir():
+        for folder in FOLDERS:
+            if folder.recognise(path):
+                return folder.load(path, options)
+        names = sorted(entry.name for entry in path.iterdir())
+        raise ValueError(
+            f"'{path}' is a folder of no known layout ({_known(FOLDERS)}); found {_first(names)}: name a checkpoint "
+            "file, or the folder that holds model_index.json"
+        )
+    tensors = read_tensors(path)
+    for file in FILES:
+        if file.recognise(tensors):
+            return file.load(tensors, path, options)
+    raise ValueError(
+        f"'{path}' has tensors of no known layout ({_known(FILES)}); found {len(tensors)} tensors: "
+        f"{_first(sorted(tensors))}"
+    )
+
+
+def _known(formats: tuple[FileFormat, ...] | tuple[FolderFormat, ...]) -> str:
+    return ", ".join(known.name for known in formats) or "none is read"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "") or "nothing"

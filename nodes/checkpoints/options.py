@@ -1,0 +1,34 @@
+"""What a checkpoint may leave open, and the node that loads it may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+AttentionOrder: TypeAlias = Literal["auto", "legacy", "new"]
+NoiseSchedule: TypeAlias = Literal["auto", "linear", "scaled_linear", "cosine"]
+PredictionChoice: TypeAlias = Literal["auto", "eps", "x0", "v"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Settings of `checkpoint.load` that no tensor tells; auto and None are what the released models have.
+
+    attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: how
+    many heads attention has, or how wide each is. noise_schedule: the β that the model was trained with. prediction:
+    what the network gives. tokenizer: the folder of the one that a single file's text encoder was trained with. ema:
+    take the moving averages of a CompVis file's weights where it has them.
+    """
+
+    attention: AttentionOrder = "auto"
+    heads: int | None = None
+    head_channels: int | None = None
+    noise_schedule: NoiseSchedule = "auto"
+    prediction: PredictionChoice = "auto"
+    tokenizer: Path | None = None
+    ema: bool = True
+
+    def __post_init__(self) -> None:
+        if self.heads is not None and self.head_channels is not None:
+            raise ValueError("set heads or head_channels, not both: the one follows from the other")

@@ -1,0 +1,201 @@
+"""Tensors of a checkpoint file, told apart by content. Nothing in a file is ever executed.
+
+Weights of safetensors files and of zipped `.pt` files stay on disk, memory-mapped, until they are used.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WRAPPERS = ("ema", "state_dict", "model")
+MAX_MEMBERS = 100_000
+MAX_PICKLE = 1 << 28
+"""The pickle of a checkpoint holds names and shapes: a few hundred bytes for each tensor."""
+
+SHARING = 2
+"""By how much the tensors may exceed the file: a weight that two layers share is named twice and stored once."""
+
+TRAINING = (
+    "_codecs.encode",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+)
+"""What files saved amid a training name beside the weights. An inert class stands for each, so none of it runs."""
+
+
+class Inert:
+    """Stands in a file's training state for an object that is not wanted: takes anything and does nothing."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch checkpoint, by name, on the CPU in the dtypes of the file.
+
+    A checkpoint may hold them at the top, or under `ema`, `state_dict` or `model`, the first of these that is there;
+    what is no tensor, such as a step count, is left out. Weights are memory-mapped, except those of a checkpoint
+    from before torch 1.6. Raises ``ValueError`` that names the file, what was found in it, and what to do.
+    """
+    content = read_nested(path)
+    for candidate in (*(content.get(name) for name in WRAPPERS), content):
+        if isinstance(candidate, Mapping):
+            tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
+            if tensors and all(isinstance(name, str) for name in tensors):
+                return tensors
+    keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
+    raise ValueError(
+        f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
+        f"keys {keys}: save the model's state_dict"
+    )
+
+
+def read_nested(path: Path) -> Mapping[str, Any]:
+    """What a file holds as it is nested there, for files that are no state_dict; see read_tensors."""
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder, and a checkpoint file was expected: name the file in it")
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}': check the path")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+    content: object
+    if head[:4] == b"PK\x03\x04":
+        content = _read_zip(path, size)
+    elif head[:1] == b"\x80":
+        content = _load(path, mmap=False)
+    elif len(head) > 8 and head[8:9] == b"{":
+        content = _read_safetensors(path)
+    else:
+        raise ValueError(f"'{path}' is no checkpoint: {_looks_like(head, size)}")
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
+            "state_dict"
+        )
+    _check_sizes(path, _tensors_in(content), size)
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except Exception as error:
+        raise ValueError(
+            f"'{path}' is a damaged or truncated safetensors file ({error}): fetch or save it again"
+        ) from None
+
+
+def _read_zip(path: Path, size: int) -> object:
+    """What is in a zip archive that torch wrote: its members are stored as they are, and fit in the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({error}): fetch or save it again") from None
+    if path.suffix == ".safetensors":  # torch.load goes by the name here
+        raise ValueError(f"'{path}' is a checkpoint of torch.save under a name for safetensors: rename it to .pt")
+    refusal = _refusal(members, size)
+    if refusal:
+        raise ValueError(f"'{path}' is refused: {refusal}")
+    return _load(path, mmap=True)
+
+
+def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
+    """Why an archive of `size` bytes is not one that torch wrote, or None."""
+    names = [member.filename for member in members]
+    if len(members) > MAX_MEMBERS:
+        return f"it has {len(members)} members, and a checkpoint has at most {MAX_MEMBERS}"
+    packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
+    if packed:
+        return (
+            f"its member '{packed[0].filename}' is compressed, {packed[0].compress_size} bytes for "
+            f"{packed[0].file_size}, which torch never writes and which may fill the memory; save it with torch.save"
+        )
+    declared = sum(member.file_size for member in members)
+    if declared > size:
+        return f"its members declare {declared} bytes and the file has {size}; save it with torch.save"
+    pickles = [member for member in members if member.filename.split("/")[-1] == "data.pkl"]
+    if any(name.split("/")[-1] == "constants.pkl" for name in names):
+        return "it is a TorchScript program, and only weights are read; save the state_dict() of its module"
+    if len(pickles) != 1:
+        return "it is a zip archive that torch.save did not write (no data.pkl in it); unpack it first"
+    if pickles[0].file_size > MAX_PICKLE:
+        return f"its data.pkl has {pickles[0].file_size} bytes, and a checkpoint's has at most {MAX_PICKLE}"
+    return None
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    """`torch.load` of weights alone."""
+    inert: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
+    inert = [(Inert, name) for name in (*TRAINING, f"{Inert.__module__}.{Inert.__name__}")]
+    try:
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # the unpickler's, of which any may come from a hostile or damaged file
+        message = str(error)
+        if found := re.search(r"(?:GLOBAL|[Ff]unction|[Tt]ype|class) ([\w.]*\w)", message.partition("\n")[2]):
+            raise ValueError(
+                f"'{path}' is refused: it names {found[1]}, which is code and no weight (nothing was run); "
+                "save the model's state_dict alone, as safetensors"
+            ) from None
+        reason = message.strip().splitlines()[0] if message.strip() else type(error).__name__
+        raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({reason}): fetch or save it again") from None
+
+
+def _tensors_in(content: object) -> dict[str, Tensor]:
+    """All tensors in nested dictionaries, lists and tuples, by their path."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
+    return found
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:
+    """Refuse tensors that are larger than the file: as copies they could fill the memory."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ValueError(f"'{path}' is refused: '{name}' is no plain tensor; save it dense and unquantised")
+    declared = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if declared > SHARING * size:
+        name = max(tensors, key=lambda name: tensors[name].numel())
+        raise ValueError(
+            f"'{path}' is refused: its tensors declare {declared} bytes and the file has {size}; the largest is "
+            f"'{name}' {tuple(tensors[name].shape)}: save it with contiguous tensors"
+        )
+
+
+def _looks_like(head: bytes, size: int) -> str:
+    if not size:
+        return "the file is empty; fetch it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs; fetch the file itself with `git lfs pull`"
+    if head.lstrip()[:1] == b"<":
+        return "it is a web page; fetch the file itself"
+    return f"it begins with {head[:8]!r}; expected safetensors, or what torch.save wrote"

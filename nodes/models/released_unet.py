@@ -1,0 +1,189 @@
+"""The U-Net of the released checkpoints in its canonical layout, and the classifier that is its encoder half."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape
+from guidegraph.nodes.models.released_layers import (
+    AttentionBlock,
+    AttentionPool,
+    Downsample,
+    ResidualBlock,
+    SpatialTransformer,
+    Upsample,
+    timestep_embedding,
+)
+
+
+class Stage(nn.ModuleList):
+    """Layers in a row, each given what it takes."""
+
+    def forward(self, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResidualBlock):
+                h = layer(h, embedding)
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, tokens, mask)
+            else:
+                h = layer(h)
+        return h
+
+
+def attention(width: int, heads: int, depth: int, shape: UNetShape) -> nn.Module:
+    """The attention of a level: among pixels alone, or a spatial transformer where there are tokens."""
+    if shape.context_dim is None:
+        return AttentionBlock(width, heads, shape)
+    return SpatialTransformer(width, heads, depth, shape.context_dim, shape.linear_projections, shape.groups)
+
+
+class ReleasedEncoder(nn.Module):
+    """The encoder half with the middle: what the U-Net and the classifier of noisy samples share."""
+
+    def __init__(self, shape: UNetShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.time_embed = nn.Sequential(
+            nn.Linear(shape.channels, shape.embedding), nn.SiLU(), nn.Linear(shape.embedding, shape.embedding)
+        )
+        width = shape.widths[0]
+        stem = nn.Conv2d(shape.in_channels + shape.spatial_channels, width, 3, padding=1)
+        self.input_blocks = nn.ModuleList([Stage([stem])])
+        skips = [width]
+        for level, out in enumerate(shape.widths):
+            for _ in range(shape.blocks):
+                self.input_blocks.append(self.block(width, out, level))
+                width = out
+                skips.append(width)
+            if level < len(shape.widths) - 1:
+                self.input_blocks.append(Stage([self.downsample(width)]))
+                skips.append(width)
+        middle: nn.Module = nn.Identity()
+        if shape.middle_depth:
+            middle = attention(width, shape.heads[-1], shape.middle_depth, shape)
+        self.middle_block = Stage([ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)])
+        self.skips = tuple(skips)
+
+    def block(self, width: int, out: int, level: int) -> Stage:
+        """A residual block, and attention where the level has it."""
+        shape = self.shape
+        layers: list[nn.Module] = [ResidualBlock(width, out, shape)]
+        if shape.depths[level]:
+            layers.append(attention(out, shape.heads[level], shape.depths[level], shape))
+        return Stage(layers)
+
+    def downsample(self, width: int) -> nn.Module:
+        if self.shape.resblock_updown:
+            return ResidualBlock(width, width, self.shape, "down")
+        return Downsample(width, self.shape.asymmetric_downsample)
+
+    def embed(self, t: Tensor) -> Tensor:
+        """The embedding (B, 4 · channels) of times (B)."""
+        waves = timestep_embedding(
+            t, self.shape.channels, sine_first=self.shape.sine_first, frequency_shift=self.shape.frequency_shift
+        )
+        embedding: Tensor = self.time_embed(waves.to(self.dtype))
+        return embedding
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights: that of the computation."""
+        weight = self.time_embed[0].weight
+        assert isinstance(weight, Tensor)
+        return weight.dtype
+
+    def encode(
+        self, h: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The features (B, C, h, w) of the coarsest level, and those to skip to, finest first."""
+        skips = []
+        for stage in self.input_blocks:
+            h = stage(h, embedding, tokens, mask)
+            skips.append(h)
+        return self.middle_block(h, embedding, tokens, mask), skips
+
+
+class ReleasedUNet(ReleasedEncoder):
+    """The denoising U-Net of guided-diffusion, latent diffusion, Stable Diffusion and SDXL.
+
+    The embedding of class labels is no part of it: it comes as the condition's vector.
+    """
+
+    def __init__(self, shape: UNetShape) -> None:
+        super().__init__(shape)
+        self.label_emb: nn.Module | None = None
+        if shape.adm_channels is not None:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(
+                    nn.Linear(shape.adm_channels, shape.embedding),
+                    nn.SiLU(),
+                    nn.Linear(shape.embedding, shape.embedding),
+                )
+            )
+        skips, width = list(self.skips), shape.widths[-1]
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(shape.widths))):
+            for index in range(shape.blocks + 1):
+                stage = self.block(width + skips.pop(), shape.widths[level], level)
+                width = shape.widths[level]
+                if level and index == shape.blocks:
+                    stage.append(ResidualBlock(width, width, shape, "up") if shape.resblock_updown else Upsample(width))
+                self.output_blocks.append(stage)
+        self.out = nn.Sequential(
+            nn.GroupNorm(shape.groups, width, shape.norm_eps),
+            nn.SiLU(),
+            nn.Conv2d(width, shape.out_channels, 3, padding=1),
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        *,
+        vector: Tensor | None = None,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        spatial: Tensor | None = None,
+    ) -> Tensor:
+        """Output (B, out_channels, H, W) in the network's dtype for x (B, in_channels, H, W) at times t (B).
+
+        vector (B, vector_dim); tokens (B, L, context_dim) with mask (B, L), true where a token counts; spatial
+        (B, spatial_channels, H, W), concatenated to x along the channels.
+        """
+        embedding = self.embed(t)
+        if vector is not None:
+            embedding = embedding + (vector if self.label_emb is None else self.label_emb(vector))
+        h, skips = self.encode(x if spatial is None else torch.cat([x, spatial], dim=1), embedding, tokens, mask)
+        for stage in self.output_blocks:
+            h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens, mask)
+        out: Tensor = self.out(h)
+        return out
+
+
+class ReleasedClassifier(ReleasedEncoder):
+    """A `Classifier`: guided-diffusion's log p(y | x_t) up to a constant, at any noise level t."""
+
+    def __init__(self, shape: ClassifierShape) -> None:
+        super().__init__(shape.trunk)
+        self.classes, self.size = shape.classes, shape.size
+        width = shape.trunk.widths[-1]
+        self.out = nn.Sequential(
+            nn.GroupNorm(shape.trunk.groups, width, shape.trunk.norm_eps),
+            nn.SiLU(),
+            AttentionPool(width, shape.cells, shape.pool_heads, shape.classes),
+        )
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logits (B, classes) in x's dtype for x (B, C, size, size) at t (B) on the schedule's axis.
+
+        Raises ``ValueError`` for samples of another size.
+        """
+        if x.shape[1:] != (self.shape.in_channels, self.size, self.size):
+            raise ValueError(
+                f"this classifier takes samples (B, {self.shape.in_channels}, {self.size}, {self.size}); found shape "
+                f"{tuple(x.shape)}"
+            )
+        h, _ = self.encode(x.to(self.dtype), self.embed(t))
+        logits: Tensor = self.out(h)
+        return logits.to(x.dtype)

@@ -1,0 +1,85 @@
+"""Large pictures in parts: an autoencoder that decodes overlapping tiles and blends them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import Autoencoder
+
+
+@node("autoencoder.tiled")
+def tiled(
+    autoencoder: Autoencoder, *, tile: Annotated[int, Ge(2)] = 64, overlap: Annotated[int, Ge(0)] = 16
+) -> Autoencoder:
+    """The same autoencoder, whose `decode` works in tiles of `tile` × `tile` latent cells, in bounded memory.
+
+    Neighbours share at least `overlap` cells, over which one fades linearly into the other. A latent that fits into one
+    tile is decoded as it is. A decoder with normalisation or attention over the whole picture sees only its tile, so
+    the result differs slightly from decoding at once. `encode` is unchanged.
+    Raises an error where `overlap` is not smaller than `tile`.
+    """
+    if overlap >= tile:
+        raise ValueError(f"tiles of {tile} latent cells cannot overlap by {overlap}: give an overlap below the tile")
+    return TiledAutoencoder(autoencoder, tile, overlap)
+
+
+@dataclass(frozen=True)
+class TiledAutoencoder:
+    """An `Autoencoder` that decodes in tiles."""
+
+    autoencoder: Autoencoder
+    tile: int
+    overlap: int
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The latent of pictures (B, 3, H, W), at once."""
+        return self.autoencoder.encode(image)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of the tiles, weighted by how far from an edge."""
+        import torch
+
+        rows, columns = (starts(size, self.tile, self.overlap) for size in latent.shape[2:])
+        if len(rows) == len(columns) == 1:
+            return self.autoencoder.decode(latent)
+        total = weights = None
+        for top in rows:
+            for left in columns:
+                part = self.autoencoder.decode(latent[:, :, top : top + self.tile, left : left + self.tile])
+                factor = part.shape[2] // min(self.tile, latent.shape[2])
+                if total is None or weights is None:
+                    size = [side * factor for side in latent.shape[2:]]
+                    wide = torch.promote_types(part.dtype, torch.float32)
+                    total = part.new_zeros((*part.shape[:2], *size), dtype=wide)
+                    weights = part.new_zeros(size, dtype=wide)
+                height, width = part.shape[2:]
+                fade = ramp(height, self.overlap * factor).to(total)[:, None] * ramp(width, self.overlap * factor).to(
+                    total
+                )
+                at = (slice(top * factor, top * factor + height), slice(left * factor, left * factor + width))
+                total[:, :, at[0], at[1]] += part * fade
+                weights[at] += fade
+        assert total is not None
+        assert weights is not None
+        return (total / weights).to(latent.dtype)
+
+
+def starts(size: int, tile: int, overlap: int) -> list[int]:
+    """Where the tiles of an axis begin: as few as cover it, spread evenly, the last one ends with the axis."""
+    if size <= tile:
+        return [0]
+    count = -(-(size - overlap) // (tile - overlap))
+    return [round(i * (size - tile) / (count - 1)) for i in range(count)]
+
+
+def ramp(size: int, overlap: int) -> Tensor:
+    """Weights (size), float32, that rise from either end over `overlap` places and are 1 between; never 0."""
+    import torch
+
+    from_edge = torch.arange(size, dtype=torch.float32) + 0.5
+    return torch.minimum(from_edge, from_edge.flip(0)).div(max(overlap, 1)).clamp(max=1.0)

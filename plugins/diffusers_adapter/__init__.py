@@ -1,0 +1,32 @@
+"""Parts of diffusers as values of guidegraph's port types, so that models that guidegraph has no code for run too.
+
+A first-party plugin with the extra `diffusers`. It uses only what `guidegraph` exports, as any plugin does, and imports
+diffusers when a node runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from guidegraph import hookimpl
+from guidegraph.plugins.diffusers_adapter import autoencoders, denoisers, schedules, steps, text
+
+
+@hookimpl
+def guidegraph_nodes() -> list[Callable[..., Any]]:
+    return [
+        denoisers.load_denoiser,
+        denoisers.class_labels,
+        autoencoders.load_autoencoder,
+        schedules.read_schedule,
+        steps.new_sampler,
+        steps.start,
+        steps.step,
+        text.load_text,
+    ]
+
+
+@hookimpl
+def guidegraph_types() -> list[type]:
+    return [steps.DiffusersSampler]

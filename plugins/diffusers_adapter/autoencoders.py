@@ -1,0 +1,67 @@
+"""Autoencoders of diffusers as an `Autoencoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guidegraph import Autoencoder, current_dtype, node
+from guidegraph.plugins.diffusers_adapter.folders import (
+    class_name,
+    import_diffusers,
+    load_model,
+    part_folder,
+    read_json,
+)
+
+PARTS = ("vae", "vqvae", "movq")
+
+
+def _by_blocks(config: Any) -> int:
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _by_encoder_blocks(config: Any) -> int:
+    return int(2 ** (len(config["encoder_block_out_channels"]) - 1))
+
+
+KNOWN: dict[str, tuple[str, Callable[[Any], int]]] = {
+    "AutoencoderKL": ("latent_dist", _by_blocks),
+    "VQModel": ("latents", _by_blocks),
+    "AutoencoderTiny": ("latents", _by_encoder_blocks),
+    "AutoencoderDC": ("latent", _by_encoder_blocks),
+}
+"""Where `encode` keeps the latents, and what the sides of pictures are multiples of."""
+
+
+@node("diffusers.autoencoder", host=True)
+def load_autoencoder(
+    *, path: Path, part: str = "auto", variant: str | None = None, tiling: bool = False
+) -> Autoencoder:
+    """An autoencoder of diffusers, frozen: latents (B, C, h, w) are scaled and shifted as its configuration says.
+
+    One whose configuration says `force_upcast` computes in float32 in a run in float16. path: a pipeline's folder, or
+    the autoencoder's own. part: the pipeline's folder to take, by default `vae`, `vqvae` or `movq`. variant: `fp16` for
+    files named so. tiling: large pictures in overlapping tiles, for less memory and a slightly different result.
+
+    Raises an error for a class that is not supported, and for weights that are not safetensors or do not fit.
+    """
+    diffusers = import_diffusers()
+    import torch
+
+    from guidegraph.plugins.diffusers_adapter.networks import DiffusersAutoencoder
+
+    folder = part_folder(path, part, PARTS)
+    file = folder / "config.json"
+    config = read_json(file)
+    name = class_name(config, file, KNOWN)
+    upcast = bool(config.get("force_upcast")) and current_dtype() == torch.float16
+    network = load_model(getattr(diffusers, name), folder, variant, in_float32=upcast)
+    field, factor = KNOWN[name]
+    if tiling:
+        if not hasattr(network, "use_tiling"):
+            raise ValueError(f"a {name} has no tiling: leave `tiling` out")
+        network.enable_tiling()
+    autoencoder: Autoencoder = DiffusersAutoencoder(network, field, factor(network.config)).eval()
+    return autoencoder

@@ -1,0 +1,223 @@
+"""How each denoiser of diffusers is called: x, the time and a condition to the arguments of its `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph import Condition
+
+Config = Mapping[str, Any]
+Call = Callable[[Any, Tensor, Tensor, Condition, float], Tensor]
+
+
+def _no_limit(config: Config) -> int:
+    return 1
+
+
+def _accepts(config: Config) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A class of denoisers.
+
+    call: (network, x (B, C, H, W) in the network's dtype, time (B) float32, condition, guidance) to the network's
+    output. kind: what it predicts, where every model of the class does. multiple: what the sides of x are multiples of.
+    packed: pixels of x that make one channel group of the network's input. check: raises for a variant of the class
+    that the call does not serve.
+    """
+
+    call: Call
+    kind: str | None = None
+    honours_mask: bool = False
+    multiple: Callable[[Config], int] = _no_limit
+    packed: int = 1
+    square: bool = False
+    check: Callable[[Config], None] = _accepts
+
+    def check_size(self, config: Config, x: Tensor, spatial: Tensor | None) -> None:
+        """Raise ``ValueError`` where x, or a spatial condition beside it, is not what the network takes."""
+        beside = 0 if spatial is None else spatial.shape[1]
+        channels = int(config["in_channels"]) // self.packed
+        if x.shape[1] + beside != channels:
+            raise ValueError(
+                f"this denoiser takes {channels} channels; found {x.shape[1]} of x and {beside} of a spatial condition"
+            )
+        if spatial is not None and spatial.shape[2:] != x.shape[2:]:
+            raise ValueError(f"the spatial condition {tuple(spatial.shape)} must have the size of x {tuple(x.shape)}")
+        factor = self.multiple(config)
+        if x.shape[2] % factor or x.shape[3] % factor or (self.square and x.shape[2] != x.shape[3]):
+            kind = "square x" if self.square else "x"
+            raise ValueError(
+                f"this denoiser takes {kind} whose sides are multiples of {factor}; found shape {tuple(x.shape)}"
+            )
+
+
+def tokens_of(network: Any, condition: Condition, width: int | None) -> Tensor:
+    """The tokens (B, M, width) in the network's dtype."""
+    found = condition.tokens
+    if found is None or (width is not None and found.shape[-1] != width):
+        got = "none" if found is None else f"width {found.shape[-1]}"
+        raise ValueError(
+            f"this denoiser takes tokens of width {width}, and got {got}: the null condition is text.encode with an "
+            "empty prompt"
+        )
+    return found.to(network.dtype)
+
+
+def all_tokens_of(network: Any, condition: Condition, width: int) -> Tensor:
+    """The tokens of a model that attends to all of them, padding too, as it was trained."""
+    if condition.mask is not None:
+        raise ValueError("this denoiser attends to padding and has no use for a mask: take tokens of `diffusers.text`")
+    return tokens_of(network, condition, width)
+
+
+def pooled_of(network: Any, condition: Condition) -> Tensor:
+    """The pooled vector (B, D) in the network's dtype."""
+    width, found = int(network.config.pooled_projection_dim), condition.vector
+    if found is None or found.shape[-1] != width:
+        got = "none" if found is None else f"width {found.shape[-1]}"
+        raise ValueError(f"this denoiser takes a pooled vector of width {width}, and got {got}: see `diffusers.text`")
+    return found.to(network.dtype)
+
+
+def classes_of(condition: Condition, classes: int, null: int | None) -> Tensor:
+    """The labels (B), int64, of a one-hot vector (B, classes); zeros are the null class."""
+    vector = condition.vector
+    if vector is None or vector.shape[-1] != classes:
+        got = "none" if vector is None else f"width {vector.shape[-1]}"
+        raise ValueError(
+            f"this denoiser takes a class as a vector of width {classes}, and got {got}: see `diffusers.labels`"
+        )
+    named = vector.any(dim=1)
+    if null is None and not bool(named.all()):
+        raise ValueError(f"this denoiser has no null class: give labels 0 … {classes - 1} to label.embed")
+    return torch.where(named, vector.argmax(dim=1), classes if null is None else null)
+
+
+def unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    classes = network.config.num_class_embeds
+    labels = None if classes is None else classes_of(condition, classes, None)
+    found: Tensor = network(x, time, class_labels=labels).sample
+    return found
+
+
+def conditional_unet(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    config = network.config
+    width = config.encoder_hid_dim or config.cross_attention_dim
+    classes = config.num_class_embeds
+    found: Tensor = network(
+        x,
+        time,
+        tokens_of(network, condition, width if isinstance(width, int) else None),
+        class_labels=None if classes is None else classes_of(condition, classes, None),
+        encoder_attention_mask=condition.mask,
+        added_cond_kwargs=_text_and_sizes(network, condition) if config.addition_embed_type else None,
+    ).sample
+    return found
+
+
+def _text_and_sizes(network: Any, condition: Condition) -> dict[str, Tensor]:
+    """SDXL's vector (B, P + N): the pooled text P, then the N numbers of sizes and crops (Podell et al. 2023, 2.2).
+
+    The embedding's width is P + N · d, which tells N.
+    """
+    width, d = network.add_embedding.linear_1.in_features, network.config.addition_time_embed_dim
+    vector = condition.vector
+    found = 0 if vector is None else vector.shape[-1]
+    numbers, rest = divmod(width - found, d - 1)
+    if vector is None or rest or numbers not in (5, 6):  # the refiner has five
+        raise ValueError(
+            f"this denoiser takes a vector of the pooled text and the numbers of sizes (width {width - 6 * (d - 1)} "
+            f"for six), and got {found or 'none'}: see `diffusers.text`"
+        )
+    return {"text_embeds": vector[:, :-numbers].to(network.dtype), "time_ids": vector[:, -numbers:]}
+
+
+def dit(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    classes = network.config.num_embeds_ada_norm
+    found: Tensor = network(x, timestep=time, class_labels=classes_of(condition, classes, classes)).sample
+    return found
+
+
+def pixart(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    """The network is told the picture's size in pixels, 8 for each of the latent's, as its pipelines do."""
+    sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+    if network.use_additional_conditions:
+        height, width = (8.0 * side for side in x.shape[2:])
+        numbers = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
+        sizes |= {name: x.new_tensor(value).expand(x.shape[0], -1) for name, value in numbers.items()}
+    found: Tensor = network(
+        x,
+        encoder_hidden_states=tokens_of(network, condition, network.config.caption_channels),
+        timestep=time,
+        added_cond_kwargs=sizes,
+        encoder_attention_mask=condition.mask,
+    ).sample
+    return found
+
+
+def sd3(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    found: Tensor = network(
+        x,
+        encoder_hidden_states=all_tokens_of(network, condition, network.config.joint_attention_dim),
+        pooled_projections=pooled_of(network, condition),
+        timestep=time,
+    ).sample
+    return found
+
+
+def flux(network: Any, x: Tensor, time: Tensor, condition: Condition, guidance: float) -> Tensor:
+    """Every 2 × 2 pixels of the latent are one token with its position (row, column)."""
+    batch, channels, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
+    packed = x.reshape(batch, channels, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    places = torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(x)
+    tokens = all_tokens_of(network, condition, network.config.joint_attention_dim)
+    out: Tensor = network(
+        hidden_states=packed,
+        encoder_hidden_states=tokens,
+        pooled_projections=pooled_of(network, condition),
+        timestep=time / 1000,
+        img_ids=places,
+        txt_ids=x.new_zeros(tokens.shape[1], 3),
+        guidance=time.new_full((batch,), guidance) if network.config.guidance_embeds else None,
+    ).sample
+    return out.reshape(batch, rows, columns, channels, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def _plain_unet(config: Config) -> None:
+    """Raise ``ValueError`` for a conditional U-Net that needs inputs which a condition does not carry."""
+    wanted = {
+        "addition_embed_type": (None, "text_time"),
+        "encoder_hid_dim_type": (None, "text_proj"),
+        "class_embed_type": (None,),
+        "time_cond_proj_dim": (None,),
+    }
+    for name, known in wanted.items():
+        if config.get(name) not in known:
+            raise ValueError(f"a UNet2DConditionModel with {name} {config.get(name)!r} is not supported")
+
+
+def _levels(config: Config) -> int:
+    return int(2 ** (len(config["down_block_types"]) - 1))
+
+
+def _patch(config: Config) -> int:
+    return int(config["patch_size"])
+
+
+FAMILIES = {
+    "UNet2DModel": Family(unet, multiple=_levels),
+    "UNet2DConditionModel": Family(conditional_unet, honours_mask=True, check=_plain_unet),
+    "DiTTransformer2DModel": Family(dit, "eps", multiple=_patch, square=True),
+    "PixArtTransformer2DModel": Family(pixart, "eps", honours_mask=True, multiple=_patch),
+    "SD3Transformer2DModel": Family(sd3, "flow", multiple=_patch),
+    "FluxTransformer2DModel": Family(flux, "flow", multiple=lambda config: 2, packed=4),
+}

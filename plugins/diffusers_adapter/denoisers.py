@@ -1,0 +1,114 @@
+"""Denoisers of diffusers as a `Denoiser`, and class labels as a condition for those that take one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from guidegraph import Condition, Denoiser, Label, LabelEmbedder, Schedule, node
+from guidegraph.plugins.diffusers_adapter.folders import (
+    SCHEDULER_CONFIG,
+    class_name,
+    import_diffusers,
+    load_model,
+    part_folder,
+    read_json,
+)
+
+PARTS = ("transformer", "unet")
+Kind = Literal["auto", "eps", "x0", "v", "flow"]
+KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
+RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+
+
+@node("diffusers.denoiser", host=True)
+def load_denoiser(
+    schedule: Schedule,
+    *,
+    path: Path,
+    part: str = "auto",
+    kind: Kind = "auto",
+    guidance: float = 3.5,
+    variant: str | None = None,
+) -> Denoiser:
+    """A denoiser of diffusers, frozen, on the run's device and in its dtype: x in variance-preserving form, as always.
+
+    schedule: the one the model was trained on, from `diffusers.schedule`. path: a pipeline's folder, or the model's own
+    (config.json and safetensors). part: the pipeline's folder to take, by default `transformer` or else `unet`. kind:
+    what the network predicts; `auto` reads it from the pipeline's scheduler configuration, and where there is none,
+    from the class: eps for DiT and PixArt, flow for SD3 and Flux. flow is u = ε − x0 at x = (1 − s) x0 + s ε (Liu et
+    al. 2023), and gives predictions of x0. guidance: the scale that a guidance-distilled Flux is told; others have no
+    use for it. variant: `fp16` for files named so.
+
+    What the condition holds depends on the class; docs/diffusers.md lists it. Raises an error for a class that is not
+    supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
+    """
+    diffusers = import_diffusers()
+    folder = part_folder(path, part, PARTS)
+    from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
+    from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
+
+    name = model_class(folder, FAMILIES)
+    family = FAMILIES[name]
+    chosen = _kind(path, name, family.kind) if kind == "auto" else kind
+    network = load_model(getattr(diffusers, name), folder, variant)
+    family.check(network.config)
+    denoiser: Denoiser = DiffusersDenoiser(network, family, chosen, schedule, guidance).eval()
+    return denoiser
+
+
+@node("diffusers.labels", host=True)
+def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
+    """Class labels for a class-conditional model of diffusers (DiT, a U-Net with class embeddings); see `label.embed`.
+
+    The vector of the condition is (B, K), one-hot; zeros are the null class, which DiT has as its class K. path: as for
+    `diffusers.denoiser`. part: as there.
+
+    Raises an error for a model without classes.
+    """
+    folder = part_folder(path, part, PARTS)
+    config = read_json(folder / "config.json")
+    named = config.get("_class_name")
+    dit = named == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
+    classes = config.get("num_embeds_ada_norm" if dit else "num_class_embeds")
+    if not isinstance(classes, int):
+        raise ValueError(f"the model in '{folder}', a {named}, takes no class labels")
+    return OneHotLabels(classes)
+
+
+@dataclass(frozen=True)
+class OneHotLabels:
+    """A `LabelEmbedder`: labels (B) to a vector (B, classes), zeros for the label `classes`, which means none."""
+
+    classes: int
+
+    def __call__(self, labels: Label) -> Condition:
+        from torch.nn.functional import one_hot
+
+        return Condition(vector=one_hot(labels, self.classes + 1)[:, : self.classes].float())
+
+
+def model_class(folder: Path, known: Any) -> str:
+    """The class of the model in a folder; early DiT and PixArt folders name the class they were split from."""
+    file = folder / "config.json"
+    config = read_json(file)
+    if config.get("_class_name") == "Transformer2DModel" and config.get("norm_type") in RENAMED:
+        return RENAMED[config["norm_type"]]
+    return class_name(config, file, known)
+
+
+def _kind(path: Path, name: str, usual: str | None) -> str:
+    file = path / "scheduler" / SCHEDULER_CONFIG
+    said = read_json(file).get("prediction_type") if file.is_file() else None
+    if usual == "flow" or (said is None and usual is not None):
+        assert usual is not None
+        return usual
+    if said is None:
+        raise ValueError(
+            f"nothing in '{path}' says what this {name} predicts: give the pipeline's folder, whose scheduler says it, "
+            "or set `kind` to eps, x0, v or flow"
+        )
+    if said not in KINDS:
+        raise ValueError(f"'{file}' has the prediction_type {said!r}; known are {', '.join(KINDS)}")
+    return KINDS[said]

@@ -1,0 +1,123 @@
+"""Folders that diffusers' `save_pretrained` wrote: found, read and loaded offline, with one error for what is wrong.
+
+Weights are read from safetensors alone; nothing in a folder is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from guidegraph import current_device, current_dtype
+
+SCHEDULER_CONFIG = "scheduler_config.json"
+
+
+def import_diffusers() -> Any:
+    """The module diffusers. Raises ``ValueError`` that names the extra where it is not installed."""
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError("diffusers is not installed: `pip install 'guidegraph[diffusers]'`") from None
+    return diffusers
+
+
+def existing(path: Path) -> Path:
+    """The folder itself. Raises ``ValueError`` where it is none."""
+    if not path.is_dir():
+        raise ValueError(f"'{path}' is no folder: give the folder of a diffusers pipeline, or of one part of it")
+    return path
+
+
+def part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
+    """The folder of a part: `path` itself where it holds `file`, the named part in it, or the first of the usual ones.
+
+    Raises ``ValueError`` that lists what is there.
+    """
+    existing(path)
+    names = list(usual) if part == "auto" else [part]
+    if part == "auto" and (path / file).is_file():
+        return path
+    found = next((path / name for name in names if (path / name / file).is_file()), None)
+    if found is None:
+        inside = ", ".join(sorted(entry.name for entry in path.iterdir())) or "nothing"
+        wanted = " or ".join(f"'{name}'" for name in names)
+        raise ValueError(f"'{path}' holds no part {wanted} with a {file}; it has {inside}")
+    return found
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration. Raises ``ValueError`` where the file is missing or holds no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"'{file.parent}' holds no {file.name}, which says what is in the folder") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{file}' cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"'{file}' must hold a JSON object; found {type(found).__name__}")
+    return found
+
+
+def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
+    """The class that a configuration names. Raises ``ValueError`` that lists the known ones for any other."""
+    name = config.get("_class_name")
+    if not isinstance(name, str):
+        raise ValueError(f"'{file}' names no class (`_class_name`): it is not a configuration of diffusers")
+    if name not in known:
+        raise ValueError(f"'{file}' is of class {name}, which this adapter does not know; it knows {', '.join(known)}")
+    return name
+
+
+def weights_file(folder: Path, stem: str, variant: str | None) -> None:
+    """Raise ``ValueError`` where the folder has no safetensors of the variant: a pickle is never opened."""
+    name = stem if variant is None else f"{stem}.{variant}"
+    if any((folder / f"{name}.safetensors{end}").is_file() for end in ("", ".index.json")):
+        return
+    if variant is not None and (folder / f"{stem}.safetensors.index.{variant}.json").is_file():
+        return
+    held = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".pt", ".ckpt"))
+    fix = "save it again with diffusers' save_pretrained, which writes safetensors"
+    if any(name.endswith(".safetensors") for name in held):
+        fix = "set `variant` to what stands between the name and .safetensors"
+    raise ValueError(f"'{folder}' holds no {name}.safetensors; its weights are {', '.join(held) or 'missing'}: {fix}")
+
+
+def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool = False) -> Any:
+    """A frozen model of diffusers, on the run's device and in its dtype.
+
+    Raises ``ValueError`` for weights that cannot be read, or that do not fit the configuration: nothing half-loads.
+    """
+    import torch
+
+    weights_file(folder, "diffusion_pytorch_model", variant)
+    dtype = torch.float32 if in_float32 else current_dtype()
+    try:
+        model, info = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            variant=variant,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=find_spec("accelerate") is not None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=False,
+        )
+    except Exception as error:
+        raise ValueError(f"'{folder}' holds no {kind.__name__} that diffusers can load: {one_line(error)}") from error
+    check_loaded(folder, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.to(device=current_device()).eval().requires_grad_(False)
+
+
+def check_loaded(folder: Path, info: dict[str, Any], fields: Iterable[str]) -> None:
+    """Raise ``ValueError`` that names the tensors that a loader says did not fit."""
+    wrong = {field.removesuffix("_keys"): sorted(map(str, info.get(field) or ())) for field in fields}
+    if found := [f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in wrong.items() if keys]:
+        raise ValueError(f"the weights in '{folder}' do not fit its config.json ({'; '.join(found)})")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,139 @@
+"""Between our variance-preserving x and the form in which a scheduler of diffusers keeps its sample.
+
+Three forms are in use: x itself (DDIM, DPM-Solver …), x/α (Euler, Heun …: σ/α is their σ) and flow matching's
+(1 − s) x0 + s ε. All are x times a number that depends on the noise level.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from guidegraph import Prediction, Schedule
+from guidegraph.plugins.diffusers_adapter.denoisers import KINDS
+from guidegraph.plugins.diffusers_adapter.schedules import is_flow
+from guidegraph.plugins.diffusers_adapter.steps import DiffusersSampler
+
+
+def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
+    """The timesteps (R), float32, on the schedule's axis: for flow matching, where log(s/(1 − s)) = log(σ/α) is."""
+    times: Tensor = scheduler.timesteps.float()
+    if not flow:
+        return times.to(schedule.alphas_bar.device)
+    s = scheduler.sigmas[: len(scheduler.timesteps)].double().numpy()
+    bar = schedule.alphas_bar.double().cpu().numpy()
+    with np.errstate(divide="ignore"):
+        wanted, known = np.log(s) - np.log1p(-s), 0.5 * (np.log1p(-bar) - np.log(bar))
+    # The schedule's last level is s = 1, where the logarithm is infinite: nothing can be interpolated towards it.
+    last = len(known) - 1
+    inner = np.interp(wanted, known[:-1], np.arange(last))
+    found = np.where(s > (1 + 1 / (1 + np.exp(-known[-2]))) / 2, float(last), inner)
+    return torch.from_numpy(found).float().to(schedule.alphas_bar.device)
+
+
+def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
+    """noise · init_noise_sigma, which flow matching has not, in variance-preserving form."""
+    scheduler = _copied(sampler.scheduler)
+    size = 1.0 if _flows(scheduler) else scheduler.init_noise_sigma
+    scaled: Tensor = noise.float() * size * _scale(scheduler, sampler.index).to(noise.device)
+    return scaled.to(noise.dtype)
+
+
+def stepped(
+    sampler: DiffusersSampler, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
+) -> tuple[Tensor, Any]:
+    """x after the step, and the scheduler after it: a copy, since diffusers' change as they step."""
+    scheduler, t = _copied(sampler.scheduler), sampler.time
+    own = x.float() / _scale(scheduler, sampler.index).to(x.device)
+    output = _output(scheduler, sampler.index, x.float(), own, prediction)
+    kwargs: dict[str, Any] = {"eta": eta} if "eta" in inspect.signature(scheduler.step).parameters else {}
+    with _Drawn(noise, own):
+        moved: Tensor = scheduler.step(output, t, own, **kwargs).prev_sample
+    if sampler.index + 1 < len(scheduler.timesteps):
+        moved = moved * _scale(scheduler, sampler.index + 1).to(x.device)
+    return moved.to(x.dtype), scheduler
+
+
+def _flows(scheduler: Any) -> bool:
+    return is_flow({"_class_name": type(scheduler).__name__, **scheduler.config})
+
+
+def _copied(scheduler: Any) -> Any:
+    """A scheduler with the same tensors, and lists of its own: those are what a step changes in place."""
+    found = copy.copy(scheduler)
+    lists = {name: list(value) for name, value in vars(found).items() if isinstance(value, list)}
+    vars(found).update(lists)
+    return found
+
+
+def _scale(scheduler: Any, index: int) -> Tensor:
+    """What the scheduler's sample is multiplied by to have variance-preserving x at a step: 0-dimensional."""
+    if _flows(scheduler):
+        s = _sigma(scheduler, index)
+        return ((1 - s) ** 2 + s**2).rsqrt().float()
+    scaled: Tensor = scheduler.scale_model_input(torch.ones(()), scheduler.timesteps[index])
+    return scaled
+
+
+def _output(scheduler: Any, index: int, x: Tensor, own: Tensor, prediction: Prediction) -> Tensor:
+    """The prediction as the scheduler takes a network's output."""
+    config: Mapping[str, Any] = scheduler.config
+    kind = "flow" if _flows(scheduler) else KINDS[config["prediction_type"]]
+    level = _level(scheduler, index).to(x.device)
+    here = Schedule(torch.stack([level, level]))  # a schedule that stays at the step's level
+    value = Prediction(prediction.value.float(), prediction.kind)
+    if kind == "flow":
+        s = _sigma(scheduler, index).float().to(x.device)
+        return (own - here.convert(value, "x0", x, x.new_zeros(1)).value) / s
+    found = here.convert(value, kind, x, x.new_zeros(1)).value  # type: ignore[arg-type]
+    if config.get("variance_type") in ("learned", "learned_range"):
+        if prediction.variance is None:
+            raise ValueError(f"this scheduler's variance is {config['variance_type']} and the prediction has none")
+        found = torch.cat([found, prediction.variance.float()], dim=1)
+    return found
+
+
+def _level(scheduler: Any, index: int) -> Tensor:
+    """ᾱ at a step, float64."""
+    if _flows(scheduler):
+        s = _sigma(scheduler, index)
+        return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
+    alpha = _scale(scheduler, index).double()
+    if float(alpha) != 1:
+        return alpha**2
+    if hasattr(scheduler, "sigmas"):
+        return 1 / (_sigma(scheduler, index) ** 2 + 1)
+    found: Tensor = scheduler.alphas_cumprod[scheduler.timesteps[index].long()].double()
+    return found
+
+
+def _sigma(scheduler: Any, index: int) -> Tensor:
+    """The scheduler's own σ at a step, float64: s for flow matching, σ/α for others."""
+    found: Tensor = scheduler.sigmas[index].double()
+    return found
+
+
+class _Drawn(TorchFunctionMode):
+    """Inside, `torch.randn` gives the noise that was wired: schedulers of diffusers have no other port for it."""
+
+    def __init__(self, noise: Tensor | None, like: Tensor) -> None:
+        super().__init__()
+        self.noise = noise
+        self.like = like
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.randn:
+            return func(*args, **(kwargs or {}))
+        if self.noise is None:
+            raise ValueError(
+                "this scheduler draws noise at its steps and port 'noise' has none: wire a noise.gaussian with "
+                "like: carry.x and index: loop.index to it"
+            )
+        return self.noise.to(self.like).expand_as(self.like)

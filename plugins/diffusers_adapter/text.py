@@ -1,0 +1,45 @@
+"""The text encoders of a diffusers pipeline as a `TextEmbedder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from guidegraph import TextEmbedder, node
+from guidegraph.plugins.diffusers_adapter.folders import class_name, existing, import_diffusers, read_json
+
+Pixels = Annotated[int, Gt(0)]
+Corner = Annotated[int, Ge(0)]
+
+
+@node("diffusers.text", host=True)
+def load_text(
+    *,
+    path: Path,
+    length: Annotated[int, Gt(1)] | None = None,
+    size: tuple[Pixels, Pixels] = (1024, 1024),
+    original_size: tuple[Pixels, Pixels] | None = None,
+    crop: tuple[Corner, Corner] = (0, 0),
+    variant: str | None = None,
+) -> TextEmbedder:
+    """The text encoders and tokenizers of a pipeline's folder, frozen: prompts as the pipeline itself encodes them.
+
+    Tokens (B, M, D); their mask for PixArt; a pooled vector for SDXL, SD3 and Flux. length: tokens of T5, by default
+    the pipeline's (SD3 256, Flux 512, PixArt 120 or 300). SDXL's vector ends in six numbers, of the settings
+    original_size (by default size), crop and size, each (height, width) or (top, left) in pixels. The empty prompt is
+    the null condition: for SDXL zeros, where the pipeline's configuration says so (`force_zeros_for_empty_prompt`).
+
+    Raises an error for a pipeline that is not supported, a part that is missing, and weights that are not safetensors
+    or do not fit.
+    """
+    import_diffusers()
+    from guidegraph.plugins.diffusers_adapter.prompts import ENCODERS, PipelineText
+
+    file = existing(path) / "model_index.json"
+    index = read_json(file)
+    encode, pipeline = ENCODERS[class_name(index, file, ENCODERS)]
+    numbers = (*(original_size or size), *crop, *size)
+    embedder: TextEmbedder = PipelineText.load(path, index, pipeline, encode, length, numbers, variant)
+    return embedder

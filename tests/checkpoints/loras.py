@@ -1,0 +1,79 @@
+"""LoRA files of random factors in every layout, and the closed form W + s · α/r · BA applied to diffusers' modules."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+RANK = 4
+CONVOLUTIONS = ("conv_in", "downsamplers.0.conv", "resnets.0.conv1", "conv_shortcut")
+LINEAR = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "time_emb_proj", "linear_1")
+TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+NETWORKS = {"unet": "unet", "text_encoder": "te", "text_encoder_2": "te2"}
+
+
+class Lora:
+    """Factors for layers of a pipeline's networks: {network: {layer: (down, up, alpha)}}."""
+
+    def __init__(self, pipe: Any, networks: tuple[str, ...], seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.two = getattr(pipe, "text_encoder_2", None) is not None
+        self.factors: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
+        for network in networks:
+            ends = TEXT if network.startswith("text") else (*LINEAR, *CONVOLUTIONS)
+            mine = self.factors[network] = {}
+            for name, layer in getattr(pipe, network).named_modules():
+                if not name.endswith(ends) or not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                    continue
+                out, *inside = layer.weight.shape
+                up = torch.randn(out, RANK, *[1] * (len(inside) - 1), generator=generator)
+                down = torch.randn(RANK, *inside, generator=generator) * 0.3 / layer.weight[0].numel() ** 0.5
+                mine[name] = (down, up, float(1 + len(mine) % 3))
+
+    def applied(self, pipe: Any, strength: float, alphas: bool) -> Any:
+        """A copy of a pipeline's networks with the closed form in their weights."""
+        changed = copy.deepcopy({name: getattr(pipe, name) for name in self.factors})
+        for network, layers in self.factors.items():
+            for name, (down, up, alpha) in layers.items():
+                weight = changed[network].get_submodule(name).weight
+                product = torch.einsum("or,r...->o...", up.flatten(1), down)
+                weight.data += strength * (alpha / RANK if alphas else 1.0) * product
+        return changed
+
+    def peft(self, path: Path, *, names: tuple[str, str] = ("lora_A", "lora_B"), metadata: bool = False) -> Path:
+        """What diffusers' `save_lora_weights` writes; with metadata, each layer's alpha stands in the header."""
+        tensors: dict[str, Tensor] = {}
+        header: dict[str, Any] = {}
+        for network, layers in self.factors.items():
+            for name, (down, up, _) in layers.items():
+                at = f"{network}.{old_name(name) if network.startswith('text') else name}"
+                tensors |= {f"{at}.{names[0]}.weight": down, f"{at}.{names[1]}.weight": up}
+            header |= {f"{network}.r": RANK, f"{network}.lora_alpha": 1.0}
+            header[f"{network}.alpha_pattern"] = {name: alpha for name, (_, _, alpha) in layers.items()}
+        held = {"lora_adapter_metadata": json.dumps(header)} if metadata else {"format": "pt"}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=held)
+        return path
+
+    def kohya(self, path: Path, *, unet_names: Any = None) -> Path:
+        """What kohya's scripts write: underscores for dots, and an alpha beside each pair."""
+        tensors: dict[str, Tensor] = {}
+        for network, layers in self.factors.items():
+            short = "te1" if self.two and network == "text_encoder" else NETWORKS[network]
+            for name, (down, up, alpha) in layers.items():
+                full = old_name(name) if network.startswith("text") else unet_names(name) if unet_names else name
+                at = f"lora_{short}_{full.replace('.', '_')}"
+                tensors |= {f"{at}.lora_down.weight": down, f"{at}.lora_up.weight": up}
+                tensors[f"{at}.alpha"] = torch.tensor(alpha)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+        return path
+
+
+def old_name(name: str) -> str:
+    """The name of a text encoder's layer under `text_model.`, as transformers 4 has it."""
+    return name if name.startswith("text_model.") else f"text_model.{name}"

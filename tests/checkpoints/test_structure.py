@@ -1,0 +1,93 @@
+"""The shape of a U-Net is told from its tensors, and their number is that of the published models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.structure import Heads, measure, unet_shape
+from guidegraph.nodes.models.released_config import UNetShape, heads_of
+from guidegraph.nodes.models.released_unet import ReleasedUNet
+
+SD1 = UNetShape(4, 4, 320, (320, 640, 1280, 1280), 2, (1, 1, 1, 0), (8,) * 4, context_dim=768)
+SD2 = replace(SD1, heads=(5, 10, 20, 20), context_dim=1024, linear_projections=True, kind="v")
+SDXL = UNetShape(
+    4,
+    4,
+    320,
+    (320, 640, 1280),
+    2,
+    (0, 2, 10),
+    (5, 10, 20),
+    middle_depth=10,
+    context_dim=2048,
+    linear_projections=True,
+    adm_channels=2816,
+)
+REFINER = UNetShape(
+    4,
+    4,
+    384,
+    (384, 768, 1536, 1536),
+    2,
+    (0, 4, 4, 0),
+    (6, 12, 24, 24),
+    middle_depth=4,
+    context_dim=1280,
+    linear_projections=True,
+    adm_channels=2560,
+)
+PLAIN = UNetShape(3, 3, 32, (32, 64, 64), 3, (0, 0, 0), (1, 1, 1), middle_depth=0)
+
+
+def tensors_of(shape: UNetShape) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return ReleasedUNet(shape).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads"),
+    [
+        (SD1, Heads(heads=8)),
+        (replace(SD1, spatial_channels=5), Heads(heads=8)),
+        (SD2, Heads(head_channels=64)),
+        (SDXL, Heads(head_channels=64)),
+        (REFINER, Heads(head_channels=64)),
+        (PLAIN, Heads(heads=1)),
+        (replace(PLAIN, resblock_updown=True, scale_shift=True), Heads(heads=1)),
+        (replace(PLAIN, widths=(32,), depths=(1,), heads=(2,), out_channels=6), Heads(heads=2)),
+    ],
+    ids=["sd1", "sd1-inpainting", "sd2", "sdxl", "sdxl-refiner", "plain", "resblocks", "one-level"],
+)
+def test_the_shape_is_told_from_the_tensors(shape: UNetShape, heads: Heads) -> None:
+    found = unet_shape(tensors_of(shape), "a.pt", samples=shape.in_channels, heads=heads, kind=shape.kind)
+    assert found == shape
+
+
+@pytest.mark.parametrize(("shape", "count"), [(SD1, 859_520_964), (SD2, 865_910_724), (SDXL, 2_567_463_684)])
+def test_the_number_of_weights_is_that_of_the_published_model(shape: UNetShape, count: int) -> None:
+    assert sum(tensor.numel() for tensor in tensors_of(shape).values()) == count
+
+
+def test_levels_that_are_not_alike_are_refused() -> None:
+    tensors = tensors_of(SD1)
+    for name in [name for name in tensors if name.startswith("input_blocks.5.1.")]:
+        del tensors[name]
+    with pytest.raises(ValueError, match=r"'a\.pt': its 12 input blocks are no levels of 2 residual blocks"):
+        measure(tensors, "a.pt")
+    with pytest.raises(ValueError, match=r"'a\.pt' holds no whole U-Net: input_blocks\.0\.0\.weight is missing"):
+        measure({}, "a.pt")
+
+
+def test_heads_are_a_number_or_have_a_width() -> None:
+    assert heads_of((32, 64, 128), heads=4) == (4, 4, 4)
+    assert heads_of((32, 64, 128), head_channels=64) == (1, 1, 2)
+    with pytest.raises(ValueError, match="either"):
+        heads_of((32,))
+    with pytest.raises(ValueError, match="3 heads do not share 32 channels"):
+        replace(PLAIN, depths=(1, 0, 0), heads=(3, 1, 1))
+    with pytest.raises(ValueError, match="32 groups do not share 48 channels"):
+        replace(PLAIN, widths=(48, 64, 64))

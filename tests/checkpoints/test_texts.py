@@ -1,0 +1,177 @@
+"""Released text encoders: transformers' own embeddings from every layout; long, weighted and taught prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph.nodes import prompt as prompts
+from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, from_openclip
+from guidegraph.nodes.models.released_text import PictureSize, ReleasedText, Tower
+from guidegraph.nodes.text import encode_text
+from tests.checkpoints import compvis_writer, tiny
+
+transformers = pytest.importorskip("transformers")
+diffusers = pytest.importorskip("diffusers")
+
+TEXTS = ["a b c", "", "zebra x"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    tiny.write_tokenizer(folder)
+    return transformers.CLIPTokenizer.from_pretrained(str(folder))
+
+
+def embedder(tokenizer: Any, **settings: Any) -> ReleasedText:
+    model = tiny.clip()
+    return ReleasedText([Tower(model, tokenizer, "last", tokenizer.eos_token_id)], **settings).eval()
+
+
+def transformers_ids(tokenizer: Any, texts: list[str], pad: int | None = None) -> torch.Tensor:
+    found = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = found["input_ids"]
+    return ids if pad is None else ids.where(found["attention_mask"].bool(), pad)
+
+
+@pytest.mark.parametrize("layout", ["new", "old"])
+@pytest.mark.parametrize("projection", [None, 32])
+def test_clip_loads_with_and_without_text_model_in_its_names(
+    tokenizer: Any, layout: str, projection: int | None
+) -> None:
+    model = tiny.clip(projection=projection)
+    bare = {name.removeprefix("text_model."): value for name, value in model.state_dict().items()}
+    tensors = {("text_model." if layout == "old" and "projection" not in n else "") + n: v for n, v in bare.items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    settings = clip_settings(tensors, "file", "quick_gelu")
+    found = build_clip(tensors, settings, "file")
+    ids = transformers_ids(tokenizer, TEXTS)
+    expected, out = model(ids, output_hidden_states=True), found(ids, output_hidden_states=True)
+    torch.testing.assert_close(out.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.hidden_states[-2], expected.hidden_states[-2], rtol=0, atol=1e-5)
+    if projection:
+        torch.testing.assert_close(out.text_embeds, expected.text_embeds, rtol=0, atol=1e-5)
+
+
+def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: Any) -> None:
+    model = tiny.clip(width=128, projection=32, activation="gelu")
+    tensors = from_openclip(compvis_writer.openclip(model, projection=True))
+    found = build_clip(tensors, clip_settings(tensors, "file", "gelu"), "file")
+    tower = Tower(found, tokenizer, "penultimate_normed", 0)
+    ids = transformers_ids(tokenizer, TEXTS, pad=0)
+    expected = model(ids, output_hidden_states=True)
+    tokens = ReleasedText([tower])(TEXTS).tokens
+    normed = model.text_model.final_layer_norm(expected.hidden_states[-2])
+    torch.testing.assert_close(tokens, normed, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tower(ids[:, None])[1], expected.text_embeds, rtol=0, atol=1e-5)
+
+
+def test_plain_prompts_are_those_of_transformers(tokenizer: Any) -> None:
+    made = embedder(tokenizer)
+    found = encode_text(made, TEXTS)
+    expected = made.towers[0].model(transformers_ids(tokenizer, TEXTS)).last_hidden_state
+    torch.testing.assert_close(found.tokens, expected, rtol=0, atol=1e-5)
+    assert found.vector is None
+    assert found.mask is None
+
+
+def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
+    made = embedder(tokenizer)
+    letters = [tiny.LETTERS[i % 26] for i in range(160)]
+    found = made([" ".join(letters), "a"]).tokens
+    assert found is not None
+    assert found.shape == (2, 3 * 77, 64)
+    parts = [" ".join(letters[at : at + 75]) for at in range(0, 160, 75)]
+    torch.testing.assert_close(found[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
+    assert made([" ".join(letters[:75])]).tokens.shape[1] == 77
+    assert made([" ".join(letters[:76])]).tokens.shape[1] == 154
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("", [("", 1.0)]),
+        ("a (red:1.3) cat", [("a ", 1.0), ("red", 1.3), (" cat", 1.0)]),
+        ("(a)", [("a", 1.1)]),
+        ("((a) b)", [("a", 1.1 * 1.1), (" b", 1.1)]),
+        ("[a]", [("a", 1 / 1.1)]),
+        ("(a [b]: 0.5 )", [("a ", 0.5), ("b", 0.5 / 1.1)]),
+        (r"\(a\) b: c \: \\", [("(a) b: c : \\", 1.0)]),
+        ("(a:.5)(b:.5)", [("ab", 0.5)]),
+        ("((a:2):3)", [("a", 6.0)]),
+    ],
+)
+def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
+    found = prompts.parse(text)
+    assert [part for part, _ in found] == [part for part, _ in expected]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
+
+
+@pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
+def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
+    with pytest.raises(ValueError, match=f"at character {at} has no partner"):
+        prompts.parse(text)
+
+
+def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
+    made = embedder(tokenizer)
+    plain = made(["a b c", "a b c"]).tokens
+    found = prompts.encode_weighted(made, ["a (b:1.5) c", "a b c"]).tokens
+    assert plain is not None
+    assert found is not None
+    weights = torch.ones(77)
+    weights[2] = 1.5  # after the mark of the start and 'a'
+    heavier = plain[0] * weights[:, None]
+    torch.testing.assert_close(found[0], heavier * (plain[0].mean() / heavier.mean()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0].mean(), plain[0].mean(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(found[1], plain[1])
+    assert torch.equal(prompts.encode_weighted(made, "a (b:1) c").tokens, made(["a b c"]).tokens)
+
+
+def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
+    first = Tower(tiny.clip(), tokenizer, "penultimate", tokenizer.eos_token_id)
+    second = Tower(tiny.clip(width=128, projection=32, activation="gelu"), tokenizer, "penultimate", 0)
+    return ReleasedText([first, second], size=PictureSize(), size_width=8, **settings)
+
+
+def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenizer: Any) -> None:
+    made = two_towers(tokenizer, zero_empty=True)
+    found = made(["a b", ""])
+    ids = transformers_ids(tokenizer, ["a b"])
+    one = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
+    out = made.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
+    assert found.tokens is not None
+    assert found.vector is not None
+    torch.testing.assert_close(found.tokens[:1], torch.cat([one, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5)
+    numbers = diffusers.models.embeddings.Timesteps(8, flip_sin_to_cos=True, downscale_freq_shift=0)
+    sizes = numbers(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])).reshape(1, -1)
+    torch.testing.assert_close(found.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
+    assert not found.tokens[1].any()
+    assert not found.vector[1, :32].any()
+    other: Any = prompts.picture_size(made, original=(64, 32), crop=(1, 2), target=(16, 8))
+    sizes = numbers(torch.tensor([64.0, 32, 1, 2, 16, 8])).reshape(1, -1)
+    torch.testing.assert_close(other(["a b"]).vector[:, 32:], sizes)
+    torch.testing.assert_close(made(["a b"]).vector, found.vector[:1])
+    assert next(other.parameters()) is next(made.parameters())
+
+
+def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"text\.picture_size is for SDXL's"):
+        prompts.picture_size(embedder(tokenizer))
+    other: Any = lambda texts: None  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"text\.weighted takes a CLIP text encoder of checkpoint\.load; found function"
+    ):
+        prompts.encode_weighted(other, "a")
+    with pytest.raises(ValueError, match="no prompts"):
+        prompts.encode_weighted(embedder(tokenizer), [])
+    tensors = tiny.clip().state_dict()
+    del tensors[next(name for name in tensors if name.endswith("layers.1.mlp.fc2.bias"))]
+    with pytest.raises(ValueError, match=r"1 missing: .*layers\.1\.mlp\.fc2\.bias"):
+        build_clip(tensors, clip_settings(tensors, "file", "gelu"), "file")

@@ -1,0 +1,426 @@
+"""Networks of diffusers as values: what each is called with, what comes back, and what is refused."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from guidegraph import Autoencoder, Condition, Denoiser, LabelEmbedder, Schedule, TextEmbedder
+from guidegraph.graph.context import placement
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.condition import null_condition
+from guidegraph.nodes.label import embed_label
+from guidegraph.nodes.text import encode_text
+from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
+from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
+from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
+from guidegraph.plugins.diffusers_adapter.text import load_text
+
+diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+from tests.plugins import tiny_diffusers as tiny  # noqa: E402
+
+T = torch.tensor([10.0, 700.0])
+TOKENS = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
+MASK = torch.tensor([[True] * 5, [True, True, False, False, False]])
+VECTOR = torch.randn(2, 16, generator=torch.Generator().manual_seed(2))
+
+
+def sample(channels: int = 4, rows: int = 8, columns: int = 8) -> torch.Tensor:
+    return torch.randn(2, channels, rows, columns, generator=torch.Generator().manual_seed(3))
+
+
+def linear() -> Schedule:
+    return schedules.linear()
+
+
+def saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def one_hot(classes: int, *labels: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
+
+
+@torch.no_grad()
+def direct(model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    found: torch.Tensor = model(*args, **kwargs).sample
+    return found
+
+
+def unet_with_sizes() -> Any:
+    sizes = {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 10 + 6 * 4}
+    return tiny.unet(addition_embed_type="text_time", **sizes)
+
+
+Call = Callable[[Any, torch.Tensor], torch.Tensor]
+SIZES = torch.tensor([[1016.0, 1024, 0, 8, 512, 768]]).repeat(2, 1)
+EPS: dict[str, tuple[Callable[[], Any], Condition, Call]] = {
+    "UNet2DModel": (tiny.plain_unet, Condition(), lambda m, x: direct(m, x, T)),
+    "UNet2DModel with classes": (
+        lambda: tiny.plain_unet(num_class_embeds=5),
+        Condition(vector=one_hot(5, 4, 0)),
+        lambda m, x: direct(m, x, T, class_labels=torch.tensor([4, 0])),
+    ),
+    "UNet2DConditionModel": (
+        tiny.unet,
+        Condition(tokens=TOKENS, mask=MASK),
+        lambda m, x: direct(m, x, T, TOKENS, encoder_attention_mask=MASK),
+    ),
+    "UNet2DConditionModel of SDXL": (
+        unet_with_sizes,
+        Condition(tokens=TOKENS, vector=torch.cat([VECTOR[:, :10], SIZES], dim=1)),
+        lambda m, x: direct(m, x, T, TOKENS, added_cond_kwargs={"text_embeds": VECTOR[:, :10], "time_ids": SIZES}),
+    ),
+    "UNet2DConditionModel with classes": (
+        lambda: tiny.unet(num_class_embeds=7),
+        Condition(tokens=TOKENS, vector=one_hot(7, 6, 1)),
+        lambda m, x: direct(m, x, T, TOKENS, class_labels=torch.tensor([6, 1])),
+    ),
+    "PixArtTransformer2DModel": (
+        tiny.pixart,
+        Condition(tokens=TOKENS[..., :10], mask=MASK),
+        lambda m, x: direct(
+            m, x, TOKENS[..., :10], T, {"resolution": None, "aspect_ratio": None}, encoder_attention_mask=MASK
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EPS)
+def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
+    make, condition, call = EPS[name]
+    model = make()
+    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="eps")
+    assert isinstance(denoiser, Denoiser)
+    found, expected = denoiser(sample(), T, condition), call(model, sample())
+    assert found.kind == "eps"
+    torch.testing.assert_close(found.value, expected[:, :4], atol=1e-6, rtol=1e-5)
+    if expected.shape[1] == 8:
+        assert found.variance is not None
+        torch.testing.assert_close(found.variance, expected[:, 4:], atol=1e-6, rtol=1e-5)
+
+
+def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -> None:
+    model = tiny.dit()
+    path = saved(model, tmp_path)
+    denoiser, labels = load_denoiser(linear(), path=path), class_labels(path=path)
+    assert isinstance(labels, LabelEmbedder)
+    assert labels.classes == 1000
+    given = embed_label(labels, torch.tensor([7, 1000]))
+    found = denoiser(sample(), T, given)
+    expected = direct(model, sample(), T, torch.tensor([7, 1000]))
+    torch.testing.assert_close(found.value, expected[:, :4], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.variance, expected[:, 4:], atol=1e-6, rtol=1e-5)
+    for null in (embed_label(labels), null_condition(given)):
+        value = denoiser(sample(), T, Condition(vector=null.vector.expand(2, -1))).value  # type: ignore[union-attr]
+        torch.testing.assert_close(value[1], expected[1, :4], atol=1e-6, rtol=1e-5)
+
+
+def test_folders_of_before_dit_had_a_class_of_its_own_load(tmp_path: Path) -> None:
+    path = saved(tiny.dit(), tmp_path)
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "Transformer2DModel"}))
+    assert class_labels(path=path).classes == 1000
+    assert load_denoiser(linear(), path=path)(sample(), T, Condition(vector=one_hot(1000, 1, 2))).kind == "eps"
+
+
+def flow_call(name: str, model: Any, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    if name == "sd3":
+        return direct(model, x, TOKENS.repeat(1, 1, 2), VECTOR, s * 1000)
+    pipeline = diffusers.FluxPipeline
+    places = pipeline._prepare_latent_image_ids(2, 4, 6, "cpu", torch.float32)
+    packed = direct(
+        model,
+        pipeline._pack_latents(x, 2, 4, 8, 12),
+        TOKENS,
+        VECTOR[:, :8],
+        s,
+        places,
+        torch.zeros(5, 3),
+        torch.tensor([2.0, 2.0]),
+    )
+    latent: torch.Tensor = pipeline._unpack_latents(packed, 8, 12, 1)
+    return latent
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_flow_gives_x0_at_the_level_of_the_schedule(tmp_path: Path, name: str) -> None:
+    """x0 = x − s u at x = (1 − s) x0 + s ε, and at s = 1, where ᾱ is 0, too."""
+    model = tiny.sd3() if name == "sd3" else tiny.flux(True)
+    diffusers.FlowMatchEulerDiscreteScheduler(shift=2.0).save_pretrained(str(tmp_path / "scheduler"))
+    saved(model, tmp_path / "transformer")
+    schedule = read_schedule(path=tmp_path)
+    denoiser = load_denoiser(schedule, path=tmp_path, guidance=2.0)
+    tokens, vector = (TOKENS.repeat(1, 1, 2), VECTOR) if name == "sd3" else (TOKENS, VECTOR[:, :8])
+    t = torch.tensor([300.0, 999.0])
+    alpha, sigma = schedule.alpha_sigma(t)
+    x = sample(columns=12)
+    flow = x / (alpha + sigma).reshape(-1, 1, 1, 1)
+    s = sigma / (alpha + sigma)
+    assert s[1] == 1
+    found = denoiser(x, t, Condition(tokens=tokens, vector=vector))
+    expected = flow - s.reshape(-1, 1, 1, 1) * flow_call(name, model, flow, s)
+    assert found.kind == "x0"
+    torch.testing.assert_close(found.value, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
+    model = tiny.unet(in_channels=9)
+    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind="v")
+    found = denoiser(sample(), T, Condition(tokens=TOKENS, spatial=sample(5)))
+    expected = direct(model, torch.cat([sample(), sample(5)], dim=1), T, TOKENS)
+    assert found.kind == "v"
+    torch.testing.assert_close(found.value, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("said", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
+def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(tmp_path: Path, said: str, kind: str) -> None:
+    diffusers.DDIMScheduler(prediction_type=said).save_pretrained(str(tmp_path / "scheduler"))
+    saved(tiny.unet(), tmp_path / "unet")
+    denoiser = load_denoiser(read_schedule(path=tmp_path), path=tmp_path)
+    assert denoiser(sample(), T, Condition(tokens=TOKENS)).kind == kind
+
+
+def test_a_run_in_bfloat16_computes_in_it_and_keeps_x(tmp_path: Path) -> None:
+    path = saved(tiny.unet(), tmp_path)
+    with placement("cpu", "bfloat16"):
+        denoiser: Any = load_denoiser(linear(), path=path, kind="eps")
+    assert {p.dtype for p in denoiser.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in denoiser.parameters())
+    assert denoiser(sample(), T, Condition(tokens=TOKENS)).value.dtype == torch.float32
+
+
+CODERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
+    "AutoencoderKL": (
+        lambda: tiny.vae(shift_factor=0.2, scaling_factor=0.5),
+        lambda m, image: (m.encode(image).latent_dist.mode() - 0.2) * 0.5,
+    ),
+    "VQModel": (
+        lambda: diffusers.VQModel(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            num_vq_embeddings=16,
+            scaling_factor=0.3,
+        ),
+        lambda m, image: m.encode(image).latents * 0.3,
+    ),
+    "AutoencoderTiny": (
+        lambda: diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        ),
+        lambda m, image: m.encode(image).latents,
+    ),
+    "AutoencoderDC": (
+        lambda: diffusers.AutoencoderDC(
+            latent_channels=4,
+            encoder_block_types=("ResBlock", "ResBlock"),
+            decoder_block_types=("ResBlock", "ResBlock"),
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            encoder_qkv_multiscales=((), ()),
+            decoder_qkv_multiscales=((), ()),
+            scaling_factor=0.4,
+        ),
+        lambda m, image: m.encode(image).latent * 0.4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
+    make, encode = CODERS[name]
+    model = make().eval()
+    autoencoder = load_autoencoder(path=saved(model, tmp_path / "vae").parent)
+    assert isinstance(autoencoder, Autoencoder)
+    image = sample(3, 8, 12).clamp(-1, 1)
+    with torch.no_grad():
+        expected = encode(model, image)
+        latent = autoencoder.encode(image)
+        torch.testing.assert_close(latent, expected, atol=1e-6, rtol=1e-5)
+        scale, shift = model.config.get("scaling_factor") or 1.0, model.config.get("shift_factor") or 0.0
+        picture = model.decode(expected / scale + shift).sample
+        torch.testing.assert_close(autoencoder.decode(latent), picture, atol=1e-5, rtol=1e-5)
+    assert latent.shape == (2, expected.shape[1], 4, 6)
+    with pytest.raises(ValueError, match=r"whose sides are multiples of 2; found shape \(2, 3, 8, 11\)"):
+        autoencoder.encode(image[..., :11])
+
+
+def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> None:
+    path = saved(tiny.vae(force_upcast=True), tmp_path)
+    for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
+        with placement("cpu", dtype):
+            autoencoder: Any = load_autoencoder(path=path)
+        assert {p.dtype for p in autoencoder.parameters()} == {expected}
+
+
+def test_sd3_without_t5_and_the_length_of_t5(tmp_path: Path) -> None:
+    pipeline = tiny.sd3_pipeline()
+    path = tiny.saved(pipeline, tmp_path)
+    text = load_text(path=path, length=20)
+    assert isinstance(text, TextEmbedder)
+    found = encode_text(text, ["a tiger", ""])
+    assert found.tokens is not None
+    assert found.tokens.shape == (2, 16 + 20, 24)
+    index = json.loads((path / "model_index.json").read_text())
+    index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    (path / "model_index.json").write_text(json.dumps(index))
+    fewer = encode_text(load_text(path=path, length=20), ["a tiger", ""])
+    assert fewer.tokens is not None
+    torch.testing.assert_close(fewer.tokens[:, :16], found.tokens[:, :16])
+    assert not bool(fewer.tokens[:, 16:].any())
+    torch.testing.assert_close(fewer.vector, found.vector)
+
+
+def test_sdxls_vector_ends_in_the_sizes_and_its_null_is_zeros(tmp_path: Path) -> None:
+    path = tiny.saved(tiny.sdxl_pipeline(), tmp_path)
+    found = load_text(path=path, size=(512, 768), crop=(0, 8), original_size=(1016, 1024))(["a tiger", ""])
+    assert found.tokens is not None
+    assert found.vector is not None
+    assert found.vector[:, -6:].tolist() == [[1016, 1024, 0, 8, 512, 768]] * 2
+    assert bool(found.tokens[0].any())
+    assert not bool(found.tokens[1].any())
+    assert not bool(found.vector[1, :-6].any())
+
+
+def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> None:
+    path = saved(tiny.unet(), tmp_path / "unet")
+    config, weights = path / "config.json", path / "diffusion_pytorch_model.safetensors"
+
+    def refused(match: str, **settings: Any) -> None:
+        with pytest.raises(ValueError, match=match):
+            load_denoiser(linear(), **{"path": path, "kind": "eps"} | settings)
+
+    refused("'.*nowhere' is no folder", path=tmp_path / "nowhere")
+    refused("holds no part 'prior' with a config.json; it has unet", path=tmp_path, part="prior")
+    refused("nothing in '.*' says what this UNet2DConditionModel predicts", kind="auto")
+    tensors = load_file(weights)
+    save_file({k: v for k, v in tensors.items() if k != "conv_in.bias"} | {"odd": torch.ones(1)}, weights)
+    refused(r"do not fit its config.json \(1 missing: conv_in.bias; 1 unexpected: odd\)")
+    save_file(tensors | {"conv_in.bias": torch.ones(3)}, weights)
+    refused("holds no UNet2DConditionModel that diffusers can load: .*conv_in.bias")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused("holds no UNet2DConditionModel that diffusers can load")
+    weights.rename(path / "diffusion_pytorch_model.fp16.safetensors")
+    refused("holds no diffusion_pytorch_model.safetensors; its weights are .*fp16.safetensors: set `variant`")
+    (path / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    torch.save(tensors, path / "diffusion_pytorch_model.bin")
+    refused("its weights are diffusion_pytorch_model.bin: save it again with diffusers' save_pretrained")
+    written = json.loads(config.read_text())
+    for change, match in (
+        ({"_class_name": "AutoencoderKL"}, "of class AutoencoderKL, which this adapter does not know; it knows UNet2D"),
+        ({"_class_name": None}, "names no class"),
+    ):
+        config.write_text(json.dumps(written | change))
+        refused(match)
+    config.unlink()
+    refused("holds no part 'transformer' or 'unet' with a config.json; it has diffusion_pytorch_model.bin")
+
+
+def test_a_variant_is_loaded_by_its_name(tmp_path: Path) -> None:
+    tiny.unet().save_pretrained(str(tmp_path), variant="fp16")
+    assert isinstance(load_denoiser(linear(), path=tmp_path, kind="eps", variant="fp16"), Denoiser)
+
+
+@pytest.mark.parametrize(
+    "config", [{"time_cond_proj_dim": 8}, {"class_embed_type": "timestep"}], ids=lambda c: next(iter(c))
+)
+def test_a_unet_with_inputs_that_no_condition_carries_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    path = saved(tiny.unet(**config), tmp_path)
+    with pytest.raises(ValueError, match=f"with {next(iter(config))} .* is not supported"):
+        load_denoiser(linear(), path=path, kind="eps")
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "condition", "match"),
+    [
+        (tiny.unet, sample(3), Condition(tokens=TOKENS), "takes 4 channels; found 3 of x and 0 of a spatial"),
+        (tiny.unet, sample(), Condition(tokens=TOKENS[..., :3]), "takes tokens of width 12, and got width 3"),
+        (tiny.unet, sample(), Condition(), "takes tokens of width 12, and got none"),
+        (tiny.plain_unet, sample(columns=9), Condition(), r"sides are multiples of 2; found shape \(2, 4, 8, 9\)"),
+        (tiny.dit, sample(columns=12), Condition(), "takes square x whose sides are multiples of 2"),
+        (tiny.dit, sample(), Condition(vector=VECTOR), "takes a class as a vector of width 1000, and got width 16"),
+        (lambda: tiny.plain_unet(num_class_embeds=5), sample(), Condition(vector=torch.zeros(2, 5)), "no null class"),
+        (tiny.sd3, sample(), Condition(tokens=TOKENS.repeat(1, 1, 2), mask=MASK), "no use for a mask"),
+        (tiny.sd3, sample(), Condition(tokens=TOKENS.repeat(1, 1, 2)), "pooled vector of width 16, and got none"),
+        (unet_with_sizes, sample(), Condition(tokens=TOKENS, vector=VECTOR[:, :10]), r"of sizes \(width 16 for six\)"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(
+    tmp_path: Path, make: Callable[[], Any], x: torch.Tensor, condition: Condition, match: str
+) -> None:
+    model = make()
+    kind: Any = "flow" if type(model).__name__.startswith("SD3") else "eps"
+    denoiser = load_denoiser(linear(), path=saved(model, tmp_path), kind=kind)
+    with pytest.raises(ValueError, match=match):
+        denoiser(x, T, condition)
+
+
+def test_what_is_wrong_with_a_pipelines_text_is_said(tmp_path: Path) -> None:
+    path = tiny.saved(tiny.sd_pipeline(), tmp_path)
+    file = path / "model_index.json"
+    index = json.loads(file.read_text())
+
+    def refused(match: str, change: dict[str, Any], **settings: Any) -> None:
+        file.write_text(json.dumps(index | change))
+        with pytest.raises(ValueError, match=match):
+            load_text(path=path, **settings)
+
+    refused("of class KolorsPipeline, which this adapter does not know; it knows", {"_class_name": "KolorsPipeline"})
+    refused("names no 'text_encoder', which the pipeline needs", {"text_encoder": None})
+    refused("is of evil.CLIPTextModel; known of transformers are", {"text_encoder": ["evil", "CLIPTextModel"]})
+    refused("names no text encoder", {"text_encoder": [None, None]})
+    refused("has no T5, so it takes no `length`", {}, length=12)
+    weights = path / "text_encoder" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({k: v for k, v in tensors.items() if "layers.0.mlp.fc1" not in k}, weights, metadata={"format": "pt"})
+    refused(r"do not fit its config.json \(2 missing: ", {})
+    weights.rename(path / "text_encoder" / "pytorch_model.bin")
+    refused("holds no model.safetensors; its weights are pytorch_model.bin: save it again", {})
+    (path / "tokenizer").rename(path / "gone")
+    refused("holds no part '(tokenizer|text_encoder)'|holds no model", {})
+    file.unlink()
+    with pytest.raises(ValueError, match=r"holds no model_index.json"):
+        load_text(path=path)
+
+
+def test_without_diffusers_a_node_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = builtins.__import__
+
+    def no_diffusers(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "diffusers":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_diffusers)
+    for call in (load_denoiser, load_autoencoder, load_text, read_schedule):
+        with pytest.raises(ValueError, match=r"pip install 'guidegraph\[diffusers\]'"):
+            call(linear(), path=tmp_path) if call is load_denoiser else call(path=tmp_path)  # type: ignore[operator]
+
+
+def test_the_plugin_loads_with_neither_torch_nor_diffusers() -> None:
+    code = (
+        "import sys; from guidegraph.plugins.manager import PluginManager as M; "
+        "m = M(['guidegraph.plugins.diffusers_adapter'], entry_points=False); "
+        "s = m.statuses[-1]; assert s.ok, s.reason; "
+        "print(len(s.nodes), sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "8 []"
