@@ -1,0 +1,221 @@
+"""Steps a second of Stable Diffusion's U-Net in a workflow, beside diffusers' own pipeline on the same weights.
+
+    python benchmarks/checkpoint_speed.py [--models tiny large] [--rounds 5] [--steps 20 2] [--threads 1] [--latent 32]
+
+Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
+draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
+1.5's U-Net (860 M parameters) with random weights, in bf16 where the CPU has it, shared by both sides. Peak memory is
+the growth of the resident set during sampling, each side in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guidegraph.api import Workflow, load_workflow
+from guidegraph.nodes.checkpoints.diffusers_unet import unet_shape, unet_tensors
+from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released_unet import ReleasedUNet
+from guidegraph.nodes.schedule import scaled_linear
+from guidegraph.nodes.types import Condition
+
+SCALE, TOKENS = 7.5, 77
+WORKFLOW = Path(__file__).parent / "checkpoint_speed.yaml"
+Draw = Callable[[int], torch.Tensor]
+
+
+def tiny_unet() -> Any:
+    """A `UNet2DConditionModel` with the topology of Stable Diffusion's, of 64 and 128 channels."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(64, 128),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=64,
+    )
+
+
+def large_unet() -> Any:
+    """The shape of Stable Diffusion 1.5's U-Net; small random weights, so that nothing grows."""
+    import diffusers
+
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
+    generator = torch.Generator().manual_seed(0)
+    for module in unet.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            flat = parameter.ndim == 1
+            if flat and name == "weight":
+                made = torch.ones(parameter.shape)
+            else:
+                made = torch.randn(parameter.shape, generator=generator) * (0 if flat else parameter[0].numel() ** -0.5)
+            setattr(module, name, torch.nn.Parameter(made.to(large_dtype()), requires_grad=False))
+    return unet
+
+
+def large_dtype() -> torch.dtype:
+    """bf16 where the CPU multiplies in it, float32 otherwise."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def diffusers_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Draw:
+    """Draws with diffusers' StableDiffusionPipeline: latents after some steps."""
+    import diffusers
+
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4,
+        num_decoder_blocks=(1,) * 4,
+    ).to(unet.dtype)
+    pipe: Any = diffusers.StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        text_encoder=None,
+        tokenizer=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    side = noise.shape[-1] * pipe.vae_scale_factor
+
+    def draw(steps: int) -> torch.Tensor:
+        latents: torch.Tensor = pipe(
+            prompt_embeds=positive,
+            negative_prompt_embeds=negative,
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            guidance_scale=SCALE,
+            latents=noise.to(unet.dtype).clone(),
+            output_type="latent",
+        ).images
+        return latents
+
+    return draw
+
+
+def our_side(unet: Any, noise: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> Draw:
+    """Draws with a workflow; the denoiser's weights are those of `unet`, shared."""
+    shape = unet_shape(dict(unet.config) | {"_class_name": type(unet).__name__}, Path("config.json"), "eps")
+    with torch.device("meta"):
+        network = ReleasedUNet(shape)
+    fill(network, unet_tensors(unet.state_dict(), shape), "the U-Net")
+    denoiser = ReleasedDenoiser(network).eval()
+    conditions = {"positive": Condition(tokens=positive), "negative": Condition(tokens=negative)}
+    workflow: Workflow = load_workflow(WORKFLOW)
+
+    def draw(steps: int) -> torch.Tensor:
+        found = workflow.run(denoiser=denoiser, schedule=scaled_linear(), noise=noise, steps=steps, **conditions)
+        latents: torch.Tensor = found["latent"]
+        return latents
+
+    return draw
+
+
+SIDES = {"guidegraph": our_side, "diffusers": diffusers_side}
+
+
+def sides(model: str, latent: int) -> dict[str, Callable[[], Draw]]:
+    """How to make each side, on one U-Net."""
+    unet = (tiny_unet() if model == "tiny" else large_unet()).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(1, 4, latent, latent, generator=generator)
+    width = unet.config.cross_attention_dim
+    texts = [torch.randn(1, TOKENS, width, generator=generator).to(unet.dtype) for _ in range(2)]
+    return {name: lambda make=make: make(unet, noise, *texts) for name, make in SIDES.items()}  # type: ignore[misc]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def resident() -> int:
+    """Bytes that are resident now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def memory_of(side: str, model: str, options: argparse.Namespace) -> int:
+    """Bytes by which the peak of the resident set grows while one side samples, in a process of its own."""
+    command = [sys.executable, __file__, "--memory", side, "--models", model, "--latent", str(options.latent)]
+    done = subprocess.run(
+        [*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    return int(done.stdout)
+
+
+def compare(model: str, steps: int, options: argparse.Namespace) -> None:
+    """Print one model's figures."""
+    draws = {name: make() for name, make in sides(model, options.latent).items()}
+    first = {name: draw(steps).float() for name, draw in draws.items()}
+    distance = float(torch.dist(first["guidegraph"], first["diffusers"]) / first["diffusers"].norm())
+    times: dict[str, list[float]] = {name: [] for name in draws}
+    for turn in range(options.rounds):
+        for name in list(draws) if turn % 2 else list(reversed(draws)):
+            times[name].append(seconds(lambda name=name: draws[name](steps)))  # type: ignore[misc]
+    ratios = [theirs / mine for mine, theirs in zip(times["guidegraph"], times["diffusers"], strict=True)]
+    memory = {name: memory_of(name, model, options) for name in times}
+    speed = {name: steps / statistics.median(values) for name, values in times.items()}
+    print(
+        f"{model:<6} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  diffusers "
+        f"{speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} … {max(ratios):.3f})  peak memory {memory['guidegraph'] / 1e6:.0f} / "
+        f"{memory['diffusers'] / 1e6:.0f} MB = {memory['guidegraph'] / memory['diffusers']:.2f}  latents differ by "
+        f"{distance:.1e}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=("tiny", "large"), default=["tiny", "large"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, nargs=2, default=(20, 2), help="of tiny and of large")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--latent", type=int, default=32, help="side of the latent")
+    parser.add_argument("--memory", choices=tuple(SIDES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory is not None:
+        draw = sides(options.models[0], options.latent)[options.memory]()
+        before = resident()
+        draw(1)
+        print(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0))
+        return
+    names = ("guidegraph", "torch", "diffusers")
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")
+    print("".join(f", {name} {importlib.metadata.version(name)}" for name in names), end="")
+    print(f"; {options.threads} threads, latent {options.latent}×{options.latent}, large in {large_dtype()}")
+    for model in options.models:
+        compare(model, options.steps[model == "large"], options)
+
+
+if __name__ == "__main__":
+    main()
