@@ -16,17 +16,25 @@ Class = Annotated[int, Ge(0), Lt(2**63)]
 
 @node("label.constant")
 def constant_label(
-    *, label: Class | Annotated[list[Class], MinLen(1)], batch: Annotated[int, Gt(0)] | None = None
+    *,
+    label: Class | Annotated[list[Class], MinLen(1)],
+    batch: Annotated[int, Gt(0)] | None = None,
+    classes: Annotated[int, Gt(0)] | None = None,
 ) -> Label:
-    """Class indices as a label (B), int64: one number for each sample, or one for all ``batch`` of them (1).
+    """Class indices as a label (B), int64: one number for all ``batch`` samples (1 by default), or a list with one each.
 
-    Raises an error where a list of labels is not as long as ``batch``.
+    classes: how many there are. Without it the null class, whose index is that number, is a label as well.
+    Raises an error where a list of labels is not as long as ``batch``, and for a label that is no class.
     """
     import torch
 
     labels = [label] * (batch or 1) if isinstance(label, int) else label
     if batch is not None and len(labels) != batch:
-        raise ValueError(f"{len(labels)} labels do not make a batch of {batch}")
+        raise ValueError(
+            f"{len(labels)} labels do not make a batch of {batch}: give one label, or a list with one for each picture"
+        )
+    if classes is not None and max(labels) >= classes:
+        raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
     return torch.tensor(labels, dtype=torch.int64, device=current_device())
 
 

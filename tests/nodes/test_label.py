@@ -20,6 +20,13 @@ def test_labels_go_round_the_classes() -> None:
     assert constant_label(label=4, batch=3).tolist() == [4, 4, 4]
 
 
+def test_a_label_beyond_the_classes_is_refused_where_their_number_is_known() -> None:
+    assert constant_label(label=[9, 0], classes=10).tolist() == [9, 0]
+    assert constant_label(label=10).tolist() == [10]
+    with pytest.raises(ValueError, match="the classes are 0 … 9; found label 10"):
+        constant_label(label=[3, 10], batch=2, classes=10)
+
+
 def test_argmax_counts_from_the_first_column() -> None:
     scores = torch.tensor([[1.0, 0, 0, 1, 0], [1, 0, 0, 0, 1]])
     assert argmax_label(scores, first=2, count=3).tolist() == [1, 2]
