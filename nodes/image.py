@@ -26,13 +26,16 @@ def load_image(*, path: Path, size: Size | None = None, resize: Literal["crop", 
 
     size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
     shape gets there: cut to the centre, padded with white, or stretched.
-    The camera's rotation is applied, and of an animation the first frame is taken. Raises an error where there
-    is no file, or no picture in it.
+    The camera's rotation is applied, and of an animation the first frame is taken. Grey of 16 bits is scaled. Raises an
+    error where there is no file, no picture in it, or one of floating-point numbers, whose range nothing tells.
     """
     import numpy as np
     import torch
 
-    picture = _over_white(_open(path))
+    picture = _open(path)
+    if picture.mode == "F":
+        raise ValueError(f"{path.name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
+    picture = _over_white(picture)
     if size is not None:
         picture = _resized(picture, (size, size) if isinstance(size, int) else size, resize)
     values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +50,21 @@ def read_map(path: Path) -> NDArray[np.int64]:
     try:
         with Image.open(path) as file:
             file.load()
-            indexed = file.getbands()[0] in ("1", "L", "P", "I")
-            pixels = np.array(file.getchannel(0) if indexed else file.convert("RGB"))
+            indexed = file.getbands()[0][0] in "1LPIF"  # "I;16" is the only band of 16 bits
+            whole = len(file.getbands()) == 1
+            pixels = np.array((file if whole else file.getchannel(0)) if indexed else file.convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError(f"{path.name} is no picture that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
     return checked(pixels, path) if indexed else nearest_class(pixels, path)
 
 
-def checked(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
-    """Indices (H, W), all of them below the number of classes."""
-    if pixels.max() >= len(CLASSES):
-        y, x = np.argwhere(pixels >= len(CLASSES))[0]
+def checked(pixels: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Indices (H, W), all of them from 0 to the number of classes less one."""
+    wrong = (pixels < 0) | (pixels >= len(CLASSES)) | (pixels % 1 != 0)
+    if wrong.any():
+        y, x = np.argwhere(wrong)[0]
         raise ValueError(
             f"{path.name}: the value at row {y}, column {x} is {pixels[y, x]}; classes are 0 to {len(CLASSES) - 1}"
         )

@@ -103,6 +103,12 @@ def test_what_is_no_picture_is_named(tmp_path: Path, pixels: np.ndarray) -> None
         load_image(path=tmp_path / "half.png")
 
 
+def test_floating_point_pictures_are_refused_since_their_range_is_not_known(tmp_path: Path) -> None:
+    path = saved(tmp_path / "f.tiff", Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)))
+    with pytest.raises(ValueError, match=r"f\.tiff holds floating-point numbers .*: save it with 8 or 16 bits"):
+        load_image(path=path)
+
+
 def test_samples_are_clamped_and_grey_becomes_rgb() -> None:
     sample = torch.tensor([-3.0, 0.25, 3.0]).reshape(1, 1, 1, 3)
     image = image_from_sample(sample)

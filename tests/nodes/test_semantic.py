@@ -52,6 +52,16 @@ def test_what_stands_for_no_class_is_named(tmp_path: Path) -> None:
         load_map(path=tmp_path / "text.png")
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_indices_may_be_of_more_bits(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(np.array([[0, 22], [7, 7]], dtype=dtype)).save(tmp_path / "map.tiff")
+    assert load_map(path=tmp_path / "map.tiff").argmax(1)[0].tolist() == [[0, 22], [7, 7]]
+    for wrong in (40_000, *((-1,) if dtype is np.int32 else ()), *((0.5,) if dtype is np.float32 else ())):
+        Image.fromarray(np.array([[0, wrong]], dtype=dtype)).save(tmp_path / "map.tiff")
+        with pytest.raises(ValueError, match=rf"at row 0, column 1 is {wrong}(\.0)?; classes are 0 to 22"):
+            load_map(path=tmp_path / "map.tiff")
+
+
 def test_logits_become_the_likeliest_class() -> None:
     logits = torch.randn(2, 5, 3, 3)
     semantic = map_from_logits(logits)
