@@ -21,7 +21,7 @@ def constant_label(
     batch: Annotated[int, Gt(0)] | None = None,
     classes: Annotated[int, Gt(0)] | None = None,
 ) -> Label:
-    """Class indices as a label (B), int64: one number for all ``batch`` samples (1 by default), or a list with one each.
+    """Class indices as a label (B), int64: one number for all ``batch`` samples (or for 1), or a list with one each.
 
     classes: how many there are. Without it the null class, whose index is that number, is a label as well.
     Raises an error where a list of labels is not as long as ``batch``, and for a label that is no class.
