@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
-from guidegraph.nodes.shapes import check_alike, for_batch
+from guidegraph.nodes.shapes import check_alike, for_batch, has_values
 from guidegraph.nodes.types import (
     Classifier,
     Label,
@@ -52,7 +52,7 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
         x_in = x.detach().requires_grad_()
         log_p = torch.log_softmax(classifier(x_in, for_batch(t, batch, "t")), dim=-1)
         classes = for_batch(label.to(log_p.device), batch, "the label")
-        if _concrete(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
+        if has_values(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < log_p.shape[1]:
             raise ValueError(
                 f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}"
             )
@@ -124,14 +124,7 @@ def interval(
     if schedule is not None:
         alpha, sigma = schedule.alpha_sigma(t)
         level = sigma / alpha
-    if not is_tensor(scale) and t.numel() == 1 and _concrete(t):
+    if not is_tensor(scale) and t.numel() == 1 and has_values(t):
         return scale if low <= float(level) <= high else 1.0
     inside = (level >= low) & (level <= high)
     return torch.where(inside, torch.as_tensor(scale, device=t.device, dtype=level.dtype), 1.0)
-
-
-def _concrete(t: Any) -> bool:
-    """Whether t has a value to look at, which it has not while a graph is traced."""
-    import torch
-
-    return type(t) is torch.Tensor and not torch.compiler.is_compiling()

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.image import load_image
-from guidegraph.nodes.shapes import check_alike
+from guidegraph.nodes.shapes import as_share, check_alike
 from guidegraph.nodes.types import Image, Mask
 
 Pixels = Annotated[int, Gt(0)]
@@ -41,7 +41,8 @@ def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixe
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 
-    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. See `image.load` for its errors.
+    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
+    they are in the mask. See `image.load` for its errors.
     """
     brightness = (load_image(path=path, size=size).mean(1, keepdim=True) + 1) / 2
     return (brightness > threshold).to(brightness.dtype)
@@ -71,16 +72,20 @@ def random_mask(
 
 @node("mask.apply")
 def apply_mask(image: Image, mask: Mask) -> Image:
-    """Pictures (B, 3, H, W) with a mid-grey (0) where the mask is 1."""
+    """Pictures (B, 3, H, W) with a mid-grey (0) where the mask (B, 1, H, W) is 1; a leading axis of 1 serves them all.
+
+    Raises an error for a mask of another size, and for one whose values are not from 0 to 1.
+    """
     check_alike("pictures and masks", image, mask, start=2)
-    return image * (1 - mask)
+    return image * (1 - as_share(mask, image))
 
 
 @node("image.composite")
 def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     """`inside` where the mask is 1 and `outside`, exactly, where it is 0; in between where it is soft.
 
-    All are of one size; a leading axis of 1 serves the whole batch.
+    Pictures (B, 3, H, W) and masks (B, 1, H, W) of one size; a leading axis of 1 serves the whole batch.
+    Raises an error for other sizes, and for a mask whose values are not from 0 to 1.
     """
     check_alike("pictures and masks", inside, outside, mask, start=2)
-    return outside + mask * (inside - outside)
+    return outside + as_share(mask, outside) * (inside - outside)

@@ -145,12 +145,16 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, outside: bool = False) -> float:
     """The largest difference of two pictures (B, 3, H, W) in 255ths of their range.
 
-    mask (B, 1, H, W): only where it is 1, or with `outside` only where it is 0.
+    mask (B, 1, H, W): only where it is 1, or with `outside` only where it is 0. Raises an error where it is so nowhere.
     """
     change = _squares(image, reference).sqrt()
+    if mask is None and outside:
+        raise ValueError("what is outside is not known without a mask: wire one to 'mask'")
     if mask is not None:
-        mask = over_pictures(mask, change)
-        change = change * ((mask == 0) if outside else (mask == 1)).to(change)
+        seen = over_pictures(mask, change) == (0 if outside else 1)
+        if not bool(seen.any()):
+            raise ValueError(f"the mask is {0 if outside else 1} nowhere: there is nothing to compare")
+        change = change * seen.to(change)
     return float(change.max()) * 255 / PEAK
 
 
@@ -258,10 +262,10 @@ def _mmd_with_blocks(
 
 
 def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each block begins and how long it is; at least three samples stay when one block is left out."""
+    """Where each block begins and how long it is; at least two samples stay when one block is left out."""
     import numpy as np
 
-    starts = np.arange(count) if blocks >= count else (np.arange(blocks) * count) // blocks
+    starts = np.arange(count) if blocks >= count - 1 else (np.arange(blocks) * count) // blocks
     return starts, np.diff(np.append(starts, count))
 
 

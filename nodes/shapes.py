@@ -16,12 +16,27 @@ def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
 
 def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
     """A mask (1, 1, H, W) or (B, 1, H, W) as (B, 1, H, W), for pictures or maps (B, C, H, W)."""
-    if mask.shape[2:] != image.shape[2:] or mask.shape[0] not in (1, image.shape[0]):
+    if mask.shape[1:] != (1, *image.shape[2:]) or mask.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"the mask has shape {tuple(mask.shape)} and the pictures have {tuple(image.shape)}: give a mask of their "
-            "size, one for all or one for each"
+            "size, (1, 1, H, W) or (B, 1, H, W)"
         )
     return mask.expand(image.shape[0], -1, -1, -1)
+
+
+def as_share(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask of any dtype in that of pictures; its values are from 0 to 1, which is checked but where it is traced."""
+    if has_values(mask) and mask.numel() and not (mask.min() >= 0 and mask.max() <= 1):
+        low, high = float(mask.min()), float(mask.max())
+        raise ValueError(f"a mask has values from 0 to 1; found {low:g} … {high:g}: divide it by its largest value")
+    return mask.to(like)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has values to look at, which it has not while a graph is traced."""
+    import torch
+
+    return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 
 def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:

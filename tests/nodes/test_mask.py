@@ -28,6 +28,8 @@ def test_a_loaded_mask_is_one_where_the_picture_is_bright(tmp_path: Path) -> Non
     assert load_mask(path=tmp_path / "m.png")[0, 0].tolist() == [[0, 0], [1, 1]]
     assert load_mask(path=tmp_path / "m.png", threshold=0.9)[0, 0].tolist() == [[0, 0], [0, 1]]
     assert load_mask(path=tmp_path / "m.png", size=8).shape == (1, 1, 8, 8)
+    Image.fromarray(np.array([[[0, 0, 0, 0], [0, 0, 0, 255]]], dtype=np.uint8)).save(tmp_path / "clear.png")
+    assert load_mask(path=tmp_path / "clear.png")[0, 0].tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("kind", ["mixed", "boxes", "strokes"])
@@ -52,6 +54,22 @@ def test_a_masked_picture_is_mid_grey_under_the_mask() -> None:
     masked = apply_mask(image, mask)
     assert masked[:, :, :4].abs().max() == 0
     assert torch.equal(masked[:, :, 4:], image[:, :, 4:])
+
+
+def test_a_mask_of_any_dtype_is_the_same_mask_and_values_beyond_1_are_refused() -> None:
+    inside, outside, mask = (
+        torch.rand(2, 3, 8, 8),
+        torch.rand(1, 3, 8, 8),
+        box_mask(size=8, top=2, left=2, height=4, width=4),
+    )
+    for kind in (torch.bool, torch.uint8, torch.int64, torch.float64):
+        assert torch.equal(apply_mask(inside, mask.to(kind)), apply_mask(inside, mask))
+        assert torch.equal(composite(inside, outside, mask.to(kind)), composite(inside, outside, mask))
+    for wrong in (255 * mask, -mask, mask * torch.nan):
+        with pytest.raises(ValueError, match="a mask has values from 0 to 1; found"):
+            apply_mask(inside, wrong)
+        with pytest.raises(ValueError, match="a mask has values from 0 to 1; found"):
+            composite(inside, outside, wrong)
 
 
 def test_a_composite_is_the_outer_picture_exactly_where_the_mask_is_zero() -> None:

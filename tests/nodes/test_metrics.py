@@ -99,6 +99,13 @@ def test_a_mask_says_where_pictures_are_compared() -> None:
     assert metrics.largest_change(image, reference) == pytest.approx(255)
     with pytest.raises(ValueError, match="mask of a picture is empty"):
         metrics.psnr(image, reference, 0 * corner)
+    for mask, outside in ((0 * corner, False), (0 * corner + 1, True)):
+        with pytest.raises(ValueError, match="nowhere: there is nothing to compare"):
+            metrics.largest_change(image, reference, mask, outside=outside)
+    with pytest.raises(ValueError, match="not known without a mask"):
+        metrics.largest_change(image, reference, outside=True)
+    with pytest.raises(ValueError, match=r"the mask has shape \(1, 3, 4, 4\) .*: give a mask of their size, \(1, 1"):
+        metrics.psnr(image, reference, corner.expand(-1, 3, -1, -1))
 
 
 def test_miou_is_that_of_plain_loops() -> None:
@@ -149,6 +156,12 @@ def test_kid_is_that_of_plain_loops(blocks: int) -> None:
     x, y = normal(13, 6), 0.5 + normal(9, 6, seed=1)
     found = metrics.kernel_distance(x, y, blocks=blocks)
     assert found.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 20])
+def test_kid_of_three_samples_has_an_error(blocks: int) -> None:
+    found = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
+    assert 0 < found.error < math.inf
 
 
 def test_kid_does_not_depend_on_the_order_of_the_samples() -> None:
