@@ -25,7 +25,8 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
 
     The parts are brought to `size`, a side or [height, width] (by default that of the first), and concatenated along
     the channels, in order (Rombach et al. 2022, section 4.3.2). A part with a leading axis of 1 serves the whole
-    batch. mode: area averages as a part shrinks, and repeats pixels as it grows.
+    batch; one of whole numbers or of bool becomes one of floats. mode: area averages as a part shrinks, and repeats
+    pixels as it grows.
     Raises an error for a part without 4 axes, or where the batches do not agree.
     """
     import torch
@@ -40,7 +41,8 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
     batch = max(part.shape[0] for part in parts)
     if any(part.shape[0] not in (1, batch) for part in parts):
         raise ValueError(f"expected parts of one batch, or of 1 sample; found {[part.shape[0] for part in parts]}")
-    scaled = [_resized(part, (wanted[0], wanted[1]), mode).to(first).expand(batch, -1, -1, -1) for part in parts]
+    like = next((part for part in parts if part.is_floating_point()), first.float())
+    scaled = [_resized(part.to(like), (wanted[0], wanted[1]), mode).expand(batch, -1, -1, -1) for part in parts]
     return Condition(spatial=torch.cat(scaled, dim=1))
 
 
@@ -49,8 +51,6 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
     if tuple(part.shape[2:]) == size:
         return part
-    if not part.is_floating_point():
-        part = part.float()  # of a mask or a map of whole numbers
     if mode == "bilinear":
         return functional.interpolate(part, size, mode=mode, antialias=True)
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
@@ -128,7 +128,7 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     if len({value.shape[2:] for value in spatial}) > 1:
         raise ValueError(f"spatial conditions of one size can be merged; found {[tuple(v.shape[2:]) for v in spatial]}")
     masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
-    masked = any(condition.mask is not None for condition in conditions)
+    masked = any(condition.mask is not None for condition in conditions if condition.tokens is not None)
     return Condition(
         vector=vectors[0] if vectors else None,
         tokens=torch.cat(tokens, dim=1) if tokens else None,

@@ -40,6 +40,18 @@ def test_parts_are_concatenated_in_order_at_the_size_of_the_first() -> None:
     assert torch.equal(spatial[:, 4], torch.ones(3, 4, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize("side", [4, 8])
+def test_a_mask_of_whole_numbers_leaves_the_latent_beside_it_as_it_is(dtype: torch.dtype, side: int) -> None:
+    latent, mask = torch.randn(1, 2, 4, 4), torch.ones(1, 1, side, side, dtype=dtype)
+    spatial = spatial_condition([mask, latent], size=4).spatial
+    assert spatial is not None
+    assert torch.equal(spatial, torch.cat([torch.ones(1, 1, 4, 4), latent], 1))
+    alone = spatial_condition([mask], size=4).spatial
+    assert alone is not None
+    assert torch.equal(alone, torch.ones(1, 1, 4, 4))
+
+
 @pytest.mark.parametrize("mode", ["area", "bilinear", "nearest"])
 def test_a_constant_part_stays_constant_at_another_size(mode: str) -> None:
     for size in (2, 16, (3, 5)):
@@ -100,6 +112,7 @@ def test_gradients_reach_what_is_kept_alone() -> None:
     dropped = drop_condition(Condition(vector=vector), p=0.5).vector
     assert dropped is not None
     (gradient,) = torch.autograd.grad(dropped.sum(), vector)
+    assert 0 < int(gradient.bool().sum()) < gradient.numel()
     assert torch.equal(gradient.bool(), dropped.bool())
 
 
