@@ -42,8 +42,9 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 
-    x (B, C, H, W), t (1) or (B), label (1) or (B). Takes the gradient at the x it is given: x_t as OpenAI's code
-    does, or scheduler.mean for the paper's algorithm 1 to the letter.
+    x (B, C, H, W), t (1) or (B), label (1) or (B); scale: one number, or a tensor (B). Takes the gradient at the x it
+    is given: x_t as OpenAI's code does, or scheduler.mean for the paper's algorithm 1 to the letter.
+    Raises an error for a label that is no class of the classifier.
     """
     import torch
 
@@ -95,9 +96,11 @@ def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0)
     """Bring a guided prediction's standard deviation back toward that of cond (Lin et al. 2023, eq. 14–16).
 
     phi: 0 leaves it as it is, 1 gives it cond's deviation. The deviation is that of each sample, over all its values.
+    Raises an error for predictions of two kinds or shapes.
     """
     if guided.kind != cond.kind:
         raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
+    check_alike("guided and cond", guided.value, cond.value)
     axes = tuple(range(1, guided.value.ndim))
     target, found = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
     ratio = target / found.clamp(min=1e-12)
@@ -117,9 +120,12 @@ def interval(
 
     low, high: both ends belong to the interval; timesteps, or σ/α as in the paper where a schedule is wired. t (1)
     or (B). Gives a number for one t and a number as scale, so that guidance.cfg can skip a call; else a tensor (B).
+    Raises an error where low is above high.
     """
     import torch
 
+    if low > high:
+        raise ValueError(f"no noise level is from {low:g} to {high:g}: low must not be above high")
     level: Any = t
     if schedule is not None:
         alpha, sigma = schedule.alpha_sigma(t)

@@ -42,8 +42,8 @@ def has_values(tensor: Tensor) -> bool:
 def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:
     """Tensors have the same axes from `start` on, and the leading axis B or 1; `what` they are: "x0 and noise"."""
     batch = max(tensor.shape[0] for tensor in tensors)
-    sizes = {tuple(tensor.shape[start:]) for tensor in tensors}
-    if len(sizes) > 1 or any(tensor.shape[0] not in (1, batch) for tensor in tensors):
+    size = tensors[0].shape[start:]
+    if any(tensor.shape[start:] != size or tensor.shape[0] not in (1, batch) for tensor in tensors):
         found = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"{what} must be of one size, and of one batch or one for all; found shapes {found}")
 

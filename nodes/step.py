@@ -58,7 +58,8 @@ def step(
     if score is not None and not scheduler.reads_score:
         raise ValueError(
             "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or "
-            "another sampler that draws noise): use guidance.shift_eps (algorithm 2) and leave port 'score' unwired"
+            "another sampler that draws noise, of two steps or more): use guidance.shift_eps (algorithm 2) and leave "
+            "port 'score' unwired"
         )
     for name, port in (("score", score), ("noise", noise)):
         if port is not None:

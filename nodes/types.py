@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
+from guidegraph.nodes.shapes import check_alike
 from guidegraph.nodes.tabular import Entry as Entry
 from guidegraph.nodes.tabular import Table as Table
 
@@ -75,10 +76,15 @@ PredictionKind: TypeAlias = Literal["eps", "x0", "v"]
 
 
 def per_sample(scale: Any, like: Any) -> Any:
-    """A scale that multiplies ``like`` (B, …): a tensor (B) gets trailing axes, a number stays."""
-    if is_tensor(scale) and scale.ndim == 1:
-        return scale.to(device=like.device).reshape(-1, *(1,) * (like.ndim - 1))
-    return scale
+    """A scale that multiplies ``like`` (B, …): a tensor (1) or (B) gets trailing axes, a number stays.
+
+    Raises ``ValueError`` for a tensor with any other number of scales.
+    """
+    if not is_tensor(scale) or scale.ndim != 1:
+        return scale
+    if scale.shape[0] not in (1, like.shape[0]):
+        raise ValueError(f"{scale.shape[0]} scales do not fit {like.shape[0]} samples: give one for all or for each")
+    return scale.to(device=like.device).reshape(-1, *(1,) * (like.ndim - 1))
 
 
 @structured
@@ -103,6 +109,7 @@ class Prediction:
     def _same(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")
+        check_alike("predictions that are added", self.value, other.value)
 
     def __add__(self, other: Prediction) -> Prediction:
         self._same(other)

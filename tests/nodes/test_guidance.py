@@ -61,6 +61,29 @@ def test_cfg_takes_a_scale_for_each_sample_and_keeps_conds_variance() -> None:
     assert found.variance is cond.variance
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_scales_for_another_batch_are_refused(batch: int) -> None:
+    scale, schedule = torch.ones(3), scaled_linear()
+    x, prediction = normal(batch, 1, 3, 3), Prediction(normal(batch, 1, 3, 3), "eps")
+    with pytest.raises(ValueError, match=f"3 scales do not fit {batch} samples: give one for all or for each"):
+        guidance.classifier_free_guidance(prediction, prediction, scale=scale)
+    classifier, t, label = GaussianClassifier(schedule), torch.tensor([9.0]), torch.tensor([0])
+    with pytest.raises(ValueError, match=f"3 scales do not fit {batch} samples"):
+        guidance.classifier_guidance(classifier, x, t, label, scale=scale)
+
+
+def test_predictions_of_other_sizes_are_refused() -> None:
+    large, small = Prediction(normal(2, 3, 4, 4), "eps"), Prediction(normal(2, 3, 1, 1), "eps")
+    for call in (guidance.classifier_free_guidance, guidance.rescale):
+        with pytest.raises(ValueError, match=r"must be of one size, .* found shapes \(2, 3, .* and \(2, 3, "):
+            call(large, small)
+
+
+def test_an_interval_that_holds_no_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="no noise level is from 600 to 100: low must not be above high"):
+        guidance.interval(torch.tensor([300.0]), low=600.0, high=100.0)
+
+
 def test_cfg_needs_one_call_at_scale_1_and_gives_it_unchanged() -> None:
     spec = spec_of(guidance.classifier_free_guidance)
     assert spec.needs is not None
