@@ -26,8 +26,8 @@ else:
     class Tensor:
         """Any ``torch.Tensor``. A subclass names what the axes mean and checks them at run time.
 
-        ``axes`` lists one entry an axis: an int is a fixed size, a string a name; ``None`` leaves
-        the number of axes open. ``integer`` asks for an integer dtype.
+        ``axes`` lists one entry an axis: an int is a fixed size, a string a name of one that is not empty; ``None``
+        leaves the number of axes open. ``integer`` asks for an integer dtype.
         """
 
         axes: ClassVar[tuple[int | str, ...] | None] = None
@@ -275,6 +275,8 @@ def _tensor_mismatch(value: Any, target: Any) -> str | None:
         return None
     if value.ndim != len(target.axes):
         return "wrong number of axes"
+    if 0 in value.shape:
+        return "empty"
     wrong = [a for a, size in zip(target.axes, value.shape, strict=True) if isinstance(a, int) and a != size]
     return "wrong size" if wrong else None
 

@@ -145,6 +145,8 @@ def test_tensors_are_checked_by_their_axes(tmp_path: Path) -> None:
     assert bind(made, {"p": right})["p"] is right
     (found,) = refused(made, {"p": torch.zeros(1, 4, 2, 2)})
     assert "expected Picture, found a tensor of shape (1, 4, 2, 2)" in found
+    (found,) = refused(made, {"p": torch.zeros(0, 3, 2, 2)})
+    assert "expected Picture, found a tensor of shape (0, 3, 2, 2)" in found
 
 
 def test_all_that_is_wrong_is_said_together(tmp_path: Path) -> None:
