@@ -87,13 +87,22 @@ def adaptive_weight(
     λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`: a warm-up in which
     the autoencoder learns without an opponent. reconstruction, generator: losses () of it. index: the loop's.
     The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and multiplies by a factor as this does.
+    Raises an error for losses without a gradient, such as a generator's before its own start.
     """
     import torch
 
     if index < start:
         return Balanced(torch.zeros_like(generator), torch.zeros_like(generator))
+    for name, loss in (("reconstruction", reconstruction), ("generator", generator)):
+        if not loss.requires_grad:
+            raise ValueError(
+                f"'{name}' has no gradient at step {index}: loss.generator and loss.adaptive_weight need one 'start', "
+                "in the body of a loop that trains the autoencoder"
+            )
     network: Any = autoencoder
-    last = network.last_layer
+    last = getattr(network, "last_layer", None)
+    if last is None:
+        raise ValueError(f"{type(network).__name__} does not say which its last layer is: give it a 'last_layer'")
     wanted, found = (
         torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, generator)
     )
@@ -103,10 +112,17 @@ def adaptive_weight(
 
 @node("loss.sum")
 def weighted_sum(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
-    """The sum of losses (), each times its weight (1 where no weights are given)."""
+    """The sum of losses (), each times its weight (1 where no weights are given).
+
+    Raises an error for another number of weights, and for what is no single number.
+    """
     import torch
 
+    if not losses:
+        raise ValueError("there are no losses to add: list at least one")
+    if any(loss.numel() != 1 for loss in losses):
+        raise ValueError(f"a loss is one number; found shapes {[tuple(loss.shape) for loss in losses]}")
     factors = [1.0] * len(losses) if weights is None else weights
     if len(factors) != len(losses):
         raise ValueError(f"{len(losses)} losses need as many weights; found {len(factors)}")
-    return torch.stack([factor * loss.float() for factor, loss in zip(factors, losses, strict=True)]).sum()
+    return torch.stack([factor * loss.float().reshape(()) for factor, loss in zip(factors, losses, strict=True)]).sum()

@@ -11,6 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.scenes import TIMES, uniforms
+from guidegraph.nodes.shapes import check_alike, check_sides
 from guidegraph.nodes.types import (
     Autoencoder,
     Condition,
@@ -83,8 +84,10 @@ def denoising_loss(
 ) -> Tensor:
     """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
 
-    weighting: over the noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio.
+    weighting: over the noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio. Raises an error for a
+    prediction, x0 and noise of other shapes.
     """
+    check_alike("the prediction, x0 and noise", prediction.value, x0, noise)
     alpha, sigma = schedule.along(x0, t)
     target = {"eps": noise, "x0": x0, "v": alpha * noise - sigma * x0}[prediction.kind]
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
@@ -109,6 +112,7 @@ def distillation_loss(
     """
     if prediction.kind != teacher.kind:
         raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
+    check_alike("the prediction and the teacher's", prediction.value, teacher.value)
     alpha, sigma = schedule.along(prediction.value, t)
     error = (prediction.value.float() - teacher.value.detach().float()).square().flatten(1).mean(1)
     snr = (alpha / sigma).square().flatten()
@@ -125,7 +129,7 @@ def vector_loss(condition: Condition, target: Condition) -> Tensor:
 
 @node("loss.cross_entropy")
 def cross_entropy(logits: Tensor, label: Label) -> Tensor:
-    """Mean cross-entropy of logits (B, K) and labels (B), or of maps (B, K, H, W) and (B, H, W)."""
+    """Mean cross-entropy of logits (B, K) and labels (B); for maps see `loss.segmentation`."""
     from torch.nn import functional
 
     return functional.cross_entropy(logits.float(), label)
@@ -136,6 +140,8 @@ def segmentation_loss(logits: Tensor, semantic: SemanticMap) -> Tensor:
     """Mean cross-entropy over the pixels of logits (B, K, H, W) and a one-hot map of the same shape."""
     from torch.nn import functional
 
+    if logits.shape != semantic.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and the map {tuple(semantic.shape)} must have one shape")
     return functional.cross_entropy(logits.float(), semantic.argmax(1))
 
 
@@ -173,6 +179,7 @@ def kl_autoencoder_loss(
 
     kl: weight of the divergence, summed over the latent's elements and averaged over the batch. gradient: weight of the
     error of the picture's differences. The posterior's noise depends on (seed, index) alone; `index` is the loop's.
+    Raises an error for another kind of autoencoder, and for pictures whose sides are no multiples of its factor.
     """
     import torch
 
@@ -181,6 +188,7 @@ def kl_autoencoder_loss(
     network: Any = autoencoder
     if not isinstance(network, KLAutoencoder):
         raise ValueError(f"this loss trains a KL autoencoder; found {type(network).__name__}")
+    check_sides(image, network.config.factor, "the autoencoder")
     shape = (network.config.latent_channels, *(side // network.config.factor for side in image.shape[2:]))
     noise = torch.from_numpy(gaussian(seed, shape, image.shape[0], index)).to(image)
     reconstruction, mean, log_variance = network(image, noise)

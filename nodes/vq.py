@@ -70,11 +70,13 @@ def vq_autoencoder_loss(
 
     beta: of the commitment, which holds the encoder to the codes; the first term moves the codes, and with moving
     averages there is none. Both are means over elements. gradient: weight of the error of the picture's differences.
+    Raises an error for another kind of autoencoder, and for pictures whose sides are no multiples of its factor.
     """
     from guidegraph.nodes.models.autoencoder import gradient_loss
     from guidegraph.nodes.models.quantiser import usage
 
     network = vq_network(autoencoder)
+    check_sides(image, network.config.factor, "the autoencoder")
     terms = network(image)
     picture = terms.image.float()
     error = picture - image

@@ -46,6 +46,15 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, 1, h, w) of pictures (B, 3, H, W) in [-1, 1]; positive for real."""
+        """Logits (B, 1, h, w) of pictures (B, 3, H, W) in [-1, 1]; positive for real.
+
+        Raises ``ValueError`` for pictures of a side below 3 · 2^layers, in which there is no whole patch.
+        """
+        smallest = 3 * 2**self.config.layers
+        if min(image.shape[2:]) < smallest:
+            raise ValueError(
+                f"this discriminator takes pictures of {smallest} pixels a side or more; found {image.shape[2]} × "
+                f"{image.shape[3]}: resize them, or make it with fewer layers"
+            )
         logits: Tensor = self.layers(image)
         return logits

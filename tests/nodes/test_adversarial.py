@@ -131,6 +131,22 @@ def test_the_adaptive_weight_is_bounded_and_zero_before_the_start() -> None:
     assert adaptive_weight(picture, picture, network, 10, start=10).weight == pytest.approx(1, abs=1e-5)
 
 
+def test_the_adaptive_weight_says_what_it_lacks() -> None:
+    network: Any = Linear()
+    picture = network.weight.sum()
+    with pytest.raises(ValueError, match=r"'generator' has no gradient at step 3: .* need one 'start'"):
+        adaptive_weight(picture, torch.zeros(()), network, 3)
+    with pytest.raises(ValueError, match="ReLU does not say which its last layer is"):
+        adaptive_weight(picture, picture, nn.ReLU())  # type: ignore[arg-type]
+
+
+def test_a_picture_without_a_whole_patch_is_refused() -> None:
+    network = new_discriminator(channels=8, layers=2)
+    assert network(torch.zeros(1, 3, 12, 12)).shape == (1, 1, 1, 1)
+    with pytest.raises(ValueError, match="pictures of 12 pixels a side or more; found 11 × 64"):
+        network(torch.zeros(1, 3, 11, 64))
+
+
 def test_both_autoencoders_name_the_weight_of_their_last_convolution() -> None:
     for network in (KLAutoencoder(AutoencoderConfig(channels=8)), VQAutoencoder(VQConfig(channels=8))):
         assert network.last_layer.shape == (3 * 2**2, 8, 3, 3)
@@ -144,3 +160,7 @@ def test_losses_add_up_with_their_weights() -> None:
     assert weighted_sum([a, b], weights=[0.5, 2.0]) == 7
     with pytest.raises(ValueError, match="2 losses need as many weights; found 1"):
         weighted_sum([a, b], weights=[1.0])
+    with pytest.raises(ValueError, match="there are no losses to add"):
+        weighted_sum([])
+    with pytest.raises(ValueError, match=r"a loss is one number; found shapes \[\(\), \(2,\)\]"):
+        weighted_sum([a, torch.ones(2)])

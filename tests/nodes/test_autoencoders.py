@@ -71,6 +71,15 @@ def test_the_kl_weight_is_one_millionth_of_a_divergence_summed_over_the_latent()
     assert losses.kl_autoencoder_loss(network, image).loss == with_kl.loss
 
 
+def test_pictures_of_other_sides_and_another_autoencoder_are_refused() -> None:
+    kl, vq, odd = small_autoencoder(), new_vq_autoencoder(channels=8, codes=16), torch.zeros(1, 3, 66, 64)
+    for loss, network, other in ((losses.kl_autoencoder_loss, kl, vq), (vq_autoencoder_loss, vq, kl)):
+        with pytest.raises(ValueError, match="sides are multiples of 4; found 66 × 64: resize them"):
+            loss(network, odd)
+        with pytest.raises(ValueError, match=rf"found {type(other).__name__}"):
+            loss(other, waves(1))
+
+
 @pytest.mark.parametrize("decay", [None, 0.99])
 def test_a_vq_autoencoder_comes_back_whole_with_its_codes_and_scale(tmp_path: Path, decay: float | None) -> None:
     made: Any = new_vq_autoencoder(channels=8, codes=32, decay=decay, latent_channels=3)

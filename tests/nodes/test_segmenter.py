@@ -37,6 +37,8 @@ def test_it_learns_from_a_map() -> None:
         history.append(loss.item())
     assert history[-1] < 0.6 * history[0]
     assert losses.segmentation_loss(40 * batch.semantic, batch.semantic) < 1e-6
+    with pytest.raises(ValueError, match=r"logits \(2, 5, 64, 64\) and the map \(2, 23, 64, 64\) must have one shape"):
+        losses.segmentation_loss(batch.semantic[:, :5], batch.semantic)
 
 
 def test_a_saved_segmenter_comes_back_whole(tmp_path: Path) -> None:
