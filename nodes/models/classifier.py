@@ -16,7 +16,7 @@ from guidegraph.nodes.models.unet import UNetConfig, UNetTrunk
 class ClassifierConfig:
     """The shape of a NoisyClassifier of samples (B, in_channels, size, size).
 
-    The other settings are those of UNetConfig.
+    size is a multiple of patch · 2^(levels − 1). The other settings are those of UNetConfig.
     """
 
     classes: int = 10
@@ -32,6 +32,9 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         object.__setattr__(self, "attention", tuple(self.attention))
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
+        if self.size % factor:
+            raise ValueError(f"the size of this classifier's samples must be a multiple of {factor}; found {self.size}")
 
     @property
     def cells(self) -> int:

@@ -88,11 +88,14 @@ def training_kernel(query: Tensor) -> AbstractContextManager[None]:
 class Attention(nn.Module):
     """Multi-head attention from queries (B, N, C) to keys and values (B, L, D).
 
-    `mask` (B, L) is true where a key may be attended to; every row needs at least one such key.
+    `mask` (B, L) is true where a key may be attended to; every row needs at least one such key. Raises ``ValueError``
+    for channels that are no multiple of the heads.
     """
 
     def __init__(self, channels: int, context: int, heads: int) -> None:
         super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be shared by {heads} heads: make them a multiple of 'heads'")
         self.heads = heads
         self.query = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(context, channels, bias=False)

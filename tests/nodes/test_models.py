@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from guidegraph.graph.node import spec_of
 from guidegraph.nodes import autoencoder as autoencoder_nodes
 from guidegraph.nodes import losses, model
 from guidegraph.nodes.datasets import scenes
@@ -242,6 +243,24 @@ def test_distilling_a_teacher_that_knows_the_noise_is_the_denoising_loss(kind: A
     loss = losses.distillation_loss(student, teacher, t, schedule, weighting="truncated")
     expected = losses.denoising_loss(student, x0, noise, t, schedule, weighting="truncated")
     torch.testing.assert_close(loss, expected, rtol=2e-3, atol=1e-5)
+
+
+def test_losses_of_other_shapes_are_refused_and_not_spread() -> None:
+    schedule, t = cosine(), torch.tensor([500.0])
+    x0, small = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 1, 1)
+    with pytest.raises(ValueError, match="the prediction, x0 and noise must be of one size"):
+        losses.denoising_loss(Prediction(small, "eps"), x0, x0, t, schedule)
+    with pytest.raises(ValueError, match="the prediction and the teacher's must be of one size"):
+        losses.distillation_loss(Prediction(small, "v"), Prediction(x0, "v"), t, schedule)
+
+
+def test_settings_that_make_no_network_are_refused_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match="40 channels cannot be shared by 3 heads"):
+        model.new_unet(channels=20, multipliers=(1, 2), attention=(1,), heads=3)
+    with pytest.raises(ValueError, match="must be a multiple of 4; found 30"):
+        model.new_classifier(size=30)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        spec_of(model.new_unet).settings["spatial_channels"].literal(-1)
 
 
 def test_a_teacher_of_another_kind_is_refused_and_gets_no_gradient() -> None:
