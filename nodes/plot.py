@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Le, MinLen
@@ -43,9 +43,12 @@ def plot_lines(
 
     y: one column or several. by: a column whose values tell lines apart. band: two columns, the ends of an interval
     around y, shaded (for one y). markers: a dot at each row. size: [width, height] in pixels.
-    Cells without a number are left out. Raises an error for a column that is not there, or without matplotlib.
+    Cells without a number are left out, and on a logarithmic axis those not above 0. Raises an error for a column that
+    is not there or has nothing to draw, or without matplotlib.
     """
     several = [y] if isinstance(y, str) else y
+    check_numbers(table, [x], log in ("x", "both"))
+    check_numbers(table, [*several, *(band or ())], log in ("y", "both"))
     if band is not None and len(several) > 1:
         raise ValueError("a band is drawn around one column: give one y, or leave out 'band'")
     sheet = Sheet(size, title, x_label or x, y_label or ", ".join(several), log, y_limits)
@@ -80,8 +83,11 @@ def plot_scatter(
 
     by: a column whose values tell colours apart. text: a column written beside each point. joined: a line through the
     points of a colour, in the rows' order. size: [width, height] in pixels.
-    Rows without a number are left out. Raises an error for a column that is not there, or without matplotlib.
+    Rows without a number are left out, and on a logarithmic axis those not above 0. Raises an error for a column that
+    is not there or has nothing to draw, or without matplotlib.
     """
+    check_numbers(table, [x], log in ("x", "both"))
+    check_numbers(table, [y], log in ("y", "both"))
     sheet = Sheet(size, title, x_label or x, y_label or y, log, y_limits)
     for name, rows in groups(table, by):
         line = "-" if joined else "none"
@@ -101,6 +107,14 @@ def groups(table: Table, by: str) -> Iterator[tuple[str, Table]]:
     for key in dict.fromkeys(keys):
         rows = [i for i, k in enumerate(keys) if k == key]
         yield cell(key), Table({name: [values[i] for i in rows] for name, values in table.items()})
+
+
+def check_numbers(table: Table, names: Sequence[str], log: bool) -> None:
+    """Raise ``ValueError`` for a column in which no cell has a place on its axis."""
+    for name in names:
+        if not any(math.isfinite(value) and (value > 0 or not log) for value in table.numbers(name)):
+            which = "number above 0, as a logarithmic axis needs," if log else "number"
+            raise ValueError(f"column '{name}' has no {which} to draw: choose another")
 
 
 def points(table: Table, *names: str) -> list[list[float]]:

@@ -67,6 +67,18 @@ def test_cells_without_a_number_are_left_out() -> None:
     assert plot.points(table, "x", "y", "z") == [[1.0], [1.0], [1.0]]
 
 
+def test_a_column_with_nothing_to_draw_is_refused() -> None:
+    table = Table({"x": [1, 2], "word": ["a", "b"], "none": [None, math.nan], "low": [0.0, -1.0]})
+    for draw in (plot_lines, plot_scatter):
+        for x, y in (("word", "x"), ("x", "word"), ("x", "none")):
+            with pytest.raises(ValueError, match=r"column '(word|none)' has no number to draw: choose another"):
+                draw(table, x=x, y=y)
+        for log in ("y", "both"):
+            with pytest.raises(ValueError, match="column 'low' has no number above 0, as a logarithmic axis needs"):
+                draw(table, x="x", y="low", log=log)
+        assert draw(table, x="low", y="x").shape == (1, 3, 440, 640)
+
+
 def test_points_carry_their_texts() -> None:
     plain, named = (plot_scatter(TABLE, x="t", y="y", by="kind", text=text) for text in ("", "kind"))
     assert not torch.equal(plain, named)
