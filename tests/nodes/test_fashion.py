@@ -12,6 +12,7 @@ import torch
 from guidegraph.nodes.data.fashion import CLASSES, load_fashion, read_idx
 from guidegraph.nodes.datasets import drop_labels, fashion, fashion_mnist, jitter
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
+from guidegraph.nodes.models.unet import UNet
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -124,7 +125,14 @@ def test_the_classifier_shares_the_unets_encoder_and_sees_the_time() -> None:
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     x = torch.randn(3, 1, 16, 16)
-    logits = network(x, torch.tensor([0.0, 10.0, 900.0]))
+    unet = UNet(config.trunk())
+    missing, unexpected = unet.load_state_dict(network.trunk.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.split(".")[0] in ("up", "upsample", "norm", "head") for name in missing)
+    t = torch.tensor([0.0, 10.0, 900.0])
+    ours, theirs = (trunk.encode(x, trunk.embed(t, None))[0] for trunk in (network.trunk, unet))
+    torch.testing.assert_close(ours, theirs)
+    logits = network(x, t)
     assert logits.shape == (3, 4)
     torch.testing.assert_close(logits[1:2], network(x[1:2], torch.tensor([10.0])))
     assert not torch.allclose(logits[1:2], network(x[1:2], torch.tensor([500.0])), atol=1e-4)
