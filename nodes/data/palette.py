@@ -50,9 +50,10 @@ def read_map(path: Path) -> NDArray[np.int64]:
     try:
         with Image.open(path) as file:
             file.load()
-            indexed = file.getbands()[0][0] in "1LPIF"  # "I;16" is the only band of 16 bits
-            whole = len(file.getbands()) == 1
-            pixels = np.array((file if whole else file.getchannel(0)) if indexed else file.convert("RGB"))
+            bands = file.getbands()
+            indexed = bands[0] in ("1", "L", "P", "I", "F")
+            first = file.getchannel(0) if len(bands) > 1 else file
+            pixels = np.array(first if indexed else file.convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError(f"{path.name} is no picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
