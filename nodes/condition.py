@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import DROPS, uniforms
-from guidegraph.nodes.types import Condition, Image, ImageEmbedder
+from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
@@ -60,6 +60,12 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
     """The condition that holds what is in pictures (B, 3, H, W) in [-1, 1], not where."""
     return embedder(image)
+
+
+@node("condition.adapt")
+def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
+    """The condition of an encoder that a denoiser was not trained with, as one that it was trained with."""
+    return adapter(condition)
 
 
 @node("condition.null")

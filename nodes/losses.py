@@ -119,9 +119,7 @@ def distillation_loss(
 def vector_loss(condition: Condition, target: Condition) -> Tensor:
     """Mean squared difference of the vectors (B, D) of two conditions. No gradient goes to the target."""
     if condition.vector is None or target.vector is None:
-        raise ValueError(
-            "expected two conditions with a vector (of a text, a label or a picture); one has none"
-        )
+        raise ValueError("expected two conditions with a vector (of a text, a label or a picture); one has none")
     return (condition.vector.float() - target.vector.detach().float()).square().mean()
 
 

@@ -14,6 +14,7 @@ from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
+    ConditionAdapter,
     Denoiser,
     ImageEmbedder,
     LabelEmbedder,
@@ -43,6 +44,7 @@ class LoadedModel(NamedTuple):
     schedule: Schedule
     label: LabelEmbedder
     image: ImageEmbedder
+    adapter: ConditionAdapter
     classifier: Classifier
     segmenter: Segmenter
     detector: Any
@@ -116,6 +118,7 @@ def save_model(
     schedule: Schedule | None = None,
     label: LabelEmbedder | None = None,
     image: ImageEmbedder | None = None,
+    adapter: ConditionAdapter | None = None,
     classifier: Classifier | None = None,
     segmenter: Segmenter | None = None,
     detector: Any = None,
@@ -138,6 +141,7 @@ def save_model(
         "text": text,
         "label": label,
         "image": image,
+        "adapter": adapter,
         "classifier": classifier,
         "segmenter": segmenter,
         "detector": detector,
@@ -295,6 +299,25 @@ def new_image_embedder(
 
     config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
     model: ImageEmbedder = untrained(lambda: ImageModel(config), seed)
+    return model
+
+
+@node("model.condition_adapter")
+def new_condition_adapter(
+    *,
+    seed: int = 0,
+    tokens: Channels = 384,
+    vector: Channels = 384,
+    width: Channels = 128,
+    layers: Channels = 1,
+    heads: Channels = 4,
+) -> ConditionAdapter:
+    """An untrained adapter of conditions; the widths are those of MiniLM and of `pkg:scenes`. See AdapterConfig."""
+    from guidegraph.nodes.models.adapter import AdapterConfig
+    from guidegraph.nodes.models.adapter import ConditionAdapter as Adapter
+
+    config = AdapterConfig(tokens=tokens, vector=vector, width=width, layers=layers, heads=heads)
+    model: ConditionAdapter = untrained(lambda: Adapter(config), seed)
     return model
 
 

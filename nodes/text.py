@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from guidegraph.graph.node import node
@@ -17,3 +18,20 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
     if not isinstance(prompt, str) and not prompt:
         raise ValueError("there are no prompts: give one as text, or a list of at least one")
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))
+
+
+@node("text.replace", host=True)
+def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
+    """Texts with words or phrases of the table in place of others: whole words alone, longer phrases first.
+
+    words: from what (case does not matter) to what. Raises an error for an empty word.
+    """
+    table = {found.lower(): put for found, put in words.items()}
+    if not all(table):
+        raise ValueError("an empty word cannot be replaced: take it out of `words`")
+    texts = [text] if isinstance(text, str) else list(text)
+    if not table:
+        return texts
+    longest_first = sorted(table, key=len, reverse=True)
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
+    return [pattern.sub(lambda match: table[match[1].lower()], each) for each in texts]

@@ -319,6 +319,13 @@ class ImageEmbedder(Protocol):
 
 
 @runtime_checkable
+class ConditionAdapter(Protocol):
+    """The condition of one encoder in the tokens and the vector of another."""
+
+    def __call__(self, condition: Condition) -> Condition: ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Pictures (B, 3, H, W) in [-1, 1] to logits (B, K, H, W) of the class of every pixel."""
 

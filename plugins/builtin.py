@@ -48,6 +48,7 @@ TYPES = (
     "Autoencoder",
     "Classifier",
     "Condition",
+    "ConditionAdapter",
     "Denoiser",
     "Discriminator",
     "FeatureExtractor",

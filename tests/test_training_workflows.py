@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,9 @@ WORKFLOWS = sorted(p.relative_to(ROOT) for p in (ROOT / "workflows" / "train").g
 def losses(workflow: Path, steps: int, folder: Path) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """The losses after training to `steps`, and the losses shown at each step."""
     settings = {"steps": steps, "batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
-    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    settings |= {"first_steps": 2, "first_checkpoint": folder / "first_checkpoint"}
+    params = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
+    given = [part for name, value in settings.items() if name in params for part in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "guidegraph", "run", str(workflow), "--json", *given, "--out", str(folder / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -22,7 +22,8 @@ def settings(workflow: Path, folder: Path) -> list[str]:
     """Two steps and few samples; training writes its model and its checkpoint below ``folder``."""
     small = {"steps": 2, "ancestral_steps": 2, "count": 10, "references": 20}
     if "train" in workflow.parts:
-        small |= {"batch": 2, "path": folder / "model", "checkpoint": folder / "checkpoint"}
+        small |= {"batch": 2, "first_steps": 2, "path": folder / "model"}
+        small |= {"checkpoint": folder / "checkpoint", "first_checkpoint": folder / "first_checkpoint"}
     params = yaml.safe_load((ROOT / workflow).read_text(encoding="utf-8"))["params"]
     given = {name: value for name, value in small.items() if name in params}
     return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]

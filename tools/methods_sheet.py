@@ -28,6 +28,7 @@ DRAWN: dict[str, dict[str, Any]] = {
     "class_cfg": CLOTHES,
     "text_to_image": {"batch": COLUMNS, "prompt": "a tiger on grass under a night sky"},
     "text_to_image_vq": {"batch": COLUMNS, "prompt": "a tiger on grass under a night sky"},
+    "text_to_image_minilm": {"batch": COLUMNS},
     "text_and_classifier": {"batch": COLUMNS, "sky": [0, 0, 0, 1, 1, 1, 2, 2]},
     "semantic_to_image": {"batch": COLUMNS - 1},
     "super_resolution": {},

@@ -70,7 +70,7 @@ def checked(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
 
 def nearest_class(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
     """The classes (H, W) of colours (H, W, 3)."""
-    far = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
+    far: NDArray[np.int64] = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
     if (far.min(2) > TOLERANCE).any():
         y, x = np.argwhere(far.min(2) > TOLERANCE)[0]
         nearest = int(far[y, x].argmin())
@@ -78,4 +78,4 @@ def nearest_class(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
             f"{path.name}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no class; the "
             f"nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
         )
-    return far.argmin(2)
+    return np.asarray(far.argmin(2), np.int64)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,25 @@ def from_folder(kind: Any, folder: Path) -> Any:
     if not folder.is_dir():
         raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True)
+        with without_progress_bar():
+            return kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Transformers' own bar would lie across ours."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class PretrainedText(nn.Module):

@@ -60,8 +60,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        skip: Tensor = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
-        return skip + h
+        out: Tensor = h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return out
 
 
 class AttnBlock(nn.Module):

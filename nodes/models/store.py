@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from guidegraph.nodes.models.adapter import AdapterConfig, ConditionAdapter
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
@@ -77,6 +78,10 @@ def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) 
     return ImageModel(VisionConfig(**config))
 
 
+def build_adapter(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return ConditionAdapter(AdapterConfig(**config))
+
+
 BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Module]] = {
     "unet": build_unet,
     "kl_autoencoder": build_autoencoder,
@@ -87,6 +92,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
     "label_embedding": build_labels,
     "segmenter": build_segmenter,
     "image_embedding": build_vision,
+    "condition_adapter": build_adapter,
 }
 
 
@@ -146,6 +152,8 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "segmenter", asdict(module.config)
         case ImageModel():
             return "image_embedding", asdict(module.config)
+        case ConditionAdapter():
+            return "condition_adapter", asdict(module.config)
     raise ValueError(f"a {type(module).__name__} cannot be saved as a model part; known are {', '.join(BUILDERS)}")
 
 

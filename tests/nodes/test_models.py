@@ -22,7 +22,7 @@ from guidegraph.nodes.models.store import load_part, save_parts
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.schedule import cosine
-from guidegraph.nodes.text import encode_text
+from guidegraph.nodes.text import encode_text, replace_words
 from guidegraph.nodes.types import Condition, Prediction
 
 WORDS = ["a", "tiger", "and", "palm", "tree", "on", "sand"]
@@ -367,3 +367,12 @@ def test_attention_that_is_trained_gives_what_the_fused_kernel_gives() -> None:
     trained = layer.requires_grad_(True)(x, context, mask)
     assert trained.requires_grad
     torch.testing.assert_close(trained.detach(), fused)
+
+
+def test_words_are_replaced_whole_and_longer_phrases_first() -> None:
+    words = {"car": "automobile", "palm tree": "coconut palm", "tree": "shrub", "sky": "air"}
+    made = replace_words(["a Car and a cartoon under a palm tree", "a tree, a car"], words=words)
+    assert made == ["a automobile and a cartoon under a coconut palm", "a shrub, a automobile"]
+    assert replace_words("nothing", words={}) == ["nothing"]
+    with pytest.raises(ValueError, match="an empty word cannot be replaced"):
+        replace_words("a", words={"": "b"})

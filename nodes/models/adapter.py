@@ -1,0 +1,74 @@
+"""A condition adapter: what another encoder says, in the tokens and the vector that a denoiser was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.text import TextLayer
+from guidegraph.nodes.types import Condition
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The shape of a ConditionAdapter.
+
+    tokens: width of the encoder's tokens. vector: width of its vector. width: of both in what is made. layers, heads:
+    of the transformer between.
+    """
+
+    tokens: int
+    vector: int
+    width: int = 128
+    layers: int = 1
+    heads: int = 4
+
+
+class ConditionAdapter(nn.Module):
+    """Condition to condition: normalised, brought to `width`, and for the tokens a small transformer.
+
+    The encoder and the denoiser both stay as they are; only what stands between them is trained. What is made is
+    normalised, as a text encoder's output is.
+    """
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Sequential(nn.LayerNorm(config.tokens), nn.Linear(config.tokens, config.width))
+        self.layers = nn.ModuleList(TextLayer(config.width, config.heads) for _ in range(config.layers))
+        self.vector = nn.Sequential(
+            nn.LayerNorm(config.vector),
+            nn.Linear(config.vector, 2 * config.width),
+            nn.SiLU(),
+            nn.Linear(2 * config.width, config.width),
+        )
+
+    def forward(self, condition: Condition) -> Condition:
+        """tokens (B, M, width) with the mask of those that came in, and a vector (B, width), in the dtype of the input.
+
+        Raises ``ValueError`` for a condition without tokens or vector, or of other widths.
+        """
+        config = self.config
+        tokens, vector = (
+            expected(name, getattr(condition, name), width)
+            for name, width in (("tokens", config.tokens), ("vector", config.vector))
+        )
+        dtype = self.get_parameter("vector.1.weight").dtype
+        mask = condition.mask
+        h = self.tokens(tokens.to(dtype))
+        for layer in self.layers:
+            h = layer(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask)
+        made = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
+        new_tokens, new_vector = (value.to(tokens.dtype) for value in made)
+        return Condition(vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial)
+
+
+def expected(name: str, value: Tensor | None, width: int) -> Tensor:
+    """The field of a condition, of the expected width. Raises ``ValueError`` where it is another, or none."""
+    if value is None or value.shape[-1] != width:
+        found = "none" if value is None else f"width {value.shape[-1]}"
+        raise ValueError(f"this adapter takes a condition with {name} of width {width}; found {found}")
+    return value
