@@ -83,6 +83,8 @@ def weights_file(folder: Path, stem: str, variant: str | None) -> None:
     fix = "save it again with diffusers' save_pretrained, which writes safetensors"
     if any(name.endswith(".safetensors") for name in held):
         fix = "set `variant` to what stands between the name and .safetensors"
+    if not held:
+        fix = "the folder is not complete"
     raise ValueError(f"'{folder}' holds no {name}.safetensors; its weights are {', '.join(held) or 'missing'}: {fix}")
 
 

@@ -323,6 +323,8 @@ def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> 
     (path / "diffusion_pytorch_model.fp16.safetensors").unlink()
     torch.save(tensors, path / "diffusion_pytorch_model.bin")
     refused("its weights are diffusion_pytorch_model.bin: save it again with diffusers' save_pretrained")
+    (path / "diffusion_pytorch_model.bin").unlink()
+    refused("its weights are missing: the folder is not complete")
     written = json.loads(config.read_text())
     for change, match in (
         ({"_class_name": "AutoencoderKL"}, "of class AutoencoderKL, which this adapter does not know; it knows UNet2D"),
@@ -331,7 +333,7 @@ def test_a_folder_that_will_not_do_is_refused_with_one_error(tmp_path: Path) -> 
         config.write_text(json.dumps(written | change))
         refused(match)
     config.unlink()
-    refused("holds no part 'transformer' or 'unet' with a config.json; it has diffusion_pytorch_model.bin")
+    refused("holds no part 'transformer' or 'unet' with a config.json; it has nothing")
 
 
 def test_a_variant_is_loaded_by_its_name(tmp_path: Path) -> None:
@@ -424,3 +426,11 @@ def test_the_plugin_loads_with_neither_torch_nor_diffusers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "8 []"
+
+
+def test_tiling_is_switched_on_where_there_is_some(tmp_path: Path) -> None:
+    autoencoder: Any = load_autoencoder(path=saved(tiny.vae(), tmp_path / "kl"), tiling=True)
+    assert autoencoder.network.use_tiling
+    path = saved(CODERS["VQModel"][0](), tmp_path / "vq")
+    with pytest.raises(ValueError, match="a VQModel has no tiling: leave `tiling` out"):
+        load_autoencoder(path=path, tiling=True)

@@ -130,6 +130,18 @@ def test_a_sampler_stays_as_it_was(tmp_path: Path, name: str, config: dict[str, 
         x, sampler = first
 
 
+@pytest.mark.parametrize(("name", "config", "eta"), CASES, ids=NAMES)
+def test_a_step_computes_where_x_is(tmp_path: Path, name: str, config: dict[str, Any], eta: float) -> None:
+    """The scheduler's tables stay on the CPU."""
+    path = saved(tmp_path, name, **config)
+    sampler, times = new_sampler(read_schedule(path=path), path=path, steps=4)
+    noise = torch.empty(SHAPE, device="meta")
+    x = start(sampler, noise)
+    for t in times.split(1):
+        x, sampler = step(sampler, x, Prediction(noise, "x0"), t, noise, eta=eta)
+    assert x.device == noise.device
+
+
 @pytest.mark.parametrize("kind", ["x0", "v"])
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
 def test_a_prediction_of_another_kind_is_converted(tmp_path: Path, name: str, kind: Any) -> None:
