@@ -11,7 +11,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.image import load_image
 from guidegraph.nodes.shapes import as_share, check_alike
-from guidegraph.nodes.types import Image, Mask
+from guidegraph.nodes.types import Image, Mask, Sample
 
 Pixels = Annotated[int, Gt(0)]
 Place = Annotated[int, Ge(0)]
@@ -89,3 +89,24 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     """
     check_alike("pictures and masks", inside, outside, mask, start=2)
     return outside + as_share(mask, outside) * (inside - outside)
+
+
+@node("mask.resize")
+def resize_mask(mask: Mask, like: Sample) -> Mask:
+    """A mask (B, 1, H, W) at the size of a sample, of a latent, say: each of its cells takes the nearest pixel's value.
+
+    Where a side shrinks by a whole factor this is the first pixel of each block, as released inpainting code takes it.
+    """
+    from torch.nn import functional
+
+    return functional.interpolate(mask.float(), tuple(like.shape[2:]), mode="nearest").to(like.device)
+
+
+@node("mask.blend")
+def blend(inside: Sample, outside: Sample, mask: Mask) -> Sample:
+    """Samples or latents (B, C, H, W): `inside` where the mask is 1 and `outside`, exactly, where it is 0.
+
+    All are of one size; a leading axis of 1 serves the whole batch.
+    """
+    check_alike("samples and masks", inside, outside, mask, start=2)
+    return outside + mask * (inside - outside)
