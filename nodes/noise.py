@@ -31,14 +31,15 @@ def gaussian(
 ) -> Noise:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives batch, shape, device and dtype in place of the settings. index: selects the draw (loop.index gives a
+    like: gives shape, device and dtype in place of the settings, and the batch where it has more than one sample. index: selects the draw (loop.index gives a
     body fresh noise at each step); no index is a draw of its own. seed: one, or a list with one for each sample.
     rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
     """
     import torch
 
     if like is not None:
-        batch, sizes, device, dtype = like.shape[0], tuple(like.shape[1:]), like.device, like.dtype
+        batch = batch if like.shape[0] == 1 else like.shape[0]
+        sizes, device, dtype = tuple(like.shape[1:]), like.device, like.dtype
     elif shape is not None:
         # The state of a sampler is kept in float32 at least, whatever the networks compute in.
         dtype = torch.float64 if current_dtype() == torch.float64 else torch.float32

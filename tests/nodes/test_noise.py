@@ -34,6 +34,12 @@ def test_it_is_standard_normal(rng: str) -> None:
     assert float(found.std()) == pytest.approx(1, abs=0.03)
 
 
+def test_one_sample_to_be_like_leaves_the_batch_to_the_setting() -> None:
+    like = torch.zeros(1, 4, 6, 6)
+    assert torch.equal(gaussian(like, batch=3, seed=5), gaussian(shape=[4, 6, 6], batch=3, seed=5))
+    assert gaussian(like).shape == (1, 4, 6, 6)
+
+
 def test_like_gives_shape_batch_and_dtype() -> None:
     like = torch.zeros(3, 4, 6, 6, dtype=torch.float64)
     found = gaussian(like, seed=3)
