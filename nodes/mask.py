@@ -11,7 +11,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.image import load_image
 from guidegraph.nodes.shapes import check_alike
-from guidegraph.nodes.types import Image, Mask
+from guidegraph.nodes.types import Image, Mask, Sample
 
 Pixels = Annotated[int, Gt(0)]
 Place = Annotated[int, Ge(0)]
@@ -84,3 +84,21 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     """
     check_alike("pictures and masks", inside, outside, mask, start=2)
     return outside + mask * (inside - outside)
+
+
+@node("mask.fit")
+def fit_mask(mask: Mask, like: Sample) -> Mask:
+    """A mask (B, 1, H, W) at the size of `like` (B, C, h, w), of a latent say: every cell takes the nearest value.
+
+    The nearest is the one above and to the left, as Stable Diffusion's inpainting was trained.
+    """
+    from torch.nn import functional
+
+    return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
+
+
+@node("mask.blend")
+def blend(inside: Sample, outside: Sample, mask: Mask) -> Sample:
+    """`image.composite` for samples of any number of channels, of latents say: `inside` where the mask is 1."""
+    check_alike("samples and masks", inside, outside, mask, start=2)
+    return outside + mask.to(outside) * (inside - outside)
