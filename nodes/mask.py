@@ -91,22 +91,19 @@ def composite(inside: Image, outside: Image, mask: Mask) -> Image:
     return outside + as_share(mask, outside) * (inside - outside)
 
 
-@node("mask.resize")
-def resize_mask(mask: Mask, like: Sample) -> Mask:
-    """A mask (B, 1, H, W) at the size of a sample, of a latent, say: each of its cells takes the nearest pixel's value.
+@node("mask.fit")
+def fit_mask(mask: Mask, like: Sample) -> Mask:
+    """A mask (B, 1, H, W) at the size of `like` (B, C, h, w), of a latent say: every cell takes the nearest value.
 
-    Where a side shrinks by a whole factor this is the first pixel of each block, as released inpainting code takes it.
+    The nearest is the one above and to the left, as Stable Diffusion's inpainting was trained.
     """
     from torch.nn import functional
 
-    return functional.interpolate(mask.float(), tuple(like.shape[2:]), mode="nearest").to(like.device)
+    return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
 
 
 @node("mask.blend")
 def blend(inside: Sample, outside: Sample, mask: Mask) -> Sample:
-    """Samples or latents (B, C, H, W): `inside` where the mask is 1 and `outside`, exactly, where it is 0.
-
-    All are of one size; a leading axis of 1 serves the whole batch.
-    """
+    """`image.composite` for samples of any number of channels, of latents say: `inside` where the mask is 1."""
     check_alike("samples and masks", inside, outside, mask, start=2)
-    return outside + mask * (inside - outside)
+    return outside + as_share(mask, outside) * (inside - outside)

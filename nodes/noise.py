@@ -31,8 +31,9 @@ def gaussian(
 ) -> Noise:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives shape, device and dtype in place of the settings, and the batch where it has more than one sample. index: selects the draw (loop.index gives a
-    body fresh noise at each step); no index is a draw of its own. seed: one, or a list with one for each sample.
+    like: gives shape, device and dtype in place of the settings, and the batch where it has more than one sample.
+    index: selects the draw (loop.index gives a body fresh noise at each step); no index is a draw of its own. seed:
+    one, or a list with one for each sample.
     rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
     """
     import torch

@@ -36,12 +36,16 @@ def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Cond
     `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; brackets inside of brackets multiply, and a backslash
     makes a bracket or a colon plain text. A weight multiplies the embedding of each of its tokens; then all embeddings
     of the prompt are scaled by one number, so that their mean over tokens and width is what it was without weights.
-    For text encoders of `checkpoint.load`. Raises an error for brackets that do not pair, and for other embedders.
+    For CLIP text encoders of `checkpoint.load`; another one takes prompts without weights alone. Raises an error for
+    brackets that do not pair.
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise ValueError("there are no prompts: give one as text, or a list of at least one")
-    return _released(embedder, "text.weighted").weighted([parse(text) for text in texts])
+    parsed = [parse(text) for text in texts]
+    if all(weight == 1 for fragments in parsed for _, weight in fragments):
+        return embedder(["".join(part for part, _ in fragments) for fragments in parsed])
+    return _released(embedder, "a weight in a prompt").weighted(parsed)
 
 
 @node("text.embedding", host=True)
@@ -86,7 +90,7 @@ def _released(embedder: TextEmbedder, what: str) -> ReleasedText:
 
     if not isinstance(embedder, ReleasedText):
         raise ValueError(
-            f"{what} takes a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
+            f"{what} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
         )
     return embedder
 

@@ -84,13 +84,21 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
 
 
 @node("scheduler.add_noise")
-def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise) -> Sample:
-    """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`)."""
+def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
+    """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
+
+    state: that of a sampler under way, as `scheduler.step` gives it; then the level is that of the next model call, and
+    x0 comes back as it is after the last one.
+    """
     import torch
 
     check_alike("x0 and noise", x0, noise)
     dtype = torch.float64 if x0.dtype == torch.float64 else torch.float32
-    alpha, sigma = (c[0].to(device=x0.device, dtype=dtype) for c in (scheduler.alpha, scheduler.sigma))
+    index = torch.zeros(1, dtype=torch.int64) if state is None else state.index
+    levels = (
+        torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
+    )
+    alpha, sigma = (level[index.to(level.device)].to(device=x0.device, dtype=dtype) for level in levels)
     return (alpha * x0 + sigma * noise.to(x0)).to(x0.dtype)
 
 

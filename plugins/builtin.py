@@ -33,6 +33,7 @@ MODULES = (
     "plot",
     "pretrained",
     "prompt",
+    "sampling",
     "schedule",
     "scheduler",
     "semantic",

@@ -166,9 +166,9 @@ def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None
         prompts.picture_size(embedder(tokenizer))
     other: Any = lambda texts: None  # noqa: E731
     with pytest.raises(
-        ValueError, match=r"text\.weighted takes a CLIP text encoder of checkpoint\.load; found function"
+        ValueError, match=r"a weight in a prompt needs a CLIP text encoder of checkpoint\.load; found function"
     ):
-        prompts.encode_weighted(other, "a")
+        prompts.encode_weighted(other, "(a)")
     with pytest.raises(ValueError, match="no prompts"):
         prompts.encode_weighted(embedder(tokenizer), [])
     tensors = tiny.clip().state_dict()

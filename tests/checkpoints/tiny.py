@@ -26,7 +26,7 @@ PIXELS: dict[str, Any] = {
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
 UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8},
+    "sd1": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8, "sample_size": 64},
     "inpaint": {**CROSS, "cross_attention_dim": 64, "attention_head_dim": 8, "in_channels": 9, "sample_size": 64},
     "sd2": {
         **CROSS,
