@@ -15,7 +15,7 @@ from guidegraph.nodes.denoiser import predict
 from guidegraph.nodes.model import MissingPart
 from guidegraph.nodes.text import encode_text
 from guidegraph.nodes.types import Condition
-from tests.checkpoints import pipelines, tiny
+from tests.checkpoints import figures, pipelines, tiny
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
@@ -57,7 +57,7 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
         embedded = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
     condition = encode_text(found.text, PROMPTS)
     assert condition.tokens is not None
-    torch.testing.assert_close(condition.tokens, embedded[0], rtol=0, atol=1e-5)
+    figures.largest(condition.tokens, embedded[0], 1e-5, "text embeddings")
 
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([501.0, 3.0])
     given: dict[str, Any] = {"encoder_hidden_states": embedded[0]}
@@ -75,8 +75,8 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
     prediction = predict(found.denoiser, x, t, condition)
     assert prediction.kind == "eps"
-    torch.testing.assert_close(prediction.value, eps, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.autoencoder.decode(x), picture, rtol=0, atol=1e-4)
+    figures.largest(prediction.value, eps, 1e-4, "ε")
+    figures.largest(found.autoencoder.decode(x), picture, 1e-4, "decoded picture")
     expected = pipe.scheduler.alphas_cumprod.double()
     torch.testing.assert_close(found.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 
