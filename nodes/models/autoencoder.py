@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class FirstStage(nn.Module):
+class FirstStage(nn.Module, ABC):
     """An autoencoder that owns the scale of its latents (Rombach et al. 2022, section 3.1); KL and VQ are its kinds.
 
     The buffer `scale` is measured after training (one over the standard deviation of the latents), so
@@ -108,13 +109,13 @@ class FirstStage(nn.Module):
         """The weight of the decoder's last convolution, where the adaptive weight compares gradients."""
         return [layer for layer in self.decoder if isinstance(layer, nn.Conv2d)][-1].weight
 
+    @abstractmethod
     def latent(self, image: Tensor) -> Tensor:
         """The latent (B, c, h, w) of pictures, unscaled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruct(self, z: Tensor) -> Tensor:
         """The picture (B, 3, H, W) of an unscaled latent."""
-        raise NotImplementedError
 
     def encode(self, image: Tensor) -> Tensor:
         """The latent (B, c, h, w) of pictures (B, 3, H, W) in [-1, 1], scaled to unit variance."""

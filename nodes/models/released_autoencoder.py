@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.layers import training_kernel
+from guidegraph.nodes.models.layers import Upsample, training_kernel
 from guidegraph.nodes.shapes import check_channels, check_sides
 
 EPS = 1e-6
@@ -93,18 +94,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
-
-
-class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 
@@ -214,7 +203,7 @@ class Codebook(nn.Module):
         return found.permute(0, 3, 1, 2)
 
 
-class ReleasedFirstStage(nn.Module):
+class ReleasedFirstStage(nn.Module, ABC):
     """An `Autoencoder` that owns the scale of its latents; KL and VQ are its kinds."""
 
     def __init__(self, shape: FirstStageShape, moments: int, scale: float) -> None:
@@ -233,9 +222,9 @@ class ReleasedFirstStage(nn.Module):
         h: Tensor = self.encoder(image)
         return self.quant_conv(h) if hasattr(self, "quant_conv") else h
 
+    @abstractmethod
     def latent(self, image: Tensor) -> Tensor:
         """The latent (B, c, h, w) of pictures, unscaled."""
-        raise NotImplementedError
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """The picture (B, 3, H, W) of an unscaled latent."""

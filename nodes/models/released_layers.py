@@ -48,18 +48,6 @@ class Downsample(nn.Module):
         return out
 
 
-class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbour, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
-
-
 class ResidualBlock(nn.Module):
     """GN-SiLU-conv, (Ada)GN-SiLU-conv with a skip (BigGAN's block where it changes the resolution).
 

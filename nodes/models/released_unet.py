@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.models.layers import Upsample
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape
 from guidegraph.nodes.models.released_layers import (
     AttentionBlock,
@@ -12,7 +13,6 @@ from guidegraph.nodes.models.released_layers import (
     Downsample,
     ResidualBlock,
     SpatialTransformer,
-    Upsample,
     timestep_embedding,
 )
 
