@@ -103,6 +103,11 @@ def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable:
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
 
+def test_a_tokenizer_beside_a_folder_is_refused_in_place_of_being_ignored(stable: Made) -> None:
+    with pytest.raises(ValueError, match="holds its tokenizers: leave tokenizer out"):
+        load_checkpoint(path=stable.root / "folder", tokenizer=stable.root / "eos")
+
+
 def test_moving_averages_are_taken_where_they_are(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     content = torch.load(path, weights_only=True)
