@@ -55,5 +55,5 @@ def load_checkpoint(
 
     options = LoadOptions(attention, heads, head_channels, noise_schedule, prediction, tokenizer, ema)
     parts = load_parts(path, options)
-    held: dict[str, Any] = {name: parts.get(name, Missing(path, name, parts)) for name in Checkpoint._fields}
+    held: dict[str, Any] = {name: parts.get(name, Missing.of(path, name, parts)) for name in Checkpoint._fields}
     return Checkpoint(**held)

@@ -55,10 +55,15 @@ class MissingPart(AttributeError, ValueError):
 
 
 class Missing:
-    """Stands for a part that a model folder does not hold: any use of it says so."""
+    """Stands for a part that a model does not hold, or that needs something more: any use of it says what."""
 
-    def __init__(self, folder: Path, part: str, held: Iterable[str]) -> None:
-        self._message = f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}"
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    @classmethod
+    def of(cls, folder: Path, part: str, held: Iterable[str]) -> Missing:
+        """A part that is not among those that a model folder, or file, holds."""
+        return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}")
 
     def __repr__(self) -> str:
         return self._message
@@ -84,10 +89,10 @@ def load_model(*, path: Path) -> LoadedModel:
 
     def part(name: str) -> Any:
         if name not in held:
-            return Missing(path, name, held)
+            return Missing.of(path, name, held)
         return store.load_part(path, name, device=current_device(), dtype=current_dtype())
 
-    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing(path, "schedule", held)
+    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing.of(path, "schedule", held)
     networks = {name: part(name) for name in LoadedModel._fields if name != "schedule"}
     return LoadedModel(schedule=schedule, **networks)  # type: ignore[arg-type]
 

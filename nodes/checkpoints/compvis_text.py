@@ -14,7 +14,7 @@ from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, fr
 from guidegraph.nodes.checkpoints.diffusers_text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text
-from guidegraph.nodes.checkpoints.unavailable import Unavailable
+from guidegraph.nodes.model import Missing
 from guidegraph.nodes.models.released_ldm_text import ClassTokens
 from guidegraph.nodes.models.released_text import Hidden, PictureSize, ReleasedText, Tower
 from guidegraph.nodes.pretrained import import_transformers
@@ -54,7 +54,7 @@ def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> d
         fill(labels, tensors, str(where), current_dtype(), current_device())
         return {"label": labels}
     if tokenizer is None:
-        return {"text": Unavailable(_no_tokenizer(where, "BERT" if kind == "ldm" else "CLIP"))}
+        return {"text": Missing(_no_tokenizer(where, "BERT" if kind == "ldm" else "CLIP"))}
     if kind == "ldm":
         return {"text": build_ldm_text(_under(tensors, "transformer."), HEADS, tokenizer, str(where))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
@@ -70,7 +70,7 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, toke
             f"'{where}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
     if tokenizer is None:
-        return Unavailable(_no_tokenizer(where, "CLIP"))
+        return Missing(_no_tokenizer(where, "CLIP"))
     both = [_tower(towers[i], kind, "penultimate", where, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
     projection = towers[1].get("model.text_projection")
     width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
