@@ -1,6 +1,6 @@
 """Steps a second of Stable Diffusion's U-Net in a workflow, beside diffusers' own pipeline on the same weights.
 
-    python benchmarks/checkpoint_speed.py [--models tiny large] [--rounds 5] [--steps 20 2] [--threads 1] [--latent 32]
+    python benchmarks/checkpoint_speed.py [--models tiny large] [--rounds 5] [--steps 20 2] [--threads 1] [--latents 8 16 32]
 
 Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
 draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
@@ -163,18 +163,18 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def memory_of(side: str, model: str, options: argparse.Namespace) -> int:
+def memory_of(side: str, model: str, latent: int, options: argparse.Namespace) -> int:
     """Bytes by which the peak of the resident set grows while one side samples, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", side, "--models", model, "--latent", str(options.latent)]
+    command = [sys.executable, __file__, "--memory", side, "--models", model, "--latents", str(latent)]
     done = subprocess.run(
         [*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
     return int(done.stdout)
 
 
-def compare(model: str, steps: int, options: argparse.Namespace) -> None:
-    """Print one model's figures."""
-    draws = {name: make() for name, make in sides(model, options.latent).items()}
+def compare(model: str, latent: int, steps: int, options: argparse.Namespace) -> None:
+    """Print one model's figures at one size."""
+    draws = {name: make() for name, make in sides(model, latent).items()}
     first = {name: draw(steps).float() for name, draw in draws.items()}
     distance = float(torch.dist(first["guidegraph"], first["diffusers"]) / first["diffusers"].norm())
     times: dict[str, list[float]] = {name: [] for name in draws}
@@ -182,10 +182,10 @@ def compare(model: str, steps: int, options: argparse.Namespace) -> None:
         for name in list(draws) if turn % 2 else list(reversed(draws)):
             times[name].append(seconds(lambda name=name: draws[name](steps)))  # type: ignore[misc]
     ratios = [theirs / mine for mine, theirs in zip(times["guidegraph"], times["diffusers"], strict=True)]
-    memory = {name: memory_of(name, model, options) for name in times}
+    memory = {name: memory_of(name, model, latent, options) for name in times}
     speed = {name: steps / statistics.median(values) for name, values in times.items()}
     print(
-        f"{model:<6} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  diffusers "
+        f"{model:<6} {latent:>2}×{latent:<2} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  diffusers "
         f"{speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
         f"({min(ratios):.3f} … {max(ratios):.3f})  peak memory {memory['guidegraph'] / 1e6:.0f} / "
         f"{memory['diffusers'] / 1e6:.0f} MB = {memory['guidegraph'] / memory['diffusers']:.2f}  latents differ by "
@@ -199,12 +199,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, nargs=2, default=(20, 2), help="of tiny and of large")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--latent", type=int, default=32, help="side of the latent")
+    parser.add_argument("--latents", type=int, nargs="+", default=[8, 16, 32], help="sides of the latent")
     parser.add_argument("--memory", choices=tuple(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory is not None:
-        draw = sides(options.models[0], options.latent)[options.memory]()
+        draw = sides(options.models[0], options.latents[0])[options.memory]()
         before = resident()
         draw(1)
         print(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0))
@@ -212,9 +212,10 @@ def main() -> None:
     names = ("guidegraph", "torch", "diffusers")
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")
     print("".join(f", {name} {importlib.metadata.version(name)}" for name in names), end="")
-    print(f"; {options.threads} threads, latent {options.latent}×{options.latent}, large in {large_dtype()}")
+    print(f"; threads: {options.threads}, large in {large_dtype()}")
     for model in options.models:
-        compare(model, options.steps[model == "large"], options)
+        for latent in options.latents:
+            compare(model, latent, options.steps[model == "large"], options)
 
 
 if __name__ == "__main__":

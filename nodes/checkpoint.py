@@ -35,6 +35,7 @@ def load_checkpoint(
     prediction: PredictionChoice = "auto",
     tokenizer: Path | None = None,
     ema: bool = True,
+    pack: bool = True,
 ) -> Checkpoint:
     """A released checkpoint, told apart by content, frozen, on the run's device and in its dtype.
 
@@ -48,12 +49,19 @@ def load_checkpoint(
     wide each is; noise_schedule: the β of its training; prediction: what the network gives, which files of Stable
     Diffusion 2 leave open; tokenizer: the folder of the tokenizer for a single file's text encoder (vocab.json and
     merges.txt), which a file does not hold; ema: the moving averages of a CompVis file's weights where it has them.
+    pack: on a CPU, keep the denoiser's convolutions in the layout of its kernels too: faster, the more the smaller the
+    picture is, for as much memory again as those weights take.
     A part that the checkpoint does not hold raises an error when it is used.
     """
+    from torch import nn
+
     from guidegraph.nodes.checkpoints.loading import load_parts
     from guidegraph.nodes.checkpoints.options import LoadOptions
+    from guidegraph.nodes.models.packed import set_packing
 
     options = LoadOptions(attention, heads, head_channels, noise_schedule, prediction, tokenizer, ema)
     parts = load_parts(path, options)
+    if isinstance(denoiser := parts.get("denoiser"), nn.Module):
+        set_packing(denoiser, pack)
     held: dict[str, Any] = {name: parts.get(name, Missing.of(path, name, parts)) for name in Checkpoint._fields}
     return Checkpoint(**held)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.nodes.models.layers import training_kernel
+from guidegraph.nodes.models.packed import PackedConv2d
 from guidegraph.nodes.models.released_config import UNetShape
 
 
@@ -40,7 +41,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, asymmetric: bool = False) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+        self.op = PackedConv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
         self.asymmetric = asymmetric
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class ResidualBlock(nn.Module):
         self.in_layers = nn.Sequential(
             nn.GroupNorm(shape.groups, channels, shape.norm_eps),
             nn.SiLU(),
-            nn.Conv2d(channels, out_channels, 3, padding=1),
+            PackedConv2d(channels, out_channels, 3, padding=1),
         )
         self.resample: nn.Module | None = None
         if resample is not None:
@@ -72,7 +73,7 @@ class ResidualBlock(nn.Module):
             nn.GroupNorm(shape.groups, out_channels, shape.norm_eps),
             nn.SiLU(),
             nn.Identity(),  # the place of the dropout
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            PackedConv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 

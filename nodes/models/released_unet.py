@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.nodes.models.layers import Upsample
+from guidegraph.nodes.models.packed import PackedConv2d
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape
 from guidegraph.nodes.models.released_layers import (
     AttentionBlock,
@@ -48,7 +49,7 @@ class ReleasedEncoder(nn.Module):
             nn.Linear(shape.channels, shape.embedding), nn.SiLU(), nn.Linear(shape.embedding, shape.embedding)
         )
         width = shape.widths[0]
-        stem = nn.Conv2d(shape.in_channels + shape.spatial_channels, width, 3, padding=1)
+        stem = PackedConv2d(shape.in_channels + shape.spatial_channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([Stage([stem])])
         skips = [width]
         for level, out in enumerate(shape.widths):
@@ -133,7 +134,7 @@ class ReleasedUNet(ReleasedEncoder):
         self.out = nn.Sequential(
             nn.GroupNorm(shape.groups, width, shape.norm_eps),
             nn.SiLU(),
-            nn.Conv2d(width, shape.out_channels, 3, padding=1),
+            PackedConv2d(width, shape.out_channels, 3, padding=1),
         )
 
     def forward(

@@ -18,6 +18,7 @@ from guidegraph.nodes.models.layers import (
     timestep_embedding,
     zero_init,
 )
+from guidegraph.nodes.models.packed import PackedConv2d
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class UNetTrunk(nn.Module):
         self.vector_embedding = None if config.vector_dim is None else nn.Linear(config.vector_dim, embedding)
         self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
         inputs = (config.in_channels + config.spatial_channels) * config.patch**2
-        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
+        self.stem = PackedConv2d(inputs, width, 3, padding=1)
 
         self.down = nn.ModuleList()
         self.downsample = nn.ModuleList()
@@ -151,7 +152,7 @@ class UNet(UNetTrunk):
                 self.upsample.append(Upsample(width))
 
         self.norm = group_norm(width)
-        self.head = zero_init(nn.Conv2d(width, config.out_channels * config.patch**2, 3, padding=1))
+        self.head = zero_init(PackedConv2d(width, config.out_channels * config.patch**2, 3, padding=1))
         self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
     def forward(

@@ -1,0 +1,116 @@
+"""Convolutions with a packed weight: the same values as without, and never those of an old weight."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guidegraph.nodes.models import packed
+from guidegraph.nodes.models.packed import PackedConv2d, set_packing
+
+pytestmark = pytest.mark.skipif(not packed.available(), reason="this torch has no oneDNN")
+
+
+def convolution(dtype: torch.dtype = torch.float32, **settings: int) -> PackedConv2d:
+    torch.manual_seed(0)
+    return PackedConv2d(24, 40, 3, **({"padding": 1} | settings)).to(dtype).eval().requires_grad_(False)
+
+
+def plain(layer: PackedConv2d, x: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def is_packed(layer: PackedConv2d) -> bool:
+    return "_packed" in layer.__dict__
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 8}, {"bias": False}]
+)
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 4, 4), (3, 8, 6), (2, 16, 20)])
+@torch.no_grad()
+def test_it_is_the_convolution(settings: dict[str, int], batch: int, height: int, width: int) -> None:
+    layer = convolution(**settings)
+    for x in (torch.randn(batch, 24, height, width), torch.randn(1, 24, 8, 8)):  # packed for one size, used at another
+        torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-5)
+    assert is_packed(layer)
+
+
+@torch.no_grad()
+def test_in_bfloat16() -> None:
+    layer = convolution(torch.bfloat16)
+    x = torch.randn(2, 24, 8, 8).bfloat16()
+    wide = nn.functional.conv2d(x.float(), layer.weight.float(), layer.bias.float(), padding=1)  # type: ignore[union-attr]
+    torch.testing.assert_close(layer(x).float(), wide, rtol=2e-2, atol=2e-2)
+
+
+@torch.no_grad()
+def test_memory_layouts_of_the_input_do_not_count() -> None:
+    layer, x = convolution(), torch.randn(2, 24, 8, 8)
+    for other in (x.to(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
+        torch.testing.assert_close(layer(other), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["in place", "data", "parameter", "load_state_dict", "to"])
+@torch.no_grad()
+def test_a_changed_weight_is_packed_anew(change: str) -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    before = layer(x)
+    if change == "in place":
+        layer.weight.mul_(2)
+    elif change == "data":
+        layer.weight.data = layer.weight.data * 2
+    elif change == "parameter":
+        layer.weight = nn.Parameter(layer.weight * 2, requires_grad=False)
+    elif change == "load_state_dict":
+        layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias})
+    else:
+        layer = layer.double().float()
+        layer.weight.mul_(2)
+    assert float((layer(x) - before).abs().max()) > 0.1
+    torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_copies_and_states_leave_it_behind() -> None:
+    layer = convolution()
+    layer(torch.randn(1, 24, 8, 8))
+    assert is_packed(layer)
+    assert not is_packed(copy.deepcopy(layer))
+    assert sorted(layer.state_dict()) == ["bias", "weight"]
+    assert not is_packed(layer.double())
+
+
+def test_where_it_is_a_plain_convolution() -> None:
+    small, large = torch.randn(1, 24, 8, 8), torch.randn(1, 24, 40, 40)
+    for layer, x in ((convolution(), small), (convolution(torch.float64), small.double()), (convolution(), large)):
+        with torch.set_grad_enabled(x.dtype == torch.float32 and x is small):
+            layer(x)
+        assert not is_packed(layer)
+    with torch.no_grad():
+        layer = convolution()
+        set_packing(nn.Sequential(layer), False)
+        layer(small)
+        assert not is_packed(layer)
+
+
+def test_gradients_flow_through_it() -> None:
+    layer = convolution()
+    with torch.no_grad():
+        layer(torch.randn(1, 24, 8, 8))
+    x = torch.randn(1, 24, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    assert float(gradient.abs().max()) > 0
+
+
+def test_it_is_traced_as_a_convolution() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    with torch.no_grad():
+        layer(x)
+        program = torch.export.export(layer, (x,))
+    targets = [str(each.target) for each in program.graph.nodes]
+    assert any("conv2d" in target for target in targets)
+    assert not any("mkldnn" in target for target in targets)
