@@ -1,6 +1,6 @@
 """Steps a second of Stable Diffusion's U-Net in a workflow, beside diffusers' own pipeline on the same weights.
 
-    python benchmarks/checkpoint_speed.py [--models tiny large] [--rounds 5] [--steps 20 2] [--threads 1] [--latents 8 16 32]
+    python benchmarks/checkpoint_speed.py [--models tiny large] [--latents 8 16 32] [--rounds 5] [--steps 20 2] [--threads 1]
 
 Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
 draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
@@ -185,8 +185,8 @@ def compare(model: str, latent: int, steps: int, options: argparse.Namespace) ->
     memory = {name: memory_of(name, model, latent, options) for name in times}
     speed = {name: steps / statistics.median(values) for name, values in times.items()}
     print(
-        f"{model:<6} {latent:>2}×{latent:<2} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  diffusers "
-        f"{speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
+        f"{model:<6} {latent:>2}×{latent:<2} {steps:>3} steps  guidegraph {speed['guidegraph']:8.3f} steps/s  "
+        f"diffusers {speed['diffusers']:8.3f} steps/s  ratio {statistics.median(ratios):.3f} "
         f"({min(ratios):.3f} … {max(ratios):.3f})  peak memory {memory['guidegraph'] / 1e6:.0f} / "
         f"{memory['diffusers'] / 1e6:.0f} MB = {memory['guidegraph'] / memory['diffusers']:.2f}  latents differ by "
         f"{distance:.1e}"

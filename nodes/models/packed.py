@@ -41,7 +41,7 @@ class PackedConv2d(nn.Conv2d):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.__dict__.pop("_packed", None)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
