@@ -1,6 +1,6 @@
 """Steps a second of Stable Diffusion's U-Net in a workflow, beside diffusers' own pipeline on the same weights.
 
-    python benchmarks/checkpoint_speed.py [--models tiny large] [--latents 8 16 32] [--rounds 5] [--steps 20 2] [--threads 1]
+    python benchmarks/checkpoint_speed.py [--models tiny large] [--latents 8 16 32] [--rounds 5] [--steps 20 2]
 
 Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
 draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
