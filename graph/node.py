@@ -101,6 +101,8 @@ class NodeSpec:
     pure: bool = True
     io: bool = False
     host: bool = False
+    runtime: bool = False
+    split: Callable[..., Any] | None = None
     batchable: tuple[str, ...] = ()
     needs: Callable[..., set[str]] | None = None
     identity: Callable[..., str | None] | None = None
@@ -130,6 +132,7 @@ def node(
     pure: bool = True,
     io: bool = False,
     host: bool = False,
+    split: Callable[..., Any] | None = None,
     batchable: Iterable[str] = (),
     needs: Callable[..., set[str]] | None = None,
     identity: Callable[..., str | None] | None = None,
@@ -140,6 +143,8 @@ def node(
     pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
     io: waits for disk or network, so it may run on a thread beside the computation.
     host: cannot be traced into a graph (tokenises, saves, loads).
+    split: how a host node is exported: given its ports and settings that are the same in every run, by name, a
+        ``guidegraph.graph.export.Split``, or ``None`` where it cannot be.
     batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
         that or 1.
     needs: given settings by name, the ports whose values matter; a port left out receives any value of
@@ -154,7 +159,7 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (("needs", needs), ("identity", identity)):
+    for trait, given in (("needs", needs), ("identity", identity), ("split", split)):
         if given is not None and not callable(given):
             raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
 
@@ -162,6 +167,7 @@ def node(
         if inspect.iscoroutinefunction(function):
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
         traits = {"pure": pure, "io": io, "host": host, "batchable": tuple(batchable), "version": str(version)}
+        traits["split"] = split
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
         return function
 
