@@ -65,7 +65,7 @@ class Residency:
         self.steps: Sequence[Step] = region.steps
         self.mover, self.budget, self.device = mover, budget, device
         self._made, self._on_move = made, on_move
-        self._weights = Weights(mover)
+        self._weights = Weights(mover, strict=budget is not None)
         self._models: dict[int, Model] = {}
         self._inside: dict[int, Model] = {}
         self._in_slot: dict[Slot, list[Model]] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,8 +153,7 @@ class _Runner:
                 if waiting:
                     self._complete(waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region)
                 if self.residency is not None:
-                    with self._failing():
-                        self.residency.after(i, slots)
+                    self._models_after(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
         self.options.cancel.check()
@@ -172,21 +171,31 @@ class _Runner:
         residency = Residency(region, mover, options.memory_budget, options.device, made, self.emit)
         if options.memory_budget is not None:
             self.residency = residency
-        with self._failing():
+        try:
             residency.start(slots, [slot for slot, _ in region.constants], [slot for _, slot in region.inputs])
+        except NodeError as error:
+            self._failed(error)
+            raise
+        except Exception as error:
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+
+    def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
+        try:
+            residency.after(i, slots)
+        except NodeError as error:
+            self._failed(error)
+            raise
+        except Exception as error:
+            failed = fail(step, error)
+            self._failed(failed)
+            raise failed from error
 
     def _end_residency(self) -> None:
         if self.residency is not None:
             self.residency.close()
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """Tell the observers of a node that fails."""
-        try:
-            yield
-        except NodeError as error:
-            self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
-            raise
+    def _failed(self, error: NodeError) -> None:
+        self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
 
     def _demanded(self) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
         """What must be computed, and what comes from a cache: nothing behind a hit is touched."""
@@ -230,11 +239,14 @@ class _Runner:
         for op in _ops(step):
             self.emit(events.NodeStarted(_path(op.key), _id(op)))
         started = time.perf_counter()
-        with self._failing():
+        try:
             if self.residency is None:
                 self._compute(step, slots, futures)
             else:
                 self._compute_in_place(self.residency, i, step, slots, futures)
+        except NodeError as error:
+            self._failed(error)
+            raise
         seconds = time.perf_counter() - started
         for slot in step.outs:
             freeze(slots[slot])

@@ -204,17 +204,20 @@ class Weight:
 
 
 class Weights:
-    """All weights of a run, by their tensors."""
+    """All weights of a run, by their tensors.
 
-    def __init__(self, mover: Mover):
-        self.mover = mover
+    Tensors that are more than memory, such as quantised ones, stay where they are and do not count; ``strict``: one
+    that is not on the device is an error.
+    """
+
+    def __init__(self, mover: Mover, *, strict: bool = True):
+        self.mover, self.strict = mover, strict
         self._known: dict[Key, Weight] = {}
 
     def of(self, module: torch.nn.Module, *, pin: bool = False) -> list[Weight]:
         """The weights that a module has now, each once. ``pin``: those that are new and on the device stay there.
 
-        Tensors that are more than memory, such as quantised ones, stay on the device and do not count; raises
-        ``ValueError`` where one is elsewhere.
+        Raises ``ValueError`` for weights that cannot be moved and are not on the device.
         """
         found: dict[int, Weight] = {}
         for place in places(module):
@@ -222,8 +225,10 @@ class Weights:
             if tensor is None or tensor.is_meta:
                 continue
             if not is_plain(tensor):
-                if not self.mover.on_device(tensor):
-                    raise ValueError(f"weights of the type {type(tensor).__name__} cannot be moved to the device")
+                if self.strict and not self.mover.on_device(tensor):
+                    raise ValueError(
+                        f"weights of the type {type(tensor).__name__} cannot be moved: run without a memory budget"
+                    )
                 continue
             weight = self._known.get(key_of(tensor))
             if weight is None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from guidegraph import Tensor, current_device, node, structured
+from guidegraph import Tensor, current_device, hookimpl, node, structured
 from guidegraph.graph.build import build
 from guidegraph.graph.events import Event, ModelMoved
 from guidegraph.graph.node import spec_of
@@ -38,7 +38,7 @@ class FakeDevice:
         return sum(self.blocks.values())
 
     def on_device(self, tensor: torch.Tensor) -> bool:
-        return tensor.data_ptr() in self.blocks
+        return tensor.layout is torch.strided and tensor.data_ptr() in self.blocks
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.full_at is not None and self.used + tensor.nbytes > self.full_at:
@@ -73,7 +73,9 @@ log = Log()
 
 
 class Net(torch.nn.Module):
-    """``size`` weights of 4 bytes in a parameter, and 4 in a buffer."""
+    """``size`` weights of 4 bytes in all: one in a buffer, the others in a parameter."""
+
+    shift: torch.Tensor
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__()
@@ -208,6 +210,8 @@ def detached(models: Sequence[Model]) -> Any:
 
 
 class Restless(torch.nn.Module):
+    count: torch.Tensor
+
     def __init__(self, inner: Net) -> None:
         super().__init__()
         self.inner = inner
@@ -215,12 +219,21 @@ class Restless(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.count = self.count + 1
-        return self.inner(x) + self.count
+        out: torch.Tensor = self.inner(x) + self.count
+        return out
 
 
 NODES: tuple[Callable[..., Any], ...] = (
     model, parts, measured, changed, closure, start, use, read, table, boom, save, detached,
 )  # fmt: skip
+
+
+@hookimpl
+def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
+    """So that the command line can use them: ``--plugin tests.graph.fake_device``."""
+    return NODES
+
+
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})
 
 

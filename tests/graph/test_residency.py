@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,9 +32,8 @@ outputs: {image: image}
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _fresh() -> None:
     log.clear()
-    yield
 
 
 def three(steps: str) -> str:
@@ -316,6 +314,21 @@ outputs: {y: y, z: z}
 """
     outputs = run_on_fake(text, tmp_path, budget=40).outputs
     assert (outputs["y"].item(), outputs["z"].item()) == (6.0, 7.0)
+
+
+def test_weights_that_cannot_be_moved_are_an_error_with_a_budget_only(tmp_path: Path) -> None:
+    own = Net("own", 10)
+    own._buffers["shift"] = torch.ones(1).to_sparse()
+    with pytest.raises(GuidegraphError, match="cannot be moved: run without a memory budget"):
+        run_on_fake(GIVEN, tmp_path, 40, {"model": own})
+    with pytest.raises(NodeError, match="own is read while it is not on the device"):
+        run_on_fake(GIVEN, tmp_path, None, {"model": own})
+
+
+def test_a_device_that_is_full_from_the_start_is_one_error(tmp_path: Path) -> None:
+    log.device.full_at = 10
+    with pytest.raises(GuidegraphError, match="models cannot be brought to 'cpu:0': the fake device is full"):
+        run_on_fake(GIVEN, tmp_path, None, {"model": Net("own", 10)})
 
 
 def test_a_budget_on_the_cpu_is_refused(tmp_path: Path) -> None:
