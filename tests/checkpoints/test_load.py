@@ -175,9 +175,7 @@ def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None
 
 def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable: Made, tmp_path: Path) -> None:
     stable.pipe.save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"unet' holds no weights beside .*non_ema\.safetensors;.*: leave ema out"
-    ):
+    with pytest.raises(ValueError, match=r"unet' holds no weights beside .*non_ema\.safetensors;.*: leave ema out"):
         load_checkpoint(path=tmp_path, ema=False)
     other = tiny.unet("sd1")
     other.conv_out.bias += 1.0
