@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_load.py", "test_released_workflows.py", "test_released_samplers.py", "test_lora.py", "test_lora_peft.py")
+TESTS = (
+    "test_load.py",
+    "test_vq_file.py",
+    "test_released_workflows.py",
+    "test_released_samplers.py",
+    "test_lora.py",
+    "test_lora_peft.py",
+)
 
 
 def run_tests(file: Path) -> list[dict[str, Any]]:
