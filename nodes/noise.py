@@ -31,7 +31,8 @@ def gaussian(
 ) -> Noise:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives shape, device and dtype in place of the settings, and the batch where it has more than one sample.
+    like: gives shape and device in place of the settings, and the batch where it has more than one sample. The noise is
+    float64 where `like`, or without it the run, is; otherwise float32, since the state of a sampler starts from it.
     index: selects the draw (loop.index gives a body fresh noise at each step); no index is a draw of its own. seed:
     one, or a list with one for each sample.
     rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
@@ -40,15 +41,15 @@ def gaussian(
 
     if like is not None:
         batch = batch if like.shape[0] == 1 else like.shape[0]
-        sizes, device, dtype = tuple(like.shape[1:]), like.device, like.dtype
+        sizes, device, near = tuple(like.shape[1:]), like.device, like.dtype
     elif shape is not None:
-        # The state of a sampler is kept in float32 at least, whatever the networks compute in.
-        dtype = torch.float64 if current_dtype() == torch.float64 else torch.float32
-        sizes, device = tuple(shape), current_device()
+        sizes, device, near = tuple(shape), current_device(), current_dtype()
     else:
         raise ValueError(
             "the noise has no shape: wire 'like', or set 'shape' to that of one sample, such as [4, 16, 16]"
         )
+    # The state of a sampler is kept in float32 at least, whatever the networks compute in.
+    dtype = torch.float64 if near == torch.float64 else torch.float32
     if isinstance(seed, list) and batch == 1:
         batch = len(seed)
     if rng == "torch":
