@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ __all__ = [
     "Requires",
     "Tensor",
     "read_manifest",
+    "seal",
     "write_manifest",
 ]
 
@@ -48,6 +50,7 @@ MAX_DIM = 2**31 - 1
 MAX_BODIES = 8
 _LONG_TEXT = 2**20
 _FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires")
+_NO_DIGEST = "0" * 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +58,8 @@ def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
     """The manifest that `data`, the bytes of `where`, holds; ``BundleError`` for the first thing that is wrong."""
     top = Cursor(loads(data, where), where)
     _check_format(top)
-    fields = top.fields(("format", "version", *_FIELDS), ["reference"])
+    fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference"])
+    _check_digest(fields["digest"], data)
     files = {name: _file(one) for name, one in fields["files"].entries(_wrong_listed_name)}
     _check_case(fields["files"], files)
     inputs = {name: _input(one, files) for name, one in fields["inputs"].entries(wrong_identifier)}
@@ -80,9 +84,16 @@ def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
 
 def write_manifest(manifest: Manifest) -> bytes:
     """`bundle.json` for a manifest; ``BundleError`` for one that could not be read again."""
-    data = (json.dumps(_plain(manifest), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    text = json.dumps(_plain(manifest) | {"digest": _NO_DIGEST}, indent=1, ensure_ascii=False) + "\n"
+    data = seal(text.encode("utf-8", "surrogatepass"))
     read_manifest(data)
     return data
+
+
+def seal(data: bytes) -> bytes:
+    """Fill in the digest of `bundle.json`, its last field, which is 64 zeros in `data`: the sha256 of these bytes."""
+    before, _, after = data.rpartition(_NO_DIGEST.encode())
+    return before + hashlib.sha256(data).hexdigest().encode() + after
 
 
 def _check_format(top: Cursor) -> None:
@@ -93,6 +104,15 @@ def _check_format(top: Cursor) -> None:
     if version != VERSION or isinstance(version, bool | float):
         do = "export the workflow again, or install the guidegraph-runtime of its guidegraph"
         Cursor(version, top.where, "version").fail(f"format version {VERSION}", do=do)
+
+
+def _check_digest(cursor: Cursor, data: bytes) -> None:
+    digest = cursor.text()
+    if not _SHA256.fullmatch(digest):
+        cursor.fail("64 lower-case hexadecimal digits")
+    before, found, after = data.rpartition(digest.encode())
+    if not found or seal(before + _NO_DIGEST.encode() + after) != data:
+        cursor.fail("the digest of this file", f"another one: {cursor.where} was changed", "get the bundle again")
 
 
 def _wrong_listed_name(name: str) -> str | None:
