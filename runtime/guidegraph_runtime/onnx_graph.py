@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 
-from guidegraph_runtime.onnx_wire import Malformed, Reader, Span, Value
+from guidegraph_runtime.onnx_wire import MAX_FIELDS, Malformed, Reader, Span, Value
 
 MAX_GRAPHS_DEEP = 16
 MAX_NAMES = 100_000
@@ -15,7 +15,7 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 _KEYS = {"location", "offset", "length", "checksum"}
 # Bits of an element, by TensorProto.DataType; strings (8) have no fixed size and cannot lie outside.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
-_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}
+_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class OnnxGraph:
     externals: list[External] = field(default_factory=list)
 
 
-def read_graph(data: bytes) -> OnnxGraph:
+def read_graph(data: bytes, max_fields: int = MAX_FIELDS) -> OnnxGraph:
     """Read an ONNX file's bytes. Raises ``Malformed``; time and depth are bounded whatever the bytes are."""
-    return _Walk(Reader(data)).model(Span(0, len(data)))
+    return _Walk(Reader(data, max_fields)).model(Span(0, len(data)))
 
 
 class _Walk:

@@ -166,7 +166,7 @@ class Reader:
     """Reads the messages of a file; raises ``Malformed``."""
 
     data: bytes
-    fields_left: int = MAX_FIELDS
+    fields_left: int
 
     def fields(self, message: str, span: Span) -> Iterator[tuple[Field, Value]]:
         """The fields of a message in their order; numbers as they are, all else as its span."""
@@ -174,9 +174,7 @@ class Reader:
         seen: set[int] = set()
         at = span.start
         while at < span.end:
-            self.fields_left -= 1
-            if self.fields_left < 0:
-                raise Malformed(f"more than {MAX_FIELDS} fields")
+            self._count()
             tag, at = self.varint(at, span.end)
             number, wire = tag >> 3, tag & 7
             field = known.get(number)
@@ -210,9 +208,7 @@ class Reader:
             return
         at = value.start
         while at < value.end:
-            self.fields_left -= 1
-            if self.fields_left < 0:
-                raise Malformed(f"more than {MAX_FIELDS} fields")
+            self._count()
             number, at = self.varint(at, value.end)
             yield number
 
@@ -224,6 +220,11 @@ class Reader:
             return self.data[value.start : value.end].decode()
         except UnicodeDecodeError as error:
             raise Malformed("a name that is not UTF-8") from error
+
+    def _count(self) -> None:
+        self.fields_left -= 1
+        if self.fields_left < 0:
+            raise Malformed("more fields than any graph has")
 
     def _value(self, wire: int, at: int, end: int) -> tuple[Value, int]:
         if wire == _VARINT:
