@@ -11,12 +11,17 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.errors import BundleError, one_of
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.manifest import Part, Tensor
 from guidegraph_runtime.providers import Provider
-from guidegraph_runtime.shapes import check_tensor, shape_of
+from guidegraph_runtime.shapes import check_tensor, find_input, shape_of
 
 Array: TypeAlias = NDArray[Any]
+Value: TypeAlias = NDArray[Any] | np.generic
+"""An array, or a NumPy scalar, which counts as a 0-d array."""
+
+NO_GRAPH = -1
+"""As the number of a CUDA graph: none is recorded or replayed."""
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -36,6 +41,7 @@ class Bindable(Protocol):
 
     where: str
     part: Part
+    weights: Mapping[str, Tensor]
     session: Any
     onnxruntime: Any
 
@@ -49,18 +55,20 @@ class Bindable(Protocol):
 class Binding:
     """Tensors on a session's device: `set` gives inputs, which stay until they are set again; `run` gives outputs.
 
+    `session.weights` may be set too: runs with bindings ignore adapters, so this is how weights are exchanged here.
     ``BundleError`` is raised for a name, dtype or shape that the part does not have.
     """
 
     def __init__(self, session: Bindable):
         self._session = session
         self._inputs = {tensor.name: tensor for tensor in session.part.inputs}
+        self._known = self._inputs | dict(session.weights)
         self._values: dict[str, DeviceTensor] = {}
         self._binding = session.guard(session.session.io_binding)
 
-    def set(self, name: str, value: Array | DeviceTensor) -> None:
+    def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Give an input: an array, which is copied to the device, or a tensor that is there already, which is not."""
-        tensor = self._described(name)
+        tensor = find_input(self._session.where, name, self._known)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.where, tensor, str(array.dtype), array.shape, {})
@@ -69,21 +77,15 @@ class Binding:
         self._session.guard(self._binding.bind_ortvalue_input, name, value)
         self._values[name] = value
 
-    def run(self, adapters: Sequence[Any] = ()) -> dict[str, DeviceTensor]:
+    def run(self) -> dict[str, DeviceTensor]:
         """All outputs by name, on the device. Those of earlier runs keep their values."""
         session, device = self._session, self._session.provider
         self._check_sizes()
         for tensor in session.part.outputs:  # each time: else onnxruntime writes into the tensors of the last run
             session.guard(self._binding.bind_output, tensor.name, device.device, device.device_id)
-        session.guard(session.session.run_with_iobinding, self._binding, session.options(adapters, -1))
+        session.guard(session.session.run_with_iobinding, self._binding, session.options((), NO_GRAPH))
         names = [tensor.name for tensor in session.part.outputs]
         return dict(zip(names, self._binding.get_outputs(), strict=True))
-
-    def _described(self, name: str) -> Tensor:
-        if name not in self._inputs:
-            message = f"expected the name of an input, found '{name}'; {one_of(name, self._inputs)}"
-            raise BundleError(self._session.where, "bad-input", message)
-        return self._inputs[name]
 
     def _on_device(self, array: Array) -> DeviceTensor:
         device = self._session.provider
@@ -119,12 +121,10 @@ class FixedBinding:
             session.guard(self._binding.bind_ortvalue_output, name, value)
         self._options = session.options((), session.graph_id(sizes))
 
-    def set(self, name: str, value: Array | DeviceTensor) -> None:
+    def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Copy an array, or a tensor on the device (an output, say), into the place of an input."""
-        if name not in self._inputs:
-            message = f"expected the name of an input, found '{name}'; {one_of(name, self._inputs)}"
-            raise BundleError(self._session.where, "bad-input", message)
-        place = Tensor(name, self._inputs[name].dtype, tuple(self._shapes[name]))
+        described = find_input(self._session.where, name, self._inputs)
+        place = Tensor(name, described.dtype, tuple(self._shapes[name]))
         if isinstance(value, DeviceTensor):
             check_tensor(self._session.where, place, dtype_name(value.data_type()), value.shape(), {})
         else:

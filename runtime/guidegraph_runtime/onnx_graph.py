@@ -20,7 +20,7 @@ _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 @dataclass(frozen=True)
 class External:
-    """A tensor outside of the graph: `size` bytes from `offset` on of the file `location`, beside the graph."""
+    """An initializer outside of the graph: `size` bytes from `offset` on of the file `location`, beside the graph."""
 
     name: str
     location: str
@@ -104,7 +104,7 @@ class _Walk:
             if name == "node":
                 self._node(inside, level)
             elif name == "initializer":
-                self._tensor(inside)
+                self._tensor(inside, may_lie_outside=level == 1)
             elif name == "sparse_initializer":
                 self._sparse(inside)
 
@@ -133,7 +133,7 @@ class _Walk:
             if name in ("values", "indices"):
                 self._tensor(inside)
 
-    def _tensor(self, value: Value) -> None:
+    def _tensor(self, value: Value, may_lie_outside: bool = False) -> None:
         dims: list[int] = []
         entries: dict[str, str] = {}
         named: dict[str, Value] = {}
@@ -145,6 +145,9 @@ class _Walk:
             else:
                 named[name] = inside
         outside = named.get("data_location", 0)
+        if outside == _EXTERNAL and not may_lie_outside:
+            # onnxruntime takes only the others from memory, and looks for these in the current folder.
+            raise Malformed("weights of a body, a function or a constant in another file; they must be in the graph")
         if outside == _EXTERNAL and "location" in entries:
             self._found.externals.append(self._external(dims, entries, named))
         elif outside != 0 or entries:

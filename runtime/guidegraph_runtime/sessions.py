@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from guidegraph_runtime.binding import Binding, FixedBinding, dtype_name
+from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, FixedBinding, Value, dtype_name
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.manifest import Dims, Part, Tensor
 from guidegraph_runtime.opsets import release
@@ -17,12 +16,10 @@ from guidegraph_runtime.providers import Provider, choose_providers, verify_prov
 from guidegraph_runtime.shapes import check_inputs
 from guidegraph_runtime.verify import VerifiedBundle
 
-Array: TypeAlias = NDArray[Any]
-
 OPTIMIZATION = ("none", "basic", "extended", "all")
 _ORT_LEVELS = dict(zip(OPTIMIZATION, ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"), strict=True))
 _CUDA_GRAPH = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}
-_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", -1
+_GRAPH_ID = "gpu_graph_id"
 _FATAL = 4
 
 
@@ -60,11 +57,18 @@ class SessionSettings:
 
 
 class Session:
-    """A part of a bundle, ready to run. `session` is an `onnxruntime.InferenceSession`, or what acts like one."""
+    """A part of a bundle, ready to run. `session` is an `onnxruntime.InferenceSession`, or what acts like one.
+
+    `weights` describes the initializers that may be given in place of the graph's own, as inputs that need not be.
+    """
 
     def __init__(self, where: str, part: Part, session: Any, settings: SessionSettings, onnxruntime: Any):
         self.where, self.part, self.settings = where, part, settings
         self.session, self.onnxruntime = session, onnxruntime
+        self.weights: Mapping[str, Tensor] = {
+            one.name: Tensor(one.name, dtype_name(one.type), tuple(one.shape))
+            for one in session.get_overridable_initializers()
+        }
         self._names = [tensor.name for tensor in part.outputs]
         self._graph_ids: dict[tuple[tuple[str, int], ...], int] = {}
 
@@ -73,16 +77,15 @@ class Session:
         """The provider that is tried first."""
         return self.settings.providers[0]
 
-    def run(self, inputs: Mapping[str, Array], adapters: Sequence[Any] = ()) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Value], adapters: Sequence[Any] = ()) -> dict[str, Array]:
         """All outputs by name, on the host.
 
-        `inputs` has exactly the part's inputs, in its dtypes and shapes; NumPy scalars count as 0-d arrays. `adapters`
-        are `onnxruntime.LoraAdapter` objects whose weights take the place of the graph's own in this call.
-        Raises ``BundleError``.
+        `inputs` has all of the part's inputs, in its dtypes and shapes, and any of `weights`; NumPy scalars count as
+        0-d arrays. `adapters` are `onnxruntime.LoraAdapter` objects, files of such weights. Raises ``BundleError``.
         """
         arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
-        check_inputs(self.where, self.part, arrays)
-        options = self.options(adapters, _NO_GRAPH)
+        check_inputs(self.where, self.part, arrays, self.weights)
+        options = self.options(adapters, NO_GRAPH)
         found = self.guard(self.session.run, self._names, arrays, options)
         return {name: np.asarray(value) for name, value in zip(self._names, found, strict=True)}
 
@@ -97,7 +100,7 @@ class Session:
     def graph_id(self, sizes: Mapping[str, int]) -> int:
         """The number of the CUDA graph for these sizes (a graph has one set of shapes; 0 is onnxruntime's own)."""
         if not self.settings.cuda_graph:
-            return _NO_GRAPH
+            return NO_GRAPH
         return self._graph_ids.setdefault(tuple(sorted(sizes.items())), len(self._graph_ids) + 1)
 
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any:

@@ -11,19 +11,28 @@ from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.manifest import Part, Tensor
 
 
-def check_inputs(where: str, part: Part, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """The size of each named axis; ``BundleError`` where inputs are missing, unknown or of another dtype or shape."""
-    known = [tensor.name for tensor in part.inputs]
-    for name in arrays:
-        if name not in known:
-            _fail(where, f"expected known inputs only, found '{name}'; {one_of(name, known)}")
+def check_inputs(
+    where: str, part: Part, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, Tensor] | None = None
+) -> dict[str, int]:
+    """The size of each named axis; ``BundleError`` where inputs are missing, unknown or of another dtype or shape.
+
+    `weights` are those of the graph that may be given, but need not be.
+    """
+    known = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
     sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        check_tensor(where, find_input(where, name, known), str(array.dtype), array.shape, sizes)
     for tensor in part.inputs:
         if tensor.name not in arrays:
             _fail(where, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
-        array = arrays[tensor.name]
-        check_tensor(where, tensor, str(array.dtype), array.shape, sizes)
     return sizes
+
+
+def find_input(where: str, name: str, known: Mapping[str, Tensor]) -> Tensor:
+    """The input of that name."""
+    if name not in known:
+        _fail(where, f"expected the name of an input, found '{name}'; {one_of(name, known)}")
+    return known[name]
 
 
 def check_tensor(where: str, tensor: Tensor, dtype: str, shape: Sequence[int], sizes: dict[str, int]) -> None:

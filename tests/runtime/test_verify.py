@@ -14,8 +14,8 @@ from typing import Any
 
 import onnx
 import pytest
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, ModelProto, TensorProto, helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from guidegraph_runtime import onnx_graph, onnx_wire, reading
 from guidegraph_runtime.errors import BundleError
@@ -301,17 +301,35 @@ def graph_refusal(root: Path, step: ModelProto | bytes, change: Callable[[dict[s
         ),
     ],
 )
-@pytest.mark.parametrize("where", ["initializer", "constant", "body"])
-def test_weights_outside_of_the_manifest(tmp_path: Path, location: str, where: str) -> None:
+def test_weights_outside_of_the_manifest(tmp_path: Path, location: str) -> None:
+    graph_refusal(tmp_path, model(step_graph(weights=external("w", location, [4]))))
+
+
+def constant(tensor: TensorProto) -> NodeProto:
+    found = helper.make_node("Constant", [], ["y"])
+    found.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
+    return found
+
+
+@pytest.mark.parametrize("where", ["constant", "body", "function", "sparse"])
+@pytest.mark.parametrize("location", ["step.onnx.data", "../secret"])
+def test_weights_that_onnxruntime_would_look_for_in_the_current_folder(
+    tmp_path: Path, where: str, location: str
+) -> None:
     tensor = external("w", location, [4])
-    constant = helper.make_node("Constant", [], ["y"])
-    constant.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
-    graph = {
-        "initializer": step_graph(weights=tensor),
-        "constant": step_graph([constant]),
-        "body": step_graph([in_body(helper.make_node("Add", ["x", "w"], ["y"]), [tensor])]),
-    }[where]
-    graph_refusal(tmp_path, model(graph))
+    functions = []
+    graph = step_graph()
+    if where == "constant":
+        graph = step_graph([constant(tensor)])
+    elif where == "body":
+        graph = step_graph([in_body(helper.make_node("Add", ["x", "w"], ["y"]), [tensor])])
+    elif where == "function":
+        opsets = [helper.make_opsetid("", 20)]
+        functions = [helper.make_function("own", "F", [], ["y"], [constant(tensor)], opsets)]
+    else:
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    text = graph_refusal(tmp_path, model(graph, functions=functions))
+    assert "weights of a body, a function or a constant in another file" in text
 
 
 @pytest.mark.parametrize(
@@ -367,7 +385,7 @@ def with_weights(tensor: bytes) -> bytes:
     del graph.initializer[:]
     whole = model(graph)
     whole.ClearField("graph")
-    return whole.SerializeToString() + field(7, graph.SerializeToString() + field(5, tensor))
+    return bytes(whole.SerializeToString()) + field(7, graph.SerializeToString() + field(5, tensor))
 
 
 def field(number: int, content: bytes) -> bytes:
