@@ -49,7 +49,7 @@ MAX_SIZE = 2**40
 MAX_DIM = 2**31 - 1
 MAX_BODIES = 8
 _LONG_TEXT = 2**20
-_FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires")
+_FIELDS = ("name", "workflow", "inputs", "outputs", "parts", "plan", "files", "versions", "requires", "fixed")
 _NO_DIGEST = "0" * 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -78,6 +78,7 @@ def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
         files=files,
         versions={name: one.name(wrong_label) for name, one in fields["versions"].entries(wrong_label)},
         requires=requires,
+        fixed={name: one.text() for name, one in fields["fixed"].entries(wrong_identifier)},
         reference=reference,
     )
 
@@ -251,12 +252,13 @@ def _operations(cursor: Cursor, levels: int) -> tuple[Operation, ...]:
 
 
 def _operation(cursor: Cursor, levels: int) -> Operation:
-    fields = cursor.fields(["op", "in", "with", "out"], ["body"])
+    fields = cursor.fields(["op", "node", "in", "with", "out"], ["body"])
     outputs = tuple(one.name(wrong_label) for one in fields["out"].items())
     if len(set(outputs)) < len(outputs):
         fields["out"].fail("each name once")
     return Operation(
         op=fields["op"].name(wrong_label),
+        node=fields["node"].name(wrong_label),
         inputs={name: one.name(wrong_label) for name, one in fields["in"].entries(wrong_label)},
         settings={name: one.value for name, one in fields["with"].entries(wrong_label)},
         outputs=outputs,
@@ -297,6 +299,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "files": {name: {"sha256": one.sha256, "size": one.size} for name, one in manifest.files.items()},
         "versions": dict(manifest.versions),
         "requires": {"opset": manifest.requires.opset, "providers": list(manifest.requires.providers)},
+        "fixed": dict(manifest.fixed),
     } | (
         {}
         if reference is None
@@ -337,6 +340,7 @@ def _plain_tensor(one: Tensor) -> dict[str, Any]:
 def _plain_operation(one: Operation) -> dict[str, Any]:
     given: dict[str, Any] = {
         "op": one.op,
+        "node": one.node,
         "in": dict(one.inputs),
         "with": dict(one.settings),
         "out": list(one.outputs),

@@ -96,9 +96,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Operation:
-    """A step of the host plan: `inputs` are names of values, `settings` literals, `outputs` names it gives."""
+    """A step of the host plan: `inputs` are names of values, `settings` literals, `outputs` names it gives.
+
+    `node` is the workflow's name for it; of a part, the part's name.
+    """
 
     op: str
+    node: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Json] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
@@ -133,7 +137,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `bundle.json`. `workflow` is the text that was exported, `versions` the packages that did it."""
+    """The whole of `bundle.json`. `workflow` is the text that was exported, `versions` the packages that did it.
+
+    `fixed` says of each parameter of the workflow that is no input of the bundle why it is not.
+    """
 
     name: str
     workflow: str
@@ -144,4 +151,5 @@ class Manifest:
     files: Mapping[str, File]
     versions: Mapping[str, str]
     requires: Requires
+    fixed: Mapping[str, str] = field(default_factory=dict)
     reference: Reference | None = None

@@ -106,16 +106,26 @@ def manifest_value() -> dict[str, Any]:
         "plan": [
             {
                 "op": "loop",
-                "in": {"x": "x"},
-                "with": {"steps": 2},
-                "out": ["y"],
-                "body": [{"op": "run", "in": {"x": "x", "scale": "scale"}, "with": {"part": "step"}, "out": ["y"]}],
+                "node": "sample",
+                "in": {"x": "params.x"},
+                "with": {"over": 2, "next": {"x": "y"}, "result": {"last": "x"}},
+                "out": ["last"],
+                "body": [
+                    {
+                        "op": "part",
+                        "node": "step",
+                        "in": {"x": "x", "scale": "params.scale"},
+                        "with": {},
+                        "out": ["y"],
+                    }
+                ],
             },
-            {"op": "run", "in": {"y": "y"}, "with": {"part": "total"}, "out": ["out"]},
+            {"op": "part", "node": "total", "in": {"y": "last"}, "with": {}, "out": ["out"]},
         ],
         "files": {},
         "versions": {"guidegraph": "0.1.0"},
         "requires": {"opset": OPSET, "providers": []},
+        "fixed": {"model": "it is a file that the graphs were made of"},
         "reference": {"inputs": {"scale": 2.0}, "outputs": {"total": "reference/total.bin"}, "tolerance": 1e-6},
     }
 
