@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.leaves import leaves_of
-from guidegraph.graph.export.roles import Split
 from guidegraph.graph.ir import Call, Literal, Output, Sources
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.types import PortType, Tensor, is_tensor
+from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest import Operation
 
@@ -71,7 +70,7 @@ def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ExportError(
-        f"nodes.{call.key} ({call.spec.id}) is given a {type(value).__name__} as '{name}', which the runtime does not know",
+        f"nodes.{call.key} ({call.spec.id}) gets a {type(value).__name__} as '{name}', which the runtime does not know",
         "leave it out of the exported outputs (--only), or use a node that can be traced",
         place=str(call.mark),
     )
@@ -103,7 +102,7 @@ def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
     settings: dict[str, Sources] = {name: Literal(value) for name, value in found.settings.items()}
     ports = {name: Port(name, Any, PortType((object,))) for name in given}
     first = NodeSpec(
-        found.operation, _operation(found.operation, tuple(kinds)), ports, {}, kinds, len(kinds) > 1, runtime=True
+        found.operation, _operation(found.operation, tuple(ports), tuple(kinds)), ports, {}, kinds, len(kinds) > 1, runtime=True
     )
     tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
     second = replace(
@@ -123,13 +122,13 @@ def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
     )
 
 
-def _operation(name: str, outputs: tuple[str, ...]) -> Callable[..., Any]:
+def _operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
     """An operation of the runtime as a node's function, for the example run."""
 
     def run(*args: Any, **named: Any) -> Any:
         import torch
 
-        found: Mapping[str, Any] = OPERATIONS[name](*args, **named)
+        found: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **named)
         tensors = tuple(torch.from_numpy(found[output]) for output in outputs)
         return tensors if len(tensors) > 1 else tensors[0]
 

@@ -1,4 +1,4 @@
-"""A traced part: some operations as one function of flat tensors, with examples of them and the axes that may change."""
+"""A traced part: some operations as one function of flat tensors, with examples and the axes that may change."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def _together(step: Step, slots: list[Any]) -> None:
 
     first = step.members[0]
     call = first.op
-    assert isinstance(call, Call) and isinstance(step.op, BatchCall) and first.function is not None
+    assert isinstance(call, Call)
+    assert isinstance(step.op, BatchCall)
+    assert first.function is not None
     gathered = [arguments(member, slots) for member in step.members]
     leading = list(call.spec.inputs)[: len(first.args)]
     which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]

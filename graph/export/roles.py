@@ -9,26 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Param, Source, walk
-
-
-@dataclass(frozen=True)
-class Split:
-    """How a node that cannot be traced is exported: an operation of the runtime, then a function that can be.
-
-    operation: the runtime's. ports: its inputs, by the node's ports. settings: its literals; bytes become a file of the
-    bundle. outputs: the axes of each tensor that it gives. function: takes those tensors by name, and gives what the
-    node gives.
-    """
-
-    operation: str
-    ports: Mapping[str, str]
-    settings: Mapping[str, Any]
-    outputs: Mapping[str, tuple[str | int, ...]]
-    function: Any
 
 
 @dataclass

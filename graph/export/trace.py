@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from guidegraph.graph.export.axes import Axis, check_axes, trace_sizes
 from guidegraph.graph.export.decompositions import decompositions
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.gradients import fixed_size, forward_graph, operator_name, probe
+from guidegraph.graph.export.gradients import fixed_size, forward_graph, probe
 from guidegraph.graph.export.part import TracedPart, save_part, tidy, to_onnx
 from guidegraph.graph.export.places import raised_at, recorded
 

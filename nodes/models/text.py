@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
+from guidegraph.graph.split import Split
 from guidegraph.nodes.models.layers import Attention, FeedForward
 from guidegraph.nodes.types import Condition
 
@@ -115,9 +116,19 @@ class TextModel(nn.Module):
         if ids.eq(self.unknown).any():
             self.warn_of_unknown_words(texts)
         device = self.encoder.position_embedding.device
-        ids, mask = ids.to(device), mask.to(device)
+        return self.embed(ids.to(device), mask.to(device))
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
+        """The condition of tokens (B, L) int64 that count where the mask (B, L) bool is true."""
         tokens, vector = self.encoder(ids, mask)
         return Condition(vector=vector, tokens=tokens, mask=mask)
+
+    def split(self) -> Split:
+        """How texts are embedded without Python: by their tokens."""
+        length = self.encoder.config.length
+        axes = {"ids": ("B", length), "mask": ("B", length)}
+        settings = {"tokenizer": self.tokenizer.to_str().encode()}
+        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, settings)
 
     def warn_of_unknown_words(self, texts: Sequence[str]) -> None:
         unknown = dict.fromkeys(word for text in texts for word in unknown_words(self.tokenizer, text))

@@ -133,7 +133,7 @@ def right_too(path: tuple[Any, ...], new: Any) -> bool:
     """The few places where such a value is right as well."""
     if path[-1:] in (("default",), ("required",)) or path[-3:] == ("reference", "inputs", "scale"):
         return new in (None, True, 2.5)
-    if path[-1:] in (("workflow",), ("help",)):
+    if path[-1:] in (("workflow",), ("help",)) or path[:-1] == ("fixed",):
         return bool(new == "\x00")
     if path[-1:] == ("tolerance",):
         return bool(new == 2.5)
