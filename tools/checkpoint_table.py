@@ -24,7 +24,6 @@ TESTS = (
     "test_vq_file.py",
     "test_released_workflows.py",
     "test_released_samplers.py",
-    "test_lora.py",
     "test_lora_peft.py",
 )
 
