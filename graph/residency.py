@@ -98,8 +98,6 @@ class Residency:
         if self.budget is None:
             return
         wanted = self._read_by(self.steps[i])
-        for model in wanted:
-            self._scan(model)
         if self.is_hosted(i):
             self._leave([model for model in self._inside.values() if model in wanted])
             return
@@ -228,6 +226,7 @@ class Residency:
         any_left = False
         for model in models:
             started = time.perf_counter()
+            self._scan(model)
             del self._inside[id(model.module)]
             kept = self._desired()
             moved = sum([self._weights.leave(weight) for weight in model.weights if id(weight) not in kept])

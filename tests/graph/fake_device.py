@@ -150,8 +150,7 @@ def changed(model: Model, *, shift: float = 2.0) -> Model:
     kept = [*model.parameters(), *model.buffers()]
     made = copy.deepcopy(model, {id(tensor): tensor for tensor in kept})
     made.name = f"{model.name}+"
-    on_host = not log.device.on_device(model.weight)
-    log.lines.append(f"change {model.name} on {'host' if on_host else 'device'}")
+    log.lines.append(f"change {model.name} on {'host' if current_device().index is None else 'device'}")
     made._buffers["shift"] = placed(torch.full((1,), shift))
     return made
 
@@ -181,6 +180,18 @@ def use(x: Tensor, models: Sequence[Model]) -> Tensor:
 def read(*, value: float) -> Tensor:
     """A number from somewhere slow."""
     return torch.full((1,), value)
+
+
+@node("r.load", io=True)
+def load(*, name: str, size: int) -> Model:
+    """A model from somewhere slow."""
+    return net(name, size)
+
+
+@node("r.ask", io=True)
+def ask(models: Sequence[Model], *, about: float) -> Tensor:
+    """What models say of a number, somewhere slow."""
+    return models[0](torch.full((1,), about))
 
 
 @node("r.table")
@@ -218,13 +229,14 @@ class Restless(torch.nn.Module):
         self.register_buffer("count", torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.count = self.count + 1
+        assert log.device.on_device(self.count)
+        self.count = log.device.to_device(self.count + 1)
         out: torch.Tensor = self.inner(x) + self.count
         return out
 
 
 NODES: tuple[Callable[..., Any], ...] = (
-    model, parts, measured, changed, closure, start, use, read, table, boom, save, detached,
+    model, parts, measured, changed, closure, start, use, read, load, ask, table, boom, save, detached,
 )  # fmt: skip
 
 

@@ -171,6 +171,12 @@ def test_a_callers_module_on_the_device_stays_there_and_does_not_count(tmp_path:
     assert log.lines == ["use own"]
     assert log.device.on_device(own.weight)
     assert log.device.used == 4000
+    lora = GIVEN.replace("  y:", "  c: {use: r.changed, in: {model: params.model}}\n  y:").replace(
+        "[params.model]", "[c]"
+    )
+    log.lines.clear()
+    run_on_fake(lora, tmp_path, 40, {"model": own})
+    assert log.lines == ["change own on device", "use own+", "c out 4"]
 
 
 LOOP = """
@@ -208,8 +214,11 @@ def test_a_step_over_the_budget_is_refused_before_anything_is_computed_with_a_mo
         if isinstance(event, NodeFailed):
             failed.append(event)
 
+    text = LOOP.replace("  work:", "  early: {use: r.use, in: {x: x, models: [a]}}\n  work:").replace(
+        "carry: {x: x}", "carry: {x: early}"
+    )
     with pytest.raises(NodeError, match=r"nodes\.work \(loop\)") as caught:
-        run_on_fake(LOOP, tmp_path, 79, {"n": 3}, watch)
+        run_on_fake(text, tmp_path, 79, {"n": 3}, watch)
     assert "reads models of 80 bytes (Net 40 bytes, Net 40 bytes), and the memory budget is 79 bytes: give 80" in str(
         caught.value
     )
@@ -256,6 +265,22 @@ outputs: {z: z}
     ]
 
 
+def test_models_made_on_the_device_are_within_the_budget_before_a_step_on_the_host(tmp_path: Path) -> None:
+    text = """
+nodes:
+  x: {use: r.start}
+  a: {use: r.measured, with: {name: a, size: 10}}
+  b: {use: r.measured, with: {name: b, size: 10}}
+  c: {use: r.model, with: {name: c, size: 10}}
+  y: {use: r.use, in: {x: x, models: [b.model]}}
+  z: {use: r.use, in: {x: y, models: [a.model]}}
+  w: {use: r.use, in: {x: z, models: [c]}}
+outputs: {w: w}
+"""
+    run_on_fake(text, tmp_path, budget=40)
+    assert log.lines[:4] == ["make a on device", "make b on device", "a out 40", "make c on host"]
+
+
 def test_saving_happens_on_the_host(tmp_path: Path) -> None:
     text = three("ab").replace("outputs:", "  s: {use: r.save, in: {models: [a, b]}}\noutputs:")
     run_on_fake(text, tmp_path, budget=40)
@@ -296,7 +321,8 @@ nodes:
   w: {use: r.use, in: {x: z, models: [c]}}
 outputs: {y: y, w: w}
 """
-    result = run_on_fake(text, tmp_path, budget=48)
+    memory = MemoryCache()
+    result = run_on_fake(text, tmp_path, budget=48, memory=memory)
     assert result.outputs["y"].item() == 5 + 1
     assert result.outputs["w"].item() == 6 + 5 + 5 + 2
     assert log.device.used == 0
@@ -314,6 +340,24 @@ outputs: {y: y, z: z}
 """
     outputs = run_on_fake(text, tmp_path, budget=40).outputs
     assert (outputs["y"].item(), outputs["z"].item()) == (6.0, 7.0)
+
+
+def test_what_reads_or_makes_models_does_not_run_ahead(tmp_path: Path) -> None:
+    text = """
+params: {model: {type: any}}
+nodes:
+  a: {use: r.load, with: {name: a, size: 10}}
+  b: {use: r.load, with: {name: b, size: 10}}
+  p: {use: r.ask, in: {models: [params.model]}, with: {about: 1}}
+  q: {use: r.ask, in: {models: [params.model]}, with: {about: 2}}
+  y: {use: r.use, in: {x: p, models: [a]}}
+  z: {use: r.use, in: {x: q, models: [b]}}
+outputs: {y: y, z: z}
+"""
+    outputs = run_on_fake(text, tmp_path, 40, {"model": Net("own", 10)}).outputs
+    assert (outputs["y"].item(), outputs["z"].item()) == (11.0, 12.0)
+    assert log.lines[:3] == ["make a on host", "make b on host", "params in 40"]
+    assert log.device.peak == 40
 
 
 def test_weights_that_cannot_be_moved_are_an_error_with_a_budget_only(tmp_path: Path) -> None:
