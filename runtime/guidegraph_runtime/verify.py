@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import dirname, join
 from typing import NoReturn
 
-from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.errors import BundleError, shown
 from guidegraph_runtime.manifest import Manifest, Part, read_manifest
 from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
@@ -62,12 +62,7 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
     folder or not listed, and for a graph that reads files which the bundle does not list or needs operators that the
     installed onnxruntime has not.
     """
-    given = os.fspath(path)
-    root = Path(given).resolve()
-    if not root.is_dir():
-        fail(
-            given, "expected the folder of a bundle, found nothing or a file", "give the folder that holds bundle.json"
-        )
+    root = _folder(os.fspath(path))
     manifest = read_manifest(read_file(root, MANIFEST, MAX_BYTES), str(root / MANIFEST))
     total = sum(file.size for file in manifest.files.values())
     if total > max_bytes:
@@ -81,6 +76,17 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
             fail(str(root / name), f"expected the sha256 {file.sha256}, found {found}: the file was changed")
     graphs = {name: _graph(root, part, data) for name, part in manifest.parts.items()}
     return VerifiedBundle(root, manifest, graphs, data)
+
+
+def _folder(given: str) -> Path:
+    try:
+        root = Path(given).resolve()
+        found = root.is_dir()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        found = False
+    if not found:
+        fail(shown(given), "expected the folder of a bundle, found none", "give the folder that holds bundle.json")
+    return root
 
 
 def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:

@@ -68,7 +68,7 @@ def refusal(path: Path, code: str = "bad-file", **options: int) -> str:
         open_bundle(path, **options)
     text = str(caught.value)
     assert f": {code}: expected " in text
-    assert ", found " in text
+    assert ", found" in text
     assert "; " in text
     return text
 
@@ -228,6 +228,32 @@ def test_the_way_to_a_bundle_may_be_a_link(bundle: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["none", "bundle/bundle.json"])
 def test_no_bundle_at_all(bundle: Path, name: str) -> None:
     assert "expected the folder of a bundle" in refusal(bundle.parent / name)
+
+
+@links
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert "expected the folder of a bundle" in refusal(tmp_path / "a")
+    assert "expected the folder of a bundle" in refusal(tmp_path / "a\x00")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+@pytest.mark.parametrize("name", ["parts", "parts/step.onnx", "bundle.json"])
+def test_what_may_not_be_read(bundle: Path, name: str) -> None:
+    (bundle / name).chmod(0)
+    text = refusal(bundle)
+    (bundle / name).chmod(0o700)
+    assert "check its permissions" in text
+
+
+def test_folder_that_cannot_be_listed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    text = refusal(bundle)
+    assert f"{bundle}: bad-file: expected a folder that can be read, found: Permission denied" in text
 
 
 def test_too_large_a_bundle(bundle: Path) -> None:
