@@ -103,17 +103,14 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
 
 
 def _check_operators(where: str, graph: OnnxGraph) -> None:
-    own = {domain for domain, _ in graph.functions}
-    if wrong := sorted(own.intersection(STANDARD)):
-        _refuse(where, f"expected functions of other domains than the standard ones, found '{wrong[0]}'")
-    for domain, op in sorted(graph.operators - graph.functions):
+    for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
             _refuse(where, f"expected standard operators only, found '{op[:80]}' of the domain '{domain[:80]}'")
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
-        if domain not in STANDARD and domain not in own:
+        if domain not in STANDARD:
             _refuse(where, f"expected the standard operator sets only, found that of '{domain[:80]}'")
-        if domain in STANDARD and not 1 <= version <= newest[domain]:
+        if not 1 <= version <= newest[domain]:
             do = "update onnxruntime, or export with an older opset"
             _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", do)
 
