@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 
@@ -30,14 +29,10 @@ class External:
 
 @dataclass
 class OnnxGraph:
-    """`opsets`, `operators` and `functions` (domain, name) cover the bodies of loops, branches and functions too.
-
-    The domain "ai.onnx" is "", its other name. An operator set that is imported in several versions has the newest.
-    """
+    """`operators` (domain, name) are those in the bodies of loops and branches too; "ai.onnx" is "", its other name."""
 
     opsets: dict[str, int] = field(default_factory=dict)
     operators: set[tuple[str, str]] = field(default_factory=set)
-    functions: set[tuple[str, str]] = field(default_factory=set)
     externals: list[External] = field(default_factory=list)
 
 
@@ -53,14 +48,15 @@ class _Walk:
 
     def model(self, span: Span) -> OnnxGraph:
         has_graph = False
-        for name, value in self._fields("ModelProto", span):
+        for name, value in self._reader.fields("ModelProto", span):
             if name == "graph":
                 has_graph = True
                 self._graph(value, 1)
             elif name == "opset_import":
                 self._opset(value)
             elif name == "functions":
-                self._function(value)
+                # Calls of calls would grow without bound when onnxruntime puts each function in its place.
+                raise Malformed("functions of its own; put their nodes in their places (onnx.inliner)")
             elif name in ("training_info", "configuration"):
                 raise Malformed(f"ModelProto.{name}, which is not for inference")
         if not has_graph:
@@ -69,38 +65,22 @@ class _Walk:
             raise Malformed("no operator set")
         return self._found
 
-    def _fields(self, message: str, value: Value) -> Iterator[tuple[str, Value]]:
-        if isinstance(value, int):
-            raise Malformed(f"a number where a {message} is due")
-        return ((field.name, inside) for field, inside in self._reader.fields(message, value))
-
     def _opset(self, value: Value) -> None:
-        fields = dict(self._fields("OperatorSetIdProto", value))
+        fields = dict(self._reader.fields("OperatorSetIdProto", value))
         domain, version = self._domain(fields), fields.get("version", 0)
         assert isinstance(version, int)
-        self._found.opsets[domain] = max(version, self._found.opsets.get(domain, 0))
+        if domain in self._found.opsets:
+            raise Malformed("one operator set twice")
+        self._found.opsets[domain] = version
 
     def _domain(self, fields: dict[str, Value]) -> str:
         domain = self._reader.text(fields.get("domain", Span(0, 0)))
         return "" if domain == "ai.onnx" else domain
 
-    def _function(self, value: Value) -> None:
-        named: dict[str, Value] = {}
-        for name, inside in self._fields("FunctionProto", value):
-            if name == "node":
-                self._node(inside, 1)
-            elif name == "attribute_proto":
-                self._attribute(inside, 1)
-            elif name == "opset_import":
-                self._opset(inside)
-            elif name in ("domain", "name"):
-                named[name] = inside
-        self._found.functions.add((self._domain(named), self._reader.text(named.get("name", Span(0, 0)))))
-
     def _graph(self, value: Value, level: int) -> None:
         if level > MAX_GRAPHS_DEEP:
             raise Malformed(f"more than {MAX_GRAPHS_DEEP} graphs in each other")
-        for name, inside in self._fields("GraphProto", value):
+        for name, inside in self._reader.fields("GraphProto", value):
             if name == "node":
                 self._node(inside, level)
             elif name == "initializer":
@@ -110,7 +90,7 @@ class _Walk:
 
     def _node(self, value: Value, level: int) -> None:
         named: dict[str, Value] = {}
-        for name, inside in self._fields("NodeProto", value):
+        for name, inside in self._reader.fields("NodeProto", value):
             if name == "attribute":
                 self._attribute(inside, level)
             elif name in ("domain", "op_type"):
@@ -120,7 +100,7 @@ class _Walk:
             raise Malformed(f"more than {MAX_NAMES} operators of different names")
 
     def _attribute(self, value: Value, level: int) -> None:
-        for name, inside in self._fields("AttributeProto", value):
+        for name, inside in self._reader.fields("AttributeProto", value):
             if name in ("g", "graphs"):
                 self._graph(inside, level + 1)
             elif name in ("t", "tensors"):
@@ -129,7 +109,7 @@ class _Walk:
                 self._sparse(inside)
 
     def _sparse(self, value: Value) -> None:
-        for name, inside in self._fields("SparseTensorProto", value):
+        for name, inside in self._reader.fields("SparseTensorProto", value):
             if name in ("values", "indices"):
                 self._tensor(inside)
 
@@ -137,7 +117,7 @@ class _Walk:
         dims: list[int] = []
         entries: dict[str, str] = {}
         named: dict[str, Value] = {}
-        for name, inside in self._fields("TensorProto", value):
+        for name, inside in self._reader.fields("TensorProto", value):
             if name == "external_data":
                 self._entry(inside, entries)
             elif name == "dims":
@@ -147,14 +127,14 @@ class _Walk:
         outside = named.get("data_location", 0)
         if outside == _EXTERNAL and not may_lie_outside:
             # onnxruntime takes only the others from memory, and looks for these in the current folder.
-            raise Malformed("weights of a body, a function or a constant in another file; they must be in the graph")
+            raise Malformed("weights of a body or a constant in another file; they must be in the graph")
         if outside == _EXTERNAL and "location" in entries:
             self._found.externals.append(self._external(dims, entries, named))
         elif outside != 0 or entries:
             raise Malformed("a tensor that is neither inside of the graph nor in a file that it names")
 
     def _entry(self, value: Value, entries: dict[str, str]) -> None:
-        fields = dict(self._fields("StringStringEntryProto", value))
+        fields = dict(self._reader.fields("StringStringEntryProto", value))
         key, text = (self._reader.text(fields.get(name, Span(0, 0))) for name in ("key", "value"))
         if key not in _KEYS or key in entries:
             raise Malformed(f"an entry of external_data that is unknown or comes twice: {key[:40]!r}")

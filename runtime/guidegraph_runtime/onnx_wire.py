@@ -77,24 +77,10 @@ MESSAGES: Mapping[str, Mapping[int, Field]] = {
         8: _many("opset_import", "OperatorSetIdProto"),
         14: _many("metadata_props"),
         20: _many("training_info"),
-        25: _many("functions", "FunctionProto"),
+        25: _many("functions"),
         26: _many("configuration"),
     },
     "OperatorSetIdProto": {1: _text("domain"), 2: _int("version")},
-    "FunctionProto": {
-        1: _text("name"),
-        4: _texts("input"),
-        5: _texts("output"),
-        6: _texts("attribute"),
-        7: _many("node", "NodeProto"),
-        8: _text("doc_string"),
-        9: _many("opset_import", "OperatorSetIdProto"),
-        10: _text("domain"),
-        11: _many("attribute_proto", "AttributeProto"),
-        12: _many("value_info"),
-        13: _text("overload"),
-        14: _many("metadata_props"),
-    },
     "GraphProto": {
         1: _many("node", "NodeProto"),
         2: _text("name"),
@@ -168,8 +154,10 @@ class Reader:
     data: bytes
     fields_left: int
 
-    def fields(self, message: str, span: Span) -> Iterator[tuple[Field, Value]]:
-        """The fields of a message in their order; numbers as they are, all else as its span."""
+    def fields(self, message: str, span: Value) -> Iterator[tuple[str, Value]]:
+        """The fields of a message in their order, by name; numbers as they are, all else as its span."""
+        if isinstance(span, int):
+            raise Malformed(f"a number where a {message} is due")
         known = MESSAGES[message]
         seen: set[int] = set()
         at = span.start
@@ -184,10 +172,12 @@ class Reader:
                 raise Malformed(f"the field {message}.{field.name} twice")
             seen.add(number)
             value, at = self._value(wire, at, span.end)
-            yield field, value
+            yield field.name, value
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
         """The number at `at`, 0 to 2**64 - 1, and where it ends."""
+        if at < end and (byte := self.data[at]) < 0x80:  # nearly all of them
+            return byte, at + 1
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from guidegraph_runtime.errors import BundleError, shown
 
+_PERMISSIONS = "check its permissions"
 _LINK_LIKE = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: links and junctions of Windows
 # Flags that a system lacks are 0. Without O_NONBLOCK a pipe in a file's place would wait for a writer.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -52,7 +53,7 @@ def read_file(root: Path, name: str, limit: int, size: int | None = None) -> byt
     except FileNotFoundError:
         fail(where, "expected a file, found nothing")
     except OSError as error:
-        fail(where, f"expected a file that can be read, found: {error.strerror}", "check its permissions")
+        fail(where, f"expected a file that can be read, found: {error.strerror}", _PERMISSIONS)
     except MemoryError:
         fail(where, "expected a file that fits in memory, found a larger one", "use a machine with more memory")
 
@@ -64,15 +65,16 @@ def sha256(data: bytes) -> str:
 def check_listing(root: Path, files: Mapping[str, object], besides: str) -> None:
     """Refuse what lies in `root` and is neither one of `files`, nor `besides`, nor a folder of theirs."""
     folders = {"/".join(name.split("/")[:i]) for name in files for i in range(1, name.count("/") + 1)}
-    for name, entry in _entries(root, "", folders):
-        if entry.is_symlink() or _is_link_like(entry.stat(follow_symlinks=False)):
-            fail(str(root / name), "expected a file or folder, found a link")
-        if not (name in folders if entry.is_dir(follow_symlinks=False) else name in files or name == besides):
-            fail(
-                str(root / name),
-                f"expected only what {besides} lists, found {shown(name)} too",
-                "get the bundle again, or remove it if it is yours",
-            )
+    try:
+        for name, entry in _entries(root, "", folders):
+            if entry.is_symlink() or _is_link_like(entry.stat(follow_symlinks=False)):
+                fail(str(root / name), "expected a file or folder, found a link")
+            listed = name in folders if entry.is_dir(follow_symlinks=False) else name in files or name == besides
+            if not listed:
+                do = "get the bundle again, or remove it if it is yours"
+                fail(str(root / name), f"expected only what {besides} lists, found {shown(name)} too", do)
+    except OSError as error:
+        fail(str(error.filename or root), f"expected a folder that can be read, found: {error.strerror}", _PERMISSIONS)
 
 
 def _entries(root: Path, under: str, folders: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:

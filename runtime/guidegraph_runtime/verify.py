@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import dirname, join
 from typing import NoReturn
 
-from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.errors import BundleError, shown
 from guidegraph_runtime.manifest import Manifest, Part, read_manifest
 from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
@@ -62,12 +62,7 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
     folder or not listed, and for a graph that reads files which the bundle does not list or needs operators that the
     installed onnxruntime has not.
     """
-    given = os.fspath(path)
-    root = Path(given).resolve()
-    if not root.is_dir():
-        fail(
-            given, "expected the folder of a bundle, found nothing or a file", "give the folder that holds bundle.json"
-        )
+    root = _folder(os.fspath(path))
     manifest = read_manifest(read_file(root, MANIFEST, MAX_BYTES), str(root / MANIFEST))
     total = sum(file.size for file in manifest.files.values())
     if total > max_bytes:
@@ -81,6 +76,17 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
             fail(str(root / name), f"expected the sha256 {file.sha256}, found {found}: the file was changed")
     graphs = {name: _graph(root, part, data) for name, part in manifest.parts.items()}
     return VerifiedBundle(root, manifest, graphs, data)
+
+
+def _folder(given: str) -> Path:
+    try:
+        root = Path(given).resolve()
+        found = root.is_dir()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        found = False
+    if not found:
+        fail(shown(given), "expected the folder of a bundle, found none", "give the folder that holds bundle.json")
+    return root
 
 
 def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
@@ -97,17 +103,14 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
 
 
 def _check_operators(where: str, graph: OnnxGraph) -> None:
-    own = {domain for domain, _ in graph.functions}
-    if wrong := sorted(own.intersection(STANDARD)):
-        _refuse(where, f"expected functions of other domains than the standard ones, found '{wrong[0]}'")
-    for domain, op in sorted(graph.operators - graph.functions):
+    for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
             _refuse(where, f"expected standard operators only, found '{op[:80]}' of the domain '{domain[:80]}'")
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
-        if domain not in STANDARD and domain not in own:
+        if domain not in STANDARD:
             _refuse(where, f"expected the standard operator sets only, found that of '{domain[:80]}'")
-        if domain in STANDARD and not 1 <= version <= newest[domain]:
+        if not 1 <= version <= newest[domain]:
             do = "update onnxruntime, or export with an older opset"
             _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", do)
 
