@@ -101,6 +101,7 @@ class NodeSpec:
     pure: bool = True
     io: bool = False
     host: bool = False
+    runtime: bool = False
     batchable: tuple[str, ...] = ()
     needs: Callable[..., set[str]] | None = None
     identity: Callable[..., str | None] | None = None
@@ -130,6 +131,7 @@ def node(
     pure: bool = True,
     io: bool = False,
     host: bool = False,
+    runtime: bool = False,
     batchable: Iterable[str] = (),
     needs: Callable[..., set[str]] | None = None,
     identity: Callable[..., str | None] | None = None,
@@ -140,6 +142,8 @@ def node(
     pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
     io: waits for disk or network, so it may run on a thread beside the computation.
     host: cannot be traced into a graph (tokenises, saves, loads).
+    runtime: the torch-free runtime has an operation of this id, with the same ports, settings and defaults, that does
+        the same, so an exported bundle can call it between its graphs.
     batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
         that or 1.
     needs: given settings by name, the ports whose values matter; a port left out receives any value of
@@ -161,7 +165,8 @@ def node(
     def register(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
-        traits = {"pure": pure, "io": io, "host": host, "batchable": tuple(batchable), "version": str(version)}
+        traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
+        traits |= {"batchable": tuple(batchable), "version": str(version)}
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
         return function
 

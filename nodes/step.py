@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.shapes import check_alike
-from guidegraph.nodes.tables.rows import INPUTS
 from guidegraph.nodes.types import (
     Noise,
     Prediction,
@@ -20,6 +19,7 @@ from guidegraph.nodes.types import (
     eps_of,
     x0_of,
 )
+from guidegraph_runtime.tables.rows import INPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor

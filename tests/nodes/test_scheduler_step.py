@@ -16,7 +16,7 @@ from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.scheduler import Sampler
 from guidegraph.nodes.step import Step, mean, step
-from guidegraph.nodes.tables.rows import Table
+from guidegraph_runtime.tables.rows import Table
 from guidegraph.nodes.types import Prediction, SchedulerState
 from tests.nodes.closed_form import network, normal, sample, scaled_linear
 
