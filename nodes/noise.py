@@ -19,7 +19,7 @@ Seed: TypeAlias = Annotated[int, Ge(0)]
 Size: TypeAlias = Annotated[int, Ge(1)]
 
 
-@node("noise.gaussian", host=True)
+@node("noise.gaussian", host=True, runtime=True)
 def gaussian(
     like: Sample | None = None,
     index: int | None = None,
@@ -38,19 +38,13 @@ def gaussian(
     """
     import torch
 
+    batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
     if like is not None:
-        batch = batch if like.shape[0] == 1 else like.shape[0]
-        sizes, device, dtype = tuple(like.shape[1:]), like.device, like.dtype
-    elif shape is not None:
+        device, dtype = like.device, like.dtype
+    else:
         # The state of a sampler is kept in float32 at least, whatever the networks compute in.
         dtype = torch.float64 if current_dtype() == torch.float64 else torch.float32
-        sizes, device = tuple(shape), current_device()
-    else:
-        raise ValueError(
-            "the noise has no shape: wire 'like', or set 'shape' to that of one sample, such as [4, 16, 16]"
-        )
-    if isinstance(seed, list) and batch == 1:
-        batch = len(seed)
+        device = current_device()
     if rng == "torch":
         drawn = _from_torch(seed, sizes, batch, index, dtype)
     else:

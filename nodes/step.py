@@ -83,7 +83,7 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
     return moved.to(x.dtype)
 
 
-@node("scheduler.add_noise")
+@node("scheduler.add_noise", runtime=True)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
     """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,13 @@ def sides(name: str, value: object) -> tuple[int, int]:
         raise _unfit(name, "a side in pixels, or [height, width]", value)
     side = whole(name, value, low=1)
     return side, side
+
+
+def file_path(name: str, value: object) -> Path:
+    """A path, given as one or as text."""
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise _unfit(name, "the path of a file", value)
+    return Path(value)
 
 
 def array(name: str, value: object, axes: str, kinds: str = "iuf") -> NDArray[Any]:
