@@ -132,6 +132,7 @@ def node(
     pure: bool = True,
     io: bool = False,
     host: bool = False,
+    runtime: bool = False,
     split: Callable[..., Any] | None = None,
     batchable: Iterable[str] = (),
     needs: Callable[..., set[str]] | None = None,
@@ -143,8 +144,10 @@ def node(
     pure: same inputs give the same outputs and nothing else happens; ``False`` is never cached or merged.
     io: waits for disk or network, so it may run on a thread beside the computation.
     host: cannot be traced into a graph (tokenises, saves, loads).
+    runtime: the torch-free runtime has an operation of this id, with the same ports, settings and defaults, that does
+        the same, so an exported bundle can call it between its graphs.
     split: how a host node is exported: given its ports and settings that are the same in every run, by name, a
-        ``guidegraph.graph.export.Split``, or ``None`` where it cannot be.
+        ``Split``, or ``None`` where it cannot be.
     batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
         that or 1.
     needs: given settings by name, the ports whose values matter; a port left out receives any value of
@@ -166,7 +169,8 @@ def node(
     def register(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
-        traits = {"pure": pure, "io": io, "host": host, "batchable": tuple(batchable), "version": str(version)}
+        traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
+        traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits["split"] = split
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
         return function

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes.types import Image, Sample
-
-if TYPE_CHECKING:
-    import PIL.Image
+from guidegraph_runtime.host import image as host
+from guidegraph_runtime.pictures import Resize
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-@node("image.load", io=True, host=True)
-def load_image(*, path: Path, size: Size | None = None, resize: Literal["crop", "pad", "stretch"] = "crop") -> Image:
+@node("image.load", io=True, host=True, runtime=True)
+def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
     """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
 
     size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
@@ -29,20 +28,12 @@ def load_image(*, path: Path, size: Size | None = None, resize: Literal["crop", 
     The camera's rotation is applied, and of an animation the first frame is taken. Grey of 16 bits is scaled. Raises an
     error where there is no file, no picture in it, or one of floating-point numbers, whose range nothing tells.
     """
-    import numpy as np
     import torch
 
-    picture = _open(path)
-    if picture.mode == "F":
-        raise ValueError(f"{path.name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
-    picture = _over_white(picture)
-    if size is not None:
-        picture = _resized(picture, (size, size) if isinstance(size, int) else size, resize)
-    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(torch.float32) / 127.5 - 1
-    return values.contiguous().to(current_device(), current_dtype())
+    return torch.from_numpy(host.load(path=path, size=size, resize=resize)).to(current_device(), current_dtype())
 
 
-@node("image.from_sample")
+@node("image.from_sample", runtime=True)
 def image_from_sample(sample: Sample) -> Image:
     """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
 
@@ -72,7 +63,7 @@ def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, 
     return resize_image(image, size=(height, width), mode=mode)
 
 
-@node("image.grid")
+@node("image.grid", runtime=True)
 def image_grid(
     image: Image,
     *,
@@ -95,45 +86,3 @@ def image_grid(
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
         sheet[0, :, top : top + height, left : left + width] = image[i]
     return sheet
-
-
-def _open(path: Path) -> PIL.Image.Image:
-    from PIL import Image as pictures
-    from PIL import ImageOps, UnidentifiedImageError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with pictures.open(path) as file:
-            file.load()
-            return ImageOps.exif_transpose(file)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, pictures.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
-
-
-def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
-    from PIL import Image as pictures
-
-    if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
-        picture = picture.point(lambda grey: grey / 257).convert("L")
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    white = pictures.new("RGBA", picture.size, (255, 255, 255, 255))
-    return pictures.alpha_composite(white, picture).convert("RGB")
-
-
-def _resized(picture: PIL.Image.Image, size: tuple[int, int], how: str) -> PIL.Image.Image:
-    from PIL import Image as pictures
-    from PIL import ImageOps
-
-    wanted = (size[1], size[0])
-    if picture.size == wanted:
-        return picture
-    if how == "crop":
-        return ImageOps.fit(picture, wanted, pictures.Resampling.LANCZOS)
-    if how == "pad":
-        return ImageOps.pad(picture, wanted, pictures.Resampling.LANCZOS, color=(255, 255, 255))
-    return picture.resize(wanted, pictures.Resampling.LANCZOS)

@@ -10,11 +10,12 @@ from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
+from guidegraph_runtime.host import label as host
 
 Class = Annotated[int, Ge(0), Lt(2**63)]
 
 
-@node("label.constant")
+@node("label.constant", runtime=True)
 def constant_label(
     *,
     label: Class | Annotated[list[Class], MinLen(1)],
@@ -28,22 +29,15 @@ def constant_label(
     """
     import torch
 
-    labels = [label] * (batch or 1) if isinstance(label, int) else label
-    if batch is not None and len(labels) != batch:
-        raise ValueError(
-            f"{len(labels)} labels do not make a batch of {batch}: give one label, or a list with one for each picture"
-        )
-    if classes is not None and max(labels) >= classes:
-        raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
-    return torch.tensor(labels, dtype=torch.int64, device=current_device())
+    return torch.from_numpy(host.constant(label=label, batch=batch, classes=classes)).to(current_device())
 
 
-@node("label.cycle")
+@node("label.cycle", runtime=True)
 def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
     """Labels (batch) that go round the classes: start, start + 1, …, classes − 1, 0, …"""
     import torch
 
-    return (torch.arange(batch, device=current_device()) + start) % classes
+    return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
 
 
 @node("label.argmax")

@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
-from guidegraph.nodes.image import load_image
 from guidegraph.nodes.shapes import as_share, check_alike
 from guidegraph.nodes.types import Image, Mask, Sample
+from guidegraph_runtime.host import mask as host
 
 Pixels = Annotated[int, Gt(0)]
 Place = Annotated[int, Ge(0)]
@@ -19,7 +19,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Level = Annotated[float, Ge(0), Le(1)]
 
 
-@node("mask.box")
+@node("mask.box", runtime=True)
 def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixels = 32, width: Pixels = 32) -> Mask:
     """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
@@ -27,25 +27,21 @@ def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixe
     """
     import torch
 
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if top + height > rows or left + width > columns:
-        raise ValueError(
-            f"a box of {height} × {width} at {top}, {left} reaches beyond {rows} × {columns} pixels: move or shrink it"
-        )
-    mask = torch.zeros(1, 1, rows, columns, dtype=current_dtype(), device=current_device())
-    mask[:, :, top : top + height, left : left + width] = 1
-    return mask
+    mask = host.box(size=size, top=top, left=left, height=height, width=width)
+    return torch.from_numpy(mask).to(current_device(), current_dtype())
 
 
-@node("mask.load", io=True, host=True)
+@node("mask.load", io=True, host=True, runtime=True)
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 
     size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
     they are in the mask. See `image.load` for its errors.
     """
-    brightness = (load_image(path=path, size=size).mean(1, keepdim=True) + 1) / 2
-    return (brightness > threshold).to(brightness.dtype)
+    import torch
+
+    mask = host.load(path=path, size=size, threshold=threshold)
+    return torch.from_numpy(mask).to(current_device(), current_dtype())
 
 
 @node("mask.random")

@@ -19,7 +19,7 @@ Seed: TypeAlias = Annotated[int, Ge(0)]
 Size: TypeAlias = Annotated[int, Ge(1)]
 
 
-@node("noise.gaussian", host=True)
+@node("noise.gaussian", host=True, runtime=True)
 def gaussian(
     like: Sample | None = None,
     index: int | None = None,
@@ -39,19 +39,13 @@ def gaussian(
     """
     import torch
 
+    batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
     if like is not None:
-        batch = batch if like.shape[0] == 1 else like.shape[0]
-        sizes, device, near = tuple(like.shape[1:]), like.device, like.dtype
-    elif shape is not None:
-        sizes, device, near = tuple(shape), current_device(), current_dtype()
+        device, near = like.device, like.dtype
     else:
-        raise ValueError(
-            "the noise has no shape: wire 'like', or set 'shape' to that of one sample, such as [4, 16, 16]"
-        )
+        device, near = current_device(), current_dtype()
     # The state of a sampler is kept in float32 at least, whatever the networks compute in.
     dtype = torch.float64 if near == torch.float64 else torch.float32
-    if isinstance(seed, list) and batch == 1:
-        batch = len(seed)
     if rng == "torch":
         drawn = _from_torch(seed, sizes, batch, index, dtype)
     else:

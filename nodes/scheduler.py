@@ -14,20 +14,23 @@ stand in for another.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.tables import ancestral, dpm, multistep, ratio
-from guidegraph.nodes.tables import unipc as uni
-from guidegraph.nodes.tables.ancestral import Variance
-from guidegraph.nodes.tables.grid import LAMBDA, RATIO, SUBSEQUENCE, Final, Noise, Sigmas, Spacing, levels
-from guidegraph.nodes.tables.rows import K, Row, stack
-from guidegraph.nodes.tables.settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
+from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
 from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState, Timesteps
+from guidegraph_runtime import samplers
+from guidegraph_runtime.samplers import Warmup
+from guidegraph_runtime.tables.ancestral import Variance
+from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
+from guidegraph_runtime.tables.rows import K
+from guidegraph_runtime.tables.sampler import SamplerTable
+from guidegraph_runtime.tables.unipc import B
 
 
 class Sampler(NamedTuple):
@@ -36,7 +39,7 @@ class Sampler(NamedTuple):
     state: SchedulerState
 
 
-@node("scheduler.ddpm")
+@node("scheduler.ddpm", runtime=True)
 def ddpm(
     schedule: Schedule,
     *,
@@ -52,12 +55,10 @@ def ddpm(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between the two."""
-    count = steps or schedule.train_steps
-    visited = levels(_noise(schedule), SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
-    return _sampler(ancestral.ddpm(visited, variance), clip, threshold, learned=variance == "learned")
+    return _sampler(samplers.ddpm, **locals())
 
 
-@node("scheduler.ddim")
+@node("scheduler.ddim", runtime=True)
 def ddim(
     schedule: Schedule,
     *,
@@ -73,11 +74,10 @@ def ddim(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    visited = levels(_noise(schedule), SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ancestral.ddim(visited, eta), clip, threshold, rederive_eps)
+    return _sampler(samplers.ddim, **locals())
 
 
-@node("scheduler.pndm")
+@node("scheduler.pndm", runtime=True)
 def pndm(
     schedule: Schedule,
     *,
@@ -87,20 +87,17 @@ def pndm(
     final: Final = "one",
     sigmas: Sigmas = "schedule",
     eta: NoEta = 0.0,
-    warmup: Literal["plms", "runge_kutta"] = "plms",
+    warmup: Warmup = "plms",
     clip: Clip = False,
     threshold: Fraction | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it."""
-    noise = _noise(schedule)
-    visited = levels(noise, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
-    rows = multistep.plms(visited) if warmup == "plms" else multistep.runge_kutta(visited, noise.at)
-    return _sampler(rows, clip, threshold, rederive_eps)
+    return _sampler(samplers.pndm, **locals())
 
 
-@node("scheduler.euler")
+@node("scheduler.euler", runtime=True)
 def euler(
     schedule: Schedule,
     *,
@@ -116,11 +113,10 @@ def euler(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
-    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.euler(visited), clip, threshold, rederive_eps)
+    return _sampler(samplers.euler, **locals())
 
 
-@node("scheduler.euler_ancestral")
+@node("scheduler.euler_ancestral", runtime=True)
 def euler_ancestral(
     schedule: Schedule,
     *,
@@ -136,11 +132,10 @@ def euler_ancestral(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.euler_ancestral(visited, eta), clip, threshold, rederive_eps)
+    return _sampler(samplers.euler_ancestral, **locals())
 
 
-@node("scheduler.heun")
+@node("scheduler.heun", runtime=True)
 def heun(
     schedule: Schedule,
     *,
@@ -156,11 +151,10 @@ def heun(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
-    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.heun(visited), clip, threshold, rederive_eps)
+    return _sampler(samplers.heun, **locals())
 
 
-@node("scheduler.dpm2")
+@node("scheduler.dpm2", runtime=True)
 def dpm2(
     schedule: Schedule,
     *,
@@ -176,12 +170,10 @@ def dpm2(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver-2 (Lu et al. 2022) in x/α, of second order: 2·steps − 1 calls."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.dpm2(visited, noise.at_ratio), clip, threshold, rederive_eps)
+    return _sampler(samplers.dpm2, **locals())
 
 
-@node("scheduler.lms")
+@node("scheduler.lms", runtime=True)
 def lms(
     schedule: Schedule,
     *,
@@ -198,11 +190,10 @@ def lms(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Linear multistep in x/α, of order up to 4: one call a step."""
-    visited = levels(_noise(schedule), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.lms(visited, order), clip, threshold, rederive_eps)
+    return _sampler(samplers.lms, **locals())
 
 
-@node("scheduler.dpmpp_2m")
+@node("scheduler.dpmpp_2m", runtime=True)
 def dpmpp_2m(
     schedule: Schedule,
     *,
@@ -217,11 +208,10 @@ def dpmpp_2m(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
-    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(dpm.dpmpp_2m(visited), clip, threshold)
+    return _sampler(samplers.dpmpp_2m, **locals())
 
 
-@node("scheduler.dpmpp_2m_sde")
+@node("scheduler.dpmpp_2m_sde", runtime=True)
 def dpmpp_2m_sde(
     schedule: Schedule,
     *,
@@ -235,11 +225,10 @@ def dpmpp_2m_sde(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
-    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
+    return _sampler(samplers.dpmpp_2m_sde, **locals())
 
 
-@node("scheduler.dpmpp_2s")
+@node("scheduler.dpmpp_2s", runtime=True)
 def dpmpp_2s(
     schedule: Schedule,
     *,
@@ -254,11 +243,10 @@ def dpmpp_2s(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
-    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(dpm.dpmpp_2s(visited), clip, threshold)
+    return _sampler(samplers.dpmpp_2s, **locals())
 
 
-@node("scheduler.dpmpp_sde")
+@node("scheduler.dpmpp_sde", runtime=True)
 def dpmpp_sde(
     schedule: Schedule,
     *,
@@ -273,12 +261,10 @@ def dpmpp_sde(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise."""
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(dpm.dpmpp_sde(visited, noise.at_ratio, eta), clip, threshold)
+    return _sampler(samplers.dpmpp_sde, **locals())
 
 
-@node("scheduler.unipc")
+@node("scheduler.unipc", runtime=True)
 def unipc(
     schedule: Schedule,
     *,
@@ -289,17 +275,16 @@ def unipc(
     sigmas: Sigmas = "schedule",
     eta: NoEta = 0.0,
     order: Annotated[int, Ge(1), Le(3)] = 2,
-    variant: uni.B = "bh2",
+    variant: B = "bh2",
     clip: Clip = False,
     threshold: Fraction | None = None,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
-    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(uni.unipc(visited, order, variant), clip, threshold)
+    return _sampler(samplers.unipc, **locals())
 
 
-@node("scheduler.deis")
+@node("scheduler.deis", runtime=True)
 def deis(
     schedule: Schedule,
     *,
@@ -316,11 +301,10 @@ def deis(
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
-    visited = levels(_noise(schedule), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.deis(visited, order), clip, threshold, rederive_eps)
+    return _sampler(samplers.deis, **locals())
 
 
-@node("scheduler.edm")
+@node("scheduler.edm", runtime=True)
 def edm(
     schedule: Schedule,
     *,
@@ -342,37 +326,16 @@ def edm(
 
     churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
-    noise = _noise(schedule)
-    visited = levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
-    return _sampler(ratio.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise), clip, threshold, rederive_eps)
+    return _sampler(samplers.edm, **locals())
 
 
-def _noise(schedule: Schedule) -> Noise:
-    return Noise.of(schedule.alphas_bar.double().cpu().numpy())
-
-
-def _sampler(
-    rows: Sequence[Row],
-    clip: bool | float,
-    threshold: float | None,
-    rederive_eps: bool = True,
-    learned: bool = False,
-) -> Sampler:
+def _sampler(table_of: Callable[..., SamplerTable], schedule: Schedule, **settings: Any) -> Sampler:
+    """A node's values from the table that the runtime's function of the same name computes of the same settings."""
     import torch
 
-    table = stack(rows)
     device = current_device()
-    columns = {name: torch.from_numpy(column).to(device) for name, column in table._asdict().items()}
-    scheduler = Scheduler(
-        **columns,
-        clip=(1.0 if clip else None) if isinstance(clip, bool) else float(clip),
-        threshold=threshold,
-        rederive_eps=rederive_eps,
-        learned=learned,
-        reads_eps=bool(table.matrix[:, :, 2].any()),
-        reads_noise=bool(table.matrix[:, :, 3].any()),
-        reads_score=bool(table.score_gain.any()),
-        zero_snr=bool((table.alpha == 0).any()),
-    )
+    fields = table_of(schedule.alphas_bar.double().cpu().numpy(), **settings)._asdict()
+    columns = {name: torch.from_numpy(v).to(device) for name, v in fields.items() if isinstance(v, np.ndarray)}
+    scheduler = Scheduler(**fields | columns)
     state = SchedulerState(torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(K, device=device))
     return Sampler(scheduler, scheduler.t.float(), state)

@@ -11,12 +11,14 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Segmenter, SemanticMap
+from guidegraph_runtime.host import semantic as host
+from guidegraph_runtime.palette import COLOURS
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
 
 
-@node("semantic.load", io=True, host=True)
+@node("semantic.load", io=True, host=True, runtime=True)
 def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
     """A picture file as a one-hot map (1, K, H, W) of the classes of scenes.
 
@@ -26,21 +28,13 @@ def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
     """
     import torch
 
-    from guidegraph.nodes.data.palette import read_map
-
-    indices = torch.from_numpy(read_map(path))[None, None]
-    if size is not None:
-        wanted = (size, size) if isinstance(size, int) else size
-        indices = torch.nn.functional.interpolate(indices.float(), wanted, mode="nearest-exact").long()
-    return _one_hot(indices.to(current_device()))
+    return torch.from_numpy(host.load(path=path, size=size)).to(current_device(), current_dtype())
 
 
 @node("semantic.picture")
 def picture_of_map(semantic: SemanticMap) -> Image:
     """A map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
     import torch
-
-    from guidegraph.nodes.data.palette import COLOURS
 
     if semantic.shape[1] != len(COLOURS):
         raise ValueError(f"there are colours for the {len(COLOURS)} classes of scenes; the map has {semantic.shape[1]}")
@@ -63,14 +57,3 @@ def map_from_logits(logits: Tensor) -> SemanticMap:
     if logits.ndim != 4:
         raise ValueError(f"expected logits (B, K, H, W); found shape {tuple(logits.shape)}")
     return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
-
-
-def _one_hot(indices: Tensor) -> Tensor:
-    """Classes (B, 1, H, W), int64, as a map (B, K, H, W) of the classes of scenes, in the run's dtype."""
-    import torch
-
-    from guidegraph.nodes.data.sprites import CLASSES
-
-    batch, _, height, width = indices.shape
-    empty = torch.zeros(batch, len(CLASSES), height, width, dtype=current_dtype(), device=indices.device)
-    return empty.scatter_(1, indices, 1)

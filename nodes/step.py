@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.shapes import check_alike
-from guidegraph.nodes.tables.rows import INPUTS
 from guidegraph.nodes.types import (
     Noise,
     Prediction,
@@ -20,6 +19,7 @@ from guidegraph.nodes.types import (
     eps_of,
     x0_of,
 )
+from guidegraph_runtime.tables.rows import INPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
     return moved
 
 
-@node("scheduler.add_noise")
+@node("scheduler.add_noise", runtime=True)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
     """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
 

@@ -53,7 +53,7 @@ def _chosen(id: str | None, registry: Registry) -> list[NodeSpec]:
 def described(spec: NodeSpec) -> Row:
     """All there is to say of a node, as JSON."""
     docs = parameter_docs(spec)
-    traits = [name for name in ("io", "host") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
+    traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
     return {
         "id": spec.id,
         "signature": signature(spec),

@@ -1,4 +1,4 @@
-"""The packed scene sprites and the vocabulary they define."""
+"""The packed scene sprites, of the classes that scenes are made of."""
 
 from __future__ import annotations
 
@@ -10,31 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from guidegraph_runtime.palette import CLASSES as CLASSES
+from guidegraph_runtime.palette import GROUNDS as GROUNDS
+from guidegraph_runtime.palette import OBJECTS as OBJECTS
+from guidegraph_runtime.palette import SKIES as SKIES
+
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "data"
-
-OBJECTS = (
-    "tiger",
-    "elephant",
-    "penguin",
-    "flamingo",
-    "palm tree",
-    "pine tree",
-    "cactus",
-    "sunflower",
-    "mushroom",
-    "pumpkin",
-    "house",
-    "car",
-    "rocket",
-    "sailboat",
-    "balloon",
-    "umbrella",
-)
-SKIES = ("day", "night", "sunset")
-GROUNDS = ("grass", "sand", "snow", "water")
-
-# The channels of a semantic map, and the order of the detector's logits.
-CLASSES = OBJECTS + SKIES + GROUNDS
 
 
 class Cutout(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from guidegraph.graph.split import Split
 from guidegraph.nodes.models.layers import Attention, FeedForward
 from guidegraph.nodes.types import Condition
+from guidegraph_runtime import tokens
+from guidegraph_runtime.tokens import UNKNOWN
 
-PAD, START, UNKNOWN = "[PAD]", "[START]", "[UNK]"
+PAD, START = "[PAD]", "[START]"
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,8 @@ def build_tokenizer(words: Iterable[str], length: int = 24) -> Tokenizer:
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token ids (B, L) int64 and the mask (B, L) bool, true where a token counts."""
-    encodings = tokenizer.encode_batch(list(texts))
-    ids = torch.tensor([encoding.ids for encoding in encodings], dtype=torch.int64)
-    mask = torch.tensor([encoding.attention_mask for encoding in encodings], dtype=torch.bool)
-    return ids, mask
-
-
-def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of a text that the tokenizer does not know, in order."""
-    unknown = tokenizer.token_to_id(UNKNOWN)
-    encoding = tokenizer.encode(text)
-    return [
-        text[start:end] for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True) if token == unknown
-    ]
+    ids, mask = tokens.encode(tokenizer, texts)
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 class TextLayer(nn.Module):
@@ -105,23 +95,20 @@ class TextModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
-        unknown = tokenizer.token_to_id(UNKNOWN)
-        if unknown is None:
+        if tokenizer.token_to_id(UNKNOWN) is None:
             raise ValueError(f"the tokenizer has no {UNKNOWN} token")
-        self.unknown = unknown
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts; an unknown word is embedded as [UNK], with a warning that names it."""
         ids, mask = tokenize(self.tokenizer, texts)
-        if ids.eq(self.unknown).any():
-            self.warn_of_unknown_words(texts)
+        tokens.warn_of_unknown_words(self.tokenizer, texts, ids.numpy())
         device = self.encoder.position_embedding.device
         return self.embed(ids.to(device), mask.to(device))
 
     def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """The condition of tokens (B, L) int64 that count where the mask (B, L) bool is true."""
-        tokens, vector = self.encoder(ids, mask)
-        return Condition(vector=vector, tokens=tokens, mask=mask)
+        features, vector = self.encoder(ids, mask)
+        return Condition(vector=vector, tokens=features, mask=mask)
 
     def split(self) -> Split:
         """How texts are embedded without Python: by their tokens."""
@@ -129,12 +116,3 @@ class TextModel(nn.Module):
         axes = {"ids": ("B", length), "mask": ("B", length)}
         settings = {"tokenizer": self.tokenizer.to_str().encode()}
         return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, settings)
-
-    def warn_of_unknown_words(self, texts: Sequence[str]) -> None:
-        unknown = dict.fromkeys(word for text in texts for word in unknown_words(self.tokenizer, text))
-        known = sorted(word for word in self.tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
-        warnings.warn(
-            f"words this model was not trained on: {', '.join(unknown)}; it knows, among others: "
-            f"{', '.join(known[:: max(1, len(known) // 16)])}",
-            stacklevel=3,
-        )

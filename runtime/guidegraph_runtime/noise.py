@@ -49,6 +49,22 @@ def sample_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int = 1) 
     return seeds
 
 
+def batch_and_shape(
+    like: Sequence[int] | None, shape: Sequence[int] | None, batch: int, seed: int | Sequence[int]
+) -> tuple[int, tuple[int, ...]]:
+    """How many samples of which shape to draw: those of a sample to be `like` (its shape), or of the settings.
+
+    A single sample to be like leaves the batch to the setting, and a batch of 1 is as many as there are seeds.
+    """
+    if like is not None:
+        batch, shape = batch if like[0] == 1 else like[0], like[1:]
+    if shape is None:
+        raise ValueError(
+            "the noise has no shape: wire 'like', or set 'shape' to that of one sample, such as [4, 16, 16]"
+        )
+    return len(seed) if isinstance(seed, Sequence) and batch == 1 else batch, tuple(shape)
+
+
 def raw_bits(seed: SupportsIndex, count: int, index: SupportsIndex | None = None) -> NDArray[np.uint64]:
     """`count` words of 64 random bits: a draw of the stream that `seed` names."""
     key = operator.index(seed)

@@ -16,8 +16,8 @@ from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.scheduler import Sampler
 from guidegraph.nodes.step import Step, add_noise, mean, step
-from guidegraph.nodes.tables.rows import Table
 from guidegraph.nodes.types import Prediction, SchedulerState
+from guidegraph_runtime.tables.rows import Table
 from tests.nodes.closed_form import network, normal, sample, scaled_linear
 
 SHAPE = (2, 3, 4, 4)

@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.data.palette import COLOURS, TOLERANCE
-from guidegraph.nodes.data.sprites import CLASSES
 from guidegraph.nodes.datasets import scene
 from guidegraph.nodes.semantic import load_map, map_from_logits, picture_of_map
 from guidegraph.outputs import pixels
+from guidegraph_runtime.palette import CLASSES, COLOURS, TOLERANCE
 from guidegraph_runtime.png import write_png
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from guidegraph.nodes.tables.rows import NOISE, S1, S2, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import NOISE, S1, S2, X0, Array, Level, Row, X, need_signal
 
 
 def dpmpp_2m(levels: Sequence[Level], stochastic: bool = False) -> list[Row]:

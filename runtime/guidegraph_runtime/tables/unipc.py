@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph.nodes.tables.dpm import integrate
-from guidegraph.nodes.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.dpm import integrate
+from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
 
 B: TypeAlias = Literal["bh1", "bh2"]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from guidegraph.nodes.tables.rows import EPS, NOISE, S1, S2, S3, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import EPS, NOISE, S1, S2, S3, X0, Array, Level, Row, X, need_signal
 
 
 def euler(levels: Sequence[Level]) -> list[Row]:

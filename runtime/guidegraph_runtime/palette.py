@@ -1,15 +1,41 @@
-"""The colours of semantic maps as pictures, and pictures as maps."""
+"""The classes of scenes, their colours, and pictures as semantic maps."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from guidegraph.nodes.data.sprites import CLASSES
+from guidegraph_runtime.pictures import read_picture
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+OBJECTS = (
+    "tiger",
+    "elephant",
+    "penguin",
+    "flamingo",
+    "palm tree",
+    "pine tree",
+    "cactus",
+    "sunflower",
+    "mushroom",
+    "pumpkin",
+    "house",
+    "car",
+    "rocket",
+    "sailboat",
+    "balloon",
+    "umbrella",
+)
+SKIES = ("day", "night", "sunset")
+GROUNDS = ("grass", "sand", "snow", "water")
+
+# The channels of a semantic map, and the order of the detector's logits.
+CLASSES = OBJECTS + SKIES + GROUNDS
 
 # One RGB colour for each of CLASSES: objects bright, skies blue to violet, grounds as they look.
 COLOURS = (
@@ -45,20 +71,16 @@ def read_map(path: Path) -> NDArray[np.int64]:
 
     Raises ``FileNotFoundError``, and ``ValueError`` for what is no such picture.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with Image.open(path) as file:
-            file.load()
-            bands = file.getbands()
-            indexed = bands[0] in ("1", "L", "P", "I", "F")
-            first = file.getchannel(0) if len(bands) > 1 else file
-            pixels = np.array(first if indexed else file.convert("RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
+    pixels, indexed = read_picture(path, _pixels)
     return checked(pixels, path) if indexed else nearest_class(pixels, path)
+
+
+def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
+    """Indices (H, W) or colours (H, W, 3), and whether they are indices."""
+    bands = picture.getbands()
+    if bands[0] not in ("1", "L", "P", "I", "F"):
+        return np.array(picture.convert("RGB")), False
+    return np.array(picture.getchannel(0) if len(bands) > 1 else picture), True
 
 
 def checked(pixels: NDArray[Any], path: Path) -> NDArray[np.int64]:

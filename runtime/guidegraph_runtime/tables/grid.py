@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from guidegraph.nodes.tables.rows import Array, Level
+from guidegraph_runtime.tables.rows import Array, Level
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]

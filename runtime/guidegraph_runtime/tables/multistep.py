@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from guidegraph.nodes.tables.rows import EPS, NOTHING, S1, S2, S3, S4, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, Array, Level, Row, X, need_signal
 
 
 def plms(levels: Sequence[Level]) -> list[Row]:

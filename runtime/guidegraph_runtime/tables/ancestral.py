@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from guidegraph.nodes.tables.rows import EPS, NOISE, X0, Level, Row, X
+from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
 
 Variance: TypeAlias = Literal["fixed_small", "fixed_large", "learned"]
 

@@ -1,0 +1,66 @@
+"""Pictures: from files, from samples, and laid out on a sheet."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import array, choice, file_path, number, sides, whole
+from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.pictures import Resize, read_rgb, resized
+
+Size: TypeAlias = int | Sequence[int]
+
+
+@operation("image.load")
+def load(*, path: str | os.PathLike[str], size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
+    """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts lie over white.
+
+    size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
+    shape gets there: cut to the centre, padded with white, or stretched.
+    Raises an error where there is no file, no picture in it, or one of floating-point numbers.
+    """
+    choice("resize", resize, get_args(Resize))
+    wanted = None if size is None else sides("size", size)
+    picture = read_rgb(file_path("path", path))
+    if wanted is not None:
+        picture = resized(picture, wanted, resize)
+    values = np.asarray(picture, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+@operation("image.from_sample")
+def from_sample(sample: NDArray[Any]) -> NDArray[Any]:
+    """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
+
+    Raises an error for any other number of channels: a latent must be decoded first.
+    """
+    channels = array("sample", sample, "(B, C, H, W)", kinds="f").shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 3 channels or 1, this sample {channels}: autoencoder.decode decodes a latent")
+    return np.tile(sample.clip(-1, 1), (1, 3 // channels, 1, 1))
+
+
+@operation("image.grid")
+def grid(image: NDArray[Any], *, columns: int | None = None, gap: int = 2, background: float = 1.0) -> NDArray[Any]:
+    """A batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as near to a square as can be.
+
+    columns: pictures in a row. gap: pixels between pictures and around them. background: its grey in [-1, 1].
+    """
+    batch, channels, height, width = array("image", image, "(B, 3, H, W)", kinds="f").shape
+    if not batch:
+        raise ValueError("image: expected one picture or more; found none")
+    gap, background = whole("gap", gap, low=0), number("background", background, low=-1, high=1)
+    across = min(math.ceil(math.sqrt(batch)) if columns is None else whole("columns", columns, low=1), batch)
+    down = math.ceil(batch / across)
+    shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    sheet = np.full(shape, background, dtype=image.dtype)
+    for i in range(batch):
+        top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)
+        sheet[0, :, top : top + height, left : left + width] = image[i]
+    return sheet

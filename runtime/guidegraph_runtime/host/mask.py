@@ -1,0 +1,44 @@
+"""Masks: 1 where something is to be made anew and 0 where a picture stays."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.checks import number, sides, whole
+from guidegraph_runtime.host import image
+from guidegraph_runtime.host.image import Size
+from guidegraph_runtime.host.operation import operation
+
+
+@operation("mask.box")
+def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, width: int = 32) -> NDArray[np.float32]:
+    """A mask (1, 1, H, W), float32, that is 1 in a box; size: a side, or [height, width], in pixels like the box.
+
+    Raises an error for a box that reaches beyond the mask.
+    """
+    rows, columns = sides("size", size)
+    top, left = whole("top", top, low=0), whole("left", left, low=0)
+    height, width = whole("height", height, low=1), whole("width", width, low=1)
+    if top + height > rows or left + width > columns:
+        raise ValueError(
+            f"a box of {height} × {width} at {top}, {left} reaches beyond {rows} × {columns} pixels: move or shrink it"
+        )
+    mask = np.zeros((1, 1, rows, columns), dtype=np.float32)
+    mask[:, :, top : top + height, left : left + width] = 1
+    return mask
+
+
+@operation("mask.load")
+def load(*, path: str | os.PathLike[str], size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
+    """A picture file as a mask (1, 1, H, W), float32: 1 where it is brighter than the threshold, from 0 to 1.
+
+    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
+    they are in the mask. See `image.load` for its errors.
+    """
+    threshold = number("threshold", threshold, low=0, high=1)
+    brightness = (image.load(path=path, size=size).mean(1, keepdims=True) + 1) / 2
+    mask: NDArray[np.float32] = (brightness > threshold).astype(np.float32)
+    return mask

@@ -1,0 +1,53 @@
+"""Gaussian noise, the same as the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime import noise
+from guidegraph_runtime.checks import choice, whole
+from guidegraph_runtime.host.operation import operation
+
+
+@operation("noise.gaussian")
+def gaussian(
+    like: NDArray[Any] | None = None,
+    index: int | None = None,
+    *,
+    seed: int | Sequence[int] = 0,
+    shape: Sequence[int] | None = None,
+    batch: int = 1,
+    rng: Literal["philox", "torch"] = "philox",
+) -> NDArray[Any]:
+    """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
+
+    like: gives shape and dtype in place of the settings, and the batch where it has more than one sample; float32
+    without it. index: selects the draw. seed: one, or a sequence with one for each sample.
+    """
+    if choice("rng", rng, ("philox", "torch")) == "torch":
+        raise ValueError(
+            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
+        )
+    if like is not None and (not isinstance(like, np.ndarray) or like.dtype.kind != "f" or like.ndim < 2):
+        raise ValueError(f"like: expected a sample (B, …) of floating-point numbers; found {type(like).__name__}")
+    if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
+        seeds: int | list[int] = [whole(f"seed[{i}]", one, low=0) for i, one in enumerate(seed)]
+    else:
+        seeds = whole("seed", seed, low=0)
+    if shape is not None:
+        shape = [whole(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
+    count, sizes = noise.batch_and_shape(
+        None if like is None else like.shape, shape, whole("batch", batch, low=1), seeds
+    )
+    drawn = noise.gaussian(seeds, sizes, count, None if index is None else whole("index", index, low=0))
+    return drawn if like is None else drawn.astype(like.dtype)
+
+
+def _sequence(name: str, value: object) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{name}: expected a list of one number or more; found {value!r:.80}")
+    return value

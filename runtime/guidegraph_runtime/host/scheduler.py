@@ -1,0 +1,90 @@
+"""Samplers' tables as the fields of a Scheduler, and the noise level where a sampler starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime import samplers
+from guidegraph_runtime.checks import alike, array, fields
+from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.tables.rows import K
+from guidegraph_runtime.tables.sampler import SamplerTable
+
+SAMPLERS = (
+    samplers.ddpm,
+    samplers.ddim,
+    samplers.pndm,
+    samplers.euler,
+    samplers.euler_ancestral,
+    samplers.heun,
+    samplers.dpm2,
+    samplers.lms,
+    samplers.dpmpp_2m,
+    samplers.dpmpp_2m_sde,
+    samplers.dpmpp_2s,
+    samplers.dpmpp_sde,
+    samplers.unipc,
+    samplers.deis,
+    samplers.edm,
+)
+
+
+class Sampler(NamedTuple):
+    """The fields of a Scheduler and of a SchedulerState, and the times of its rows (R), float32."""
+
+    scheduler: dict[str, Any]
+    steps: NDArray[np.float32]
+    state: dict[str, NDArray[Any]]
+
+
+def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
+    """The operation of a sampler: of a schedule's fields in place of ᾱ, with the same settings."""
+
+    def sampler(schedule: Mapping[str, Any], **settings: Any) -> Sampler:
+        alphas_bar = array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
+        table = table_of(alphas_bar, **settings)
+        state: dict[str, NDArray[Any]] = {"index": np.zeros(1, dtype=np.int64), "slots": np.zeros(K, dtype=np.float32)}
+        return Sampler(table._asdict(), table.t.astype(np.float32), state)
+
+    port, *settings = inspect.signature(table_of).parameters.values()
+    sampler.__signature__ = inspect.Signature([port.replace(name="schedule"), *settings])  # type: ignore[attr-defined]
+    sampler.__name__, sampler.__doc__ = table_of.__name__, table_of.__doc__
+    return sampler
+
+
+for _table_of in SAMPLERS:
+    operation(f"scheduler.{_table_of.__name__}")(_sampler(_table_of))
+
+
+@operation("scheduler.add_noise")
+def add_noise(
+    scheduler: Mapping[str, Any],
+    x0: NDArray[Any],
+    noise: NDArray[Any],
+    state: Mapping[str, Any] | None = None,
+) -> NDArray[Any]:
+    """x0 (B, C, H, W) at the noise level where the sampler starts, or, with a state, at that of the next model call.
+
+    After the last call x0 comes back as it is. Computes in float64 where x0 is float64, in float32 otherwise, and
+    returns x0's dtype.
+    """
+    fields("scheduler", scheduler, "alpha", "sigma")
+    alike("x0 and noise", array("x0", x0, "(B, C, H, W)", "f"), array("noise", noise, "(B, C, H, W)", "f"))
+    dtype = np.float64 if x0.dtype == np.float64 else np.float32
+    row = 0
+    if state is not None:
+        row = int(array("state.index", fields("state", state, "index")["index"], "(1)", "i").item())
+    levels = [
+        np.append(array(f"scheduler.{name}", scheduler[name], "(R)", "f"), end).astype(dtype)
+        for name, end in (("alpha", 1), ("sigma", 0))
+    ]
+    if not 0 <= row < len(levels[0]):
+        raise ValueError(f"state.index: expected a row from 0 to {len(levels[0]) - 1}; found {row}")
+    alpha, sigma = (level[row] for level in levels)
+    noisy: NDArray[Any] = alpha * x0.astype(dtype) + sigma * noise.astype(x0.dtype).astype(dtype)
+    return noisy.astype(x0.dtype)

@@ -1,0 +1,72 @@
+"""Picture files as pixels: opened with clear errors, laid over white, brought to a size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+T = TypeVar("T")
+
+Resize: TypeAlias = Literal["crop", "pad", "stretch"]
+
+
+def read_picture(path: Path, prepare: Callable[[PIL.Image.Image], T]) -> T:
+    """What `prepare` makes of the picture in a file, or of the first frame of an animation.
+
+    Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return prepare(file)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
+
+
+def read_rgb(path: Path) -> PIL.Image.Image:
+    """A picture file in RGB: rotated as the camera was held, transparent parts over white, 16 bits of grey scaled.
+
+    Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range nothing tells.
+    """
+    from PIL import ImageOps
+
+    picture = read_picture(path, ImageOps.exif_transpose)
+    if picture.mode == "F":
+        raise ValueError(f"{path.name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
+    return _over_white(picture)
+
+
+def resized(picture: PIL.Image.Image, size: tuple[int, int], how: Resize) -> PIL.Image.Image:
+    """A picture at (height, width): cut to the centre, padded with white, or stretched."""
+    from PIL import Image, ImageOps
+
+    wanted = (size[1], size[0])
+    if picture.size == wanted:
+        return picture
+    if how == "crop":
+        return ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
+    if how == "pad":
+        return ImageOps.pad(picture, wanted, Image.Resampling.LANCZOS, color=(255, 255, 255))
+    return picture.resize(wanted, Image.Resampling.LANCZOS)
+
+
+def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+    from PIL import Image
+
+    if picture.mode.startswith("I"):  # 16 bits of grey, which convert() would clip to 255
+        picture = picture.point(lambda grey: grey / 257).convert("L")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, picture).convert("RGB")
