@@ -16,3 +16,16 @@ class ExportError(GuidegraphError):
         self.reason, self.remedy, self.place, self.operator = reason, remedy, place, operator
         where = f"{place}: " if place else ""
         super().__init__(f"{where}cannot be exported: {reason}; {remedy}")
+
+
+class FixedSizeError(ExportError):
+    """A function holds for some sizes alone: ``condition``, in which the names of axes stand."""
+
+    def __init__(self, condition: str, place: str) -> None:
+        self.condition = condition
+        super().__init__(
+            f"it holds only where {condition}, and these sizes are to be free",
+            "do not turn a size into a Python number or branch on it (len(x), int(x.shape[0]), chunk over the batch, "
+            "if x.shape[2] > …): use x.shape[…] in tensor operations, or leave the axis out of the dynamic ones",
+            place=place,
+        )

@@ -31,7 +31,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.decompositions import decompositions
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.places import innermost, is_library
 
 Function = Callable[..., Any]
@@ -174,14 +174,4 @@ def _check_sizes(env: ShapeEnv, symbols: Mapping[str, Any]) -> None:
         if isinstance(guard.expr, sympy.Eq) or (file is not None and not is_library(Path(file))):
             where = f"{file}:{place.lineno}" if file is not None and not is_library(Path(file)) else ""
             told = guard.expr.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
-            raise fixed_size(str(told), where)
-
-
-def fixed_size(condition: str, place: str) -> ExportError:
-    """The error of a function that works for some sizes alone."""
-    return ExportError(
-        f"it holds only where {condition}, and these sizes are to be free",
-        "do not turn a size into a Python number or branch on it (len(x), int(x.shape[0]), chunk over the batch, "
-        "if x.shape[2] > …): use x.shape[…] in tensor operations, or leave the axis out of the dynamic ones",
-        place=place,
-    )
+            raise FixedSizeError(str(told), where)

@@ -12,8 +12,8 @@ from torch.export import Dim, ExportedProgram
 
 from guidegraph.graph.export.axes import Axis, check_axes, trace_sizes
 from guidegraph.graph.export.decompositions import decompositions
-from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.gradients import fixed_size, forward_graph, probe
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.gradients import forward_graph, probe
 from guidegraph.graph.export.part import TracedPart, save_part, tidy, to_onnx
 from guidegraph.graph.export.places import raised_at, recorded
 
@@ -140,7 +140,7 @@ def _from_torch(error: Exception) -> ExportError:
     text = str(error)
     place = raised_at(error.__traceback__)
     if "onstraint" in text and (fixed := re.findall(r"because (\w+) was inferred to be a constant \((\d+)\)", text)):
-        return fixed_size(" and ".join(f"{name} = {size}" for name, size in fixed), place)
+        return FixedSizeError(" and ".join(f"{name} = {size}" for name, size in fixed), place)
     if operator := re.search(r"aten\.(_local_scalar_dense|item|equal|is_nonzero|nonzero)\b", text):
         return ExportError(
             "a tensor's value decides what happens here, and it is not known while a graph is traced",

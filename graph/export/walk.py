@@ -40,14 +40,12 @@ class Walk:
 
     def region(self, ops: Mapping[str, Op], roots: Iterable[Source], where: str) -> tuple[Operation, ...]:
         """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
-        ops = self._split(ops)
-        for op in ops.values():
-            for name, kind in op.outputs.items():
-                self.kinds[Output(op.key, name)] = kind
-        left = {key: op for key, op in ops.items() if key in self.dynamic}
         for op in ops.values():
             if op.key not in self.dynamic:
                 self.evaluate(op)
+        left = self._split({key: op for key, op in ops.items() if key in self.dynamic})
+        for op in left.values():
+            self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         wanted = list(roots)
         plan: list[Operation] = []
         found = stages(left, lambda call: not is_host(call))
@@ -93,7 +91,7 @@ class Walk:
         """Nodes that are half the host's and half traced become two operations."""
         found: dict[str, Op] = {}
         for key, op in ops.items():
-            if isinstance(op, Call) and key in self.dynamic and op.spec.split is not None:
+            if isinstance(op, Call) and op.spec.split is not None:
                 first, second = split_call(op, self)
                 self.dynamic.add(first.key)
                 found[first.key] = first

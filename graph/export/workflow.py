@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from guidegraph.graph.context import placement
 from guidegraph.graph.export.axes import Axis
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan
+from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan
 from guidegraph.graph.export.roles import assign
 from guidegraph.graph.export.sizes import free_axes
@@ -110,19 +112,29 @@ def _all(plan: tuple[Operation, ...]) -> list[Operation]:
 
 
 def _traced(part: PartPlan) -> ExportedPart:
+    """The graph of a part. An axis without which it cannot be traced stays as the example has it."""
     part, axes = free_axes(part)
-    try:
-        traced = trace_part(
-            part.function,
-            [one.example for one in part.inputs],
-            [one.name for one in part.inputs],
-            axes,
-            list(part.outputs),
-        )
-    except ExportError as error:
-        reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
-        raise ExportError(reason, error.remedy, place=error.place, operator=error.operator) from error
-    return ExportedPart(part, tuple(axes), traced)
+    while True:
+        try:
+            return ExportedPart(part, tuple(axes), _graph(part, axes))
+        except FixedSizeError as error:
+            names = {axis.name for here in axes for axis in here.values()}
+            fixed = {name for name in names if re.search(rf"\b{name}\b", error.condition)} - {DYNAMIC["B"]}
+            if not fixed:
+                raise _named(part, error) from error
+            axes = [{at: axis for at, axis in here.items() if axis.name not in fixed} for here in axes]
+        except ExportError as error:
+            raise _named(part, error) from error
+
+
+def _graph(part: PartPlan, axes: list[dict[int, Axis]]) -> TracedPart:
+    examples, names = [one.example for one in part.inputs], [one.name for one in part.inputs]
+    return trace_part(part.function, examples, names, axes, list(part.outputs))
+
+
+def _named(part: PartPlan, error: ExportError) -> ExportError:
+    reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
+    return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
 
 
 def input_type(kind: PortType) -> tuple[str, bool] | None:

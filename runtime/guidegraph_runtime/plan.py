@@ -110,7 +110,7 @@ def fitted(part: Part, given: Mapping[str, Array]) -> dict[str, Array]:
         wanted = tuple(sizes.get(dim, 1) if isinstance(dim, str) else dim for dim in tensor.dims)
         if array.shape != wanted:
             array = _spread(tensor.name, array, wanted)
-        found[tensor.name] = np.ascontiguousarray(array)
+        found[tensor.name] = np.asarray(array, order="C")
     return found
 
 
