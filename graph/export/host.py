@@ -18,6 +18,7 @@ from guidegraph_runtime.manifest import Operation
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.walk import Walk
+    from guidegraph.graph.split import Split
 
 
 @dataclass
@@ -102,7 +103,13 @@ def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
     settings: dict[str, Sources] = {name: Literal(value) for name, value in found.settings.items()}
     ports = {name: Port(name, Any, PortType((object,))) for name in given}
     first = NodeSpec(
-        found.operation, _operation(found.operation, tuple(ports), tuple(kinds)), ports, {}, kinds, len(kinds) > 1, runtime=True
+        found.operation,
+        _operation(found.operation, tuple(ports), tuple(kinds)),
+        ports,
+        {},
+        kinds,
+        len(kinds) > 1,
+        runtime=True,
     )
     tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
     second = replace(
@@ -129,6 +136,8 @@ def _operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> C
         import torch
 
         found: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **named)
+        if isinstance(found.get("out"), Mapping):
+            found = found["out"]
         tensors = tuple(torch.from_numpy(found[output]) for output in outputs)
         return tensors if len(tensors) > 1 else tensors[0]
 

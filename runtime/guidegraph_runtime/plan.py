@@ -65,7 +65,14 @@ class PlanRun:
             self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
 
     def _setting(self, value: Any) -> Any:
-        return self.files(value["file"]) if isinstance(value, dict) and [*value] == ["file"] else value
+        """A literal with the bytes of the bundle's files in it."""
+        if isinstance(value, list):
+            return [self._setting(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if [*value] == ["file"]:
+            return self.files(value["file"])
+        return {name: self._setting(one) for name, one in value.items()}
 
     def _part(self, operation: Operation) -> None:
         part = self.parts[operation.node]
