@@ -197,6 +197,20 @@ def test_pipe_does_not_block(bundle: Path, name: str) -> None:
     assert "found a folder or a device" in refusal(bundle)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_that_comes_while_a_file_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def swap(path: str, flags: int) -> int:
+        assert flags & os.O_NONBLOCK, "it would wait for ever"
+        os.unlink(path)
+        os.mkfifo(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", swap)
+    assert "found a folder or a device" in refusal(bundle)
+
+
 def test_folder_in_place_of_a_file(bundle: Path) -> None:
     (bundle / "parts/total.onnx").unlink()
     (bundle / "parts/total.onnx").mkdir()
@@ -329,6 +343,11 @@ def graph_refusal(root: Path, step: ModelProto | bytes, change: Callable[[dict[s
 )
 def test_weights_outside_of_the_manifest(tmp_path: Path, location: str) -> None:
     graph_refusal(tmp_path, model(step_graph(weights=external("w", location, [4]))))
+
+
+def test_weights_in_a_file_that_another_part_may_read(tmp_path: Path) -> None:
+    text = graph_refusal(tmp_path, model(step_graph()), externals())
+    assert "expected weights in no file, found 'parts/step.onnx.data'" in text
 
 
 def constant(tensor: TensorProto) -> NodeProto:
