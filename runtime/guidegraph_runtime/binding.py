@@ -48,7 +48,7 @@ class Bindable(Protocol):
     @property
     def provider(self) -> Provider: ...
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any: ...
-    def graph_id(self, sizes: Mapping[str, int]) -> int: ...
+    def new_graph_id(self) -> int: ...
     def guard(self, call: Any, *arguments: Any) -> Any: ...
 
 
@@ -66,7 +66,11 @@ class Binding:
         self._values: dict[str, DeviceTensor] = {}
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
-        """Give an input: an array, which is copied to the device, or a tensor that is there already, which is not."""
+        """Give an input: an array, which is copied to the device, or a tensor that is there already.
+
+        The memory of a tensor is shared, and of an array too where the device is the CPU: leave it as it is until the
+        last run with it.
+        """
         tensor = find_input(self._session.where, name, self._known)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
@@ -122,7 +126,7 @@ class FixedBinding:
             session.guard(self._binding.bind_ortvalue_input, name, value)
         for name, value in self._outputs.items():
             session.guard(self._binding.bind_ortvalue_output, name, value)
-        self._options = session.options((), session.graph_id(sizes))
+        self._options = session.options((), session.new_graph_id())
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Copy an array, or a tensor on the device (an output, say), into the place of an input."""

@@ -449,6 +449,25 @@ def test_operators_of_other_domains(tmp_path: Path, domain: str, in_branch: bool
     assert f"expected standard operators only, found 'Add' of the domain '{domain}'" in text
 
 
+def test_names_that_would_speak_to_a_terminal(tmp_path: Path) -> None:
+    name = "\x1b[2J\nfine\u202e"
+    for text in (
+        graph_refusal(tmp_path / "a", model(step_graph([helper.make_node(name, ["x"], ["y"], domain="d")]))),
+        graph_refusal(tmp_path / "b", model(step_graph(weights=external(name, name, [4])))),
+        graph_refusal(tmp_path / "c", model(step_graph(), {"": 20, name: 1})),
+    ):
+        assert text.isprintable()
+        assert "\\x1b[2J" in text
+
+
+@links
+def test_name_of_a_file_that_would_speak_to_a_terminal(bundle: Path) -> None:
+    (bundle / "\x1b[2J").write_bytes(b"")
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).isprintable()
+
+
 def test_functions_that_a_graph_brings_along(tmp_path: Path) -> None:
     add = helper.make_node("Add", ["x", "w"], ["y"])
     function = helper.make_function("own", "F", ["x", "w"], ["y"], [add], [helper.make_opsetid("", 20)])
