@@ -70,4 +70,3 @@ def trace_sizes(axes: Sequence[Mapping[int, Axis]], found: Mapping[str, int], ta
             (s for s in free if s not in other and s not in taken), next((s for s in free if s not in other), free[0])
         )
     return sizes
-

@@ -120,7 +120,11 @@ def group_norm_backward(
         grad = grad * weight.reshape(-1, *(1,) * (x.ndim - 2))
     grouped = [batch, groups, channels // groups * pixels]
     statistics = (v.reshape(batch, groups, 1) for v in (mean, rstd))
-    return _normalised_backward(grad.reshape(grouped), x.reshape(grouped), *statistics, (2,)).reshape(x.shape), None, None
+    return (
+        _normalised_backward(grad.reshape(grouped), x.reshape(grouped), *statistics, (2,)).reshape(x.shape),
+        None,
+        None,
+    )
 
 
 @register_decomposition(aten.native_layer_norm_backward.default)

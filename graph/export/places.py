@@ -43,5 +43,7 @@ def raised_at(trace: TracebackType | None) -> str:
 
 def recorded(stack: str) -> str:
     """The same of a stack trace that a graph recorded as text."""
-    found = [(file, line) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if not is_library(Path(file))]
+    found = [
+        (file, line) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if not is_library(Path(file))
+    ]
     return ":".join(found[-1]) if found else ""
