@@ -238,6 +238,15 @@ def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size
     assert np.array_equal(semantic.sum(1), np.ones_like(semantic[:, 0]))
 
 
+def test_a_centre_between_two_pixels_takes_the_one_that_torch_takes(tmp_path: Path) -> None:
+    for given, wanted in ((2, 61), (2, 115), (4, 41), (4, 47), (7, 3), (11, 22), (100, 48)):
+        Image.fromarray((np.arange(given, dtype=np.uint8) % 23)[:, None]).save(tmp_path / "map.png")
+        semantic = OPERATIONS["semantic.load"](path=tmp_path / "map.png", size=[wanted, 1])["out"]
+        indices = (torch.arange(given).float() % 23)[None, None, :, None]
+        nearest = torch.nn.functional.interpolate(indices, (wanted, 1), mode="nearest-exact")
+        assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())
+
+
 def test_tokens_are_those_of_the_text_model() -> None:
     tokenizer = build_tokenizer(["a", "tiger", "on", "grass"], length=6)
     data = tokenizer.to_str().encode()
