@@ -20,7 +20,7 @@ from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec
-from guidegraph_runtime import noise
+from guidegraph_runtime import files
 
 FRESH = "!"
 
@@ -101,7 +101,7 @@ def source_digest(module: str) -> str:
 
 def _spec_digest(spec: NodeSpec, place: str) -> str:
     source = source_digest(spec.function.__module__)
-    shared = source_digest(noise.__name__)  # nodes compute with the runtime's functions
+    shared = source_digest(files.__name__)  # nodes compute with the runtime's functions
     return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
 
 
