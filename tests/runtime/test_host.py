@@ -29,7 +29,8 @@ sys.meta_path.insert(0, Absent())
 import guidegraph_runtime
 names = [module.name for module in pkgutil.walk_packages(guidegraph_runtime.__path__, "guidegraph_runtime.")]
 for name in names:
-    importlib.import_module(name)
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
 from guidegraph_runtime.host import OPERATIONS
 schedule = OPERATIONS["schedule.cosine"]()["out"]
 print(len(OPERATIONS["scheduler.unipc"](schedule=schedule, steps=6)["steps"]), *names)
