@@ -30,10 +30,10 @@ def invoke(step: Step, slots: list[Any]) -> None:
             _invoke_batch(step, slots)
         elif step.plain:
             args = [slots[s] for s in step.args]  # type: ignore[index]
-            _store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
+            store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
         else:
             args, named = arguments(step, slots)
-            _store(step, slots, step.function(*args, **named))  # type: ignore[misc]
+            store(step, slots, step.function(*args, **named))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
     except (Exception, SystemExit) as error:
@@ -84,7 +84,7 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
     return args, named
 
 
-def _store(step: Step, slots: list[Any], value: Any) -> None:
+def store(step: Step, slots: list[Any], value: Any) -> None:
     if not step.named:
         if step.outs:
             slots[step.outs[0]] = value
@@ -111,4 +111,4 @@ def _invoke_batch(step: Step, slots: list[Any]) -> None:
             invoke(member, slots)
         return
     for member, result in zip(step.members, results, strict=True):
-        _store(member, slots, result)
+        store(member, slots, result)

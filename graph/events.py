@@ -59,6 +59,21 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
+class ModelMoved:
+    """A model went to a device. ``path`` and ``output`` name where it was made (``params``: given from outside).
+
+    ``model`` is its class; ``bytes`` is what was moved or freed: weights that it shares count for one model alone.
+    """
+
+    path: str
+    output: str
+    model: str
+    device: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class OutputReady:
     """A declared output of the workflow is complete."""
 
@@ -71,7 +86,9 @@ class RunFinished:
     seconds: float
 
 
-Event: TypeAlias = RunStarted | NodeStarted | NodeFinished | NodeFailed | LoopProgress | OutputReady | RunFinished
+Event: TypeAlias = (
+    RunStarted | NodeStarted | NodeFinished | NodeFailed | LoopProgress | ModelMoved | OutputReady | RunFinished
+)
 Observer: TypeAlias = Callable[[Event], None]
 
 

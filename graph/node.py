@@ -102,6 +102,7 @@ class NodeSpec:
     io: bool = False
     host: bool = False
     runtime: bool = False
+    split: Callable[..., Any] | None = None
     batchable: tuple[str, ...] = ()
     needs: Callable[..., set[str]] | None = None
     identity: Callable[..., str | None] | None = None
@@ -132,6 +133,7 @@ def node(
     io: bool = False,
     host: bool = False,
     runtime: bool = False,
+    split: Callable[..., Any] | None = None,
     batchable: Iterable[str] = (),
     needs: Callable[..., set[str]] | None = None,
     identity: Callable[..., str | None] | None = None,
@@ -144,6 +146,8 @@ def node(
     host: cannot be traced into a graph (tokenises, saves, loads).
     runtime: the torch-free runtime has an operation of this id, with the same ports, settings and defaults, that does
         the same, so an exported bundle can call it between its graphs.
+    split: how a host node is exported: given its ports and settings that are the same in every run, by name, a
+        ``Split``, or ``None`` where it cannot be.
     batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
         that or 1.
     needs: given settings by name, the ports whose values matter; a port left out receives any value of
@@ -158,7 +162,7 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (("needs", needs), ("identity", identity)):
+    for trait, given in (("needs", needs), ("identity", identity), ("split", split)):
         if given is not None and not callable(given):
             raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
 
@@ -167,6 +171,7 @@ def node(
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
+        traits["split"] = split
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
         return function
 

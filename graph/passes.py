@@ -66,10 +66,10 @@ def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
-    """The operation with parameters replaced by their values, each as the port that it feeds has it."""
+    """The operation with parameters replaced by their values, each as the port that it feeds has it; others stay."""
     if isinstance(op, Call):
         return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
-    outer = rewrite(replace(op, body={}), lambda s: values[s.name] if isinstance(s, Param) else s)
+    outer = rewrite(replace(op, body={}), lambda s: values.get(s.name, s) if isinstance(s, Param) else s)
     assert isinstance(outer, Loop)
     return replace(outer, body={key: bind_params(inner, values) for key, inner in op.body.items()})
 
@@ -78,8 +78,8 @@ def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[str, Lite
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
         if isinstance(source, tuple):
-            bound[name] = tuple(values[s.name] if isinstance(s, Param) else s for s in source)
-        elif isinstance(source, Param):
+            bound[name] = tuple(values.get(s.name, s) if isinstance(s, Param) else s for s in source)
+        elif isinstance(source, Param) and source.name in values:
             bound[name] = _for_port(call, name, values[source.name])
         else:
             bound[name] = source

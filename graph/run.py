@@ -6,6 +6,7 @@ import contextvars
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,18 @@ from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
+from guidegraph.graph.residency import Residency
 from guidegraph.graph.types import PortType, register_structured
+from guidegraph.graph.weights import Mover, TorchMover
 
 
 @dataclass
 class RunOptions:
-    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete."""
+    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete.
+
+    memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
+    mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -36,6 +43,8 @@ class RunOptions:
     cancel: events.CancelToken = field(default_factory=events.CancelToken)
     only: Collection[str] | None = None
     on_output: Callable[[str, Any, PortType], None] | None = None
+    memory_budget: int | None = None
+    mover: Mover | None = None
 
 
 @dataclass
@@ -52,7 +61,7 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
     """Run a validated graph with checked parameter values.
 
     Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``.
+    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it.
     """
     options = options or RunOptions()
     place = f"{options.device} {options.dtype}"
@@ -64,6 +73,8 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     """Run a compiled plan; ``run`` says what is raised."""
     import torch
 
+    if options.memory_budget is not None and (reason := budget_problem(options)):
+        raise GuidegraphError(reason)
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
@@ -80,6 +91,13 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     return runner.result
 
 
+def budget_problem(options: RunOptions) -> str:
+    """Why a memory budget cannot be held to; empty where it can."""
+    if options.memory_budget is None or options.mover is not None or options.device.partition(":")[0] != "cpu":
+        return ""
+    return "a memory budget is for the weights on another device than the CPU, and this run is on the CPU"
+
+
 def _path(key: str) -> str:
     return f"nodes.{key}"
 
@@ -93,6 +111,7 @@ class _Runner:
         self.observers = tuple(options.observers)
         self.result = RunResult({}, {}, {}, {})
         self.body = Body(options.cancel, self.observers)
+        self.residency: Residency | None = None
 
     def emit(self, event: events.Event) -> None:
         for observer in self.observers:
@@ -116,15 +135,67 @@ class _Runner:
             self._finished(self.plan.ops[key], 0.0, origin)
         waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
+        try:
+            self._start_residency(region, slots)
+            self._walk(region, slots, waiting)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                self._end_residency()
+            raise
+        self._end_residency()
+
+    def _walk(self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]]) -> None:
+        """Run the steps in order."""
         with self._prefetch(region, slots) as futures:
-            for step in region.steps:
+            for i, step in enumerate(region.steps):
                 self.options.cancel.check()
-                self._run_step(step, slots, futures)
+                self._run_step(i, step, slots, futures)
                 if waiting:
                     self._complete(waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region)
+                if self.residency is not None:
+                    self._models_after(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
         self.options.cancel.check()
+
+    def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
+        """Models that the run starts with come to the device; with a budget, their moves are planned."""
+        options = self.options
+        if options.mover is None and options.device.partition(":")[0] == "cpu":
+            return
+        made = {slot: (_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
+        for step in region.steps:
+            outputs = [(_path(op.key), name) for op in _ops(step) for name in op.outputs]
+            made |= dict(zip(step.outs, outputs, strict=True))
+        mover = options.mover or TorchMover(options.device)
+        residency = Residency(region, mover, options.memory_budget, options.device, made, self.emit)
+        if options.memory_budget is not None:
+            self.residency = residency
+        try:
+            residency.start(slots, [slot for slot, _ in region.constants], [slot for _, slot in region.inputs])
+        except NodeError as error:
+            self._failed(error)
+            raise
+        except Exception as error:
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+
+    def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
+        try:
+            residency.after(i, slots)
+        except NodeError as error:
+            self._failed(error)
+            raise
+        except Exception as error:
+            failed = fail(step, error)
+            self._failed(failed)
+            raise failed from error
+
+    def _end_residency(self) -> None:
+        if self.residency is not None:
+            self.residency.close()
+
+    def _failed(self, error: NodeError) -> None:
+        self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
 
     def _demanded(self) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
         """What must be computed, and what comes from a cache: nothing behind a hit is touched."""
@@ -160,26 +231,21 @@ class _Runner:
         """Start nodes marked ``io`` that wait for no other node on threads."""
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
         steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(reads(s))]
+        if self.residency is not None:
+            steps = [step for step in steps if self.residency.is_free(step)]
         return _Prefetch(steps if len(steps) > 1 else [], slots)
 
-    def _run_step(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
+    def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         for op in _ops(step):
             self.emit(events.NodeStarted(_path(op.key), _id(op)))
         started = time.perf_counter()
         try:
-            if step.body is not None:
-                run_loop(step, slots, self.body, self.plan)
-            elif (future := futures.get(id(step))) is not None:
-                try:
-                    future.result()
-                except GuidegraphError:
-                    raise
-                except Exception as error:
-                    raise fail(step, error) from error
+            if self.residency is None:
+                self._compute(step, slots, futures)
             else:
-                invoke(step, slots)
+                self._compute_in_place(self.residency, i, step, slots, futures)
         except NodeError as error:
-            self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
+            self._failed(error)
             raise
         seconds = time.perf_counter() - started
         for slot in step.outs:
@@ -196,6 +262,33 @@ class _Runner:
                 if self.options.disk is not None and values:
                     self.options.disk.put(digest, values)
             self._finished(op, seconds, "computed")
+
+    def _compute(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
+        if step.body is not None:
+            run_loop(step, slots, self.body, self.plan)
+        elif (future := futures.get(id(step))) is not None:
+            try:
+                future.result()
+            except GuidegraphError:
+                raise
+            except Exception as error:
+                raise fail(step, error) from error
+        else:
+            invoke(step, slots)
+
+    def _compute_in_place(
+        self, residency: Residency, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]
+    ) -> None:
+        """Compute a step with its models on the device, or on the host where it only makes models."""
+        try:
+            residency.before(i)
+            with residency.placement(i, self.options.dtype):
+                self._compute(step, slots, futures)
+            residency.settle(i, slots)
+        except (NodeError, Cancelled):
+            raise
+        except Exception as error:
+            raise fail(step, error) from error
 
     def _finished(self, op: Op, seconds: float, origin: events.Origin) -> None:
         path = _path(op.key)

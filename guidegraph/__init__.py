@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.events import (
         Event,
         LoopProgress,
+        ModelMoved,
         NodeFailed,
         NodeFinished,
         NodeStarted,
@@ -66,6 +67,7 @@ __all__ = [
     "Latent",
     "LoopProgress",
     "Mask",
+    "ModelMoved",
     "NodeError",
     "NodeFailed",
     "NodeFinished",
@@ -104,6 +106,7 @@ _HOMES = {
     "guidegraph.graph.events": (
         "Event",
         "LoopProgress",
+        "ModelMoved",
         "NodeFailed",
         "NodeFinished",
         "NodeStarted",

@@ -15,7 +15,8 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.run import RunOptions, RunResult, run_plan
+from guidegraph.graph.run import RunOptions, RunResult, budget_problem, run_plan
+from guidegraph.graph.sizes import parse_size
 from guidegraph.graph.types import PortType
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Workflow:
 
     device: ``cpu``, ``cuda`` or ``cuda:i``; dtype: a floating torch dtype's name. cache: ``None`` keeps values in
     memory, a folder keeps them there too, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
-    default).
+    default). memory_budget: how much of the models' weights may be on the device at once, in bytes or as ``"6GB"``.
+    Raises ``ValueError`` for a budget that is no size, and for one without a device that is not the CPU.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Workflow:
         passes: Collection[str] | None = None,
         observers: Sequence[Observer] = (),
         manager: PluginManager | None = None,
+        memory_budget: int | str | None = None,
     ):
         chosen = ALL_PASSES if passes is None else frozenset(passes)
         if unknown := sorted(chosen - ALL_PASSES):
@@ -57,7 +60,10 @@ class Workflow:
             memory=None if cache == "off" else _memory,
             disk=DiskCache(Path(cache)) if cache not in (None, "off") else None,
             observers=tuple(observers),
+            memory_budget=None if memory_budget is None else parse_size(memory_budget),
         )
+        if reason := budget_problem(self.options):
+            raise ValueError(reason)
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists everything wrong."""
@@ -115,11 +121,13 @@ def load_workflow(
     plugins: Sequence[str] = (),
     registry: Registry | None = None,
     sources: Mapping[str, str] | None = None,
+    memory_budget: int | str | None = None,
 ) -> Workflow:
     """Read and check a workflow.
 
     plugins: modules with hooks, beside the installed plugins. registry: known nodes, in place of the installed ones.
-    sources: texts that stand in for files, by path. Raises ``WorkflowError`` that lists all that is wrong.
+    sources: texts that stand in for files, by path. The rest is as for ``Workflow``.
+    Raises ``WorkflowError`` that lists all that is wrong.
     """
     manager = None
     if registry is None:
@@ -128,4 +136,13 @@ def load_workflow(
         manager = PluginManager(plugins)
         registry = manager.registry
     graph = build(Path(path), registry, sources)
-    return Workflow(graph, device=device, dtype=dtype, cache=cache, passes=passes, observers=observers, manager=manager)
+    return Workflow(
+        graph,
+        device=device,
+        dtype=dtype,
+        cache=cache,
+        passes=passes,
+        observers=observers,
+        manager=manager,
+        memory_budget=memory_budget,
+    )

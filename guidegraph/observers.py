@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
+from guidegraph.graph.sizes import show_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,9 @@ class PlainLog:
             case events.NodeFinished(path, node, seconds, origin) if self._nodes:
                 how = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
                 self._write(f"{path} ({node}): {how}")
+            case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
+                name = f"{path}.{output}" if output else path
+                self._write(f"{name} ({model}): {show_size(size)} to {device}, {seconds:.2f} s")
             case events.LoopProgress(path, done, total, values):
                 now = time.monotonic()
                 if now - self._last.setdefault(path, now) >= self._every:

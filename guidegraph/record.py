@@ -33,11 +33,14 @@ class RunRecord:
     files: Mapping[str, list[str]]
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
+    moves: list[events.ModelMoved] = field(default_factory=list)
     _clock: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
             self.finished[event.path] = event
+        elif isinstance(event, events.ModelMoved):
+            self.moves.append(event)
 
     def write(self, folder: Path, status: str, error: str | None = None) -> None:
         """Write the record as it stands now."""
@@ -67,6 +70,7 @@ class RunRecord:
             "digests": {path: event.digest for path, event in nodes.items()},
             "timings": {path: round(event.seconds, 6) for path, event in nodes.items()},
             "origins": {path: event.origin for path, event in nodes.items()},
+            "moves": [{**vars(move), "seconds": round(move.seconds, 6)} for move in self.moves],
             "versions": dict(self.versions),
         }
         write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")

@@ -48,7 +48,8 @@ def load_checkpoint(
     heads (guided-diffusion's use_new_attention_order); heads or head_channels: how many heads attention has, or how
     wide each is; noise_schedule: the β of its training; prediction: what the network gives, which files of Stable
     Diffusion 2 leave open; tokenizer: the folder of the tokenizer for a single file's text encoder (vocab.json and
-    merges.txt), which a file does not hold; ema: the moving averages of a CompVis file's weights where it has them.
+    merges.txt), which a file does not hold; ema: the moving averages of the U-Net's weights where the checkpoint
+    has both; false takes the others: a CompVis file's own, or the variant `non_ema` of a diffusers folder.
     pack: on a CPU, keep the denoiser's convolutions in the layout of its kernels too: faster, the more the smaller the
     picture is, for as much memory again as those weights take.
     A part that the checkpoint does not hold raises an error when it is used.

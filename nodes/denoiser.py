@@ -23,7 +23,7 @@ def expand(condition: Condition, batch: int) -> Condition:
     def repeated(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
-        if value.shape[0] not in (1, batch):
+        if value.shape[0] not in (batch, 1):
             raise ValueError(
                 f"the condition is for {value.shape[0]} samples and x has {batch}: give one condition for all, or "
                 f"start from noise with batch {value.shape[0]}"

@@ -31,7 +31,8 @@ def gaussian(
 ) -> Noise:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives shape, device and dtype in place of the settings, and the batch where it has more than one sample.
+    like: gives shape and device in place of the settings, and the batch where it has more than one sample. The noise is
+    float64 where `like`, or without it the run, is; otherwise float32, since the state of a sampler starts from it.
     index: selects the draw (loop.index gives a body fresh noise at each step); no index is a draw of its own. seed:
     one, or a list with one for each sample.
     rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
@@ -40,11 +41,11 @@ def gaussian(
 
     batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
     if like is not None:
-        device, dtype = like.device, like.dtype
+        device, near = like.device, like.dtype
     else:
-        # The state of a sampler is kept in float32 at least, whatever the networks compute in.
-        dtype = torch.float64 if current_dtype() == torch.float64 else torch.float32
-        device = current_device()
+        device, near = current_device(), current_dtype()
+    # The state of a sampler is kept in float32 at least, whatever the networks compute in.
+    dtype = torch.float64 if near == torch.float64 else torch.float32
     if rng == "torch":
         drawn = _from_torch(seed, sizes, batch, index, dtype)
     else:

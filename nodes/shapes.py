@@ -7,7 +7,7 @@ from guidegraph.graph.types import Tensor
 
 def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
     """A value (1, …) or (B, …) with a leading axis of `batch`; `what` it is: "t", "the label"."""
-    if value.ndim == 0 or value.shape[0] not in (1, batch):
+    if value.ndim == 0 or value.shape[0] not in (batch, 1):
         raise ValueError(
             f"{what} has shape {tuple(value.shape)} and x has {batch} samples: give one for all or for each"
         )
@@ -16,7 +16,7 @@ def for_batch(value: Tensor, batch: int, what: str) -> Tensor:
 
 def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
     """A mask (1, 1, H, W) or (B, 1, H, W) as (B, 1, H, W), for pictures or maps (B, C, H, W)."""
-    if mask.shape[1:] != (1, *image.shape[2:]) or mask.shape[0] not in (1, image.shape[0]):
+    if mask.shape[1:] != (1, *image.shape[2:]) or mask.shape[0] not in (image.shape[0], 1):
         raise ValueError(
             f"the mask has shape {tuple(mask.shape)} and the pictures have {tuple(image.shape)}: give a mask of their "
             "size, (1, 1, H, W) or (B, 1, H, W)"
@@ -43,7 +43,7 @@ def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:
     """Tensors have the same axes from `start` on, and the leading axis B or 1; `what` they are: "x0 and noise"."""
     batch = max(tensor.shape[0] for tensor in tensors)
     size = tensors[0].shape[start:]
-    if any(tensor.shape[start:] != size or tensor.shape[0] not in (1, batch) for tensor in tensors):
+    if any(tensor.shape[start:] != size or tensor.shape[0] not in (batch, 1) for tensor in tensors):
         found = " and ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(f"{what} must be of one size, and of one batch or one for all; found shapes {found}")
 

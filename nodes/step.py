@@ -46,7 +46,8 @@ def step(
     The row comes from state.index, and its α, σ count: t is only for the reader. score: Σ · score is added to the
     mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw some.
     renoise: a prediction whose ε takes the place of the row's, as CFG++ does (Chung et al. 2024).
-    Computes in float64 where x is float64, in float32 otherwise, and returns x in its own dtype.
+    Computes in float64 where x is float64, in float32 otherwise, and returns x so: the state of a sampler adds up many
+    small steps, whatever its networks compute in.
     """
     import torch
 
@@ -70,17 +71,20 @@ def step(
     moved, slots = row.apply(prediction, drawn, renoise)
     if score is not None:
         moved = moved + row.score_gain * spread**2 * score.to(row.x)
-    return Step(moved.to(x.dtype), SchedulerState(state.index + 1, slots))
+    return Step(moved, SchedulerState(state.index + 1, slots))
 
 
 @node("scheduler.mean")
 def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: SchedulerState, t: Timesteps) -> Sample:
-    """μ: what scheduler.step gives without noise and score (B, C, H, W), for a classifier's gradient taken there."""
+    """μ: what scheduler.step gives without noise and score (B, C, H, W), for a classifier's gradient taken there.
+
+    float64 where x is float64, float32 otherwise.
+    """
     import torch
 
     row = _Row(scheduler, x, state)
     moved, _ = row.apply(prediction, torch.zeros_like(row.x), None)
-    return moved.to(x.dtype)
+    return moved
 
 
 @node("scheduler.add_noise", runtime=True)
@@ -88,7 +92,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
     """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
 
     state: that of a sampler under way, as `scheduler.step` gives it; then the level is that of the next model call, and
-    x0 comes back as it is after the last one.
+    x0 comes back as it is after the last one. float64 where x0 is float64, otherwise float32.
     """
     import torch
 
@@ -99,7 +103,7 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
         torch.cat([level, level.new_full((1,), end)]) for level, end in ((scheduler.alpha, 1), (scheduler.sigma, 0))
     )
     alpha, sigma = (level[index.to(level.device)].to(device=x0.device, dtype=dtype) for level in levels)
-    return (alpha * x0 + sigma * noise.to(x0)).to(x0.dtype)
+    return alpha * x0.to(dtype) + sigma * noise.to(device=x0.device, dtype=dtype)
 
 
 @node("scheduler.table")

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guidegraph.graph.node import node
+from guidegraph.graph.split import Split
 from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.host import text as host
 
 
-@node("text.encode", host=True)
+def split_by_tokens(embedder: TextEmbedder | None = None, **_: object) -> Split | None:
+    """How an embedder's texts are exported, where it says so by a method `split`."""
+    own = getattr(embedder, "split", None)
+    found: Split | None = None if own is None else own()
+    return found
+
+
+@node("text.encode", host=True, split=split_by_tokens)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """The condition of a prompt (leading axis 1), or of a list of prompts (one for each sample).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
 from guidegraph.nodes.shapes import check_alike
@@ -82,7 +82,7 @@ def per_sample(scale: Any, like: Any) -> Any:
     """
     if not is_tensor(scale) or scale.ndim != 1:
         return scale
-    if scale.shape[0] not in (1, like.shape[0]):
+    if scale.shape[0] not in (like.shape[0], 1):
         raise ValueError(f"{scale.shape[0]} scales do not fit {like.shape[0]} samples: give one for all or for each")
     return scale.to(device=like.device).reshape(-1, *(1,) * (like.ndim - 1))
 
@@ -97,6 +97,8 @@ class Prediction:
     what it subtracts from, and a sum keeps that of its right operand (the left's where it has none), so
     that ``uncond + scale * (cond - uncond)`` keeps cond's.
     """
+
+    leaf_axes: ClassVar = {"value": ("B", "C", "H", "W"), "variance": ("B", "C", "H", "W")}
 
     value: Tensor
     kind: PredictionKind
@@ -161,6 +163,8 @@ class Schedule:
     ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). All conversions between ε, x0, v and score live here.
     Methods take t (1) or (B) beside x (B, …); they compute in float64 where x is float64, in float32 otherwise.
     """
+
+    leaf_axes: ClassVar = {"alphas_bar": ("T",)}
 
     alphas_bar: Tensor
 
@@ -233,6 +237,12 @@ class Scheduler:
     The rest is the same for all rows: how x̂0 is clipped, and what the table reads.
     """
 
+    leaf_axes: ClassVar = {
+        "matrix": ("R", 5, 8),
+        **dict.fromkeys(("alpha", "sigma", "t", "score_gain"), ("R",)),
+        "log_variance": ("R", 2),
+    }
+
     matrix: Tensor
     alpha: Tensor
     sigma: Tensor
@@ -257,6 +267,8 @@ class SchedulerState:
     Before the first step x is not known, so the slots start as K zeros; the first step gives them x's shape.
     """
 
+    leaf_axes: ClassVar = {"index": (1,), "slots": ("K", "B", "C", "H", "W")}
+
     index: Tensor
     slots: Tensor
 
@@ -280,6 +292,13 @@ class Condition:
     (B, M), true where a token counts. spatial: (B, C, H, W), concatenated to x.
     The leading axis is B, or 1 for the same condition in every sample.
     """
+
+    leaf_axes: ClassVar = {
+        "vector": ("B", "D"),
+        "tokens": ("B", "M", "D"),
+        "mask": ("B", "M"),
+        "spatial": ("B", "C", "H", "W"),
+    }
 
     vector: Tensor | None = None
     tokens: Tensor | None = None

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_load.py", "test_released_workflows.py", "test_released_samplers.py", "test_lora.py")
+TESTS = (
+    "test_load.py",
+    "test_vq_file.py",
+    "test_released_workflows.py",
+    "test_released_samplers.py",
+    "test_lora_peft.py",
+)
 
 
 def run_tests(file: Path) -> list[dict[str, Any]]:
@@ -41,7 +47,7 @@ def main() -> None:
     for figure in figures:
         key = (figure["test"].removeprefix("test_").replace("_", " ", figure["test"].count("_")), figure["what"])
         worst[key] = max(worst.get(key, (0.0, 0.0)), (figure["value"], figure["bound"]))
-    names = ("guidegraph", "torch", "diffusers", "transformers")
+    names = ("guidegraph", "torch", "diffusers", "transformers", "peft")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     print(f"Python {platform.python_version()}, {versions}; float32 on the CPU.\n")
     print("| comparison | of what | found | bound |")

@@ -59,6 +59,7 @@ def root(
     epilog=examples(
         'run draw.yaml --set prompt="a tiger on grass" --set seed=7',
         "run draw.yaml --out pictures --only image --device cuda --dtype bfloat16",
+        "run draw.yaml --device cuda --memory-budget 6GB",
         "run runs/20260131-120000-draw/image.png --set scale=2",
         "run draw.yaml --cache ~/.cache/guidegraph --json",
     )
@@ -80,6 +81,12 @@ def run(
     cache: Annotated[
         str, typer.Option(metavar="DIR|off", help="A folder that keeps values, so that only what changed is computed.")
     ] = "off",
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="How much of the models' weights may be on the device at once, such as 6GB or 800MB."
+        ),
+    ] = None,
     passes: Passes = "all",
     json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -96,7 +103,19 @@ def run(
     from guidegraph.cli.run import Arguments, run_command
 
     given = Arguments(
-        workflow, set or [], only, out, device, dtype, cache, passes, json, quiet, verbose, _modules(plugin)
+        workflow,
+        set or [],
+        only,
+        out,
+        device,
+        dtype,
+        cache,
+        memory_budget,
+        passes,
+        json,
+        quiet,
+        verbose,
+        _modules(plugin),
     )
     run_command(given)
 

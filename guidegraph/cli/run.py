@@ -14,7 +14,15 @@ import typer
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import Opened, bound, chosen_passes, open_workflow, place_problems, unknown_outputs
+from guidegraph.cli.source import (
+    Opened,
+    bound,
+    chosen_budget,
+    chosen_passes,
+    open_workflow,
+    place_problems,
+    unknown_outputs,
+)
 from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
@@ -39,6 +47,7 @@ class Arguments:
     device: str
     dtype: str | None
     cache: str
+    memory_budget: str | None
     passes: str
     json: bool
     quiet: bool
@@ -56,6 +65,7 @@ class Ready:
     dtype: str
     passes: frozenset[str]
     cache: Path | None
+    memory_budget: int | None
 
 
 def run_command(given: Arguments) -> None:
@@ -71,6 +81,7 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     """Raises ``WorkflowError`` that lists everything wrong with the workflow and the arguments."""
     problems = place_problems(given.device, given.dtype)
     passes = chosen_passes(given.passes, problems)
+    budget = chosen_budget(given.memory_budget, given.device, problems)
     cache = None if given.cache == "off" else Path(given.cache).expanduser()
     for option, folder in (("--cache", cache), ("--out", given.out)):
         if folder is not None and folder.exists() and not folder.is_dir():
@@ -84,7 +95,7 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     problems += unknown_outputs(opened.graph, only)
     problems += output_problems(opened.graph, registry, only)
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    return Ready(opened, bound(opened, given.settings, problems), only, dtype, passes, cache)
+    return Ready(opened, bound(opened, given.settings, problems), only, dtype, passes, cache, budget)
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
@@ -104,6 +115,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         "dtype": ready.dtype,
         "passes": sorted(ready.passes),
         "cache": str(ready.cache) if ready.cache else None,
+        "memory_budget": ready.memory_budget,
         "only": ready.only,
     }
     record = RunRecord(graph, values, place, found, writer.files)
@@ -120,6 +132,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
             cancel=token,
             only=ready.only,
             on_output=writer,
+            memory_budget=ready.memory_budget,
         )
         run(graph, values, options)
     if not (given.json or given.quiet):

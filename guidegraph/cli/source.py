@@ -15,6 +15,7 @@ from guidegraph.graph.errors import Problem, WorkflowError, choices
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.sizes import parse_size
 from guidegraph.rerun import Recipe, is_picture, read_recipe
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -77,6 +78,20 @@ def chosen_passes(text: str, problems: list[Problem]) -> frozenset[str]:
             message = f"there is no pass '{name}'; {choices(name, PASSES, 'passes')}"
             problems.append(argument_problem("unknown-pass", message, "--passes"))
     return frozenset(names) & ALL_PASSES
+
+
+def chosen_budget(text: str | None, device: str, problems: list[Problem]) -> int | None:
+    """The memory budget in bytes, where one is asked for."""
+    if text is None:
+        return None
+    if device == "cpu":
+        message = "it limits what is on another device than the CPU: give --device cuda too, or leave it out"
+        problems.append(argument_problem("bad-budget", message, "--memory-budget"))
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
+        return None
 
 
 def unknown_outputs(graph: Graph, only: Sequence[str] | None) -> list[Problem]:

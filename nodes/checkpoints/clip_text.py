@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.pretrained import import_transformers
 
 HEAD = 64
@@ -43,11 +43,7 @@ def build_clip(
     tensors are not those of the model that the settings describe.
     """
     transformers = import_transformers(extra)
-    held = {
-        name.removeprefix("text_model."): tensor
-        for name, tensor in tensors.items()
-        if name.rpartition(".")[2] not in NO_WEIGHTS
-    }
+    held = _weights(tensors)
     projected = "text_projection.weight" in held
     kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
     try:
@@ -61,6 +57,47 @@ def build_clip(
     fill(model, named, where, current_dtype(), current_device())
     build_positions(model)
     return model
+
+
+def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str) -> None:
+    """Whether tensors under transformers' names are those of the text model that the settings describe, and no more.
+
+    Needs no transformers and looks at no value. Raises one ``ValueError`` that names what does not fit.
+    """
+    width, inner = settings["hidden_size"], settings["intermediate_size"]
+    norm, square = {"weight": (width,), "bias": (width,)}, {"weight": (width, width), "bias": (width,)}
+    layer = {
+        "layer_norm1": norm,
+        "layer_norm2": norm,
+        **{f"self_attn.{name}_proj": square for name in ("q", "k", "v", "out")},
+        "mlp.fc1": {"weight": (inner, width), "bias": (inner,)},
+        "mlp.fc2": {"weight": (width, inner), "bias": (width,)},
+    }
+    parts: dict[str, Mapping[str, tuple[int, ...]]] = {
+        "embeddings.token_embedding": {"weight": (settings["vocab_size"], width)},
+        "embeddings.position_embedding": {"weight": (settings["max_position_embeddings"], width)},
+        "final_layer_norm": norm,
+    }
+    for number in range(settings["num_hidden_layers"]):
+        parts |= {f"encoder.layers.{number}.{name}": shapes for name, shapes in layer.items()}
+    held = _weights(tensors)
+    if "text_projection.weight" in held:
+        parts["text_projection"] = {"weight": (settings["projection_dim"], width)}
+    wanted = {
+        f"{part}.{name}": torch.empty(shape, device="meta")
+        for part, shapes in parts.items()
+        for name, shape in shapes.items()
+    }
+    check_fit(wanted, held, where)
+
+
+def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights among a text model's tensors, by their names in recent versions of transformers."""
+    return {
+        name.removeprefix("text_model."): tensor
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[2] not in NO_WEIGHTS
+    }
 
 
 def build_positions(model: nn.Module) -> None:
@@ -105,6 +142,8 @@ def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) ->
         inner = held["encoder.layers.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"'{where}' holds no whole CLIP text model: {error.args[0]} is missing") from None
+    except (ValueError, IndexError):
+        raise ValueError(f"'{where}' holds no CLIP text model: embeddings are matrices") from None
     if width % HEAD:
         raise ValueError(
             f"'{where}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, from_openclip
+from guidegraph.nodes.checkpoints.clip_text import NO_WEIGHTS, build_clip, check_clip, clip_settings, from_openclip
 from guidegraph.nodes.checkpoints.diffusers_text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import fill
-from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text
+from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.model import Missing
 from guidegraph.nodes.models.released_ldm_text import ClassTokens
 from guidegraph.nodes.models.released_text import Hidden, PictureSize, ReleasedText, Tower
@@ -22,6 +22,8 @@ from guidegraph.nodes.pretrained import import_transformers
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
 """OpenCLIP fills a text up with zeros, CLIP with its mark of the end."""
+
+ACTIVATIONS = {"clip": "quick_gelu", "openclip": "gelu"}
 
 
 def family(tensors: Tensors) -> str:
@@ -40,7 +42,8 @@ def family(tensors: Tensors) -> str:
 def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> dict[str, Any]:
     """The part `text`, or `label` of a model with classes, from the tensors of `cond_stage_model`.
 
-    Without a tokenizer, which a single file does not hold, `text` says so when it is used.
+    Without a tokenizer, which a single file does not hold, `text` says so when it is used; its weights are checked, and
+    take no memory. Raises one ``ValueError`` for weights that are missing, left over or of another shape.
     """
     kind = family(tensors)
     if kind == "unknown":
@@ -53,41 +56,66 @@ def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> d
             labels = ClassTokens(*tensors["embedding.weight"].shape)
         fill(labels, tensors, str(where), current_dtype(), current_device())
         return {"label": labels}
-    if tokenizer is None:
-        return {"text": Missing(_no_tokenizer(where, "BERT" if kind == "ldm" else "CLIP"))}
     if kind == "ldm":
-        return {"text": build_ldm_text(_under(tensors, "transformer."), HEADS, tokenizer, str(where))}
+        weights = _only(tensors, "transformer.", where)
+        if tokenizer is None:
+            check_ldm_text(weights, HEADS, str(where))
+            return {"text": Missing(_no_tokenizer(where, "BERT"))}
+        return {"text": build_ldm_text(weights, HEADS, tokenizer, str(where))}
+    clip = _clip_weights(tensors, kind, where)
+    if tokenizer is None:
+        return {"text": Missing(_no_tokenizer(where, "CLIP"))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
-    return {"text": ReleasedText([_tower(tensors, kind, hidden, where, tokenizer)]).eval()}
+    return {"text": ReleasedText([_tower(clip, kind, hidden, where, tokenizer)]).eval()}
 
 
 def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, tokenizer: Path | None) -> Any:
-    """SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner's."""
+    """SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner's.
+
+    Without a tokenizer it is as in `load_conditioner`.
+    """
     towers = [_under(tensors, f"{number}.") for number in (0, 1)]
     rest = [name for name in tensors if not name.startswith(("0.", "1."))]
     if [family(tower) for tower in towers] != ["clip", "openclip"] or rest:
         raise ValueError(
             f"'{where}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
-    if tokenizer is None:
-        return Missing(_no_tokenizer(where, "CLIP"))
-    both = [_tower(towers[i], kind, "penultimate", where, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
+    both = [_clip_weights(tower, kind, where) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     projection = towers[1].get("model.text_projection")
     width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
     if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
         raise ValueError(f"'{where}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
-    return ReleasedText(both, size=PictureSize(), size_width=width, zero_empty=True).eval()
+    if tokenizer is None:
+        return Missing(_no_tokenizer(where, "CLIP"))
+    made = [_tower(both[i], kind, "penultimate", where, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
+    return ReleasedText(made, size=PictureSize(), size_width=width, zero_empty=True).eval()
 
 
-def _tower(tensors: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
-    transformers = import_transformers("clip")
-    words = load_tokenizer(transformers.CLIPTokenizer, tokenizer)
-    held: Tensors
-    if kind == "clip":
-        held, activation, pad = _under(tensors, "transformer."), "quick_gelu", int(words.eos_token_id)
-    else:
-        held, activation, pad = from_openclip(_under(tensors, "model.")), "gelu", OPENCLIP_PAD
-    return Tower(build_clip(held, clip_settings(held, str(where), activation), str(where)), words, hidden, pad)
+def _clip_weights(tensors: Tensors, kind: str, where: Path) -> dict[str, Tensor]:
+    """The tensors of a text model under transformers' names, known to be complete. Raises ``ValueError``."""
+    openclip = kind == "openclip"
+    held = _only(tensors, "model." if openclip else "transformer.", where)
+    weights = from_openclip(held) if openclip else held
+    check_clip(weights, clip_settings(weights, str(where), ACTIVATIONS[kind]), str(where))
+    return weights
+
+
+def _tower(weights: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
+    words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer)
+    settings = clip_settings(weights, str(where), ACTIVATIONS[kind])
+    pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
+    return Tower(build_clip(weights, settings, str(where)), words, hidden, pad)
+
+
+def _only(tensors: Tensors, prefix: str, where: Path) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it. Raises ``ValueError`` for others beside them that are weights."""
+    rest = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
+    if rest:
+        raise ValueError(
+            f"'{where}' holds {len(rest)} tensors beside those of its text encoder: {', '.join(sorted(rest)[:4])}. It "
+            "is of another architecture: nothing was loaded"
+        )
+    return _under(tensors, prefix)
 
 
 def _under(tensors: Tensors, prefix: str) -> dict[str, Tensor]:

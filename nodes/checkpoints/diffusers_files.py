@@ -1,4 +1,4 @@
-"""The weights of one component in a diffusers folder: whole or sharded, safetensors or `.bin`, fp16 variants."""
+"""The weights of one component in a diffusers folder: whole or sharded, safetensors or `.bin`, and their variants."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", "fp16")
 """Full precision first; a folder may hold half precision alone."""
 
+NOT_AVERAGED = ("non_ema",)
+"""What the folders of Stable Diffusion 1.4 and 1.5 call the U-Net's weights that are no moving averages."""
 
-def component_tensors(folder: Path) -> Mapping[str, Tensor]:
-    """The tensors of a component, memory-mapped. Raises ``ValueError`` where there are none, or a shard is missing."""
+
+def component_tensors(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
+    """The tensors of a component, memory-mapped; without ema, those that its folder names as no moving averages.
+
+    Raises ``ValueError`` where there are none, or a shard is missing.
+    """
     for suffix in ("safetensors", "bin"):
-        for variant in VARIANTS:
+        for variant in VARIANTS if ema else NOT_AVERAGED:
             dot = f".{variant}" if variant else ""
             for stem in STEMS:
                 if (whole := folder / f"{stem}{dot}.{suffix}").is_file():
@@ -28,6 +34,11 @@ def component_tensors(folder: Path) -> Mapping[str, Tensor]:
                 if (index := folder / f"{stem}.{suffix}.index{dot}.json").is_file():
                     return _sharded(index)
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+    if not ema:
+        raise ValueError(
+            f"'{folder}' holds no weights beside those that are its moving averages, or may be: expected "
+            f"{STEMS[0]}.{NOT_AVERAGED[0]}.safetensors; found {found or 'nothing'}: leave ema out"
+        )
     raise ValueError(
         f"'{folder}' holds no weights: expected {STEMS[0]}.safetensors or model.safetensors, whole or with an index, "
         f"or the same as fp16 or .bin; found {found or 'nothing'}. The folder is incomplete: nothing was loaded"

@@ -57,7 +57,7 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
         kind = options.prediction
     first = next((name for name in ("vae", "vqvae") if name in held), None)
     if "unet" in held:
-        parts.update(load_unet(folder / "unet", kind))
+        parts.update(load_unet(folder / "unet", kind, options.ema))
     if first is not None:
         parts["autoencoder"] = load_autoencoder(folder / first)
     texts = [name for name in ("text_encoder", "text_encoder_2", "bert") if name in held]
@@ -67,11 +67,14 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     return parts
 
 
-def load_unet(folder: Path, kind: PredictionKind) -> dict[str, Any]:
-    """The `denoiser` of a U-Net's folder and, where it was trained with classes, their `label` embedder."""
+def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
+    """The `denoiser` of a U-Net's folder and, where it was trained with classes, their `label` embedder.
+
+    Without ema they are the weights that the folder has beside their moving averages.
+    """
     where = folder / "config.json"
     shape = diffusers_unet.unet_shape(read_json(where), where, kind)
-    tensors = diffusers_unet.unet_tensors(component_tensors(folder), shape)
+    tensors = diffusers_unet.unet_tensors(component_tensors(folder, ema), shape)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
         network = ReleasedUNet(shape)
@@ -98,7 +101,7 @@ def _alone(folder: Path, options: LoadOptions) -> dict[str, Any]:
     named = options.noise_schedule != "auto"
     parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if named else {}
     if name in diffusers_unet.CLASSES:
-        return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction)
+        return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction, options.ema)
     if name in diffusers_first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
     known = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))

@@ -24,7 +24,7 @@ def fill(
     ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
     """
     wanted = module.state_dict()
-    _check(wanted, tensors, where)
+    check_fit(wanted, tensors, where)
     held: dict[str, Tensor] = {}
     for name in wanted:
         tensor = tensors[name].detach()
@@ -33,7 +33,11 @@ def fill(
     module.eval().requires_grad_(False)
 
 
-def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Compare names, shapes and kinds of a file's tensors with those that a module wants; no value is looked at.
+
+    Raises one ``ValueError`` that names `where` and all keys that are missing, left over, of another shape or type.
+    """
     missing = [name for name in wanted if name not in tensors]
     left_over = [name for name in tensors if name not in wanted]
     reshaped = [

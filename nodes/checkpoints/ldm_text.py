@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import check_fit, fill
 from guidegraph.nodes.models.pretrained_text import from_folder
 from guidegraph.nodes.models.released_ldm_text import LDMText, LDMTransformer
 from guidegraph.nodes.pretrained import import_transformers
@@ -47,6 +47,19 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, w
     tokenizer: a folder with the one of BERT that it was trained with. Raises ``ValueError``.
     """
     transformers = import_transformers("clip")
+    model, held = _on_meta(tensors, heads, where)
+    fill(model, held, where, current_dtype(), current_device())
+    return LDMText(model, from_folder(transformers.BertTokenizerFast, tokenizer)).eval()
+
+
+def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, where: str) -> None:
+    """Whether tensors are those of the text encoder, and no more; no value is looked at. Raises ``ValueError``."""
+    model, held = _on_meta(tensors, heads, where)
+    check_fit(model.state_dict(), held, where)
+
+
+def _on_meta(tensors: Mapping[str, Tensor], heads: int, where: str) -> tuple[LDMTransformer, dict[str, Tensor]]:
+    """The network whose sizes the tensors tell, on the meta device, and those tensors that are its weights."""
     held = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
     try:
         vocabulary, width = held["token_emb.weight"].shape
@@ -57,13 +70,13 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, w
         raise ValueError(
             f"'{where}' holds no whole text encoder of latent diffusion: {error.args[0]} is missing"
         ) from None
+    except (ValueError, IndexError):
+        raise ValueError(f"'{where}' holds no text encoder of latent diffusion: embeddings are matrices") from None
     layers = {name.split(".")[2] for name in held if name.startswith("attn_layers.layers.")}
     if attention % heads:
         raise ValueError(f"'{where}': {heads} heads do not share {attention} channels")
     with torch.device("meta"):
-        model = LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads)
-    fill(model, held, where, current_dtype(), current_device())
-    return LDMText(model, from_folder(transformers.BertTokenizerFast, tokenizer)).eval()
+        return LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads), held
 
 
 def heads_of(config: Mapping[str, Any]) -> int:

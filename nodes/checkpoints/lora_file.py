@@ -23,6 +23,10 @@ DOWN, UP = (
     ("lora_A", "lora_down", "lora.down", "lora_linear_layer.down"),
     ("lora_B", "lora_up", "lora.up", "lora_linear_layer.up"),
 )
+UNET_NAMES = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+"""The layers of attention by the names that diffusers gave them in LoRA files before it used peft."""
+
 OTHERS = {
     "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker",
     "oft_": "OFT", "diff": "whole differences", "lora_embedding": "embedding", "glora": "GLoRA",
@@ -105,8 +109,9 @@ def _split(key: str) -> tuple[str, str]:
     key = key.removeprefix("base_model.model.")
     if key.endswith(".alpha"):
         return key.removesuffix(".alpha"), "alpha"
-    if found := re.match(r"(.+)\.processor\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$", key):
-        return f"{found[1]}.{found[2]}{'.0' if found[2] == 'to_out' else ''}", found[3]
+    if found := re.match(r"(.+?)(\.processor)?\.(to_q|to_k|to_v|to_out)_lora\.(down|up)\.weight$", key):
+        layers = TEXT_NAMES if found[1].endswith(".self_attn") else UNET_NAMES
+        return f"{found[1]}.{layers[found[3]]}", found[4]
     for part, names in (("down", DOWN), ("up", UP)):
         for name in names:
             if found := re.match(rf"(.+)\.{re.escape(name)}(?:\.default(?:_\d+)?)?\.weight$", key):

@@ -18,7 +18,8 @@ class LoadOptions:
     attention: the order of q, k, v and heads, guided-diffusion's `use_new_attention_order`. heads, head_channels: how
     many heads attention has, or how wide each is. noise_schedule: the β that the model was trained with. prediction:
     what the network gives. tokenizer: the folder of the one that a single file's text encoder was trained with. ema:
-    take the moving averages of a CompVis file's weights where it has them.
+    take the moving averages of the weights where the checkpoint has both; without it, a diffusers folder must have the
+    others as its variant `non_ema`.
     """
 
     attention: AttentionOrder = "auto"

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.graph.split import Split
 from guidegraph.nodes.types import Condition
 
 Hidden = Literal["last", "penultimate"]
@@ -64,13 +66,33 @@ class PretrainedText(nn.Module):
         device = next(self.model.parameters()).device
         return found["input_ids"].to(device), found["attention_mask"].bool().to(device)
 
+    def forward(self, texts: Sequence[str]) -> Condition:
+        """The condition of B texts, as `embed` gives it."""
+        return self.embed(*self.tokenize(texts))
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
+        """The condition of tokens (B, length) int64 that count where the mask (B, length) bool is true."""
+        raise NotImplementedError
+
+    def split(self) -> Split | None:
+        """How texts are embedded without Python: by their tokens. None for a tokenizer that is Python itself."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        own = Tokenizer.from_str(backend.to_str())
+        own.enable_truncation(self.length)
+        own.enable_padding(
+            length=self.length, pad_id=int(self.tokenizer.pad_token_id), pad_token=str(self.tokenizer.pad_token)
+        )
+        axes = {"ids": ("B", self.length), "mask": ("B", self.length)}
+        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, {"tokenizer": own.to_str().encode()})
+
 
 class SentenceText(PretrainedText):
     """A `TextEmbedder` of the sentence-transformers kind (Reimers & Gurevych 2019): mean pooling, unit length."""
 
-    def forward(self, texts: Sequence[str]) -> Condition:
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """tokens (B, length, D), their mask, and the sentence's vector (B, D) of unit length."""
-        ids, mask = self.tokenize(texts)
         tokens = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         counted = mask[..., None].to(tokens.dtype)
         mean = (tokens * counted).sum(1) / counted.sum(1)
@@ -85,9 +107,8 @@ class ClipText(PretrainedText):
         self.hidden = hidden
         self.attend_padding = attend_padding
 
-    def forward(self, texts: Sequence[str]) -> Condition:
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """tokens (B, length, D) of the chosen layer after the final norm, their mask, and the pooled vector (B, D)."""
-        ids, mask = self.tokenize(texts)
         out = self.model(input_ids=ids, output_hidden_states=True)  # causal: what stands before the padding is the same
         tokens: Tensor = out.last_hidden_state
         if self.hidden == "penultimate":

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
+from guidegraph.graph.split import Split
 from guidegraph.nodes.models.layers import Attention, FeedForward
 from guidegraph.nodes.types import Condition
 from guidegraph_runtime import tokens
@@ -102,6 +103,16 @@ class TextModel(nn.Module):
         ids, mask = tokenize(self.tokenizer, texts)
         tokens.warn_of_unknown_words(self.tokenizer, texts, ids.numpy())
         device = self.encoder.position_embedding.device
-        ids, mask = ids.to(device), mask.to(device)
+        return self.embed(ids.to(device), mask.to(device))
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
+        """The condition of tokens (B, L) int64 that count where the mask (B, L) bool is true."""
         features, vector = self.encoder(ids, mask)
         return Condition(vector=vector, tokens=features, mask=mask)
+
+    def split(self) -> Split:
+        """How texts are embedded without Python: by their tokens."""
+        length = self.encoder.config.length
+        axes = {"ids": ("B", length), "mask": ("B", length)}
+        settings = {"tokenizer": self.tokenizer.to_str().encode()}
+        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 RANK = 4
+Size = tuple[int, float]
 CONVOLUTIONS = ("conv_in", "downsamplers.0.conv", "resnets.0.conv1", "conv_shortcut")
 LINEAR = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "time_emb_proj", "linear_1")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+OLD_ATTENTION = {
+    **{name: name for name in ("to_q", "to_k", "to_v", "to_out")},
+    "q_proj": "to_q",
+    "k_proj": "to_k",
+    "v_proj": "to_v",
+    "out_proj": "to_out",
+}
 NETWORKS = {"unet": "unet", "text_encoder": "te", "text_encoder_2": "te2"}
 
 
 class Lora:
-    """Factors for layers of a pipeline's networks: {network: {layer: (down, up, alpha)}}."""
+    """Factors for layers of a pipeline's networks: {network: {layer: (down, up, alpha)}}.
 
-    def __init__(self, pipe: Any, networks: tuple[str, ...], seed: int = 0) -> None:
+    sizes: rank and α of a layer by its name and its number; without it, the rank is 4 and α differs between layers.
+    """
+
+    def __init__(
+        self, pipe: Any, networks: tuple[str, ...], seed: int = 0, sizes: Callable[[str, int], Size] | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.two = getattr(pipe, "text_encoder_2", None) is not None
         self.factors: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
@@ -32,9 +46,10 @@ class Lora:
                 if not name.endswith(ends) or not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
                     continue
                 out, *inside = layer.weight.shape
-                up = torch.randn(out, RANK, *[1] * (len(inside) - 1), generator=generator)
-                down = torch.randn(RANK, *inside, generator=generator) * 0.3 / layer.weight[0].numel() ** 0.5
-                mine[name] = (down, up, float(1 + len(mine) % 3))
+                rank, alpha = sizes(name, len(mine)) if sizes else (RANK, float(1 + len(mine) % 3))
+                up = torch.randn(out, rank, *[1] * (len(inside) - 1), generator=generator)
+                down = torch.randn(rank, *inside, generator=generator) * 0.3 / layer.weight[0].numel() ** 0.5
+                mine[name] = (down, up, alpha)
 
     def applied(self, pipe: Any, strength: float, alphas: bool) -> Any:
         """A copy of a pipeline's networks with the closed form in their weights."""
@@ -43,7 +58,7 @@ class Lora:
             for name, (down, up, alpha) in layers.items():
                 weight = changed[network].get_submodule(name).weight
                 product = torch.einsum("or,r...->o...", up.flatten(1), down)
-                weight.data += strength * (alpha / RANK if alphas else 1.0) * product
+                weight.data += strength * (alpha / len(down) if alphas else 1.0) * product
         return changed
 
     def peft(self, path: Path, *, names: tuple[str, str] = ("lora_A", "lora_B"), metadata: bool = False) -> Path:
@@ -58,6 +73,21 @@ class Lora:
             header[f"{network}.alpha_pattern"] = {name: alpha for name, (_, _, alpha) in layers.items()}
         held = {"lora_adapter_metadata": json.dumps(header)} if metadata else {"format": "pt"}
         save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=held)
+        return path
+
+    def before_peft(self, path: Path) -> Path:
+        """What diffusers wrote before it used peft: attention's layers have names of their own."""
+        tensors: dict[str, Tensor] = {}
+        for network, layers in self.factors.items():
+            for name, (down, up, _) in layers.items():
+                at = f"{network}.{old_name(name) if network.startswith('text') else name}"
+                owner, _, last = at.removesuffix(".0").rpartition(".")
+                if last in OLD_ATTENTION:
+                    at = f"{owner}{'' if network.startswith('text') else '.processor'}.{OLD_ATTENTION[last]}_lora"
+                else:
+                    at = f"{at}.{'lora_linear_layer' if network.startswith('text') else 'lora'}"
+                tensors |= {f"{at}.down.weight": down, f"{at}.up.weight": up}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
         return path
 
     def kohya(self, path: Path, *, unet_names: Any = None) -> Path:

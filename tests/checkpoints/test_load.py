@@ -173,6 +173,24 @@ def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None
         load_checkpoint(path=tmp_path / "shards")
 
 
+def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable: Made, tmp_path: Path) -> None:
+    stable.pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"unet' holds no weights beside .*non_ema\.safetensors;.*: leave ema out"):
+        load_checkpoint(path=tmp_path, ema=False)
+    other = tiny.unet("sd1")
+    other.conv_out.bias += 1.0
+    other.save_pretrained(tmp_path / "unet", variant="non_ema")
+    assert (tmp_path / "unet/diffusion_pytorch_model.safetensors").is_file()
+    assert (tmp_path / "unet/diffusion_pytorch_model.non_ema.safetensors").is_file()
+    x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
+    tokens = Condition(tokens=torch.randn(1, 7, 64))
+    plain, trained = (load_checkpoint(path=tmp_path, ema=ema).denoiser for ema in (True, False))
+    alone = load_checkpoint(path=tmp_path / "unet", ema=False).denoiser
+    for found in (trained, alone):
+        apart = predict(found, x, t, tokens).value - predict(plain, x, t, tokens).value
+        torch.testing.assert_close(apart, torch.ones_like(x), rtol=0, atol=1e-5)
+
+
 def test_networks_alone_load_with_classes_and_as_pipelines_without_text(tmp_path: Path) -> None:
     model = tiny.unet("class")
     model.save_pretrained(tmp_path / "unet")

@@ -50,7 +50,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
 LAYOUTS = {
     "peft": (lambda lora, path: lora.peft(path), False),
     "peft with metadata": (lambda lora, path: lora.peft(path, metadata=True), True),
-    "diffusers before peft": (lambda lora, path: lora.peft(path, names=("lora.down", "lora.up")), False),
+    "diffusers": (lambda lora, path: lora.peft(path, names=("lora.down", "lora.up")), False),
+    "diffusers before peft": (lambda lora, path: lora.before_peft(path), False),
     "kohya": (lambda lora, path: lora.kohya(path), True),
 }
 

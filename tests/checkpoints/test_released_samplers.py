@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from guidegraph import load_workflow
@@ -31,6 +32,14 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 """Ours: diffusers' class, its settings beside Stable Diffusion's, and our setting `final`."""
 
+NOISY: dict[str, tuple[str, dict[str, Any], str]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}, "first"),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}, "one"),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}, "one"),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "one"),
+}
+"""Those that draw noise at their steps, ddim with eta 1."""
+
 
 @pytest.fixture(scope="module")
 def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
@@ -42,34 +51,60 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return pipe, folder
 
 
-def both(sampler: str, pipe: Any, folder: Path) -> tuple[Tensor, Tensor]:
-    """The latents that the shipped workflow with another sampler draws, and the pipeline's."""
-    name, settings, final = SAMPLERS[sampler]
+def theirs(pipe: Any, name: str, settings: dict[str, Any], **given: Any) -> Tensor:
+    """The latents that the pipeline draws with a scheduler of its own."""
     stable = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     pipe.scheduler = getattr(diffusers, name)(**stable, timestep_spacing="leading", steps_offset=1, **settings)
-    start = gaussian(seed=SEED, shape=SHAPE)
-    expected: Tensor = pipe(
-        PROMPT,
-        height=32,
-        width=32,
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-        latents=start.clone(),
-        output_type="latent",
-    ).images
+    size = {"height": 32, "width": 32, "num_inference_steps": STEPS, "guidance_scale": 7.5}
+    latents: Tensor = pipe(PROMPT, output_type="latent", **size, **given).images
+    return latents
+
+
+def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> Tensor:
+    """The latents that the shipped workflow draws with another sampler of these settings, and other changes."""
     text = WORKFLOW.read_text(encoding="utf-8")
-    text = text.replace("use: scheduler.ddim", f"use: scheduler.{sampler}").replace("      final: sampling.final\n", "")
-    text = text.replace(
-        "      spacing: sampling.spacing\n", f"      spacing: sampling.spacing\n    with: {{final: {final}}}\n"
-    )
+    changes = {
+        "use: scheduler.ddim": f"use: scheduler.{sampler}",
+        "      final: sampling.final\n": "",
+        "      spacing: sampling.spacing\n": f"      spacing: sampling.spacing\n    with: {{{settings}}}\n",
+        **changes,
+    }
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
     written = folder / f"{sampler}.yaml"
     written.write_text(text, encoding="utf-8")
     given = {"checkpoint": folder / "model", "prompt": PROMPT, "steps": STEPS, "seed": SEED, "shape": SHAPE}
     found: Tensor = load_workflow(written).run(**given)["latent"]
-    return found, expected
+    return found
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_twenty_steps_of_every_shared_sampler(stable: tuple[Any, Path], sampler: str) -> None:
-    found, expected = both(sampler, *stable)
-    figures.relative(found, expected, TOLERANCE, "latents after all steps")
+    pipe, folder = stable
+    name, settings, final = SAMPLERS[sampler]
+    expected = theirs(pipe, name, settings, latents=gaussian(seed=SEED, shape=SHAPE))
+    figures.relative(ours(folder, sampler, f"final: {final}", {}), expected, TOLERANCE, "latents after all steps")
+
+
+FRESH = """
+      fresh:
+        use: noise.gaussian
+        in: {like: carry.x, index: loop.index, seed: params.seed}
+        with: {rng: torch}
+      step:"""
+
+
+@pytest.mark.parametrize("sampler", NOISY)
+def test_twenty_steps_with_the_same_noise_at_each(stable: tuple[Any, Path], sampler: str) -> None:
+    pipe, folder = stable
+    name, settings, final = NOISY[sampler]
+    eta = {"eta": 1.0} if sampler == "ddim" else {}
+    expected = theirs(pipe, name, settings, generator=torch.Generator().manual_seed(SEED), **eta)
+    torchs = {
+        "shape: params.shape}}": "shape: params.shape}, with: {rng: torch}}",
+        "\n      step:": FRESH,
+        "prediction: rescaled,": "prediction: rescaled, noise: fresh,",
+    }
+    chosen = f"final: {final}" + (", eta: 1" if eta else "")
+    figures.relative(ours(folder, sampler, chosen, torchs), expected, TOLERANCE, "latents after all steps")

@@ -17,6 +17,7 @@ from guidegraph import load_workflow
 from guidegraph.nodes.checkpoint import load_checkpoint
 from guidegraph.nodes.image import load_image
 from guidegraph.nodes.mask import load_mask
+from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
 from guidegraph.nodes.noise import gaussian
 from tests.checkpoints import figures, pipelines
 
@@ -172,6 +173,28 @@ def test_inpainting_by_blending(stable: Made, layout: str) -> None:
     check(found, expected)
     outside = torch.nn.functional.interpolate(load_mask(path=mask), SHAPE[1:]) == 0
     assert torch.equal(found[outside.expand_as(found)], clean[outside.expand_as(clean)])
+
+
+@pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "inpaint", "inpaint_blend"])
+def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(tmp_path: Path, name: str) -> None:
+    made = Made("inpaint" if name == "inpaint" else "sd1", tmp_path)
+    params = {"shape": SHAPE} if name == "text_to_image" else {"image": tmp_path / "picture.png", "size": SIDE}
+    if name.startswith("inpaint"):
+        params["mask"] = tmp_path / "mask.png"
+    states: list[Tensor] = []
+    forward = ReleasedDenoiser.forward
+
+    def watched(self: ReleasedDenoiser, x: Tensor, *given: Any) -> Any:
+        assert self.network.dtype == torch.bfloat16
+        states.append(x)
+        return forward(self, x, *given)
+
+    with patch.object(ReleasedDenoiser, "forward", watched):
+        workflow = load_workflow(WORKFLOWS / f"{name}.yaml", dtype="bfloat16", cache="off")
+        found = workflow.run(**made.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
+    assert {x.dtype for x in [*states, found]} == {torch.float32}
+    assert len(states) >= 3
+    assert all(not torch.equal(x, x.bfloat16().float()) for x in states)  # nor was it ever rounded
 
 
 def encoded(made: Made, image: Tensor) -> Tensor:

@@ -70,6 +70,25 @@ def test_plain_log_names_nodes_and_where_values_came_from() -> None:
     assert "nodes.fit (loop): from the disk cache" in lines
 
 
+MOVE = events.ModelMoved("nodes.model", "text", "ReleasedText", "cuda", 246_000_000, 0.125)
+
+
+def test_a_moved_model_is_in_the_logs() -> None:
+    lines: list[str] = []
+    JsonLog(lines.append, lambda name: [])(MOVE)
+    assert json.loads(lines[0]) == {
+        "event": "model_moved",
+        "path": "nodes.model",
+        "output": "text",
+        "model": "ReleasedText",
+        "device": "cuda",
+        "bytes": 246_000_000,
+        "seconds": 0.125,
+    }
+    PlainLog(lines.append)(MOVE)
+    assert lines[1] == "nodes.model.text (ReleasedText): 246 MB to cuda, 0.12 s"
+
+
 def test_plain_log_does_not_flood() -> None:
     lines: list[str] = []
     log = PlainLog(lines.append, every=1000)

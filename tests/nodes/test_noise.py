@@ -51,6 +51,8 @@ def test_like_gives_shape_batch_and_dtype() -> None:
 def test_samplers_start_in_float32_at_least(policy: str, dtype: str) -> None:
     with placement("cpu", policy):
         assert gaussian(seed=0, shape=SHAPE).dtype == getattr(torch, dtype)
+    like = torch.zeros(1, *SHAPE, dtype=getattr(torch, policy))
+    assert torch.equal(gaussian(like, seed=0), gaussian(seed=0, shape=SHAPE).to(getattr(torch, dtype)))
 
 
 def test_torchs_generator_draws_as_other_tools_do() -> None:

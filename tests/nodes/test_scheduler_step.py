@@ -15,7 +15,7 @@ from guidegraph.graph.types import register_structured
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.scheduler import Sampler
-from guidegraph.nodes.step import Step, mean, step
+from guidegraph.nodes.step import Step, add_noise, mean, step
 from guidegraph.nodes.types import Prediction, SchedulerState
 from guidegraph_runtime.tables.rows import Table
 from tests.nodes.closed_form import network, normal, sample, scaled_linear
@@ -133,14 +133,17 @@ def test_renoise_takes_the_place_of_eps_alone() -> None:
     torch.testing.assert_close(found, alpha[2] * (x - sigma[1] * eps) / alpha[1] + sigma[2] * other)
 
 
-def test_half_precision_is_computed_in_float32_and_given_back() -> None:
+@pytest.mark.parametrize(("narrow", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64")])
+def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
     sampler = samplers.heun(scaled_linear(), steps=5)
-    x, eps = normal(*SHAPE).bfloat16(), normal(*SHAPE, seed=1).bfloat16()
+    x, eps = (normal(*SHAPE, seed=seed).to(getattr(torch, narrow)) for seed in (0, 1))
     found = one_step(sampler, 0, x, Prediction(eps, "eps"))
-    assert found.x.dtype == torch.bfloat16
-    assert found.state.slots.dtype == torch.float32
-    wide = one_step(sampler, 0, x.float(), Prediction(eps, "eps"))
-    assert torch.equal(found.x, wide.x.bfloat16())
+    expected = one_step(sampler, 0, x.to(getattr(torch, wide)), Prediction(eps, "eps"))
+    assert found.x.dtype == found.state.slots.dtype == getattr(torch, wide)
+    assert torch.equal(found.x, expected.x)
+    start = add_noise(sampler.scheduler, x, eps)
+    assert start.dtype == mean(sampler.scheduler, x, Prediction(eps, "eps"), *at_row(sampler, 0)).dtype == found.x.dtype
+    assert torch.equal(start, add_noise(sampler.scheduler, x.to(start.dtype), eps))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Export: parts of a workflow as ONNX graphs."""

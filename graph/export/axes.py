@@ -1,0 +1,72 @@
+"""Axes of a graph whose size is free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis whose size is chosen at run time: min … max, a multiple of `multiple_of`. Equal names are equal sizes.
+
+    Raises ``ValueError`` for a name that is no identifier, and for bounds that allow no two sizes.
+    """
+
+    name: str
+    min: int = 1
+    max: int = 4096
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"an axis is named by letters, digits and _; found {self.name!r}")
+        low, high = self.units
+        if self.multiple_of < 1 or self.min < 1 or high < max(low + 1, 2):
+            raise ValueError(
+                f"axis '{self.name}' allows no two sizes: multiples of {self.multiple_of} from {self.min} to {self.max}"
+            )
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """The least and the greatest size in units of `multiple_of`."""
+        return -(-self.min // max(self.multiple_of, 1)), self.max // max(self.multiple_of, 1)
+
+
+def check_axes(inputs: Sequence[Tensor], names: Sequence[str], axes: Sequence[Mapping[int, Axis]]) -> dict[str, int]:
+    """The size of each axis in the inputs. Raises ``ValueError`` where they and the axes do not fit each other."""
+    if not len(inputs) == len(names) == len(axes):
+        raise ValueError(f"{len(inputs)} inputs have {len(names)} names and {len(axes)} entries of dynamic axes")
+    known: dict[str, Axis] = {}
+    found: dict[str, int] = {}
+    for tensor, name, dynamic in zip(inputs, names, axes, strict=True):
+        for index, axis in dynamic.items():
+            if not 0 <= index < tensor.ndim:
+                raise ValueError(f"input '{name}' of shape {tuple(tensor.shape)} has no axis {index}")
+            size = int(tensor.shape[index])
+            if known.setdefault(axis.name, axis) != axis:
+                raise ValueError(f"axis '{axis.name}' is declared twice, differently: {known[axis.name]} and {axis}")
+            if found.setdefault(axis.name, size) != size:
+                raise ValueError(f"axis '{axis.name}' has size {found[axis.name]} and, in input '{name}', {size}")
+            if size % axis.multiple_of or not axis.min <= size <= axis.max:
+                raise ValueError(f"input '{name}' has size {size} along axis {index}, which is no size of {axis}")
+    return found
+
+
+def trace_sizes(axes: Sequence[Mapping[int, Axis]], found: Mapping[str, int], taken: Sequence[int]) -> dict[str, int]:
+    """A size for each axis to trace with: not 1 unit, and different from each other and, where possible, from `taken`.
+
+    Sizes 0 and 1 are special to torch, and it takes equal sizes for the same one.
+    """
+    sizes: dict[str, int] = {}
+    for axis in {axis.name: axis for dynamic in axes for axis in dynamic.values()}.values():
+        low, high = max(axis.units[0], 2), axis.units[1]
+        units = [min(max(found[axis.name] // axis.multiple_of, low), high), *range(low, min(high, low + 64) + 1)]
+        free = [u * axis.multiple_of for u in units]
+        other = set(sizes.values())
+        sizes[axis.name] = next(
+            (s for s in free if s not in other and s not in taken), next((s for s in free if s not in other), free[0])
+        )
+    return sizes

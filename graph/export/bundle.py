@@ -1,0 +1,126 @@
+"""A bundle on disk: graphs, tables, files and what says which belongs to what; all of it, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.part import OPSET, save_part
+from guidegraph.graph.export.workflow import Exported, ExportedPart
+from guidegraph_runtime.manifest import (
+    File,
+    Manifest,
+    Output,
+    Part,
+    Reference,
+    Requires,
+    Tensor,
+    write_manifest,
+)
+from guidegraph_runtime.names import MANIFEST
+
+TABLES = "tables.safetensors"
+
+
+def write_bundle(
+    exported: Exported,
+    out: Path,
+    *,
+    kinds: Mapping[str, str],
+    versions: Mapping[str, str],
+    embedded_limit: int = 1 << 31,
+    reference: Reference | None = None,
+    more: Mapping[str, bytes] | None = None,
+) -> Manifest:
+    """Write a bundle to the folder ``out``, which it takes the place of where that is a bundle too.
+
+    kinds: "image", "tensor" or "table" for each output. reference: a run to repeat, with its files in ``more``.
+    Raises ``ExportError`` where something else is at ``out``.
+    """
+    with _replacing(out) as folder:
+        parts = {one.plan.name: _save(one, folder, embedded_limit) for one in exported.parts}
+        if exported.host.tables:
+            _save_tables(exported.host.tables, folder / TABLES)
+        for name, data in {**exported.host.files, **(more or {})}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        graph = exported.graph
+        manifest = Manifest(
+            name=graph.name,
+            workflow=graph.sources.get(str(graph.file), ""),
+            inputs=exported.inputs,
+            outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
+            parts=parts,
+            plan=exported.plan,
+            files=dict(_files(folder)),
+            versions=versions,
+            requires=Requires(OPSET),
+            fixed=exported.fixed,
+            reference=reference,
+        )
+        (folder / MANIFEST).write_bytes(write_manifest(manifest))
+    return manifest
+
+
+def _save(one: ExportedPart, folder: Path, embedded_limit: int) -> Part:
+    written = save_part(one.traced, folder / f"{one.plan.name}.onnx", embedded_limit)
+    graph = one.traced.model.graph
+    return Part(
+        file=written[0].name,
+        inputs=tuple(_tensor(value, one.traced.inputs) for value in graph.inputs),
+        outputs=tuple(_tensor(value, one.traced.outputs) for value in graph.outputs),
+        opsets=dict(one.traced.model.opset_imports),
+        externals=tuple(path.name for path in written[1:]),
+    )
+
+
+def _tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:
+    return Tensor(str(value.name), str(value.dtype.numpy()), shapes[str(value.name)])
+
+
+def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}, str(path))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, File]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield path.relative_to(folder).as_posix(), File(digest, path.stat().st_size)
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its place at the end, and is removed when something fails."""
+    check_place(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name[:64]}-{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        old = out.with_name(f"{temporary.name}.old")
+        if out.exists():
+            os.replace(out, old)
+        os.replace(temporary, out)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_place(out: Path) -> None:
+    """Raises ``ExportError`` where a bundle must not be written, since something else is there."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if os.path.lexists(out) and not (out / MANIFEST).is_file():
+        raise ExportError(f"'{out}' is there and no bundle", "choose a new folder, or remove it")

@@ -1,0 +1,177 @@
+"""A function that takes a gradient inside, traced into a graph of forward operators.
+
+torch.export cannot see through `torch.autograd.grad`. Tracing below autograd can: the backward pass is then a row of
+operators like any other, and those that ONNX lacks are replaced as `decompositions` says.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.export.decompositions import decompositions
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.places import innermost, is_library
+
+Function = Callable[..., Any]
+
+
+@dataclass
+class Probe(TorchDispatchMode):
+    """Watches one run of a function: whether it takes a gradient, which random operators it calls, and from where."""
+
+    gradient: bool = False
+    random: dict[str, str] = field(default_factory=dict)
+    wanted: str = ""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch._C._current_graph_task_id() != -1:  # autograd's engine is at work
+            self.gradient = True
+        name = operator_name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in name:
+            self.random.setdefault(name, innermost(traceback.extract_stack()))
+        if name == self.wanted and not self.place:
+            self.place = innermost(traceback.extract_stack())
+        return func(*args, **(kwargs or {}))
+
+
+def operator_name(op: Any) -> str:
+    """`aten.silu_backward` for torch.ops.aten.silu_backward.default."""
+    return str(getattr(op, "overloadpacket", op))
+
+
+def probe(function: Function, inputs: Sequence[Tensor], wanted: str = "") -> tuple[Any, Probe]:
+    """What the function gives for the inputs, and what was seen of it; `wanted` names an operator to be found."""
+    watcher = Probe(wanted=wanted)
+    with torch.no_grad(), watcher:
+        return function(*inputs), watcher
+
+
+def forward_graph(
+    function: Function, inputs: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]], sizes: Mapping[str, int]
+) -> GraphModule:
+    """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
+
+    sizes: of each axis while it is traced, two or more of its units. Raises ``ExportError`` where the function fixes
+    the size of an axis or decides something by it; what the function itself raises while it is traced goes through.
+    """
+    env = ShapeEnv(duck_shape=False)
+    fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    symbols = {axis.name: _symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
+    with ExitStack() as stack:
+        plain = sdpa_kernel(SDPBackend.MATH)
+        for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, Differentiable()):
+            stack.enter_context(context)
+        fakes = [
+            torch.empty(_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
+            for tensor, dynamic in zip(inputs, axes, strict=True)
+        ]
+        graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
+    _check_sizes(env, symbols)
+    return _simplified(graph)
+
+
+class Differentiable(TorchFunctionMode):
+    """Forms of two functions whose gradient has a short graph: torch's own take pixels by index and guard each softmax."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        own = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}.get(func)
+        out = own(*args, **(kwargs or {})) if own is not None else NotImplemented
+        return func(*args, **(kwargs or {})) if out is NotImplemented else out
+
+
+def _nearest(
+    x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
+) -> Any:
+    """Pixels repeated a whole number of times."""
+    factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor, scale_factor)
+    if mode != "nearest" or x.ndim != 4 or any(factor is None or factor != int(factor) for factor in factors):
+        return NotImplemented
+    (tall, wide), (batch, channels, height, width) = map(int, factors), x.shape
+    repeated = x[:, :, :, None, :, None].expand(batch, channels, height, tall, width, wide)
+    return repeated.reshape(batch, channels, height * tall, width * wide)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(QKᵀ/√d) V where nothing is masked, so that no row can be empty."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        return NotImplemented
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = torch.softmax((query * scale) @ key.transpose(-2, -1), dim=-1)
+    return weights @ value
+
+
+def _simplified(graph: GraphModule) -> GraphModule:
+    """The same graph without what only autograd needs, and with equal operations merged: each is traced twice more."""
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.graph = fx_graph_cse(graph.graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
+    """The number of units of an axis as a symbol of its own, so that axes of equal size are not merged."""
+    units = size // axis.multiple_of
+    bounds = ValueRanges(max(axis.units[0], 2), axis.units[1])
+    source = ConstantSource(axis.name)
+    expression = env.create_symbol(
+        units, source, DimDynamic.DYNAMIC, StrictMinMaxConstraint(vr=bounds, warn_only=False)
+    )
+    return env.create_symintnode(expression, hint=units, source=source)
+
+
+def _shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
+    return [
+        dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
+        for i, size in enumerate(tensor.shape)
+    ]
+
+
+def _check_sizes(env: ShapeEnv, symbols: Mapping[str, Any]) -> None:
+    """Refuse a graph that holds for some sizes alone. What torch itself decides, such as a kernel, changes no result."""
+    names = {symbol.node._expr: name for name, symbol in symbols.items()}
+    for guard in env.guards:
+        place = guard.sloc.framework_loc
+        file = getattr(place, "filename", None)
+        if isinstance(guard.expr, sympy.Eq) or (file is not None and not is_library(Path(file))):
+            where = f"{file}:{place.lineno}" if file is not None and not is_library(Path(file)) else ""
+            told = guard.expr.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
+            raise FixedSizeError(str(told), where)

@@ -1,0 +1,135 @@
+"""Host operations: what the torch-free runtime does between the graphs, as entries of a bundle's plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.leaves import leaves_of
+from guidegraph.graph.ir import Call, Literal, Output, Sources
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import PortType, Tensor
+from guidegraph_runtime.host import OPERATIONS
+from guidegraph_runtime.manifest import Operation
+
+if TYPE_CHECKING:
+    from guidegraph.graph.export.walk import Walk
+
+
+@dataclass
+class HostPlan:
+    """tables: tensors that are the same in every run, by name. files: bytes that operations are given, by file name."""
+
+    tables: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def file(self, name: str, data: bytes) -> str:
+        """Keep some bytes; equal ones are one file."""
+        stem, dot, ending = name.partition(".")
+        found = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
+        self.files[found] = data
+        return found
+
+
+def host_call(call: Call, walk: Walk) -> Operation:
+    """The plan's entry of a call that the runtime does.
+
+    Its inputs are links by port, ``port.field`` for those of a structured value and ``port.0``, ``port.1``, … for those
+    of a list; what is the same in every run and no tensor is a setting.
+    """
+    links: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for name, sources in (*call.inputs.items(), *call.settings.items()):
+        each = sources if isinstance(sources, tuple) else (sources,)
+        if not any(walk.is_dynamic(source) or leaves_of(walk.value(source)) for source in each):
+            values = [walk.value(source) for source in each]
+            settings[name] = _plain(call, name, values if isinstance(sources, tuple) else values[0], walk)
+        elif isinstance(sources, tuple):
+            for i, source in enumerate(sources):
+                links |= {f"{name}.{i}" + (f".{p}" if p else ""): at for p, at in walk.named(source).items()}
+        else:
+            links |= {name + (f".{path}" if path else ""): at for path, at in walk.named(sources).items()}
+    outputs = [at for name in call.outputs for at in walk.named(Output(call.key, name)).values()]
+    return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
+
+
+def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
+    """A literal as JSON has it; bytes become a file."""
+    if isinstance(value, bytes):
+        return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}.json", value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(call, name, one, walk) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(call, name, one, walk) for key, one in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ExportError(
+        f"nodes.{call.key} ({call.spec.id}) gets a {type(value).__name__} as '{name}', which the runtime does not know",
+        "leave it out of the exported outputs (--only), or use a node that can be traced",
+        place=str(call.mark),
+    )
+
+
+def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
+    """A node that is half the host's as two calls: the runtime's operation, and the function that is traced."""
+    assert call.spec.split is not None
+    known = {
+        name: walk.value(source)
+        for name, source in (*call.inputs.items(), *call.settings.items())
+        if not isinstance(source, tuple) and not walk.is_dynamic(source)
+    }
+    found: Split | None = call.spec.split(**known)
+    if found is None:
+        raise ExportError(
+            f"nodes.{call.key} ({call.spec.id}) cannot be taken apart for these values",
+            "fix what it depends on by leaving it out of the parameters, or use another encoder",
+            place=str(call.mark),
+        )
+    kinds = {name: PortType((type(name, (Tensor,), {"axes": axes}),)) for name, axes in found.outputs.items()}
+    key = f"{call.key}.host"
+    given = {
+        theirs: source
+        for ours, theirs in found.ports.items()
+        for name, source in (*call.inputs.items(), *call.settings.items())
+        if name == ours
+    }
+    settings: dict[str, Sources] = {name: Literal(value) for name, value in found.settings.items()}
+    ports = {name: Port(name, Any, PortType((object,))) for name in given}
+    first = NodeSpec(
+        found.operation, _operation(found.operation, tuple(ports), tuple(kinds)), ports, {}, kinds, len(kinds) > 1, runtime=True
+    )
+    tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
+    second = replace(
+        call.spec,
+        function=found.function,
+        inputs=tensors,
+        settings={},
+        host=False,
+        split=None,
+        runtime=False,
+        needs=None,
+    )
+    links: dict[str, Sources] = {name: Output(key, name if len(kinds) > 1 else "out") for name in kinds}
+    return (
+        replace(call, key=key, spec=first, inputs=given, settings=settings, checks=()),
+        replace(call, spec=second, inputs=links, settings={}, checks=()),
+    )
+
+
+def _operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
+    """An operation of the runtime as a node's function, for the example run."""
+
+    def run(*args: Any, **named: Any) -> Any:
+        import torch
+
+        found: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **named)
+        tensors = tuple(torch.from_numpy(found[output]) for output in outputs)
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    return run

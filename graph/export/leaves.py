@@ -1,0 +1,107 @@
+"""Values as named leaves: what crosses the edge of an exported graph, and which of its axes may change.
+
+A structured value, such as a condition, is its tensors, each named by its place: ``positive.tokens``. What is no tensor
+in it, such as the kind of a prediction, is the same in every run and stays in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidegraph.graph.ir import Carry, Index, Item, Output, Param, Source
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
+
+DYNAMIC: Mapping[str, str] = {"B": "batch", "H": "height", "W": "width", "M": "tokens", "R": "rows"}
+"""The letters of a port type's axes whose sizes are free at run time, and what they are called."""
+
+Axes = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor of a value. path: inside of the value, "" for the whole. axes: one letter or size for each axis."""
+
+    path: str
+    tensor: Any
+    axes: Axes
+
+    def named(self, base: str) -> str:
+        return f"{base}.{self.path}" if self.path else base
+
+
+def base_name(source: Source, items: Mapping[str, str]) -> str:
+    """What a value is called in a bundle. items: what each loop calls its entry, by the loop's key."""
+    if isinstance(source, Output):
+        return source.op if source.name == "out" else f"{source.op}.{source.name}"
+    if isinstance(source, Param):
+        return f"params.{source.name}"
+    if isinstance(source, Carry):
+        return f"{source.loop}.carry.{source.name}"
+    if isinstance(source, Item):
+        item = f"{source.loop}.{items[source.loop]}"
+        return item if source.field is None else f"{item}.{source.field}"
+    if isinstance(source, Index):
+        return f"{source.loop}.index"
+    raise TypeError(f"{source} has no name")
+
+
+def leaves_of(value: Any, kind: PortType | None = None) -> list[Leaf]:
+    """The tensors of a value, in the order of its pytree."""
+    from torch.utils._pytree import tree_flatten_with_path
+
+    found = []
+    for keys, leaf in tree_flatten_with_path(value)[0]:
+        if is_tensor(leaf):
+            path = ".".join(_key(key) for key in keys)
+            found.append(Leaf(path, leaf, _axes(value, kind, path, leaf)))
+    return found
+
+
+def rebuilt(value: Any, tensors: Sequence[Any]) -> Any:
+    """A value with other tensors in the places of its own."""
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    flat, spec = tree_flatten(value)
+    given = iter(tensors)
+    return tree_unflatten([next(given) if is_tensor(leaf) else leaf for leaf in flat], spec)
+
+
+def statics_of(value: Any) -> dict[str, Any]:
+    """What is no tensor in a structured value, by its place."""
+    from torch.utils._pytree import tree_flatten_with_path
+
+    flat = tree_flatten_with_path(value)[0]
+    return {".".join(_key(key) for key in keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+
+
+def _key(key: Any) -> str:
+    for name in ("name", "key", "idx"):
+        if hasattr(key, name):
+            return str(getattr(key, name))
+    return str(key)
+
+
+def _axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
+    """The axes that a type declares; else those of a sample for four axes, and a leading batch for less."""
+    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared(kind)
+    if declared is not None and len(declared) == tensor.ndim:
+        return tuple(
+            axis if isinstance(axis, str) and axis in DYNAMIC else size
+            for axis, size in zip(declared, tensor.shape, strict=True)
+        )
+    sizes = tuple(tensor.shape)
+    if tensor.ndim == 4:
+        return ("B", sizes[1], "H", "W")
+    return ("B", *sizes[1:]) if sizes else ()
+
+
+def _declared(kind: PortType | None) -> Axes | None:
+    for one in kind.alternatives if kind is not None else ():
+        if isinstance(one, SequenceOf) or not issubclass(one, Tensor):
+            continue
+        axes: Axes | None = getattr(one, "axes", None)
+        if axes is not None:
+            return axes
+    return None

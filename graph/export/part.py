@@ -1,0 +1,206 @@
+"""An exported part: an ONNX model with readable axes and nothing of this machine in it, and how it is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch.export import ExportedProgram
+
+from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.export.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+OPSET = 20
+EMBEDDED_LIMIT = 1 << 31
+"""Bytes of weights from where a model is two files: a protobuf message ends at 2 GiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class TracedPart:
+    """An exported function. gradient: whether it has a gradient inside."""
+
+    model: onnx_ir.Model
+    gradient: bool
+
+    @property
+    def inputs(self) -> dict[str, tuple[int | str, ...]]:
+        """The shape of each input, with the names of free axes."""
+        return {str(value.name): _shape(value) for value in self.model.graph.inputs}
+
+    @property
+    def outputs(self) -> dict[str, tuple[int | str, ...]]:
+        """The shape of each output; a free axis is a name or an expression of names."""
+        return {str(value.name): _shape(value) for value in self.model.graph.outputs}
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the initialisers take."""
+        tensors = (value.const_value for value in self.model.graph.initializers.values())
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    def serialised(self) -> bytes:
+        """The model as one protobuf message. Raises ``ExportError`` for more than 2 GiB of weights."""
+        import onnx_ir
+
+        if self.weight_bytes >= EMBEDDED_LIMIT:
+            raise ExportError(f"{self.weight_bytes} bytes of weights do not fit one ONNX message", "use save_part")
+        data: bytes = onnx_ir.to_proto(self.model).SerializeToString()
+        return data
+
+
+def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: int = EMBEDDED_LIMIT) -> list[Path]:
+    """Write a part to `path`, with its weights in `path`.data where they take `embedded_limit` bytes or more.
+
+    Gives the files it wrote. Both are written beside their place and moved there when they are complete.
+    """
+    import onnx_ir
+
+    path = Path(path)
+    external = part.weight_bytes >= min(embedded_limit, EMBEDDED_LIMIT)
+    data = path.with_name(f"{path.name}.data")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent) as folder:
+        target = Path(folder) / path.name
+        if external:
+            # Keeps the tensors of the model in memory as they are: those of the part may be saved again.
+            onnx_ir.save(part.model, target, external_data=data.name, size_threshold_bytes=1024)
+            os.replace(Path(folder) / data.name, data)
+        else:
+            onnx_ir.save(part.model, target)
+            data.unlink(missing_ok=True)
+        os.replace(target, path)
+    return [path, data] if external else [path]
+
+
+def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
+    """The exported program as an ONNX model, optimised. Raises torch's ``OnnxExporterError``."""
+    with _quiet():
+        converted: Any = torch.onnx.export(
+            program,
+            (),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        _merge_weights(converted.model)
+        converted.optimize()
+        model: onnx_ir.Model = converted.model
+    _name(model, names, output_names)
+    return model
+
+
+def _name(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
+    """Give the inputs and outputs their names; what has one of them already gets another."""
+    graph = model.graph
+    ends = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
+    ends |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
+    inner = [value for node in graph.all_nodes() for value in node.outputs]
+    values = [*graph.inputs, *graph.initializers.values(), *inner]
+    taken = {value.name for value in values} | set(ends.values())
+    for value in values:
+        if id(value) in ends or value.name in ends.values():
+            value.name = next(f"{value.name}_{i}" for i in count(1) if f"{value.name}_{i}" not in taken)
+            taken.add(value.name)
+    for value in (*graph.inputs, *graph.outputs):
+        value.name = ends[id(value)]
+
+
+def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: bool) -> TracedPart:
+    """The model with its free axes named, and without stack traces, paths and comments."""
+    rename = _Renamer(model, axes)
+    model.metadata_props.clear()
+    model.doc_string = None
+    model.producer_name, model.producer_version = "guidegraph", None
+    model.graph.name, model.graph.doc_string = "main_graph", None
+    model.graph.metadata_props.clear()
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        values.extend(node.outputs)
+    for value in values:
+        value.metadata_props.clear()
+        value.doc_string = None
+        rename(value)
+        if value.const_value is not None:
+            value.const_value.doc_string = None
+    return TracedPart(model, gradient)
+
+
+class _Renamer:
+    """torch's symbols, `s26` or `4*s26`, as the names of the axes that they stand for."""
+
+    def __init__(self, model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]]) -> None:
+        self.named: dict[str, str | None] = {}
+        self.symbols: dict[sympy.Symbol, sympy.Expr] = {}
+        for value, dynamic in zip(model.graph.inputs, axes, strict=True):
+            for index, axis in dynamic.items():
+                assert value.shape is not None
+                text = str(getattr(value.shape[index], "value", value.shape[index]))
+                self.named[text] = axis.name
+                symbol = next(iter(sympy.sympify(text).free_symbols))
+                self.symbols[symbol] = sympy.Symbol(axis.name, integer=True) / axis.multiple_of
+
+    def __call__(self, value: onnx_ir.Value) -> None:
+        if value.shape is None or value.shape.is_static():
+            return
+        import onnx_ir
+
+        sizes = [d if isinstance(d, int) else onnx_ir.SymbolicDim(self._name(d.value)) for d in value.shape]
+        value.shape = onnx_ir.Shape(sizes)
+
+    def _name(self, text: str | None) -> str | None:
+        if text is None:
+            return None
+        if text not in self.named:
+            try:
+                expression = sympy.sympify(text).subs(self.symbols)
+            except (sympy.SympifyError, TypeError, AttributeError):
+                expression = None
+            self.named[text] = None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
+        return self.named[text]
+
+
+def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
+    sizes = () if value.shape is None else value.shape
+    return tuple(size if isinstance(size, int) else str(size.value) for size in sizes)
+
+
+def _merge_weights(model: onnx_ir.Model) -> None:
+    """One initialiser for all uses of a tensor: torch.export makes one for each."""
+    kept: dict[Any, onnx_ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        raw = getattr(value.const_value, "raw", None)
+        if not isinstance(raw, torch.Tensor):
+            continue
+        key = (raw.data_ptr(), raw.dtype, tuple(raw.shape), raw.stride(), raw.device)
+        if raw.numel() and kept.setdefault(key, value) is not value:
+            value.replace_all_uses_with(kept[key])
+            model.graph.initializers.pop(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's notes on its own progress and on what is not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,184 @@
+"""A traced part: some operations as one function of flat tensors, with examples and the axes that may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidegraph.graph.batch import BatchCall
+from guidegraph.graph.call import arguments, fail, store
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
+from guidegraph.graph.ir import Call, Op, Source
+from guidegraph.graph.plan import RegionPlan, Step, flat_region
+from guidegraph.graph.types import PortType, is_tensor
+
+
+@dataclass(frozen=True)
+class PartInput:
+    """A tensor that a part is given: its name, an example, and what its axes are."""
+
+    name: str
+    example: Any
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order."""
+
+    name: str
+    inputs: tuple[PartInput, ...]
+    outputs: tuple[str, ...]
+    function: Callable[..., tuple[Any, ...]]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that a part reads from outside: what it is called, an example, and its type."""
+
+    source: Source
+    name: str
+    value: Any
+    kind: PortType | None
+
+
+def plan_part(
+    name: str, ops: Sequence[Op], given: Sequence[Given], constants: Mapping[Source, Any], results: Sequence[Given]
+) -> PartPlan:
+    """The function of some operations. constants: what they read that is the same in every run.
+
+    results: what others read of them, with examples.
+    """
+    sources = [result.source for result in results]
+    region = flat_region({op.key: op for op in ops}, sources, frozenset({"batch"}))
+    inputs: list[PartInput] = []
+    spans: list[tuple[Given, int]] = []
+    for one in given:
+        leaves = _leaves(one)
+        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes) for leaf in leaves]
+        spans.append((one, len(leaves)))
+    outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
+
+    def function(*tensors: Any) -> tuple[Any, ...]:
+        values, at = dict(constants), 0
+        for one, count in spans:
+            flat = tensors[at : at + count]
+            values[one.source] = flat[0] if _is_number(one.value) else rebuilt(one.value, flat)
+            at += count
+        found = run_traced(region, values)
+        return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
+
+    return PartPlan(name, tuple(inputs), tuple(outputs), function, tuple(op.key for op in ops))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _leaves(given: Given) -> list[Leaf]:
+    """The tensors of a value; a number is one without axes, float32 or int64."""
+    import torch
+
+    if _is_number(given.value):
+        dtype = torch.float32 if isinstance(given.value, float) else torch.int64
+        return [Leaf("", torch.tensor(given.value, dtype=dtype), ())]
+    return leaves_of(given.value, given.kind)
+
+
+def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
+    """Run a region's steps on values that are being traced: siblings are joined without looking at sizes."""
+    slots: list[Any] = [None] * region.size
+    for slot, value in region.constants:
+        slots[slot] = value
+    for source, slot in region.inputs:
+        slots[slot] = values[source]
+    for step in region.steps:
+        try:
+            if step.members:
+                _together(step, slots)
+            else:
+                _alone(step, slots)
+        except NodeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise fail(step, error) from error
+    return {source: slots[slot] for source, slot in region.results.items()}
+
+
+def _alone(step: Step, slots: list[Any]) -> None:
+    assert step.function is not None
+    args, named = arguments(step, slots)
+    store(step, slots, step.function(*args, **named))
+
+
+def _together(step: Step, slots: list[Any]) -> None:
+    """One call of a batch of siblings along a leading axis that is never looked at, or each alone where they differ."""
+    import torch
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+
+    first = step.members[0]
+    call = first.op
+    assert isinstance(call, Call)
+    assert isinstance(step.op, BatchCall)
+    assert first.function is not None
+    gathered = [arguments(member, slots) for member in step.members]
+    leading = list(call.spec.inputs)[: len(first.args)]
+    which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    args, named = list(gathered[0][0]), dict(gathered[0][1])
+    batch = None
+    for port in which:
+        flat = [tree_flatten(a[port] if isinstance(port, int) else n[port]) for a, n in gathered]
+        if any(not _alike(flat[0], other) for other in flat[1:]):
+            for member in step.members:
+                _alone(member, slots)
+            return
+        if batch is None:
+            batch = flat[0][0][0].shape[0]
+        joined = [
+            torch.cat([leaf.expand(batch, *leaf.shape[1:]) for leaf in column]) if is_tensor(column[0]) else column[0]
+            for column in zip(*(leaves for leaves, _ in flat), strict=True)
+        ]
+        value = tree_unflatten(joined, flat[0][1])
+        if isinstance(port, int):
+            args[port] = value
+        else:
+            named[port] = value
+    out, spec = tree_flatten(first.function(*args, **named))
+    split = [leaf.unflatten(0, (len(step.members), batch)) if is_tensor(leaf) else leaf for leaf in out]
+    for i, member in enumerate(step.members):
+        store(member, slots, tree_unflatten([leaf[i] if is_tensor(leaf) else leaf for leaf in split], spec))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
+    (first, spec), (second, other) = a, b
+    return spec == other and all(
+        x.dtype == y.dtype and x.shape[1:] == y.shape[1:] if is_tensor(x) and is_tensor(y) else x is y or x == y
+        for x, y in zip(first, second, strict=True)
+    )
+
+
+def symbols(plan: PartPlan) -> list[dict[int, str]]:
+    """The names of the free axes of each input, by position: axes of one letter and one size have one name."""
+    names: dict[tuple[str, int], str] = {}
+    found = []
+    batch = batch_of(plan)
+    for one in plan.inputs:
+        here: dict[int, str] = {}
+        for position, axis in enumerate(one.axes):
+            if not isinstance(axis, str):
+                continue
+            size = batch if axis == "B" else int(one.example.shape[position])
+            taken = sum(letter == axis for letter, _ in names)
+            here[position] = names.setdefault((axis, size), DYNAMIC[axis] + (f"_{taken + 1}" if taken else ""))
+        found.append(here)
+    return found
+
+
+def batch_of(plan: PartPlan) -> int:
+    """The batch of a part's examples: what has a leading axis of 1 serves it whole."""
+    sizes = [one.example.shape[i] for one in plan.inputs for i, axis in enumerate(one.axes) if axis == "B"]
+    return max(sizes, default=1)

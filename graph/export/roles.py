@@ -1,0 +1,106 @@
+"""What becomes of each operation: computed at export, done by the runtime's host, or traced into a graph.
+
+Only what depends on a parameter, or on a loop, is left for the run. A parameter stays one where all that reads it can;
+otherwise it is fixed at the value that it has at export, and the bundle says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Param, Source, walk
+
+
+@dataclass
+class Roles:
+    """dynamic: keys of the operations left for the run. fixed: why each parameter is fixed, by its name."""
+
+    dynamic: set[str] = field(default_factory=set)
+    fixed: dict[str, str] = field(default_factory=dict)
+
+
+def assign(ops: Mapping[str, Op], params: Mapping[str, bool]) -> Roles:
+    """Who does what. params: for each parameter, whether it can be an input of a bundle at all, by its type.
+
+    Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
+    """
+    fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
+    while True:
+        reads = _parameters_read(ops, fixed)
+        found = dict(_must_be_fixed(ops, reads, fixed))
+        if not found:
+            dynamic = {key for key, names in reads.items() if names is not None}
+            return Roles(dynamic, {name: why for name, why in fixed.items() if name in params})
+        fixed.update(found)
+
+
+_LOOP = "<loop>"
+
+
+def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
+    """The parameters on which each operation depends, and `<loop>` for what depends on a loop; None for constants.
+
+    An operation that the runtime does is left for it even where nothing changes what it gives, so that its settings,
+    such as a sampler's, can be changed there; then it is among what depends on it, by its key.
+    """
+    found: dict[str, frozenset[str] | None] = {}
+
+    def reads(source: Source) -> frozenset[str]:
+        if isinstance(source, Param):
+            return frozenset() if source.name in fixed else frozenset({source.name})
+        if isinstance(source, (Carry, Item, Index)):
+            return frozenset({_LOOP})
+        return (found.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
+
+    for op in walk(ops):
+        names: frozenset[str] = frozenset()
+        if isinstance(op, Loop):
+            names = frozenset({_LOOP})
+        elif op.spec.runtime and op.key not in fixed and not _reads_files(op):
+            names = frozenset({op.key})
+        for source in op.sources():
+            names |= reads(source)
+        found[op.key] = names or None
+    return found
+
+
+def _must_be_fixed(
+    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    for op in walk(ops):
+        names = reads[op.key]
+        if names is None:
+            continue
+        if isinstance(op, Loop):
+            if op.training is not None:
+                reason = f"nodes.{op.key} trains, and a bundle does not"
+                raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
+            continue
+        if is_host(op):
+            continue
+        if op.spec.host or not op.spec.pure:
+            if _LOOP in names:
+                raise ExportError(
+                    f"nodes.{op.key} ({op.spec.id}) is computed from what a loop gives, cannot be traced "
+                    f"({'host' if op.spec.host else 'not pure'}), and the runtime has no such operation",
+                    "leave it out of the exported outputs (--only), or use a node that can be traced",
+                    place=str(op.mark),
+                )
+            why = f"nodes.{op.key} ({op.spec.id}) runs at export only"
+            yield from ((name, why) for name in sorted(names))
+            continue
+        for name, port in op.parameters():
+            if name not in fixed and float not in port.type.alternatives and not port.type.is_any:
+                yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
+
+
+def _reads_files(call: Call) -> bool:
+    return any(Path in port.type.alternatives for port in (*call.spec.inputs.values(), *call.spec.settings.values()))
+
+
+def is_host(call: Call) -> bool:
+    """Whether the runtime does a call by itself, or its first half."""
+    return call.spec.runtime or call.spec.split is not None

@@ -1,0 +1,74 @@
+"""Which sizes a part takes: found by running it at others, before it is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.export.parts import PartInput, PartPlan, batch_of, symbols
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+LARGEST = 1 << 16
+
+
+def free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
+    """A part with examples of one batch, and the axes of each input whose size is free.
+
+    An axis is free in the smallest multiples of a power of two at which the part runs; one that allows no other size
+    than the example's stays fixed.
+    """
+    part = replace(part, inputs=tuple(_with_batch(one, batch_of(part)) for one in part.inputs))
+    names = symbols(part)
+    axes: dict[str, Axis | None] = {}
+    for name in dict.fromkeys(name for here in names for name in here.values()):
+        multiple = _multiple(part, names, name)
+        size = _size(part, names, name)
+        axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, LARGEST, multiple)
+    free = [{at: axis for at, name in here.items() if (axis := axes[name]) is not None} for here in names]
+    return part, free
+
+
+def _with_batch(one: PartInput, batch: int) -> PartInput:
+    if "B" not in one.axes:
+        return one
+    sizes = [batch if axis == "B" else size for axis, size in zip(one.axes, one.example.shape, strict=True)]
+    return replace(one, example=one.example.expand(sizes).contiguous())
+
+
+def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
+    return next(
+        int(one.example.shape[at])
+        for one, here in zip(part.inputs, names, strict=True)
+        for at, symbol in here.items()
+        if symbol == name
+    )
+
+
+def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:
+    """The least power of two by which an axis may grow; None where it may not."""
+    import torch
+
+    for step in MULTIPLES:
+        tensors = [
+            _grown(one.example, [at for at, symbol in here.items() if symbol == name], step)
+            for one, here in zip(part.inputs, names, strict=True)
+        ]
+        try:
+            with torch.no_grad():
+                part.function(*tensors)
+        except Exception:  # whatever it is, the part does not run at this size
+            continue
+        return step
+    return None
+
+
+def _grown(tensor: Any, at: Sequence[int], by: int) -> Any:
+    """A tensor that is larger along some axes, by its own first entries again."""
+    import torch
+
+    for axis in at:
+        size = tensor.shape[axis]
+        tensor = tensor.index_select(axis, torch.arange(size + by, device=tensor.device) % size)
+    return tensor

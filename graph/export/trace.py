@@ -1,0 +1,195 @@
+"""A torch function as an ONNX graph, with a gradient inside or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from guidegraph.graph.export.axes import Axis, check_axes, trace_sizes
+from guidegraph.graph.export.decompositions import decompositions
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.gradients import forward_graph, probe
+from guidegraph.graph.export.part import TracedPart, save_part, tidy, to_onnx
+from guidegraph.graph.export.places import raised_at, recorded
+
+__all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
+
+Function = Callable[..., Any]
+
+REWRITE = (
+    "compute with tensors: no branch on a tensor's value, no .item() or float(), no NumPy; or mark the node host=True, so "
+    "that it runs outside the graph"
+)
+
+
+class _Flat(nn.Module):
+    """A function as the module that torch.export asks for."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        # An output that is an input or another output needs a value of its own to have a name of its own.
+        seen = {id(tensor) for tensor in inputs}
+        outputs = []
+        for tensor in self.function(*inputs):
+            outputs.append(tensor.clone() if id(tensor) in seen else tensor)
+            seen.add(id(tensor))
+        return tuple(outputs)
+
+
+def trace_part(
+    function: Function,
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
+    axes: Sequence[Mapping[int, Axis]],
+    output_names: Sequence[str],
+) -> TracedPart:
+    """The function, flat tensors to a tuple of flat tensors, as an ONNX graph of opset 20.
+
+    inputs: an example of each; only shapes and dtypes count. names: of the inputs, axes: which of their axes are free.
+    Tensors that the function holds, such as the weights of frozen models, become initialisers; so does every Python
+    number, while a 0-d tensor among the inputs stays an input. A gradient inside becomes part of the forward graph.
+    Raises ``ExportError`` for a function that cannot be traced, that draws random numbers, that holds for some sizes
+    alone, or that uses an operator without an ONNX form; ``ValueError`` for names and axes that do not fit the inputs.
+    """
+    found = check_axes(inputs, names, axes)
+    if len({*names, *output_names}) < len(names) + len(output_names):
+        raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
+    gradient = _gradient_inside(function, inputs, output_names)
+    fixed = [int(size) for tensor, dynamic in zip(inputs, axes, strict=True) for size in tensor.shape]
+    sizes = trace_sizes(axes, found, fixed if gradient else ())
+    examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
+
+    graph = _as_export_error(forward_graph, function, examples, axes, sizes) if gradient else function
+    try:
+        program = torch.export.export(
+            _Flat(graph), tuple(examples), dynamic_shapes={"inputs": tuple(_dims(axes))}, strict=False
+        )
+    except Exception as error:
+        if not gradient:  # this trace knows where a size was fixed
+            _as_export_error(forward_graph, function, examples, axes, sizes)
+        raise _from_torch(error) from error
+    program = _decomposed(program)
+    try:
+        model = to_onnx(program, names, output_names)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise _without_onnx(error, program, function, inputs) from error
+    return tidy(model, axes, gradient)
+
+
+def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> bool:
+    """Run the function once; whether it took a gradient. Refuses what no graph can hold."""
+    outputs, seen = probe(function, inputs)
+    if not isinstance(outputs, tuple) or not all(isinstance(output, Tensor) for output in outputs):
+        raise TypeError(f"an exported function gives a tuple of tensors; found {type(outputs).__name__}")
+    if len(outputs) != len(output_names):
+        raise ValueError(f"the function gives {len(outputs)} tensors and {len(output_names)} names are given for them")
+    for operator, place in seen.random.items():
+        raise ExportError(
+            "it draws random numbers, which would not be those of the engine",
+            "take the noise from a port (noise.gaussian) instead",
+            place=place,
+            operator=operator,
+        )
+    return seen.gradient
+
+
+def _example(tensor: Tensor, dynamic: Mapping[int, Axis], sizes: Mapping[str, int]) -> Tensor:
+    shape = [sizes[dynamic[i].name] if i in dynamic else int(size) for i, size in enumerate(tensor.shape)]
+    return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
+    """torch's own description of the axes; a multiple is one of a dimension that counts its units."""
+    dims: dict[str, Any] = {}
+    for axis in (axis for dynamic in axes for axis in dynamic.values()):
+        if axis.name not in dims:
+            low, high = axis.units
+            if axis.multiple_of == 1:
+                dims[axis.name] = Dim(axis.name, min=low, max=high)
+            else:
+                dims[axis.name] = axis.multiple_of * Dim(f"{axis.name}_units", min=low, max=high)
+    return [{index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes]
+
+
+def _decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program without the operators that a decomposition is registered for."""
+    table = decompositions()
+    used = {node.target for node in program.graph.nodes if node.op == "call_function"} & table.keys()
+    return program.run_decompositions({op: table[op] for op in used}) if used else program
+
+
+def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except ExportError:
+        raise
+    except Exception as error:
+        raise _from_torch(error) from error
+
+
+def _from_torch(error: Exception) -> ExportError:
+    """What torch says of a function that it cannot trace, for the one who wrote the function."""
+    text = str(error)
+    place = raised_at(error.__traceback__)
+    if "onstraint" in text and (fixed := re.findall(r"because (\w+) was inferred to be a constant \((\d+)\)", text)):
+        return FixedSizeError(" and ".join(f"{name} = {size}" for name, size in fixed), place)
+    if operator := re.search(r"aten\.(_local_scalar_dense|item|equal|is_nonzero|nonzero)\b", text):
+        return ExportError(
+            "a tensor's value decides what happens here, and it is not known while a graph is traced",
+            REWRITE,
+            place=place,
+            operator=operator.group(0),
+        )
+    if "data-dependent" in text or "data dependent" in text:
+        return ExportError(
+            "a tensor's value decides what happens here, and it is not known while a graph is traced",
+            REWRITE,
+            place=place,
+        )
+    if "numpy()" in text:
+        return ExportError("it hands a tensor to NumPy, which a graph cannot follow", REWRITE, place=place)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return ExportError(f"torch cannot trace it ({type(error).__name__}: {first})", REWRITE, place=place)
+
+
+def _without_onnx(
+    error: BaseException, program: ExportedProgram, function: Function, inputs: Sequence[Tensor]
+) -> ExportError:
+    """The operator that stopped the conversion, by name, with the place where it is called."""
+    texts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        texts.append(str(error))
+    targets = {str(node.target): node for node in program.graph.nodes if node.op == "call_function"}
+    text = "\n".join(texts)
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)', overload='(\w+)'\)>", text)
+    failed = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
+    operator = f"{missing.group(1)}.{missing.group(2)}" if missing else failed.group(1) if failed else ""
+    name = operator.rpartition(".")[0]
+    node = targets.get(operator)
+    place = recorded(node.stack_trace or "") if node is not None else ""
+    if name and not place:
+        place = probe(function, inputs, wanted=name)[1].place
+    if missing:
+        reason, remedy = f"operator {name} has no ONNX form", _register(name, operator)
+    else:
+        last = next((line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given")
+        reason = f"operator {name or 'of unknown name'} could not be converted to ONNX ({last})"
+        remedy = _register(name, operator) if name else REWRITE
+    return ExportError(reason, remedy, place=place, operator=name)
+
+
+def _register(name: str, operator: str) -> str:
+    return (
+        f"replace it in the model, or give it in terms of others with register_decomposition(torch.ops.{operator})"
+        if name
+        else "replace it in the model"
+    )

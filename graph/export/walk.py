@@ -1,0 +1,206 @@
+"""One example run of a workflow, which turns it into a host plan and the parts that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from guidegraph.graph.call import Body, invoke
+from guidegraph.graph.events import CancelToken
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.host import HostPlan, host_call, split_call
+from guidegraph.graph.export.leaves import base_name, leaves_of, statics_of
+from guidegraph.graph.export.parts import Given, PartPlan, plan_part
+from guidegraph.graph.export.roles import is_host
+from guidegraph.graph.export.stages import Stage, stages
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
+from guidegraph.graph.loop import run_loop, stack
+from guidegraph.graph.models import freeze
+from guidegraph.graph.plan import Plan, flat_region, loop_roots
+from guidegraph.graph.types import PortType, Tensor, is_tensor
+from guidegraph_runtime.manifest import Operation
+
+
+@dataclass
+class Walk:
+    """The state of the example run.
+
+    dynamic: keys of the operations that are left for the run. values: an example of every value. items: what each loop
+    calls its entry. parts and host: what the run will do.
+    """
+
+    plan: Plan
+    dynamic: set[str]
+    values: dict[Source, Any]
+    kinds: dict[Source, PortType]
+    items: dict[str, str] = field(default_factory=dict)
+    parts: list[PartPlan] = field(default_factory=list)
+    host: HostPlan = field(default_factory=HostPlan)
+
+    def region(self, ops: Mapping[str, Op], roots: Iterable[Source], where: str) -> tuple[Operation, ...]:
+        """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
+        for op in ops.values():
+            if op.key not in self.dynamic:
+                self.evaluate(op)
+        left = self._split({key: op for key, op in ops.items() if key in self.dynamic})
+        for op in left.values():
+            self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
+        wanted = list(roots)
+        plan: list[Operation] = []
+        found = stages(left, lambda call: not is_host(call))
+        for number, stage in enumerate(found):
+            if stage.traced:
+                for op in stage.ops:
+                    self.evaluate(op)
+                plan.append(self._part(stage, list(left.values()), wanted, where, found[:number]))
+            elif isinstance(stage.ops[0], Loop):
+                plan.append(self._loop(stage.ops[0]))
+            else:
+                self.evaluate(stage.ops[0])
+                plan.append(host_call(stage.ops[0], self))  # type: ignore[arg-type]
+        return tuple(plan)
+
+    def evaluate(self, op: Op) -> None:
+        """Compute an operation with the engine."""
+        region = flat_region({op.key: op}, [Output(op.key, name) for name in op.outputs], frozenset())
+        slots: list[Any] = [None] * region.size
+        for slot, value in region.constants:
+            slots[slot] = value
+        for source, slot in region.inputs:
+            slots[slot] = self.values[source]
+        for step in region.steps:
+            if step.body is None:
+                invoke(step, slots)
+            else:
+                run_loop(step, slots, Body(CancelToken()), self.plan)
+            for slot in step.outs:
+                freeze(slots[slot])
+        self.values.update({source: slots[slot] for source, slot in region.results.items()})
+
+    def is_dynamic(self, source: Source) -> bool:
+        """Whether a value may change from run to run."""
+        if isinstance(source, Output):
+            return source.op in self.dynamic
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Param) and source in self.values)
+
+    def name(self, source: Source) -> str:
+        return base_name(source, self.items)
+
+    def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
+        """Nodes that are half the host's and half traced become two operations."""
+        found: dict[str, Op] = {}
+        for key, op in ops.items():
+            if isinstance(op, Call) and op.spec.split is not None:
+                first, second = split_call(op, self)
+                self.dynamic.add(first.key)
+                found[first.key] = first
+                op = second
+            found[key] = op
+        return found
+
+    def _part(
+        self, stage: Stage, ops: Sequence[Op], wanted: Sequence[Source], where: str, before: Sequence[Stage]
+    ) -> Operation:
+        inside = {op.key for op in stage.ops}
+        reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in inside)]
+        given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
+        constants = {s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)}
+        others = [s for op in ops if op.key not in inside for s in op.sources()]
+        results = [s for s in dict.fromkeys([*others, *wanted]) if isinstance(s, Output) and s.op in inside]
+        name = self._part_name(where, before)
+        part = plan_part(name, stage.ops, given, constants, [self._given(s) for s in results])
+        self.parts.append(part)
+        return Operation("part", name, {one.name: one.name for one in part.inputs}, {}, part.outputs)
+
+    def _given(self, source: Source) -> Given:
+        return Given(source, self.name(source), self.values[source], self.kinds.get(source))
+
+    def _part_name(self, where: str, before: Sequence[Stage]) -> str:
+        looped = any(isinstance(op, Loop) for stage in before for op in stage.ops)
+        stem = f"{where.replace('/', '.')}.step" if where else "decode" if looped else "encode"
+        taken = {part.name for part in self.parts}
+        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in taken)
+
+    def _loop(self, loop: Loop) -> Operation:
+        self.items[loop.key] = loop.item
+        rows = _entries(self.value(loop.over))
+        if not len(rows):
+            raise ExportError(
+                f"nodes.{loop.key} runs over nothing, so there is no example to trace", "give it an entry or more",
+                place=str(loop.mark),
+            )  # fmt: skip
+        carries = {name: Carry(loop.key, name) for name in loop.carry}
+        starts = {name: self.named(source) for name, source in loop.carry.items()}
+        for name, source in loop.carry.items():
+            self.values[carries[name]] = self.value(source)
+            self.kinds[carries[name]] = loop.outputs[name]
+        # The second iteration is the example: by then what is carried has its lasting shape.
+        self._enter(loop, rows, 0)
+        for op in loop.body.values():
+            self.evaluate(op)
+        self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
+        self._enter(loop, rows, min(1, len(rows) - 1))
+        body = self.region(loop.body, loop_roots(loop), loop.key)
+        start: dict[str, str] = {}
+        links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
+        for name, carry in carries.items():
+            inside, following = self.named(carry), self.named(loop.next[name])
+            if not [*inside] == [*starts[name]] == [*following]:
+                raise ExportError(
+                    f"carry '{name}' of nodes.{loop.key} starts as {_shown(starts[name])} and goes on as "
+                    f"{_shown(following)}",
+                    "start it with a value of the same structure",
+                    place=str(loop.mark),
+                )
+            self.values[Output(loop.key, name)] = self.value(loop.next[name])
+            results = self.named(Output(loop.key, name))
+            for path, at in inside.items():
+                start[at], links["next"][at] = starts[name][path], following[path]
+                links["result"][results[path]] = at
+        for name, source in loop.collect.items():
+            self.values[Output(loop.key, name)] = stack([self.value(source)])
+            collected, each = self.named(Output(loop.key, name)), self.named(source)
+            links["collect"] |= {collected[path]: at for path, at in each.items()}
+        settings = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index", "over": self.named(loop.over)[""]}
+        outputs = (*links["result"], *links["collect"])
+        return Operation("loop", loop.key, start, {**settings, **links}, outputs, body)
+
+    def _enter(self, loop: Loop, rows: Any, i: int) -> None:
+        self.values[Index(loop.key)] = i
+        self.values[Item(loop.key)] = rows[i]
+        self.kinds[Item(loop.key)] = PortType((_Entry,))
+
+    def named(self, source: Source) -> dict[str, str]:
+        """What a value is called in the run, by the paths of its tensors, and of its statics where it has tensors.
+
+        Tensors that are the same in every run become tables.
+        """
+        value, leaves = self.value(source), leaves_of(self.value(source))
+        base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
+        if not leaves:
+            return {"": base}
+        if not self.is_dynamic(source):
+            self.host.tables |= {leaf.named(base): leaf.tensor for leaf in leaves}
+            return {leaf.path: leaf.named(base) for leaf in leaves}
+        return {leaf.path: leaf.named(base) for leaf in leaves} | {p: f"{base}.{p}" for p in statics_of(value)}
+
+    def value(self, source: Source) -> Any:
+        """The example of a value."""
+        return source.value if isinstance(source, Literal) else self.values[source]
+
+
+class _Entry(Tensor):
+    """A row of what a loop runs over: one for the whole batch."""
+
+    axes = ("B",)
+
+
+def _entries(over: Any) -> Any:
+    if isinstance(over, int):
+        return range(over)
+    return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over
+
+
+def _shown(names: Mapping[str, str]) -> str:
+    return ", ".join(path or "one tensor" for path in names)

@@ -1,0 +1,158 @@
+"""From a validated workflow to what a bundle holds: the inputs, the host plan and the traced parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.context import placement
+from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.host import HostPlan
+from guidegraph.graph.export.leaves import DYNAMIC
+from guidegraph.graph.export.parts import PartPlan
+from guidegraph.graph.export.roles import assign
+from guidegraph.graph.export.sizes import free_axes
+from guidegraph.graph.export.trace import TracedPart, trace_part
+from guidegraph.graph.export.walk import Walk
+from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter
+from guidegraph.graph.passes import bind_params, hoist, prune
+from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.types import PortType, SequenceOf, register_structured
+from guidegraph_runtime.manifest import Input, Operation
+
+KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
+
+
+@dataclass(frozen=True)
+class ExportedPart:
+    """A part: how it was planned, its free axes, and the graph."""
+
+    plan: PartPlan
+    axes: tuple[dict[int, Axis], ...]
+    traced: TracedPart
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A workflow as a bundle has it.
+
+    inputs: the parameters that are left. fixed: why each of the others is fixed. outputs: for each, the name of its
+    value in the run. values: those of all parameters at export.
+    """
+
+    graph: Graph
+    inputs: Mapping[str, Input]
+    fixed: Mapping[str, str]
+    outputs: Mapping[str, str]
+    plan: tuple[Operation, ...]
+    parts: tuple[ExportedPart, ...]
+    host: HostPlan
+    values: Mapping[str, Any]
+
+
+def export_workflow(
+    graph: Graph, values: Mapping[str, Any], *, device: str = "cpu", only: Collection[str] | None = None
+) -> Exported:
+    """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
+
+    only: the outputs wanted. Raises ``ExportError`` for what can neither be traced nor done by the runtime, and
+    ``NodeError`` where the example fails.
+    """
+    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only)
+    with placement(device, "float32"):
+        parts = tuple(_traced(part) for part in walk.parts)
+    inputs = {name: _input(graph.params[name], value) for name, value in values.items() if name not in fixed}
+    read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
+    read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
+    inputs = {name: one for name, one in inputs.items() if name in read}
+    return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values)
+
+
+def planned(
+    graph: Graph, values: Mapping[str, Any], *, device: str = "cpu", only: Collection[str] | None = None
+) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
+    """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
+    import torch
+
+    register_structured()
+    wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
+    ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
+    roles = assign(ops, {name: input_type(parameter.port.type) is not None for name, parameter in graph.params.items()})
+    literals = {name: Literal(values[name]) for name in roles.fixed}
+    ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
+    left = {Param(name): value for name, value in values.items() if name not in roles.fixed}
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, dict(left), {})
+    with placement(device, "float32"), torch.no_grad():
+        plan = walk.region(ops, wanted.values(), "")
+    outputs = {}
+    for name, source in wanted.items():
+        if not isinstance(source, Output) or not walk.is_dynamic(source):
+            raise ExportError(
+                f"output '{name}' is the same in every run",
+                "leave it out (--only)",
+                place=str(graph.outputs[name].mark),
+            )
+        found = walk.named(source)
+        if list(found) != [""]:
+            raise ExportError(
+                f"output '{name}' is a structured value ({', '.join(found)}), and a bundle gives tensors",
+                "leave it out (--only)",
+                place=str(graph.outputs[name].mark),
+            )
+        outputs[name] = found[""]
+    return walk, roles.fixed, plan, outputs
+
+
+def _all(plan: tuple[Operation, ...]) -> list[Operation]:
+    return [inner for operation in plan for inner in (operation, *_all(operation.body or ()))]
+
+
+def _traced(part: PartPlan) -> ExportedPart:
+    """The graph of a part. An axis without which it cannot be traced stays as the example has it."""
+    part, axes = free_axes(part)
+    while True:
+        try:
+            return ExportedPart(part, tuple(axes), _graph(part, axes))
+        except FixedSizeError as error:
+            names = {axis.name for here in axes for axis in here.values()}
+            fixed = {name for name in names if re.search(rf"\b{name}\b", error.condition)} - {DYNAMIC["B"]}
+            if not fixed:
+                raise _named(part, error) from error
+            axes = [{at: axis for at, axis in here.items() if axis.name not in fixed} for here in axes]
+        except ExportError as error:
+            raise _named(part, error) from error
+
+
+def _graph(part: PartPlan, axes: list[dict[int, Axis]]) -> TracedPart:
+    examples, names = [one.example for one in part.inputs], [one.name for one in part.inputs]
+    return trace_part(part.function, examples, names, axes, list(part.outputs))
+
+
+def _named(part: PartPlan, error: ExportError) -> ExportError:
+    reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
+    return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
+
+
+def input_type(kind: PortType) -> tuple[str, bool] | None:
+    """What a bundle calls a parameter's type, and whether it takes a list too; None for what it does not take."""
+    plain = [one for one in kind.alternatives if not isinstance(one, SequenceOf) and one not in (list, tuple)]
+    many = len(plain) < len(kind.alternatives)
+    if len(plain) != 1 or plain[0] not in KINDS:
+        return None
+    return KINDS[plain[0]], many  # type: ignore[index]
+
+
+def _input(parameter: Parameter, value: Any) -> Input:
+    found = input_type(parameter.port.type)
+    assert found is not None
+    if isinstance(value, Path):
+        value = None
+    return replace(
+        Input(found[0], default=list(value) if isinstance(value, (list, tuple)) else value, help=parameter.help),
+        many=found[1],
+        required=value is None and not parameter.port.type.optional,
+    )

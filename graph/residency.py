@@ -1,0 +1,241 @@
+"""Which models are on the device, step by step of a plan, under a budget for their weights.
+
+Before a step the models that it reads are brought to the device; to make room, others leave it: those whose next use
+is farthest first (Belady 1966). A model that nothing reads any more leaves at once, whoever else, such as a cache,
+still holds it. A loop is one step that reads all that its body reads, and nothing moves inside of it.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.call import fail
+from guidegraph.graph.context import placement
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph.graph.events import ModelMoved
+from guidegraph.graph.hosted import is_hosted
+from guidegraph.graph.plan import RegionPlan, Slot, Step, reads
+from guidegraph.graph.sizes import show_size
+from guidegraph.graph.types import is_tensor
+from guidegraph.graph.weights import Mover, Weight, Weights, models_in
+
+if TYPE_CHECKING:
+    import torch
+
+START = -1
+"""The place in the plan before the first step."""
+
+
+class BudgetError(GuidegraphError):
+    """A step reads models that together are over the memory budget."""
+
+
+@dataclass(eq=False)
+class Model:
+    """A module of the run: where it was made, its weights, and the slots whose values hold it."""
+
+    module: torch.nn.Module
+    path: str
+    output: str
+    weights: list[Weight] = field(default_factory=list)
+    slots: set[Slot] = field(default_factory=set)
+
+
+class Residency:
+    """The models of one run of a region, on the device or off it.
+
+    budget: bytes of weights that may be on the device at once; ``None`` brings the models that a run starts with to
+    the device, once, and leaves the rest alone. made: path and output by slot. on_move: is told of each move.
+    """
+
+    def __init__(
+        self,
+        region: RegionPlan,
+        mover: Mover,
+        budget: int | None,
+        device: str,
+        made: Mapping[Slot, tuple[str, str]],
+        on_move: Callable[[ModelMoved], None],
+    ):
+        self.steps: Sequence[Step] = region.steps
+        self.mover, self.budget, self.device = mover, budget, device
+        self._made, self._on_move = made, on_move
+        self._weights = Weights(mover, strict=budget is not None)
+        self._models: dict[int, Model] = {}
+        self._inside: dict[int, Model] = {}
+        self._in_slot: dict[Slot, list[Model]] = {}
+        self._hosted = [budget is not None and is_hosted(step.op) for step in region.steps]
+        self._reads: dict[Slot, list[int]] = {}
+        for i, step in enumerate(region.steps):
+            for slot in set(reads(step)):
+                self._reads.setdefault(slot, []).append(i)
+
+    def start(self, slots: Sequence[Any], given: Iterable[Slot], found: Iterable[Slot]) -> None:
+        """Take in the models that are there before the first step: given by the caller, or found in a cache.
+
+        Raises ``NodeError`` for a step whose models are known to be over the budget.
+        """
+        for slot in given:
+            self._take_in(slot, slots[slot], pin=True)
+        for slot in found:
+            self._take_in(slot, slots[slot])
+        if self.budget is None:
+            self._bring(list(self._models.values()))
+        else:
+            self._after(START, [*self._in_slot])
+
+    def is_free(self, step: Step) -> bool:
+        """Whether a step, run before its turn and on another thread, has nothing to do with models."""
+        return not any(self._in_slot.get(slot) for slot in reads(step)) and not is_hosted(step.op)
+
+    def before(self, i: int) -> None:
+        """Make the models that step i reads be where it runs. Raises ``BudgetError``."""
+        if self.budget is None:
+            return
+        wanted = self._read_by(self.steps[i])
+        if self.is_hosted(i):
+            self._leave([model for model in self._inside.values() if model in wanted])
+            return
+        self._check(wanted)
+        self._make_room(wanted, i)
+        self._bring(wanted)
+
+    def is_hosted(self, i: int) -> bool:
+        """Whether step i runs on the host: its ports say so, and no model that it reads is pinned to the device."""
+        if not self._hosted[i]:
+            return False
+        return not any(weight.pinned for model in self._read_by(self.steps[i]) for weight in model.weights)
+
+    def placement(self, i: int, dtype: str) -> AbstractContextManager[None]:
+        """Where step i makes what it makes."""
+        return placement(self.mover.host if self.is_hosted(i) else self.device, dtype)
+
+    def settle(self, i: int, slots: list[Any]) -> None:
+        """Bring what a step on the host made beside models, such as a schedule's table, to the device."""
+        if self.is_hosted(i):
+            from torch.utils._pytree import tree_map
+
+            for slot in self.steps[i].outs:
+                slots[slot] = tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
+
+    def after(self, i: int, slots: Sequence[Any]) -> None:
+        """Take in the models that step i made, and let go those that nothing reads any more.
+
+        Raises ``NodeError`` for a later step whose models are known to be over the budget.
+        """
+        if self.budget is None:
+            return
+        for slot in self.steps[i].outs:
+            self._take_in(slot, slots[slot])
+        self._after(i, self.steps[i].outs)
+
+    def close(self) -> None:
+        """All models leave the device, however the run ended."""
+        if self.budget is not None:
+            self._leave(list(self._inside.values()))
+            for model in self._models.values():
+                self._weights.forget(model.module, model.weights)
+        self._models.clear()
+        self._in_slot.clear()
+
+    def _after(self, i: int, made: Iterable[Slot]) -> None:
+        done = [model for model in self._models.values() if self._next_use(model, i) is None]
+        self._leave([model for model in done if id(model.module) in self._inside])
+        for model in done:
+            self._weights.forget(model.module, model.weights)
+            del self._models[id(model.module)]
+            for slot in model.slots:
+                self._in_slot[slot].remove(model)
+        self._make_room([], i)
+        later = {j for slot in made for j in self._reads.get(slot, ()) if j > i}
+        for j in sorted(later):
+            if not self.is_hosted(j):
+                try:
+                    self._check(self._read_by(self.steps[j]))
+                except BudgetError as error:
+                    raise fail(self.steps[j], error) from error
+
+    def _take_in(self, slot: Slot, value: Any, *, pin: bool = False) -> None:
+        path, output = self._made.get(slot, ("params", ""))
+        held = self._in_slot[slot] = []
+        for module in models_in(value):
+            model = self._models.setdefault(id(module), Model(module, path, output))
+            model.slots.add(slot)
+            held.append(model)
+            desired = self._desired()
+            self._scan(model, pin=pin)
+            if any(weight.resident and id(weight) not in desired for weight in model.weights):
+                self._inside[id(module)] = model
+
+    def _scan(self, model: Model, *, pin: bool = False) -> None:
+        """Look at a model's weights anew: a module may have put other tensors in its buffers."""
+        before = model.weights
+        model.weights = self._weights.of(model.module, pin=pin)
+        kept = {id(weight) for weight in model.weights}
+        self._weights.forget(model.module, [weight for weight in before if id(weight) not in kept])
+
+    def _read_by(self, step: Step) -> list[Model]:
+        return list(dict.fromkeys(model for slot in reads(step) for model in self._in_slot.get(slot, ())))
+
+    def _next_use(self, model: Model, i: int) -> int | None:
+        """The first step after i that reads a value with this model in it."""
+        found = [r[at] for s in model.slots if (at := bisect_right(r := self._reads.get(s, []), i)) < len(r)]
+        return min(found, default=None)
+
+    def _desired(self, models: Iterable[Model] | None = None) -> dict[int, Weight]:
+        """The weights that some models have, each once; those of the models on the device by default."""
+        chosen = self._inside.values() if models is None else models
+        return {id(weight): weight for model in chosen for weight in model.weights}
+
+    def _size(self, models: Iterable[Model]) -> int:
+        return sum(weight.nbytes for weight in self._desired(models).values() if not weight.pinned)
+
+    def _check(self, models: Sequence[Model]) -> None:
+        assert self.budget is not None
+        need = self._size(models)
+        if need > self.budget:
+            names = ", ".join(f"{type(m.module).__name__} {show_size(self._size([m]))}" for m in models)
+            raise BudgetError(
+                f"it reads models of {show_size(need)} ({names}), and the memory budget is {self.budget} bytes: give "
+                f"{need} bytes or more"
+            )
+
+    def _make_room(self, wanted: Sequence[Model], i: int) -> None:
+        """Models leave, farthest next use first, until the others and those wanted are within the budget."""
+        assert self.budget is not None
+        others = [model for model in self._inside.values() if model not in wanted]
+        others.sort(key=lambda model: self._next_use(model, i) or len(self.steps))
+        gone: list[Model] = []
+        while others and self._size([*wanted, *others]) > self.budget:
+            gone.append(others.pop())
+        self._leave(gone)
+
+    def _bring(self, models: Iterable[Model]) -> None:
+        for model in models:
+            started = time.perf_counter()
+            self._inside[id(model.module)] = model
+            moved = sum([self._weights.enter(weight) for weight in model.weights])
+            self._tell(model, self.device, moved, started)
+
+    def _leave(self, models: Sequence[Model]) -> None:
+        any_left = False
+        for model in models:
+            started = time.perf_counter()
+            self._scan(model)
+            del self._inside[id(model.module)]
+            kept = self._desired()
+            moved = sum([self._weights.leave(weight) for weight in model.weights if id(weight) not in kept])
+            self._tell(model, self.mover.host, moved, started)
+            any_left = any_left or moved > 0
+        if any_left:
+            self.mover.release()
+
+    def _tell(self, model: Model, device: str, moved: int, started: float) -> None:
+        if moved:
+            name = type(model.module).__name__
+            self._on_move(ModelMoved(model.path, model.output, name, device, moved, time.perf_counter() - started))

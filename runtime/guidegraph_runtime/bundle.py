@@ -1,0 +1,142 @@
+"""A bundle that runs: ``Bundle(path).run(prompt="…")``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.errors import BundleError, one_of
+from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.manifest_types import Manifest, Operation
+from guidegraph_runtime.memory import Memory
+from guidegraph_runtime.overrides import overridden
+from guidegraph_runtime.plan import PlanRun, Progress
+from guidegraph_runtime.sessions import Session, SessionSettings, make_session
+from guidegraph_runtime.verify import open_bundle
+
+Array = NDArray[Any]
+TABLES = "tables.safetensors"
+MANIFEST_NAME = "bundle.json"
+
+
+@dataclass
+class Timings:
+    """Seconds: of opening and checking the bundle, of making the sessions, and of each part over its calls."""
+
+    opening: float = 0.0
+    sessions: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+
+class Bundle:
+    """A checked bundle with a session for each of its parts, made when it is first needed.
+
+    path: the bundle's folder. settings: the providers and threads; by default the first provider that there is.
+    Raises ``BundleError`` for a bundle that is not whole, or not what it says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: SessionSettings | None = None) -> None:
+        started = time.perf_counter()
+        self._verified = open_bundle(path)
+        self.settings = settings or SessionSettings.on()
+        self.timings = Timings(opening=time.perf_counter() - started)
+        self.where = os.fspath(path)
+        self._sessions: dict[str, Session] = {}
+        self._tables = self._read_tables()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._verified.manifest
+
+    def session(self, part: str) -> Session:
+        """The session of a part."""
+        if part not in self._sessions:
+            started = time.perf_counter()
+            self._sessions[part] = make_session(self._verified, part, self.settings)
+            self.timings.sessions += time.perf_counter() - started
+        return self._sessions[part]
+
+    def run(self, /, **params: Any) -> dict[str, Array]:
+        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``."""
+        return self.run_with(params)
+
+    def run_with(
+        self,
+        params: Mapping[str, Any],
+        *,
+        nodes: Mapping[str, Any] | None = None,
+        only: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        observer: Callable[[str, Mapping[str, Array], Mapping[str, Array]], None] | None = None,
+    ) -> dict[str, Array]:
+        """The outputs by name.
+
+        params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
+        host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
+        sampler. only: the outputs that are wanted. progress: is told of each iteration of a loop. observer: is told of
+        each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before anything runs where that
+        can be known.
+        """
+        manifest = self.manifest
+        wanted = list(manifest.outputs) if only is None else list(only)
+        if unknown := [name for name in wanted if name not in manifest.outputs]:
+            raise BundleError(self.where, "unknown-output", f"no output '{unknown[0]}'; {one_of(unknown[0], wanted)}")
+        values = given_inputs(manifest, params, self.where, self._verified.data)
+        plan = overridden(manifest.plan, nodes or {}, self.where)
+        memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
+
+        def run_part(part: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+            session = self.session(part)
+            started = time.perf_counter()
+            found = session.run(inputs)
+            self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
+            self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
+            if observer is not None:
+                observer(part, inputs, found)
+            return found
+
+        run = PlanRun(self.where, manifest.parts, run_part, self._verified.data, memory, progress)
+        run.run(needed(plan, [manifest.outputs[name].source for name in wanted]))
+        return {name: np.asarray(memory.read(manifest.outputs[name].source)) for name in wanted}
+
+    def _read_tables(self) -> dict[str, Array]:
+        if TABLES not in self.manifest.files:
+            return {}
+        from safetensors.numpy import load
+
+        try:
+            return load(self._verified.data(TABLES))
+        except Exception as error:
+            raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
+    """The operations that some values depend on, in order."""
+    names = set(wanted)
+    kept = []
+    for operation in reversed(plan):
+        if names.isdisjoint(operation.outputs):
+            continue
+        kept.append(operation)
+        names |= _reads(operation)
+    return kept[::-1]
+
+
+def _reads(operation: Operation) -> set[str]:
+    links = {*operation.inputs.values()}
+    for name in ("next", "collect", "result"):
+        if operation.op == "loop":
+            links |= {*operation.settings.get(name, {}).values()}
+    if operation.op == "loop" and isinstance(operation.settings.get("over"), str):
+        links.add(operation.settings["over"])
+    for inner in operation.body or ():
+        links |= _reads(inner)
+    return links

@@ -1,0 +1,69 @@
+"""Values for a bundle's inputs: checked against what it says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.errors import BundleError, one_of
+from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest
+
+
+def given_inputs(
+    manifest: Manifest, params: Mapping[str, Any], where: str, data: Callable[[str], bytes]
+) -> dict[str, Any]:
+    """A value for each input. A file that the bundle carries is its bytes, ``data`` of its name.
+
+    Raises ``BundleError`` for an input that there is not, that is fixed, missing, or of another type.
+    """
+    for name in params:
+        if name in manifest.fixed:
+            message = f"'{name}' was fixed when the bundle was made: {manifest.fixed[name]}; export again to change it"
+            raise BundleError(where, "fixed-input", message)
+        if name not in manifest.inputs:
+            raise BundleError(where, "unknown-input", f"no input '{name}'; {one_of(name, manifest.inputs)}")
+    values = {}
+    for name, one in manifest.inputs.items():
+        if name in params:
+            values[name] = _checked(name, one, params[name], where)
+        elif one.required:
+            help = f" ({one.help})" if one.help else ""
+            raise BundleError(where, "missing-input", f"'{name}' ({one.type}) has no default and was not given{help}")
+        else:
+            is_file = one.type in FILE_TYPES and isinstance(one.default, str)
+            values[name] = data(one.default) if is_file else one.default  # type: ignore[arg-type]
+    return values
+
+
+def _checked(name: str, one: Input, value: Any, where: str) -> Any:
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    if value is None and not one.required and one.default is None:
+        return None
+    if one.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if (expected := one.wrong(value)) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
+    if one.choices is not None and value not in one.choices:
+        raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, one.choices))}")
+    return value
+
+
+def from_text(name: str, one: Input, text: str, where: str) -> Any:
+    """A value that was written on a command line, read by its input's type; a list as JSON."""
+    if one.many and text.lstrip().startswith("["):
+        return _json(name, text, where)
+    if one.type in ("str", *FILE_TYPES):
+        return text
+    return _json(name, text, where)
+
+
+def _json(name: str, text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise BundleError(where, "bad-value", f"'{name}': no number, true, false or list: {text!r:.80}") from None

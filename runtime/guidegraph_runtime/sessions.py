@@ -1,0 +1,230 @@
+"""Sessions of onnxruntime on the parts of a verified bundle: made of bytes, never of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+
+from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, FixedBinding, Value, dtype_name
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.manifest import Dims, Part, Tensor
+from guidegraph_runtime.opsets import release
+from guidegraph_runtime.providers import Provider, choose_providers, verify_providers
+from guidegraph_runtime.shapes import check_inputs
+from guidegraph_runtime.verify import VerifiedBundle
+
+OPTIMIZATION = ("none", "basic", "extended", "all")
+_ORT_LEVELS = dict(zip(OPTIMIZATION, ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"), strict=True))
+_CUDA_GRAPH = {"cuda": "enable_cuda_graph", "tensorrt": "trt_cuda_graph_enable"}
+_GRAPH_ID = "gpu_graph_id"
+_FATAL = 4
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions run.
+
+    `intra_threads` work on one operator (0: one for each core), `inter_threads` on several at once. `strict`: an
+    operator that stays on the CPU where another provider is asked for is an error. `cuda_graph` records the kernels of
+    a run once for each set of shapes and replays them; it is for GPUs, and for `Session.bind_fixed` only.
+    """
+
+    providers: tuple[Provider, ...] = (Provider("cpu"),)
+    intra_threads: int = 0
+    inter_threads: int = 1
+    optimization: str = "all"
+    strict: bool = False
+    cuda_graph: bool = False
+
+    @classmethod
+    def on(cls, wanted: str | Sequence[str] = "auto", device_id: int = 0, **others: Any) -> SessionSettings:
+        """Settings for the providers that `choose_providers` finds."""
+        return cls(choose_providers(wanted, device_id), **others)
+
+    def __post_init__(self) -> None:
+        if self.optimization not in OPTIMIZATION:
+            _refuse(f"expected an optimization of {', '.join(OPTIMIZATION)}, found '{self.optimization}'")
+        for name in ("intra_threads", "inter_threads"):
+            if not 0 <= getattr(self, name) <= 1024:
+                _refuse(f"expected {name} from 0 to 1024, found {getattr(self, name)}")
+        if self.cuda_graph and self.providers[0].device != "cuda":
+            _refuse(
+                f"expected a GPU for CUDA graphs, found the provider {self.providers[0].name}; leave cuda_graph out"
+            )
+
+
+class Session:
+    """A part of a bundle, ready to run. `session` is an `onnxruntime.InferenceSession`, or what acts like one.
+
+    `weights` describes the initializers that may be given in place of the graph's own, as inputs that need not be.
+    """
+
+    def __init__(self, where: str, part: Part, session: Any, settings: SessionSettings, onnxruntime: Any):
+        self.where, self.part, self.settings = where, part, settings
+        self.session, self.onnxruntime = session, onnxruntime
+        self.weights: Mapping[str, Tensor] = {
+            one.name: Tensor(one.name, dtype_name(one.type), tuple(one.shape))
+            for one in session.get_overridable_initializers()
+        }
+        self._names = [tensor.name for tensor in part.outputs]
+        self._graph_ids: dict[tuple[tuple[str, int], ...], int] = {}
+
+    @property
+    def provider(self) -> Provider:
+        """The provider that is tried first."""
+        return self.settings.providers[0]
+
+    def run(self, inputs: Mapping[str, Value], adapters: Sequence[Any] = ()) -> dict[str, Array]:
+        """All outputs by name, on the host.
+
+        `inputs` has all of the part's inputs, in its dtypes and shapes, and any of `weights`; NumPy scalars count as
+        0-d arrays. `adapters` are `onnxruntime.LoraAdapter` objects, files of such weights. Raises ``BundleError``.
+        """
+        arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
+        check_inputs(self.where, self.part, arrays, self.weights)
+        options = self.options(adapters, NO_GRAPH)
+        found = self.guard(self.session.run, self._names, arrays, options)
+        return {name: np.asarray(value) for name, value in zip(self._names, found, strict=True)}
+
+    def bind(self) -> Binding:
+        """Inputs and outputs that stay on the provider's device from one run to the next."""
+        return Binding(self)
+
+    def bind_fixed(self, sizes: Mapping[str, int]) -> FixedBinding:
+        """A binding whose tensors keep their addresses, as CUDA graphs need; `sizes` are those of the named axes."""
+        return FixedBinding(self, sizes)
+
+    def graph_id(self, sizes: Mapping[str, int]) -> int:
+        """The number of the CUDA graph for these sizes (a graph has one set of shapes; 0 is onnxruntime's own)."""
+        if not self.settings.cuda_graph:
+            return NO_GRAPH
+        return self._graph_ids.setdefault(tuple(sorted(sizes.items())), len(self._graph_ids) + 1)
+
+    def options(self, adapters: Sequence[Any], graph_id: int) -> Any:
+        """The options of a run, or None where it needs none."""
+        if not adapters and not self.settings.cuda_graph:
+            return None
+        options = self.onnxruntime.RunOptions()
+        for adapter in adapters:
+            options.add_active_adapter(adapter)
+        if self.settings.cuda_graph:
+            options.add_run_config_entry(_GRAPH_ID, str(graph_id))
+        return options
+
+    def guard(self, call: Any, *arguments: Any) -> Any:
+        """Call onnxruntime; what it raises becomes one ``BundleError``."""
+        return _guard(self.where, "run-failed", call, *arguments)
+
+
+def make_session(bundle: VerifiedBundle, part: str, settings: SessionSettings | None = None) -> Session:
+    """The session for a part of `bundle`. Raises ``BundleError``, for a graph that differs from the manifest too."""
+    import onnxruntime
+
+    settings = settings or SessionSettings()
+    described = bundle.manifest.parts[part]
+    where = str(bundle.path / described.file)
+    _check_required(where, bundle, settings)
+    options = _options(onnxruntime, settings)
+    weights = bundle.externals(part)
+    if weights:
+        _add_weights(where, options, weights)
+    # Without a fallback inside of it and without options from the file: a graph cannot choose how it is run.
+    session = _guard(
+        where,
+        "session-failed",
+        lambda: onnxruntime.InferenceSession(
+            bundle.data(described.file),
+            options,
+            providers=_ort_providers(settings),
+            enable_fallback=0,
+            read_config_from_model=0,
+        ),
+    )
+    verify_providers(where, session.get_providers(), settings.providers)
+    for kind, nodes, tensors in (
+        ("input", session.get_inputs(), described.inputs),
+        ("output", session.get_outputs(), described.outputs),
+    ):
+        _check_described(where, kind, nodes, tensors)
+    return Session(where, described, session, settings, onnxruntime)
+
+
+def _ort_providers(settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:
+    chosen = settings.providers
+    if settings.cuda_graph:
+        chosen = tuple(
+            replace(one, options={**one.options, _CUDA_GRAPH[one.name]: "1"}) if one.name in _CUDA_GRAPH else one
+            for one in chosen
+        )
+    if settings.strict and chosen[0].device != "cpu":  # onnxruntime refuses to have both the CPU and no fallback to it
+        chosen = tuple(one for one in chosen if one.device != "cpu")
+    return [(one.ort_name, dict(one.options)) for one in chosen]
+
+
+def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.intra_threads
+    options.inter_op_num_threads = settings.inter_threads
+    if settings.inter_threads != 1:
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_ORT_LEVELS[settings.optimization]}")
+    options.graph_optimization_level = level
+    options.log_severity_level = _FATAL  # errors are raised, and said once
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if settings.strict and settings.providers[0].device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _add_weights(where: str, options: Any, weights: Mapping[str, bytes]) -> None:
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        found = ".".join(map(str, release()))
+        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {found}; update it", where)
+    options.add_external_initializers_from_files_in_memory(
+        list(weights), list(weights.values()), [len(data) for data in weights.values()]
+    )
+
+
+def _check_required(where: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
+    required = bundle.manifest.requires.providers
+    names = [provider.name for provider in settings.providers]
+    if required and names[0] not in required:
+        message = f"expected one of the providers {', '.join(required)}, found {names[0]}; ask for one of them"
+        raise BundleError(where, "no-provider", message)
+
+
+def _check_described(where: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
+    found = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
+    expected = [(tensor.name, tensor.dtype, len(tensor.dims)) for tensor in tensors]
+    if found != expected:
+        _refuse(f"expected the {kind}s {_listed(expected)}, found {_listed(found)}; export the workflow again", where)
+    for node, tensor in zip(nodes, tensors, strict=True):
+        if not _fits(node.shape, tensor.dims):
+            text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
+            _refuse(f"{text}; export the workflow again", where)
+
+
+def _fits(shape: Sequence[Any], dims: Dims) -> bool:
+    """Whether a graph takes what a manifest describes: no size may be fixed in it that is not the same there."""
+    return all(not isinstance(size, int) or size == dim for size, dim in zip(shape, dims, strict=True))
+
+
+def _listed(tensors: Sequence[tuple[str, str, int]]) -> str:
+    return ", ".join(f"{name} ({dtype}, {rank} axes)" for name, dtype, rank in tensors) or "none"
+
+
+def _guard(where: str, code: str, call: Any, *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except BundleError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no class of their own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise BundleError(where, code, f"onnxruntime: {lines[0][:500]}") from error
+
+
+def _refuse(message: str, where: str = "onnxruntime") -> NoReturn:
+    raise BundleError(where, "bad-session", message)

@@ -1,0 +1,65 @@
+"""Whether arrays are what a part takes, and which size each named axis has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from numpy.typing import NDArray
+
+from guidegraph_runtime.errors import BundleError, one_of
+from guidegraph_runtime.manifest import Part, Tensor
+
+
+def check_inputs(
+    where: str, part: Part, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, Tensor] | None = None
+) -> dict[str, int]:
+    """The size of each named axis; ``BundleError`` where inputs are missing, unknown or of another dtype or shape.
+
+    `weights` are those of the graph that may be given, but need not be.
+    """
+    known = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
+    sizes: dict[str, int] = {}
+    for name, array in arrays.items():
+        check_tensor(where, find_input(where, name, known), str(array.dtype), array.shape, sizes)
+    for tensor in part.inputs:
+        if tensor.name not in arrays:
+            _fail(where, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
+    return sizes
+
+
+def find_input(where: str, name: str, known: Mapping[str, Tensor]) -> Tensor:
+    """The input of that name."""
+    if name not in known:
+        _fail(where, f"expected the name of an input, found '{name}'; {one_of(name, known)}")
+    return known[name]
+
+
+def check_tensor(where: str, tensor: Tensor, dtype: str, shape: Sequence[int], sizes: dict[str, int]) -> None:
+    """Check one input, and note the sizes of its named axes in `sizes`, with which it must agree."""
+    if dtype != tensor.dtype:
+        _fail(where, f"expected '{tensor.name}' of dtype {tensor.dtype}, found {dtype}; convert it")
+    if len(shape) != len(tensor.dims):
+        _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
+    for size, dim in zip(shape, tensor.dims, strict=True):
+        if isinstance(dim, int) and size != dim:
+            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
+        if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+            found = f"{tuple(shape)}, while {dim} is {sizes[dim]} in another input"
+            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {found}")
+
+
+def shape_of(where: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
+    """The shape of a tensor whose named axes have these sizes."""
+    for dim in tensor.dims:
+        if isinstance(dim, str) and dim not in sizes:
+            _fail(where, f"expected the size of axis '{dim}' of '{tensor.name}', found {one_of(dim, sizes)}")
+    return [dim if isinstance(dim, int) else sizes[dim] for dim in tensor.dims]
+
+
+def _axes(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.dims))}{',' if len(tensor.dims) == 1 else ''})"
+
+
+def _fail(where: str, message: str) -> NoReturn:
+    raise BundleError(where, "bad-input", message)

@@ -1,0 +1,135 @@
+"""Opening a bundle: every name, size and hash is checked, then every graph, before onnxruntime sees a byte.
+
+A hash tells that the bundle is the one that its `bundle.json` describes, whole and unchanged; not who made it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from posixpath import dirname, join
+from typing import NoReturn
+
+from guidegraph_runtime.errors import BundleError, shown
+from guidegraph_runtime.manifest import Manifest, Part, read_manifest
+from guidegraph_runtime.names import MANIFEST, wrong_file_name
+from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
+from guidegraph_runtime.onnx_wire import Malformed
+from guidegraph_runtime.opsets import STANDARD, newest_opsets
+from guidegraph_runtime.reading import check_listing, fail, read_file, sha256
+from guidegraph_runtime.strict_json import MAX_BYTES
+
+MAX_BUNDLE_BYTES = 64 * 2**30
+
+
+@dataclass
+class VerifiedBundle:
+    """A bundle whose bytes were all checked, and are held; nothing is read from its folder again."""
+
+    path: Path
+    manifest: Manifest
+    graphs: Mapping[str, OnnxGraph]
+    """By the name of the part."""
+    _data: dict[str, bytes] = field(repr=False)
+
+    def data(self, name: str) -> bytes:
+        """The bytes of a file that `bundle.json` lists."""
+        if name not in self.manifest.files:
+            fail(str(self.path / MANIFEST), f"expected '{name}' among the files, found no such name")
+        if name not in self._data:
+            fail(
+                str(self.path / name), "expected bytes that are still held, found released ones", "open the bundle anew"
+            )
+        return self._data[name]
+
+    def externals(self, part: str) -> dict[str, bytes]:
+        """The files of a part's weights, named as its graph names them."""
+        folder = dirname(self.manifest.parts[part].file)
+        return {one.location: self.data(join(folder, one.location)) for one in self.graphs[part].externals}
+
+    def release(self, names: Iterable[str]) -> None:
+        """Let go of the bytes of these files, once sessions have copied them."""
+        for name in names:
+            self._data.pop(name, None)
+
+
+def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES) -> VerifiedBundle:
+    """Read and check the bundle in the folder `path` (which may be a link to it; nothing inside may be one).
+
+    Raises ``BundleError`` for a file that is missing, changed, too large, a link (a hard one too), outside of the
+    folder or not listed, and for a graph that reads files which the bundle does not list or needs operators that the
+    installed onnxruntime has not.
+    """
+    root = _folder(os.fspath(path))
+    manifest = read_manifest(read_file(root, MANIFEST, MAX_BYTES), str(root / MANIFEST))
+    total = sum(file.size for file in manifest.files.values())
+    if total > max_bytes:
+        do = "raise max_bytes if that is right"
+        fail(str(root / MANIFEST), f"expected files of at most {max_bytes} bytes in all, found {total}", do)
+    check_listing(root, manifest.files, MANIFEST)
+    data = {}
+    for name, file in manifest.files.items():
+        data[name] = read_file(root, name, max_bytes, file.size)
+        if (found := sha256(data[name])) != file.sha256:
+            fail(str(root / name), f"expected the sha256 {file.sha256}, found {found}: the file was changed")
+    graphs = {name: _graph(root, part, data) for name, part in manifest.parts.items()}
+    return VerifiedBundle(root, manifest, graphs, data)
+
+
+def _folder(given: str) -> Path:
+    try:
+        root = Path(given).resolve()
+        found = root.is_dir()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
+        found = False
+    if not found:
+        fail(shown(given), "expected the folder of a bundle, found none", "give the folder that holds bundle.json")
+    return root
+
+
+def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
+    where = str(root / part.file)
+    try:
+        graph = read_graph(data[part.file])
+    except Malformed as error:
+        _refuse(where, f"expected an ONNX graph, found {error}", "export the workflow again")
+    _check_operators(where, graph)
+    _check_externals(where, part, graph, data)
+    if graph.opsets != dict(part.opsets):
+        _refuse(where, f"expected the operator sets {dict(part.opsets)}, found {graph.opsets}", "export again")
+    return graph
+
+
+def _check_operators(where: str, graph: OnnxGraph) -> None:
+    for domain, op in sorted(graph.operators):
+        if domain not in STANDARD:
+            _refuse(where, f"expected standard operators only, found '{op[:80]}' of the domain '{domain[:80]}'")
+    newest = newest_opsets()
+    for domain, version in graph.opsets.items():
+        if domain not in STANDARD:
+            _refuse(where, f"expected the standard operator sets only, found that of '{domain[:80]}'")
+        if not 1 <= version <= newest[domain]:
+            do = "update onnxruntime, or export with an older opset"
+            _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", do)
+
+
+def _check_externals(where: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:
+    used = set()
+    for one in graph.externals:
+        if (wrong := wrong_file_name(one.location)) is not None:
+            _refuse(where, f"expected for the weights '{one.name[:80]}' {wrong}, found {one.location[:80]!r}")
+        name = join(dirname(part.file), one.location)
+        if name not in part.externals:
+            _refuse(where, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
+        if one.offset + one.size > len(data[name]):
+            found = f"the weights '{one.name[:80]}' up to byte {one.offset + one.size}"
+            _refuse(where, f"expected at most the {len(data[name])} bytes of '{name}', found {found}")
+        used.add(name)
+    if unused := sorted(set(part.externals) - used):
+        _refuse(where, f"expected weights in '{unused[0]}', found none that it reads there")
+
+
+def _refuse(where: str, message: str, do: str = "export the workflow again") -> NoReturn:
+    raise BundleError(where, "bad-graph", f"{message}; {do}")
