@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._functorch.compile_utils import fx_graph_cse
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
@@ -30,7 +30,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.decompositions import decompositions
-from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.errors import FixedSizeError
 from guidegraph.graph.export.places import innermost
 
 Function = Callable[..., Any]

@@ -26,8 +26,8 @@ from guidegraph.nodes.models.denoiser import UNetDenoiser  # noqa: E402
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape  # noqa: E402
 from guidegraph.nodes.models.released_unet import ReleasedClassifier  # noqa: E402
 from guidegraph.nodes.models.unet import UNet, UNetConfig  # noqa: E402
-from guidegraph.nodes.scheduler import ddim  # noqa: E402
 from guidegraph.nodes.schedule import linear  # noqa: E402
+from guidegraph.nodes.scheduler import ddim  # noqa: E402
 from guidegraph.nodes.step import step  # noqa: E402
 from guidegraph.nodes.types import Condition, SchedulerState  # noqa: E402
 
