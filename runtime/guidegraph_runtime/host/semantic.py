@@ -31,5 +31,6 @@ def load(*, path: str | os.PathLike[str], size: Size | None = None) -> NDArray[n
 
 
 def _nearest(given: int, wanted: int) -> NDArray[np.int64]:
-    """The pixel of `given` under the centre of each of `wanted` ones."""
-    return (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+    """The pixel of `given` under the centre of each of `wanted` ones, in float32 as torch's nearest-exact is."""
+    centres = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * (np.float32(given) / np.float32(wanted))
+    return np.minimum(centres.astype(np.int64), given - 1)
