@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from guidegraph_runtime.manifest_types import Operation
 def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str) -> tuple[Operation, ...]:
     """The plan with ``node.setting`` changed, and with ``node.use`` another operation of the same outputs.
 
+    The other operation keeps the settings that it has too, and those alone.
     Raises ``BundleError`` for a node, a setting or an operation that there is not.
     """
     nodes = {operation.node: operation for operation in _host(plan)}
@@ -44,4 +46,9 @@ def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], whe
         group = [name for name in OPERATIONS if name.partition(".")[0] == operation.op.partition(".")[0]]
         raise BundleError(where, "unknown-operation", f"{operation.node}: no '{use}'; {one_of(str(use), group)}")
     links = {name: at for name, at in operation.inputs.items() if name.partition(".")[0] not in given}
-    return replace(operation, op=use, inputs=links, settings={**operation.settings, **given})
+    settings = operation.settings
+    if use != operation.op:
+        known = inspect.signature(OPERATIONS[use]).parameters
+        links = {name: at for name, at in links.items() if name.partition(".")[0] in known}
+        settings = {name: value for name, value in settings.items() if name in known}
+    return replace(operation, op=use, inputs=links, settings={**settings, **given})
