@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.context import placement
+from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan
 from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan
+from guidegraph.graph.export.places import raised_at
 from guidegraph.graph.export.roles import assign
 from guidegraph.graph.export.sizes import apart, free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
@@ -147,8 +149,15 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]]) -> TracedPart:
 
 
 def _named(part: PartPlan, error: ExportError) -> ExportError:
-    reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
-    return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
+    """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NodeError):
+        cause = cause.__cause__
+    if cause is None:
+        where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
+    else:
+        where, place = f"{cause.path} ({cause.node_id})", error.place or raised_at(cause.cause.__traceback__)
+    return ExportError(f"{where}: {error.reason}", error.remedy, place=place, operator=error.operator)
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
