@@ -1,7 +1,7 @@
 """Merkle digests: one for each operation, over all that its value depends on.
 
-A digest covers the node's id and version, its distribution's version, the source of its package,
-torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
+A digest covers the node's id and version, its distribution's version, the source of its package and of the
+runtime, torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
 every run (an impure node, an object passed from Python, and all that depends on one): nothing is
 ever found under it.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec
+from guidegraph_runtime import files
 
 FRESH = "!"
 
@@ -100,7 +101,8 @@ def source_digest(module: str) -> str:
 
 def _spec_digest(spec: NodeSpec, place: str) -> str:
     source = source_digest(spec.function.__module__)
-    return hashed(spec.id, spec.version, spec.distribution, source, torch_version(), place)
+    shared = source_digest(files.__name__)  # nodes compute with the runtime's functions
+    return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
 
 
 class Digests(dict[str, str]):

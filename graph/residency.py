@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from guidegraph.graph.call import fail
 from guidegraph.graph.context import placement
@@ -27,6 +27,12 @@ from guidegraph.graph.weights import Mover, Weight, Weights, models_in
 if TYPE_CHECKING:
     import torch
 
+Made: TypeAlias = tuple[str, str]
+"""Where a value is made: the path of the operation, and the output's name."""
+
+GIVEN: Made = ("params", "")
+"""A value that comes from outside of the workflow."""
+
 START = -1
 """The place in the plan before the first step."""
 
@@ -35,13 +41,28 @@ class BudgetError(GuidegraphError):
     """A step reads models that together are over the memory budget."""
 
 
+def bring(values: Iterable[tuple[Made, Any]], mover: Mover, device: str, on_move: Callable[[ModelMoved], None]) -> None:
+    """Bring the models in some values to the device, where they then stay."""
+    weights = Weights(mover, strict=False)
+    for made, value in values:
+        for module in models_in(value):
+            started = time.perf_counter()
+            moved = sum([weights.enter(weight) for weight in weights.of(module)])
+            if moved:
+                on_move(moved_event(module, made, device, moved, started))
+
+
+def moved_event(module: torch.nn.Module, made: Made, device: str, moved: int, started: float) -> ModelMoved:
+    """That a module went to a device, begun at a time of ``perf_counter``."""
+    return ModelMoved(*made, type(module).__name__, device, moved, time.perf_counter() - started)
+
+
 @dataclass(eq=False)
 class Model:
     """A module of the run: where it was made, its weights, and the slots whose values hold it."""
 
     module: torch.nn.Module
-    path: str
-    output: str
+    made: Made
     weights: list[Weight] = field(default_factory=list)
     slots: set[Slot] = field(default_factory=set)
 
@@ -49,27 +70,27 @@ class Model:
 class Residency:
     """The models of one run of a region, on the device or off it.
 
-    budget: bytes of weights that may be on the device at once; ``None`` brings the models that a run starts with to
-    the device, once, and leaves the rest alone. made: path and output by slot. on_move: is told of each move.
+    budget: bytes of weights that may be on the device at once. made: where each slot's value is made. on_move: is told
+    of each move.
     """
 
     def __init__(
         self,
         region: RegionPlan,
         mover: Mover,
-        budget: int | None,
+        budget: int,
         device: str,
-        made: Mapping[Slot, tuple[str, str]],
+        made: Mapping[Slot, Made],
         on_move: Callable[[ModelMoved], None],
     ):
         self.steps: Sequence[Step] = region.steps
         self.mover, self.budget, self.device = mover, budget, device
         self._made, self._on_move = made, on_move
-        self._weights = Weights(mover, strict=budget is not None)
+        self._weights = Weights(mover)
         self._models: dict[int, Model] = {}
         self._inside: dict[int, Model] = {}
         self._in_slot: dict[Slot, list[Model]] = {}
-        self._hosted = [budget is not None and is_hosted(step.op) for step in region.steps]
+        self._hosted = [is_hosted(step.op) for step in region.steps]
         self._reads: dict[Slot, list[int]] = {}
         for i, step in enumerate(region.steps):
             for slot in set(reads(step)):
@@ -84,10 +105,7 @@ class Residency:
             self._take_in(slot, slots[slot], pin=True)
         for slot in found:
             self._take_in(slot, slots[slot])
-        if self.budget is None:
-            self._bring(list(self._models.values()))
-        else:
-            self._after(START, [*self._in_slot])
+        self._after(START, [*self._in_slot])
 
     def is_free(self, step: Step) -> bool:
         """Whether a step, run before its turn and on another thread, has nothing to do with models."""
@@ -95,8 +113,6 @@ class Residency:
 
     def before(self, i: int) -> None:
         """Make the models that step i reads be where it runs. Raises ``BudgetError``."""
-        if self.budget is None:
-            return
         wanted = self._read_by(self.steps[i])
         if self.is_hosted(i):
             self._leave([model for model in self._inside.values() if model in wanted])
@@ -128,18 +144,15 @@ class Residency:
 
         Raises ``NodeError`` for a later step whose models are known to be over the budget.
         """
-        if self.budget is None:
-            return
         for slot in self.steps[i].outs:
             self._take_in(slot, slots[slot])
         self._after(i, self.steps[i].outs)
 
     def close(self) -> None:
         """All models leave the device, however the run ended."""
-        if self.budget is not None:
-            self._leave(list(self._inside.values()))
-            for model in self._models.values():
-                self._weights.forget(model.module, model.weights)
+        self._leave(list(self._inside.values()))
+        for model in self._models.values():
+            self._weights.forget(model.module, model.weights)
         self._models.clear()
         self._in_slot.clear()
 
@@ -161,10 +174,9 @@ class Residency:
                     raise fail(self.steps[j], error) from error
 
     def _take_in(self, slot: Slot, value: Any, *, pin: bool = False) -> None:
-        path, output = self._made.get(slot, ("params", ""))
         held = self._in_slot[slot] = []
         for module in models_in(value):
-            model = self._models.setdefault(id(module), Model(module, path, output))
+            model = self._models.setdefault(id(module), Model(module, self._made.get(slot, GIVEN)))
             model.slots.add(slot)
             held.append(model)
             desired = self._desired()
@@ -196,7 +208,6 @@ class Residency:
         return sum(weight.nbytes for weight in self._desired(models).values() if not weight.pinned)
 
     def _check(self, models: Sequence[Model]) -> None:
-        assert self.budget is not None
         need = self._size(models)
         if need > self.budget:
             names = ", ".join(f"{type(m.module).__name__} {show_size(self._size([m]))}" for m in models)
@@ -207,7 +218,6 @@ class Residency:
 
     def _make_room(self, wanted: Sequence[Model], i: int) -> None:
         """Models leave, farthest next use first, until the others and those wanted are within the budget."""
-        assert self.budget is not None
         others = [model for model in self._inside.values() if model not in wanted]
         others.sort(key=lambda model: self._next_use(model, i) or len(self.steps))
         gone: list[Model] = []
@@ -237,5 +247,4 @@ class Residency:
 
     def _tell(self, model: Model, device: str, moved: int, started: float) -> None:
         if moved:
-            name = type(model.module).__name__
-            self._on_move(ModelMoved(model.path, model.output, name, device, moved, time.perf_counter() - started))
+            self._on_move(moved_event(model.module, model.made, device, moved, started))

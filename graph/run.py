@@ -21,7 +21,7 @@ from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
-from guidegraph.graph.residency import Residency
+from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
 
@@ -93,9 +93,14 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
 
 def budget_problem(options: RunOptions) -> str:
     """Why a memory budget cannot be held to; empty where it can."""
-    if options.memory_budget is None or options.mover is not None or options.device.partition(":")[0] != "cpu":
+    if options.memory_budget is None or options.mover is not None or not on_cpu(options.device):
         return ""
     return "a memory budget is for the weights on another device than the CPU, and this run is on the CPU"
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a device, by its torch name, is the CPU."""
+    return device.partition(":")[0] == "cpu"
 
 
 def _path(key: str) -> str:
@@ -159,20 +164,21 @@ class _Runner:
         self.options.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
-        """Models that the run starts with come to the device; with a budget, their moves are planned."""
+        """Models that the run starts with come to the device; with a budget, when they are read."""
         options = self.options
-        if options.mover is None and options.device.partition(":")[0] == "cpu":
+        if options.mover is None and on_cpu(options.device):
             return
-        made = {slot: (_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
-        for step in region.steps:
-            outputs = [(_path(op.key), name) for op in _ops(step) for name in op.outputs]
-            made |= dict(zip(step.outs, outputs, strict=True))
-        mover = options.mover or TorchMover(options.device)
-        residency = Residency(region, mover, options.memory_budget, options.device, made, self.emit)
-        if options.memory_budget is not None:
-            self.residency = residency
+        given = [slot for slot, _ in region.constants]
+        found = {slot: (_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
         try:
-            residency.start(slots, [slot for slot, _ in region.constants], [slot for _, slot in region.inputs])
+            mover = options.mover or TorchMover(options.device)
+            if options.memory_budget is None:
+                values = [(found.get(slot, GIVEN), slots[slot]) for slot in (*given, *found)]
+                bring(values, mover, options.device, self.emit)
+                return
+            made = {**found, **_makers(region.steps)}
+            self.residency = Residency(region, mover, options.memory_budget, options.device, made, self.emit)
+            self.residency.start(slots, given, found)
         except NodeError as error:
             self._failed(error)
             raise
@@ -353,6 +359,15 @@ def _ops(step: Step) -> tuple[Op, ...]:
 
 def _id(op: Op) -> str:
     return op.spec.id if isinstance(op, Call) else "loop"
+
+
+def _makers(steps: Sequence[Step]) -> dict[int, Made]:
+    """Path and name of the output that each slot is."""
+    found: dict[int, Made] = {}
+    for step in steps:
+        names = [(_path(op.key), name) for op in _ops(step) for name in op.outputs]
+        found |= dict(zip(step.outs, names, strict=True))
+    return found
 
 
 def _literals(sources: Sequence[Source]) -> list[Source]:

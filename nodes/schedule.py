@@ -4,42 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.nodes.shapes import check_alike, for_batch
 from guidegraph.nodes.types import Prediction, PredictionKind, Sample, Schedule, Timesteps
+from guidegraph_runtime.host import schedule as host
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 TrainSteps: TypeAlias = Annotated[int, Ge(2)]
 Beta: TypeAlias = Annotated[float, Gt(0), Lt(1)]
 
 
-@node("schedule.linear")
+@node("schedule.linear", runtime=True)
 def linear(*, train_steps: TrainSteps = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Schedule:
     """β rises linearly (Ho et al. 2020, section 4)."""
-    return from_betas(np.linspace(*_ordered(beta_start, beta_end), train_steps))
+    return _schedule(host.linear(train_steps=train_steps, beta_start=beta_start, beta_end=beta_end))
 
 
-@node("schedule.scaled_linear")
+@node("schedule.scaled_linear", runtime=True)
 def scaled_linear(*, train_steps: TrainSteps = 1000, beta_start: Beta = 0.00085, beta_end: Beta = 0.012) -> Schedule:
     """√β rises linearly (the schedule of latent diffusion and Stable Diffusion)."""
-    low, high = _ordered(beta_start, beta_end)
-    return from_betas(np.linspace(low**0.5, high**0.5, train_steps) ** 2)
+    return _schedule(host.scaled_linear(train_steps=train_steps, beta_start=beta_start, beta_end=beta_end))
 
 
-@node("schedule.sigmoid")
+@node("schedule.sigmoid", runtime=True)
 def sigmoid(*, train_steps: TrainSteps = 1000, beta_start: Beta = 1e-4, beta_end: Beta = 0.02) -> Schedule:
     """β rises along a sigmoid from −6 to 6 (Xu et al. 2022, GeoDiff)."""
-    low, high = _ordered(beta_start, beta_end)
-    return from_betas(low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, train_steps))))
+    return _schedule(host.sigmoid(train_steps=train_steps, beta_start=beta_start, beta_end=beta_end))
 
 
-@node("schedule.cosine")
+@node("schedule.cosine", runtime=True)
 def cosine(
     *,
     train_steps: TrainSteps = 1000,
@@ -47,20 +46,16 @@ def cosine(
     beta_max: Annotated[float, Gt(0), Lt(1)] = 0.999,
 ) -> Schedule:
     """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max)."""
-    t = np.arange(train_steps + 1) / train_steps
-    alphas_bar = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
-    return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], beta_max))
+    return _schedule(host.cosine(train_steps=train_steps, offset=offset, beta_max=beta_max))
 
 
-@node("schedule.zero_terminal_snr")
+@node("schedule.zero_terminal_snr", runtime=True)
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
 
     For models that predict v or x0: at α = 0 an ε prediction says nothing of x0.
     """
-    root = np.sqrt(schedule.alphas_bar.cpu().numpy())
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return _schedule(root**2)
+    return _schedule(host.zero_terminal_snr({"alphas_bar": schedule.alphas_bar.cpu().numpy()}))
 
 
 @node("schedule.convert")
@@ -78,16 +73,10 @@ def add_noise(x0: Sample, noise: Sample, t: Timesteps, schedule: Schedule) -> Sa
 
 def from_betas(betas: NDArray[np.float64]) -> Schedule:
     """The schedule with ᾱ_t = Π_{s ≤ t} (1 − β_s)."""
-    return _schedule(np.cumprod(1 - np.asarray(betas, dtype=np.float64)))
+    return _schedule(host.from_betas(betas))
 
 
-def _schedule(alphas_bar: NDArray[np.floating]) -> Schedule:
+def _schedule(fields: host.Fields) -> Schedule:
     import torch
 
-    return Schedule(torch.from_numpy(alphas_bar.astype(np.float64)).to(current_device()))
-
-
-def _ordered(beta_start: float, beta_end: float) -> tuple[float, float]:
-    if beta_start > beta_end:
-        raise ValueError(f"beta_start {beta_start} must not be above beta_end {beta_end}: noise only grows with t")
-    return beta_start, beta_end
+    return Schedule(torch.from_numpy(fields["alphas_bar"]).to(current_device()))

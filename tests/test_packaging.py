@@ -157,7 +157,9 @@ def test_wheel_from_sdist_is_the_same(source: Path, wheel: Path, tmp_path: Path)
 
 def test_runtime_wheel(source: Path, tmp_path: Path) -> None:
     files = contents(build_wheel(source / "runtime", tmp_path))
-    modules = {
-        f.relative_to(source / "runtime").as_posix() for f in (source / "runtime" / "guidegraph_runtime").rglob("*")
+    package = source / "runtime" / "guidegraph_runtime"
+    assert files == {
+        f.relative_to(source / "runtime").as_posix()
+        for f in package.rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts
     }
-    assert files == {f for f in modules if not f.endswith("__pycache__")}

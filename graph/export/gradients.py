@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import sympy
@@ -22,7 +21,7 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint, uninteresting_files
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -31,8 +30,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.decompositions import decompositions
-from guidegraph.graph.export.errors import ExportError, FixedSizeError
-from guidegraph.graph.export.places import innermost, is_library
+from guidegraph.graph.export.errors import FixedSizeError
+from guidegraph.graph.export.places import innermost
 
 Function = Callable[..., Any]
 
@@ -80,7 +79,7 @@ def forward_graph(
     sizes: of each axis while it is traced, two or more of its units. Raises ``ExportError`` where the function fixes
     the size of an axis or decides something by it; what the function itself raises while it is traced goes through.
     """
-    env = ShapeEnv(duck_shape=False)
+    env = _Sizes(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
     symbols = {axis.name: _symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
@@ -165,13 +164,27 @@ def _shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, An
     ]
 
 
-def _check_sizes(env: ShapeEnv, symbols: Mapping[str, Any]) -> None:
+class _Sizes(ShapeEnv):
+    """What is known of the sizes, and who asked."""
+
+    def __init__(self, *, duck_shape: bool) -> None:
+        super().__init__(duck_shape=duck_shape)
+        self.askers: dict[int, traceback.StackSummary] = {}
+
+    def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
+        known = len(self.guards)
+        value = super().evaluate_expr(*args, **kwargs)
+        if len(self.guards) > known:
+            machinery = uninteresting_files() | {__file__}
+            stack = traceback.extract_stack()
+            self.askers[known] = traceback.StackSummary.from_list([f for f in stack if f.filename not in machinery])
+        return value
+
+
+def _check_sizes(env: _Sizes, symbols: Mapping[str, Any]) -> None:
     """Refuse a graph that holds for some sizes alone. What torch itself decides, such as a kernel, changes no result."""
-    names = {symbol.node._expr: name for name, symbol in symbols.items()}
-    for guard in env.guards:
-        place = guard.sloc.framework_loc
-        file = getattr(place, "filename", None)
-        if isinstance(guard.expr, sympy.Eq) or (file is not None and not is_library(Path(file))):
-            where = f"{file}:{place.lineno}" if file is not None and not is_library(Path(file)) else ""
-            told = guard.expr.subs({symbol: sympy.Symbol(name) for symbol, name in names.items()})
-            raise FixedSizeError(str(told), where)
+    names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
+    for index, guard in enumerate(env.guards):
+        asker = env.askers.get(index, traceback.StackSummary())
+        if isinstance(guard.expr, sympy.Eq) or innermost(asker[-1:]):
+            raise FixedSizeError(str(guard.expr.subs(names)), innermost(asker))

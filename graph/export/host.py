@@ -12,6 +12,7 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.leaves import leaves_of
 from guidegraph.graph.ir import Call, Literal, Output, Sources
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.split import Split
 from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest import Operation
@@ -101,9 +102,8 @@ def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
     }
     settings: dict[str, Sources] = {name: Literal(value) for name, value in found.settings.items()}
     ports = {name: Port(name, Any, PortType((object,))) for name in given}
-    first = NodeSpec(
-        found.operation, _operation(found.operation, tuple(ports), tuple(kinds)), ports, {}, kinds, len(kinds) > 1, runtime=True
-    )
+    run = _operation(found.operation, tuple(ports), tuple(kinds))
+    first = NodeSpec(found.operation, run, ports, {}, kinds, len(kinds) > 1, runtime=True)
     tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
     second = replace(
         call.spec,

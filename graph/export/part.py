@@ -86,6 +86,8 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
 
 def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequence[str]) -> onnx_ir.Model:
     """The exported program as an ONNX model, optimised. Raises torch's ``OnnxExporterError``."""
+    from guidegraph.graph.export.optimise import optimise
+
     with _quiet():
         converted: Any = torch.onnx.export(
             program,
@@ -95,9 +97,8 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
             optimize=False,
             verbose=False,
         )
-        _merge_weights(converted.model)
-        converted.optimize()
         model: onnx_ir.Model = converted.model
+        optimise(model)
     _name(model, names, output_names)
     return model
 
@@ -177,19 +178,6 @@ class _Renamer:
 def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
     sizes = () if value.shape is None else value.shape
     return tuple(size if isinstance(size, int) else str(size.value) for size in sizes)
-
-
-def _merge_weights(model: onnx_ir.Model) -> None:
-    """One initialiser for all uses of a tensor: torch.export makes one for each."""
-    kept: dict[Any, onnx_ir.Value] = {}
-    for name, value in list(model.graph.initializers.items()):
-        raw = getattr(value.const_value, "raw", None)
-        if not isinstance(raw, torch.Tensor):
-            continue
-        key = (raw.data_ptr(), raw.dtype, tuple(raw.shape), raw.stride(), raw.device)
-        if raw.numel() and kept.setdefault(key, value) is not value:
-            value.replace_all_uses_with(kept[key])
-            model.graph.initializers.pop(name)
 
 
 @contextmanager

@@ -175,6 +175,11 @@ def _without_onnx(
     operator = f"{missing.group(1)}.{missing.group(2)}" if missing else failed.group(1) if failed else ""
     name = operator.rpartition(".")[0]
     node = targets.get(operator)
+    if node is None and missing:  # torch had put it in terms of its own primitives: name what was called
+        inner = missing.group(1).rpartition(".")[2]
+        called = next((target for target in targets if inner in target), "")
+        node, operator = targets.get(called), called or operator
+        name = operator.rpartition(".")[0]
     place = recorded(node.stack_trace or "") if node is not None else ""
     if name and not place:
         place = probe(function, inputs, wanted=name)[1].place

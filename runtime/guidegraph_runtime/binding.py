@@ -48,7 +48,7 @@ class Bindable(Protocol):
     @property
     def provider(self) -> Provider: ...
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any: ...
-    def graph_id(self, sizes: Mapping[str, int]) -> int: ...
+    def new_graph_id(self) -> int: ...
     def guard(self, call: Any, *arguments: Any) -> Any: ...
 
 
@@ -64,28 +64,35 @@ class Binding:
         self._inputs = {tensor.name: tensor for tensor in session.part.inputs}
         self._known = self._inputs | dict(session.weights)
         self._values: dict[str, DeviceTensor] = {}
-        self._binding = session.guard(session.session.io_binding)
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
-        """Give an input: an array, which is copied to the device, or a tensor that is there already, which is not."""
+        """Give an input: an array, which is copied to the device, or a tensor that is there already.
+
+        The memory of a tensor is shared, and of an array too where the device is the CPU: leave it as it is until the
+        last run with it.
+        """
         tensor = find_input(self._session.where, name, self._known)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.where, tensor, str(array.dtype), array.shape, {})
             value = self._on_device(array)
         check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
-        self._session.guard(self._binding.bind_ortvalue_input, name, value)
         self._values[name] = value
 
     def run(self) -> dict[str, DeviceTensor]:
         """All outputs by name, on the device. Those of earlier runs keep their values."""
         session, device = self._session, self._session.provider
         self._check_sizes()
-        for tensor in session.part.outputs:  # each time: else onnxruntime writes into the tensors of the last run
-            session.guard(self._binding.bind_output, tensor.name, device.device, device.device_id)
-        session.guard(session.session.run_with_iobinding, self._binding, session.options((), NO_GRAPH))
+        # A new one each time: one that is used again writes into the outputs of the last run, and in onnxruntime 1.26,
+        # outputs bound anew or not, the tensors that it gave out then show the values of the next run.
+        binding = session.guard(session.session.io_binding)
+        for name, value in self._values.items():
+            session.guard(binding.bind_ortvalue_input, name, value)
         names = [tensor.name for tensor in session.part.outputs]
-        return dict(zip(names, self._binding.get_outputs(), strict=True))
+        for name in names:
+            session.guard(binding.bind_output, name, device.device, device.device_id)
+        session.guard(session.session.run_with_iobinding, binding, session.options((), NO_GRAPH))
+        return dict(zip(names, binding.get_outputs(), strict=True))
 
     def _on_device(self, array: Array) -> DeviceTensor:
         device = self._session.provider
@@ -119,7 +126,7 @@ class FixedBinding:
             session.guard(self._binding.bind_ortvalue_input, name, value)
         for name, value in self._outputs.items():
             session.guard(self._binding.bind_ortvalue_output, name, value)
-        self._options = session.options((), session.graph_id(sizes))
+        self._options = session.options((), session.new_graph_id())
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Copy an array, or a tensor on the device (an output, say), into the place of an input."""

@@ -113,8 +113,8 @@ def _is_flag(value: object) -> bool:
 
 
 def _range(low: float | None, above: float | None, high: float | None) -> str:
-    start = f" of at least {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
-    return start + (f" and at most {high:g}" if high is not None else "")
+    start = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
+    return start + (f" and at most {high}" if high is not None else "")
 
 
 def _unfit(name: str, expected: str, value: object) -> ValueError:

@@ -9,19 +9,25 @@ _SHOWN = 80
 
 
 class BundleError(Exception):
-    """A bundle, or what was asked of it, is wrong: nothing was run. `where` is a file; `path` a place inside of it."""
+    """A bundle, or what was asked of it, is wrong: nothing was run. `where` is a file; `path` a place inside of it.
+
+    The text is one line that no terminal takes for more than text, whatever names a bundle has.
+    """
 
     def __init__(self, where: str, code: str, message: str, path: str = ""):
         self.where, self.code, self.message, self.path = where, code, message, path
-        super().__init__(f"{where}: {code}: {message}{f' [{path}]' if path else ''}")
+        super().__init__(_printable(f"{where}: {code}: {message}{f' [{path}]' if path else ''}"))
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: on one line, cut where it is long."""
+    """A value as a message shows it, cut where it is long."""
     text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    text = text if text.isprintable() else text.encode("unicode_escape").decode()
-    return f"'{text}'" if isinstance(value, str) else text
+    return f"'{_printable(text)}'" if isinstance(value, str) else text
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def one_of(name: str, known: Iterable[str]) -> str:

@@ -70,7 +70,7 @@ class Session:
             for one in session.get_overridable_initializers()
         }
         self._names = [tensor.name for tensor in part.outputs]
-        self._graph_ids: dict[tuple[tuple[str, int], ...], int] = {}
+        self._graphs = 0
 
     @property
     def provider(self) -> Provider:
@@ -97,11 +97,12 @@ class Session:
         """A binding whose tensors keep their addresses, as CUDA graphs need; `sizes` are those of the named axes."""
         return FixedBinding(self, sizes)
 
-    def graph_id(self, sizes: Mapping[str, int]) -> int:
-        """The number of the CUDA graph for these sizes (a graph has one set of shapes; 0 is onnxruntime's own)."""
+    def new_graph_id(self) -> int:
+        """The number of one more CUDA graph: each binding has its own, since a graph has one set of addresses."""
         if not self.settings.cuda_graph:
             return NO_GRAPH
-        return self._graph_ids.setdefault(tuple(sorted(sizes.items())), len(self._graph_ids) + 1)
+        self._graphs += 1  # 0 is for onnxruntime itself
+        return self._graphs
 
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any:
         """The options of a run, or None where it needs none."""

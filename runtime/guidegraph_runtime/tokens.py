@@ -39,7 +39,9 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64
     encodings = tokenizer.encode_batch(list(texts))
     lengths = sorted({len(encoding.ids) for encoding in encodings})
     if len(lengths) > 1:
-        raise ValueError(f"the texts have {lengths[0]} to {lengths[-1]} tokens and the tokenizer pads none: set length")
+        raise ValueError(
+            f"the texts have {lengths[0]} to {lengths[-1]} tokens, and the tokenizer does not pad: save it with padding"
+        )
     ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
     return ids, np.array([encoding.attention_mask for encoding in encodings], dtype=np.bool_)
 

@@ -108,11 +108,11 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
 def _check_operators(where: str, graph: OnnxGraph) -> None:
     for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
-            _refuse(where, f"expected standard operators only, found '{op[:80]}' of the domain '{domain[:80]}'")
+            _refuse(where, f"expected standard operators only, found {shown(op)} of the domain {shown(domain)}")
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
         if domain not in STANDARD:
-            _refuse(where, f"expected the standard operator sets only, found that of '{domain[:80]}'")
+            _refuse(where, f"expected the standard operator sets only, found that of {shown(domain)}")
         if not 1 <= version <= newest[domain]:
             do = "update onnxruntime, or export with an older opset"
             _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", do)
@@ -122,12 +122,12 @@ def _check_externals(where: str, part: Part, graph: OnnxGraph, data: Mapping[str
     used = set()
     for one in graph.externals:
         if (wrong := wrong_file_name(one.location)) is not None:
-            _refuse(where, f"expected for the weights '{one.name[:80]}' {wrong}, found {one.location[:80]!r}")
+            _refuse(where, f"expected for the weights {shown(one.name)} {wrong}, found {shown(one.location)}")
         name = join(dirname(part.file), one.location)
         if name not in part.externals:
             _refuse(where, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
         if one.offset + one.size > len(data[name]):
-            found = f"the weights '{one.name[:80]}' up to byte {one.offset + one.size}"
+            found = f"the weights {shown(one.name)} up to byte {one.offset + one.size}"
             _refuse(where, f"expected at most the {len(data[name])} bytes of '{name}', found {found}")
         used.add(name)
     if unused := sorted(set(part.externals) - used):

@@ -86,7 +86,11 @@ def pools() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     ):
         x = normal(2, 3, *size)
         options = (kernel, stride, padding, False, True, divisor)
-        yield f"avg-{size}", aten.avg_pool2d_backward.default, (normal(*aten.avg_pool2d(x, *options).shape), x, *options)
+        yield (
+            f"avg-{size}",
+            aten.avg_pool2d_backward.default,
+            (normal(*aten.avg_pool2d(x, *options).shape), x, *options),
+        )
     for size, target in (((6, 4), (3, 2)), ((5, 3), (1, 1))):
         arguments = (normal(2, 3, *target), normal(2, 3, *size))
         yield f"adaptive-{size}", aten._adaptive_avg_pool2d_backward.default, arguments
@@ -101,7 +105,11 @@ def parts() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     sizes = [3, 6, 5]
     for dim, start, end in ((1, 0, 2), (1, 2, 9223372036854775807), (-1, 1, -1), (0, -2, 3), (2, 0, 5)):
         part = aten.slice(normal(*sizes), dim, start, end, 1)
-        yield f"slice-{dim}-{start}-{end}", aten.slice_backward.default, (normal(*part.shape), sizes, dim, start, end, 1)
+        yield (
+            f"slice-{dim}-{start}-{end}",
+            aten.slice_backward.default,
+            (normal(*part.shape), sizes, dim, start, end, 1),
+        )
     for dim, index in ((0, 0), (1, 3), (-1, -1), (1, -6)):
         part = aten.select(normal(*sizes), dim, index)
         yield f"select-{dim}-{index}", aten.select_backward.default, (normal(*part.shape), sizes, dim, index)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from guidegraph.graph import digest
 from guidegraph.graph.cache import DiskCache, MemoryCache, nbytes
 from guidegraph.graph.run import RunResult
 from guidegraph.nodes.types import Condition, Prediction
@@ -49,6 +50,17 @@ def test_a_second_run_computes_only_what_is_impure(tmp_path: Path) -> None:
     second = go(tmp_path, memory=memory)
     assert executed(second) == {"r"}
     assert second.outputs["out"] == first.outputs["out"]
+
+
+def test_a_change_of_the_runtime_recomputes_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, source_digest = MemoryCache(), digest.source_digest
+    everything = executed(go(tmp_path, memory=memory))
+    monkeypatch.setattr(
+        digest,
+        "source_digest",
+        lambda module: "changed" if module.startswith("guidegraph_runtime") else source_digest(module),
+    )
+    assert executed(go(tmp_path, memory=memory)) == everything
 
 
 def test_a_changed_parameter_recomputes_what_depends_on_it_alone(tmp_path: Path) -> None:

@@ -197,6 +197,20 @@ def test_pipe_does_not_block(bundle: Path, name: str) -> None:
     assert "found a folder or a device" in refusal(bundle)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipe_that_comes_while_a_file_is_opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def swap(path: str, flags: int) -> int:
+        assert flags & os.O_NONBLOCK, "it would wait for ever"
+        os.unlink(path)
+        os.mkfifo(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", swap)
+    assert "found a folder or a device" in refusal(bundle)
+
+
 def test_folder_in_place_of_a_file(bundle: Path) -> None:
     (bundle / "parts/total.onnx").unlink()
     (bundle / "parts/total.onnx").mkdir()
@@ -331,6 +345,11 @@ def test_weights_outside_of_the_manifest(tmp_path: Path, location: str) -> None:
     graph_refusal(tmp_path, model(step_graph(weights=external("w", location, [4]))))
 
 
+def test_weights_in_a_file_that_another_part_may_read(tmp_path: Path) -> None:
+    text = graph_refusal(tmp_path, model(step_graph()), externals())
+    assert "expected weights in no file, found 'parts/step.onnx.data'" in text
+
+
 def constant(tensor: TensorProto) -> NodeProto:
     found = helper.make_node("Constant", [], ["y"])
     found.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
@@ -428,6 +447,25 @@ def test_operators_of_other_domains(tmp_path: Path, domain: str, in_branch: bool
     node = helper.make_node("Add", ["x", "w"], ["y"], domain=domain)
     text = graph_refusal(tmp_path, model(step_graph([in_body(node) if in_branch else node])))
     assert f"expected standard operators only, found 'Add' of the domain '{domain}'" in text
+
+
+def test_names_that_would_speak_to_a_terminal(tmp_path: Path) -> None:
+    name = "\x1b[2J\nfine\u202e"
+    for text in (
+        graph_refusal(tmp_path / "a", model(step_graph([helper.make_node(name, ["x"], ["y"], domain="d")]))),
+        graph_refusal(tmp_path / "b", model(step_graph(weights=external(name, name, [4])))),
+        graph_refusal(tmp_path / "c", model(step_graph(), {"": 20, name: 1})),
+    ):
+        assert text.isprintable()
+        assert "\\x1b[2J" in text
+
+
+@links
+def test_name_of_a_file_that_would_speak_to_a_terminal(bundle: Path) -> None:
+    (bundle / "\x1b[2J").write_bytes(b"")
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle)
+    assert str(caught.value).isprintable()
 
 
 def test_functions_that_a_graph_brings_along(tmp_path: Path) -> None:

@@ -29,5 +29,6 @@ def load(*, path: FilePath, size: Size | None = None) -> NDArray[np.float32]:
 
 
 def _nearest(given: int, wanted: int) -> NDArray[np.int64]:
-    """The pixel of `given` under the centre of each of `wanted` ones."""
-    return (2 * np.arange(wanted) + 1) * given // (2 * wanted)
+    """The pixel of `given` under the centre of each of `wanted` ones, in float32 as torch's nearest-exact is."""
+    centres = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * (np.float32(given) / np.float32(wanted))
+    return np.minimum(centres.astype(np.int64), given - 1)

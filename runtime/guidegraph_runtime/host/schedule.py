@@ -1,0 +1,73 @@
+"""Noise schedules, each as its one field: alphas_bar, ᾱ (T), float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from guidegraph_runtime.checks import array, fields, number, whole
+from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.tables.rows import Array
+
+Fields: TypeAlias = dict[str, Array]
+
+
+@operation("schedule.linear")
+def linear(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
+    """β rises linearly (Ho et al. 2020, section 4)."""
+    return from_betas(np.linspace(*_betas(beta_start, beta_end), _steps(train_steps)))
+
+
+@operation("schedule.scaled_linear")
+def scaled_linear(*, train_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Fields:
+    """√β rises linearly (the schedule of latent diffusion and Stable Diffusion)."""
+    low, high = _betas(beta_start, beta_end)
+    return from_betas(np.linspace(low**0.5, high**0.5, _steps(train_steps)) ** 2)
+
+
+@operation("schedule.sigmoid")
+def sigmoid(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
+    """β rises along a sigmoid from −6 to 6 (Xu et al. 2022, GeoDiff)."""
+    low, high = _betas(beta_start, beta_end)
+    return from_betas(low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, _steps(train_steps)))))
+
+
+@operation("schedule.cosine")
+def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Fields:
+    """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max)."""
+    train_steps, offset = _steps(train_steps), number("offset", offset, low=0)
+    t = np.arange(train_steps + 1) / train_steps
+    alphas_bar = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
+    return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], _beta("beta_max", beta_max)))
+
+
+@operation("schedule.zero_terminal_snr")
+def zero_terminal_snr(schedule: Mapping[str, Any]) -> Fields:
+    """The schedule with √ᾱ shifted and scaled so that its end is pure noise (Lin et al. 2023, algorithm 1)."""
+    root = np.sqrt(array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f"))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return {"alphas_bar": (root**2).astype(np.float64)}
+
+
+def from_betas(betas: Array) -> Fields:
+    """ᾱ_t = Π_{s ≤ t} (1 − β_s)."""
+    return {"alphas_bar": np.cumprod(1 - np.asarray(betas), dtype=np.float64)}
+
+
+def _steps(train_steps: int) -> int:
+    return whole("train_steps", train_steps, low=2)
+
+
+def _beta(name: str, value: float) -> float:
+    if (beta := number(name, value, above=0)) < 1:
+        return beta
+    raise ValueError(f"{name}: expected a number above 0 and below 1; found {value!r}")
+
+
+def _betas(beta_start: float, beta_end: float) -> tuple[float, float]:
+    low, high = _beta("beta_start", beta_start), _beta("beta_end", beta_end)
+    if low > high:
+        raise ValueError(f"beta_start {low} must not be above beta_end {high}: noise only grows with t")
+    return low, high
