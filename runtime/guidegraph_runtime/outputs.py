@@ -28,7 +28,7 @@ def pixels(picture: NDArray[Any]) -> NDArray[np.uint8]:
 
     if picture.dtype.kind != "f":
         raise ValueError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
-    exact = picture.astype(np.float64 if picture.dtype == np.float64 else np.float32, copy=False)
+    exact: NDArray[Any] = picture.astype(np.float64 if picture.dtype == np.float64 else np.float32, copy=False)
     if bad := int((~np.isfinite(exact)).sum()):
         what = "NaN" if np.isnan(exact).any() else "infinite"
         raise ValueError(f"is no picture: {bad} of {exact.size} values are {what}; look at the scale and the steps")
