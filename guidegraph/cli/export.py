@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import typer
 from guidegraph.cli.errors import argument_problem
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, open_workflow, unknown_outputs
-from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
+from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.hosted import kinds as kinds_of
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
@@ -97,13 +98,27 @@ def check_extra() -> None:
 
 @contextmanager
 def _reported(graph: Graph) -> Iterator[None]:
-    """What cannot be exported is wrong with the workflow: its file, or the place in a node's code, and one line."""
+    """What cannot be exported is wrong with the workflow: one line, with the place of its node or in a node's code."""
     from guidegraph.graph.export.errors import ExportError
 
+    logging.disable(logging.ERROR)  # torch's own lines, and its stack traces, beside ours
     try:
         yield
     except ExportError as error:
-        raise WorkflowError([Problem(_mark(error.place, graph), "not-exportable", _sentence(error))]) from error
+        node = _node_of(error)
+        mark = node.mark if node is not None and not error.place else _mark(error.place, graph)
+        path = node.path if node is not None else ""
+        raise WorkflowError([Problem(mark, "not-exportable", _sentence(error), path)]) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _node_of(error: BaseException) -> NodeError | None:
+    """The node whose function could not be traced, where one is known."""
+    at: BaseException | None = error
+    while at is not None and not isinstance(at, NodeError):
+        at = at.__cause__
+    return at
 
 
 def _sentence(error: Any) -> str:
