@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,12 +166,12 @@ def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
 
 
 def _reads(operation: Operation) -> set[str]:
-    links = {*operation.inputs.values()}
-    for name in ("next", "collect", "result"):
-        if operation.op == "loop":
-            links |= {*operation.settings.get(name, {}).values()}
-    if operation.op == "loop" and isinstance(operation.settings.get("over"), str):
-        links.add(operation.settings["over"])
+    links, settings = {*operation.inputs.values()}, cast(Mapping[str, Any], operation.settings)
+    if operation.op == "loop":
+        for name in ("next", "collect", "result"):
+            links |= {*settings.get(name, {}).values()}
+        if isinstance(settings.get("over"), str):
+            links.add(settings["over"])
     for inner in operation.body or ():
         links |= _reads(inner)
     return links
