@@ -58,7 +58,7 @@ class Walk:
                 plan.append(self._loop(stage.ops[0]))
             else:
                 self.evaluate(stage.ops[0])
-                plan.append(host_call(stage.ops[0], self))  # type: ignore[arg-type]
+                plan.append(host_call(stage.ops[0], self))
         return tuple(plan)
 
     def evaluate(self, op: Op) -> None:
@@ -105,7 +105,9 @@ class Walk:
         inside = {op.key for op in stage.ops}
         reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in inside)]
         given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
-        constants = {s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)}
+        constants: dict[Source, Any] = {
+            s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
+        }
         others = [s for op in ops if op.key not in inside for s in op.sources()]
         results = [s for s in dict.fromkeys([*others, *wanted]) if isinstance(s, Output) and s.op in inside]
         name = self._part_name(where, before)
@@ -162,9 +164,14 @@ class Walk:
             self.values[Output(loop.key, name)] = stack([self.value(source)])
             collected, each = self.named(Output(loop.key, name)), self.named(source)
             links["collect"] |= {collected[path]: at for path, at in each.items()}
-        settings = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index", "over": self.named(loop.over)[""]}
+        settings: dict[str, Any] = {
+            "item": f"{loop.key}.{loop.item}",
+            "index": f"{loop.key}.index",
+            "over": self.named(loop.over)[""],
+        }
         outputs = (*links["result"], *links["collect"])
-        return Operation("loop", loop.key, start, {**settings, **links}, outputs, body)
+        settings.update(links)
+        return Operation("loop", loop.key, start, settings, outputs, body)
 
     def _enter(self, loop: Loop, rows: Any, i: int) -> None:
         self.values[Index(loop.key)] = i

@@ -18,7 +18,7 @@ from guidegraph.graph.export.roles import assign
 from guidegraph.graph.export.sizes import free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
-from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter
+from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
@@ -84,8 +84,8 @@ def planned(
     roles = assign(ops, {name: input_type(parameter.port.type) is not None for name, parameter in graph.params.items()})
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
-    left = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, dict(left), {})
+    left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {})
     with placement(device, "float32"), torch.no_grad():
         plan = walk.region(ops, wanted.values(), "")
     outputs = {}
@@ -143,7 +143,7 @@ def input_type(kind: PortType) -> tuple[str, bool] | None:
     many = len(plain) < len(kind.alternatives)
     if len(plain) != 1 or plain[0] not in KINDS:
         return None
-    return KINDS[plain[0]], many  # type: ignore[index]
+    return KINDS[plain[0]], many
 
 
 def _input(parameter: Parameter, value: Any) -> Input:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
@@ -131,12 +132,5 @@ def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
 
 
 def _reads(operation: Operation) -> set[str]:
-    links = {*operation.inputs.values()}
-    for name in ("next", "collect", "result"):
-        if operation.op == "loop":
-            links |= {*operation.settings.get(name, {}).values()}
-    if operation.op == "loop" and isinstance(operation.settings.get("over"), str):
-        links.add(operation.settings["over"])
-    for inner in operation.body or ():
-        links |= _reads(inner)
-    return links
+    links = {*(Loop.of(operation).reads() if operation.op == "loop" else operation.inputs.values())}
+    return links.union(*map(_reads, operation.body or ()))
