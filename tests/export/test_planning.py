@@ -154,7 +154,7 @@ def test_a_loop_runs_as_in_the_engine(tmp_path: Path) -> None:
     graph = graph_of(LOOP, tmp_path)
     values: dict[str, Any] = {"seed": 3, "steps": 4, "factor": 0.5}
     exported = export_workflow(graph, values)
-    assert [part.plan.name for part in exported.parts] == ["run.step", "decode"]
+    assert [part.plan.name for part in exported.parts] == ["encode", "run.step", "decode"]
     write_bundle(exported, tmp_path / "bundle", kinds={"half": "tensor", "kept": "tensor"}, versions={})
     bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
     for change in ({}, {"steps": 7, "seed": 11, "factor": -1.25}, {"steps": 1}):
