@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.host import label as host
 
@@ -54,17 +55,17 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0
     return scores[:, first:last].argmax(1)
 
 
-@node("label.embed", host=True)
+@node("label.embed")
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label the null condition, with a leading axis of 1.
 
-    Raises an error for a label beyond the null class, which is `classes`.
+    Raises an error for a label beyond the null class, which is `classes`, but where it is traced.
     """
     import torch
 
     if label is None:
         label = torch.full((1,), embedder.classes, dtype=torch.int64, device=current_device())
-    if int(label.max()) > embedder.classes or int(label.min()) < 0:
+    if has_values(label) and (int(label.max()) > embedder.classes or int(label.min()) < 0):
         raise ValueError(
             f"labels are 0 … {embedder.classes - 1}, and {embedder.classes} for none; found {int(label.min())} … "
             f"{int(label.max())}"

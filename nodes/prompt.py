@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
+from guidegraph.graph.split import Split
+from guidegraph.nodes.text import split_by_tokens
 from guidegraph.nodes.types import Condition, TextEmbedder
+from guidegraph_runtime.prompts import parse
 
 if TYPE_CHECKING:
     from guidegraph.nodes.models.released_text import ReleasedText
-
-UP = 1.1
-"""What one pair of round brackets multiplies a weight by; a square one divides."""
-
-TOKEN = re.compile(
-    r"""\\([\\()\[\]:])                             # an escaped sign
-    | :\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)           # the weight that ends a round bracket
-    | ([(\[]) | ([)\]]) | [^\\()\[\]:]+ | .          # an opening bracket, a closing one, plain text""",
-    re.VERBOSE | re.DOTALL,
-)
 
 Side = Annotated[int, Gt(0)]
 Offset = Annotated[int, Ge(0)]
 
 
-@node("text.weighted", host=True)
+def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> Split | None:
+    """How an embedder's texts with weights are exported: as `text.encode`, and the runtime reads the brackets."""
+    found = split_by_tokens(embedder)
+    if found is None or found.operation not in ("text.tokenize", "text.chunks"):
+        return None
+    return replace(found, settings={**found.settings, "weighted": True})
+
+
+@node("text.weighted", host=True, split=split_by_weights)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """The condition of a prompt, or of a list of them, in which words have weights.
 
@@ -93,44 +94,3 @@ def _released(embedder: TextEmbedder, what: str) -> ReleasedText:
             f"{what} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
         )
     return embedder
-
-
-def parse(text: str) -> list[tuple[str, float]]:
-    """A prompt as fragments with their weights. Raises ``ValueError`` that shows where brackets do not pair."""
-    fragments: list[tuple[str, float]] = []
-    open_at: list[tuple[str, int, int]] = []  # the bracket, its place in the text, and the first fragment inside
-    for found in TOKEN.finditer(text):
-        escaped, weight, opening, closing = found.groups()
-        if opening:
-            open_at.append((opening, found.start(), len(fragments)))
-        elif closing or weight:
-            bracket = closing or ")"
-            if not open_at or open_at[-1][0] != {")": "(", "]": "["}[bracket]:
-                raise ValueError(_unpaired(text, found.end() - 1, bracket))
-            _, _, first = open_at.pop()
-            factor = float(weight) if weight else UP if bracket == ")" else 1 / UP
-            fragments[first:] = [(part, held * factor) for part, held in fragments[first:]]
-        else:
-            fragments.append((escaped or found[0], 1.0))
-    if open_at:
-        raise ValueError(_unpaired(text, open_at[-1][1], open_at[-1][0]))
-    return _merged(fragments) or [("", 1.0)]
-
-
-def _merged(fragments: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Neighbours of one weight as one fragment, so that a prompt without weights is tokenised whole."""
-    out: list[tuple[str, float]] = []
-    for text, weight in fragments:
-        if out and out[-1][1] == weight:
-            out[-1] = (out[-1][0] + text, weight)
-        else:
-            out.append((text, weight))
-    return out
-
-
-def _unpaired(text: str, at: int, bracket: str) -> str:
-    before, after = text[max(at - 20, 0) : at], text[at + 1 : at + 21]
-    return (
-        f"the bracket '{bracket}' at character {at + 1} has no partner: …{before}»{bracket}«{after}…; "
-        f"close it, or write \\{bracket} for the bracket itself"
-    )

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Autoencoder
 
 
@@ -20,7 +21,8 @@ def tiled(
 
     Neighbours share at least `overlap` cells, over which one fades linearly into the other. A latent that fits into one
     tile is decoded as it is. A decoder with normalisation or attention over the whole picture sees only its tile, so
-    the result differs slightly from decoding at once. `encode` is unchanged.
+    the result differs slightly from decoding at once. `encode` is unchanged, and so is an exported graph, whose sizes
+    are free: it decodes at once.
     Raises an error where `overlap` is not smaller than `tile`.
     """
     if overlap >= tile:
@@ -44,6 +46,8 @@ class TiledAutoencoder:
         """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of the tiles, weighted by how far from an edge."""
         import torch
 
+        if not has_values(latent):
+            return self.autoencoder.decode(latent)
         rows, columns = (starts(size, self.tile, self.overlap) for size in latent.shape[2:])
         if len(rows) == len(columns) == 1:
             return self.autoencoder.decode(latent)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.leaves import leaves_of
-from guidegraph.graph.ir import Call, Literal, Output, Sources
+from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.split import Split
 from guidegraph.graph.types import PortType, Tensor
@@ -52,11 +52,15 @@ def host_call(call: Call, walk: Walk) -> Operation:
             settings[name] = _plain(call, name, values if isinstance(sources, tuple) else values[0], walk)
         elif isinstance(sources, tuple):
             for i, source in enumerate(sources):
-                links |= {f"{name}.{i}" + (f".{p}" if p else ""): at for p, at in walk.named(source).items()}
+                links |= {f"{name}.{i}" + (f".{p}" if p else ""): at for p, at in _all_named(source, walk).items()}
         else:
-            links |= {name + (f".{path}" if path else ""): at for path, at in walk.named(sources).items()}
-    outputs = [at for name in call.outputs for at in walk.named(Output(call.key, name)).values()]
+            links |= {name + (f".{path}" if path else ""): at for path, at in _all_named(sources, walk).items()}
+    outputs = [at for name in call.outputs for at in _all_named(Output(call.key, name), walk).values()]
     return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
+
+
+def _all_named(source: Source, walk: Walk) -> dict[str, str]:
+    return walk.named(source) | walk.named_statics(source)
 
 
 def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
@@ -135,6 +139,8 @@ def _operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> C
         import torch
 
         found: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **named)
+        if isinstance(found.get("out"), Mapping):
+            found = found["out"]
         tensors = tuple(torch.from_numpy(found[output]) for output in outputs)
         return tensors if len(tensors) > 1 else tensors[0]
 

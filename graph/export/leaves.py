@@ -6,14 +6,14 @@ in it, such as the kind of a prediction, is the same in every run and stays in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from guidegraph.graph.ir import Carry, Index, Item, Output, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 
-DYNAMIC: Mapping[str, str] = {"B": "batch", "H": "height", "W": "width", "M": "tokens", "R": "rows"}
+DYNAMIC: Mapping[str, str] = {"B": "batch", "H": "height", "W": "width", "M": "tokens", "N": "chunks", "R": "rows"}
 """The letters of a port type's axes whose sizes are free at run time, and what they are called."""
 
 Axes = tuple[str | int, ...]
@@ -54,7 +54,7 @@ def leaves_of(value: Any, kind: PortType | None = None) -> list[Leaf]:
     found = []
     for keys, leaf in tree_flatten_with_path(value)[0]:
         if is_tensor(leaf):
-            path = ".".join(_key(key) for key in keys)
+            path = path_of(keys)
             found.append(Leaf(path, leaf, _axes(value, kind, path, leaf)))
     return found
 
@@ -69,11 +69,29 @@ def rebuilt(value: Any, tensors: Sequence[Any]) -> Any:
 
 
 def statics_of(value: Any) -> dict[str, Any]:
-    """What is no tensor in a structured value, by its place."""
+    """What is no tensor in a structured value, by its place; a field that is None too."""
     from torch.utils._pytree import tree_flatten_with_path
 
     flat = tree_flatten_with_path(value)[0]
-    return {".".join(_key(key) for key in keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+    found = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+    return found | dict.fromkeys(_absent(value, ""))
+
+
+def _absent(value: Any, base: str) -> Iterator[str]:
+    """The fields that are None: a pytree has no leaf there."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return
+    for field in fields(value):
+        one = getattr(value, field.name)
+        if one is None:
+            yield base + field.name
+        else:
+            yield from _absent(one, f"{base}{field.name}.")
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """The place of a leaf in a pytree, dotted."""
+    return ".".join(_key(key) for key in keys)
 
 
 def _key(key: Any) -> str:

@@ -14,6 +14,7 @@ from guidegraph.graph.export.leaves import base_name, leaves_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan, plan_part
 from guidegraph.graph.export.roles import is_host
 from guidegraph.graph.export.stages import Stage, stages
+from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.loop import run_loop, stack
 from guidegraph.graph.models import freeze
@@ -27,7 +28,8 @@ class Walk:
     """The state of the example run.
 
     dynamic: keys of the operations that are left for the run. values: an example of every value. items: what each loop
-    calls its entry. parts and host: what the run will do.
+    calls its entry. parts and host: what the run will do. statics: where the run has what is no tensor in a structured
+    value, by the name that it has there.
     """
 
     plan: Plan
@@ -37,6 +39,7 @@ class Walk:
     items: dict[str, str] = field(default_factory=dict)
     parts: list[PartPlan] = field(default_factory=list)
     host: HostPlan = field(default_factory=HostPlan)
+    statics: dict[str, str] = field(default_factory=dict)
 
     def region(self, ops: Mapping[str, Op], roots: Iterable[Source], where: str) -> tuple[Operation, ...]:
         """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
@@ -58,7 +61,8 @@ class Walk:
                 plan.append(self._loop(stage.ops[0]))
             else:
                 self.evaluate(stage.ops[0])
-                plan.append(host_call(stage.ops[0], self))  # type: ignore[arg-type]
+                self._keep_statics(stage.ops[0])
+                plan.append(host_call(stage.ops[0], self))
         return tuple(plan)
 
     def evaluate(self, op: Op) -> None:
@@ -105,13 +109,28 @@ class Walk:
         inside = {op.key for op in stage.ops}
         reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in inside)]
         given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
-        constants = {s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)}
+        constants: dict[Source, Any] = {
+            s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
+        }
         others = [s for op in ops if op.key not in inside for s in op.sources()]
         results = [s for s in dict.fromkeys([*others, *wanted]) if isinstance(s, Output) and s.op in inside]
         name = self._part_name(where, before)
-        part = plan_part(name, stage.ops, given, constants, [self._given(s) for s in results])
+        wanted_values = [self._given(s) for s in results]
+
+        def build(values: Sequence[Given]) -> PartPlan:
+            return plan_part(name, stage.ops, values, constants, wanted_values)
+
+        part = build(given)
         self.parts.append(part)
-        return Operation("part", name, {one.name: one.name for one in part.inputs}, {}, part.outputs)
+        fields = fields_that_count(part, given, build, self.statics)
+        settings = {"fields": fields} if fields else {}
+        return Operation("part", name, {one.name: one.name for one in part.inputs}, settings, part.outputs)
+
+    def _keep_statics(self, op: Op) -> None:
+        for name in op.outputs:
+            source = Output(op.key, name)
+            found = [f"{self.name(source)}.{path}" for path in statics_of(self.value(source))]
+            self.statics.update(zip(found, found, strict=True))
 
     def _given(self, source: Source) -> Given:
         return Given(source, self.name(source), self.values[source], self.kinds.get(source))
@@ -132,9 +151,13 @@ class Walk:
             )  # fmt: skip
         carries = {name: Carry(loop.key, name) for name in loop.carry}
         starts = {name: self.named(source) for name, source in loop.carry.items()}
+        fixed = {name: statics_of(self.value(source)) for name, source in loop.carry.items()}
         for name, source in loop.carry.items():
             self.values[carries[name]] = self.value(source)
             self.kinds[carries[name]] = loop.outputs[name]
+            for path, at in self.named_statics(source).items():
+                for end in (carries[name], Output(loop.key, name)):
+                    self.statics[f"{self.name(end)}.{path}"] = at
         # The second iteration is the example: by then what is carried has its lasting shape.
         self._enter(loop, rows, 0)
         for op in loop.body.values():
@@ -146,10 +169,11 @@ class Walk:
         links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
         for name, carry in carries.items():
             inside, following = self.named(carry), self.named(loop.next[name])
-            if not [*inside] == [*starts[name]] == [*following]:
+            lasting = statics_of(self.value(loop.next[name]))
+            if not [*inside] == [*starts[name]] == [*following] or fixed[name] != lasting:
                 raise ExportError(
-                    f"carry '{name}' of nodes.{loop.key} starts as {_shown(starts[name])} and goes on as "
-                    f"{_shown(following)}",
+                    f"carry '{name}' of nodes.{loop.key} starts as {_shown(starts[name], fixed[name])} and goes on as "
+                    f"{_shown(following, lasting)}",
                     "start it with a value of the same structure",
                     place=str(loop.mark),
                 )
@@ -162,9 +186,9 @@ class Walk:
             self.values[Output(loop.key, name)] = stack([self.value(source)])
             collected, each = self.named(Output(loop.key, name)), self.named(source)
             links["collect"] |= {collected[path]: at for path, at in each.items()}
-        settings = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index", "over": self.named(loop.over)[""]}
-        outputs = (*links["result"], *links["collect"])
-        return Operation("loop", loop.key, start, {**settings, **links}, outputs, body)
+        settings: dict[str, Any] = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index"}
+        settings |= {"over": self.named(loop.over)[""], **links}
+        return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
     def _enter(self, loop: Loop, rows: Any, i: int) -> None:
         self.values[Index(loop.key)] = i
@@ -172,18 +196,26 @@ class Walk:
         self.kinds[Item(loop.key)] = PortType((_Entry,))
 
     def named(self, source: Source) -> dict[str, str]:
-        """What a value is called in the run, by the paths of its tensors, and of its statics where it has tensors.
+        """What a value is called in the run, by the paths of its tensors, or by "" where it has none.
 
         Tensors that are the same in every run become tables.
         """
-        value, leaves = self.value(source), leaves_of(self.value(source))
+        leaves = leaves_of(self.value(source))
         base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
         if not leaves:
             return {"": base}
         if not self.is_dynamic(source):
             self.host.tables |= {leaf.named(base): leaf.tensor for leaf in leaves}
             return {leaf.path: leaf.named(base) for leaf in leaves}
-        return {leaf.path: leaf.named(base) for leaf in leaves} | {p: f"{base}.{p}" for p in statics_of(value)}
+        return {leaf.path: leaf.named(base) for leaf in leaves}
+
+    def named_statics(self, source: Source) -> dict[str, str]:
+        """Where the run has what is no tensor in a value, by the paths in it."""
+        if isinstance(source, Literal):
+            return {}
+        base = self.name(source)
+        paths = statics_of(self.value(source))
+        return {path: self.statics[f"{base}.{path}"] for path in paths if f"{base}.{path}" in self.statics}
 
     def value(self, source: Source) -> Any:
         """The example of a value."""
@@ -202,5 +234,6 @@ def _entries(over: Any) -> Any:
     return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over
 
 
-def _shown(names: Mapping[str, str]) -> str:
-    return ", ".join(path or "one tensor" for path in names)
+def _shown(names: Mapping[str, str], statics: Mapping[str, Any]) -> str:
+    plain = [f"{path}={value!r:.40}" for path, value in statics.items()]
+    return ", ".join([*(path or "one tensor" for path in names), *plain])

@@ -19,7 +19,7 @@ from guidegraph.graph.export.roles import assign
 from guidegraph.graph.export.sizes import free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
-from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter
+from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
@@ -87,11 +87,12 @@ def planned(
     register_structured()
     wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
-    roles = assign(ops, {name: input_type(parameter.port.type) is not None for name, parameter in graph.params.items()})
+    fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
+    roles = assign(ops, fits)
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
-    left = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, dict(left), {})
+    left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {})
     with placement(device, "float32"), torch.no_grad():
         plan = walk.region(ops, wanted.values(), "")
     outputs = {}
@@ -151,17 +152,22 @@ def _named(part: PartPlan, error: ExportError) -> ExportError:
     return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
 
 
-def input_type(kind: PortType) -> tuple[str, bool] | None:
-    """What a bundle calls a parameter's type, and whether it takes a list too; None for what it does not take."""
+def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
+    """What a bundle calls a parameter's type, and whether it takes a list too; None for what it does not take.
+
+    Where the type says no more than that it is a list, its value at export tells of what.
+    """
     plain = [one for one in kind.alternatives if not isinstance(one, SequenceOf) and one not in (list, tuple)]
     many = len(plain) < len(kind.alternatives)
+    if not plain and isinstance(value, (list, tuple)):
+        plain = list({type(one) for one in value})
     if len(plain) != 1 or plain[0] not in KINDS:
         return None
-    return KINDS[plain[0]], many  # type: ignore[index]
+    return KINDS[plain[0]], many
 
 
 def _input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> Input:
-    found = input_type(parameter.port.type)
+    found = input_type(parameter.port.type, value)
     assert found is not None
     if isinstance(value, Path):
         value = _kept(parameter, name, value, host)

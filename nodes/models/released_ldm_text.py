@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,9 +92,8 @@ class LDMText(PretrainedText):
     def __init__(self, model: LDMTransformer, tokenizer: Any) -> None:
         super().__init__(model, tokenizer, model.pos_emb.emb.num_embeddings)
 
-    def forward(self, texts: Sequence[str]) -> Condition:
-        """tokens (B, length, C). A text of more tokens than the model has places is cut with a warning."""
-        ids, _ = self.tokenize(texts)
+    def embed(self, ids: Tensor, mask: Tensor) -> Condition:
+        """tokens (B, length, C) of ids (B, length) int64; the mask counts for nothing."""
         return Condition(tokens=self.model(ids))
 
 

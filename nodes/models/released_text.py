@@ -5,18 +5,21 @@ A `Fragment` is a piece of a prompt and its weight; the plain prompt is one frag
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from guidegraph.graph.split import Split
 from guidegraph.nodes.models.layers import timestep_embedding
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition
+from guidegraph_runtime.chunks import Chunker, tables
+from guidegraph_runtime.prompts import Fragment
 
-Fragment: TypeAlias = tuple[str, float]
 Prompt: TypeAlias = Sequence[Fragment]
 Hidden = Literal["last", "penultimate", "penultimate_normed"]
 
@@ -47,30 +50,28 @@ class Tower(nn.Module):
         """How many tokens the model sees at once, the two that mark start and end among them."""
         return int(self.trunk.embeddings.position_embedding.num_embeddings)
 
-    def tokens(self, prompt: Prompt) -> list[tuple[int, float]]:
-        """The ids of a prompt with their weights, without marks of start and end."""
-        found: list[tuple[int, float]] = []
-        for text, weight in prompt:
-            for piece in self._pieces(text):
-                ids = (
-                    self.words.get(piece) or self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
-                )
-                found += [(int(token), weight) for token in ids]
+    @property
+    def chunker(self) -> Chunker:
+        """How its prompts are cut."""
+        marks = (int(self.tokenizer.bos_token_id), int(self.tokenizer.eos_token_id))
+        return Chunker(self._tokenize, self.length, *marks, self.pad, self.words)
+
+    def _tokenize(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return found
 
-    def _pieces(self, text: str) -> list[str]:
-        """A text cut at the words that the tower was taught."""
-        if not self.words:
-            return [text]
-        known = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
-        return [piece for piece in re.split(rf"(?<!\w)({known})(?!\w)", text) if piece]
-
-    def chunks(self, prompt: Prompt) -> list[list[tuple[int, float]]]:
-        """A prompt as chunks of `length` − 2 tokens, at least one, each marked and padded to `length`."""
-        tokens, inside = self.tokens(prompt), self.length - 2
-        start, end = (int(self.tokenizer.bos_token_id), 1.0), (int(self.tokenizer.eos_token_id), 1.0)
-        cut = [tokens[at : at + inside] for at in range(0, max(len(tokens), 1), inside)]
-        return [[start, *part, end, *[(self.pad, 1.0)] * (inside - len(part))] for part in cut]
+    def described(self) -> dict[str, Any] | None:
+        """The same as an operation of the runtime takes it; None for a tokenizer that is Python itself."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        own = Tokenizer.from_str(backend.to_str())
+        own.no_truncation()
+        own.no_padding()
+        chunker = self.chunker
+        marks = {"start": chunker.start, "end": chunker.end, "pad": chunker.pad}
+        words = {word: list(ids) for word, ids in self.words.items()}
+        return {"tokenizer": own.to_str().encode(), "length": self.length, **marks, "words": words}
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
@@ -135,31 +136,43 @@ class ReleasedText(nn.Module):
         that their mean over tokens and width is what it was without weights. The pooled vector knows no weights.
         """
         towers: list[Any] = list(self.towers)
-        chunked = [[tower.chunks(prompt) for prompt in prompts] for tower in towers]
-        count = max(len(chunks) for tower in chunked for chunks in tower)
-        both = [self._encode(tower, rows, count) for tower, rows in zip(towers, chunked, strict=True)]
+        device = next(self.parameters()).device
+        given: list[Tensor] = []
+        for table in tables([tower.chunker for tower in towers], prompts):
+            given += [torch.from_numpy(table.ids).to(device), torch.from_numpy(table.weights).to(device)]
+        some = torch.tensor([any(text for text, _ in prompt) for prompt in prompts], device=device)
+        return self.embed(*given, some)
+
+    def embed(self, *given: Tensor) -> Condition:
+        """The condition of chunks: ids and weights (B, n, length) for each tower, and which texts are not empty (B)."""
+        *chunks, some = given
+        both = []
+        for tower, ids, weights in zip(self.towers, chunks[::2], chunks[1::2], strict=True):
+            tokens, pooled = tower(ids)
+            both.append((scaled(tokens, weights.flatten(1).to(tokens.dtype)), pooled))
         tokens, pooled = torch.cat([tokens for tokens, _ in both], dim=2), both[-1][1]
         if self.zero_empty:
-            some = [bool("".join(text for text, _ in prompt)) for prompt in prompts]
-            kept = torch.tensor(some, device=tokens.device)[:, None]
-            tokens, pooled = tokens * kept[..., None], pooled * kept
+            tokens, pooled = tokens * some[:, None, None], pooled * some[:, None]
         if self.size is None:
             return Condition(tokens=tokens)
-        sizes = self.size.embedding(self.size_width).to(pooled).expand(len(prompts), -1)
+        sizes = self.size.embedding(self.size_width).to(pooled).expand(some.shape[0], -1)
         return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
 
-    def _encode(self, tower: Any, rows: list[list[list[tuple[int, float]]]], count: int) -> tuple[Tensor, Tensor]:
-        device = next(tower.parameters()).device
-        empty = tower.chunks([])
-        padded = torch.tensor([[*chunks, *empty * (count - len(chunks))] for chunks in rows], dtype=torch.float64)
-        tokens, pooled = tower(padded[..., 0].long().to(device))
-        weights = padded[..., 1].flatten(1).to(device, tokens.dtype)
-        return scaled(tokens, weights), pooled
+    def split(self) -> Split | None:
+        """How texts are embedded without Python: by their chunks. None for a tokenizer that is Python itself."""
+        towers: list[Any] = list(self.towers)
+        described = [tower.described() for tower in towers]
+        if None in described:
+            return None
+        outputs: dict[str, tuple[str | int, ...]] = {}
+        for i, tower in enumerate(towers):
+            outputs |= dict.fromkeys((f"ids_{i}", f"weights_{i}"), ("B", "N", tower.length))
+        return Split("text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": described})
 
 
 def scaled(tokens: Tensor, weights: Tensor) -> Tensor:
     """Tokens (B, M, D) times their weights (B, M), with each sample's mean restored; exact where all weights are 1."""
-    if bool((weights == 1).all()):
+    if has_values(weights) and bool((weights == 1).all()):
         return tokens
     heavier = tokens * weights[..., None]
     before, after = tokens.float().mean((1, 2), keepdim=True), heavier.float().mean((1, 2), keepdim=True)

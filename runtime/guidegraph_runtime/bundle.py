@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.inputs import carried, given_inputs
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
@@ -166,12 +167,5 @@ def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
 
 
 def _reads(operation: Operation) -> set[str]:
-    links, settings = {*operation.inputs.values()}, cast(Mapping[str, Any], operation.settings)
-    if operation.op == "loop":
-        for name in ("next", "collect", "result"):
-            links |= {*settings.get(name, {}).values()}
-        if isinstance(settings.get("over"), str):
-            links.add(settings["over"])
-    for inner in operation.body or ():
-        links |= _reads(inner)
-    return links
+    links = {*(Loop.of(operation).reads() if operation.op == "loop" else operation.inputs.values())}
+    return links.union(*map(_reads, operation.body or ()))

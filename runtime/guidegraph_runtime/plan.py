@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation, Part
 from guidegraph_runtime.memory import Memory, arguments
 
@@ -65,29 +66,37 @@ class PlanRun:
             self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
 
     def _setting(self, value: Any) -> Any:
-        return self.files(value["file"]) if isinstance(value, dict) and [*value] == ["file"] else value
+        """A literal with the bytes of the bundle's files in it."""
+        if isinstance(value, list):
+            return [self._setting(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if [*value] == ["file"]:
+            return self.files(value["file"])
+        return {name: self._setting(one) for name, one in value.items()}
 
     def _part(self, operation: Operation) -> None:
         part = self.parts[operation.node]
+        check_fields(operation, self.memory)
         given = {name: np.asarray(self.memory.read(at)) for name, at in operation.inputs.items()}
         self.memory.update(self.run_part(operation.node, fitted(part, given)))
 
     def _loop(self, operation: Operation) -> None:
-        settings, memory, body = operation.settings, self.memory, operation.body or ()
-        over = memory.read(settings["over"]) if isinstance(settings["over"], str) else settings["over"]
+        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
+        over = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
         rows = range(over) if isinstance(over, int) else over
-        memory.update({at: memory.read(start) for at, start in operation.inputs.items()})
-        collected: dict[str, list[Any]] = {name: [] for name in settings.get("collect", {})}
+        memory.update({at: memory.read(start) for at, start in loop.start.items()})
+        collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
         for i in range(len(rows)):
-            memory[settings["index"]] = i
-            memory[settings["item"]] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
+            memory[loop.index] = i
+            memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
             self.run(body)
-            for name, at in settings.get("collect", {}).items():
+            for name, at in loop.collect.items():
                 collected[name].append(memory.read(at))
-            memory.update({at: memory.read(after) for at, after in settings["next"].items()})
+            memory.update({at: memory.read(after) for at, after in loop.next.items()})
             if self.progress is not None:
                 self.progress(operation.node, i + 1, len(rows))
-        memory.update({name: memory.read(at) for name, at in settings["result"].items()})
+        memory.update({name: memory.read(at) for name, at in loop.result.items()})
         memory.update({name: np.stack(values) for name, values in collected.items()})
 
 
@@ -97,13 +106,7 @@ def fitted(part: Part, given: Mapping[str, Array]) -> dict[str, Array]:
     What has a leading axis of 1 serves the whole batch. What has fewer axes than the part takes, such as a sampler's
     memory before its first step, is the same along the axes that follow.
     """
-    sizes: dict[str, int] = {}
-    for tensor in part.inputs:
-        array = given[tensor.name]
-        if array.ndim == len(tensor.dims):
-            for name, size in zip(tensor.dims, array.shape, strict=True):
-                if isinstance(name, str):
-                    sizes[name] = max(sizes.get(name, 1), int(size))
+    sizes = _sizes(part, given)
     found = {}
     for tensor in part.inputs:
         array = given[tensor.name].astype(tensor.dtype, copy=False)
@@ -112,6 +115,38 @@ def fitted(part: Part, given: Mapping[str, Array]) -> dict[str, Array]:
             array = _spread(tensor.name, array, wanted)
         found[tensor.name] = np.asarray(array, order="C")
     return found
+
+
+def _sizes(part: Part, given: Mapping[str, Array]) -> dict[str, int]:
+    """The size of each named axis; 1 is any."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for tensor in part.inputs:
+        array = given[tensor.name]
+        if array.ndim != len(tensor.dims):
+            continue
+        for name, size in zip(tensor.dims, array.shape, strict=True):
+            if not isinstance(name, str) or size == 1:
+                continue
+            known, owner = sizes.setdefault(name, (int(size), tensor.name))
+            if known != size:
+                raise ValueError(
+                    f"'{name}' is {known} in '{owner}' and {size} in '{tensor.name}', which this graph takes of one "
+                    "size: give values that agree (prompts of as many tokens, say), or export the workflow with an "
+                    "example in which they differ, which leaves each free"
+                )
+    return {name: size for name, (size, _) in sizes.items()}
+
+
+def check_fields(operation: Operation, memory: Memory) -> None:
+    """Raises ``ValueError`` where a value has a plain field that is not the one with which a part was traced."""
+    expected: Any = operation.settings.get("fields", {})
+    for name, one in expected.items():
+        if name in memory and memory[name] != one["is"]:
+            why = f": {one['why']}" if "why" in one else ""
+            raise ValueError(
+                f"'{name}' is {memory[name]!r} and the graph was traced with {one['is']!r}{why}; give settings that "
+                "keep it, or export the workflow with these"
+            )
 
 
 def _spread(name: str, array: Array, wanted: Sequence[int]) -> Array:

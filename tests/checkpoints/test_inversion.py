@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from guidegraph.nodes import prompt as prompts
 from guidegraph.nodes.checkpoint import load_checkpoint
 from guidegraph.nodes.text import encode_text
+from guidegraph_runtime.prompts import parse
 from tests.checkpoints import pipelines
 
 pytest.importorskip("transformers")
@@ -73,11 +74,11 @@ def test_two_learned_words_stand_in_one_prompt_and_take_weights(folder: Path, tm
     taught = prompts.learned_embedding(text(folder), path=write(tmp_path / "1", one, "bin"), token="cat")
     taught = prompts.learned_embedding(taught, path=write(tmp_path / "2", two, "bin"), token="cat2")
     released: Any = taught
-    rows = [token for token, _ in released.towers[0].tokens([("a cat cat2 cats", 1.0)])]
+    rows = [token for token, _ in released.towers[0].chunker.tokens([("a cat cat2 cats", 1.0)])]
     table = released.towers[0].trunk.embeddings.token_embedding.weight
     torch.testing.assert_close(table[rows[1:4]], torch.cat([one, two]))
     assert max(rows[4:]) < table.shape[0] - 3  # 'cats' is another word
-    weights = [weight for _, weight in released.towers[0].tokens(prompts.parse("(cat:1.5) a"))]
+    weights = [weight for _, weight in released.towers[0].chunker.tokens(parse("(cat:1.5) a"))]
     assert weights == [1.5, 1.5, 1.0]
 
 

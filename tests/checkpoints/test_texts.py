@@ -12,6 +12,7 @@ from guidegraph.nodes import prompt as prompts
 from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, from_openclip
 from guidegraph.nodes.models.released_text import PictureSize, ReleasedText, Tower
 from guidegraph.nodes.text import encode_text
+from guidegraph_runtime.prompts import parse
 from tests.checkpoints import compvis_writer, tiny
 
 transformers = pytest.importorskip("transformers")
@@ -108,7 +109,7 @@ def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     ],
 )
 def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
-    found = prompts.parse(text)
+    found = parse(text)
     assert [part for part, _ in found] == [part for part, _ in expected]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
 
@@ -116,7 +117,7 @@ def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
 def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
     with pytest.raises(ValueError, match=f"at character {at} has no partner"):
-        prompts.parse(text)
+        parse(text)
 
 
 def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime import tokens
+from guidegraph_runtime.checks import fields, flag, whole
 from guidegraph_runtime.checks import texts as list_of_texts
-from guidegraph_runtime.checks import whole
+from guidegraph_runtime.chunks import Chunker, tables
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.prompts import parse
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class Tokens(NamedTuple):
@@ -40,19 +45,76 @@ def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]
 
 
 @operation("text.tokenize")
-def tokenize(texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None) -> Tokens:
+def tokenize(
+    texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None, weighted: bool = False
+) -> Tokens:
     """Token ids (B, L), int64, and the mask (B, L), bool, true where a token counts. No node: nodes embed texts.
 
     tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are cut and padded;
-    by default as the tokenizer says. Unknown words become its [UNK], where it has one, with a warning that names them.
+    by default as the tokenizer says. weighted: brackets are read as `text.weighted` reads them, and no word may have a
+    weight. Unknown words become its [UNK], where it has one, with a warning that names them.
     Raises an error for bytes that are no tokenizer, and where texts come out of several lengths.
     """
-    if not isinstance(tokenizer, bytes):
-        raise ValueError(f"tokenizer: expected the bytes of a tokenizer.json; found {type(tokenizer).__name__}")
-    given = list_of_texts("texts", texts)
-    if not given:
-        raise ValueError("there are no texts: give one, or a list of at least one")
-    loaded = tokens.load_tokenizer(tokenizer, None if length is None else whole("length", length, low=1))
+    given = _given(texts)
+    if flag("weighted", weighted):
+        given = [_without_weights(text) for text in given]
+    loaded = _tokenizer(tokenizer, None if length is None else whole("length", length, low=1))
     ids, mask = tokens.encode(loaded, given)
     tokens.warn_of_unknown_words(loaded, given, ids)
     return Tokens(ids, mask)
+
+
+@operation("text.chunks")
+def chunks(
+    texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
+) -> dict[str, NDArray[Any]]:
+    """What CLIP's text encoders take of B texts. No node: nodes embed texts.
+
+    towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` and
+    `end` and of `pad`, and the words that it was taught, each with its ids. weighted: `(word:1.3)` gives a word a
+    weight. For encoder i: `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B), bool,
+    true where a text is not empty. All have as many chunks n as the longest text needs.
+    """
+    given = _given(texts)
+    if not isinstance(towers, (list, tuple)) or not towers:
+        raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
+    prompts = [parse(text) if flag("weighted", weighted) else [(text, 1.0)] for text in given]
+    found: dict[str, NDArray[Any]] = {}
+    chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
+    for i, table in enumerate(tables(chunkers, prompts)):
+        found |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
+    return found | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
+
+
+def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
+    held = fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
+    loaded = _tokenizer(held["tokenizer"], None)
+    start, end, pad = (whole(f"{name}.{mark}", held[mark], low=0) for mark in ("start", "end", "pad"))
+    if not isinstance(held["words"], Mapping):
+        raise ValueError(f"{name}.words: expected a table from words to ids; found {held['words']!r:.80}")
+    words = {word: [whole(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in held["words"].items()}
+    length = whole(f"{name}.length", held["length"], low=3)
+    return Chunker(lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words)
+
+
+def _given(texts: str | Sequence[str]) -> list[str]:
+    given = list_of_texts("texts", texts)
+    if not given:
+        raise ValueError("there are no texts: give one, or a list of at least one")
+    return given
+
+
+def _tokenizer(data: object, length: int | None) -> Tokenizer:
+    if not isinstance(data, bytes):
+        raise ValueError(f"tokenizer: expected the bytes of a tokenizer.json; found {type(data).__name__}")
+    return tokens.load_tokenizer(data, length)
+
+
+def _without_weights(text: str) -> str:
+    fragments = parse(text)
+    if any(weight != 1 for _, weight in fragments):
+        raise ValueError(
+            f"'{text:.60}' gives a word a weight, which this model's text encoder does not know: write a backslash "
+            "before a bracket that is one"
+        )
+    return "".join(part for part, _ in fragments)

@@ -1,0 +1,84 @@
+"""Which of a value's plain fields a traced part depends on: found by running it with others in their places.
+
+A part is traced with, say, a sampler's `clip`; the run may put in another sampler, whose fields may be others. A field
+that changes nothing, or that is a tensor, is free; any other must be as it was at export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.errors import NodeError
+from guidegraph.graph.export.leaves import path_of, statics_of
+from guidegraph.graph.export.parts import Given, PartPlan
+
+Build = Callable[[Sequence[Given]], PartPlan]
+"""The part, of other values than the example's."""
+
+
+def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held: Mapping[str, str]) -> dict[str, Any]:
+    """For each field, by what it is called in the run, what it must be: ``{"is": value}``, and "why" where one knows.
+
+    held: what the run calls those fields that it has, by their names in the part. Flags are tried; of other fields
+    every value counts.
+    """
+    found: dict[str, Any] = {}
+    expected: Any = None
+    for i, one in enumerate(given):
+        for path, value in statics_of(one.value).items():
+            name = f"{one.name}.{path}"
+            if name not in held or not (value is None or isinstance(value, (bool, int, float, str))):
+                continue
+            if not isinstance(value, bool):
+                found[held[name]] = {"is": value}
+                continue
+            if expected is None:
+                expected = _expected(part)
+            other = [*given[:i], replace(one, value=_with(one.value, path, not value)), *given[i + 1 :]]
+            try:
+                same = _equal(_outputs(build(other)), expected)
+            except NodeError as error:
+                found[held[name]] = {"is": value, "why": str(error.__cause__ or error)}
+                continue
+            if not same:
+                found[held[name]] = {"is": value}
+    return found
+
+
+def _expected(part: PartPlan) -> tuple[Any, ...]:
+    """What a part gives, or nothing where it does not run on any numbers: then every flag counts."""
+    try:
+        return _outputs(part)
+    except NodeError:
+        return ()
+
+
+def _outputs(part: PartPlan) -> tuple[Any, ...]:
+    """What a part gives for numbers drawn at random, so that none is zero by chance and hides what it multiplies."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(example: Any) -> Any:
+        if not example.is_floating_point():
+            return example
+        return (0.1 + 0.8 * torch.rand(example.shape, generator=generator)).to(example)
+
+    with torch.no_grad():
+        return part.function(*(drawn(one.example) for one in part.inputs))
+
+
+def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    import torch
+
+    return len(a) == len(b) and all(torch.allclose(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
+
+
+def _with(value: Any, path: str, other: Any) -> Any:
+    """A structured value with another field."""
+    from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
+
+    flat, spec = tree_flatten_with_path(value)
+    return tree_unflatten([other if path_of(keys) == path else leaf for keys, leaf in flat], spec)
