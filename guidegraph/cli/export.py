@@ -196,7 +196,9 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
     """The inputs that are left, and why the other parameters are fixed."""
     for name, one in manifest.inputs.items():
         kind = f"{one.type} or list" if one.many else one.type
-        yield f"input {name}: {kind}, " + ("required" if one.required else f"default {json.dumps(one.default)}")
+        yield f"input {name}: {kind}, " + (
+            "required" if one.required else f"default {json.dumps(one.default, ensure_ascii=False)}"
+        )
     values = portable_params(exported.values)
     for name, reason in manifest.fixed.items():
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
