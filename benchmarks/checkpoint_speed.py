@@ -5,7 +5,7 @@
 Both sides get the same prompt embeddings and the same noise, and draw with DDIM and classifier-free guidance; what they
 draw is compared first. They take turns in one process with equal threads. `large` has the shape of Stable Diffusion
 1.5's U-Net (860 M parameters) with random weights, in bf16 where the CPU has it, shared by both sides. Peak memory is
-the growth of the resident set during sampling, each side in a process of its own.
+that of the resident set during sampling, weights and all, each side in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -158,13 +157,14 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def resident() -> int:
-    """Bytes that are resident now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def status(field: str) -> int:
+    """Bytes of a field of /proc/self/status, such as VmHWM, the peak of the resident set."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def memory_of(side: str, model: str, latent: int, options: argparse.Namespace) -> int:
-    """Bytes by which the peak of the resident set grows while one side samples, in a process of its own."""
+    """The peak of the resident set in bytes while one side samples, weights and all, in a process of its own."""
     command = [sys.executable, __file__, "--memory", side, "--models", model, "--latents", str(latent)]
     done = subprocess.run(
         [*command, "--threads", str(options.threads)], capture_output=True, text=True, check=True, cwd=Path.cwd()
@@ -205,9 +205,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.memory is not None:
         draw = sides(options.models[0], options.latents[0])[options.memory]()
-        before = resident()
-        draw(1)
-        print(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, 0))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of making the model, is forgotten
+        draw(2)
+        print(status("VmHWM"))
         return
     names = ("guidegraph", "torch", "diffusers")
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, Problem
 from guidegraph.graph.ir import Graph
@@ -19,13 +19,12 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files import atomic_path, write_text
+from guidegraph_runtime.outputs import PictureText, picture_names
+from guidegraph_runtime.outputs import pixels as as_pixels
 
 RECORD = "run.json"
 ROWS_SHOWN = 40
 """As many rows of a table are for a terminal; the files have all of them."""
-
-PictureText: TypeAlias = Callable[[str, int, int], Mapping[str, str]]
-"""The texts of a PNG, by output, index in the batch and size of the batch."""
 
 _PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
 
@@ -85,8 +84,7 @@ class OutputWriter:
         arrays = [pixels(picture) for picture in _pictures(value)]
         if not arrays:
             raise OutputError("is an empty batch: there is no picture to write")
-        many = len(arrays) > 1
-        files = [f"{name}-{i:04}.png" if many else f"{name}.png" for i in range(len(arrays))]
+        files = picture_names(name, len(arrays))
         for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
             write_png(self._folder / file, array, self._text(name, i, len(arrays)))
         return files
@@ -118,13 +116,10 @@ def pixels(picture: Any) -> Any:
     if not picture.is_floating_point():
         raise OutputError(f"is an image of {picture.dtype}: floats in [-1, 1] are expected")
     exact = picture.detach().to("cpu", torch.float64 if picture.dtype == torch.float64 else torch.float32)
-    bad = int((~torch.isfinite(exact)).sum())
-    if bad:
-        what = "NaN" if bool(torch.isnan(exact).any()) else "infinite"
-        share = f"{bad} of {exact.numel()} values are {what}"
-        raise OutputError(f"is no picture: {share}; look at the scale and the steps, or try --dtype float32")
-    scaled = ((exact + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().numpy()
+    try:
+        return as_pixels(exact.numpy())
+    except ValueError as error:
+        raise OutputError(f"{error}, or try --dtype float32") from None
 
 
 def plain(value: Any, name: str, tensors: dict[str, Any]) -> Any:

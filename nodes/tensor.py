@@ -43,8 +43,8 @@ def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(f"there is no axis {axis} in tensors of shapes {' and '.join(map(str, shapes))}")
-    others = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
-    if len(others) > 1 or len({len(shape) for shape in shapes}) > 1:
+    others = [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes]
+    if any(other != others[0] for other in others):
         raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {' and '.join(map(str, shapes))}")
     return torch.cat(list(tensors), dim=axis)
 

@@ -53,8 +53,8 @@ def decompositions() -> dict[OpOverload, Callable[..., Any]]:
 def _input_alone(operator: str, output_mask: Sequence[bool]) -> None:
     if any(output_mask[1:]):
         raise ValueError(
-            f"the gradient of a {operator} with respect to its weights has no ONNX form: take the gradient with respect "
-            "to the sample alone, with the model's weights frozen (requires_grad_(False))"
+            f"the gradient of a {operator} with respect to its weights has no ONNX form: take the gradient with "
+            "respect to the sample alone, with the model's weights frozen (requires_grad_(False))"
         )
 
 
@@ -118,12 +118,9 @@ def group_norm_backward(
     if weight is not None:
         grad = grad * weight.reshape(-1, *(1,) * (x.ndim - 2))
     grouped = [batch, groups, channels // groups * pixels]
-    statistics = (v.reshape(batch, groups, 1) for v in (mean, rstd))
-    return (
-        _normalised_backward(grad.reshape(grouped), x.reshape(grouped), *statistics, (2,)).reshape(x.shape),
-        None,
-        None,
-    )
+    mean, rstd = mean.reshape(batch, groups, 1), rstd.reshape(batch, groups, 1)
+    gradient = _normalised_backward(grad.reshape(grouped), x.reshape(grouped), mean, rstd, (2,))
+    return gradient.reshape(x.shape), None, None
 
 
 @register_decomposition(aten.native_layer_norm_backward.default)
@@ -201,7 +198,7 @@ def avg_pool2d_backward(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
-) -> Tensor:
+) -> Any:
     """Each mean's gradient, in equal shares: a transposed convolution with a constant kernel, channel by channel."""
     kernel, padding = ([*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, padding))
     if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
@@ -209,10 +206,10 @@ def avg_pool2d_backward(
     share = 1 / (divisor_override or math.prod(kernel))
     weight = torch.full((1, 1, *kernel), share, dtype=grad.dtype, device=grad.device)
     planes = x.reshape(-1, 1, *x.shape[-2:])
+    shares, one, none = grad.reshape(-1, 1, *grad.shape[-2:]), [1, 1], [0, 0]
     gradient, _, _ = convolution_backward(
-        grad.reshape(-1, 1, *grad.shape[-2:]), planes, weight, None, stride or kernel, padding, [1, 1], False, [0, 0], 1,
-        (True, False, False),
-    )  # fmt: skip
+        shares, planes, weight, None, stride or kernel, padding, one, False, none, 1, (True, False, False)
+    )
     assert gradient is not None
     return gradient.reshape(x.shape)
 
@@ -221,7 +218,8 @@ def avg_pool2d_backward(
 def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
     """As that of an average pool, where the sizes divide. Raises ``ValueError`` where they do not."""
     factors = [_factor(large, small) for large, small in zip(x.shape[-2:], grad.shape[-2:], strict=True)]
-    return avg_pool2d_backward(grad, x, factors, factors, [0], False, True, None)
+    gradient: Tensor = avg_pool2d_backward(grad, x, factors, factors, [0], False, True, None)
+    return gradient
 
 
 @register_decomposition(aten.max_pool2d_with_indices_backward.default)
@@ -241,7 +239,7 @@ def max_pool2d_backward(
 
 
 @register_decomposition(aten.slice_backward.default)
-def slice_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, start: Size, end: Size, step: int) -> Tensor:
+def slice_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, start: Size, end: Size, step: int) -> Any:
     """The gradient with zeros around it; slices with a step are left to torch."""
     if step != 1:
         return NotImplemented
@@ -262,4 +260,5 @@ def select_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, index: 
 
 
 def _padded(grad: Tensor, dim: int, before: Size, after: Size) -> Tensor:
-    return aten.constant_pad_nd.default(grad, [0, 0] * (grad.ndim - 1 - dim) + [before, after])
+    padded: Tensor = aten.constant_pad_nd.default(grad, [0, 0] * (grad.ndim - 1 - dim) + [before, after])
+    return padded

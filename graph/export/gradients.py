@@ -46,7 +46,7 @@ class Probe(TorchDispatchMode):
     place: str = ""
 
     def __post_init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch._C._current_graph_task_id() != -1:  # autograd's engine is at work
@@ -96,11 +96,11 @@ def forward_graph(
 
 
 class Differentiable(TorchFunctionMode):
-    """Forms of two functions whose gradient has a short graph: torch's own take pixels by index and guard each softmax."""
+    """Two functions in forms with a short gradient: torch's own take pixels by index and guard every softmax."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}.get(func)
-        out = own(*args, **(kwargs or {})) if own is not None else NotImplemented
+        forms: dict[Any, Function] = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}
+        out = forms[func](*args, **(kwargs or {})) if func in forms else NotImplemented
         return func(*args, **(kwargs or {})) if out is NotImplemented else out
 
 
@@ -182,7 +182,7 @@ class _Sizes(ShapeEnv):
 
 
 def _check_sizes(env: _Sizes, symbols: Mapping[str, Any]) -> None:
-    """Refuse a graph that holds for some sizes alone. What torch itself decides, such as a kernel, changes no result."""
+    """Refuse a graph that holds for some sizes alone. What torch decides, such as a kernel, changes no result."""
     names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
     for index, guard in enumerate(env.guards):
         asker = env.askers.get(index, traceback.StackSummary())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,11 +64,11 @@ def _all_named(source: Source, walk: Walk) -> dict[str, str]:
 
 
 def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
-    """A literal as JSON has it; bytes become a file."""
+    """A literal as JSON has it; bytes and the files that paths name become files of the bundle."""
     if isinstance(value, bytes):
         return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}.json", value)}
     if isinstance(value, Path):
-        return str(value)
+        return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}{ending(value)}", value.read_bytes())}
     if isinstance(value, (list, tuple)):
         return [_plain(call, name, one, walk) for one in value]
     if isinstance(value, dict):
@@ -79,6 +80,11 @@ def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
         "leave it out of the exported outputs (--only), or use a node that can be traced",
         place=str(call.mark),
     )
+
+
+def ending(path: Path) -> str:
+    """How the name of a file's copy in a bundle ends."""
+    return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
 def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:

@@ -11,7 +11,7 @@ import torch
 from onnx_ir.passes import Sequential, common
 
 QUADRATIC = {"SlicesSplit"}
-"""Rules of onnxscript that walk the whole graph for every node: minutes for a large U-Net, to replace pairs of slices."""
+"""Rules of onnxscript that walk the whole graph for every node: minutes for a large U-Net, for pairs of slices."""
 
 ROUNDS = 2
 

@@ -88,7 +88,7 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
     """The exported program as an ONNX model, optimised. Raises torch's ``OnnxExporterError``."""
     from guidegraph.graph.export.optimise import optimise
 
-    with _quiet():
+    with quiet():
         converted: Any = torch.onnx.export(
             program,
             (),
@@ -181,7 +181,7 @@ def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without torch's notes on its own progress and on what is not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from guidegraph.graph.export.axes import Axis, check_axes, trace_sizes
 from guidegraph.graph.export.decompositions import decompositions
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.gradients import forward_graph, probe
-from guidegraph.graph.export.part import TracedPart, save_part, tidy, to_onnx
+from guidegraph.graph.export.part import TracedPart, quiet, save_part, tidy, to_onnx
 from guidegraph.graph.export.places import raised_at, recorded
 
 __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
@@ -22,8 +23,8 @@ __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
 Function = Callable[..., Any]
 
 REWRITE = (
-    "compute with tensors: no branch on a tensor's value, no .item() or float(), no NumPy; or mark the node host=True, so "
-    "that it runs outside the graph"
+    "compute with tensors: no branch on a tensor's value, no .item() or float(), no NumPy; or mark the node host=True, "
+    "so that it runs outside the graph"
 )
 
 
@@ -59,28 +60,36 @@ def trace_part(
     Raises ``ExportError`` for a function that cannot be traced, that draws random numbers, that holds for some sizes
     alone, or that uses an operator without an ONNX form; ``ValueError`` for names and axes that do not fit the inputs.
     """
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ExportError(f"{' and '.join(missing)} not installed", "install it: pip install 'guidegraph[export]'")
     found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
     gradient = _gradient_inside(function, inputs, output_names)
-    fixed = [int(size) for tensor, dynamic in zip(inputs, axes, strict=True) for size in tensor.shape]
-    sizes = trace_sizes(axes, found, fixed if gradient else ())
+    fixed = [
+        int(size)
+        for tensor, dynamic in zip(inputs, axes, strict=True)
+        for index, size in enumerate(tensor.shape)
+        if index not in dynamic
+    ]
+    sizes = trace_sizes(axes, found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
     graph = _as_export_error(forward_graph, function, examples, axes, sizes) if gradient else function
-    try:
-        program = torch.export.export(
-            _Flat(graph), tuple(examples), dynamic_shapes={"inputs": tuple(_dims(axes))}, strict=False
-        )
-    except Exception as error:
-        if not gradient:  # this trace knows where a size was fixed
-            _as_export_error(forward_graph, function, examples, axes, sizes)
-        raise _from_torch(error) from error
-    program = _decomposed(program)
-    try:
-        model = to_onnx(program, names, output_names)
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise _without_onnx(error, program, function, inputs) from error
+    with quiet():
+        try:
+            program = torch.export.export(
+                _Flat(graph), tuple(examples), dynamic_shapes={"inputs": tuple(_dims(axes))}, strict=False
+            )
+        except Exception as error:
+            if not gradient:  # this trace knows where a size was fixed
+                _as_export_error(forward_graph, function, examples, axes, sizes)
+            raise _from_torch(error) from error
+        program = _as_export_error(_decomposed, program)
+        try:
+            model = to_onnx(program, names, output_names)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise _without_onnx(error, program, function, inputs) from error
     return tidy(model, axes, gradient)
 
 

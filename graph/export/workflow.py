@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from guidegraph.graph.context import placement
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
-from guidegraph.graph.export.host import HostPlan
+from guidegraph.graph.export.host import HostPlan, ending
 from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan
 from guidegraph.graph.export.places import raised_at
@@ -57,20 +58,25 @@ class Exported:
 
 
 def export_workflow(
-    graph: Graph, values: Mapping[str, Any], *, device: str = "cpu", only: Collection[str] | None = None
+    graph: Graph,
+    values: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    only: Collection[str] | None = None,
+    on_part: Callable[[ExportedPart, float], None] | None = None,
 ) -> Exported:
     """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
 
-    only: the outputs wanted. Raises ``ExportError`` for what can neither be traced nor done by the runtime, and
-    ``NodeError`` where the example fails.
+    only: the outputs wanted. on_part: is given each part once it is traced, and the seconds that it took. Raises
+    ``ExportError`` for what can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
     """
     walk, fixed, plan, outputs = planned(graph, values, device=device, only=only)
     with placement(device, "float32"):
-        parts = tuple(_traced(part) for part in walk.parts)
-    inputs = {name: _input(graph.params[name], value) for name, value in values.items() if name not in fixed}
+        parts = tuple(_timed(part, on_part) for part in walk.parts)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
-    inputs = {name: one for name, one in inputs.items() if name in read}
+    left = {name: value for name, value in values.items() if name in read and name not in fixed}
+    inputs = {name: _input(graph.params[name], name, value, walk.host) for name, value in left.items()}
     return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values)
 
 
@@ -88,7 +94,7 @@ def planned(
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
     left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, dict(left), {})
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {})
     with placement(device, "float32"), torch.no_grad():
         plan = walk.region(ops, wanted.values(), "")
     outputs = {}
@@ -112,6 +118,14 @@ def planned(
 
 def _all(plan: tuple[Operation, ...]) -> list[Operation]:
     return [inner for operation in plan for inner in (operation, *_all(operation.body or ()))]
+
+
+def _timed(part: PartPlan, on_part: Callable[[ExportedPart, float], None] | None) -> ExportedPart:
+    started = time.perf_counter()
+    found = _traced(part)
+    if on_part is not None:
+        on_part(found, time.perf_counter() - started)
+    return found
 
 
 def _traced(part: PartPlan) -> ExportedPart:
@@ -174,13 +188,27 @@ def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
     return KINDS[plain[0]], many
 
 
-def _input(parameter: Parameter, value: Any) -> Input:
+def _input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> Input:
     found = input_type(parameter.port.type, value)
     assert found is not None
     if isinstance(value, Path):
-        value = None
+        value = _kept(parameter, name, value, host)
+    elif isinstance(value, (list, tuple)):
+        each = enumerate(value)
+        value = [_kept(parameter, f"{name}-{i}", v, host) if isinstance(v, Path) else v for i, v in each]
     return replace(
-        Input(found[0], default=list(value) if isinstance(value, (list, tuple)) else value, help=parameter.help),
+        Input(found[0], default=value, help=parameter.help),
         many=found[1],
         required=value is None and not parameter.port.type.optional,
     )
+
+
+def _kept(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
+    """The file of the bundle that an input has by default: a copy of what the parameter names at export."""
+    file = f"inputs/{name}{ending(path)}"
+    try:
+        host.files[file] = path.read_bytes()
+    except OSError as error:
+        reason = f"parameter '{parameter.name}' names '{path}', which cannot be read: {error.strerror}"
+        raise ExportError(reason, "give it a file", place=str(parameter.mark)) from error
+    return file

@@ -146,6 +146,40 @@ def plan(
     plan_command(workflow, set or [], only, passes, json, _modules(plugin))
 
 
+@app.command(
+    epilog=examples(
+        "export draw.yaml -o bundle",
+        "export draw.yaml -o bundle --set steps=20 --check",
+        "export draw.yaml -o bundle --only image --no-reference",
+    )
+)
+def export(
+    workflow: File,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle there is replaced.")
+    ],
+    set: Settings = None,
+    only: Only = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run engine and bundle side by side, and print how far they are apart.")
+    ] = False,
+    no_reference: Annotated[
+        bool, typer.Option("--no-reference", help="Leave out the run that guidegraph-run --verify repeats.")
+    ] = False,
+    plugin: Plugins = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+) -> None:
+    """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
+
+    What --set gives is the example that is traced, and the bundle's defaults. Parameters that the graphs can take
+    stay inputs of the bundle; the others are fixed, and the end of the output says why. Nothing is written where a
+    part of the workflow cannot be exported. Needs pip install "guidegraph[export]".
+    """
+    from guidegraph.cli.export import Arguments, export_command
+
+    export_command(Arguments(workflow, output, set or [], only, check, not no_reference, _modules(plugin)))
+
+
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
 def draw(workflow: File, output: Output = None, plugin: Plugins = None) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""

@@ -49,7 +49,7 @@ def reported(tracebacks: bool) -> Iterator[None]:
     try:
         yield
     except WorkflowError as error:
-        _end(WRONG, shown(error))
+        _end(WRONG, shown(error), error.__cause__ if tracebacks else None)
     except (Cancelled, KeyboardInterrupt):
         _end(CANCELLED, "cancelled")
     except (NodeError, OutputError) as error:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 PIXELS = 1024
 """The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 
+Key: TypeAlias = tuple[object, ...]
+
+_packed: dict[Key, tuple[StorageWeakRef, Tensor]] = {}
+"""Packed weights by what they were made of: copies of a model that share tensors share these too."""
+
 
 class PackedConv2d(nn.Conv2d):
     """A `Conv2d` that, on a CPU and without gradients, has oneDNN reorder its weight once and not at each call.
 
     On small maps the reordering takes longer than the convolution. A weight is packed at the first call on a map of at
-    most 1,024 pixels. What is packed is as large as the weight, and no part of the state: it follows the weight, and
-    copies do not take it along. Everywhere else this is `Conv2d`: for gradients, while tracing, on other devices and
-    dtypes, and where `packs` is false.
+    most 1,024 pixels. What is packed is as large as the weight, no part of the state, and made anew when the weight has
+    changed. Everywhere else this is `Conv2d`: for gradients, while tracing, on other devices and dtypes, and where
+    `packs` is false.
     """
 
     packs = True
@@ -29,19 +36,24 @@ class PackedConv2d(nn.Conv2d):
         if not self._packs(x):
             return super().forward(x)
         operators: Any = torch.ops.mkldnn
-        weight = self.weight
         settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        stamp = (id(weight), weight.data_ptr(), weight._version)
-        known: tuple[object, Tensor, Tensor] | None = self.__dict__.get("_packed")
-        if known is None or known[0] != stamp:  # the weight is kept, so that its id stays its own
-            packed = operators._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
-            known = self.__dict__["_packed"] = (stamp, packed, weight)
-        out: Tensor = operators._convolution_pointwise(x, known[1], self.bias, *settings, "none", [], "")
+        out: Tensor = operators._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
         return out
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self.__dict__.pop("_packed", None)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+    def _weight(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        storage = StorageWeakRef(weight.untyped_storage())
+        settings = (self.padding, self.stride, self.dilation, self.groups)
+        place = (storage.cdata, weight.storage_offset())
+        key = (*place, weight.shape, weight.stride(), weight.dtype, weight._version, *settings)
+        known = _packed.get(key)
+        if known is None or known[0].expired():
+            operators: Any = torch.ops.mkldnn
+            packed = operators._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
+            forget_unused(place)
+            known = _packed[key] = (storage, packed)
+            weakref.finalize(self, forget_unused)
+        return known[1]
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
@@ -60,8 +72,12 @@ class PackedConv2d(nn.Conv2d):
             and available()
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+def forget_unused(changed: Key = ()) -> None:
+    """Let go of the packed weights of tensors that are gone, and of older states of one that has changed."""
+    for key, (storage, _) in list(_packed.items()):
+        if storage.expired() or key[:2] == changed:
+            _packed.pop(key, None)
 
 
 def available() -> bool:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError, one_of
-from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.inputs import carried, given_inputs
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
@@ -56,6 +57,27 @@ class Bundle:
         """What the bundle says of itself."""
         return self._verified.manifest
 
+    @property
+    def digest(self) -> str:
+        """The sha256 that names this bundle, over all that its `bundle.json` says, the hashes of its files included."""
+        return self._verified.digest
+
+    def carried(self, name: str, value: Any) -> Any:
+        """A default of an input, or its value in the reference, as `run` takes it: the bundle's files are bytes."""
+        return carried(self.manifest.inputs[name], value, self._verified.data)
+
+    def file(self, name: str) -> bytes:
+        """The bytes of a file of the bundle."""
+        return self._verified.data(name)
+
+    def check_outputs(self, only: Sequence[str] | None) -> list[str]:
+        """The outputs that are wanted, all by default. Raises ``BundleError`` for one that there is not."""
+        wanted = list(dict.fromkeys(self.manifest.outputs if only is None else only))
+        if unknown := [name for name in wanted if name not in self.manifest.outputs]:
+            message = f"no output '{unknown[0]}'; {one_of(unknown[0], self.manifest.outputs)}"
+            raise BundleError(self.where, "unknown-output", message)
+        return wanted
+
     def session(self, part: str) -> Session:
         """The session of a part."""
         if part not in self._sessions:
@@ -74,6 +96,8 @@ class Bundle:
         *,
         nodes: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
+        on_output: Callable[[str, Array], None] | None = None,
+        finished: Callable[[Operation, float], None] | None = None,
         progress: Progress | None = None,
         observer: Callable[[str, Mapping[str, Array], Mapping[str, Array]], None] | None = None,
     ) -> dict[str, Array]:
@@ -81,14 +105,13 @@ class Bundle:
 
         params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
         host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
-        sampler. only: the outputs that are wanted. progress: is told of each iteration of a loop. observer: is told of
-        each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before anything runs where that
-        can be known.
+        sampler. only: the outputs that are wanted. on_output: is given each output as soon as it is there. finished: is
+        told of each operation outside of loops and its seconds. progress: is told of each iteration of a loop.
+        observer: is told of each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before
+        anything runs where that can be known.
         """
         manifest = self.manifest
-        wanted = list(manifest.outputs) if only is None else list(only)
-        if unknown := [name for name in wanted if name not in manifest.outputs]:
-            raise BundleError(self.where, "unknown-output", f"no output '{unknown[0]}'; {one_of(unknown[0], wanted)}")
+        wanted = self.check_outputs(only)
         values = given_inputs(manifest, params, self.where, self._verified.data)
         plan = overridden(manifest.plan, nodes or {}, self.where)
         memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
@@ -104,8 +127,21 @@ class Bundle:
             return found
 
         run = PlanRun(self.where, manifest.parts, run_part, self._verified.data, memory, progress)
-        run.run(needed(plan, [manifest.outputs[name].source for name in wanted]))
-        return {name: np.asarray(memory.read(manifest.outputs[name].source)) for name in wanted}
+        sources = {name: manifest.outputs[name].source for name in wanted}
+        outputs: dict[str, Array] = {}
+        for operation in needed(plan, [*sources.values()]):
+            started = time.perf_counter()
+            run.run([operation])
+            if finished is not None:
+                finished(operation, time.perf_counter() - started)
+            for name in [name for name, at in sources.items() if at in operation.outputs]:
+                outputs[name] = np.asarray(memory.read(sources[name]))
+                if on_output is not None:
+                    on_output(name, outputs[name])
+        if missing := [name for name in wanted if name not in outputs]:
+            message = f"nothing in the plan gives the output '{missing[0]}'; export the workflow again"
+            raise BundleError(self.where, "operation-failed", message)
+        return {name: outputs[name] for name in wanted}
 
     def _read_tables(self) -> dict[str, Array]:
         if TABLES not in self.manifest.files:
@@ -131,12 +167,5 @@ def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
 
 
 def _reads(operation: Operation) -> set[str]:
-    links = {*operation.inputs.values()}
-    for name in ("next", "collect", "result"):
-        if operation.op == "loop":
-            links |= {*operation.settings.get(name, {}).values()}
-    if operation.op == "loop" and isinstance(operation.settings.get("over"), str):
-        links.add(operation.settings["over"])
-    for inner in operation.body or ():
-        links |= _reads(inner)
-    return links
+    links = {*(Loop.of(operation).reads() if operation.op == "loop" else operation.inputs.values())}
+    return links.union(*map(_reads, operation.body or ()))

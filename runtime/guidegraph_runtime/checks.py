@@ -72,10 +72,12 @@ def sides(name: str, value: object) -> tuple[int, int]:
     return side, side
 
 
-def file_path(name: str, value: object) -> Path:
-    """A path, given as one or as text."""
+def file_given(name: str, value: object) -> Path | bytes:
+    """A file: its path, given as one or as text, or the bytes that are in it."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise _unfit(name, "the path of a file", value)
+        raise _unfit(name, "the path of a file, or its bytes", value)
     return Path(value)
 
 

@@ -14,7 +14,7 @@ from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest
 def given_inputs(
     manifest: Manifest, params: Mapping[str, Any], where: str, data: Callable[[str], bytes]
 ) -> dict[str, Any]:
-    """A value for each input. A file that the bundle carries is its bytes, ``data`` of its name.
+    """A value for each input; for a file, its path or its bytes. One that the bundle carries is ``data`` of its name.
 
     Raises ``BundleError`` for an input that there is not, that is fixed, missing, or of another type.
     """
@@ -32,9 +32,15 @@ def given_inputs(
             help = f" ({one.help})" if one.help else ""
             raise BundleError(where, "missing-input", f"'{name}' ({one.type}) has no default and was not given{help}")
         else:
-            is_file = one.type in FILE_TYPES and isinstance(one.default, str)
-            values[name] = data(one.default) if is_file else one.default  # type: ignore[arg-type]
+            values[name] = carried(one, one.default, data)
     return values
+
+
+def carried(one: Input, value: Any, data: Callable[[str], bytes]) -> Any:
+    """A default, or a value of the reference, as a run takes it: files of the bundle are their bytes."""
+    if one.type not in FILE_TYPES or value is None:
+        return value
+    return [data(name) for name in value] if isinstance(value, list) else data(value)
 
 
 def _checked(name: str, one: Input, value: Any, where: str) -> Any:
@@ -42,6 +48,8 @@ def _checked(name: str, one: Input, value: Any, where: str) -> Any:
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
+    if one.type in FILE_TYPES and _are_bytes(value, one.many):
+        return value
     if value is None and not one.required and one.default is None:
         return None
     if one.type == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -51,6 +59,12 @@ def _checked(name: str, one: Input, value: Any, where: str) -> Any:
     if one.choices is not None and value not in one.choices:
         raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, one.choices))}")
     return value
+
+
+def _are_bytes(value: Any, many: bool) -> bool:
+    return isinstance(value, bytes) or (
+        many and isinstance(value, list) and bool(value) and all(isinstance(one, bytes) for one in value)
+    )
 
 
 def from_text(name: str, one: Input, text: str, where: str) -> Any:

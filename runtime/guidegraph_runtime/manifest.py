@@ -38,6 +38,7 @@ __all__ = [
     "Reference",
     "Requires",
     "Tensor",
+    "digest_of",
     "read_manifest",
     "seal",
     "write_manifest",
@@ -95,6 +96,11 @@ def seal(data: bytes) -> bytes:
     """Fill in the digest of `bundle.json`, its last field, which is 64 zeros in `data`: the sha256 of these bytes."""
     before, _, after = data.rpartition(_NO_DIGEST.encode())
     return before + hashlib.sha256(data).hexdigest().encode() + after
+
+
+def digest_of(data: bytes) -> str:
+    """The digest in the bytes of a `bundle.json` that was read."""
+    return str(json.loads(data)["digest"])
 
 
 def _check_format(top: Cursor) -> None:

@@ -13,12 +13,13 @@ from guidegraph_runtime.manifest_types import Operation
 
 
 def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str) -> tuple[Operation, ...]:
-    """The plan with ``node.setting`` changed, and with ``node.use`` another operation of the same outputs.
+    """The plan with ``node.setting`` changed, and with ``node.use`` another operation of the same group.
 
-    The other operation keeps the settings that it has too, and those alone.
+    Settings that only the operation had whose place another one takes are dropped.
+
     Raises ``BundleError`` for a node, a setting or an operation that there is not.
     """
-    nodes = {operation.node: operation for operation in _host(plan)}
+    nodes = {operation.node: operation for operation in host_operations(plan)}
     by_node: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         node, _, setting = name.rpartition(".")
@@ -28,11 +29,36 @@ def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str
     return tuple(_changed(operation, by_node, where) for operation in plan)
 
 
-def _host(plan: Sequence[Operation]) -> Iterator[Operation]:
+def alike(operation: str) -> list[str]:
+    """The operations that may take the place of one: those of its group that take the same ports and give the same."""
+    if operation not in OPERATIONS:
+        return []
+    group = [name for name in OPERATIONS if name.partition(".")[0] == operation.partition(".")[0]]
+    return [name for name in group if _ends(name) == _ends(operation)]
+
+
+def _ends(operation: str) -> tuple[tuple[str, ...], str]:
+    signature = inspect.signature(OPERATIONS[operation])
+    ports = tuple(one.name for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY)
+    return ports, str(signature.return_annotation)
+
+
+def settings_of(operation: str) -> dict[str, Any]:
+    """The settings of an operation with their defaults; none of one that this runtime has not."""
+    if operation not in OPERATIONS:
+        return {}
+    found = inspect.signature(OPERATIONS[operation]).parameters.values()
+    return {
+        one.name: None if one.default is one.empty else one.default for one in found if one.kind is one.KEYWORD_ONLY
+    }
+
+
+def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
+    """The operations of a plan that are neither loops nor parts, those of bodies too."""
     for operation in plan:
         if operation.op not in ("loop", "part"):
             yield operation
-        yield from _host(operation.body or ())
+        yield from host_operations(operation.body or ())
 
 
 def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], where: str) -> Operation:
@@ -42,13 +68,17 @@ def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], whe
         return operation
     given = dict(changes[operation.node])
     use = given.pop("use", operation.op)
-    if use not in OPERATIONS or use.partition(".")[0] != operation.op.partition(".")[0]:
-        group = [name for name in OPERATIONS if name.partition(".")[0] == operation.op.partition(".")[0]]
+    if use not in (group := alike(operation.op)):
         raise BundleError(where, "unknown-operation", f"{operation.node}: no '{use}'; {one_of(str(use), group)}")
-    links = {name: at for name, at in operation.inputs.items() if name.partition(".")[0] not in given}
-    settings = operation.settings
-    if use != operation.op:
-        known = inspect.signature(OPERATIONS[use]).parameters
-        links = {name: at for name, at in links.items() if name.partition(".")[0] in known}
-        settings = {name: value for name, value in settings.items() if name in known}
+    known = inspect.signature(OPERATIONS[use]).parameters
+    if unknown := [name for name in given if name not in known]:
+        message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {one_of(unknown[0], known)}"
+        raise BundleError(where, "unknown-setting", message)
+    # What another operation of the group does not have, such as DDIM's eta, goes with the one that had it.
+    links = {
+        name: at
+        for name, at in operation.inputs.items()
+        if (port := name.partition(".")[0]) not in given and port in known
+    }
+    settings = {name: value for name, value in operation.settings.items() if name in known}
     return replace(operation, op=use, inputs=links, settings={**settings, **given})

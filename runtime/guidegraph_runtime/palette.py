@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.pictures import read_picture
+from guidegraph_runtime.pictures import File, file_name, read_picture
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -66,13 +65,13 @@ COLOURS = (
 TOLERANCE = 12  # how far each channel of a colour may be off
 
 
-def read_map(path: Path) -> NDArray[np.int64]:
+def read_map(file: File) -> NDArray[np.int64]:
     """The classes (H, W) of a picture of indices (grey or with a palette), or of one in the classes' colours.
 
     Raises ``FileNotFoundError``, and ``ValueError`` for what is no such picture.
     """
-    pixels, indexed = read_picture(path, _pixels)
-    return checked(pixels, path) if indexed else nearest_class(pixels, path)
+    pixels, indexed = read_picture(file, _pixels)
+    return checked(pixels, file) if indexed else nearest_class(pixels, file)
 
 
 def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
@@ -83,25 +82,26 @@ def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
     return np.array(picture.getchannel(0) if len(bands) > 1 else picture), True
 
 
-def checked(pixels: NDArray[Any], path: Path) -> NDArray[np.int64]:
+def checked(pixels: NDArray[Any], file: File) -> NDArray[np.int64]:
     """Indices (H, W), all of them from 0 to the number of classes less one."""
     wrong = (pixels < 0) | (pixels >= len(CLASSES)) | (pixels % 1 != 0)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
         raise ValueError(
-            f"{path.name}: the value at row {y}, column {x} is {pixels[y, x]}; classes are 0 to {len(CLASSES) - 1}"
+            f"{file_name(file)}: the value at row {y}, column {x} is {pixels[y, x]}; "
+            f"classes are 0 to {len(CLASSES) - 1}"
         )
     return pixels.astype(np.int64)
 
 
-def nearest_class(pixels: NDArray[np.uint8], path: Path) -> NDArray[np.int64]:
+def nearest_class(pixels: NDArray[np.uint8], file: File) -> NDArray[np.int64]:
     """The classes (H, W) of colours (H, W, 3)."""
     far: NDArray[np.int64] = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
     if (far.min(2) > TOLERANCE).any():
         y, x = np.argwhere(far.min(2) > TOLERANCE)[0]
         nearest = int(far[y, x].argmin())
         raise ValueError(
-            f"{path.name}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no class; the "
-            f"nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
+            f"{file_name(file)}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no "
+            f"class; the nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
         )
     return np.asarray(far.argmin(2), np.int64)

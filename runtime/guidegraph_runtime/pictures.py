@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -14,35 +15,44 @@ T = TypeVar("T")
 Resize: TypeAlias = Literal["crop", "pad", "stretch"]
 
 
-def read_picture(path: Path, prepare: Callable[[PIL.Image.Image], T]) -> T:
+File: TypeAlias = Path | bytes
+"""A file's path, or the bytes that are in it."""
+
+
+def file_name(file: File) -> str:
+    """What an error calls a file."""
+    return file.name if isinstance(file, Path) else f"the file of {len(file)} bytes"
+
+
+def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
     """What `prepare` makes of the picture in a file, or of the first frame of an animation.
 
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
     """
     from PIL import Image, UnidentifiedImageError
 
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    if isinstance(file, Path) and not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
     try:
-        with Image.open(path) as file:
-            file.load()
-            return prepare(file)
+        with Image.open(file if isinstance(file, Path) else BytesIO(file)) as picture:
+            picture.load()
+            return prepare(picture)
     except UnidentifiedImageError:
-        raise ValueError(f"{path.name} is no picture that Pillow can read") from None
+        raise ValueError(f"{file_name(file)} is no picture that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{file_name(file)} cannot be read as a picture: {error}") from error
 
 
-def read_rgb(path: Path) -> PIL.Image.Image:
+def read_rgb(file: File) -> PIL.Image.Image:
     """A picture file in RGB: rotated as the camera was held, transparent parts over white, 16 bits of grey scaled.
 
     Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range nothing tells.
     """
     from PIL import ImageOps
 
-    picture = read_picture(path, ImageOps.exif_transpose)
+    picture = read_picture(file, ImageOps.exif_transpose)
     if picture.mode == "F":
-        raise ValueError(f"{path.name} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
+        raise ValueError(f"{file_name(file)} holds floating-point numbers of unknown range: save it with 8 or 16 bits")
     return _over_white(picture)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation, Part
 from guidegraph_runtime.memory import Memory, arguments
 
@@ -81,22 +82,21 @@ class PlanRun:
         self.memory.update(self.run_part(operation.node, fitted(part, given)))
 
     def _loop(self, operation: Operation) -> None:
-        settings: Mapping[str, Any] = operation.settings
-        memory, body = self.memory, operation.body or ()
-        over = memory.read(settings["over"]) if isinstance(settings["over"], str) else settings["over"]
+        loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
+        over = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
         rows = range(over) if isinstance(over, int) else over
-        memory.update({at: memory.read(start) for at, start in operation.inputs.items()})
-        collected: dict[str, list[Any]] = {name: [] for name in settings.get("collect", {})}
+        memory.update({at: memory.read(start) for at, start in loop.start.items()})
+        collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
         for i in range(len(rows)):
-            memory[settings["index"]] = i
-            memory[settings["item"]] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
+            memory[loop.index] = i
+            memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
             self.run(body)
-            for name, at in settings.get("collect", {}).items():
+            for name, at in loop.collect.items():
                 collected[name].append(memory.read(at))
-            memory.update({at: memory.read(after) for at, after in settings["next"].items()})
+            memory.update({at: memory.read(after) for at, after in loop.next.items()})
             if self.progress is not None:
                 self.progress(operation.node, i + 1, len(rows))
-        memory.update({name: memory.read(at) for name, at in settings["result"].items()})
+        memory.update({name: memory.read(at) for name, at in loop.result.items()})
         memory.update({name: np.stack(values) for name, values in collected.items()})
 
 

@@ -13,7 +13,7 @@ from posixpath import dirname, join
 from typing import NoReturn
 
 from guidegraph_runtime.errors import BundleError, shown
-from guidegraph_runtime.manifest import Manifest, Part, read_manifest
+from guidegraph_runtime.manifest import Manifest, Part, digest_of, read_manifest
 from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
 from guidegraph_runtime.onnx_wire import Malformed
@@ -33,6 +33,8 @@ class VerifiedBundle:
     graphs: Mapping[str, OnnxGraph]
     """By the name of the part."""
     _data: dict[str, bytes] = field(repr=False)
+    digest: str = ""
+    """What `bundle.json` says of its own bytes: the sha256 that names this bundle."""
 
     def data(self, name: str) -> bytes:
         """The bytes of a file that `bundle.json` lists."""
@@ -63,7 +65,8 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
     installed onnxruntime has not.
     """
     root = _folder(os.fspath(path))
-    manifest = read_manifest(read_file(root, MANIFEST, MAX_BYTES), str(root / MANIFEST))
+    text = read_file(root, MANIFEST, MAX_BYTES)
+    manifest = read_manifest(text, str(root / MANIFEST))
     total = sum(file.size for file in manifest.files.values())
     if total > max_bytes:
         do = "raise max_bytes if that is right"
@@ -75,7 +78,7 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES)
         if (found := sha256(data[name])) != file.sha256:
             fail(str(root / name), f"expected the sha256 {file.sha256}, found {found}: the file was changed")
     graphs = {name: _graph(root, part, data) for name, part in manifest.parts.items()}
-    return VerifiedBundle(root, manifest, graphs, data)
+    return VerifiedBundle(root, manifest, graphs, data, digest_of(text))
 
 
 def _folder(given: str) -> Path:

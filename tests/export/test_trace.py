@@ -32,6 +32,7 @@ from guidegraph.nodes.step import step  # noqa: E402
 from guidegraph.nodes.types import Condition, SchedulerState  # noqa: E402
 
 Function = Callable[..., tuple[Tensor, ...]]
+Axes = list[Mapping[int, Axis]]
 
 BATCH = Axis("batch", max=1024)
 HEIGHT, WIDTH = (Axis(name, min=2, max=512, multiple_of=2) for name in ("height", "width"))
@@ -66,7 +67,8 @@ def unet() -> UNetDenoiser:
     config = UNetConfig(
         in_channels=2, out_channels=2, channels=8, multipliers=(1, 2), blocks=1, attention=(), heads=2, context_dim=6
     )
-    return frozen(UNetDenoiser(UNet(config)))
+    denoiser: UNetDenoiser = frozen(UNetDenoiser(UNet(config)))
+    return denoiser
 
 
 def samples(batch: int, height: int = 8, width: int = 6, tokens: int = 5) -> list[Tensor]:
@@ -76,7 +78,7 @@ def samples(batch: int, height: int = 8, width: int = 6, tokens: int = 5) -> lis
     return [torch.randn(batch, 2, height, width), torch.rand(1) * 900, torch.randn(batch, tokens, 6), mask]
 
 
-SAMPLE_AXES: list[Mapping[int, Axis]] = [
+SAMPLE_AXES: Axes = [
     {0: BATCH, 2: HEIGHT, 3: WIDTH},
     {},
     {0: BATCH, 1: TOKENS},
@@ -85,6 +87,7 @@ SAMPLE_AXES: list[Mapping[int, Axis]] = [
 SAMPLE_NAMES = ["x", "t", "tokens", "mask"]
 
 
+@pytest.mark.slow
 def test_guidance_with_two_calls_at_any_size() -> None:
     denoiser, empty = unet(), torch.randn(1, 3, 6)
 
@@ -113,9 +116,10 @@ def test_guidance_with_two_calls_at_any_size() -> None:
 
 def classifier(size: int = 8) -> NoisyClassifier:
     config = ClassifierConfig(
-        classes=5, size=size, in_channels=2, channels=8, multipliers=(1, 2), attention=(1,), heads=2
+        classes=5, size=size, in_channels=2, channels=8, multipliers=(1, 2), attention=(), heads=2
     )
-    return frozen(NoisyClassifier(config))
+    guide: NoisyClassifier = frozen(NoisyClassifier(config))
+    return guide
 
 
 def labelled(batch: int, size: int = 8) -> list[Tensor]:
@@ -130,7 +134,7 @@ def test_the_gradient_of_a_classifier() -> None:
     def function(x: Tensor, t: Tensor, label: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         return (classifier_guidance(guide, x, t, label, scale=scale),)
 
-    axes: list[Mapping[int, Axis]] = [{0: BATCH}, {0: BATCH}, {0: BATCH}, {}]
+    axes: Axes = [{0: BATCH}, {0: BATCH}, {0: BATCH}, {}]
     part = trace_part(function, labelled(1), ["x", "t", "label", "scale"], axes, ["score"])
     assert part.gradient
     assert part.outputs == {"score": ("batch", 2, 8, 8)}
@@ -158,7 +162,7 @@ def test_the_gradient_of_the_released_classifier(new_order: bool) -> None:
     def function(x: Tensor, t: Tensor, label: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         return (classifier_guidance(guide, x, t, label, scale=scale),)
 
-    axes: list[Mapping[int, Axis]] = [{0: BATCH}, {0: BATCH}, {0: BATCH}, {}]
+    axes: Axes = [{0: BATCH}, {0: BATCH}, {0: BATCH}, {}]
     part = trace_part(function, labelled(2), ["x", "t", "label", "scale"], axes, ["score"])
     check(part, function, labelled(1), labelled(3))
 
@@ -188,7 +192,7 @@ def test_a_step_with_two_kinds_of_guidance() -> None:
         row = torch.tensor([index])
         return [x, torch.randn(batch, tokens, 6), label, scale, row, kept, table.scheduler.matrix]
 
-    axes: list[Mapping[int, Axis]] = [
+    axes: Axes = [
         {0: BATCH},
         {0: BATCH, 1: TOKENS},
         {0: BATCH},
@@ -235,11 +239,11 @@ class Convolutional(nn.Module):
         self.mean = nn.AvgPool2d(3, stride=2, padding=1)
         self.up = nn.ConvTranspose2d(8, 8, 2, stride=2)
         self.head = nn.Linear(8, 5)
-        self.register_buffer("order", torch.tensor([3, 1, 1, 0, 7, 6, 5, 2]))
+        self.order = torch.tensor([3, 1, 1, 0, 7, 6, 5, 2])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = F.relu6(self.norm(self.stem(x)))
-        h = F.leaky_relu(self.depthwise(F.pad(h, (1, 1, 1, 1), mode="replicate" if self.training else "constant")))
+        h = F.leaky_relu(self.depthwise(F.pad(h, (1, 1, 1, 1))))
         h = torch.tanh(self.up(self.pool(h)))
         h = F.interpolate(self.mean(h), scale_factor=2.0, mode="bilinear")[:, self.order]
         h = torch.sigmoid(h[:, :, ::2]) * F.softplus(h[:, :, 1::2]) / (1 + h.std(1, keepdim=True)[:, :, ::2])
@@ -249,13 +253,13 @@ class Convolutional(nn.Module):
 
 @pytest.mark.slow
 def test_the_gradient_of_a_convolutional_classifier() -> None:
-    guide = frozen(Convolutional())
+    guide = frozen(Convolutional()).requires_grad_(True)  # no gradient of these is asked for
 
     def function(x: Tensor, t: Tensor, label: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         return (classifier_guidance(guide, x, t, label, scale=scale),)
 
-    axes: list[Mapping[int, Axis]] = [{0: BATCH, 2: HEIGHT, 3: WIDTH}, {0: BATCH}, {0: BATCH}, {}]
-    axes[0] = {0: BATCH, 2: Axis("height", 16, 256, 16), 3: Axis("width", 16, 256, 16)}
+    sides = {2: Axis("height", 16, 256, 16), 3: Axis("width", 16, 256, 16)}
+    axes: Axes = [{0: BATCH, **sides}, {0: BATCH}, {0: BATCH}, {}]
     part = trace_part(function, labelled(2, 16), ["x", "t", "label", "scale"], axes, ["score"])
     assert part.inputs["x"] == ("batch", 2, "height", "width")
     check(part, function, labelled(1, 16), labelled(3, 32))
@@ -267,7 +271,7 @@ def half(x: Tensor) -> tuple[Tensor, ...]:
 
 
 WEIGHT = torch.randn(4, 300)
-ROWS: list[Mapping[int, Axis]] = [{0: BATCH}]
+ROWS: Axes = [{0: BATCH}]
 
 
 def test_weights_are_initialisers_and_nothing_of_this_machine_is_inside() -> None:
@@ -327,6 +331,14 @@ def test_saving_with_weights_inside_and_beside(tmp_path: Path) -> None:
         (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
         np.testing.assert_allclose(found, half(x)[0].numpy(), rtol=1e-5, atol=1e-6)
     check(part, half, [x])  # saving leaves the part as it was
+
+
+def test_more_weights_than_one_message_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = trace_part(half, [torch.randn(3, 4)], ["x"], ROWS, ["y"])
+    monkeypatch.setattr("guidegraph.graph.export.part.EMBEDDED_LIMIT", WEIGHT.nbytes)
+    with pytest.raises(ExportError, match="do not fit one ONNX message; use save_part"):
+        part.serialised()
+    assert len(save_part(part, tmp_path / "half.onnx", embedded_limit=1 << 40)) == 2
 
 
 def refused(function: Function, inputs: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> ExportError:
@@ -414,7 +426,7 @@ def test_random_numbers_are_refused() -> None:
     assert "noise.gaussian" in error.remedy
 
 
-def exotic(x: Tensor) -> Tensor:
+def exotic(x: Tensor) -> Any:
     return torch.special.bessel_j0(x)  # a Bessel function
 
 
@@ -428,6 +440,12 @@ def test_an_operator_without_onnx_form() -> None:
     assert (error.operator, error.place) == ("aten.special_bessel_j0", line_of("a Bessel function"))
     assert "has no ONNX form" in error.reason
     assert "register_decomposition(torch.ops.aten.special_bessel_j0.default)" in error.remedy
+
+
+def test_without_the_packages_of_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidegraph.graph.export.trace.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match="onnx and onnxscript not installed; install it: pip install"):
+        trace_part(half, [torch.randn(3, 4)], ["x"], ROWS, ["y"])
 
 
 def test_a_gradient_without_onnx_form() -> None:

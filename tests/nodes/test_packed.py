@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from guidegraph.graph.models import frozen_copy
 from guidegraph.nodes.models import packed
 from guidegraph.nodes.models.packed import PackedConv2d, set_packing
 
@@ -24,7 +25,8 @@ def plain(layer: PackedConv2d, x: Tensor) -> Tensor:
 
 
 def is_packed(layer: PackedConv2d) -> bool:
-    return "_packed" in layer.__dict__
+    place = layer.weight.untyped_storage()._cdata
+    return any(key[0] == place and not storage.expired() for key, (storage, _) in packed._packed.items())
 
 
 @pytest.mark.parametrize(
@@ -75,13 +77,31 @@ def test_a_changed_weight_is_packed_anew(change: str) -> None:
 
 
 @torch.no_grad()
-def test_copies_and_states_leave_it_behind() -> None:
-    layer = convolution()
-    layer(torch.randn(1, 24, 8, 8))
-    assert is_packed(layer)
-    assert not is_packed(copy.deepcopy(layer))
+def test_copies_that_share_a_weight_share_what_is_packed() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    layer(x)
+    count = len(packed._packed)
+    shared = frozen_copy(layer)
+    torch.testing.assert_close(shared(x), layer(x), rtol=0, atol=0)
+    assert len(packed._packed) == count
+    layer.weight.mul_(2)  # the copy shares this change, as it shares the tensor
+    torch.testing.assert_close(shared(x), plain(layer, x), rtol=1e-5, atol=1e-5)
+    assert len(packed._packed) == count
     assert sorted(layer.state_dict()) == ["bias", "weight"]
-    assert not is_packed(layer.double())
+    assert not is_packed(copy.deepcopy(layer))
+
+
+@torch.no_grad()
+def test_what_is_packed_goes_with_the_weights() -> None:
+    packed.forget_unused()
+    before = len(packed._packed)
+    layers = [convolution() for _ in range(3)]
+    for layer in layers:
+        layer(torch.randn(1, 24, 8, 8))
+    assert len(packed._packed) == before + 3
+    del layers, layer
+    packed.forget_unused()
+    assert len(packed._packed) == before
 
 
 def test_where_it_is_a_plain_convolution() -> None:

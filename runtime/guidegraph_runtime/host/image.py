@@ -10,15 +10,17 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import array, choice, file_path, number, sides, whole
+from guidegraph_runtime.checks import array, choice, file_given, number, sides, whole
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
+FilePath: TypeAlias = str | os.PathLike[str] | bytes
+"""A file's path, or the bytes that are in it."""
 
 
 @operation("image.load")
-def load(*, path: str | os.PathLike[str], size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
+def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
     """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts lie over white.
 
     size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
@@ -27,7 +29,7 @@ def load(*, path: str | os.PathLike[str], size: Size | None = None, resize: Resi
     """
     choice("resize", resize, get_args(Resize))
     wanted = None if size is None else sides("size", size)
-    picture = read_rgb(file_path("path", path))
+    picture = read_rgb(file_given("path", path))
     if wanted is not None:
         picture = resized(picture, wanted, resize)
     values = np.asarray(picture, dtype=np.float32) / np.float32(127.5) - np.float32(1)

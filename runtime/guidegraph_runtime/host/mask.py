@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import number, sides, whole
 from guidegraph_runtime.host import image
-from guidegraph_runtime.host.image import Size
+from guidegraph_runtime.host.image import FilePath, Size
 from guidegraph_runtime.host.operation import operation
 
 
@@ -32,7 +30,7 @@ def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, wid
 
 
 @operation("mask.load")
-def load(*, path: str | os.PathLike[str], size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
+def load(*, path: FilePath, size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
     """A picture file as a mask (1, 1, H, W), float32: 1 where it is brighter than the threshold, from 0 to 1.
 
     size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so

@@ -25,8 +25,9 @@ def gaussian(
 ) -> NDArray[Any]:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives shape and dtype in place of the settings, and the batch where it has more than one sample; float32
-    without it. index: selects the draw. seed: one, or a sequence with one for each sample.
+    like: gives shape in place of the settings, and the batch where it has more than one sample. The noise is float64
+    where `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one,
+    or a sequence with one for each sample.
     """
     if choice("rng", rng, ("philox", "torch")) == "torch":
         raise ValueError(
@@ -44,7 +45,7 @@ def gaussian(
         None if like is None else like.shape, shape, whole("batch", batch, low=1), seeds
     )
     drawn = noise.gaussian(seeds, sizes, count, None if index is None else whole("index", index, low=0))
-    return drawn if like is None else drawn.astype(like.dtype)
+    return drawn.astype(np.float64) if like is not None and like.dtype == np.float64 else drawn
 
 
 def _sequence(name: str, value: object) -> Sequence[Any]:

@@ -70,8 +70,7 @@ def add_noise(
 ) -> NDArray[Any]:
     """x0 (B, C, H, W) at the noise level where the sampler starts, or, with a state, at that of the next model call.
 
-    After the last call x0 comes back as it is. Computes in float64 where x0 is float64, in float32 otherwise, and
-    returns x0's dtype.
+    After the last call x0 comes back as it is. float64 where x0 is float64, otherwise float32.
     """
     fields("scheduler", scheduler, "alpha", "sigma")
     alike("x0 and noise", array("x0", x0, "(B, C, H, W)", "f"), array("noise", noise, "(B, C, H, W)", "f"))
@@ -86,5 +85,5 @@ def add_noise(
     if not 0 <= row < len(levels[0]):
         raise ValueError(f"state.index: expected a row from 0 to {len(levels[0]) - 1}; found {row}")
     alpha, sigma = (level[row] for level in levels)
-    noisy: NDArray[Any] = alpha * x0.astype(dtype) + sigma * noise.astype(x0.dtype).astype(dtype)
-    return noisy.astype(x0.dtype)
+    noisy: NDArray[Any] = alpha * x0.astype(dtype) + sigma * noise.astype(dtype)
+    return noisy

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.checks import file_path, sides
-from guidegraph_runtime.host.image import Size
+from guidegraph_runtime.checks import file_given, sides
+from guidegraph_runtime.host.image import FilePath, Size
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.palette import CLASSES, read_map
 
 
 @operation("semantic.load")
-def load(*, path: str | os.PathLike[str], size: Size | None = None) -> NDArray[np.float32]:
+def load(*, path: FilePath, size: Size | None = None) -> NDArray[np.float32]:
     """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes.
 
     A grey picture, or one with a palette, holds the classes' indices; one in colours their colours. size: the wanted
     side, or [height, width], by the nearest pixel. Raises an error for an index or a colour that stands for no class.
     """
     wanted = None if size is None else sides("size", size)
-    indices = read_map(file_path("path", path))
+    indices = read_map(file_given("path", path))
     if wanted is not None:
         rows, columns = (_nearest(*pair) for pair in zip(indices.shape, wanted, strict=True))
         indices = indices[rows[:, None], columns]

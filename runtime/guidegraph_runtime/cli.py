@@ -1,0 +1,165 @@
+"""The command line, ``guidegraph-run``: runs a bundle and writes its outputs, with no torch installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.say import note, out
+
+DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
+PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
+_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input")
+_EXAMPLES = """\
+examples:
+  guidegraph-run scenes --describe
+  guidegraph-run scenes --set prompt="a tiger on grass" --set steps=20 --set batch=4 --out pictures
+  guidegraph-run scenes --node scheduler.use=scheduler.heun --node noise.shape=[4,24,24]
+  guidegraph-run scenes --verify --provider cpu --threads 1
+
+exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 130 cancelled
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
+    # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.showwarning = _say_warning
+    try:
+        code = _command(_parser().parse_args(arguments))
+    except BundleError as error:
+        code = _end(FAILED if error.code in _WHILE_RUNNING else WRONG, str(error))
+    except KeyboardInterrupt:
+        code = _end(CANCELLED, "cancelled")
+    except BrokenPipeError:
+        # Who read us is gone: nothing is left to say, and the flush at exit must not fail too.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except OSError as error:
+        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {error.strerror or error}")
+    except Exception as error:
+        code = _end(FAILED, f"guidegraph-run: internal-error: {type(error).__name__}: {error}")
+    raise SystemExit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="guidegraph-run",
+        description="Run a bundle of guidegraph export: pictures to PNG, tensors to safetensors, numbers to JSON.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("bundle", metavar="BUNDLE", help="the folder of a bundle")
+    add("--set", metavar="K=V", action="append", default=[], help="an input's value; a list as JSON: [1, 2]")
+    add("--node", metavar="NODE.SETTING=V", action="append", default=[], help="another setting of a node (--describe)")
+    add("--only", metavar="OUTPUT", action="append", help="make this output and what it needs, and nothing else")
+    add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
+    add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
+    add("--threads", metavar="N", type=_threads, default=0, help="threads of an operator; 0, the default: one a core")
+    add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
+    add("--quiet", "-q", action="store_true", help="print nothing but errors")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--verify", action="store_true", help="repeat the run that the bundle carries, and compare")
+    what.add_argument("--describe", action="store_true", help="show inputs, nodes, outputs and parts; run nothing")
+    add("--version", action="version", version=f"guidegraph-run {_version()}")
+    return parser
+
+
+def _command(given: argparse.Namespace) -> int:
+    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.sessions import SessionSettings
+
+    # To be looked at, a bundle needs no GPU.
+    provider = "cpu" if given.describe else given.provider
+    bundle = Bundle(given.bundle, SessionSettings.on(provider, intra_threads=given.threads))
+    if given.describe:
+        from guidegraph_runtime.describe import described
+
+        out(described(bundle.manifest, bundle.digest))
+        return DONE
+    if given.verify:
+        return _verify(bundle, given)
+    from guidegraph_runtime.command import run
+
+    params, nodes = _params(bundle, given.set), _nodes(bundle, given.node)
+    run(bundle, params, nodes, given.only, given.out, as_json=given.json, quiet=given.quiet)
+    return DONE
+
+
+def _verify(bundle: Any, given: argparse.Namespace) -> int:
+    from guidegraph_runtime.reference import replay
+
+    found = replay(bundle)
+    if given.json:
+        for one in found:
+            out(json.dumps({"event": "compared", **vars(one), "fits": one.fits}))
+    elif not given.quiet:
+        out(f"{given.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
+        for one in found:
+            out(f"{one.name}: {'ok' if one.fits else 'differs'}, {one.shown}")
+    return DONE if all(one.fits for one in found) else FAILED
+
+
+def _params(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
+    from guidegraph_runtime.inputs import from_text
+
+    inputs, found = bundle.manifest.inputs, {}
+    for name, text in _pairs("--set", "K=V", settings).items():
+        found[name] = from_text(name, inputs[name], text, bundle.where) if name in inputs else text
+    return found
+
+
+def _nodes(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, text in _pairs("--node", "NODE.SETTING=V", settings).items():
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text  # a name, such as scheduler.heun
+    return found
+
+
+def _pairs(option: str, form: str, settings: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip() or ("." in form and "." not in name):
+            raise BundleError(option, "bad-setting", f"'{setting}' is not {form}")
+        found[name.strip()] = value
+    return found
+
+
+def _threads(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1024:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1024, found {text!r}")
+    return int(text)
+
+
+def _version() -> str:
+    from guidegraph_runtime import __version__
+
+    return __version__
+
+
+def _say_warning(message: Warning | str, *_: object, **__: object) -> None:
+    note(f"warning: {message}")
+
+
+def _end(code: int, text: str) -> int:
+    note(" ".join(text.split("\n")))
+    return code

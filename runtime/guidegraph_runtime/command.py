@@ -1,0 +1,154 @@
+"""A run on the command line: its folder, its files as they come, its record, and what shows it while it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.outputs import write_output
+from guidegraph_runtime.record import Record, record_of
+from guidegraph_runtime.say import out as out_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.manifest_types import Operation
+
+RUNS = Path("runs")
+
+
+def run(
+    bundle: Bundle,
+    params: Mapping[str, Any],
+    nodes: Mapping[str, Any],
+    only: list[str] | None,
+    out: Path | None,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
+    record = record_of(bundle, params, nodes, only)
+    bundle.check_outputs(only)
+    folder = _folder(out, bundle.manifest.name)
+    show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
+
+    def write(name: str, value: NDArray[Any]) -> None:
+        kind = bundle.manifest.outputs[name].type
+        try:
+            record.files[name] = write_output(folder, name, kind, value, record.text)
+        except (ValueError, OSError) as error:
+            raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
+        show.output(name, record.files[name])
+
+    def finished(operation: Operation, seconds: float) -> None:
+        record.operations[operation.node] = seconds
+        show.finished(operation, seconds)
+
+    started = time.perf_counter()
+    show.started(bundle.manifest.name, len(bundle.manifest.plan))
+    status = "failed"
+    try:
+        with _recorded(record, folder):
+            bundle.run_with(params, nodes=nodes, only=only, on_output=write, finished=finished, progress=show.progress)
+        status = "done"
+    except KeyboardInterrupt:
+        status = "cancelled"
+        raise
+    finally:
+        show.ended(status, time.perf_counter() - started)
+    if not (as_json or quiet):
+        out_line(_summary(folder, record.files))
+
+
+@contextmanager
+def _recorded(record: Record, folder: Path) -> Iterator[None]:
+    """Keep ``run.json``, however the run ends."""
+    record.write(folder, "running")
+    try:
+        yield
+    except BaseException as error:
+        status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # what went wrong first is what counts
+            record.write(folder, status, str(error) or type(error).__name__)
+        raise
+    record.write(folder, "done")
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    """The folder for the files, made. Raises ``BundleError`` where it cannot be."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            return out
+        stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name.replace(os.sep, '-')}"
+        for i in range(1, 1000):
+            folder = RUNS / (stem if i == 1 else f"{stem}-{i}")
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder
+        raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
+    except OSError as error:
+        raise BundleError("--out", "no-folder", f"the folder for the files cannot be made: {error}") from error
+
+
+def _summary(folder: Path, written: Mapping[str, list[str]]) -> str:
+    names = [files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}" for files in written.values()]
+    if len(names) == 1 and " … " not in names[0]:
+        return f"wrote {folder / names[0]}"
+    return f"wrote {', '.join(names)} in {folder}"
+
+
+class _Nothing:
+    """Shows nothing."""
+
+    def started(self, name: str, total: int) -> None: ...
+    def finished(self, operation: Operation, seconds: float) -> None: ...
+    def progress(self, node: str, done: int, total: int) -> None: ...
+    def output(self, name: str, files: list[str]) -> None: ...
+    def ended(self, status: str, seconds: float) -> None: ...
+
+
+class _Line(_Nothing):
+    """The loop that runs, on one line of a terminal."""
+
+    def progress(self, node: str, done: int, total: int) -> None:
+        sys.stderr.write(f"\r\x1b[K{node} {done}/{total}")
+        sys.stderr.flush()
+
+    def ended(self, status: str, seconds: float) -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+class _Json(_Nothing):
+    """One JSON object a line for each event, as ``guidegraph run --json`` prints them."""
+
+    def started(self, name: str, total: int) -> None:
+        self._say("run_started", workflow=name, total=total)
+
+    def finished(self, operation: Operation, seconds: float) -> None:
+        self._say(
+            "node_finished", path=f"nodes.{operation.node}", node=operation.op, seconds=seconds, origin="computed"
+        )
+
+    def progress(self, node: str, done: int, total: int) -> None:
+        self._say("loop_progress", path=f"nodes.{node}", done=done, total=total, values={})
+
+    def output(self, name: str, files: list[str]) -> None:
+        self._say("output_ready", name=name, files=files)
+
+    def ended(self, status: str, seconds: float) -> None:
+        self._say("run_finished", status=status, seconds=seconds)
+
+    def _say(self, event: str, **fields: Any) -> None:
+        out_line(json.dumps({"event": event, **fields}))

@@ -1,0 +1,128 @@
+"""What was run: ``run.json`` beside the outputs, and the text that every picture carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph_runtime.files import write_text
+from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.manifest_types import FILE_TYPES, Operation
+from guidegraph_runtime.overrides import host_operations, overridden
+
+if TYPE_CHECKING:
+    from guidegraph_runtime.bundle import Bundle
+
+RECORD = "run.json"
+KEYWORD = "guidegraph-bundle"
+"""Of the text chunk in a picture."""
+FORMAT = 1
+
+
+@dataclass
+class Record:
+    """A run as JSON. inputs: values and names of files. nodes: changes of the plan, by ``node.setting``."""
+
+    bundle: Bundle
+    inputs: Mapping[str, Any]
+    nodes: Mapping[str, Any]
+    seeds: Mapping[str, Any]
+    only: list[str] | None
+    files: dict[str, list[str]] = field(default_factory=dict)
+    operations: dict[str, float] = field(default_factory=dict)
+    started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    _clock: float = field(default_factory=time.perf_counter)
+
+    def text(self, output: str, index: int, batch: int) -> dict[str, str]:
+        """The text of a picture: enough to run the same bundle again."""
+        known = {**self._what(), "output": output, "index": index, "batch": batch}
+        return {KEYWORD: json.dumps({"format": FORMAT, **known})}
+
+    def write(self, folder: Path, status: str, error: str | None = None) -> None:
+        """Write ``run.json`` as things stand now."""
+        bundle, settings = self.bundle, self.bundle.settings
+        timings = bundle.timings
+        found = {
+            "format": FORMAT,
+            "status": status,
+            "error": error,
+            **self._what(),
+            "path": os.path.abspath(bundle.where),
+            "providers": [provider.name for provider in settings.providers],
+            "threads": settings.intra_threads,
+            "outputs": {
+                name: {"type": bundle.manifest.outputs[name].type, "files": files} for name, files in self.files.items()
+            },
+            "started": self.started,
+            "seconds": round(time.perf_counter() - self._clock, 6),
+            "timings": {
+                "verify": round(timings.opening, 6),
+                "load": round(timings.sessions, 6),
+                "parts": {
+                    name: {"calls": timings.calls[name], "seconds": round(seconds, 6)}
+                    for name, seconds in timings.parts.items()
+                },
+                "operations": {name: round(seconds, 6) for name, seconds in self.operations.items()},
+            },
+            "versions": _versions(),
+            "made_by": dict(bundle.manifest.versions),
+        }
+        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+
+    def _what(self) -> dict[str, Any]:
+        return {
+            "bundle": {"name": self.bundle.manifest.name, "digest": self.bundle.digest},
+            "inputs": dict(self.inputs),
+            "nodes": dict(self.nodes),
+            "seeds": dict(self.seeds),
+            "only": self.only,
+        }
+
+
+def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any], only: list[str] | None) -> Record:
+    """The record of a run that is to come. Raises ``BundleError`` for inputs and nodes that do not fit."""
+    manifest = bundle.manifest
+    values = given_inputs(manifest, params, bundle.where, lambda name: name.encode())
+    for name, one in manifest.inputs.items():
+        if one.type in FILE_TYPES:
+            values[name] = _files(params[name]) if name in params else one.default
+    plan = overridden(manifest.plan, nodes, bundle.where)
+    seeds = {one.node: _seed(one, values) for one in host_operations(plan)}
+    return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only)
+
+
+def _files(value: Any) -> Any:
+    """Files that were given, as absolute paths; bytes as their hash."""
+    if isinstance(value, (list, tuple)):
+        return [_files(one) for one in value]
+    if isinstance(value, bytes):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    return None if value is None else os.path.abspath(value)
+
+
+def _seed(operation: Operation, values: Mapping[str, Any]) -> Any:
+    if "seed" in operation.inputs:
+        return values.get(operation.inputs["seed"].removeprefix("params."))
+    return operation.settings.get("seed")
+
+
+def _versions() -> dict[str, str]:
+    import numpy as np
+    import onnxruntime
+
+    found = {"numpy": np.__version__, "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
+    for name in ("guidegraph-runtime", "pillow", "safetensors", "tokenizers"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"platform": platform.platform(), "machine": platform.machine()}

@@ -1,0 +1,91 @@
+"""Nodes and a registry for exports that trace nothing large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from guidegraph.graph.build import build
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.node import node, spec_of
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import Sample, Score
+from guidegraph.plugins import builtin
+
+
+class State(NamedTuple):
+    x: Sample
+    average: Tensor
+
+
+@node("plan.halve")
+def halve(x: Sample) -> Sample:
+    """Half of it."""
+    return x / 2
+
+
+@node("plan.scale")
+def scale(x: Sample, *, factor: float = 1.0) -> Sample:
+    """Times a factor."""
+    return x * factor
+
+
+@node("plan.times")
+def times(x: Sample, *, count: int = 1) -> Sample:
+    """Several of them in a row, as many as a Python number says."""
+    return torch.cat([x] * count, dim=1)
+
+
+@node("plan.mix")
+def mix(x: Sample, average: Tensor) -> State:
+    """Toward a running average."""
+    average = 0.5 * average + 0.5 * x
+    return State(x - 0.1 * average, average)
+
+
+@node("plan.secret", host=True)
+def secret(x: Sample) -> Sample:
+    """Something that only Python can do."""
+    return torch.from_numpy(x.numpy() * 2)
+
+
+@node("plan.read", host=True)
+def read(*, word: str) -> Tensor:
+    """A number for a word, which only Python can know."""
+    return torch.tensor([float(len(word))])
+
+
+@node("plan.pull")
+def pull(x: Sample) -> Score:
+    """The gradient of −‖x‖²/2."""
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(-(at**2).sum() / 2, at)
+    return gradient
+
+
+@node("plan.fold")
+def fold(x: Tensor, *, factor: float = 1.0) -> Sample:
+    """The second half of the channels plus a multiple of the first."""
+    first, second = x.unflatten(1, (2, -1)).unbind(1)
+    return factor * first + second
+
+
+NODES = [halve, scale, times, fold, mix, secret, read, pull]
+
+
+def registry() -> Registry:
+    """The built-in nodes and those above."""
+    nodes = {spec_of(each).id: spec_of(each) for each in (*builtin.guidegraph_nodes(), *NODES)}
+    types = {kind.__name__: kind for kind in builtin.guidegraph_types()}
+    return Registry(nodes=nodes, types=types)
+
+
+def graph_of(text: str, folder: Path) -> Graph:
+    """The validated graph of a workflow's text."""
+    file = folder / "workflow.yaml"
+    file.write_text("guidegraph: 1\n" + text)
+    return build(file, registry())
