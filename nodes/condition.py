@@ -128,9 +128,9 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
     if len(vectors) > 1:
         raise ValueError(f"{len(vectors)} conditions have a vector, and a condition holds one: merge one of them")
-    if len({value.shape[2] for value in tokens}) > 1:
+    if any(value.shape[2] != tokens[0].shape[2] for value in tokens):
         raise ValueError(f"tokens of one width can be merged; found {[value.shape[2] for value in tokens]}")
-    if len({value.shape[2:] for value in spatial}) > 1:
+    if any(value.shape[2:] != spatial[0].shape[2:] for value in spatial):
         raise ValueError(f"spatial conditions of one size can be merged; found {[tuple(v.shape[2:]) for v in spatial]}")
     masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
     masked = any(condition.mask is not None for condition in conditions if condition.tokens is not None)
