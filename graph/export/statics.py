@@ -35,7 +35,9 @@ def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held
             if isinstance(value, bool):
                 flags.append((i, path, at))
     expected = _expected(part) if flags else None
-    for i, path, at in flags if expected is not None else ():
+    if expected is None:
+        return found
+    for i, path, at in flags:
         value = found[at]["is"]
         other = [*given[:i], replace(given[i], value=_with(given[i].value, path, not value)), *given[i + 1 :]]
         try:

@@ -77,7 +77,7 @@ def test_the_runtime_refuses_a_field_that_the_graph_was_not_traced_with(clip: fl
     expected: Any = {"fields": {"s.clip": {"is": None, "why": "as told"}, "s.unknown": {"is": True}}}
     plan = [Operation("part", "step", {}, expected, ("out",))]
     memory = Memory({"s.clip": clip})
-    run = PlanRun("bundle", {"step": Part("step.onnx", (), (), {})}, lambda *_: {"out": np.ones(1)}, bytes, memory)
+    run = PlanRun("bundle", {"step": Part("step.onnx", (), (), {})}, lambda *_: {"out": np.ones(1)}, str.encode, memory)
     if not said:
         run.run(plan)
         assert "out" in memory
@@ -124,6 +124,6 @@ def test_sizes_that_must_agree_are_named() -> None:
     good = fitted(part, {"positive": np.zeros((2, 5)), "negative": np.zeros((1, 5))})
     assert good["negative"].shape == (2, 5)
     with pytest.raises(
-        ValueError, match="'tokens' is 5 in 'positive' and 7 in 'negative'.*example in which they differ"
+        ValueError, match=r"'tokens' is 5 in 'positive' and 7 in 'negative'.*example in which they differ"
     ):
         fitted(part, {"positive": np.zeros((2, 5)), "negative": np.zeros((1, 7))})
