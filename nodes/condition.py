@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import DROPS, uniforms
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
 
 Pixels = Annotated[int, Gt(0)]
@@ -53,6 +54,10 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
         return part
     if mode == "bilinear":
         return functional.interpolate(part, size, mode=mode, antialias=True)
+    if mode == "area" and not has_values(part):
+        part = part.reshape(
+            *part.shape[:2], *map(int, part.shape[2:])
+        )  # a graph averages over a fixed number of pixels
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 

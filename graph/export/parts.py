@@ -10,29 +10,34 @@ from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.call import arguments, fail, store
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
-from guidegraph.graph.ir import Call, Op, Source
+from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.plan import RegionPlan, Step, flat_region
 from guidegraph.graph.types import PortType, is_tensor
 
 
 @dataclass(frozen=True)
 class PartInput:
-    """A tensor that a part is given: its name, an example, and what its axes are."""
+    """A tensor that a part is given: its name, an example, what its axes are, and the key of what gives it."""
 
     name: str
     example: Any
     axes: Axes
+    giver: str = ""
 
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order."""
+    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
+
+    in_loop: it is of a loop's body, whose carries are of one batch.
+    """
 
     name: str
     inputs: tuple[PartInput, ...]
     outputs: tuple[str, ...]
     function: Callable[..., tuple[Any, ...]]
     keys: tuple[str, ...]
+    in_loop: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def plan_part(
     spans: list[tuple[Given, int]] = []
     for one in given:
         leaves = _leaves(one)
-        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes) for leaf in leaves]
+        giver = one.source.op if isinstance(one.source, Output) else one.name
+        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
         spans.append((one, len(leaves)))
     outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
@@ -162,18 +168,28 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def symbols(plan: PartPlan) -> list[dict[int, str]]:
-    """The names of the free axes of each input, by position: axes of one letter and one size have one name."""
-    names: dict[tuple[str, int], str] = {}
+    """The names of the free axes of each input, by position: axes of one letter and one size have one name.
+
+    Leading axes that are apart from the batch have one name for each giver; where all are, the first is the batch.
+    """
+    names: dict[tuple[str, int | str], str] = {}
     found = []
     batch = batch_of(plan)
+    first = (
+        None
+        if any("B" in one.axes for one in plan.inputs)
+        else next((i.giver for i in plan.inputs if "A" in i.axes), None)
+    )
     for one in plan.inputs:
         here: dict[int, str] = {}
         for position, axis in enumerate(one.axes):
             if not isinstance(axis, str):
                 continue
-            size = batch if axis == "B" else int(one.example.shape[position])
-            taken = sum(letter == axis for letter, _ in names)
-            here[position] = names.setdefault((axis, size), DYNAMIC[axis] + (f"_{taken + 1}" if taken else ""))
+            letter = "B" if axis == "A" and one.giver == first else axis
+            size = int(one.example.shape[position])
+            key = (letter, one.giver if axis == "A" else batch if axis == "B" else size)
+            taken = sum(known == letter for known, _ in names)
+            here[position] = names.setdefault(key, DYNAMIC[letter] + (f"_{taken + 1}" if taken else ""))
         found.append(here)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.call import Body, invoke
@@ -120,7 +120,7 @@ class Walk:
         def build(values: Sequence[Given]) -> PartPlan:
             return plan_part(name, stage.ops, values, constants, wanted_values)
 
-        part = build(given)
+        part = replace(build(given), in_loop=bool(where))
         self.parts.append(part)
         fields = fields_that_count(part, given, build, self.statics)
         settings = {"fields": fields} if fields else {}

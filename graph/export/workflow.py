@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.context import placement
+from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan, ending
 from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan
+from guidegraph.graph.export.places import raised_at
 from guidegraph.graph.export.roles import assign
-from guidegraph.graph.export.sizes import free_axes
+from guidegraph.graph.export.sizes import apart, free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
@@ -127,19 +129,32 @@ def _timed(part: PartPlan, on_part: Callable[[ExportedPart, float], None] | None
 
 
 def _traced(part: PartPlan) -> ExportedPart:
-    """The graph of a part. An axis without which it cannot be traced stays as the example has it."""
+    """The graph of a part, with the batch of each input apart where that can be, else with one batch for all."""
+    own = part if part.in_loop else apart(part)
+    try:
+        try:
+            return _of_free_sizes(own)
+        except ExportError:
+            if not any("A" in one.axes for one in own.inputs):
+                raise
+            return _of_free_sizes(part)
+    except ExportError as error:
+        raise _named(part, error) from error
+
+
+def _of_free_sizes(part: PartPlan) -> ExportedPart:
+    """The graph of a part. An axis without which it cannot be traced stays as the example has it, but for batches."""
     part, axes = free_axes(part)
     while True:
         try:
             return ExportedPart(part, tuple(axes), _graph(part, axes))
         except FixedSizeError as error:
             names = {axis.name for here in axes for axis in here.values()}
-            fixed = {name for name in names if re.search(rf"\b{name}\b", error.condition)} - {DYNAMIC["B"]}
-            if not fixed:
-                raise _named(part, error) from error
+            found = {name for name in names if re.search(rf"\b{name}\b", error.condition)}
+            fixed = {name for name in found if name != DYNAMIC["B"]}
+            if not fixed or any(name.startswith(DYNAMIC["A"]) for name in fixed):
+                raise
             axes = [{at: axis for at, axis in here.items() if axis.name not in fixed} for here in axes]
-        except ExportError as error:
-            raise _named(part, error) from error
 
 
 def _graph(part: PartPlan, axes: list[dict[int, Axis]]) -> TracedPart:
@@ -148,8 +163,15 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]]) -> TracedPart:
 
 
 def _named(part: PartPlan, error: ExportError) -> ExportError:
-    reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
-    return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
+    """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NodeError):
+        cause = cause.__cause__
+    if cause is None:
+        where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
+    else:
+        where, place = f"{cause.path} ({cause.node_id})", error.place or raised_at(cause.cause.__traceback__)
+    return ExportError(f"{where}: {error.reason}", error.remedy, place=place, operator=error.operator)
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
