@@ -162,9 +162,26 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
     (first, spec), (second, other) = a, b
     return spec == other and all(
-        x.dtype == y.dtype and x.shape[1:] == y.shape[1:] if is_tensor(x) and is_tensor(y) else x is y or x == y
+        x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
         for x, y in zip(first, second, strict=True)
     )
+
+
+def _same_sizes(x: Any, y: Any) -> bool:
+    """Whether two tensors have the same sizes but for the leading axis: free ones that differ in the example do not.
+
+    Sizes of which that is not known, but which are equal in the example, are held to be equal from then on.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return x.ndim == y.ndim and all(
+        statically_known_true(a == b) or (_hint(a) == _hint(b) and bool(a == b))
+        for a, b in zip(x.shape[1:], y.shape[1:], strict=True)
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def symbols(plan: PartPlan) -> list[dict[int, str]]:

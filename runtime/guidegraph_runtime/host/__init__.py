@@ -5,6 +5,15 @@ from guidegraph_runtime.host.operation import OPERATIONS as OPERATIONS
 from guidegraph_runtime.host.operation import Operation as Operation
 
 __all__ = [
-    *("OPERATIONS", "Operation"),
-    *("image", "label", "mask", "noise", "schedule", "scheduler", "semantic", "tensor", "text"),
+    "OPERATIONS",
+    "Operation",
+    "image",
+    "label",
+    "mask",
+    "noise",
+    "schedule",
+    "scheduler",
+    "semantic",
+    "tensor",
+    "text",
 ]
