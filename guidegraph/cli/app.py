@@ -161,10 +161,10 @@ def export(
     set: Settings = None,
     only: Only = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Run engine and bundle side by side, and print how far they are apart.")
+        bool, typer.Option("--check", help="Compare each part with torch too, and print how far they are apart.")
     ] = False,
     no_reference: Annotated[
-        bool, typer.Option("--no-reference", help="Leave out the run that guidegraph-run --verify repeats.")
+        bool, typer.Option("--no-reference", help="Leave out the example's outputs, and the run that compares them.")
     ] = False,
     plugin: Plugins = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
@@ -173,7 +173,8 @@ def export(
 
     What --set gives is the example that is traced, and the bundle's defaults. Parameters that the graphs can take
     stay inputs of the bundle; the others are fixed, and the end of the output says why. Nothing is written where a
-    part of the workflow cannot be exported. Needs pip install "guidegraph[export]".
+    part of the workflow cannot be exported. What was written is run once on the example, and compared with the
+    engine. Needs pip install "guidegraph[export]".
     """
     from guidegraph.cli.export import Arguments, export_command
 
