@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+BATCH = "batch"
+"""The axis of parts along which 1 goes with any size: what is there once serves every sample."""
 MAX_LENGTH = 200
 MAX_PARTS = 8
 

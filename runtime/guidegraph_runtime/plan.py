@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.loops import Loop
-from guidegraph_runtime.manifest_types import Operation, Part
+from guidegraph_runtime.manifest_types import Operation, Part, Tensor
 from guidegraph_runtime.memory import Memory, arguments
+from guidegraph_runtime.names import BATCH
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -112,20 +113,20 @@ def fitted(part: Part, given: Mapping[str, Array]) -> dict[str, Array]:
         array = given[tensor.name].astype(tensor.dtype, copy=False)
         wanted = tuple(sizes.get(dim, 1) if isinstance(dim, str) else dim for dim in tensor.dims)
         if array.shape != wanted:
-            array = _spread(tensor.name, array, wanted)
+            array = _spread(tensor, array, wanted)
         found[tensor.name] = np.asarray(array, order="C")
     return found
 
 
 def _sizes(part: Part, given: Mapping[str, Array]) -> dict[str, int]:
-    """The size of each named axis; 1 is any."""
+    """The size of each named axis. A batch of 1 goes with any."""
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in part.inputs:
         array = given[tensor.name]
         if array.ndim != len(tensor.dims):
             continue
         for name, size in zip(tensor.dims, array.shape, strict=True):
-            if not isinstance(name, str) or size == 1:
+            if not isinstance(name, str) or (name == BATCH and size == 1):
                 continue
             known, owner = sizes.setdefault(name, (int(size), tensor.name))
             if known != size:
@@ -149,10 +150,14 @@ def check_fields(operation: Operation, memory: Memory) -> None:
             )
 
 
-def _spread(name: str, array: Array, wanted: Sequence[int]) -> Array:
+def _spread(tensor: Tensor, array: Array, wanted: Sequence[int]) -> Array:
+    few = array.ndim < len(wanted)
     shape = array.shape + (1,) * (len(wanted) - array.ndim)
-    if len(shape) != len(wanted) or any(size not in (1, want) for size, want in zip(shape, wanted, strict=True)):
-        raise ValueError(f"'{name}' has shape {array.shape} where {tuple(wanted)} is due: sizes must agree")
+    if len(shape) != len(wanted) or not all(
+        size == want or (size == 1 and (few or dim == BATCH))
+        for size, want, dim in zip(shape, wanted, tensor.dims, strict=True)
+    ):
+        raise ValueError(f"'{tensor.name}' has shape {array.shape} where {tuple(wanted)} is due: sizes must agree")
     return np.broadcast_to(array.reshape(shape), tuple(wanted))
 
 

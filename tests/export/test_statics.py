@@ -127,3 +127,14 @@ def test_sizes_that_must_agree_are_named() -> None:
         ValueError, match=r"'tokens' is 5 in 'positive' and 7 in 'negative'.*example in which they differ"
     ):
         fitted(part, {"positive": np.zeros((2, 5)), "negative": np.zeros((1, 7))})
+    with pytest.raises(ValueError, match="'tokens' is 5 in 'positive' and 1 in 'negative'"):
+        fitted(part, {"positive": np.zeros((2, 5)), "negative": np.zeros((1, 1))})
+
+
+def test_only_a_batch_is_repeated() -> None:
+    part = Part(
+        "step.onnx", (Described("x", "float32", ("batch", 3)), Described("s", "float32", (4, "batch", 3))), (), {}
+    )
+    assert fitted(part, {"x": np.zeros((2, 3)), "s": np.zeros(4)})["s"].shape == (4, 2, 3)
+    with pytest.raises(ValueError, match=r"'x' has shape \(2, 1\) where \(2, 3\) is due"):
+        fitted(part, {"x": np.zeros((2, 1)), "s": np.zeros(4)})
