@@ -148,7 +148,9 @@ CASES = {
     "text_and_classifier": Case(
         "text_and_classifier.yaml", {"steps": 3}, {**SAMPLING, "skies": Change({"sky": [0, 2], "batch": 2})}
     ),
-    "inpaint": Case("inpaint.yaml", {"steps": 3, **PICTURES}, SAMPLING),
+    "inpaint": Case(
+        "inpaint.yaml", {"steps": 3, **PICTURES}, {**SAMPLING, "steps, scale and seed": Change({"steps": 5, "seed": 7})}
+    ),
     "guided_diffusion": Case(
         "checkpoints/class_conditional.yaml",
         {"steps": 3, "shape": [3, 16, 16], "label": [6, 1], "batch": 2, "scale": 300.0},
