@@ -64,13 +64,15 @@ def export_workflow(
     device: str = "cpu",
     only: Collection[str] | None = None,
     on_part: Callable[[ExportedPart, float], None] | None = None,
+    one_graph: bool = False,
 ) -> Exported:
     """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
 
-    only: the outputs wanted. on_part: is given each part once it is traced, and the seconds that it took. Raises
-    ``ExportError`` for what can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
+    only: the outputs wanted. on_part: is given each part once it is traced, and the seconds that it took. one_graph:
+    all parts are to be one graph, so that the runtime does only what comes before it. Raises ``ExportError`` for what
+    can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
     """
-    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only)
+    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
     with placement(device, "float32"):
         parts = tuple(_timed(part, on_part) for part in walk.parts)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
@@ -81,7 +83,12 @@ def export_workflow(
 
 
 def planned(
-    graph: Graph, values: Mapping[str, Any], *, device: str = "cpu", only: Collection[str] | None = None
+    graph: Graph,
+    values: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    only: Collection[str] | None = None,
+    one_graph: bool = False,
 ) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
     """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
     import torch
@@ -90,11 +97,11 @@ def planned(
     wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
     fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
-    roles = assign(ops, fits)
+    roles = assign(ops, fits, one_graph=one_graph)
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
     left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {})
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {}, hosted=roles.hosted)
     with placement(device, "float32"), torch.no_grad():
         plan = walk.region(ops, wanted.values(), "")
     outputs = {}
