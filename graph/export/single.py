@@ -21,9 +21,7 @@ from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, 
 from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.manifest import Input, Operation
-
-CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
-"""Settings of the plan's one entry: the node's id, what is no tensor in its outputs, and a trait of its model."""
+from guidegraph_runtime.names import CALL, FIELDS, MASKS
 
 
 def calls_named(graph: Graph, name: str) -> list[Call]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
+"""In a bundle of one call, settings of the plan's one entry: the node's id, what is no tensor in its outputs, and
+whether its model heeds masks."""
 MAX_LENGTH = 200
 MAX_PARTS = 8
 
