@@ -132,7 +132,7 @@ def _drawn(
     for step in steps:
         given["index"] = step
         one = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.where, {}, _no_part, description.file, given).run([one])
+        PlanRun(description.where, _no_part, description.file, given).run([one])
         drawn.append(given["drawn"])
     return np.stack(drawn) if noise.over is not None else np.asarray(drawn[0])
 
