@@ -61,7 +61,7 @@ def write_bundle(
             plan=exported.plan,
             files=dict(_files(folder)),
             versions=versions,
-            requires=Requires(OPSET),
+            requires=Requires(OPSET, exported.providers),
             fixed=exported.fixed,
             reference=reference,
         )

@@ -10,6 +10,7 @@ from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.call import arguments, fail, store
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
+from guidegraph.graph.export.precision import cast_models
 from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.plan import RegionPlan, Step, flat_region
 from guidegraph.graph.types import PortType, is_tensor
@@ -30,6 +31,7 @@ class PartPlan:
     """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
 
     in_loop: it is of a loop's body, whose carries are of one batch.
+    cast: the same function with its models in another dtype.
     """
 
     name: str
@@ -37,6 +39,7 @@ class PartPlan:
     outputs: tuple[str, ...]
     function: Callable[..., tuple[Any, ...]]
     keys: tuple[str, ...]
+    cast: Callable[[Any], Callable[..., tuple[Any, ...]]]
     in_loop: bool = False
 
 
@@ -51,7 +54,12 @@ class Given:
 
 
 def plan_part(
-    name: str, ops: Sequence[Op], given: Sequence[Given], constants: Mapping[Source, Any], results: Sequence[Given]
+    name: str,
+    ops: Sequence[Op],
+    given: Sequence[Given],
+    constants: Mapping[Source, Any],
+    results: Sequence[Given],
+    in_loop: bool = False,
 ) -> PartPlan:
     """The function of some operations. constants: what they read that is the same in every run.
 
@@ -68,19 +76,26 @@ def plan_part(
         spans.append((one, len(leaves)))
     outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
-    def function(*tensors: Any) -> tuple[Any, ...]:
-        values, at = dict(constants), 0
-        for one, count in spans:
-            flat = tensors[at : at + count]
-            values[one.source] = flat[0] if _is_number(one.value) else rebuilt(one.value, flat)
-            at += count
-        found = run_traced(region, values)
-        return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
+    def function_of(known: Mapping[Source, Any]) -> Callable[..., tuple[Any, ...]]:
+        def function(*tensors: Any) -> tuple[Any, ...]:
+            values, at = dict(known), 0
+            for one, count in spans:
+                flat = tensors[at : at + count]
+                values[one.source] = flat[0] if is_number(one.value) else rebuilt(one.value, flat)
+                at += count
+            found = run_traced(region, values)
+            return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
 
-    return PartPlan(name, tuple(inputs), tuple(outputs), function, tuple(op.key for op in ops))
+        return function
+
+    def cast(dtype: Any) -> Callable[..., tuple[Any, ...]]:
+        return function_of(cast_models(constants, dtype))
+
+    keys = tuple(op.key for op in ops)
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(constants), keys, cast, in_loop)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -88,7 +103,7 @@ def _leaves(given: Given) -> list[Leaf]:
     """The tensors of a value; a number is one without axes, float32 or int64."""
     import torch
 
-    if _is_number(given.value):
+    if is_number(given.value):
         dtype = torch.float32 if isinstance(given.value, float) else torch.int64
         return [Leaf("", torch.tensor(given.value, dtype=dtype), ())]
     return leaves_of(given.value, given.kind)

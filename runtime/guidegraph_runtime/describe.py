@@ -40,7 +40,8 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _input(entry: tuple[str, Input]) -> tuple[str, str]:
     name, one = entry
-    kind = f"{one.type} or list" if one.many else one.type
+    kind = one.type if one.dims is None else f"{one.type} {one.dtype} ({', '.join(map(str, one.dims))})"
+    kind = f"{kind} or list" if one.many else kind
     if one.required:
         default = "required"
     elif one.type in FILE_TYPES and one.default is not None:

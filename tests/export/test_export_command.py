@@ -190,8 +190,8 @@ def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, mon
 
     traced = workflow._traced
 
-    def other(part: Any) -> Any:
-        found = traced(part)
+    def other(*arguments: Any) -> Any:
+        found = traced(*arguments)
         model = found.traced.model
         (multiply, *_) = [n for n in model.graph if n.op_type == "Mul"]
         multiply.op_type = "Add"

@@ -2,10 +2,12 @@
 
 from guidegraph_runtime.host import image, label, mask, noise, schedule, scheduler, semantic, tensor, text
 from guidegraph_runtime.host.operation import OPERATIONS as OPERATIONS
+from guidegraph_runtime.host.operation import SHAPES_READ as SHAPES_READ
 from guidegraph_runtime.host.operation import Operation as Operation
 
 __all__ = [
     "OPERATIONS",
+    "SHAPES_READ",
     "Operation",
     "image",
     "label",
