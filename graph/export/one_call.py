@@ -192,15 +192,14 @@ def _part(call: Call, state: Walk, label: str) -> tuple[PartPlan, dict[str, floa
 
 
 def _names(inputs: list[str], outputs: list[str]) -> list[str]:
-    """Short names: the last word of a place, and all of its words where that is taken."""
-    last = Counter(name.rpartition(".")[2] for name in (*inputs, *outputs))
-    found = []
-    for name in inputs:
-        short = name.rpartition(".")[2]
-        found.append(short if last[short] == 1 and short.isidentifier() else name.replace(".", "_"))
-    for name in outputs:
-        short = name.rpartition(".")[2]
-        found.append(short if last[short] == 1 and short.isidentifier() else f"new_{name.replace('.', '_')}")
+    """Short names: the last word of a place, and all of its words where another has the same."""
+    found: list[str] = []
+    for places in (inputs, outputs):
+        words = Counter(place.rpartition(".")[2] for place in places)
+        for place in places:
+            word = place.rpartition(".")[2]
+            name = word if words[word] == 1 and word.isidentifier() else place.replace(".", "_")
+            found.append(f"new_{name}" if name in found else name)
     return found
 
 
