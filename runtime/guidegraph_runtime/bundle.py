@@ -91,8 +91,15 @@ class Bundle:
         if part not in self._sessions:
             started = time.perf_counter()
             self._sessions[part] = make_session(self._verified, part, self.settings)
+            self._release(part)
             self.timings.sessions += time.perf_counter() - started
         return self._sessions[part]
+
+    def _release(self, part: str) -> None:
+        """Let go of the bytes that the session of a part has copied, but for those that another is yet to be made of."""
+        parts = self.manifest.parts
+        due = {name for key, one in parts.items() if key not in self._sessions for name in (one.file, *one.externals)}
+        self._verified.release({parts[part].file, *parts[part].externals} - due)
 
     def run(self, /, **params: Any) -> dict[str, Array]:
         """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``."""
