@@ -155,7 +155,7 @@ class DeviceParts:
 def _inputs(session: Session, given: Mapping[str, Any], weights: Mapping[str, Any]) -> list[Given]:
     part = session.part
     due = due_shapes(part, {tensor.name: shaped(given[tensor.name]) for tensor in part.inputs})
-    inputs = [(tensor, given[tensor.name], due[tensor.name]) for tensor in part.inputs]
+    inputs = [(tensor, given[tensor.name], shape) for tensor, shape in zip(part.inputs, due, strict=True)]
     return inputs + [(session.weight(name), value, shaped(value).shape) for name, value in weights.items()]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.manifest_types import Part, Tensor
+from guidegraph_runtime.names import BATCH
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -29,33 +30,32 @@ def fitted(part: Part, given: Mapping[str, Any]) -> dict[str, Array]:
     """
     arrays = {name: np.asarray(value) for name, value in given.items()}
     due = due_shapes(part, arrays)
-    return {tensor.name: fit(tensor, arrays[tensor.name], due[tensor.name]) for tensor in part.inputs}
+    return {one.name: fit(one, arrays[one.name], shape) for one, shape in zip(part.inputs, due, strict=True)}
 
 
-def due_shapes(part: Part, given: Mapping[str, Shaped]) -> dict[str, Shape]:
-    """The shape that each input is to have, where these are the values for them."""
+def due_shapes(part: Part, given: Mapping[str, Shaped]) -> list[Shape]:
+    """The shape that each input of a part is to have, in their order, where these are the values for them."""
     sizes = _sizes(part, given)
-    return {
-        tensor.name: tuple([dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in tensor.dims])
-        for tensor in part.inputs
-    }
+    return [
+        tuple([dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in tensor.dims]) for tensor in part.inputs
+    ]
 
 
 def fit(tensor: Tensor, array: Array, due: Shape) -> Array:
     """An array as the input it is for, of the shape that is due, in C order."""
     array = array.astype(tensor.dtype, copy=False)
-    return np.asarray(array if array.shape == due else _spread(tensor.name, array, due), order="C")
+    return np.asarray(array if array.shape == due else _spread(tensor, array, due), order="C")
 
 
 def _sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
-    """The size of each named axis; 1 is any."""
+    """The size of each named axis. A batch of 1 goes with any."""
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in part.inputs:
         shape = given[tensor.name].shape
         if len(shape) != len(tensor.dims):
             continue
         for name, size in zip(tensor.dims, shape, strict=True):
-            if not isinstance(name, str) or size == 1:
+            if not isinstance(name, str) or (name == BATCH and size == 1):
                 continue
             known, owner = sizes.setdefault(name, (int(size), tensor.name))
             if known != size:
@@ -67,8 +67,12 @@ def _sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
     return {name: size for name, (size, _) in sizes.items()}
 
 
-def _spread(name: str, array: Array, due: Sequence[int]) -> Array:
+def _spread(tensor: Tensor, array: Array, due: Sequence[int]) -> Array:
+    few = array.ndim < len(due)
     shape = array.shape + (1,) * (len(due) - array.ndim)
-    if len(shape) != len(due) or any(size not in (1, want) for size, want in zip(shape, due, strict=True)):
-        raise ValueError(f"'{name}' has shape {array.shape} where {tuple(due)} is due: sizes must agree")
+    if len(shape) != len(due) or not all(
+        size == want or (size == 1 and (few or dim == BATCH))
+        for size, want, dim in zip(shape, due, tensor.dims, strict=True)
+    ):
+        raise ValueError(f"'{tensor.name}' has shape {array.shape} where {tuple(due)} is due: sizes must agree")
     return np.broadcast_to(array.reshape(shape), tuple(due))
