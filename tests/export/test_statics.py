@@ -77,7 +77,7 @@ def test_the_runtime_refuses_a_field_that_the_graph_was_not_traced_with(clip: fl
     expected: Any = {"fields": {"s.clip": {"is": None, "why": "as told"}, "s.unknown": {"is": True}}}
     plan = [Operation("part", "step", {}, expected, ("out",))]
     memory = Memory({"s.clip": clip})
-    run = PlanRun("bundle", {"step": Part("step.onnx", (), (), {})}, lambda *_: {"out": np.ones(1)}, str.encode, memory)
+    run = PlanRun("bundle", lambda *_: {"out": np.ones(1)}, str.encode, memory)
     if not said:
         run.run(plan)
         assert "out" in memory
