@@ -51,9 +51,9 @@ def stand_in(value: Any) -> Any:
     return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, DeviceValue) else value
 
 
-def shape_of(value: Any) -> Shape:
-    """The shape of an array, of a number, or of a value on a device."""
-    return value.shape if isinstance(value, DeviceValue) else np.shape(value)
+def shaped(value: Any) -> DeviceValue | Array:
+    """What has a value's shape: a value on a device as it is, any other as an array."""
+    return value if isinstance(value, DeviceValue) else np.asarray(value)
 
 
 def placed(tensor: Tensor, value: Any, due: Shape) -> DeviceTensor | Array:

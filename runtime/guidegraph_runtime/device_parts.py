@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from guidegraph_runtime.binding import DeviceTensor
-from guidegraph_runtime.device import DeviceValue, placed, shape_of
+from guidegraph_runtime.device import DeviceValue, placed, shaped
 from guidegraph_runtime.fitting import Shape, due_shapes
 from guidegraph_runtime.manifest_types import Tensor
 from guidegraph_runtime.sessions import Session
@@ -154,9 +154,9 @@ class DeviceParts:
 
 def _inputs(session: Session, given: Mapping[str, Any], weights: Mapping[str, Any]) -> list[Given]:
     part = session.part
-    due = due_shapes(part, {tensor.name: shape_of(given[tensor.name]) for tensor in part.inputs})
-    inputs = [(tensor, given[tensor.name], due[tensor.name]) for tensor in part.inputs]
-    return inputs + [(session.weight(name), value, shape_of(value)) for name, value in weights.items()]
+    due = due_shapes(part, {tensor.name: shaped(given[tensor.name]) for tensor in part.inputs})
+    inputs = [(tensor, given[tensor.name], shape) for tensor, shape in zip(part.inputs, due, strict=True)]
+    return inputs + [(session.weight(name), value, shaped(value).shape) for name, value in weights.items()]
 
 
 def _sizes(session: Session, inputs: Sequence[Given], found: Mapping[str, DeviceValue]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +15,43 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 
+class Shaped(Protocol):
+    """What has a shape: an array, or a value on a device."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+
 def fitted(part: Part, given: Mapping[str, Any]) -> dict[str, Array]:
     """Arrays in the dtypes and with the axes that a part takes.
 
     What has a leading axis of 1 serves the whole batch. What has fewer axes than the part takes, such as a sampler's
     memory before its first step, is the same along the axes that follow.
     """
-    arrays = {tensor.name: np.asarray(given[tensor.name]) for tensor in part.inputs}
-    due = due_shapes(part, {name: array.shape for name, array in arrays.items()})
-    return {tensor.name: fit(tensor, arrays[tensor.name], due[tensor.name]) for tensor in part.inputs}
+    arrays = {name: np.asarray(value) for name, value in given.items()}
+    due = due_shapes(part, arrays)
+    return {one.name: fit(one, arrays[one.name], shape) for one, shape in zip(part.inputs, due, strict=True)}
 
 
-def due_shapes(part: Part, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """The shape that each input is to have, where these are those of the values for them."""
-    sizes = _sizes(part, shapes)
-    return {
-        tensor.name: tuple([sizes.get(dim, 1) if isinstance(dim, str) else dim for dim in tensor.dims])
-        for tensor in part.inputs
-    }
+def due_shapes(part: Part, given: Mapping[str, Shaped]) -> list[Shape]:
+    """The shape that each input of a part is to have, in their order, where these are the values for them."""
+    sizes = _sizes(part, given)
+    return [
+        tuple([dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in tensor.dims]) for tensor in part.inputs
+    ]
 
 
 def fit(tensor: Tensor, array: Array, due: Shape) -> Array:
     """An array as the input it is for, of the shape that is due, in C order."""
     array = array.astype(tensor.dtype, copy=False)
-    if array.shape != due:
-        array = _spread(tensor, array, due)
-    return np.asarray(array, order="C")
+    return np.asarray(array if array.shape == due else _spread(tensor, array, due), order="C")
 
 
-def _sizes(part: Part, shapes: Mapping[str, Shape]) -> dict[str, int]:
+def _sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
     """The size of each named axis. A batch of 1 goes with any."""
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in part.inputs:
-        shape = shapes[tensor.name]
+        shape = given[tensor.name].shape
         if len(shape) != len(tensor.dims):
             continue
         for name, size in zip(tensor.dims, shape, strict=True):

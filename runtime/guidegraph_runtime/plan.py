@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 class Runs(Protocol):
     """What runs a part: values by name, in any dtype and shape that fits, to its outputs by name."""
 
-    def __call__(self, part: str, given: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]: ...
+    def __call__(self, part: str, given: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
 
 
 @dataclass

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.inputs import given_inputs
-from guidegraph_runtime.manifest import DTYPES, Manifest, Operation, Tensor, read_manifest
+from guidegraph_runtime.manifest import Manifest, Operation, Tensor, read_manifest
+from guidegraph_runtime.manifest_types import DTYPES
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.names import wrong_label
 from guidegraph_runtime.overrides import overridden

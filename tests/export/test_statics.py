@@ -18,10 +18,11 @@ from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.ir import Param
 from guidegraph.graph.types import register_structured, structured
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.fitting import fitted
 from guidegraph_runtime.manifest_types import Operation, Part
 from guidegraph_runtime.manifest_types import Tensor as Described
 from guidegraph_runtime.memory import Memory
-from guidegraph_runtime.plan import PlanRun, fitted
+from guidegraph_runtime.plan import PlanRun
 
 
 @structured

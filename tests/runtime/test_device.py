@@ -127,7 +127,7 @@ def test_an_observer_is_told_arrays(tmp_path: Path, open_on_device: Callable[...
     path = write_loop_bundle(tmp_path / "bundle")
     told: list[list[tuple[str, Found, Found]]] = [[], []]
     for bundle, calls in zip((on_cpu(path), open_on_device(path)), told, strict=True):
-        bundle.run_with({}, observer=lambda *call, calls=calls: calls.append(call))  # type: ignore[misc]
+        bundle.run_with({}, observer=lambda *call, calls=calls: calls.append(call))
     for (part, inputs, outputs), (expected_part, expected_inputs, expected_outputs) in zip(*told[::-1], strict=True):
         assert part == expected_part
         same(inputs, expected_inputs)
