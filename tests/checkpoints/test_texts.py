@@ -124,6 +124,12 @@ def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["(" * 8000 + "a" + ")" * 8000, f"(a:{'9' * 400})"])
+def test_weights_are_finite(text: str) -> None:
+    with pytest.raises(ValueError, match="make an infinite weight"):
+        parse(text)
+
+
 def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
     made = embedder(tokenizer)
     plain = made(["a b c", "a b c"]).tokens
