@@ -39,7 +39,7 @@ class PartPlan:
     outputs: tuple[str, ...]
     function: Callable[..., tuple[Any, ...]]
     keys: tuple[str, ...]
-    cast: Callable[[Any], Callable[..., tuple[Any, ...]]]
+    cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
     in_loop: bool = False
 
 
