@@ -196,7 +196,10 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> Trace
 
     examples, names = [one.example for one in part.inputs], [one.name for one in part.inputs]
     dtype = getattr(torch, PRECISIONS[precision])
-    function = part.function if dtype == torch.float32 or part.cast is None else part.cast(dtype)
+    function = part.function
+    if dtype != torch.float32:
+        assert part.cast is not None
+        function = part.cast(dtype)
     traced = trace_part(function, examples, names, axes, list(part.outputs))
     return quantised(traced) if precision == "int8" else traced
 
