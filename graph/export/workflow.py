@@ -19,7 +19,8 @@ from guidegraph.graph.export.roles import assign
 from guidegraph.graph.export.sizes import free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
-from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
+from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Param, Parameter, Source
+from guidegraph.graph.ir import walk as every_op
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
@@ -72,7 +73,7 @@ def export_workflow(
     """
     walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
     with placement(device, "float32"):
-        parts = tuple(_timed(part, on_part) for part in walk.parts)
+        parts = _all_traced(walk, host_calls(graph.ops) - walk.hosted, on_part)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
     left = {name: value for name, value in values.items() if name in read and name not in fixed}
@@ -123,6 +124,29 @@ def planned(
 
 def _all(plan: tuple[Operation, ...]) -> list[Operation]:
     return [inner for operation in plan for inner in (operation, *_all(operation.body or ()))]
+
+
+def host_calls(ops: Mapping[str, Op]) -> set[str]:
+    """The keys of the nodes that a bundle leaves to the runtime."""
+    return {op.key for op in every_op(ops) if isinstance(op, Call) and op.spec.runtime}
+
+
+def _all_traced(
+    walk: Walk, midway: set[str], on_part: Callable[[ExportedPart, float], None] | None
+) -> tuple[ExportedPart, ...]:
+    """The graphs of all parts. midway: nodes that are traced only since all is to be one graph; those come first."""
+    found = {}
+    for part in sorted(walk.parts, key=lambda part: midway.isdisjoint(part.keys)):
+        try:
+            found[part.name] = _timed(part, on_part)
+        except ExportError as error:
+            if midway.isdisjoint(part.keys):
+                raise
+            names = ", ".join(f"nodes.{key}" for key in part.keys if key in midway)
+            reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
+            remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
+            raise ExportError(reason, remedy, place=error.place, operator=error.operator) from error
+    return tuple(found[part.name] for part in walk.parts)
 
 
 def _timed(part: PartPlan, on_part: Callable[[ExportedPart, float], None] | None) -> ExportedPart:

@@ -151,6 +151,7 @@ def plan(
         "export draw.yaml -o bundle",
         "export draw.yaml -o bundle --set steps=20 --check",
         "export draw.yaml -o bundle --only image --no-reference",
+        "export draw.yaml -o draw.onnx --single-file --check",
     )
 )
 def export(
@@ -158,6 +159,10 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle there is replaced.")
     ],
+    single_file: Annotated[
+        bool,
+        typer.Option("--single-file", help="Write the whole workflow as one ONNX graph, BUNDLE being its FILE.onnx."),
+    ] = False,
     set: Settings = None,
     only: Only = None,
     check: Annotated[
@@ -173,11 +178,19 @@ def export(
 
     What --set gives is the example that is traced, and the bundle's defaults. Parameters that the graphs can take
     stay inputs of the bundle; the others are fixed, and the end of the output says why. Nothing is written where a
-    part of the workflow cannot be exported. Needs pip install "guidegraph[export]".
+    part of the workflow cannot be exported. With --single-file it is one ONNX graph, loops inside, that any onnxruntime
+    runs, also in Node and in a browser; beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin
+    with an example of each. Needs pip install "guidegraph[export]".
     """
     from guidegraph.cli.export import Arguments, export_command
 
-    export_command(Arguments(workflow, output, set or [], only, check, not no_reference, _modules(plugin)))
+    given = Arguments(workflow, output, set or [], only, check, not no_reference, _modules(plugin))
+    if single_file:
+        from guidegraph.cli.export_single import single_command
+
+        single_command(given)
+    else:
+        export_command(given)
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
