@@ -16,6 +16,7 @@ from guidegraph.graph.export.single_file import write_single
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.run import RunOptions, run
+from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.outputs import pixels
 from guidegraph_runtime.single import inputs_of, inputs_with, read_description
 from tests.cli.command import ROOT
@@ -61,8 +62,8 @@ def one_call(file: Path, inputs: dict[str, Any]) -> list[Any]:
     [
         {},
         {"steps": 7, "scale": 5.5, "strength": 0.5, "seed": 8},
-        {"batch": 3, "prompt": ["a cat", "a dog on grass", "a tree"], "label": [0, 3, 2]},
-        {"batch": 1, "steps": 1},
+        {"batch": 3, "prompt": ["a tiger", "a tree on grass", "an elephant"], "label": [0, 3, 2]},
+        {"batch": 1, "steps": 2},
     ],
 )
 def test_prompt_cfg_classifier_and_noise_in_one_call(small: Small, change: dict[str, Any]) -> None:
@@ -72,6 +73,11 @@ def test_prompt_cfg_classifier_and_noise_in_one_call(small: Small, change: dict[
     assert np.abs(picture - wanted).max() <= TWO
     drawn = np.stack([pixels(one) for one in wanted]).astype(int)
     assert np.abs(shown - drawn).max() <= 1
+
+
+def test_settings_that_the_graph_was_not_traced_with_are_named(small: Small) -> None:
+    with pytest.raises(BundleError, match=r"'scheduler.scheduler.reads_score' is False .* export the workflow with"):
+        inputs_of(small.file.with_suffix(".json"), steps=1)  # DDPM adds no noise in its last step
 
 
 def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> None:
