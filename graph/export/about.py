@@ -40,7 +40,7 @@ def about_input(name: str, noise: Noise | None, recipe: Manifest, exported: Expo
     said = f"{_meaning(name, made)}; node '{made.node}' ({made.op})"
     if noise is not None and noise.over is not None:
         said += ", another for each entry of " + noise.over
-    files = [value["file"] for value in made.settings.values() if isinstance(value, dict) and [*value] == ["file"]]
+    files = [str(value["file"]) for value in made.settings.values() if isinstance(value, dict) and [*value] == ["file"]]
     return said + (f", with the file {', '.join(files)}" if files else "")
 
 

@@ -78,7 +78,8 @@ class Region:
         if own < len(sizes):
             value = self.add("Unsqueeze", value, self.integers(*range(own, len(sizes))))
         parts = [self.integers(one) if isinstance(one, int) else one for one in sizes]
-        return self.add("Expand", value, self.add("Concat", *parts, axis=0) if len(parts) > 1 else parts[0])
+        # Of one size too: onnxruntime warns of an Expand whose sizes come from elsewhere straight away.
+        return self.add("Expand", value, self.add("Concat", *parts, axis=0))
 
     def scan(self, name: str, whole: onnx_ir.Value) -> onnx_ir.Value:
         """One more value that the loop walks over, along its first axis: the entry in the body."""

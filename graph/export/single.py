@@ -257,7 +257,9 @@ class _Composer:
         )
         region.nodes.append(node)
         for i, (value, inner) in enumerate(zip(node.outputs, [*following, *kept], strict=True)):
-            value.name, value.dtype = f"{body.where}/out_{i}", inner.dtype
+            value.name = f"{body.where}/out_{i}"
+            if inner.dtype is not None:
+                value.dtype = inner.dtype
             shape = list(inner.shape or ())
             value.shape = onnx_ir.Shape(shape if i < len(following) else [None, *shape])
         order = {name: i for i, name in enumerate(states)}
@@ -282,10 +284,12 @@ class _Composer:
             if draw.loop is not None and draw.loop.index == loop.index:
                 body.scan(draw.name, self._input(draw.name))
 
-    def _result(self, name: str, source: str, dtype: Any, shape: Any, body: Region) -> onnx_ir.Value:
+    def _result(
+        self, name: str, source: str, dtype: onnx_ir.DataType | None, shape: onnx_ir.Shape | None, body: Region
+    ) -> onnx_ir.Value:
         """An output of a loop's body: a value of its own, in the dtype and shape of the state."""
         value = self.read(source, body)[1]
-        found = body.add("Identity", body.cast(value, dtype or value.dtype))
+        found = body.add("Identity", value if dtype is None else body.cast(value, dtype))
         found.name = f"{body.where}/next.{name}"
         found.shape = shape if shape is not None else value.shape
         return found

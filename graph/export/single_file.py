@@ -90,7 +90,8 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
     noise = {name: Noise(draw.operation.node, None, None) for name, draw in before.draws.items()}
     fields: dict[str, Any] = {}
     for one in flat(exported.plan):
-        fields |= one.settings.get("fields", {}) if one.op == "part" else {}
+        found: Any = one.settings.get("fields", {}) if one.op == "part" else {}
+        fields |= found
     early = Description(str(out), {}, noise, fields, recipe, files)
     given = host_values(early, {}, {})
     single = single_graph(exported, before, given, [name for name, kind in kinds.items() if kind == "image"])

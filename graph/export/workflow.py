@@ -19,7 +19,7 @@ from guidegraph.graph.export.parts import PartPlan
 from guidegraph.graph.export.places import raised_at
 from guidegraph.graph.export.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.quantise import quantised
-from guidegraph.graph.export.roles import assign
+from guidegraph.graph.export.roles import assign, host_calls
 from guidegraph.graph.export.sizes import apart, free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
@@ -88,7 +88,8 @@ def export_workflow(
     done by the runtime, and ``NodeError`` where the example fails.
     """
     walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
-    parts = traced_parts(walk.parts, device, precision or {}, on_part)
+    midway = host_calls(graph.ops) - walk.hosted if one_graph else set()
+    parts = traced_parts(walk.parts, device, precision or {}, on_part, midway)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
     left = {name: value for name, value in values.items() if name in read and name not in fixed}
@@ -142,24 +143,44 @@ def _all(plan: tuple[Operation, ...]) -> list[Operation]:
 
 
 def traced_parts(
-    plans: Sequence[PartPlan], device: str, precision: Mapping[str, str], on_part: OnPart | None
+    plans: Sequence[PartPlan],
+    device: str,
+    precision: Mapping[str, str],
+    on_part: OnPart | None,
+    midway: Collection[str] = (),
 ) -> tuple[ExportedPart, ...]:
-    """The graphs of parts. Raises ``ExportError`` for a precision of a part that there is not."""
+    """The graphs of parts. midway: nodes that are traced only since all is to be one graph; those come first.
+
+    Raises ``ExportError`` for a precision of a part that there is not.
+    """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
         raise ExportError(f"there is no part '{unknown[0]}'", choices(unknown[0], names, "parts"))
     if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
         asked = precision[EVERY_STEP]
-        raise ExportError(f"{asked} is for parts in loops, and there is none", f"name a part: PART={asked}")
-    found = []
-    for plan in plans:
+        raise ExportError(f"{asked} is for parts in loops, and none is", f"say which: {names[0]}={asked}")
+    found = {}
+    for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
         started = time.perf_counter()
         default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
-        with placement(device, "float32"):
-            found.append(_traced(plan, precision.get(plan.name, default)))
+        try:
+            with placement(device, "float32"):
+                found[plan.name] = _traced(plan, precision.get(plan.name, default))
+        except ExportError as error:
+            raise _between(plan, midway, error) from error
         if on_part is not None:
-            on_part(found[-1], time.perf_counter() - started)
-    return tuple(found)
+            on_part(found[plan.name], time.perf_counter() - started)
+    return tuple(found[plan.name] for plan in plans)
+
+
+def _between(plan: PartPlan, midway: Collection[str], error: ExportError) -> ExportError:
+    """The error of a part, which says where a bundle would have the host's work in it."""
+    if not set(plan.keys) & set(midway):
+        return error
+    names = ", ".join(f"nodes.{key}" for key in plan.keys if key in midway)
+    reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
+    remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
+    return ExportError(reason, remedy, place=error.place, operator=error.operator)
 
 
 def _traced(part: PartPlan, precision: str) -> ExportedPart:

@@ -64,7 +64,7 @@ def export_command(given: Arguments) -> None:
     alone = chosen_call(graph, given.only, problems)
     precision = _precision(given, problems)
     values = bound(opened, given.settings, problems)
-    with _reported(graph):
+    with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
         from guidegraph.graph.export.one_call import export_call
         from guidegraph.graph.export.workflow import export_workflow
@@ -74,10 +74,10 @@ def export_command(given: Arguments) -> None:
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
         if alone:
-            exported = export_call(graph, values, alone, precision=precision, on_part=_say_part)
+            exported = export_call(graph, values, alone, precision=precision, on_part=say_part)
         else:
-            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=_say_part)
-        engine = _engine(exported) if given.check or given.reference else {}
+            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=say_part)
+        engine = engine_outputs(exported) if given.check or given.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if given.reference else (None, {})
         manifest = write_bundle(
@@ -141,7 +141,7 @@ def check_extra() -> None:
 
 
 @contextmanager
-def _reported(graph: Graph) -> Iterator[None]:
+def reported(graph: Graph) -> Iterator[None]:
     """What cannot be exported is wrong with the workflow: one line, with the place of its node or in a node's code."""
     from guidegraph.graph.export.errors import ExportError
 
@@ -178,7 +178,7 @@ def _mark(place: str, graph: Graph) -> Mark:
     return Mark(file, int(line), 1) if file and line.isdigit() else Mark(str(graph.file), 1, 1)
 
 
-def _say_part(part: ExportedPart, seconds: float) -> None:
+def say_part(part: ExportedPart, seconds: float) -> None:
     free = {axis.name: axis.multiple_of for here in part.axes for axis in here.values()}
     axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free.items())
     gradient = ", a gradient inside" if part.traced.gradient else ""
@@ -188,7 +188,7 @@ def _say_part(part: ExportedPart, seconds: float) -> None:
     typer.echo(f"{what}; {seconds:.1f} s")
 
 
-def _engine(exported: Exported) -> dict[str, Any]:
+def engine_outputs(exported: Exported) -> dict[str, Any]:
     """The outputs of the example, as the engine computes them."""
     from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
@@ -276,10 +276,10 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
     rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
     typer.echo("")
-    for line in _table([("part", "output", "max |error|", "of max |value|"), *rows]):
+    for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
         typer.echo(line)
     typer.echo("")
-    for line in _table([("output", "engine against bundle", ""), *map(_row, found)]):
+    for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
         typer.echo(line)
     good = all(one.fits for one in found)
     seconds = time.perf_counter() - started
@@ -302,11 +302,11 @@ def _replayed(path: Path) -> bool:
     return all(one.fits for one in found)
 
 
-def _row(one: Difference) -> tuple[str, str, str]:
+def difference_row(one: Difference) -> tuple[str, str, str]:
     return one.name, one.shown, "" if one.fits else "too far"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip()

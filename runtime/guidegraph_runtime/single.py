@@ -39,8 +39,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise for the inside of a graph. node: the operation that draws it. over: the name of what the loop runs over,
-    where each iteration has noise of its own. shape: that of the sample that it is like, by the sizes of the inputs."""
+    """Noise for the inside of a graph.
+
+    node: the operation that draws it. over: the name of what the loop runs over, where each iteration has noise of its
+    own. shape: that of the sample that it is like, by the sizes of the inputs.
+    """
 
     node: str
     over: str | None
@@ -74,8 +77,11 @@ def inputs_of(path: str | os.PathLike[str], /, **params: Any) -> dict[str, Array
 def inputs_with(
     description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any] | None = None
 ) -> dict[str, Array]:
-    """The same of a description that was read. nodes: other settings of the host's operations, by ``node.setting``, and
-    by ``node.use`` another operation, such as another sampler."""
+    """The same of a description that was read.
+
+    nodes: other settings of the host's operations, by ``node.setting``, and by ``node.use`` another operation in the
+    place of one, such as another sampler.
+    """
     where = description.where
     try:
         return _made(description, host_values(description, params, nodes or {}), nodes or {})
