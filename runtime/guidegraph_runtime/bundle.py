@@ -96,7 +96,7 @@ class Bundle:
         return self._sessions[part]
 
     def _release(self, part: str) -> None:
-        """Let go of the bytes that the session of a part has copied, but for those that another is yet to be made of."""
+        """Let go of the bytes that the session of a part has copied, but for those that another is to be made of."""
         parts = self.manifest.parts
         due = {name for key, one in parts.items() if key not in self._sessions for name in (one.file, *one.externals)}
         self._verified.release({parts[part].file, *parts[part].externals} - due)
