@@ -48,7 +48,9 @@ def part_of(given: Any) -> PartPlan:
             raise NodeError("nodes.a", "a.b", Mark("file", 1, 1), cause) from cause
         return (settings.gain * (2 if settings.doubled else 1),)
 
-    return PartPlan("step", (PartInput("s.gain", torch.zeros(3), (3,)),), ("out",), function, ("a",))
+    return PartPlan(
+        "step", (PartInput("s.gain", torch.zeros(3), (3,)),), ("out",), function, ("a",), lambda _: function
+    )
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def test_the_runtime_refuses_a_field_that_the_graph_was_not_traced_with(clip: fl
 
 def plan(function: Any, **givers: str) -> PartPlan:
     inputs = [PartInput(name, torch.zeros(1, 3), ("B", 3), giver) for name, giver in givers.items()]
-    return PartPlan("decode", tuple(inputs), ("out",), function, ("a",))
+    return PartPlan("decode", tuple(inputs), ("out",), function, ("a",), lambda _: function)
 
 
 def names(part: PartPlan) -> list[str]:

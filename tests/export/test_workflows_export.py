@@ -149,7 +149,13 @@ CASES = {
         "text_and_classifier.yaml", {"steps": 3}, {**SAMPLING, "skies": Change({"sky": [0, 2], "batch": 2})}
     ),
     "inpaint": Case(
-        "inpaint.yaml", {"steps": 3, **PICTURES}, {**SAMPLING, "steps, scale and seed": Change({"steps": 5, "seed": 7})}
+        "inpaint.yaml",
+        {"steps": 3, **PICTURES},
+        {
+            "example": Change(),
+            "steps and seed": Change({"steps": 5, "seed": 7}),
+            "sampler": Change(nodes=HEUN, text=HEUN_TEXT),
+        },
     ),
     "guided_diffusion": Case(
         "checkpoints/class_conditional.yaml",
