@@ -125,3 +125,13 @@ def test_a_tensor_of_another_rank_is_named(tmp_path: Path, name: str) -> None:
             load_compvis(tensors | {name: wrong}, path, LoadOptions())
     with pytest.raises(ValueError, match="do not fall from 1: set noise_schedule"):
         load_compvis(tensors | {"alphas_cumprod": torch.ones(1000)}, path, LoadOptions())
+
+
+def test_the_projection_of_another_rank_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    path = pipelines.single_file(pipelines.pipeline("sdxl", tmp_path), "sdxl", tmp_path / "model.ckpt")
+    tensors = torch.load(path, weights_only=True)["state_dict"]
+    name = "conditioner.embedders.1.model.text_projection"
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} has the shape \(\), and 2 axes"):
+        load_compvis(tensors | {name: torch.tensor(1.0)}, path, LoadOptions())
