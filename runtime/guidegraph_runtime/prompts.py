@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -12,6 +11,9 @@ Fragment: TypeAlias = tuple[str, float]
 
 UP = 1.1
 """What one pair of round brackets multiplies a weight by; a square one divides."""
+
+LARGEST = 1e6
+"""Above it, embeddings times the weight leave the range of small floating dtypes."""
 
 TOKEN = re.compile(
     r"""\\([\\()\[\]:])                             # an escaped sign
@@ -43,8 +45,8 @@ def parse(text: str) -> list[Fragment]:
             fragments.append((escaped or found[0], 1.0))
     if open_at:
         raise ValueError(_unpaired(text, open_at[-1][1], open_at[-1][0]))
-    if any(not math.isfinite(weight) for _, weight in fragments):
-        raise ValueError("the brackets of the prompt make an infinite weight: use fewer, or smaller numbers")
+    if any(not abs(weight) <= LARGEST for _, weight in fragments):
+        raise ValueError(f"the brackets of the prompt make a weight beyond {LARGEST:g}: use fewer, or smaller numbers")
     return _merged(fragments) or [("", 1.0)]
 
 

@@ -124,9 +124,9 @@ def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["(" * 8000 + "a" + ")" * 8000, f"(a:{'9' * 400})"])
-def test_weights_are_finite(text: str) -> None:
-    with pytest.raises(ValueError, match="make an infinite weight"):
+@pytest.mark.parametrize("text", ["(" * 200 + "a" + ")" * 200, f"(a:{'9' * 400})"])
+def test_weights_are_bounded(text: str) -> None:
+    with pytest.raises(ValueError, match="make a weight beyond 1e"):
         parse(text)
 
 
