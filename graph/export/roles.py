@@ -34,7 +34,7 @@ def assign(ops: Mapping[str, Op], params: Mapping[str, bool], *, one_graph: bool
     ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
-    hosted = every = {op.key for op in walk(ops) if isinstance(op, Call) and is_host(op)}
+    hosted = every = host_calls(ops)
     while True:
         reads = _parameters_read(ops, fixed)
         found = dict(_must_be_fixed(ops, reads, fixed, hosted))
@@ -123,6 +123,32 @@ def _reads_files(call: Call) -> bool:
 def is_host(call: Call) -> bool:
     """Whether the runtime does a call by itself, or its first half."""
     return call.spec.runtime or call.spec.split is not None
+
+
+def host_calls(ops: Mapping[str, Op]) -> set[str]:
+    """The keys of the calls that are the host's.
+
+    One that the runtime has and that can be traced as well is traced where it reads a tensor of a graph, so that it
+    does not part the graph in two, unless it reads a parameter that a graph cannot take.
+    """
+    host: set[str] = set()
+    traced: set[str] = set()
+    for op in walk(ops):
+        if isinstance(op, Call) and is_host(op) and not (_may_be_traced(op) and _reads_graph(op, traced)):
+            host.add(op.key)
+        else:
+            traced.add(op.key)
+    return host
+
+
+def _may_be_traced(call: Call) -> bool:
+    numbers = all(float in port.type.alternatives for _, port in call.parameters())
+    return numbers and call.spec.split is None and not call.spec.host and call.spec.pure
+
+
+def _reads_graph(call: Call, traced: set[str]) -> bool:
+    given = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in given)
 
 
 NOISE = "noise.gaussian"

@@ -119,7 +119,7 @@ class Walk:
         wanted_values = [self._given(s) for s in results]
 
         def build(values: Sequence[Given]) -> PartPlan:
-            return plan_part(name, stage.ops, values, constants, wanted_values)
+            return plan_part(name, stage.ops, values, constants, wanted_values, in_loop=bool(where))
 
         part = build(given)
         self.parts.append(part)
@@ -144,7 +144,7 @@ class Walk:
 
     def _loop(self, loop: Loop) -> Operation:
         self.items[loop.key] = loop.item
-        rows = _entries(self.value(loop.over))
+        rows = entries(self.value(loop.over))
         if not len(rows):
             raise ExportError(
                 f"nodes.{loop.key} runs over nothing, so there is no example to trace", "give it an entry or more",
@@ -160,11 +160,11 @@ class Walk:
                 for end in (carries[name], Output(loop.key, name)):
                     self.statics[f"{self.name(end)}.{path}"] = at
         # The second iteration is the example: by then what is carried has its lasting shape.
-        self._enter(loop, rows, 0)
+        self.enter(loop, rows, 0)
         for op in loop.body.values():
             self.evaluate(op)
         self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
-        self._enter(loop, rows, min(1, len(rows) - 1))
+        self.enter(loop, rows, min(1, len(rows) - 1))
         body = self.region(loop.body, loop_roots(loop), loop.key)
         start: dict[str, str] = {}
         links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
@@ -191,7 +191,8 @@ class Walk:
         settings |= {"over": self.named(loop.over)[""], **links}
         return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
-    def _enter(self, loop: Loop, rows: Any, i: int) -> None:
+    def enter(self, loop: Loop, rows: Any, i: int) -> None:
+        """Let the entry and the number of an iteration be what the body reads."""
         self.values[Index(loop.key)] = i
         self.values[Item(loop.key)] = rows[i]
         self.kinds[Item(loop.key)] = PortType((_Entry,))
@@ -229,7 +230,8 @@ class _Entry(Tensor):
     axes = ("B",)
 
 
-def _entries(over: Any) -> Any:
+def entries(over: Any) -> Any:
+    """What a loop runs over, one entry after the other."""
     if isinstance(over, int):
         return range(over)
     return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +26,15 @@ RECORD = "run.json"
 KEYWORD = "guidegraph-bundle"
 """Of the text chunk in a picture."""
 FORMAT = 1
+
+_PACKAGES = {
+    "guidegraph-runtime": "guidegraph_runtime",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "pillow": "PIL",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+}
 
 
 @dataclass
@@ -76,7 +85,7 @@ class Record:
             "versions": _versions(),
             "made_by": dict(bundle.manifest.versions),
         }
-        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n", durable=status != "running")
 
     def _what(self) -> dict[str, Any]:
         return {
@@ -91,7 +100,7 @@ class Record:
 def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any], only: list[str] | None) -> Record:
     """The record of a run that is to come. Raises ``BundleError`` for inputs and nodes that do not fit."""
     manifest = bundle.manifest
-    values = given_inputs(manifest, params, bundle.where, lambda name: name.encode())
+    values = given_inputs(manifest, params, bundle.where, bundle.file)
     for name, one in manifest.inputs.items():
         if one.type in FILE_TYPES:
             values[name] = _files(params[name]) if name in params else one.default
@@ -101,11 +110,13 @@ def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any
 
 
 def _files(value: Any) -> Any:
-    """Files that were given, as absolute paths; bytes as their hash."""
+    """Files that were given, as absolute paths; bytes and arrays as their hash."""
     if isinstance(value, (list, tuple)):
         return [_files(one) for one in value]
     if isinstance(value, bytes):
         return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if hasattr(value, "tobytes"):
+        return f"sha256:{hashlib.sha256(value.tobytes()).hexdigest()}"
     return None if value is None else os.path.abspath(value)
 
 
@@ -116,13 +127,7 @@ def _seed(operation: Operation, values: Mapping[str, Any]) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    import numpy as np
-    import onnxruntime
-
-    found = {"numpy": np.__version__, "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
-    for name in ("guidegraph-runtime", "pillow", "safetensors", "tokenizers"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    """Of what the run used. The modules say it themselves: looking at what is installed takes longer than a step."""
+    found = {name: str(sys.modules[module].__version__) for name, module in _PACKAGES.items() if module in sys.modules}
+    found["python"] = platform.python_version()
     return found | {"platform": platform.platform(), "machine": platform.machine()}

@@ -96,7 +96,7 @@ def host_values(description: Description, params: Mapping[str, Any], nodes: Mapp
     memory = Memory(_tables(description) | {f"params.{name}": value for name, value in values.items()})
     drawn = {one.node for one in description.noise.values()}
     plan = overridden(recipe.plan, nodes, where)
-    PlanRun(where, {}, _no_part, description.file, memory).run([one for one in plan if one.node not in drawn])
+    PlanRun(where, _no_part, description.file, memory).run([one for one in plan if one.node not in drawn])
     return memory
 
 
@@ -139,7 +139,7 @@ def _drawn(
     for step in steps:
         given["index"] = step
         one = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.where, {}, _no_part, description.file, given).run([one])
+        PlanRun(description.where, _no_part, description.file, given).run([one])
         drawn.append(given["drawn"])
     return np.stack(drawn) if noise.over is not None else np.asarray(drawn[0])
 
