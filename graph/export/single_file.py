@@ -107,6 +107,17 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
     return Written(single, described, _write(out, single, described, examples, exported))
 
 
+def check_single_place(out: Path) -> None:
+    """Raises ``ExportError`` where FILE.json or FILE.bin beside ``out`` is something else than an earlier export."""
+    told, data = out.with_suffix(".json"), out.with_suffix(DATA)
+    try:
+        ours = told.is_file() and json.loads(told.read_bytes()).get("format") == FORMAT
+    except (ValueError, AttributeError):
+        ours = False
+    if taken := [path for path in (told, data) if path.exists() and not ours]:
+        raise ExportError(f"'{taken[0]}' is there and of no single file", "choose another name, or remove it")
+
+
 def _noise(exported: Exported, before: Before, given: Mapping[str, Any], single: Single) -> dict[str, Noise]:
     shapes = Shapes(exported.plan, {one.plan.name: one.traced for one in exported.parts}, before, given)
     wanted = {one.name for one in single.inputs}

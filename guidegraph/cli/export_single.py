@@ -44,9 +44,15 @@ def single_command(given: Arguments) -> None:
     graph = opened.graph
     values = bound(opened, given.settings, unknown_outputs(graph, given.only))
     with reported(graph):
-        from guidegraph.graph.export.single_file import write_single
+        from guidegraph.graph.export.errors import ExportError
+        from guidegraph.graph.export.single_file import check_single_place, write_single
         from guidegraph.graph.export.workflow import export_workflow
 
+        try:
+            check_single_place(given.bundle)
+        except ExportError as error:
+            message = f"{error.reason}; {error.remedy}"
+            raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
         exported = export_workflow(graph, values, only=given.only, on_part=say_part, one_graph=True)
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))

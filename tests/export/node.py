@@ -21,7 +21,8 @@ def node_folder(config: pytest.Config) -> Path:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
-    assert config.cache is not None
+    if getattr(config, "cache", None) is None:
+        pytest.skip("pytest runs without its cache, where the packages are kept")
     lock = (HERE / "package-lock.json").read_bytes()
     folder = Path(config.cache.mkdir(f"node-{hashlib.sha256(lock).hexdigest()[:12]}"))
     done = folder / "node_modules" / ".package-lock.json"

@@ -190,6 +190,35 @@ def test_a_name_that_is_no_onnx_file_is_refused(cli: Command) -> None:
     assert result.err.startswith("--output: bad-value: ")
 
 
+def test_files_of_something_else_stay_as_they_are(cli: Command) -> None:
+    (cli.folder / "tiny.json").write_text('{"mine": 1}')
+    result = cli("export", cli.workflow("tiny.yaml", TINY), "-o", "tiny.onnx", "--single-file", "--plugin", NODES)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "--output: bad-value: 'tiny.json' is there and of no single file; choose another name, or remove it\n"
+    )
+    assert sorted(path.name for path in cli.folder.iterdir()) == ["tiny.json", "tiny.yaml"]
+
+
+def test_more_weights_than_one_file_holds_are_refused_and_nothing_is_written(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guidegraph.graph.export.single_file.EMBEDDED_LIMIT", 8)
+    result = cli("export", cli.workflow("tiny.yaml", TINY), "-o", "tiny.onnx", "--single-file", "--plugin", NODES)
+    assert result.code == 2
+    assert "bytes of weights do not fit one ONNX file; export a bundle instead" in result.err
+    assert [path.name for path in cli.folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_an_earlier_export_is_replaced(cli: Command) -> None:
+    file = cli.workflow("tiny.yaml", TINY)
+    for by in ("2", "3"):
+        result = cli("export", file, "-o", "tiny.onnx", "--single-file", "--plugin", NODES, "--set", f"by={by}")
+        assert (result.code, result.err) == (0, "")
+    assert sorted(path.name for path in cli.folder.iterdir()) == ["tiny.bin", "tiny.json", "tiny.onnx", "tiny.yaml"]
+    assert inputs_of("tiny.json")["params.by"] == 3
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
