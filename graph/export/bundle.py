@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.export.adaptable import lora_table
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.part import OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
+from guidegraph_runtime.lora import LORA_TABLE
 from guidegraph_runtime.manifest import (
     File,
     Manifest,
@@ -48,7 +50,9 @@ def write_bundle(
         parts = {one.plan.name: _save(one, folder, embedded_limit) for one in exported.parts}
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
-        for name, data in {**exported.host.files, **(more or {})}.items():
+        adaptable = {one.plan.name: one.adaptable for one in exported.parts if one.adaptable}
+        lora = {LORA_TABLE: lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
+        for name, data in {**exported.host.files, **lora, **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         graph = exported.graph
@@ -70,7 +74,9 @@ def write_bundle(
 
 
 def _save(one: ExportedPart, folder: Path, embedded_limit: int) -> Part:
-    written = save_part(one.traced, folder / f"{one.plan.name}.onnx", embedded_limit)
+    # Weights that may be changed at run time are in a file of their own, where their places are known.
+    limit = 0 if one.adaptable else embedded_limit
+    written = save_part(one.traced, folder / f"{one.plan.name}.onnx", limit)
     graph = one.traced.model.graph
     return Part(
         file=written[0].name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guidegraph.graph.batch import BatchCall
@@ -14,6 +14,7 @@ from guidegraph.graph.export.precision import cast_models
 from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.plan import RegionPlan, Step, flat_region
 from guidegraph.graph.types import PortType, is_tensor
+from guidegraph.graph.weights import models_in
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class PartInput:
 class PartPlan:
     """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
 
-    in_loop: it is of a loop's body, whose carries are of one batch.
-    cast: the same function with its models in another dtype.
+    in_loop: it is of a loop's body, whose carries are of one batch. cast: the same function with its models in another
+    dtype. models: those in it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PartPlan:
     keys: tuple[str, ...]
     cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
     in_loop: bool = False
+    models: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def plan_part(
     results: what others read of them, with examples.
     """
     sources = [result.source for result in results]
-    region = flat_region({op.key: op for op in ops}, sources, frozenset({"batch"}))
+    held: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
     inputs: list[PartInput] = []
     spans: list[tuple[Given, int]] = []
     for one in given:
@@ -76,7 +78,11 @@ def plan_part(
         spans.append((one, len(leaves)))
     outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
-    def function_of(known: Mapping[Source, Any]) -> Callable[..., tuple[Any, ...]]:
+    def function_of(held: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
+        calls = {op.key: _calling(op, held[op.key]) if isinstance(op, Call) else op for op in ops}
+        region = flat_region(calls, sources, frozenset({"batch"}))
+        known = {source: held[source] for source in constants}
+
         def function(*tensors: Any) -> tuple[Any, ...]:
             values, at = dict(known), 0
             for one, count in spans:
@@ -89,10 +95,16 @@ def plan_part(
         return function
 
     def cast(dtype: Any) -> Callable[..., tuple[Any, ...]]:
-        return function_of(cast_models(constants, dtype))
+        return function_of(cast_models(held, dtype))
 
     keys = tuple(op.key for op in ops)
-    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(constants), keys, cast, in_loop)
+    models = tuple(models_in(list(held.values())))
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(held), keys, cast, in_loop, models)
+
+
+def _calling(call: Call, function: Callable[..., Any]) -> Call:
+    """The call of another function, such as the method of a model in another dtype."""
+    return call if function is call.spec.function else replace(call, spec=replace(call.spec, function=function))
 
 
 def is_number(value: object) -> bool:

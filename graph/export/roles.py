@@ -128,13 +128,15 @@ def is_host(call: Call) -> bool:
 def host_calls(ops: Mapping[str, Op]) -> set[str]:
     """The keys of the calls that are the host's.
 
-    One that the runtime has and that can be traced as well is traced where it reads a tensor of a graph, so that it
-    does not part the graph in two, unless it reads a parameter that a graph cannot take.
+    One that the runtime has and that can be traced as well is the host's at the top level. In a loop it is traced where
+    it reads a tensor of a graph, so that it does not part the graph in two, unless it reads a parameter that a graph
+    cannot take.
     """
     host: set[str] = set()
     traced: set[str] = set()
     for op in walk(ops):
-        if isinstance(op, Call) and is_host(op) and not (_may_be_traced(op) and _reads_graph(op, traced)):
+        looped = op.key not in ops
+        if isinstance(op, Call) and is_host(op) and not (looped and _may_be_traced(op) and _reads_graph(op, traced)):
             host.add(op.key)
         else:
             traced.add(op.key)

@@ -19,6 +19,7 @@ from guidegraph.graph.loop import run_loop, stack
 from guidegraph.graph.models import freeze
 from guidegraph.graph.plan import Plan, flat_region, loop_roots
 from guidegraph.graph.types import PortType, Tensor, is_tensor
+from guidegraph.graph.weights import models_in
 from guidegraph_runtime.manifest import Operation
 
 
@@ -28,7 +29,8 @@ class Walk:
 
     dynamic: keys of the operations that are left for the run, hosted: of those that the runtime does. values: an
     example of every value. items: what each loop calls its entry. parts and host: what the run will do. statics: where
-    the run has what is no tensor in a structured value, by the name that it has there.
+    the run has what is no tensor in a structured value, by the name that it has there. frozen: the models with which
+    something was computed that every run has, by their id: a node that did it, and the model.
     """
 
     plan: Plan
@@ -40,12 +42,14 @@ class Walk:
     parts: list[PartPlan] = field(default_factory=list)
     host: HostPlan = field(default_factory=HostPlan)
     statics: dict[str, str] = field(default_factory=dict)
+    frozen: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
     def region(self, ops: Mapping[str, Op], roots: Iterable[Source], where: str) -> tuple[Operation, ...]:
         """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
         for op in ops.values():
             if op.key not in self.dynamic:
                 self.evaluate(op)
+                self._keep_models(op)
         left = self._split({key: op for key, op in ops.items() if key in self.dynamic})
         for op in left.values():
             self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
@@ -126,6 +130,11 @@ class Walk:
         fields = fields_that_count(part, given, build, self.statics)
         settings = {"fields": fields} if fields else {}
         return Operation("part", name, {one.name: one.name for one in part.inputs}, settings, part.outputs)
+
+    def _keep_models(self, op: Op) -> None:
+        if any(leaves_of(self.values[Output(op.key, name)]) for name in op.outputs):
+            values = [self.values[source] for source in op.sources() if source in self.values]
+            self.frozen |= {id(model): (op.key, model) for model in models_in(values)}
 
     def _keep_statics(self, op: Op) -> None:
         for name in op.outputs:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from guidegraph.graph.context import placement
 from guidegraph.graph.errors import NodeError, choices
+from guidegraph.graph.export.adaptable import METHOD, AdaptableWeight, adaptable_weights
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan, ending
@@ -34,12 +35,16 @@ KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool
 
 @dataclass(frozen=True)
 class ExportedPart:
-    """A part: how it was planned, its free axes, and the graph, in the precision that it has."""
+    """A part: how it was planned, its free axes, and the graph, in the precision that it has.
+
+    adaptable: the weights that a LoRA may change at run time.
+    """
 
     plan: PartPlan
     axes: tuple[dict[int, Axis], ...]
     traced: TracedPart
     precision: str = "fp32"
+    adaptable: tuple[AdaptableWeight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Exported:
 
     inputs: the parameters that are left. fixed: why each of the others is fixed. outputs: for each, the name of its
     value in the run. values: those of all parameters at export. examples: values of inputs that are tensors, with which
-    the parts were traced.
+    the parts were traced. frozen: layers that a LoRA can no longer change, by why.
     """
 
     graph: Graph
@@ -60,6 +65,7 @@ class Exported:
     host: HostPlan
     values: Mapping[str, Any]
     examples: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -89,12 +95,18 @@ def export_workflow(
     """
     walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
     midway = host_calls(graph.ops) - walk.hosted if one_graph else set()
-    parts = traced_parts(walk.parts, device, precision or {}, on_part, midway)
+    plans = [replace(one, models=tuple(m for m in one.models if id(m) not in walk.frozen)) for one in walk.parts]
+    parts = traced_parts(plans, device, precision or {}, on_part, midway)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
     left = {name: value for name, value in values.items() if name in read and name not in fixed}
     inputs = {name: _input(graph.params[name], name, value, walk.host) for name, value in left.items()}
-    return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values)
+    frozen = {
+        f"nodes.{key} was computed with it at export: make a parameter of what it reads": [*getattr(model, METHOD)()]
+        for key, model in walk.frozen.values()
+        if hasattr(model, METHOD)
+    }
+    return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values, frozen=frozen)
 
 
 def planned(
@@ -199,10 +211,14 @@ def _traced(part: PartPlan, precision: str) -> ExportedPart:
 
 def _of_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
     """The graph of a part. An axis without which it cannot be traced stays as the example has it, but for batches."""
+    import torch
+
     part, axes = free_axes(part)
     while True:
         try:
-            return ExportedPart(part, tuple(axes), _graph(part, axes, precision), precision)
+            traced = _graph(part, axes, precision)
+            adaptable = adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
+            return ExportedPart(part, tuple(axes), traced, precision, adaptable)
         except FixedSizeError as error:
             names = {axis.name for here in axes for axis in here.values()}
             found = {name for name in names if re.search(rf"\b{name}\b", error.condition)}

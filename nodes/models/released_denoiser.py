@@ -22,6 +22,12 @@ class ReleasedDenoiser(nn.Module):
         super().__init__()
         self.network = network
 
+    def adaptable_weights(self) -> dict[str, str]:
+        """The names of its parameters by those that LoRA files have for their layers: an exported graph keeps both."""
+        from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
+
+        return denoiser_layers(self)
+
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 

@@ -125,6 +125,12 @@ class ReleasedText(nn.Module):
         self.size_width = size_width
         self.zero_empty = zero_empty
 
+    def adaptable_weights(self) -> dict[str, str]:
+        """The names of its parameters by those that LoRA files have for their layers: an exported graph keeps both."""
+        from guidegraph.nodes.checkpoints.lora_layers import text_layers
+
+        return text_layers(self)
+
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts: tokens (B, n · length, D), and SDXL's vector (B, D)."""
         return self.weighted([[(text, 1.0)] for text in texts])

@@ -19,6 +19,7 @@ from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.fitting import fitted
 from guidegraph_runtime.inputs import carried, given_inputs
 from guidegraph_runtime.loops import Loop
+from guidegraph_runtime.lora import LORA_TABLE, Lora, adapted_weights, read_loras
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
@@ -55,6 +56,7 @@ class Bundle:
         self.timings = Timings(opening=time.perf_counter() - started)
         self.where = os.fspath(path)
         self._sessions: dict[str, Session] = {}
+        self._adapted: tuple[Any, dict[str, Session]] = ((), {})
         self._tables = self._read_tables()
         self._graphs = Graphs()
         # With tensors at fixed addresses, runs in other threads wait for their turn.
@@ -97,9 +99,23 @@ class Bundle:
 
     def _release(self, part: str) -> None:
         """Let go of the bytes that the session of a part has copied, but for those that another is to be made of."""
+        if LORA_TABLE in self.manifest.files:
+            return  # the weights of other sessions are made of these
         parts = self.manifest.parts
         due = {name for key, one in parts.items() if key not in self._sessions for name in (one.file, *one.externals)}
         self._verified.release({parts[part].file, *parts[part].externals} - due)
+
+    def adapted(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
+        """The sessions of the parts that LoRAs change; those of the last ones are kept. Raises ``BundleError``."""
+        key = tuple((lora.digest, lora.strength) for lora in loras)
+        if self._adapted[0] != key:
+            started = time.perf_counter()
+            self._adapted = (), {}  # the memory of one set of weights is enough
+            found = adapted_weights(self._verified, loras)
+            made = {part: make_session(self._verified, part, self.settings, found[part]) for part in found}
+            self._adapted = key, made
+            self.timings.sessions += time.perf_counter() - started
+        return self._adapted[1]
 
     def run(self, /, **params: Any) -> dict[str, Array]:
         """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``."""
@@ -110,6 +126,7 @@ class Bundle:
         params: Mapping[str, Any],
         *,
         nodes: Mapping[str, Any] | None = None,
+        lora: Any = (),
         only: Sequence[str] | None = None,
         on_output: Callable[[str, Array], None] | None = None,
         finished: Callable[[Operation, float], None] | None = None,
@@ -120,22 +137,24 @@ class Bundle:
 
         params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
         host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
-        sampler. only: the outputs that are wanted. on_output: is given each output as soon as it is there. finished: is
-        told of each operation outside of loops and its seconds. progress: is told of each iteration of a loop.
-        observer: is told of each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before
-        anything runs where that can be known.
+        sampler. lora: files of LoRA, or folders that peft wrote, that are added to the weights for this run: a path,
+        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. on_output: is given
+        each output as soon as it is there. finished: is told of each operation outside of loops and its seconds.
+        progress: is told of each iteration of a loop. observer: is told of each part's inputs and outputs. Raises
+        ``BundleError`` for what does not fit, before anything runs where that can be known.
         """
         manifest = self.manifest
         wanted = self.check_outputs(only)
         values = given_inputs(manifest, params, self.where, self._verified.data)
         plan = overridden(manifest.plan, nodes or {}, self.where)
+        adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
         memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
 
         on_device = DeviceParts(self._graphs) if self.settings.providers[0].device != "cpu" else None
 
         def run_part(part: str, given: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
             inputs = fitted(manifest.parts[part], given) if on_device is None else {}
-            session = self.session(part)
+            session = adapted[part] if part in adapted else self.session(part)
             started = time.perf_counter()
             found = session.run(inputs) if on_device is None else on_device(session, given)
             self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started

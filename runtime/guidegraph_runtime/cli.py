@@ -25,6 +25,7 @@ examples:
   guidegraph-run scenes --describe
   guidegraph-run scenes --set prompt="a tiger on grass" --set steps=20 --set batch=4 --out pictures
   guidegraph-run scenes --node scheduler.use=scheduler.heun --node noise.shape=[4,24,24]
+  guidegraph-run bundle --set prompt="a fox" --lora style.safetensors:0.8
   guidegraph-run scenes --verify --provider cpu --threads 1
 
 exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 130 cancelled
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("bundle", metavar="BUNDLE", help="the folder of a bundle")
     add("--set", metavar="K=V", action="append", default=[], help="an input's value; a list as JSON: [1, 2]")
     add("--node", metavar="NODE.SETTING=V", action="append", default=[], help="another setting of a node (--describe)")
+    add("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="add a LoRA to the weights")
     add("--only", metavar="OUTPUT", action="append", help="make this output and what it needs, and nothing else")
     add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
@@ -117,7 +119,7 @@ def _command(given: argparse.Namespace) -> int:
     from guidegraph_runtime.command import run
 
     params, nodes = _params(bundle, given.set), _nodes(bundle, given.node)
-    run(bundle, params, nodes, given.only, given.out, as_json=given.json, quiet=given.quiet)
+    run(bundle, params, nodes, given.only, given.out, lora=given.lora, as_json=given.json, quiet=given.quiet)
     return DONE
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -33,11 +33,12 @@ def run(
     only: list[str] | None,
     out: Path | None,
     *,
+    lora: Sequence[str] = (),
     as_json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
-    record = record_of(bundle, params, nodes, only)
+    record = record_of(bundle, params, nodes, only, lora)
     bundle.check_outputs(only)
     folder = _folder(out, bundle.manifest.name)
     show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
@@ -59,7 +60,9 @@ def run(
     status = "failed"
     try:
         with _recorded(record, folder):
-            bundle.run_with(params, nodes=nodes, only=only, on_output=write, finished=finished, progress=show.progress)
+            bundle.run_with(
+                params, nodes=nodes, lora=lora, only=only, on_output=write, finished=finished, progress=show.progress
+            )
         status = "done"
     except KeyboardInterrupt:
         status = "cancelled"

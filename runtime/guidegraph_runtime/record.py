@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,7 @@ class Record:
     nodes: Mapping[str, Any]
     seeds: Mapping[str, Any]
     only: list[str] | None
+    lora: Sequence[str] = ()
     files: dict[str, list[str]] = field(default_factory=dict)
     operations: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
@@ -94,10 +95,17 @@ class Record:
             "nodes": dict(self.nodes),
             "seeds": dict(self.seeds),
             "only": self.only,
+            "lora": [*self.lora],
         }
 
 
-def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any], only: list[str] | None) -> Record:
+def record_of(
+    bundle: Bundle,
+    params: Mapping[str, Any],
+    nodes: Mapping[str, Any],
+    only: list[str] | None,
+    lora: Sequence[str] = (),
+) -> Record:
     """The record of a run that is to come. Raises ``BundleError`` for inputs and nodes that do not fit."""
     manifest = bundle.manifest
     values = given_inputs(manifest, params, bundle.where, bundle.file)
@@ -106,7 +114,7 @@ def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any
             values[name] = _files(params[name]) if name in params else one.default
     plan = overridden(manifest.plan, nodes, bundle.where)
     seeds = {one.node: _seed(one, values) for one in host_operations(plan)}
-    return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only)
+    return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only, lora)
 
 
 def _files(value: Any) -> Any:

@@ -133,8 +133,16 @@ class Session:
         return _guard(self.where, "run-failed", call, *arguments)
 
 
-def make_session(bundle: VerifiedBundle, part: str, settings: SessionSettings | None = None) -> Session:
-    """The session for a part of `bundle`. Raises ``BundleError``, for a graph that differs from the manifest too."""
+def make_session(
+    bundle: VerifiedBundle,
+    part: str,
+    settings: SessionSettings | None = None,
+    weights: Mapping[str, bytes] | None = None,
+) -> Session:
+    """The session for a part of `bundle`. Raises ``BundleError``, for a graph that differs from the manifest too.
+
+    weights: other bytes than the bundle's for the files of its weights, each of the same size.
+    """
     import onnxruntime
 
     settings = settings or SessionSettings()
@@ -142,7 +150,7 @@ def make_session(bundle: VerifiedBundle, part: str, settings: SessionSettings | 
     where = str(bundle.path / described.file)
     _check_required(where, bundle, settings)
     options = _options(onnxruntime, settings)
-    weights = bundle.externals(part)
+    weights = bundle.externals(part) if weights is None else weights
     if weights:
         _add_weights(where, options, weights)
     # Without a fallback inside of it and without options from the file: a graph cannot choose how it is run.

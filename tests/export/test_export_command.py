@@ -65,7 +65,7 @@ def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command)
     assert re.search(r"^part encode: free axes batch, height, width; \d+ bytes of weights; ", result.out, re.MULTILINE)
     assert "\ninput seed: int, default 3\ninput by: float, default 2.0\n" in result.out
     assert '\nfixed name = "whole": nodes.weight (tiny.weight) runs at export only\n' in result.out
-    assert re.search(r"^encode +image +0\.0e\+00 +0\.0e\+00$", result.out, re.MULTILINE)
+    assert re.search(r"^encode +times +0\.0e\+00 +0\.0e\+00$", result.out, re.MULTILINE)
     assert re.search(r"^image +0\.0000/255 of at most 2/255$", result.out, re.MULTILINE)
 
     found = manifest(cli.folder / "bundle")
