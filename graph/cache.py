@@ -18,9 +18,11 @@ Values = tuple[Any, ...]
 
 
 def nbytes(value: Any, depth: int = 8) -> int:
-    """About how many bytes a value holds: tensors and parameters count in full."""
+    """About how many bytes a value holds: tensors and parameters count in full, and what has `nbytes` as it says."""
     if is_tensor(value):
         return int(value.untyped_storage().nbytes())
+    if isinstance(held := getattr(value, "nbytes", None), int):
+        return held
     if value is None or isinstance(value, (bool, int, float)):
         return 32
     if isinstance(value, (str, bytes)):

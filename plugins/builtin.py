@@ -30,6 +30,7 @@ MODULES = (
     "metrics",
     "model",
     "noise",
+    "onnx",
     "plot",
     "pretrained",
     "prompt",

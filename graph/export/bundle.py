@@ -61,7 +61,7 @@ def write_bundle(
             plan=exported.plan,
             files=dict(_files(folder)),
             versions=versions,
-            requires=Requires(OPSET),
+            requires=Requires(OPSET, exported.providers),
             fixed=exported.fixed,
             reference=reference,
         )
@@ -86,9 +86,9 @@ def _tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:
 
 
 def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}, str(path))
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, File]]:

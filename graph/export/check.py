@@ -14,6 +14,24 @@ from guidegraph_runtime.reference import Difference, difference
 TOLERANCE = 2 / 255 * 2
 """By how much a picture's values, from -1 to 1, may differ: 2/255 of their range. Those of others, by as much of 1."""
 
+ROUNDED: Mapping[str, float] = {"fp32": 1, "fp16": 4, "int8": 16, "bf16": 16}
+"""How many times as much where the steps of a loop are computed in a precision: rounding adds up over the steps."""
+
+
+def tolerance_of(exported: Exported) -> float:
+    """By how much the outputs of a bundle may differ, as its least precise part has it."""
+    return TOLERANCE * max((ROUNDED[one.precision] for one in exported.parts), default=1)
+
+
+def called(exported: Exported) -> dict[str, Any]:
+    """The outputs of a bundle of one call for its examples, as torch computes them."""
+    import torch
+
+    (part,) = exported.parts
+    with placement("cpu", "float32"), torch.no_grad():
+        found = part.plan.function(*(one.example for one in part.plan.inputs))
+    return dict(zip(part.plan.outputs, found, strict=True))
+
 
 @dataclass
 class PartCheck:
@@ -48,6 +66,8 @@ def array_of(value: Any) -> Any:
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
 
 
-def compared(found: Mapping[str, Any], engine: Mapping[str, Any], kinds: Mapping[str, str]) -> list[Difference]:
+def compared(
+    found: Mapping[str, Any], engine: Mapping[str, Any], kinds: Mapping[str, str], tolerance: float = TOLERANCE
+) -> list[Difference]:
     """Each output of a bundle against the engine's."""
-    return [difference(name, kinds[name], found[name], array_of(engine[name]), TOLERANCE) for name in found]
+    return [difference(name, kinds[name], found[name], array_of(engine[name]), tolerance) for name in found]

@@ -10,29 +10,37 @@ from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.call import arguments, fail, store
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
-from guidegraph.graph.ir import Call, Op, Source
+from guidegraph.graph.export.precision import cast_models
+from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.plan import RegionPlan, Step, flat_region
 from guidegraph.graph.types import PortType, is_tensor
 
 
 @dataclass(frozen=True)
 class PartInput:
-    """A tensor that a part is given: its name, an example, and what its axes are."""
+    """A tensor that a part is given: its name, an example, what its axes are, and the key of what gives it."""
 
     name: str
     example: Any
     axes: Axes
+    giver: str = ""
 
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order."""
+    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
+
+    in_loop: it is of a loop's body, whose carries are of one batch.
+    cast: the same function with its models in another dtype.
+    """
 
     name: str
     inputs: tuple[PartInput, ...]
     outputs: tuple[str, ...]
     function: Callable[..., tuple[Any, ...]]
     keys: tuple[str, ...]
+    cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
+    in_loop: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,12 @@ class Given:
 
 
 def plan_part(
-    name: str, ops: Sequence[Op], given: Sequence[Given], constants: Mapping[Source, Any], results: Sequence[Given]
+    name: str,
+    ops: Sequence[Op],
+    given: Sequence[Given],
+    constants: Mapping[Source, Any],
+    results: Sequence[Given],
+    in_loop: bool = False,
 ) -> PartPlan:
     """The function of some operations. constants: what they read that is the same in every run.
 
@@ -58,23 +71,31 @@ def plan_part(
     spans: list[tuple[Given, int]] = []
     for one in given:
         leaves = _leaves(one)
-        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes) for leaf in leaves]
+        giver = one.source.op if isinstance(one.source, Output) else one.name
+        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
         spans.append((one, len(leaves)))
     outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
-    def function(*tensors: Any) -> tuple[Any, ...]:
-        values, at = dict(constants), 0
-        for one, count in spans:
-            flat = tensors[at : at + count]
-            values[one.source] = flat[0] if _is_number(one.value) else rebuilt(one.value, flat)
-            at += count
-        found = run_traced(region, values)
-        return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
+    def function_of(known: Mapping[Source, Any]) -> Callable[..., tuple[Any, ...]]:
+        def function(*tensors: Any) -> tuple[Any, ...]:
+            values, at = dict(known), 0
+            for one, count in spans:
+                flat = tensors[at : at + count]
+                values[one.source] = flat[0] if is_number(one.value) else rebuilt(one.value, flat)
+                at += count
+            found = run_traced(region, values)
+            return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
 
-    return PartPlan(name, tuple(inputs), tuple(outputs), function, tuple(op.key for op in ops))
+        return function
+
+    def cast(dtype: Any) -> Callable[..., tuple[Any, ...]]:
+        return function_of(cast_models(constants, dtype))
+
+    keys = tuple(op.key for op in ops)
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(constants), keys, cast, in_loop)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -82,7 +103,7 @@ def _leaves(given: Given) -> list[Leaf]:
     """The tensors of a value; a number is one without axes, float32 or int64."""
     import torch
 
-    if _is_number(given.value):
+    if is_number(given.value):
         dtype = torch.float32 if isinstance(given.value, float) else torch.int64
         return [Leaf("", torch.tensor(given.value, dtype=dtype), ())]
     return leaves_of(given.value, given.kind)
@@ -156,24 +177,51 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
     (first, spec), (second, other) = a, b
     return spec == other and all(
-        x.dtype == y.dtype and x.shape[1:] == y.shape[1:] if is_tensor(x) and is_tensor(y) else x is y or x == y
+        x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
         for x, y in zip(first, second, strict=True)
     )
 
 
+def _same_sizes(x: Any, y: Any) -> bool:
+    """Whether two tensors have the same sizes but for the leading axis: free ones that differ in the example do not.
+
+    Sizes of which that is not known, but which are equal in the example, are held to be equal from then on.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return x.ndim == y.ndim and all(
+        statically_known_true(a == b) or (_hint(a) == _hint(b) and bool(a == b))
+        for a, b in zip(x.shape[1:], y.shape[1:], strict=True)
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
 def symbols(plan: PartPlan) -> list[dict[int, str]]:
-    """The names of the free axes of each input, by position: axes of one letter and one size have one name."""
-    names: dict[tuple[str, int], str] = {}
+    """The names of the free axes of each input, by position: axes of one letter and one size have one name.
+
+    Leading axes that are apart from the batch have one name for each giver; where all are, the first is the batch.
+    """
+    names: dict[tuple[str, int | str], str] = {}
     found = []
     batch = batch_of(plan)
+    first = (
+        None
+        if any("B" in one.axes for one in plan.inputs)
+        else next((i.giver for i in plan.inputs if "A" in i.axes), None)
+    )
     for one in plan.inputs:
         here: dict[int, str] = {}
         for position, axis in enumerate(one.axes):
             if not isinstance(axis, str):
                 continue
-            size = batch if axis == "B" else int(one.example.shape[position])
-            taken = sum(letter == axis for letter, _ in names)
-            here[position] = names.setdefault((axis, size), DYNAMIC[axis] + (f"_{taken + 1}" if taken else ""))
+            letter = "B" if axis == "A" and one.giver == first else axis
+            size = int(one.example.shape[position])
+            key = (letter, one.giver if axis == "A" else batch if axis == "B" else size)
+            taken = sum(known == letter for known, _ in names)
+            here[position] = names.setdefault(key, DYNAMIC[letter] + (f"_{taken + 1}" if taken else ""))
         found.append(here)
     return found
 

@@ -12,7 +12,6 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.host import HostPlan, host_call, split_call
 from guidegraph.graph.export.leaves import base_name, leaves_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan, plan_part
-from guidegraph.graph.export.roles import is_host
 from guidegraph.graph.export.stages import Stage, stages
 from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
@@ -27,9 +26,9 @@ from guidegraph_runtime.manifest import Operation
 class Walk:
     """The state of the example run.
 
-    dynamic: keys of the operations that are left for the run. values: an example of every value. items: what each loop
-    calls its entry. parts and host: what the run will do. statics: where the run has what is no tensor in a structured
-    value, by the name that it has there.
+    dynamic: keys of the operations that are left for the run, hosted: of those that the runtime does. values: an
+    example of every value. items: what each loop calls its entry. parts and host: what the run will do. statics: where
+    the run has what is no tensor in a structured value, by the name that it has there.
     """
 
     plan: Plan
@@ -37,6 +36,7 @@ class Walk:
     values: dict[Source, Any]
     kinds: dict[Source, PortType]
     items: dict[str, str] = field(default_factory=dict)
+    hosted: set[str] = field(default_factory=set)
     parts: list[PartPlan] = field(default_factory=list)
     host: HostPlan = field(default_factory=HostPlan)
     statics: dict[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Walk:
             self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         wanted = list(roots)
         plan: list[Operation] = []
-        found = stages(left, lambda call: not is_host(call))
+        found = stages(left, lambda call: call.key not in self.hosted)
         for number, stage in enumerate(found):
             if stage.traced:
                 for op in stage.ops:
@@ -98,6 +98,7 @@ class Walk:
             if isinstance(op, Call) and op.spec.split is not None:
                 first, second = split_call(op, self)
                 self.dynamic.add(first.key)
+                self.hosted = (self.hosted - {key}) | {first.key}
                 found[first.key] = first
                 op = second
             found[key] = op
@@ -118,7 +119,7 @@ class Walk:
         wanted_values = [self._given(s) for s in results]
 
         def build(values: Sequence[Given]) -> PartPlan:
-            return plan_part(name, stage.ops, values, constants, wanted_values)
+            return plan_part(name, stage.ops, values, constants, wanted_values, in_loop=bool(where))
 
         part = build(given)
         self.parts.append(part)
@@ -143,7 +144,7 @@ class Walk:
 
     def _loop(self, loop: Loop) -> Operation:
         self.items[loop.key] = loop.item
-        rows = _entries(self.value(loop.over))
+        rows = entries(self.value(loop.over))
         if not len(rows):
             raise ExportError(
                 f"nodes.{loop.key} runs over nothing, so there is no example to trace", "give it an entry or more",
@@ -159,11 +160,11 @@ class Walk:
                 for end in (carries[name], Output(loop.key, name)):
                     self.statics[f"{self.name(end)}.{path}"] = at
         # The second iteration is the example: by then what is carried has its lasting shape.
-        self._enter(loop, rows, 0)
+        self.enter(loop, rows, 0)
         for op in loop.body.values():
             self.evaluate(op)
         self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
-        self._enter(loop, rows, min(1, len(rows) - 1))
+        self.enter(loop, rows, min(1, len(rows) - 1))
         body = self.region(loop.body, loop_roots(loop), loop.key)
         start: dict[str, str] = {}
         links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
@@ -190,7 +191,8 @@ class Walk:
         settings |= {"over": self.named(loop.over)[""], **links}
         return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
-    def _enter(self, loop: Loop, rows: Any, i: int) -> None:
+    def enter(self, loop: Loop, rows: Any, i: int) -> None:
+        """Let the entry and the number of an iteration be what the body reads."""
         self.values[Index(loop.key)] = i
         self.values[Item(loop.key)] = rows[i]
         self.kinds[Item(loop.key)] = PortType((_Entry,))
@@ -228,7 +230,8 @@ class _Entry(Tensor):
     axes = ("B",)
 
 
-def _entries(over: Any) -> Any:
+def entries(over: Any) -> Any:
+    """What a loop runs over, one entry after the other."""
     if isinstance(over, int):
         return range(over)
     return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over

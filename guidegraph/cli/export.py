@@ -46,6 +46,7 @@ class Arguments:
     only: list[str] | None
     check: bool
     reference: bool
+    precision: Sequence[str]
     plugins: tuple[str, ...]
 
 
@@ -59,17 +60,24 @@ def export_command(given: Arguments) -> None:
     registry = required_plugins(given.plugins).registry
     opened = open_workflow(given.workflow, registry)
     graph = opened.graph
-    values = bound(opened, given.settings, unknown_outputs(graph, given.only))
-    with _reported(graph):
+    problems: list[Problem] = []
+    alone = chosen_call(graph, given.only, problems)
+    precision = _precision(given, problems)
+    values = bound(opened, given.settings, problems)
+    with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
+        from guidegraph.graph.export.one_call import export_call
         from guidegraph.graph.export.workflow import export_workflow
 
         try:
             check_place(given.bundle)
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
-        exported = export_workflow(graph, values, only=given.only, on_part=_say_part)
-        engine = _engine(exported) if given.check or given.reference else {}
+        if alone:
+            exported = export_call(graph, values, alone, precision=precision, on_part=say_part)
+        else:
+            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=say_part)
+        engine = engine_outputs(exported) if given.check or given.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if given.reference else (None, {})
         manifest = write_bundle(
@@ -83,8 +91,44 @@ def export_command(given: Arguments) -> None:
     for line in summary(exported, manifest):
         typer.echo(line)
     typer.echo(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
-    if given.check and not _check(exported, given.bundle, engine, kinds):
+    if given.check:
+        good = _check(exported, given.bundle, engine, kinds)
+    else:
+        good = reference is None or _replayed(given.bundle)
+    if not good:
         raise typer.Exit(1)
+
+
+def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
+    """The node or model port that --only names, alone; "" where it names outputs, or nothing that there is."""
+    unknown = unknown_outputs(graph, only)
+    if unknown and only is not None and len(only) == 1:
+        from guidegraph.graph.export.one_call import calls_named
+
+        found = calls_named(graph, only[0])
+        if len(found) == 1:
+            return only[0]
+        if found:
+            message = (
+                f"'{only[0]}' names {len(found)} nodes: {', '.join(call.key for call in found)}; give one of these"
+            )
+            unknown = [argument_problem("ambiguous", message, "--only")]
+    problems += unknown
+    return ""
+
+
+def _precision(given: Arguments, problems: list[Problem]) -> dict[str, str]:
+    from guidegraph.graph.export.precision import PROVIDERS, chosen_precisions
+
+    try:
+        found = chosen_precisions(given.precision)
+    except ValueError as error:
+        problems.append(argument_problem("unknown-precision", str(error), "--precision"))
+        return {}
+    if given.check and (asked := [one for one in found.values() if one in PROVIDERS]):
+        message = f"{asked[0]} runs on {' or '.join(PROVIDERS[asked[0]])} only, and --check runs the bundle on the CPU"
+        problems.append(argument_problem("no-check", f"{message}; leave --check out", "--check"))
+    return found
 
 
 def check_extra() -> None:
@@ -97,7 +141,7 @@ def check_extra() -> None:
 
 
 @contextmanager
-def _reported(graph: Graph) -> Iterator[None]:
+def reported(graph: Graph) -> Iterator[None]:
     """What cannot be exported is wrong with the workflow: one line, with the place of its node or in a node's code."""
     from guidegraph.graph.export.errors import ExportError
 
@@ -134,40 +178,54 @@ def _mark(place: str, graph: Graph) -> Mark:
     return Mark(file, int(line), 1) if file and line.isdigit() else Mark(str(graph.file), 1, 1)
 
 
-def _say_part(part: ExportedPart, seconds: float) -> None:
+def say_part(part: ExportedPart, seconds: float) -> None:
     free = {axis.name: axis.multiple_of for here in part.axes for axis in here.values()}
     axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free.items())
     gradient = ", a gradient inside" if part.traced.gradient else ""
     size = show_size(part.traced.weight_bytes)
-    typer.echo(f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{gradient}; {seconds:.1f} s")
+    kind = "" if part.precision == "fp32" else f" in {part.precision}"
+    what = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
+    typer.echo(f"{what}; {seconds:.1f} s")
 
 
-def _engine(exported: Exported) -> dict[str, Any]:
+def engine_outputs(exported: Exported) -> dict[str, Any]:
     """The outputs of the example, as the engine computes them."""
+    from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
+
+    if exported.examples:
+        return called(exported)
 
     return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs])).outputs
 
 
 def output_kind(graph: Graph, name: str) -> str:
     """What a bundle calls an output: a picture, a tensor, or what is written as JSON."""
+    if name not in graph.outputs:  # of a single node
+        return "tensor"
     kind = graph.outputs[name].type
     return "image" if is_image(kind) else "table" if kinds_of(kind) <= {"plain"} else "tensor"
 
 
 def _reference(exported: Exported, engine: Mapping[str, Any]) -> tuple[Reference, dict[str, bytes]]:
-    import numpy as np
-
-    from guidegraph.graph.export.check import TOLERANCE, array_of
+    from guidegraph.graph.export.check import array_of, tolerance_of
     from guidegraph_runtime.manifest import Reference
 
-    files = {}
-    for name in exported.outputs:
-        data = io.BytesIO()
-        np.save(data, array_of(engine[name]), allow_pickle=False)
-        files[f"{REFERENCE}/{name}.npy"] = data.getvalue()
+    files = {f"{REFERENCE}/input-{name}.npy": _npy(array_of(one)) for name, one in exported.examples.items()}
     inputs = {name: one.default for name, one in exported.inputs.items()}
-    return Reference(inputs, {name: f"{REFERENCE}/{name}.npy" for name in exported.outputs}, TOLERANCE), files
+    inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
+    for name in exported.outputs:
+        files[f"{REFERENCE}/{name}.npy"] = _npy(array_of(engine[name]))
+    outputs = {name: f"{REFERENCE}/{name}.npy" for name in exported.outputs}
+    return Reference(inputs, outputs, tolerance_of(exported)), files
+
+
+def _npy(array: Any) -> bytes:
+    import numpy as np
+
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
 
 
 def made_by(graph: Graph, registry: Registry) -> dict[str, str]:
@@ -196,7 +254,9 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
     """The inputs that are left, and why the other parameters are fixed."""
     for name, one in manifest.inputs.items():
         kind = f"{one.type} or list" if one.many else one.type
-        yield f"input {name}: {kind}, " + ("required" if one.required else f"default {json.dumps(one.default)}")
+        yield f"input {name}: {kind}, " + (
+            "required" if one.required else f"default {json.dumps(one.default, ensure_ascii=False)}"
+        )
     values = portable_params(exported.values)
     for name, reason in manifest.fixed.items():
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
@@ -204,21 +264,22 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
 
 def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
     """Run the bundle on the example beside torch, and print how far they are apart. Whether all outputs are near."""
-    from guidegraph.graph.export.check import PartCheck, compared
+    from guidegraph.graph.export.check import PartCheck, array_of, compared, tolerance_of
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.sessions import SessionSettings
 
     bundle = Bundle(path, SessionSettings.on("cpu"))
-    given = {name: bundle.carried(name, one.default) for name, one in exported.inputs.items()}
+    given = {name: bundle.carried(name, one.default) for name, one in exported.inputs.items() if not one.required}
+    given |= {name: array_of(example) for name, example in exported.examples.items()}
     check = PartCheck(exported)
     started = time.perf_counter()
-    found = compared(bundle.run_with(given, observer=check), engine, kinds)
+    found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
     rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
     typer.echo("")
-    for line in _table([("part", "output", "max |error|", "of max |value|"), *rows]):
+    for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
         typer.echo(line)
     typer.echo("")
-    for line in _table([("output", "engine against bundle", ""), *map(_row, found)]):
+    for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
         typer.echo(line)
     good = all(one.fits for one in found)
     seconds = time.perf_counter() - started
@@ -228,11 +289,24 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     return good
 
 
-def _row(one: Difference) -> tuple[str, str, str]:
+def _replayed(path: Path) -> bool:
+    """Whether the bundle that was written gives what the engine gave: the run that it carries, once."""
+    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.reference import replay
+    from guidegraph_runtime.sessions import SessionSettings
+
+    found = replay(Bundle(path, SessionSettings.on("cpu")))
+    for one in found:
+        far = "" if one.fits else "; --check shows which part differs from the engine"
+        typer.echo(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
+    return all(one.fits for one in found)
+
+
+def difference_row(one: Difference) -> tuple[str, str, str]:
     return one.name, one.shown, "" if one.fits else "too far"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip()

@@ -101,10 +101,10 @@ def _clip_weights(tensors: Tensors, kind: str, where: Path) -> dict[str, Tensor]
 
 
 def _tower(weights: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
-    words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer)
-    settings = clip_settings(weights, str(where), ACTIVATIONS[kind])
+    model = build_clip(weights, clip_settings(weights, str(where), ACTIVATIONS[kind]), str(where))
+    words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
-    return Tower(build_clip(weights, settings, str(where)), words, hidden, pad)
+    return Tower(model, words, hidden, pad)
 
 
 def _only(tensors: Tensors, prefix: str, where: Path) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ def given_inputs(
 ) -> dict[str, Any]:
     """A value for each input; for a file, its path or its bytes. One that the bundle carries is ``data`` of its name.
 
+    A tensor is an array, whether it was given as one or as a file.
+
     Raises ``BundleError`` for an input that there is not, that is fixed, missing, or of another type.
     """
     for name in params:
@@ -33,6 +35,8 @@ def given_inputs(
             raise BundleError(where, "missing-input", f"'{name}' ({one.type}) has no default and was not given{help}")
         else:
             values[name] = carried(one, one.default, data)
+            if one.type == "tensor" and values[name] is not None:
+                values[name] = _tensor(name, one, values[name], where)
     return values
 
 
@@ -43,7 +47,20 @@ def carried(one: Input, value: Any, data: Callable[[str], bytes]) -> Any:
     return [data(name) for name in value] if isinstance(value, list) else data(value)
 
 
+def _tensor(name: str, one: Input, value: Any, where: str) -> Any:
+    from guidegraph_runtime.arrays import tensor_input
+
+    try:
+        if one.many and isinstance(value, (list, tuple)):
+            return [tensor_input(name, one, each) for each in value]
+        return tensor_input(name, one, value)
+    except ValueError as error:
+        raise BundleError(where, "bad-value", str(error)) from None
+
+
 def _checked(name: str, one: Input, value: Any, where: str) -> Any:
+    if one.type == "tensor" and value is not None:
+        return _tensor(name, one, value, where)
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, tuple):

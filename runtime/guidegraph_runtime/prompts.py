@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -21,7 +22,10 @@ TOKEN = re.compile(
 
 
 def parse(text: str) -> list[Fragment]:
-    """A prompt as fragments with their weights. Raises ``ValueError`` that shows where brackets do not pair."""
+    """A prompt as fragments with their weights.
+
+    Raises ``ValueError`` that shows where brackets do not pair, and for weights that are too large.
+    """
     fragments: list[Fragment] = []
     open_at: list[tuple[str, int, int]] = []  # the bracket, its place in the text, and the first fragment inside
     for found in TOKEN.finditer(text):
@@ -39,6 +43,8 @@ def parse(text: str) -> list[Fragment]:
             fragments.append((escaped or found[0], 1.0))
     if open_at:
         raise ValueError(_unpaired(text, open_at[-1][1], open_at[-1][0]))
+    if any(not math.isfinite(weight) for _, weight in fragments):
+        raise ValueError("the brackets of the prompt make an infinite weight: use fewer, or smaller numbers")
     return _merged(fragments) or [("", 1.0)]
 
 

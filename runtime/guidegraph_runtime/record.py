@@ -100,7 +100,7 @@ class Record:
 def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any], only: list[str] | None) -> Record:
     """The record of a run that is to come. Raises ``BundleError`` for inputs and nodes that do not fit."""
     manifest = bundle.manifest
-    values = given_inputs(manifest, params, bundle.where, lambda name: name.encode())
+    values = given_inputs(manifest, params, bundle.where, bundle.file)
     for name, one in manifest.inputs.items():
         if one.type in FILE_TYPES:
             values[name] = _files(params[name]) if name in params else one.default
@@ -110,11 +110,13 @@ def record_of(bundle: Bundle, params: Mapping[str, Any], nodes: Mapping[str, Any
 
 
 def _files(value: Any) -> Any:
-    """Files that were given, as absolute paths; bytes as their hash."""
+    """Files that were given, as absolute paths; bytes and arrays as their hash."""
     if isinstance(value, (list, tuple)):
         return [_files(one) for one in value]
     if isinstance(value, bytes):
         return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if hasattr(value, "tobytes"):
+        return f"sha256:{hashlib.sha256(value.tobytes()).hexdigest()}"
     return None if value is None else os.path.abspath(value)
 
 

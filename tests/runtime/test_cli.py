@@ -256,6 +256,7 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
         ),
         (["--node", "seed=2"], "--node: bad-setting: 'seed=2' is not NODE.SETTING=V"),
         (["--provider", "cuda"], "no-provider: expected cuda, but "),
+        (["--cuda-graph"], "bad-session: expected a GPU for CUDA graphs, found the provider cpu; leave cuda_graph out"),
         (["--out", "tiny/bundle.json"], "--out: no-folder: the folder for the files cannot be made: "),
     ],
 )

@@ -1,0 +1,47 @@
+"""Graphs in other precisions than float32: models cast inside of torch, or weights of products as 8-bit integers.
+
+What crosses the edge of a graph stays float32, and so do timesteps: models cast what they are given and give back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import choices
+from guidegraph.graph.weights import models_in
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
+"""What a precision is called, and the dtype in which models compute."""
+
+PROVIDERS: Mapping[str, tuple[str, ...]] = {"bf16": ("cuda", "tensorrt")}
+"""Where a precision runs, if not everywhere: onnxruntime has no bfloat16 kernels for CPUs."""
+
+EVERY_STEP = ""
+"""As the name of a part: all those in loops, which are called again and again. The others are float32 by default."""
+
+
+def chosen_precisions(given: Sequence[str]) -> dict[str, str]:
+    """``fp16`` for the parts in loops and ``decode=fp16`` for a named one, as a mapping. Raises ``ValueError``."""
+    found: dict[str, str] = {}
+    for text in given:
+        part, _, precision = text.rpartition("=")
+        if precision not in PRECISIONS:
+            raise ValueError(f"there is no precision '{precision}'; {choices(precision, PRECISIONS, 'precisions')}")
+        if found.setdefault(part, precision) != precision:
+            raise ValueError(f"'{text}' asks for another precision than '{part + '=' if part else ''}{found[part]}'")
+    return found
+
+
+def cast_models(values: Mapping[Any, Any], dtype: torch.dtype) -> dict[Any, Any]:
+    """The values with copies of the models in them, whose weights are of another dtype. Containers are copied too."""
+    memo: dict[int, Any] = {}
+    for value in values.values():
+        for module in models_in(value):
+            if id(module) not in memo:
+                memo[id(module)] = copy.deepcopy(module).to(dtype)
+    return {key: copy.deepcopy(value, memo) if models_in(value) else value for key, value in values.items()}

@@ -1,0 +1,85 @@
+"""Tensors among a bundle's inputs: an array as it is, or one from a .npy or .safetensors file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph_runtime.errors import one_of
+from guidegraph_runtime.manifest_types import Input
+
+Array = NDArray[Any]
+_NPY = b"\x93NUMPY"
+_RAW = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
+def tensor_input(name: str, one: Input, value: Any) -> Array:
+    """A value for an input of type tensor, in its dtype; of a .safetensors file, that of its name or the only one.
+
+    A leading axis of 1 may stand for any batch. Raises ``ValueError`` for what is no such tensor.
+    """
+    array = value if isinstance(value, np.ndarray) else _read(name, value)
+    assert one.dtype is not None
+    assert one.dims is not None
+    if not np.can_cast(array.dtype, one.dtype, "same_kind"):
+        raise ValueError(f"'{name}': expected a tensor of dtype {one.dtype}, found {array.dtype}; convert it")
+    fits = len(array.shape) == len(one.dims) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(one.dims, array.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"'{name}': expected a tensor ({', '.join(map(str, one.dims))}), found {array.shape}")
+    return array.astype(one.dtype, copy=False)
+
+
+def _read(name: str, value: Any) -> Array:
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(value)
+        try:
+            data, where = path.read_bytes(), f"'{path}'"
+        except OSError as error:
+            raise ValueError(f"'{name}': '{path}' cannot be read: {error.strerror}") from None
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        data, where = bytes(value), "its bytes"
+    else:
+        raise ValueError(f"'{name}': expected an array, or a .npy or .safetensors file, found {type(value).__name__}")
+    if data.startswith(_NPY):
+        try:
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"'{name}': {where} is no array that can be read: {error}") from None
+    try:
+        found = read_safetensors(data)
+    except ValueError as error:
+        raise ValueError(f"'{name}': {where} is neither .npy nor .safetensors: {error}") from None
+    if name not in found and len(found) != 1:
+        raise ValueError(f"'{name}': {where} has no tensor of that name; {one_of(name, found)}")
+    return found.get(name, next(iter(found.values())))
+
+
+def read_safetensors(data: bytes) -> dict[str, Array]:
+    """The tensors of a .safetensors file; bfloat16, which NumPy lacks, as float32. Raises ``ValueError``."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        found: list[tuple[str, Mapping[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    tensors = {}
+    for name, one in found:
+        kind = str(one["dtype"])
+        if kind not in _RAW:
+            raise ValueError(f"the tensor '{name}' is of the dtype {kind}, which this runtime does not read")
+        array = np.frombuffer(one["data"], _RAW[kind]).reshape(one["shape"])
+        if kind == "BF16":  # the upper half of a float32
+            array = (array.astype("<u4") << 16).view("<f4")
+        tensors[name] = array
+    return tensors
