@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -10,13 +11,13 @@ from diffusers import StableDiffusionPipeline
 imported = time.perf_counter()
 folder, png, steps, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(1)
-pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+pipe: Any = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
 pipe.set_progress_bar_config(disable=True)
 loaded = time.perf_counter()
-ends = []
+ends: list[float] = []
 
 
-def at_end(_pipe: object, _step: int, _t: object, given: dict) -> dict:  # type: ignore[type-arg]
+def at_end(_pipe: object, _step: int, _t: object, given: dict[str, Any]) -> dict[str, Any]:
     ends.append(time.perf_counter())
     return given
 
