@@ -62,7 +62,7 @@ def export_command(given: Arguments) -> None:
     graph = opened.graph
     problems: list[Problem] = []
     alone = chosen_call(graph, given.only, problems)
-    precision = _precision(given, problems)
+    precision = chosen_precision(given, problems)
     values = bound(opened, given.settings, problems)
     with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
@@ -117,7 +117,8 @@ def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -
     return ""
 
 
-def _precision(given: Arguments, problems: list[Problem]) -> dict[str, str]:
+def chosen_precision(given: Arguments, problems: list[Problem]) -> dict[str, str]:
+    """What --precision says of the parts; what is wrong with it goes to the problems."""
     from guidegraph.graph.export.precision import PROVIDERS, chosen_precisions
 
     try:

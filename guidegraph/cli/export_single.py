@@ -14,6 +14,7 @@ from guidegraph.cli.errors import argument_problem
 from guidegraph.cli.export import (
     Arguments,
     check_extra,
+    chosen_precision,
     difference_row,
     engine_outputs,
     made_by,
@@ -42,7 +43,9 @@ def single_command(given: Arguments) -> None:
     registry = required_plugins(given.plugins).registry
     opened = open_workflow(given.workflow, registry)
     graph = opened.graph
-    values = bound(opened, given.settings, unknown_outputs(graph, given.only))
+    problems = unknown_outputs(graph, given.only)
+    precision = chosen_precision(given, problems)
+    values = bound(opened, given.settings, problems)
     with reported(graph):
         from guidegraph.graph.export.errors import ExportError
         from guidegraph.graph.export.single_file import check_single_place, write_single
@@ -53,7 +56,9 @@ def single_command(given: Arguments) -> None:
         except ExportError as error:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
-        exported = export_workflow(graph, values, only=given.only, on_part=say_part, one_graph=True)
+        exported = export_workflow(
+            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True
+        )
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
     for line in _summary(exported, written):

@@ -62,8 +62,10 @@ class Network(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Prediction:
         assert condition is not None
         assert condition.vector is not None
-        inner = self.first(x) + (self.vector(condition.vector) + t[:, None] / 1000)[:, :, None, None]
-        return Prediction(self.second(nn.functional.silu(inner)), "eps")
+        dtype = self.first.weight.dtype
+        vector = self.vector(condition.vector.to(dtype)) + (t / 1000).to(dtype)[:, None]
+        inner = self.first(x.to(dtype)) + vector[:, :, None, None]
+        return Prediction(self.second(nn.functional.silu(inner)).to(x.dtype), "eps")
 
 
 class Guide(nn.Module):
@@ -74,8 +76,10 @@ class Guide(nn.Module):
         self.first, self.norm, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Linear(8, 4)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        inner = nn.functional.silu(self.norm(self.first(x)) + t[:, None, None, None] / 1000)
-        logits: Tensor = self.last(inner.mean((2, 3)))
+        dtype = self.first.weight.dtype
+        time = (t / 1000).to(dtype)[:, None, None, None]
+        inner = nn.functional.silu(self.norm(self.first(x.to(dtype))) + time)
+        logits: Tensor = self.last(inner.mean((2, 3))).to(x.dtype)
         return logits
 
 

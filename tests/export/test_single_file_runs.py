@@ -12,6 +12,7 @@ import pytest
 
 from guidegraph import load_workflow
 from guidegraph.graph.build import build
+from guidegraph.graph.export.precision import EVERY_STEP
 from guidegraph.graph.export.single_file import write_single
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.graph.ir import Graph
@@ -90,6 +91,15 @@ def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> N
     wanted = run(graph, {**small.values, "steps": 5}, RunOptions()).outputs["image"].numpy()
     assert picture.shape == wanted.shape == (2, 3, 16, 4)
     assert np.abs(picture - wanted).max() <= TWO
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp16", 0.02), ("int8", 0.2)])
+def test_steps_of_another_precision_in_one_call(small: Small, tmp_path: Path, precision: str, error: float) -> None:
+    exported = export_workflow(small.graph, small.values, one_graph=True, precision={EVERY_STEP: precision})
+    write_single(exported, tmp_path / "small.onnx", kinds={"image": "image"}, versions={})
+    picture, _ = one_call(tmp_path / "small.onnx", inputs_of(tmp_path / "small.json"))
+    difference = np.abs(picture - small.engine()).max()
+    assert 0 < difference <= error
 
 
 def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconfig: pytest.Config) -> None:
