@@ -130,10 +130,10 @@ def relative(found: Any, wanted: Any) -> float:
 
 
 def named(made: Made) -> dict[str, Any]:
-    """Inputs of the U-Net's bundle, which has a mask too where its text encoder gives one."""
-    given, bundle = inputs(), made.bundle("unet.bundle")
-    masks = {"mask": np.ones((2, 7), bool)} if "mask" in bundle.manifest.inputs else {}
-    return {**given, **masks}
+    """Inputs of the U-Net's bundle, which takes what else its text encoder gives and does not use it."""
+    taken = made.bundle("unet.bundle").manifest.inputs
+    unused = {"mask": np.ones((2, 7), bool), "vector": np.zeros((2, 64), np.float32)}
+    return {**inputs(), **{name: array for name, array in unused.items() if name in taken}}
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -196,9 +196,9 @@ def test_the_command_takes_it_and_the_record_says_so(made: Made, tmp_path: Path)
 def test_files_that_do_not_fit_change_nothing(made: Made, tmp_path: Path) -> None:
     bundle, path = made.bundle("unet.bundle"), tmp_path / "lora.safetensors"
     whole = load_file(Lora(made.pipe, ("unet",)).kohya(path))
+    other = {"lora_unet_no.lora_down.weight": np.zeros((1, 2)), "lora_unet_no.lora_up.weight": np.zeros((2, 1))}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"lora_unet_nowhere.lora_down.weight": np.zeros((1, 2)), "lora_unet_nowhere.lora_up.weight": np.zeros((2, 1))},
-         r"is for another model, or for a part that is not in this bundle: 1 of its \d+ layers .*\(lora_unet_nowhere\)"),
+        (other, r"is for another model, or for a part that is not in this bundle: 1 of its \d+ .*\(lora_unet_no\)"),
         ({"lora_unet_conv_in.hada_w1_a": np.zeros((1, 2))}, "its layers are of kind LoHa"),
         ({"lora_unet_conv_in.lora_up.weight": np.zeros((7, 4, 1, 1))}, "do not make a weight"),
     ]  # fmt: skip
