@@ -25,8 +25,12 @@ if TYPE_CHECKING:
         RunFinished,
         RunStarted,
     )
+    from guidegraph.graph.export.decompositions import register_decomposition
+    from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.node import node
+    from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
+    from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -61,6 +65,7 @@ __all__ = [
     "Condition",
     "Denoiser",
     "Event",
+    "ExportError",
     "Image",
     "Label",
     "LabelEmbedder",
@@ -85,6 +90,7 @@ __all__ = [
     "SchedulerState",
     "Score",
     "SemanticMap",
+    "Split",
     "Tensor",
     "TextEmbedder",
     "Timesteps",
@@ -93,10 +99,12 @@ __all__ = [
     "__version__",
     "current_device",
     "current_dtype",
+    "has_values",
     "hookimpl",
     "load_workflow",
     "node",
     "per_sample",
+    "register_decomposition",
     "structured",
 ]
 
@@ -115,8 +123,12 @@ _HOMES = {
         "RunStarted",
     ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
+    "guidegraph.graph.export.decompositions": ("register_decomposition",),
+    "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import DROPS, uniforms
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
 
 Pixels = Annotated[int, Gt(0)]
@@ -53,6 +54,10 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
         return part
     if mode == "bilinear":
         return functional.interpolate(part, size, mode=mode, antialias=True)
+    if mode == "area" and not has_values(part):
+        part = part.reshape(
+            *part.shape[:2], *map(int, part.shape[2:])
+        )  # a graph averages over a fixed number of pixels
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
@@ -123,9 +128,9 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     vectors, tokens, spatial = all_of("vector"), all_of("tokens"), all_of("spatial")
     if len(vectors) > 1:
         raise ValueError(f"{len(vectors)} conditions have a vector, and a condition holds one: merge one of them")
-    if len({value.shape[2] for value in tokens}) > 1:
+    if any(value.shape[2] != tokens[0].shape[2] for value in tokens):
         raise ValueError(f"tokens of one width can be merged; found {[value.shape[2] for value in tokens]}")
-    if len({value.shape[2:] for value in spatial}) > 1:
+    if any(value.shape[2:] != spatial[0].shape[2:] for value in spatial):
         raise ValueError(f"spatial conditions of one size can be merged; found {[tuple(v.shape[2:]) for v in spatial]}")
     masks = [_mask_of(condition, batch) for condition in conditions if condition.tokens is not None]
     masked = any(condition.mask is not None for condition in conditions if condition.tokens is not None)

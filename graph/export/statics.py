@@ -25,34 +25,35 @@ def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held
     every value counts.
     """
     found: dict[str, Any] = {}
-    expected: Any = None
+    flags: list[tuple[int, str, str]] = []
     for i, one in enumerate(given):
         for path, value in statics_of(one.value).items():
-            name = f"{one.name}.{path}"
-            if name not in held or not (value is None or isinstance(value, (bool, int, float, str))):
+            at = held.get(f"{one.name}.{path}")
+            if at is None or not (value is None or isinstance(value, (bool, int, float, str))):
                 continue
-            if not isinstance(value, bool):
-                found[held[name]] = {"is": value}
-                continue
-            if expected is None:
-                expected = _expected(part)
-            other = [*given[:i], replace(one, value=_with(one.value, path, not value)), *given[i + 1 :]]
-            try:
-                same = _equal(_outputs(build(other)), expected)
-            except NodeError as error:
-                found[held[name]] = {"is": value, "why": str(error.__cause__ or error)}
-                continue
-            if not same:
-                found[held[name]] = {"is": value}
+            found[at] = {"is": value}
+            if isinstance(value, bool):
+                flags.append((i, path, at))
+    expected = _expected(part) if flags else None
+    if expected is None:
+        return found
+    for i, path, at in flags:
+        value = found[at]["is"]
+        other = [*given[:i], replace(given[i], value=_with(given[i].value, path, not value)), *given[i + 1 :]]
+        try:
+            if _equal(_outputs(build(other)), expected):
+                del found[at]
+        except NodeError as error:
+            found[at]["why"] = str(error.cause)
     return found
 
 
-def _expected(part: PartPlan) -> tuple[Any, ...]:
-    """What a part gives, or nothing where it does not run on any numbers: then every flag counts."""
+def _expected(part: PartPlan) -> tuple[Any, ...] | None:
+    """What a part gives, or None where it does not run on any numbers: then every flag counts."""
     try:
         return _outputs(part)
     except NodeError:
-        return ()
+        return None
 
 
 def _outputs(part: PartPlan) -> tuple[Any, ...]:

@@ -12,7 +12,6 @@ from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.host import HostPlan, host_call, split_call
 from guidegraph.graph.export.leaves import base_name, leaves_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan, plan_part
-from guidegraph.graph.export.roles import is_host
 from guidegraph.graph.export.stages import Stage, stages
 from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
@@ -28,10 +27,10 @@ from guidegraph_runtime.manifest import Operation
 class Walk:
     """The state of the example run.
 
-    dynamic: keys of the operations that are left for the run. values: an example of every value. items: what each loop
-    calls its entry. parts and host: what the run will do. statics: where the run has what is no tensor in a structured
-    value, by the name that it has there. frozen: the models with which something was computed that every run has, by
-    their id: a node that did it, and the model.
+    dynamic: keys of the operations that are left for the run, hosted: of those that the runtime does. values: an
+    example of every value. items: what each loop calls its entry. parts and host: what the run will do. statics: where
+    the run has what is no tensor in a structured value, by the name that it has there. frozen: the models with which
+    something was computed that every run has, by their id: a node that did it, and the model.
     """
 
     plan: Plan
@@ -39,6 +38,7 @@ class Walk:
     values: dict[Source, Any]
     kinds: dict[Source, PortType]
     items: dict[str, str] = field(default_factory=dict)
+    hosted: set[str] = field(default_factory=set)
     parts: list[PartPlan] = field(default_factory=list)
     host: HostPlan = field(default_factory=HostPlan)
     statics: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Walk:
             self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         wanted = list(roots)
         plan: list[Operation] = []
-        found = stages(left, lambda call: not is_host(call))
+        found = stages(left, lambda call: call.key not in self.hosted)
         for number, stage in enumerate(found):
             if stage.traced:
                 for op in stage.ops:
@@ -102,6 +102,7 @@ class Walk:
             if isinstance(op, Call) and op.spec.split is not None:
                 first, second = split_call(op, self)
                 self.dynamic.add(first.key)
+                self.hosted = (self.hosted - {key}) | {first.key}
                 found[first.key] = first
                 op = second
             found[key] = op
@@ -122,7 +123,7 @@ class Walk:
         wanted_values = [self._given(s) for s in results]
 
         def build(values: Sequence[Given]) -> PartPlan:
-            return plan_part(name, stage.ops, values, constants, wanted_values, looped=bool(where))
+            return plan_part(name, stage.ops, values, constants, wanted_values, in_loop=bool(where))
 
         part = build(given)
         self.parts.append(part)

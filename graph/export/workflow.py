@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from guidegraph.graph.context import placement
-from guidegraph.graph.errors import choices
+from guidegraph.graph.errors import NodeError, choices
 from guidegraph.graph.export.adaptable import METHOD, AdaptableWeight, adaptable_weights
 from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan, ending
 from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan
+from guidegraph.graph.export.places import raised_at
 from guidegraph.graph.export.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.quantise import quantised
-from guidegraph.graph.export.roles import assign
-from guidegraph.graph.export.sizes import free_axes
+from guidegraph.graph.export.roles import assign, host_calls
+from guidegraph.graph.export.sizes import apart, free_axes
 from guidegraph.graph.export.trace import TracedPart, trace_part
 from guidegraph.graph.export.walk import Walk
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
@@ -83,16 +84,19 @@ def export_workflow(
     only: Collection[str] | None = None,
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
+    one_graph: bool = False,
 ) -> Exported:
     """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
 
     only: the outputs wanted. precision: of parts by name, and of all in loops under ``EVERY_STEP``; the rest is fp32.
-    on_part: is given each part once it is traced, and the seconds that it took. Raises ``ExportError`` for what can
-    neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
+    on_part: is given each part once it is traced, and the seconds that it took. one_graph: all parts are to be one
+    graph, so that the runtime does only what comes before it. Raises ``ExportError`` for what can neither be traced nor
+    done by the runtime, and ``NodeError`` where the example fails.
     """
-    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only)
+    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
+    midway = host_calls(graph.ops) - walk.hosted if one_graph else set()
     plans = [replace(one, models=tuple(m for m in one.models if id(m) not in walk.frozen)) for one in walk.parts]
-    parts = traced_parts(plans, device, precision or {}, on_part)
+    parts = traced_parts(plans, device, precision or {}, on_part, midway)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
     left = {name: value for name, value in values.items() if name in read and name not in fixed}
@@ -106,7 +110,12 @@ def export_workflow(
 
 
 def planned(
-    graph: Graph, values: Mapping[str, Any], *, device: str = "cpu", only: Collection[str] | None = None
+    graph: Graph,
+    values: Mapping[str, Any],
+    *,
+    device: str = "cpu",
+    only: Collection[str] | None = None,
+    one_graph: bool = False,
 ) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
     """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
     import torch
@@ -115,11 +124,11 @@ def planned(
     wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
     fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
-    roles = assign(ops, fits)
+    roles = assign(ops, fits, one_graph=one_graph)
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
     left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {})
+    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {}, hosted=roles.hosted)
     with placement(device, "float32"), torch.no_grad():
         plan = walk.region(ops, wanted.values(), "")
     outputs = {}
@@ -146,28 +155,62 @@ def _all(plan: tuple[Operation, ...]) -> list[Operation]:
 
 
 def traced_parts(
-    plans: Sequence[PartPlan], device: str, precision: Mapping[str, str], on_part: OnPart | None
+    plans: Sequence[PartPlan],
+    device: str,
+    precision: Mapping[str, str],
+    on_part: OnPart | None,
+    midway: Collection[str] = (),
 ) -> tuple[ExportedPart, ...]:
-    """The graphs of parts. Raises ``ExportError`` for a precision of a part that there is not."""
+    """The graphs of parts. midway: nodes that are traced only since all is to be one graph; those come first.
+
+    Raises ``ExportError`` for a precision of a part that there is not.
+    """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
         raise ExportError(f"there is no part '{unknown[0]}'", choices(unknown[0], names, "parts"))
-    if EVERY_STEP in precision and not any(plan.looped for plan in plans):
+    if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
         asked = precision[EVERY_STEP]
-        raise ExportError(f"{asked} is for parts in loops, and there is none", f"name a part: PART={asked}")
-    found = []
-    for plan in plans:
+        raise ExportError(f"{asked} is for parts in loops, and none is", f"say which: {names[0]}={asked}")
+    found = {}
+    for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
         started = time.perf_counter()
-        default = precision.get(EVERY_STEP, "fp32") if plan.looped else "fp32"
-        with placement(device, "float32"):
-            found.append(_traced(plan, precision.get(plan.name, default)))
+        default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
+        try:
+            with placement(device, "float32"):
+                found[plan.name] = _traced(plan, precision.get(plan.name, default))
+        except ExportError as error:
+            raise _between(plan, midway, error) from error
         if on_part is not None:
-            on_part(found[-1], time.perf_counter() - started)
-    return tuple(found)
+            on_part(found[plan.name], time.perf_counter() - started)
+    return tuple(found[plan.name] for plan in plans)
+
+
+def _between(plan: PartPlan, midway: Collection[str], error: ExportError) -> ExportError:
+    """The error of a part, which says where a bundle would have the host's work in it."""
+    if not set(plan.keys) & set(midway):
+        return error
+    names = ", ".join(f"nodes.{key}" for key in plan.keys if key in midway)
+    reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
+    remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
+    return ExportError(reason, remedy, place=error.place, operator=error.operator)
 
 
 def _traced(part: PartPlan, precision: str) -> ExportedPart:
-    """The graph of a part. An axis without which it cannot be traced stays as the example has it."""
+    """The graph of a part, with the batch of each input apart where that can be, else with one batch for all."""
+    own = part if part.in_loop else apart(part)
+    try:
+        try:
+            return _of_free_sizes(own, precision)
+        except ExportError:
+            if not any("A" in one.axes for one in own.inputs):
+                raise
+            return _of_free_sizes(part, precision)
+    except ExportError as error:
+        raise _named(part, error) from error
+
+
+def _of_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
+    """The graph of a part. An axis without which it cannot be traced stays as the example has it, but for batches."""
     import torch
 
     part, axes = free_axes(part)
@@ -178,12 +221,11 @@ def _traced(part: PartPlan, precision: str) -> ExportedPart:
             return ExportedPart(part, tuple(axes), traced, precision, adaptable)
         except FixedSizeError as error:
             names = {axis.name for here in axes for axis in here.values()}
-            fixed = {name for name in names if re.search(rf"\b{name}\b", error.condition)} - {DYNAMIC["B"]}
-            if not fixed:
-                raise _named(part, error) from error
+            found = {name for name in names if re.search(rf"\b{name}\b", error.condition)}
+            fixed = {name for name in found if name != DYNAMIC["B"]}
+            if not fixed or any(name.startswith(DYNAMIC["A"]) for name in fixed):
+                raise
             axes = [{at: axis for at, axis in here.items() if axis.name not in fixed} for here in axes]
-        except ExportError as error:
-            raise _named(part, error) from error
 
 
 def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> TracedPart:
@@ -191,14 +233,24 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> Trace
 
     examples, names = [one.example for one in part.inputs], [one.name for one in part.inputs]
     dtype = getattr(torch, PRECISIONS[precision])
-    function = part.function if dtype == torch.float32 else part.cast(dtype)
+    function = part.function
+    if dtype != torch.float32:
+        assert part.cast is not None
+        function = part.cast(dtype)
     traced = trace_part(function, examples, names, axes, list(part.outputs))
     return quantised(traced) if precision == "int8" else traced
 
 
 def _named(part: PartPlan, error: ExportError) -> ExportError:
-    reason = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)}): {error.reason}"
-    return ExportError(reason, error.remedy, place=error.place, operator=error.operator)
+    """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NodeError):
+        cause = cause.__cause__
+    if cause is None:
+        where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
+    else:
+        where, place = f"{cause.path} ({cause.node_id})", error.place or raised_at(cause.cause.__traceback__)
+    return ExportError(f"{where}: {error.reason}", error.remedy, place=place, operator=error.operator)
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:

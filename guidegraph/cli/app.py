@@ -153,6 +153,7 @@ def plan(
         "export draw.yaml -o bundle --only image --no-reference",
         "export draw.yaml -o bundle --precision fp16 --check",
         "export draw.yaml -o denoiser --only denoiser",
+        "export draw.yaml -o draw.onnx --single-file --check",
     )
 )
 def export(
@@ -160,6 +161,10 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="BUNDLE", help="The folder to write; a bundle there is replaced.")
     ],
+    single_file: Annotated[
+        bool,
+        typer.Option("--single-file", help="Write the whole workflow as one ONNX graph, BUNDLE being its FILE.onnx."),
+    ] = False,
     set: Settings = None,
     only: Annotated[
         list[str] | None,
@@ -176,10 +181,10 @@ def export(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Run engine and bundle side by side, and print how far they are apart.")
+        bool, typer.Option("--check", help="Compare each part with torch too, and print how far they are apart.")
     ] = False,
     no_reference: Annotated[
-        bool, typer.Option("--no-reference", help="Leave out the run that guidegraph-run --verify repeats.")
+        bool, typer.Option("--no-reference", help="Leave out the example's outputs, and the run that compares them.")
     ] = False,
     plugin: Plugins = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
@@ -188,14 +193,21 @@ def export(
 
     What --set gives is the example that is traced, and the bundle's defaults. Parameters that the graphs can take
     stay inputs of the bundle; the others are fixed, and the end of the output says why. Nothing is written where a
-    part of the workflow cannot be exported. --precision casts the steps of loops alone: text encoders and decoders stay
-    fp32 unless they are named. Needs pip install "guidegraph[export]".
+    part of the workflow cannot be exported. What was written is run once on the example, and compared with the
+    engine. --precision casts the steps of loops alone: text encoders and decoders stay fp32 unless they are named.
+    With --single-file it is one ONNX graph, loops inside, that any onnxruntime runs, also in Node and in a browser;
+    beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
+    Needs pip install "guidegraph[export]".
     """
     from guidegraph.cli.export import Arguments, export_command
 
-    export_command(
-        Arguments(workflow, output, set or [], only, check, not no_reference, precision or [], _modules(plugin))
-    )
+    given = Arguments(workflow, output, set or [], only, check, not no_reference, precision or [], _modules(plugin))
+    if single_file:
+        from guidegraph.cli.export_single import single_command
+
+        single_command(given)
+    else:
+        export_command(given)
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))

@@ -64,9 +64,9 @@ def export_command(given: Arguments) -> None:
     alone = chosen_call(graph, given.only, problems)
     precision = _precision(given, problems)
     values = bound(opened, given.settings, problems)
-    with _reported(graph):
+    with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
-        from guidegraph.graph.export.single import export_call
+        from guidegraph.graph.export.one_call import export_call
         from guidegraph.graph.export.workflow import export_workflow
 
         try:
@@ -74,10 +74,10 @@ def export_command(given: Arguments) -> None:
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
         if alone:
-            exported = export_call(graph, values, alone, precision=precision, on_part=_say_part)
+            exported = export_call(graph, values, alone, precision=precision, on_part=say_part)
         else:
-            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=_say_part)
-        engine = _engine(exported) if given.check or given.reference else {}
+            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=say_part)
+        engine = engine_outputs(exported) if given.check or given.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if given.reference else (None, {})
         manifest = write_bundle(
@@ -91,7 +91,11 @@ def export_command(given: Arguments) -> None:
     for line in summary(exported, manifest):
         typer.echo(line)
     typer.echo(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
-    if given.check and not _check(exported, given.bundle, engine, kinds):
+    if given.check:
+        good = _check(exported, given.bundle, engine, kinds)
+    else:
+        good = reference is None or _replayed(given.bundle)
+    if not good:
         raise typer.Exit(1)
 
 
@@ -99,7 +103,7 @@ def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -
     """The node or model port that --only names, alone; "" where it names outputs, or nothing that there is."""
     unknown = unknown_outputs(graph, only)
     if unknown and only is not None and len(only) == 1:
-        from guidegraph.graph.export.single import calls_named
+        from guidegraph.graph.export.one_call import calls_named
 
         found = calls_named(graph, only[0])
         if len(found) == 1:
@@ -137,7 +141,7 @@ def check_extra() -> None:
 
 
 @contextmanager
-def _reported(graph: Graph) -> Iterator[None]:
+def reported(graph: Graph) -> Iterator[None]:
     """What cannot be exported is wrong with the workflow: one line, with the place of its node or in a node's code."""
     from guidegraph.graph.export.errors import ExportError
 
@@ -174,7 +178,7 @@ def _mark(place: str, graph: Graph) -> Mark:
     return Mark(file, int(line), 1) if file and line.isdigit() else Mark(str(graph.file), 1, 1)
 
 
-def _say_part(part: ExportedPart, seconds: float) -> None:
+def say_part(part: ExportedPart, seconds: float) -> None:
     free = {axis.name: axis.multiple_of for here in part.axes for axis in here.values()}
     axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free.items())
     gradient = ", a gradient inside" if part.traced.gradient else ""
@@ -184,7 +188,7 @@ def _say_part(part: ExportedPart, seconds: float) -> None:
     typer.echo(f"{what}; {seconds:.1f} s")
 
 
-def _engine(exported: Exported) -> dict[str, Any]:
+def engine_outputs(exported: Exported) -> dict[str, Any]:
     """The outputs of the example, as the engine computes them."""
     from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
@@ -250,7 +254,9 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
     """The inputs that are left, and why the other parameters are fixed."""
     for name, one in manifest.inputs.items():
         kind = f"{one.type} or list" if one.many else one.type
-        yield f"input {name}: {kind}, " + ("required" if one.required else f"default {json.dumps(one.default)}")
+        yield f"input {name}: {kind}, " + (
+            "required" if one.required else f"default {json.dumps(one.default, ensure_ascii=False)}"
+        )
     values = portable_params(exported.values)
     for name, reason in manifest.fixed.items():
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
@@ -270,10 +276,10 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
     rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
     typer.echo("")
-    for line in _table([("part", "output", "max |error|", "of max |value|"), *rows]):
+    for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
         typer.echo(line)
     typer.echo("")
-    for line in _table([("output", "engine against bundle", ""), *map(_row, found)]):
+    for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
         typer.echo(line)
     good = all(one.fits for one in found)
     seconds = time.perf_counter() - started
@@ -283,11 +289,24 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     return good
 
 
-def _row(one: Difference) -> tuple[str, str, str]:
+def _replayed(path: Path) -> bool:
+    """Whether the bundle that was written gives what the engine gave: the run that it carries, once."""
+    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.reference import replay
+    from guidegraph_runtime.sessions import SessionSettings
+
+    found = replay(Bundle(path, SessionSettings.on("cpu")))
+    for one in found:
+        far = "" if one.fits else "; --check shows which part differs from the engine"
+        typer.echo(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
+    return all(one.fits for one in found)
+
+
+def difference_row(one: Difference) -> tuple[str, str, str]:
     return one.name, one.shown, "" if one.fits else "too far"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, wide, strict=True)).rstrip()

@@ -13,7 +13,7 @@ from torch import Tensor
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.checkpoints.compvis_text import family, load_conditioner, load_sdxl_text
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import fill, with_axes
 from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage
 from guidegraph.nodes.checkpoints.guided_diffusion import noise_schedule
 from guidegraph.nodes.checkpoints.options import LoadOptions
@@ -92,7 +92,7 @@ def load_compvis(tensors: Mapping[str, Tensor], where: Path, options: LoadOption
         network = ReleasedUNet(shape)
     fill(network, weights, str(where), current_dtype(), current_device())
     parts["denoiser"] = ReleasedDenoiser(network).eval()
-    parts["schedule"] = _schedule(tensors, options)
+    parts["schedule"] = _schedule(tensors, where, options)
     return parts
 
 
@@ -148,20 +148,23 @@ def _heads(found: Structure, conditioner: str, options: LoadOptions) -> Heads:
     return Heads(1 if conditioner == "classes" else LEGACY_HEADS, None, order)
 
 
-def _schedule(tensors: Mapping[str, Tensor], options: LoadOptions) -> Schedule:
-    """The schedule of the file's β or ᾱ, or Stable Diffusion's where it has none."""
+def _schedule(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions) -> Schedule:
+    """The schedule of the file's β or ᾱ, or Stable Diffusion's where it has none. Raises ``ValueError``."""
     if options.noise_schedule != "auto":
         return noise_schedule(options.noise_schedule)
     released = schedules.scaled_linear()
     if "alphas_cumprod" not in tensors:
         return schedules.zero_terminal_snr(released) if "ztsnr" in tensors else released
-    stored = tensors["alphas_cumprod"]
+    stored = with_axes(tensors["alphas_cumprod"], str(where), "alphas_cumprod", 1)
+    falls = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
+    if not falls:  # in half precision, neighbours may be equal
+        raise ValueError(f"'{where}' holds no schedule: its alphas_cumprod do not fall from 1: set noise_schedule")
     exact = released.alphas_bar.cpu()
     tolerance = 8 * torch.finfo(stored.dtype).eps
     if stored.shape == exact.shape and torch.allclose(stored.double(), exact, rtol=tolerance, atol=tolerance):
         return released  # the same numbers, before they were rounded
     betas = tensors.get("betas")
-    if betas is not None and betas.dtype in (torch.float32, torch.float64):
+    if betas is not None and betas.shape == stored.shape and betas.dtype in (torch.float32, torch.float64):
         return schedules.from_betas(betas.double().numpy())
     return Schedule(torch.from_numpy(np.asarray(stored.double())).to(current_device()))
 

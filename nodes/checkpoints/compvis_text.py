@@ -12,7 +12,7 @@ from torch import Tensor
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.clip_text import NO_WEIGHTS, build_clip, check_clip, clip_settings, from_openclip
 from guidegraph.nodes.checkpoints.diffusers_text import load_tokenizer
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import fill, with_axes
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.model import Missing
 from guidegraph.nodes.models.released_ldm_text import ClassTokens
@@ -80,8 +80,10 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, toke
         raise ValueError(
             f"'{where}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
-    both = [_clip_weights(tower, kind, where) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     projection = towers[1].get("model.text_projection")
+    if projection is not None:
+        with_axes(projection, str(where), "conditioner.embedders.1.model.text_projection", 2)
+    both = [_clip_weights(tower, kind, where) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
     if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
         raise ValueError(f"'{where}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
@@ -101,10 +103,10 @@ def _clip_weights(tensors: Tensors, kind: str, where: Path) -> dict[str, Tensor]
 
 
 def _tower(weights: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
-    words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer)
-    settings = clip_settings(weights, str(where), ACTIVATIONS[kind])
+    model = build_clip(weights, clip_settings(weights, str(where), ACTIVATIONS[kind]), str(where))
+    words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
-    return Tower(build_clip(weights, settings, str(where)), words, hidden, pad)
+    return Tower(model, words, hidden, pad)
 
 
 def _only(tensors: Tensors, prefix: str, where: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from guidegraph.nodes.checkpoints.clip_text import build_clip
 from guidegraph.nodes.checkpoints.diffusers_config import read_json
 from guidegraph.nodes.checkpoints.diffusers_files import component_tensors
 from guidegraph.nodes.checkpoints.ldm_text import build_ldm_text, from_diffusers, heads_of
-from guidegraph.nodes.models.pretrained_text import from_folder
+from guidegraph.nodes.models.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released_text import Hidden, PictureSize, ReleasedText, Tower
 from guidegraph.nodes.pretrained import import_transformers
 
@@ -54,13 +54,13 @@ def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> To
     transformers = import_transformers(EXTRA)
     at = folder / encoder
     model = build_clip(component_tensors(at), read_json(at / "config.json"), str(at))
-    words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer)
+    words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer, model)
     return Tower(model, words, hidden, int(words.pad_token_id))
 
 
-def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """A tokenizer of transformers from a folder, with its marks of start and end. Raises ``ValueError``."""
-    words = from_folder(kind, folder)
+def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
+    """The tokenizer of a text model of transformers, with its marks of start and end. Raises ``ValueError``."""
+    words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")
     return words

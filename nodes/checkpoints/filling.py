@@ -33,6 +33,16 @@ def fill(
     module.eval().requires_grad_(False)
 
 
+def with_axes(tensor: Tensor, where: str, name: str, axes: int) -> Tensor:
+    """The tensor, if it has so many axes and is not empty. Raises ``ValueError`` that names file and tensor."""
+    if tensor.ndim != axes or not tensor.numel():
+        raise ValueError(
+            f"'{where}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It is "
+            "damaged or of another architecture: nothing was loaded"
+        )
+    return tensor
+
+
 def check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     """Compare names, shapes and kinds of a file's tensors with those that a module wants; no value is looked at.
 

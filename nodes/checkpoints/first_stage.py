@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.filling import fill
+from guidegraph.nodes.checkpoints.filling import fill, with_axes
 from guidegraph.nodes.models.released_autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
 NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
@@ -23,6 +23,11 @@ def first_stage_shape(tensors: Mapping[str, Tensor], where: str, groups: int = 3
     missing = [name for name in NEEDED if name not in tensors]
     if missing:
         raise ValueError(f"'{where}' holds no first stage: {', '.join(missing)} is missing")
+    for name, tensor in tensors.items():
+        if name in NEEDED or name.endswith((".block.0.conv1.weight", "quant_conv.weight")):
+            with_axes(tensor, where, name, 4)
+        elif name == "quantize.embedding.weight":
+            with_axes(tensor, where, name, 2)
     levels = 1 + max(_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
     try:
         widths = tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels))
@@ -58,8 +63,11 @@ def build_first_stage(tensors: Mapping[str, Tensor], where: str, scale: float, g
     keys that are missing, left over or of another shape.
     """
     shape = first_stage_shape(tensors, where, groups)
-    with torch.device("meta"):
-        module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
+    try:
+        with torch.device("meta"):
+            module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)
+    except ValueError as error:
+        raise ValueError(f"'{where}' holds no first stage that is known: {error}") from None
     fill(module, tensors, where, current_dtype(), current_device())
     return module
 

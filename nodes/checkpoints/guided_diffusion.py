@@ -71,6 +71,8 @@ def load_guided_diffusion(
     Raises ``ValueError`` that names `where` for a shape that was not released where the options leave its heads or its
     schedule open, and for keys that are missing, left over or of another shape.
     """
+    if options.tokenizer is not None:
+        raise ValueError(f"'{where}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
     if any(name.startswith("output_blocks.") for name in tensors):
         return _load_denoiser(tensors, where, options, device, dtype)
     if "out.2.positional_embedding" not in tensors:

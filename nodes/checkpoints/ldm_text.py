@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.models.pretrained_text import from_folder
+from guidegraph.nodes.models.pretrained_text import tokenizer_from_folder
 from guidegraph.nodes.models.released_ldm_text import LDMText, LDMTransformer
 from guidegraph.nodes.pretrained import import_transformers
 
@@ -49,7 +49,8 @@ def build_ldm_text(tensors: Mapping[str, Tensor], heads: int, tokenizer: Path, w
     transformers = import_transformers("clip")
     model, held = _on_meta(tensors, heads, where)
     fill(model, held, where, current_dtype(), current_device())
-    return LDMText(model, from_folder(transformers.BertTokenizerFast, tokenizer)).eval()
+    words = tokenizer_from_folder(transformers.BertTokenizerFast, tokenizer, model.token_emb.num_embeddings)
+    return LDMText(model, words).eval()
 
 
 def check_ldm_text(tensors: Mapping[str, Tensor], heads: int, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.filling import with_axes
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape, heads_of
 from guidegraph.nodes.types import PredictionKind
 
@@ -79,10 +80,10 @@ def classifier_shape(
 ) -> ClassifierShape:
     """The shape of the classifier of noisy samples that tensors belong to; see unet_shape."""
     found = measure(tensors, where)
-    positions = _needed(tensors, where, "out.2.positional_embedding").shape
-    classes = _needed(tensors, where, "out.2.c_proj.weight").shape[0]
+    positions = _needed(tensors, where, "out.2.positional_embedding", 2).shape
+    classes = _needed(tensors, where, "out.2.c_proj.weight", 3).shape[0]
     side = math.isqrt(positions[-1] - 1)
-    if len(positions) != 2 or side * side != positions[1] - 1:
+    if side * side != positions[1] - 1:
         raise ValueError(f"'{where}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
     try:
         trunk = _trunk(found, found.inputs, found.inputs, heads, "eps")
@@ -117,7 +118,7 @@ def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: Pre
 
 def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
     """What the names and shapes of tensors tell. Raises ``ValueError`` that names `where` and what is missing."""
-    stem = _needed(tensors, where, "input_blocks.0.0.weight").shape
+    stem = _needed(tensors, where, "input_blocks.0.0.weight", 4).shape
     count = 1 + max(_numbers(tensors, r"input_blocks\.(\d+)\."))
     stages = [_stage(tensors, where, index) for index in range(1, count)]
     blocks = _blocks(tensors, stages, where)
@@ -127,34 +128,34 @@ def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
             f"'{where}': its {count} input blocks are no levels of {blocks} residual blocks that have one width and "
             "one attention each; only such U-Nets are read"
         )
-    first = _needed(tensors, where, "input_blocks.1.0.emb_layers.1.weight").shape[0]
+    first = _needed(tensors, where, "input_blocks.1.0.emb_layers.1.weight", 2).shape[0]
     projection = next((t for name, t in tensors.items() if name.endswith(".1.proj_in.weight")), None)
-    key = next((t for name, t in tensors.items() if name.endswith(".transformer_blocks.0.attn2.to_k.weight")), None)
+    key = next((name for name in tensors if name.endswith(".transformer_blocks.0.attn2.to_k.weight")), None)
     outputs = 0
     if any(name.startswith("output_blocks.") for name in tensors):
-        outputs = _needed(tensors, where, "out.2.weight").shape[0]
+        outputs = _needed(tensors, where, "out.2.weight", 4).shape[0]
     return Structure(
         inputs=stem[1],
         outputs=outputs,
-        channels=_needed(tensors, where, "time_embed.0.weight").shape[1],
+        channels=_needed(tensors, where, "time_embed.0.weight", 2).shape[1],
         widths=tuple(level[0].width for level in levels),
         blocks=blocks,
         depths=tuple(level[0].depth for level in levels),
         middle_depth=_depth(tensors, "middle_block."),
-        context_dim=None if key is None else key.shape[1],
+        context_dim=None if key is None else _needed(tensors, where, key, 2).shape[1],
         linear_projections=projection is not None and projection.ndim == 2,
         scale_shift=first == 2 * levels[0][0].width,
         resblock_updown=len(levels) > 1 and not any(stage.convolution for stage in stages),
-        classes=tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else None,
-        adm_channels=tensors["label_emb.0.0.weight"].shape[1] if "label_emb.0.0.weight" in tensors else None,
+        classes=_length(tensors, where, "label_emb.weight", 0),
+        adm_channels=_length(tensors, where, "label_emb.0.0.weight", 1),
     )
 
 
 def _stage(tensors: Mapping[str, Tensor], where: str, index: int) -> Stage:
     prefix = f"input_blocks.{index}."
     if f"{prefix}0.op.weight" in tensors:
-        return Stage(True, False, tensors[f"{prefix}0.op.weight"].shape[0], 0)
-    width = _needed(tensors, where, f"{prefix}0.in_layers.2.weight").shape[0]
+        return Stage(True, False, _needed(tensors, where, f"{prefix}0.op.weight", 4).shape[0], 0)
+    width = _needed(tensors, where, f"{prefix}0.in_layers.2.weight", 4).shape[0]
     return Stage(False, f"{prefix}0.skip_connection.weight" in tensors, width, _depth(tensors, prefix))
 
 
@@ -209,10 +210,16 @@ def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
     return levels if alike and plain and same else None
 
 
-def _needed(tensors: Mapping[str, Tensor], where: str, name: str) -> Tensor:
+def _needed(tensors: Mapping[str, Tensor], where: str, name: str, axes: int) -> Tensor:
+    """A tensor by its name, with so many axes. Raises ``ValueError``."""
     if name not in tensors:
         raise ValueError(f"'{where}' holds no whole U-Net: {name} is missing; fetch or save it again")
-    return tensors[name]
+    return with_axes(tensors[name], where, name, axes)
+
+
+def _length(tensors: Mapping[str, Tensor], where: str, name: str, axis: int) -> int | None:
+    """Of an axis of a matrix that may be missing."""
+    return _needed(tensors, where, name, 2).shape[axis] if name in tensors else None
 
 
 def _numbers(names: Iterable[str], pattern: str) -> set[int]:

@@ -66,8 +66,10 @@ class UNetDenoiser(nn.Module):
 
 def check_sizes(config: Takes, x: Tensor, spatial: Tensor | None) -> None:
     """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
-    if x.shape[1] != config.in_channels:
-        raise ValueError(f"this denoiser takes x of {config.in_channels} channels; found x of shape {tuple(x.shape)}")
+    if x.ndim != 4 or x.shape[1] != config.in_channels:
+        raise ValueError(
+            f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(x.shape)}"
+        )
     factor = config.factor
     if x.shape[2] % factor or x.shape[3] % factor:
         raise ValueError(f"this denoiser takes sides that are multiples of {factor}; found x of shape {tuple(x.shape)}")

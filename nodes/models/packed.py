@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
 PIXELS = 1024
 """The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
-DTYPES = (torch.float32, torch.bfloat16)
-
 Key: TypeAlias = tuple[object, ...]
 
-_packed: dict[Key, tuple[StorageWeakRef, Tensor]] = {}
-"""Packed weights by what they were made of: copies of a model that share tensors share these too."""
+
+class Packed(NamedTuple):
+    """A packed weight, with the memory that it was made from and the version that this memory had then."""
+
+    storage: StorageWeakRef
+    version: int
+    weight: Tensor
+
+
+_packed: dict[Key, Packed] = {}
+"""Packed weights by the memory they were made of: copies of a model that share tensors share these too."""
+
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Layers that let go of unused packed weights when they go."""
 
 
 class PackedConv2d(nn.Conv2d):
-    """A `Conv2d` that, on a CPU and without gradients, has oneDNN reorder its weight once and not at each call.
+    """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder this weight once and not at each call.
 
     On small maps the reordering takes longer than the convolution. A weight is packed at the first call on a map of at
     most 1,024 pixels. What is packed is as large as the weight, no part of the state, and made anew when the weight has
-    changed. Everywhere else this is `Conv2d`: for gradients, while tracing, on other devices and dtypes, and where
-    `packs` is false.
+    changed, as PyTorch counts changes: by operators in place, and by other memory. Writing into the memory of a frozen
+    weight behind its back, through `.data` or a NumPy array, is not counted, as it is not for gradients.
+    Everywhere else this is `Conv2d`: with gradients, and for weights that are being trained; while tracing, under
+    transforms such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; where `packs` is false.
     """
 
     packs = True
@@ -35,55 +49,91 @@ class PackedConv2d(nn.Conv2d):
         """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, within the rounding of another order of sums."""
         if not self._packs(x):
             return super().forward(x)
-        operators: Any = torch.ops.mkldnn
         settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        out: Tensor = operators._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
+        out: Tensor = _operators()._convolution_pointwise(x, self._weight(x), self.bias, *settings, "none", [], "")
         return out
 
     def _weight(self, x: Tensor) -> Tensor:
         weight = self.weight
         storage = StorageWeakRef(weight.untyped_storage())
         settings = (self.padding, self.stride, self.dilation, self.groups)
-        place = (storage.cdata, weight.storage_offset())
-        key = (*place, weight.shape, weight.stride(), weight.dtype, weight._version, *settings)
+        key = (storage.cdata, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, settings)
         known = _packed.get(key)
-        if known is None or known[0].expired():
-            operators: Any = torch.ops.mkldnn
-            packed = operators._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
-            forget_unused(place)
-            known = _packed[key] = (storage, packed)
-            weakref.finalize(self, forget_unused)
-        return known[1]
+        if known is None or known.version != weight._version or known.storage.expired():
+            packed = _operators()._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
+            forget_unused()
+            known = _packed[key] = Packed(storage, weight._version, packed)
+            if self not in _watched:
+                _watched.add(self)
+                weakref.finalize(self, forget_unused)
+        return known.weight
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
+        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or transformed():
+            return False
+        if weight.requires_grad:
+            forget(weight)  # an optimiser may write in it without counting it as a change
+            return False
         return (
-            self.packs
+            x.ndim == 4
+            and x.numel() > 0
             and x.shape[-2] * x.shape[-1] <= PIXELS
-            and x.device.type == weight.device.type == "cpu"
-            and x.dtype == weight.dtype
-            and weight.dtype in DTYPES
+            and x.shape[1] == weight.shape[1] * self.groups
             and weight.shape[-1] > 1
+            and x.device.type == "cpu"
+            and x.dtype == weight.dtype
+            and type(x) is Tensor
+            and type(weight) in (Tensor, nn.Parameter)
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
             and not torch.is_grad_enabled()
-            and type(x) is Tensor
-            and not torch.compiler.is_compiling()
-            and available()
+            and not torch.is_autocast_enabled("cpu")
+            and not weight.is_inference()
+            and bool(torch.backends.mkldnn.enabled)
+            and available(weight.dtype)
         )
 
 
-def forget_unused(changed: Key = ()) -> None:
-    """Let go of the packed weights of tensors that are gone, and of older states of one that has changed."""
-    for key, (storage, _) in list(_packed.items()):
-        if storage.expired() or key[:2] == changed:
+def transformed() -> bool:
+    """Whether calls are recorded or transformed: by tracing, a dispatch mode, `torch.func`, or forward derivatives."""
+    core: Any = torch._C
+    return bool(
+        core._len_torch_dispatch_stack()
+        or core._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or core._is_tracing()
+    )
+
+
+def forget_unused() -> None:
+    """Let go of the packed weights of tensors that are gone."""
+    for key, known in list(_packed.items()):
+        if known.storage.expired():
             _packed.pop(key, None)
 
 
-def available() -> bool:
-    """Whether this torch has oneDNN and the operators by which its compiler packs weights."""
-    names = ("_reorder_convolution_weight", "_convolution_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+def forget(weight: Tensor) -> None:
+    """Let go of what is packed of a tensor."""
+    if not _packed:
+        return
+    place = weight.untyped_storage()._cdata
+    for key in [key for key in list(_packed) if key[0] == place]:
+        _packed.pop(key, None)
+
+
+@cache
+def _operators() -> Any:
+    return torch.ops.mkldnn
+
+
+@cache
+def available(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN computes in a dtype here, and this torch has the operators by which its compiler packs weights."""
+    names = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(_operators(), name) for name in names):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_operators()._is_mkldnn_bf16_supported()))
 
 
 def set_packing(module: nn.Module, packs: bool) -> None:

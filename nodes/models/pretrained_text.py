@@ -30,6 +30,29 @@ def from_folder(kind: Any, folder: Path) -> Any:
         raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
 
 
+def tokenizer_from_folder(kind: Any, folder: Path, count: int) -> Any:
+    """A tokenizer of transformers from a folder, for a text encoder that knows `count` tokens. Raises ``ValueError``.
+
+    Where a folder has no vocabulary, transformers makes a tokenizer to which every word is the same.
+    """
+    named: dict[str, str] = getattr(kind, "vocab_files_names", {})
+    whole = named.get("tokenizer_file", "tokenizer.json")
+    parts = [name for role, name in named.items() if role != "tokenizer_file"]
+    missing = [] if (folder / whole).is_file() else [name for name in parts if not (folder / name).is_file()]
+    if missing and folder.is_dir():
+        raise ValueError(f"'{folder}' holds no whole tokenizer: it needs {' and '.join(parts)}, or {whole}")
+    words = from_folder(kind, folder)
+    vocabulary: dict[str, int] = words.get_vocab()
+    if not set(vocabulary) - set(words.all_special_tokens):
+        raise ValueError(f"the tokenizer in '{folder}' knows no words: give the one that the text encoder came with")
+    if max(vocabulary.values()) >= count:
+        raise ValueError(
+            f"the tokenizer in '{folder}' is for another text encoder: its tokens go up to "
+            f"{max(vocabulary.values())}, and this one knows {count}"
+        )
+    return words
+
+
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
     """Transformers' own bar would lie across ours."""

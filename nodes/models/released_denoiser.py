@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from guidegraph.nodes.models.denoiser import check_fields, check_sizes
 from guidegraph.nodes.models.released_unet import ReleasedUNet
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, Prediction
 
 
@@ -76,7 +77,7 @@ class ReleasedLabels(nn.Module):
 
     def forward(self, labels: Tensor) -> Condition:
         """The condition of labels (B), int64 in 0 … classes − 1. Raises ``ValueError`` for the null class."""
-        if labels.numel() and int(labels.max()) >= self.classes:
+        if has_values(labels) and labels.numel() and int(labels.max()) >= self.classes:
             raise ValueError(
                 f"this model knows {self.classes} classes and was trained without a null class: give labels of "
                 f"0 … {self.classes - 1}"

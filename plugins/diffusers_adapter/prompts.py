@@ -146,7 +146,7 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
         raise ValueError(f"'{path}' holds no part '{name}', which its model_index.json names")
     try:
         if known is TOKENIZER_CLASSES:
-            return getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True)
+            return _with_words(getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True), folder)
         weights_file(folder, "model", variant)
         model, info = getattr(transformers, kind).from_pretrained(
             str(folder),
@@ -162,3 +162,10 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
         raise ValueError(f"'{folder}' holds no {kind} that transformers can load: {one_line(error)}") from error
     check_loaded(folder, info, ("missing_keys", "mismatched_keys"))
     return model.to(device=current_device()).eval().requires_grad_(False)
+
+
+def _with_words(tokenizer: Any, folder: Path) -> Any:
+    """A tokenizer that has a vocabulary: where none lies in a folder, transformers makes one that knows no word."""
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(f"the tokenizer in '{folder}' knows no words: its vocabulary is missing")
+    return tokenizer

@@ -1,6 +1,6 @@
 """`python -m guidegraph_runtime` is the command `guidegraph-run`."""
 
-from guidegraph_runtime.cli import main
+from guidegraph_runtime.cli import process
 
 if __name__ == "__main__":
-    main()
+    process()

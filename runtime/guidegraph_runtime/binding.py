@@ -64,18 +64,19 @@ class Binding:
         self._inputs = {tensor.name: tensor for tensor in session.part.inputs}
         self._known = self._inputs | dict(session.weights)
         self._values: dict[str, DeviceTensor] = {}
+        self._uploaded: dict[str, DeviceTensor] = {}
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Give an input: an array, which is copied to the device, or a tensor that is there already.
 
-        The memory of a tensor is shared, and of an array too where the device is the CPU: leave it as it is until the
-        last run with it.
+        An array takes the place of the one given before it, if that is as large. The memory of a tensor is shared, and
+        of an array too where the device is the CPU: leave it as it is until the last run with it.
         """
         tensor = find_input(self._session.where, name, self._known)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.where, tensor, str(array.dtype), array.shape, {})
-            value = self._on_device(array)
+            value = self._on_device(name, array)
         check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
         self._values[name] = value
 
@@ -94,10 +95,15 @@ class Binding:
         session.guard(session.session.run_with_iobinding, binding, session.options((), NO_GRAPH))
         return dict(zip(names, binding.get_outputs(), strict=True))
 
-    def _on_device(self, array: Array) -> DeviceTensor:
-        device = self._session.provider
+    def _on_device(self, name: str, array: Array) -> DeviceTensor:
+        device, before = self._session.provider, self._uploaded.get(name)
+        if before is not None and tuple(before.shape()) == array.shape and device.device != "cpu":
+            self._session.guard(before.update_inplace, array)
+            return before
         make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
-        return cast(DeviceTensor, self._session.guard(make, array, device.device, device.device_id))
+        value = cast(DeviceTensor, self._session.guard(make, array, device.device, device.device_id))
+        self._uploaded[name] = value
+        return value
 
     def _check_sizes(self) -> None:
         sizes: dict[str, int] = {}
@@ -112,15 +118,22 @@ class FixedBinding:
     """A binding whose tensors are made once, for one size of each named axis: their addresses never change.
 
     With `cuda_graph` in the session's settings the first run records a CUDA graph, and later ones replay it.
+    `weights` are the shapes of those of the session's that are to be set as inputs are.
     """
 
-    def __init__(self, session: Bindable, sizes: Mapping[str, int]):
+    def __init__(self, session: Bindable, sizes: Mapping[str, int], weights: Mapping[str, Sequence[int]] | None = None):
         self._session = session
-        self._inputs = {tensor.name: tensor for tensor in session.part.inputs}
-        self._shapes = {tensor.name: shape_of(session.where, tensor, sizes) for tensor in session.part.inputs}
+        self._inputs = {
+            tensor.name: Tensor(tensor.name, tensor.dtype, tuple(shape_of(session.where, tensor, sizes)))
+            for tensor in session.part.inputs
+        }
+        for name, shape in (weights or {}).items():
+            tensor = find_input(session.where, name, session.weights)
+            check_tensor(session.where, tensor, tensor.dtype, shape, {})
+            self._inputs[name] = Tensor(name, tensor.dtype, tuple(shape))
         self._given: set[str] = set()
         self._binding = session.guard(session.session.io_binding)
-        self._values = {tensor.name: self._empty(tensor, sizes) for tensor in session.part.inputs}
+        self._values = {name: self._empty(tensor, sizes) for name, tensor in self._inputs.items()}
         self._outputs = {tensor.name: self._empty(tensor, sizes) for tensor in session.part.outputs}
         for name, value in self._values.items():
             session.guard(self._binding.bind_ortvalue_input, name, value)
@@ -128,10 +141,19 @@ class FixedBinding:
             session.guard(self._binding.bind_ortvalue_output, name, value)
         self._options = session.options((), session.new_graph_id())
 
+    @property
+    def inputs(self) -> Mapping[str, DeviceTensor]:
+        """The tensors that runs read."""
+        return self._values
+
+    @property
+    def outputs(self) -> Mapping[str, DeviceTensor]:
+        """The tensors that runs write."""
+        return self._outputs
+
     def set(self, name: str, value: Value | DeviceTensor) -> None:
         """Copy an array, or a tensor on the device (an output, say), into the place of an input."""
-        described = find_input(self._session.where, name, self._inputs)
-        place = Tensor(name, described.dtype, tuple(self._shapes[name]))
+        place = find_input(self._session.where, name, self._inputs)
         if isinstance(value, DeviceTensor):
             check_tensor(self._session.where, place, dtype_name(value.data_type()), value.shape(), {})
         else:
@@ -149,10 +171,14 @@ class FixedBinding:
         return dict(self._outputs)
 
     def _empty(self, tensor: Tensor, sizes: Mapping[str, int]) -> DeviceTensor:
-        device, shape = self._session.provider, shape_of(self._session.where, tensor, sizes)
-        make = self._session.onnxruntime.OrtValue.ortvalue_from_shape_and_type
-        value = self._session.guard(make, shape, np.dtype(tensor.dtype), device.device, device.device_id)
-        return cast(DeviceTensor, value)
+        return empty(self._session, shape_of(self._session.where, tensor, sizes), tensor.dtype)
+
+
+def empty(session: Bindable, shape: Sequence[int], dtype: str) -> DeviceTensor:
+    """A tensor on a session's device with no values yet."""
+    device, make = session.provider, session.onnxruntime.OrtValue.ortvalue_from_shape_and_type
+    value = session.guard(make, [*shape], np.dtype(dtype), device.device, device.device_id)
+    return cast(DeviceTensor, value)
 
 
 def dtype_name(ort_type: str) -> str:

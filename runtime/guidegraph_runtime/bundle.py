@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.device import DeviceValue, on_host
+from guidegraph_runtime.device_parts import DeviceParts, Graphs
 from guidegraph_runtime.errors import BundleError, one_of
+from guidegraph_runtime.fitting import fitted
 from guidegraph_runtime.inputs import carried, given_inputs
 from guidegraph_runtime.loops import Loop
-from guidegraph_runtime.lora import Lora, adapted_weights, read_loras
+from guidegraph_runtime.lora import LORA_TABLE, Lora, adapted_weights, read_loras
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
@@ -53,6 +58,9 @@ class Bundle:
         self._sessions: dict[str, Session] = {}
         self._adapted: tuple[Any, dict[str, Session]] = ((), {})
         self._tables = self._read_tables()
+        self._graphs = Graphs()
+        # With tensors at fixed addresses, runs in other threads wait for their turn.
+        self._turn: AbstractContextManager[Any] = RLock() if self.settings.cuda_graph else nullcontext()
 
     @property
     def manifest(self) -> Manifest:
@@ -85,8 +93,17 @@ class Bundle:
         if part not in self._sessions:
             started = time.perf_counter()
             self._sessions[part] = make_session(self._verified, part, self.settings)
+            self._release(part)
             self.timings.sessions += time.perf_counter() - started
         return self._sessions[part]
+
+    def _release(self, part: str) -> None:
+        """Let go of the bytes that the session of a part has copied, but for those that another is to be made of."""
+        if LORA_TABLE in self.manifest.files:
+            return  # the weights of other sessions are made of these
+        parts = self.manifest.parts
+        due = {name for key, one in parts.items() if key not in self._sessions for name in (one.file, *one.externals)}
+        self._verified.release({parts[part].file, *parts[part].externals} - due)
 
     def adapted(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
         """The sessions of the parts that LoRAs change; those of the last ones are kept. Raises ``BundleError``."""
@@ -133,28 +150,33 @@ class Bundle:
         adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
         memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
 
-        def run_part(part: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        on_device = DeviceParts(self._graphs) if self.settings.providers[0].device != "cpu" else None
+
+        def run_part(part: str, given: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
+            inputs = fitted(manifest.parts[part], given) if on_device is None else {}
             session = adapted[part] if part in adapted else self.session(part)
             started = time.perf_counter()
-            found = session.run(inputs)
+            found = session.run(inputs) if on_device is None else on_device(session, given)
             self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
             self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
             if observer is not None:
-                observer(part, inputs, found)
+                inputs = inputs or fitted(manifest.parts[part], {name: on_host(one) for name, one in given.items()})
+                observer(part, inputs, {name: on_host(one) for name, one in found.items()})
             return found
 
-        run = PlanRun(self.where, manifest.parts, run_part, self._verified.data, memory, progress)
+        run = PlanRun(self.where, run_part, self._verified.data, memory, progress)
         sources = {name: manifest.outputs[name].source for name in wanted}
         outputs: dict[str, Array] = {}
-        for operation in needed(plan, [*sources.values()]):
-            started = time.perf_counter()
-            run.run([operation])
-            if finished is not None:
-                finished(operation, time.perf_counter() - started)
-            for name in [name for name, at in sources.items() if at in operation.outputs]:
-                outputs[name] = np.asarray(memory.read(sources[name]))
-                if on_output is not None:
-                    on_output(name, outputs[name])
+        with self._turn:
+            for operation in needed(plan, [*sources.values()]):
+                started = time.perf_counter()
+                run.run([operation])
+                if finished is not None:
+                    finished(operation, time.perf_counter() - started)
+                for name in [name for name, at in sources.items() if at in operation.outputs]:
+                    outputs[name] = np.asarray(on_host(memory.read(sources[name])))
+                    if on_output is not None:
+                        on_output(name, outputs[name])
         if missing := [name for name in wanted if name not in outputs]:
             message = f"nothing in the plan gives the output '{missing[0]}'; export the workflow again"
             raise BundleError(self.where, "operation-failed", message)

@@ -56,6 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
+def process() -> NoReturn:
+    """``main`` as all that a process does: it ends at once, and leaves to the system what it held.
+
+    To release every session, array and module one by one takes as long as two steps of a small model.
+    """
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # who read us is gone
+        code = code or FAILED
+    os._exit(code if isinstance(code, int) else DONE)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guidegraph-run",
@@ -73,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", type=Path, help="where the files go; by default runs/<time>-<name>")
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
     add("--threads", metavar="N", type=_threads, default=0, help="threads of an operator; 0, the default: one a core")
+    add("--cuda-graph", action="store_true", help="on a GPU, record the kernels of each part once and replay them")
     add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
     add("--quiet", "-q", action="store_true", help="print nothing but errors")
     what = parser.add_mutually_exclusive_group()
@@ -88,7 +106,9 @@ def _command(given: argparse.Namespace) -> int:
 
     # To be looked at, a bundle needs no GPU.
     provider = "cpu" if given.describe else given.provider
-    bundle = Bundle(given.bundle, SessionSettings.on(provider, intra_threads=given.threads))
+    cuda_graph = given.cuda_graph and not given.describe
+    settings = SessionSettings.on(provider, intra_threads=given.threads, cuda_graph=cuda_graph)
+    bundle = Bundle(given.bundle, settings)
     if given.describe:
         from guidegraph_runtime.describe import described
 

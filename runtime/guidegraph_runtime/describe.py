@@ -22,6 +22,9 @@ def described(manifest: Manifest, digest: str) -> str:
     lines += _section("inputs, --set NAME=VALUE", map(_input, manifest.inputs.items()))
     lines += _section("fixed when the bundle was made", manifest.fixed.items())
     lines += _section("nodes, --node NODE.SETTING=VALUE and --node NODE.use=OPERATION", _nodes(manifest.plan))
+    lines += _section(
+        "fields that the graphs were traced with; settings that change one are refused", _fields(manifest)
+    )
     lines += _section("outputs, --only NAME", ((name, one.type) for name, one in manifest.outputs.items()))
     lines += _section("parts", ((name, _part(manifest, one)) for name, one in manifest.parts.items()))
     if manifest.reference is not None:
@@ -63,6 +66,15 @@ def _nodes(plan: Iterable[Operation]) -> Iterator[tuple[str, str]]:
         yield operation.node, f"{operation.op}  {', '.join(shown_settings)}".rstrip()
         if others := [name for name in alike(operation.op) if name != operation.op]:
             yield "", f"or {', '.join(others)}"
+
+
+def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    from guidegraph_runtime.plan import operations
+
+    for operation in operations(manifest.plan):
+        fields = operation.settings.get("fields") if operation.op == "part" else None
+        for name, one in (fields if isinstance(fields, dict) else {}).items():
+            yield name, _value(one.get("is") if isinstance(one, dict) else one)
 
 
 def _given(name: str, default: Any, settings: Mapping[str, Any], linked: Mapping[str, str]) -> str:

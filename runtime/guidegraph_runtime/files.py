@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` when the block ends and is removed when it fails.
 
     It lies in the same folder (made if missing), so that the rename is atomic, and has the same suffix, since Pillow,
-    NumPy and others choose the format by it.
+    NumPy and others choose the format by it. What is not `durable` may be lost, or empty, after a power cut.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -22,21 +22,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}.tmp{target.suffix[:32]}")
     try:
         yield temporary
-        _flush_to_disk(temporary)
+        if durable:
+            _flush_to_disk(temporary)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    with atomic_path(path) as temporary:
+def write_bytes(path: str | os.PathLike[str], data: bytes, durable: bool = True) -> None:
+    with atomic_path(path, durable) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str, durable: bool = True) -> None:
     """UTF-8 with the line ends as they are in `text`, on every system."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), durable)
 
 
 def _flush_to_disk(path: Path) -> None:

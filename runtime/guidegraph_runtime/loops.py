@@ -15,8 +15,8 @@ class Loop:
     """What a loop's operation says of it.
 
     over: the name of what it runs over, or a number of iterations. item, index: the names of the entry and its number.
-    start: what each carried value starts as, next: what it becomes. collect: what is kept of each iteration, result: the
-    carried values, both by the names that they have afterwards.
+    start: what each carried value starts as, next: what it becomes. collect: what is kept of each iteration, result:
+    the carried values; the keys of both are the names that these have afterwards.
     """
 
     over: str | int

@@ -33,15 +33,15 @@ def fields_of(value: Any) -> Iterator[tuple[str, Any]]:
             yield (f"{name}.{path}" if path else str(name)), inner
 
 
-def arguments(memory: Memory, links: Mapping[str, str]) -> dict[str, Any]:
-    """What an operation is given, by port: values, dicts of fields (``port.field``) and lists (``port.0``)."""
+def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by path as an operation takes them, by port: dicts of fields (``port.field``), lists (``port.0``)."""
     tree: dict[str, Any] = {}
-    for path, name in links.items():
+    for path, value in given.items():
         *above, last = path.split(".")
         at = tree
         for key in above:
             at = at.setdefault(key, {})
-        at[last] = memory.read(name)
+        at[last] = value
     return {port: _lists(one) for port, one in tree.items()}
 
 

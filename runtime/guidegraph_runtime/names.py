@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 MANIFEST = "bundle.json"
+BATCH = "batch"
+"""The axis of parts along which 1 goes with any size: what is there once serves every sample."""
 CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
 """In a bundle of one call, settings of the plan's one entry: the node's id, what is no tensor in its outputs, and
 whether its model heeds masks."""

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.host import OPERATIONS
+from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
 from guidegraph_runtime.loops import Loop
-from guidegraph_runtime.manifest_types import Operation, Part
+from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
 
 Array = NDArray[Any]
@@ -20,21 +21,20 @@ Progress = Callable[[str, int, int], None]
 
 
 class Runs(Protocol):
-    """What runs a part: arrays by name to arrays by name."""
+    """What runs a part: values by name, in any dtype and shape that fits, to its outputs by name."""
 
-    def __call__(self, part: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]: ...
+    def __call__(self, part: str, given: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
 
 
 @dataclass
 class PlanRun:
     """One run of a plan.
 
-    where: the bundle, for errors. parts: their inputs and outputs. run_part: runs one. progress: is told of each
-    iteration of a loop: its node, how many are done, and of how many. seconds: spent in each part and operation.
+    where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
+    many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
     """
 
     where: str
-    parts: Mapping[str, Part]
     run_part: Runs
     files: Callable[[str], bytes]
     memory: Memory = field(default_factory=Memory)
@@ -61,9 +61,17 @@ class PlanRun:
         if operation.op not in OPERATIONS:
             raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
         given = {name: self._setting(value) for name, value in operation.settings.items()}
-        found = OPERATIONS[operation.op](**arguments(self.memory, operation.inputs), **given)
+        found = OPERATIONS[operation.op](**arguments(self._inputs(operation)), **given)
         for name, value in found.items():
             self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+
+    def _inputs(self, operation: Operation) -> dict[str, Any]:
+        """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""
+        shapes = SHAPES_READ[operation.op]
+        return {
+            port: (stand_in if port in shapes else on_host)(self.memory.read(name))
+            for port, name in operation.inputs.items()
+        }
 
     def _setting(self, value: Any) -> Any:
         """A literal with the bytes of the bundle's files in it."""
@@ -76,14 +84,13 @@ class PlanRun:
         return {name: self._setting(one) for name, one in value.items()}
 
     def _part(self, operation: Operation) -> None:
-        part = self.parts[operation.node]
         check_fields(operation, self.memory)
-        given = {name: np.asarray(self.memory.read(at)) for name, at in operation.inputs.items()}
-        self.memory.update(self.run_part(operation.node, fitted(part, given)))
+        given = {name: self.memory.read(at) for name, at in operation.inputs.items()}
+        self.memory.update(self.run_part(operation.node, given))
 
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
-        over = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
+        over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
         rows = range(over) if isinstance(over, int) else over
         memory.update({at: memory.read(start) for at, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
@@ -97,63 +104,19 @@ class PlanRun:
             if self.progress is not None:
                 self.progress(operation.node, i + 1, len(rows))
         memory.update({name: memory.read(at) for name, at in loop.result.items()})
-        memory.update({name: np.stack(values) for name, values in collected.items()})
-
-
-def fitted(part: Part, given: Mapping[str, Array]) -> dict[str, Array]:
-    """Arrays in the dtypes and with the axes that a part takes.
-
-    What has a leading axis of 1 serves the whole batch. What has fewer axes than the part takes, such as a sampler's
-    memory before its first step, is the same along the axes that follow.
-    """
-    sizes = _sizes(part, given)
-    found = {}
-    for tensor in part.inputs:
-        array = given[tensor.name].astype(tensor.dtype, copy=False)
-        wanted = tuple(sizes.get(dim, 1) if isinstance(dim, str) else dim for dim in tensor.dims)
-        if array.shape != wanted:
-            array = _spread(tensor.name, array, wanted)
-        found[tensor.name] = np.asarray(array, order="C")
-    return found
-
-
-def _sizes(part: Part, given: Mapping[str, Array]) -> dict[str, int]:
-    """The size of each named axis; 1 is any."""
-    sizes: dict[str, tuple[int, str]] = {}
-    for tensor in part.inputs:
-        array = given[tensor.name]
-        if array.ndim != len(tensor.dims):
-            continue
-        for name, size in zip(tensor.dims, array.shape, strict=True):
-            if not isinstance(name, str) or size == 1:
-                continue
-            known, owner = sizes.setdefault(name, (int(size), tensor.name))
-            if known != size:
-                raise ValueError(
-                    f"'{name}' is {known} in '{owner}' and {size} in '{tensor.name}', which this graph takes of one "
-                    "size: give values that agree (prompts of as many tokens, say), or export the workflow with an "
-                    "example in which they differ, which leaves each free"
-                )
-    return {name: size for name, (size, _) in sizes.items()}
+        memory.update({name: np.stack([*map(on_host, values)]) for name, values in collected.items()})
 
 
 def check_fields(operation: Operation, memory: Memory) -> None:
     """Raises ``ValueError`` where a value has a plain field that is not the one with which a part was traced."""
     expected: Any = operation.settings.get("fields", {})
     for name, one in expected.items():
-        if name in memory and memory[name] != one["is"]:
+        if name in memory and on_host(memory[name]) != one["is"]:
             why = f": {one['why']}" if "why" in one else ""
             raise ValueError(
                 f"'{name}' is {memory[name]!r} and the graph was traced with {one['is']!r}{why}; give settings that "
                 "keep it, or export the workflow with these"
             )
-
-
-def _spread(name: str, array: Array, wanted: Sequence[int]) -> Array:
-    shape = array.shape + (1,) * (len(wanted) - array.ndim)
-    if len(shape) != len(wanted) or any(size not in (1, want) for size, want in zip(shape, wanted, strict=True)):
-        raise ValueError(f"'{name}' has shape {array.shape} where {tuple(wanted)} is due: sizes must agree")
-    return np.broadcast_to(array.reshape(shape), tuple(wanted))
 
 
 def operations(plan: Iterable[Operation]) -> Iterable[Operation]:

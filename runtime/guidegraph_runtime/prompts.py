@@ -12,6 +12,9 @@ Fragment: TypeAlias = tuple[str, float]
 UP = 1.1
 """What one pair of round brackets multiplies a weight by; a square one divides."""
 
+LARGEST = 1e6
+"""Above it, embeddings times the weight leave the range of small floating dtypes."""
+
 TOKEN = re.compile(
     r"""\\([\\()\[\]:])                             # an escaped sign
     | :\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)           # the weight that ends a round bracket
@@ -21,7 +24,10 @@ TOKEN = re.compile(
 
 
 def parse(text: str) -> list[Fragment]:
-    """A prompt as fragments with their weights. Raises ``ValueError`` that shows where brackets do not pair."""
+    """A prompt as fragments with their weights.
+
+    Raises ``ValueError`` that shows where brackets do not pair, and for weights that are too large.
+    """
     fragments: list[Fragment] = []
     open_at: list[tuple[str, int, int]] = []  # the bracket, its place in the text, and the first fragment inside
     for found in TOKEN.finditer(text):
@@ -39,6 +45,8 @@ def parse(text: str) -> list[Fragment]:
             fragments.append((escaped or found[0], 1.0))
     if open_at:
         raise ValueError(_unpaired(text, open_at[-1][1], open_at[-1][0]))
+    if any(not abs(weight) <= LARGEST for _, weight in fragments):
+        raise ValueError(f"the brackets of the prompt make a weight beyond {LARGEST:g}: use fewer, or smaller numbers")
     return _merged(fragments) or [("", 1.0)]
 
 

@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, FixedBinding, Value, dtype_name
+from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, DeviceTensor, FixedBinding, Value, dtype_name, empty
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.manifest import Dims, Part, Tensor
 from guidegraph_runtime.opsets import release
 from guidegraph_runtime.providers import Provider, choose_providers, verify_providers
-from guidegraph_runtime.shapes import check_inputs
+from guidegraph_runtime.shapes import check_inputs, find_input
 from guidegraph_runtime.verify import VerifiedBundle
 
 OPTIMIZATION = ("none", "basic", "extended", "all")
@@ -93,9 +93,22 @@ class Session:
         """Inputs and outputs that stay on the provider's device from one run to the next."""
         return Binding(self)
 
-    def bind_fixed(self, sizes: Mapping[str, int]) -> FixedBinding:
-        """A binding whose tensors keep their addresses, as CUDA graphs need; `sizes` are those of the named axes."""
-        return FixedBinding(self, sizes)
+    def bind_fixed(self, sizes: Mapping[str, int], weights: Mapping[str, Sequence[int]] | None = None) -> FixedBinding:
+        """A binding whose tensors keep their addresses, as CUDA graphs need; `sizes` are those of the named axes.
+
+        `weights` are the shapes of weights that are to be set as inputs are.
+        """
+        return FixedBinding(self, sizes, weights)
+
+    def weight(self, name: str) -> Tensor:
+        """What is said of a weight that may be given. Raises ``BundleError`` for one that may not."""
+        return find_input(self.where, name, self.weights)
+
+    def copied(self, tensor: DeviceTensor) -> DeviceTensor:
+        """A copy of a tensor on the device, made there."""
+        copy = empty(self, tensor.shape(), dtype_name(tensor.data_type()))
+        self.guard(copy.update_inplace, tensor)
+        return copy
 
     def new_graph_id(self) -> int:
         """The number of one more CUDA graph: each binding has its own, since a graph has one set of addresses."""

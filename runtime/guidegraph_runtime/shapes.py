@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ def check_inputs(
     known = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
     sizes: dict[str, int] = {}
     for name, array in arrays.items():
-        check_tensor(where, find_input(where, name, known), str(array.dtype), array.shape, sizes)
+        check_tensor(where, find_input(where, name, known), _dtype(array.dtype), array.shape, sizes)
     for tensor in part.inputs:
         if tensor.name not in arrays:
             _fail(where, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
@@ -55,6 +56,13 @@ def shape_of(where: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
         if isinstance(dim, str) and dim not in sizes:
             _fail(where, f"expected the size of axis '{dim}' of '{tensor.name}', found {one_of(dim, sizes)}")
     return [dim if isinstance(dim, int) else sizes[dim] for dim in tensor.dims]
+
+
+@cache
+def _dtype(dtype: Any) -> str:
+    return str(
+        dtype
+    )  # NumPy makes it anew each time, which for all the inputs of a step takes longer than all else here
 
 
 def _axes(tensor: Tensor) -> str:

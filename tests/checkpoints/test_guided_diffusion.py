@@ -169,6 +169,8 @@ def test_what_the_tensors_do_not_tell_has_to_be_said() -> None:
         load(tensors, LoadOptions("legacy", 5, None, "linear"), "meta")
     with pytest.raises(ValueError, match="not both"):
         LoadOptions(heads=4, head_channels=8)
+    with pytest.raises(ValueError, match="takes no text: leave tokenizer out"):
+        load(tensors, LoadOptions("legacy", 4, None, "linear", tokenizer=Path("words")), "meta")
 
 
 def test_a_key_that_does_not_fit_is_named(tmp_path: Path) -> None:

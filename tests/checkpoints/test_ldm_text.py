@@ -12,6 +12,7 @@ from torch import Tensor
 from guidegraph.nodes.checkpoint import load_checkpoint
 from guidegraph.nodes.denoiser import predict
 from guidegraph.nodes.text import encode_text
+from guidegraph_runtime.host import OPERATIONS
 from tests.checkpoints import compvis_writer, pipelines, tiny
 from tests.checkpoints.compvis_writer import under
 
@@ -99,6 +100,10 @@ def test_the_text_encoder_is_that_of_diffusers_from_a_folder_and_from_a_file(tmp
         assert condition.tokens is not None
         torch.testing.assert_close(condition.tokens, expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(predict(found.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
+        split = found.text.split()
+        tokens = OPERATIONS[split.operation](texts=TEXTS, **split.settings)
+        halves = split.function(*(torch.from_numpy(tokens[name]) for name in split.outputs))
+        torch.testing.assert_close(halves.tokens, expected, rtol=0, atol=1e-5)
     with pytest.warns(UserWarning, match=f"tokens, cut to {LENGTH}"):
         encode_text(found.text, "a " * LENGTH)
     del parts["cond_stage_model.transformer"]["attn_layers.layers.3.1.net.2.bias"]

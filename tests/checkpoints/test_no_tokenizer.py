@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,24 @@ def test_the_encoder_of_latent_diffusion_is_checked_too() -> None:
     flat = whole | {"transformer.token_emb.weight": torch.zeros(3)}
     with pytest.raises(ValueError, match="embeddings are matrices"):
         load_conditioner(flat, Path("model.ckpt"), None)
+
+
+def test_a_folder_without_words_is_no_tokenizer(stable: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    path, _ = stable
+    with pytest.raises(ValueError, match=r"holds no whole tokenizer: it needs vocab\.json and merges\.txt, or"):
+        load_checkpoint(path=path, tokenizer=tmp_path)
+    (tmp_path / "vocab.json").write_text((path.parent / "eos" / "vocab.json").read_text())
+    with pytest.raises(ValueError, match="holds no whole tokenizer"):
+        load_checkpoint(path=path, tokenizer=tmp_path)
+    (tmp_path / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="knows no words"):
+        load_checkpoint(path=path, tokenizer=tmp_path)
+
+
+def test_a_tokenizer_of_another_encoder(stable: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    words = json.loads((stable[0].parent / "eos" / "vocab.json").read_text())
+    (tmp_path / "vocab.json").write_text(json.dumps(words | {"tiger</w>": len(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match=rf"go up to {len(words)}, and this one knows {len(words)}"):
+        load_checkpoint(path=stable[0], tokenizer=tmp_path)

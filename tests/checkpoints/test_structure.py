@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from guidegraph.nodes.checkpoints.compvis import load_compvis
+from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.structure import Heads, measure, unet_shape
 from guidegraph.nodes.models.released_config import UNetShape, heads_of
 from guidegraph.nodes.models.released_unet import ReleasedUNet
+from tests.checkpoints import pipelines
 
 SD1 = UNetShape(4, 4, 320, (320, 640, 1280, 1280), 2, (1, 1, 1, 0), (8,) * 4, context_dim=768)
 SD2 = replace(SD1, heads=(5, 10, 20, 20), context_dim=1024, linear_projections=True, kind="v")
@@ -91,3 +96,42 @@ def test_heads_are_a_number_or_have_a_width() -> None:
         replace(PLAIN, depths=(1, 0, 0), heads=(3, 1, 1))
     with pytest.raises(ValueError, match="32 groups do not share 48 channels"):
         replace(PLAIN, widths=(48, 64, 64))
+
+
+UNET, FIRST = "model.diffusion_model.", "first_stage_model."
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{UNET}input_blocks.0.0.weight",
+        f"{UNET}time_embed.0.weight",
+        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        f"{UNET}out.2.weight",
+        f"{FIRST}encoder.conv_in.weight",
+        f"{FIRST}encoder.down.1.block.0.conv1.weight",
+        f"{FIRST}quant_conv.weight",
+        "alphas_cumprod",
+    ],
+)
+def test_a_tensor_of_another_rank_is_named(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    path = pipelines.single_file(pipelines.pipeline("sd1", tmp_path), "sd1", tmp_path / "model.ckpt")
+    tensors = torch.load(path, weights_only=True)["state_dict"]
+    short = name.removeprefix(UNET).removeprefix(FIRST)
+    for wrong in (torch.tensor(1.0), torch.zeros(0), torch.zeros(2, 2, 2)):
+        with pytest.raises(ValueError, match=rf"model\.ckpt' does not fit: {re.escape(short)} has the shape"):
+            load_compvis(tensors | {name: wrong}, path, LoadOptions())
+    with pytest.raises(ValueError, match="do not fall from 1: set noise_schedule"):
+        load_compvis(tensors | {"alphas_cumprod": torch.ones(1000)}, path, LoadOptions())
+
+
+def test_the_projection_of_another_rank_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    path = pipelines.single_file(pipelines.pipeline("sdxl", tmp_path), "sdxl", tmp_path / "model.ckpt")
+    tensors = torch.load(path, weights_only=True)["state_dict"]
+    name = "conditioner.embedders.1.model.text_projection"
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} has the shape \(\), and 2 axes"):
+        load_compvis(tensors | {name: torch.tensor(1.0)}, path, LoadOptions())

@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 import torch
 
+from guidegraph.graph.split import Split
 from guidegraph.nodes import prompt as prompts
 from guidegraph.nodes.checkpoints.clip_text import build_clip, clip_settings, from_openclip
 from guidegraph.nodes.models.released_text import PictureSize, ReleasedText, Tower
+from guidegraph.nodes.models.text import build_tokenizer
 from guidegraph.nodes.text import encode_text
+from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.prompts import parse
 from tests.checkpoints import compvis_writer, tiny
 
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 
+TOKENIZER = build_tokenizer(["a", "b"], 7).to_str().encode()
 TEXTS = ["a b c", "", "zebra x"]
 
 
@@ -120,6 +124,12 @@ def test_brackets_that_do_not_pair_are_shown(text: str, at: int) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["(" * 200 + "a" + ")" * 200, f"(a:{'9' * 400})"])
+def test_weights_are_bounded(text: str) -> None:
+    with pytest.raises(ValueError, match="make a weight beyond 1e"):
+        parse(text)
+
+
 def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
     made = embedder(tokenizer)
     plain = made(["a b c", "a b c"]).tokens
@@ -176,3 +186,40 @@ def test_what_is_no_text_encoder_of_that_kind_is_refused(tokenizer: Any) -> None
     del tensors[next(name for name in tensors if name.endswith("layers.1.mlp.fc2.bias"))]
     with pytest.raises(ValueError, match=r"1 missing: .*layers\.1\.mlp\.fc2\.bias"):
         build_clip(tensors, clip_settings(tensors, "file", "gelu"), "file")
+
+
+def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
+    two = [Tower(tiny.clip(), tokenizer, "penultimate", pad) for pad in (tokenizer.eos_token_id, 0)]
+    two[1].words = {"zebra": (3, 4)}
+    made = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
+    texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
+    found = runtime_reads(prompts.split_by_weights(made), texts)
+    expected = prompts.encode_weighted(made, texts)
+    assert found.tokens.shape[1] == 2 * 77
+    assert not found.tokens[1].any()
+    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.vector, expected.vector, rtol=0, atol=1e-6)
+    plain = runtime_reads(made.split(), texts).tokens
+    torch.testing.assert_close(plain, encode_text(made, texts).tokens, rtol=0, atol=1e-6)
+    assert not torch.equal(plain, found.tokens)
+
+
+def runtime_reads(split: Split | None, texts: list[str]) -> Any:
+    """What the two halves of an embedder make of texts, the first by the runtime."""
+    assert split is not None
+    found = OPERATIONS[split.operation](texts=texts, **split.settings)["out"]
+    return split.function(*(torch.from_numpy(found[name]) for name in split.outputs))
+
+
+def test_the_runtime_refuses_weights_where_an_encoder_knows_none(tokenizer: Any) -> None:
+    class Other:
+        def split(self) -> Split:
+            return Split("text.tokenize", {"prompt": "texts"}, {"ids": ("B", 7)}, abs, {"tokenizer": TOKENIZER})
+
+    other: Any = Other()
+    split = prompts.split_by_weights(other)
+    assert split is not None
+    plain = OPERATIONS["text.tokenize"](texts=["(a:1) b", "a b"], **split.settings)["ids"]
+    assert (plain[0] == plain[1]).all()
+    with pytest.raises(ValueError, match="gives a word a weight, which this model's text encoder does not know"):
+        OPERATIONS["text.tokenize"](texts=["a (b:2)"], **split.settings)

@@ -81,8 +81,16 @@ def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command)
         assert np.abs((image[0].transpose(1, 2, 0) + 1) * 127.5 - np.array(picture)).max() <= 0.51
 
 
+def test_what_was_written_is_run_once(cli: Command) -> None:
+    result = export(cli, TINY)
+    assert result.code == 0
+    assert result.out.endswith(" kB)\nimage: as the engine, 0.0000/255 of at most 2/255\n")
+
+
 def test_the_reference_can_be_left_out(cli: Command) -> None:
-    assert export(cli, TINY, "--no-reference").code == 0
+    result = export(cli, TINY, "--no-reference")
+    assert result.code == 0
+    assert "as the engine" not in result.out
     assert "reference" not in manifest(cli.folder / "bundle")
     assert not (cli.folder / "bundle" / "reference").exists()
 
@@ -108,7 +116,7 @@ def test_a_file_that_a_parameter_names_travels_with_the_bundle(cli: Command, tmp
         (
             "use: tiny.times, in: {x: noise, weight: weight, by: params.by}",
             "use: tiny.branch, in: {x: noise}",
-            "tiny.yaml:10:3: not-exportable: part 'encode' (nodes.times): a tensor's value decides what happens here",
+            "tiny_nodes.py:28:1: not-exportable: nodes.times (tiny.branch): a tensor's value decides what happens here",
         ),
         (
             "image:  {use: image.from_sample, in: {sample: times}}",
@@ -194,6 +202,9 @@ def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, mon
     assert result.code == 1
     assert re.search(r"^image +\d+\.\d+/255 of at most 2/255 +too far$", result.out, re.MULTILINE)
     assert "differs from the engine; bundle is there" in result.out
+    result = export(cli, TINY)
+    assert result.code == 1
+    assert re.search(r"^image: differs, \d+\.\d+/255 of at most 2/255; --check shows which", result.out, re.MULTILINE)
 
 
 # --- the embedded model --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 
 from guidegraph import Condition, load_workflow
 from guidegraph.graph.export.bundle import write_bundle
-from guidegraph.graph.export.single import export_call
+from guidegraph.graph.export.one_call import export_call
 from guidegraph.graph.export.workflow import export_workflow
 from guidegraph.nodes.checkpoint import load_checkpoint
 from guidegraph.nodes.lora import apply_lora

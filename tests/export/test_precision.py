@@ -17,8 +17,8 @@ pytest.importorskip("onnxruntime")
 
 from guidegraph import load_workflow
 from guidegraph.graph.export.bundle import write_bundle
+from guidegraph.graph.export.one_call import export_call
 from guidegraph.graph.export.precision import cast_models, chosen_precisions
-from guidegraph.graph.export.single import export_call
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from guidegraph_runtime.verify import open_bundle

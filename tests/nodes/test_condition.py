@@ -155,3 +155,5 @@ def test_a_denoiser_says_which_spatial_condition_and_size_it_takes() -> None:
         denoiser(x, t, Condition(spatial=torch.zeros(1, 2, 4, 4)))
     with pytest.raises(ValueError, match="sides that are multiples of 2"):
         plain(torch.zeros(1, 4, 7, 8), t, Condition())
+    with pytest.raises(ValueError, match=r"takes x \(B, C, H, W\) of 4 channels; found x of shape \(1, 4, 8\)"):
+        plain(torch.zeros(1, 4, 8), t, Condition())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,7 +29,7 @@ def plain(layer: PackedConv2d, x: Tensor) -> Tensor:
 
 def is_packed(layer: PackedConv2d) -> bool:
     place = layer.weight.untyped_storage()._cdata
-    return any(key[0] == place and not storage.expired() for key, (storage, _) in packed._packed.items())
+    return any(key[0] == place and not known.storage.expired() for key, known in packed._packed.items())
 
 
 @pytest.mark.parametrize(
@@ -134,3 +137,77 @@ def test_it_is_traced_as_a_convolution() -> None:
     targets = [str(each.target) for each in program.graph.nodes]
     assert any("conv2d" in target for target in targets)
     assert not any("mkldnn" in target for target in targets)
+
+
+@torch.no_grad()
+def test_a_weight_that_trains_is_not_packed() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    layer(x)
+    layer.requires_grad_(True)
+    for _ in range(2):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        torch.optim.AdamW([layer.weight], lr=0.1, fused=True).step()  # which does not count as a change in place
+        layer(x)
+        assert not is_packed(layer)
+    layer.requires_grad_(False)
+    torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-4)
+    assert is_packed(layer)
+
+
+@torch.no_grad()
+def test_transforms_see_a_convolution() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    expected = plain(layer, x)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    tangent = torch.ones_like(x)
+    moved: Tensor = torch.func.jvp(layer, (x,), (tangent,))[1]
+    torch.testing.assert_close(moved, nn.functional.conv2d(tangent, layer.weight, padding=1), rtol=1e-5, atol=1e-5)
+    with torch.autograd.forward_ad.dual_level():
+        dual = layer(torch.autograd.forward_ad.make_dual(x, tangent))
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(dual).tangent, moved)
+    weights = torch.stack([layer.weight, 2 * layer.weight])
+    each = torch.func.vmap(lambda weight: torch.func.functional_call(layer, {"weight": weight}, (x,)))(weights)
+    torch.testing.assert_close(each[0], expected, rtol=1e-5, atol=1e-5)
+    traced = torch.jit.trace(layer, (x,))
+    assert "mkldnn" not in str(traced.inlined_graph)
+
+
+@torch.no_grad()
+def test_inputs_and_settings_of_a_plain_convolution() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    torch.testing.assert_close(layer(x[0]), plain(layer, x)[0], rtol=1e-5, atol=1e-5)
+    assert layer(x[:0]).shape == (0, 40, 8, 8)
+    with pytest.raises(RuntimeError, match="to have 24 channels"):
+        layer(x[:, 1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert not is_packed(layer)
+    with torch.inference_mode():
+        within = convolution()
+        torch.testing.assert_close(within(x), plain(within, x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_is_kept_does_not_grow_with_changes() -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    layer(x)
+    count, watched = len(packed._packed), len(packed._watched)
+    for _ in range(3):
+        layer.weight.mul_(0.9)
+        layer(x)
+    assert (len(packed._packed), len(packed._watched)) == (count, watched)
+
+
+def test_a_processor_without_bfloat16() -> None:
+    program = (
+        "import torch\n"
+        "from guidegraph.nodes.models.packed import PackedConv2d, available\n"
+        "assert available() and not available(torch.bfloat16)\n"
+        "layer = PackedConv2d(24, 40, 3).bfloat16().requires_grad_(False)\n"
+        "with torch.no_grad():\n"
+        "    print(tuple(layer(torch.randn(1, 24, 8, 8).bfloat16()).shape))\n"
+    )
+    where = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, **where, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "(1, 40, 6, 6)", done.stderr

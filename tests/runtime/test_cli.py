@@ -148,6 +148,7 @@ def test_outputs_are_files_by_their_types_and_the_record_says_what_was_run(run: 
     assert (record["providers"], record["threads"]) == (["cpu"], 1)
     assert record["timings"]["parts"]["step"]["calls"] == 2
     assert record["timings"]["verify"] > 0 < record["timings"]["load"]
+    assert record["versions"].keys() >= {"guidegraph-runtime", "numpy", "onnxruntime", "pillow", "python"}
     assert record["outputs"]["picture"] == {"type": "image", "files": ["picture.png"]}
 
 
@@ -255,6 +256,7 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
         ),
         (["--node", "seed=2"], "--node: bad-setting: 'seed=2' is not NODE.SETTING=V"),
         (["--provider", "cuda"], "no-provider: expected cuda, but "),
+        (["--cuda-graph"], "bad-session: expected a GPU for CUDA graphs, found the provider cpu; leave cuda_graph out"),
         (["--out", "tiny/bundle.json"], "--out: no-folder: the folder for the files cannot be made: "),
     ],
 )
@@ -331,11 +333,32 @@ def test_help_needs_nothing_heavy(module: str) -> None:
     assert result.stdout == "False\n", result.stderr
 
 
-def test_the_module_is_the_command() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "guidegraph_runtime", "--version"],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "runtime")},
-        capture_output=True,
+def as_a_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "guidegraph_runtime", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "runtime"), "PYTHONUNBUFFERED": ""},
+        stderr=subprocess.PIPE,
         text=True,
+        **{"stdout": subprocess.PIPE, **options},
     )
+
+
+def test_the_module_is_the_command() -> None:
+    result = as_a_process("--version")
     assert result.stdout == "guidegraph-run 0.1.0\n", result.stderr
+
+
+def test_a_process_ends_at_once_with_all_that_it_said_and_wrote(bundle: Path, tmp_path: Path) -> None:
+    done = as_a_process(bundle, "--out", tmp_path / "out", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "done"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
+    wrong = as_a_process(tmp_path / "none")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    assert as_a_process("--help").stdout.endswith("130 cancelled\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_process_that_cannot_say_what_it_should_fails() -> None:
+    with open("/dev/full", "w") as full:
+        assert as_a_process("--version", stdout=full).returncode == 1

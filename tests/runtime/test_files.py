@@ -81,3 +81,13 @@ def test_permissions_are_those_of_a_file_written_plainly(tmp_path: Path) -> None
     (tmp_path / "plain").write_text("")
     write_text(tmp_path / "atomic", "")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_only_what_must_last_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    write_text(tmp_path / "a.txt", "soon written anew", durable=False)
+    assert (tmp_path / "a.txt").read_text() == "soon written anew"
+    assert flushed == []
+    write_text(tmp_path / "a.txt", "to stay")
+    assert len(flushed) == 1

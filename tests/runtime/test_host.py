@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime.host import OPERATIONS, schedule
+from guidegraph_runtime.png import write_png
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 LINEAR = schedule.linear()
@@ -195,3 +196,14 @@ def test_texts_of_several_lengths_and_a_tokenizer_without_padding_are_refused() 
         OPERATIONS["text.tokenize"](texts=["a", "a b"], tokenizer=data)
     with pytest.raises(ValueError, match="the tokenizer has no padding, so it cannot fill 4 tokens"):
         OPERATIONS["text.tokenize"](texts=["a"], tokenizer=data, length=4)
+
+
+@pytest.mark.parametrize("id", ["image.load", "mask.load", "semantic.load"])
+def test_a_file_is_its_path_or_its_bytes(tmp_path: Path, id: str) -> None:
+    path = tmp_path / "black.png"
+    write_png(path, np.zeros((4, 6), np.uint8))
+    by_path, by_bytes = (OPERATIONS[id](path=file, size=2)["out"] for file in (path, path.read_bytes()))
+    assert by_path.shape[2:] == (2, 2)
+    assert np.array_equal(by_path, by_bytes)
+    with pytest.raises(ValueError, match="the file of 7 bytes is no picture that Pillow can read"):
+        OPERATIONS[id](path=b"nothing")

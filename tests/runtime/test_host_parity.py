@@ -262,3 +262,14 @@ def test_tokens_are_those_of_the_text_model() -> None:
     assert short["ids"].tolist() == ids[:1, :3].tolist()
     long = OPERATIONS["text.tokenize"](texts="a tiger", tokenizer=data, length=8)
     assert long["mask"].tolist() == [[True] * 3 + [False] * 5]
+
+
+def test_arrays_are_put_together_as_the_nodes_tensors() -> None:
+    rng = np.random.default_rng(3)
+    arrays = [rng.standard_normal((batch, 3, 2), dtype=np.float32) for batch in (1, 2)]
+    together = OPERATIONS["tensor.cat"](tensors=arrays)["out"]
+    assert_same(NODES["tensor.cat"].function([torch.from_numpy(one) for one in arrays]), together)
+    assert together.shape == (3, 3, 2)
+    for given in ({"tensors": arrays, "axis": 1}, {"tensors": arrays, "axis": 3}, {"tensors": []}):
+        tensors = {**given, "tensors": [torch.from_numpy(one) for one in given["tensors"]]}
+        assert refusal(OPERATIONS["tensor.cat"], given) == refusal(NODES["tensor.cat"].function, tensors) != ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,31 @@ def test_pixels_come_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with Image.open(tmp_path / "a.png") as image:
         assert (np.asarray(image) == array.squeeze()).all()
     assert read_png_text(tmp_path / "a.png") == {}
+
+
+def test_each_row_has_the_filter_that_fits_it(tmp_path: Path) -> None:
+    generator = np.random.Generator(np.random.Philox(key=2))
+    ramp = np.add.outer(np.arange(40), np.arange(60))[..., None] * [1, 2, 3]
+    array = (ramp + generator.integers(0, 4, (40, 60, 3))).astype(np.uint8)
+    array[10:20] = generator.integers(0, 256, (10, 60, 3), dtype=np.uint8)
+    array[25:30] = array[24]
+    array[30:34] = np.arange(60, dtype=np.uint8)[:, None] * 3
+    write_png(tmp_path / "ours.png", array)
+    Image.fromarray(array).save(tmp_path / "pillow.png")
+    with Image.open(tmp_path / "ours.png") as image:
+        image.verify()
+    with Image.open(tmp_path / "ours.png") as image:
+        assert (np.asarray(image) == array).all()
+    assert (tmp_path / "ours.png").stat().st_size <= 1.05 * (tmp_path / "pillow.png").stat().st_size
+
+
+def test_a_picture_is_written_without_a_library_of_pictures(tmp_path: Path) -> None:
+    code = "import sys, numpy; from guidegraph_runtime.png import write_png\n"
+    code += "write_png(sys.argv[1], numpy.zeros((2, 2), 'uint8'), {'k': 'v'}); print('PIL' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert read_png_text(tmp_path / "a.png") == {"k": "v"}
 
 
 def test_strided_views_are_written_right(tmp_path: Path) -> None:

@@ -1,7 +1,21 @@
 """What a bundle's host plan calls between its graphs: NumPy alone, under the ids of the nodes that do the same."""
 
-from guidegraph_runtime.host import image, label, mask, noise, schedule, scheduler, semantic, text
+from guidegraph_runtime.host import image, label, mask, noise, schedule, scheduler, semantic, tensor, text
 from guidegraph_runtime.host.operation import OPERATIONS as OPERATIONS
+from guidegraph_runtime.host.operation import SHAPES_READ as SHAPES_READ
 from guidegraph_runtime.host.operation import Operation as Operation
 
-__all__ = ["OPERATIONS", "Operation", "image", "label", "mask", "noise", "schedule", "scheduler", "semantic", "text"]
+__all__ = [
+    "OPERATIONS",
+    "SHAPES_READ",
+    "Operation",
+    "image",
+    "label",
+    "mask",
+    "noise",
+    "schedule",
+    "scheduler",
+    "semantic",
+    "tensor",
+    "text",
+]

@@ -13,7 +13,7 @@ from guidegraph_runtime.checks import choice, whole
 from guidegraph_runtime.host.operation import operation
 
 
-@operation("noise.gaussian")
+@operation("noise.gaussian", shapes_read=("like",))
 def gaussian(
     like: NDArray[Any] | None = None,
     index: int | None = None,

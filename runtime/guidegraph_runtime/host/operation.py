@@ -21,12 +21,17 @@ Raises ``ValueError`` that says what was expected and found.
 _operations: dict[str, Operation] = {}
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(_operations)
 
+_shapes_read: dict[str, tuple[str, ...]] = {}
+SHAPES_READ: Mapping[str, tuple[str, ...]] = MappingProxyType(_shapes_read)
+"""The ports of each operation of which it reads shape and dtype alone, so that values on a device may stay there."""
 
-def operation(id: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+
+def operation(id: str, *, shapes_read: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function as the operation `id` and leave it as it is.
 
     Its positional parameters are ports, its keyword-only ones settings, with the node's names and defaults. The fields
-    of a ``NamedTuple`` are the outputs, any other value is the output ``out``.
+    of a ``NamedTuple`` are the outputs, any other value is the output ``out``. shapes_read: ports whose elements it
+    does not read.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
@@ -41,7 +46,7 @@ def operation(id: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             result: Any = function(*bound.args, **bound.kwargs)
             return result._asdict() if isinstance(result, tuple) and hasattr(result, "_asdict") else {"out": result}
 
-        _operations[id] = call
+        _operations[id], _shapes_read[id] = call, shapes_read
         return function
 
     return register

@@ -1,0 +1,241 @@
+"""A workflow as one ONNX file, with its description and examples of its inputs beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+
+from guidegraph.graph.export.about import about_input
+from guidegraph.graph.export.before import Before, before_graph, flat
+from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.like import Shapes
+from guidegraph.graph.export.part import EMBEDDED_LIMIT, OPSET
+from guidegraph.graph.export.single import PIXELS, Single, single_graph
+from guidegraph.graph.export.workflow import Exported
+from guidegraph_runtime.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
+from guidegraph_runtime.single import (
+    DATA,
+    FORMAT,
+    TABLES,
+    VERSION,
+    Description,
+    Noise,
+    host_values,
+    inputs_with,
+)
+
+ALIGNED = 64
+SHOWN = 2048
+"""Numbers of an example that are in the description too."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The graph, and what was written with it. files: their sizes in bytes."""
+
+    single: Single
+    description: Description
+    files: Mapping[Path, int]
+
+
+@dataclass
+class _Data:
+    """Bytes after each other, each at a multiple of 64."""
+
+    blocks: bytearray = field(default_factory=bytearray)
+
+    def add(self, data: bytes) -> int:
+        self.blocks.extend(bytes(-len(self.blocks) % ALIGNED))
+        start = len(self.blocks)
+        self.blocks.extend(data)
+        return start
+
+
+def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> Written:
+    """Write FILE.onnx, and beside it FILE.json and FILE.bin, of an export that was planned for one graph.
+
+    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError`` for what one graph cannot hold, and for
+    more than 2 GiB of weights; then nothing is written.
+    """
+    tables = exported.host.tables
+    known = {*tables, *(f"params.{name}" for name in exported.inputs)}
+    before = before_graph(exported.plan, known)
+    files = dict(exported.host.files)
+    read = {name: tables[name] for one in before.operations for name in one.inputs.values() if name in tables}
+    if read:
+        from safetensors.torch import save
+
+        files[TABLES] = save({name: one.detach().cpu().contiguous().clone() for name, one in read.items()})
+    recipe = Manifest(
+        name=exported.graph.name,
+        workflow=exported.graph.sources.get(str(exported.graph.file), ""),
+        inputs=exported.inputs,
+        outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
+        parts={},
+        plan=(*before.operations, *(draw.operation for draw in before.draws.values())),
+        files={name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
+        versions=versions,
+        requires=Requires(OPSET),
+        fixed=exported.fixed,
+    )
+    noise = {name: Noise(draw.operation.node, None, None) for name, draw in before.draws.items()}
+    fields: dict[str, Any] = {}
+    for one in flat(exported.plan):
+        found: Any = one.settings.get("fields", {}) if one.op == "part" else {}
+        fields |= found
+    early = Description(str(out), {}, noise, fields, recipe, files)
+    given = host_values(early, {}, {})
+    single = single_graph(exported, before, given, [name for name, kind in kinds.items() if kind == "image"])
+    described = Description(
+        str(out),
+        {one.name: one for one in single.inputs},
+        _noise(exported, before, given, single),
+        fields,
+        recipe,
+        files,
+    )
+    examples = inputs_with(described, {})
+    return Written(single, described, _write(out, single, described, examples, exported))
+
+
+def check_single_place(out: Path) -> None:
+    """Raises ``ExportError`` where FILE.json or FILE.bin beside ``out`` is something else than an earlier export."""
+    told, data = out.with_suffix(".json"), out.with_suffix(DATA)
+    try:
+        ours = told.is_file() and json.loads(told.read_bytes()).get("format") == FORMAT
+    except (ValueError, AttributeError):
+        ours = False
+    if taken := [path for path in (told, data) if path.exists() and not ours]:
+        raise ExportError(f"'{taken[0]}' is there and of no single file", "choose another name, or remove it")
+
+
+def _noise(exported: Exported, before: Before, given: Mapping[str, Any], single: Single) -> dict[str, Noise]:
+    shapes = Shapes(exported.plan, {one.plan.name: one.traced for one in exported.parts}, before, given)
+    wanted = {one.name for one in single.inputs}
+    found = {}
+    for name, draw in before.draws.items():
+        over = None if draw.loop is None else str(draw.loop.over)
+        if name in wanted:
+            found[name] = Noise(draw.operation.node, over, shapes.of_draw(draw))
+    return found
+
+
+def _write(
+    out: Path, single: Single, described: Description, examples: Mapping[str, Any], exported: Exported
+) -> dict[Path, int]:
+    weights = sum(
+        value.const_value.nbytes
+        for graph in (single.model.graph, *single.model.graph.subgraphs())
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+    if weights >= EMBEDDED_LIMIT:
+        raise ExportError(
+            f"{weights} bytes of weights do not fit one ONNX file", "export a bundle instead: leave out --single-file"
+        )
+    graph: bytes = onnx_ir.to_proto(single.model).SerializeToString()
+    data = _Data()
+    inputs = {
+        name: _plain_input(tensor, described, data, examples[name], exported)
+        for name, tensor in described.inputs.items()
+    }
+    places = {name: data.add(content) for name, content in described.files.items()}
+    blocks = bytes(data.blocks)
+    paths = [out, out.with_suffix(DATA), out.with_suffix(".json")]
+    top = {
+        "format": FORMAT,
+        "version": VERSION,
+        "about": "inputs and outputs are those of the graph; an example of each input lies in the data file, as plain "
+        "little-endian numbers in C order. Axes of one name have one size, or 1. recipe: how the inputs come from the "
+        "workflow's parameters",
+        "graph": _file(out, graph),
+        "data": _file(paths[1], blocks),
+        "inputs": inputs,
+        "outputs": {str(value.name): _plain_output(value, single) for value in single.model.graph.outputs},
+        "files": places,
+        "fields": dict(described.fields),
+        "recipe": json.loads(write_manifest(described.recipe)),
+    }
+    text = _readable(top)
+    with _together(paths) as temporary:
+        for path, content in zip(temporary, (graph, blocks, text.encode()), strict=True):
+            path.write_bytes(content)
+    return {path: path.stat().st_size for path in paths}
+
+
+def _readable(top: Mapping[str, Any]) -> str:
+    """JSON with a line for each input and output."""
+    lines = []
+    for name, value in top.items():
+        if isinstance(value, dict) and name in ("inputs", "outputs"):
+            inner = [f"  {_json(key)}: {_json(one)}" for key, one in value.items()]
+            lines.append(f" {_json(name)}: {{\n" + ",\n".join(inner) + "\n }")
+        else:
+            lines.append(f" {_json(name)}: {_json(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _file(path: Path, content: bytes) -> dict[str, Any]:
+    return {"file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _plain_input(
+    tensor: Tensor, described: Description, data: _Data, example: Any, exported: Exported
+) -> dict[str, Any]:
+    content = example.astype(example.dtype.newbyteorder("<")).tobytes()
+    noise = described.noise.get(tensor.name)
+    place: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
+    drawn = {one.outputs[0] for one in described.recipe.plan if one.op == "noise.gaussian"}
+    if example.size <= SHOWN and tensor.name not in drawn:
+        place["values"] = example.tolist()
+    found: dict[str, Any] = {
+        "dtype": tensor.dtype,
+        "dims": list(tensor.dims),
+        "about": about_input(tensor.name, noise, described.recipe, exported),
+        "example": place,
+    }
+    if noise is not None:
+        plain: dict[str, Any] = {"node": noise.node} | ({} if noise.over is None else {"over": noise.over})
+        if noise.shape is not None:
+            plain["shape"] = [
+                {"size": size.text, "of": {name: [[a.input, a.index] for a in axes] for name, axes in size.of.items()}}
+                for size in noise.shape
+            ]
+        found["noise"] = plain
+    return found
+
+
+def _plain_output(value: onnx_ir.Value, single: Single) -> dict[str, Any]:
+    name = single.outputs[str(value.name)]
+    pixels = str(value.name).endswith(f".{PIXELS}")
+    assert value.dtype is not None
+    dims = [size if isinstance(size, int) else str(size.value).rpartition(".")[2] for size in value.shape or ()]
+    about = f"the workflow's output '{name}'" + (" as pixels: height, width and colours, 0 to 255" if pixels else "")
+    return {"dtype": str(value.dtype.numpy()), "dims": dims, "about": about}
+
+
+@contextmanager
+def _together(paths: list[Path]) -> Iterator[list[Path]]:
+    """Temporary files beside these places, which go there once all are whole."""
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    temporary = [path.with_name(f".{path.name[:64]}-{secrets.token_hex(6)}.tmp") for path in paths]
+    try:
+        yield temporary
+        for one, path in zip(temporary, paths, strict=True):
+            os.replace(one, path)
+    finally:
+        for one in temporary:
+            one.unlink(missing_ok=True)

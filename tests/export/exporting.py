@@ -1,0 +1,76 @@
+"""Workflows exported to bundles in tests, and what both give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guidegraph import load_workflow
+from guidegraph.graph.export.bundle import write_bundle
+from guidegraph.graph.export.workflow import export_workflow
+from guidegraph.outputs import is_image
+from guidegraph_runtime.bundle import Bundle
+from guidegraph_runtime.sessions import SessionSettings
+
+Arrays = Mapping[str, NDArray[Any]]
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+LEVEL = 2 / 255
+"""One level of grey in pictures from −1 to 1."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A workflow, the parameters at export, its bundle, and how many seconds it took to export it."""
+
+    workflow: Path
+    params: Mapping[str, Any]
+    bundle: Bundle
+    seconds: float
+    plugins: tuple[str, ...] = ()
+
+    def run(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> Arrays:
+        """What the bundle gives."""
+        open_params = {name: one for name, one in self.params.items() if name in self.bundle.manifest.inputs}
+        return self.bundle.run_with({**open_params, **params}, nodes=nodes)
+
+    def engine(self, folder: Path, changes: Sequence[tuple[str, str]] = (), **params: Any) -> Arrays:
+        """What the engine gives for the workflow, with some of its text replaced."""
+        workflow = load_workflow(changed(self.workflow, changes, folder), cache="off", plugins=self.plugins)
+        return {name: value.numpy() for name, value in workflow.run(**{**self.params, **params}).items()}
+
+
+def changed(workflow: Path, changes: Sequence[tuple[str, str]], folder: Path) -> Path:
+    """A copy of a workflow with some of its text replaced."""
+    text = workflow.read_text(encoding="utf-8")
+    for old, new in changes:
+        assert old in text, f"the workflow says nowhere {old!r}"
+        text = text.replace(old, new)
+    path = folder / workflow.name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: Any) -> Made:
+    """A workflow exported with parameters."""
+    loaded = load_workflow(workflow, plugins=plugins)
+    started = time.perf_counter()
+    exported = export_workflow(loaded.graph, loaded.bind(params))
+    outputs = loaded.graph.outputs
+    kinds = {name: "image" if is_image(outputs[name].type) else "tensor" for name in exported.outputs}
+    write_bundle(exported, folder / "bundle", kinds=kinds, versions={"guidegraph": "0.1.0"})
+    seconds = time.perf_counter() - started
+    bundle = Bundle(folder / "bundle", SessionSettings.on("cpu", intra_threads=1))
+    return Made(workflow, params, bundle, seconds, plugins)
+
+
+def difference(found: Arrays, expected: Arrays) -> float:
+    """The largest difference of the outputs of two runs, which have the same shapes."""
+    assert {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in expected.items()}
+    assert all(np.isfinite(one).all() for one in found.values())
+    return max(float(np.abs(one - expected[name]).max()) for name, one in found.items())

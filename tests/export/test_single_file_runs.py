@@ -1,0 +1,127 @@
+"""A single file in Node: the same picture as the engine's, in one call of onnxruntime-node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from guidegraph import load_workflow
+from guidegraph.graph.build import build
+from guidegraph.graph.export.single_file import write_single
+from guidegraph.graph.export.workflow import export_workflow
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.run import RunOptions, run
+from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.outputs import pixels
+from guidegraph_runtime.single import inputs_of, inputs_with, read_description
+from tests.cli.command import ROOT
+from tests.export.guided import WORKFLOW, with_models
+from tests.export.node import node_folder, run_in_node
+
+TWO = 2 / 127.5
+"""2/255 of a picture's range, from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Small:
+    graph: Graph
+    values: dict[str, Any]
+    file: Path
+
+    def engine(self, **change: Any) -> np.ndarray[Any, Any]:
+        picture: np.ndarray[Any, Any] = (
+            run(self.graph, {**self.values, **change}, RunOptions()).outputs["image"].numpy()
+        )
+        return picture
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "small.yaml").write_text("guidegraph: 1\n" + WORKFLOW)
+    graph = build(folder / "small.yaml", with_models())
+    values = {name: parameter.default for name, parameter in graph.params.items()}
+    exported = export_workflow(graph, values, one_graph=True)
+    write_single(exported, folder / "small.onnx", kinds={"image": "image"}, versions={})
+    return Small(graph, values, folder / "small.onnx")
+
+
+def one_call(file: Path, inputs: dict[str, Any]) -> list[Any]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found: list[Any] = session.run(["image", "image.uint8"], inputs)
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"steps": 7, "scale": 5.5, "strength": 0.5, "seed": 8},
+        {"batch": 3, "prompt": ["a tiger", "a tree on grass", "an elephant"], "label": [0, 3, 2]},
+        {"batch": 1, "steps": 2},
+    ],
+)
+def test_prompt_cfg_classifier_and_noise_in_one_call(small: Small, change: dict[str, Any]) -> None:
+    picture, shown = one_call(small.file, inputs_of(small.file.with_suffix(".json"), **change))
+    wanted = small.engine(**change)
+    assert picture.shape == wanted.shape
+    assert np.abs(picture - wanted).max() <= TWO
+    drawn = np.stack([pixels(one) for one in wanted]).astype(int)
+    assert np.abs(shown - drawn).max() <= 1
+
+
+def test_settings_that_the_graph_was_not_traced_with_are_named(small: Small) -> None:
+    with pytest.raises(BundleError, match=r"'scheduler.scheduler.reads_score' is False .* export the workflow with"):
+        inputs_of(small.file.with_suffix(".json"), steps=1)  # DDPM adds no noise in its last step
+
+
+def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> None:
+    description = read_description(small.file.with_suffix(".json"))
+    changes = {"scheduler.use": "scheduler.ddim", "scheduler.eta": 0.5, "noise.shape": [3, 16, 4]}
+    picture, _ = one_call(small.file, inputs_with(description, {"steps": 5}, changes))
+    text = WORKFLOW.replace("scheduler.ddpm", "scheduler.ddim").replace("{clip: true}", "{clip: true, eta: 0.5}")
+    (tmp_path / "other.yaml").write_text("guidegraph: 1\n" + text.replace("[3, 8, 12]", "[3, 16, 4]"))
+    graph = build(tmp_path / "other.yaml", with_models())
+    wanted = run(graph, {**small.values, "steps": 5}, RunOptions()).outputs["image"].numpy()
+    assert picture.shape == wanted.shape == (2, 3, 16, 4)
+    assert np.abs(picture - wanted).max() <= TWO
+
+
+def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    found = run_in_node(node_folder(pytestconfig), small.file, tmp_path / "out")
+    wanted = small.engine()
+    assert found.keys() == {"image", "image.uint8"}
+    assert np.abs(found["image"] - wanted).max() <= TWO
+    drawn = np.stack([pixels(one) for one in wanted]).astype(int)
+    assert np.abs(found["image.uint8"] - drawn).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("text_to_image", {"steps": 4, "batch": 2, "scale": 2.5, "seed": 5}),
+        ("class_classifier_guidance_ddim", {"steps": 5, "batch": 2, "scale": 6.0, "label": [3, 8]}),
+        ("class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}),
+    ],
+)
+def test_shipped_workflows_in_python_and_in_node(
+    name: str, change: dict[str, Any], tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    workflow = load_workflow(ROOT / "workflows" / f"{name}.yaml")
+    example = {"steps": 3, "batch": 1}
+    exported = export_workflow(workflow.graph, workflow.bind(example), only=["image"], one_graph=True)
+    file = tmp_path / "all.onnx"
+    write_single(exported, file, kinds={"image": "image"}, versions={})
+    for params in ({}, change):
+        picture, _ = one_call(file, inputs_of(file.with_suffix(".json"), **params))
+        wanted = workflow.run(**{**example, **params})["image"].numpy()
+        assert picture.shape == wanted.shape
+        assert np.abs(picture - wanted).max() <= TWO
+    found = run_in_node(node_folder(pytestconfig), file, tmp_path / "out")
+    assert np.abs(found["image"] - workflow.run(**example)["image"].numpy()).max() <= TWO

