@@ -317,7 +317,13 @@ def test_other_bundles_and_missing_providers_are_refused(made: Made, cli: Comman
         onnx_denoiser(path=cli.folder / "nowhere")
 
 
-def test_the_workflow_that_ships_with_it_needs_the_bundle() -> None:
-    shipped = load_workflow(ROOT / "workflows" / "text_to_image_onnx.yaml")
+def test_the_workflow_that_ships_with_it_draws_the_pictures_of_the_embedded_model(tmp_path: Path) -> None:
+    torchs, shipped = (load_workflow(ROOT / "workflows" / f"text_to_image{name}.yaml") for name in ("", "_onnx"))
     with pytest.raises(WorkflowError, match="'denoiser'"):
         shipped.run()
+    exported = export_call(torchs.graph, torchs.bind({}), "denoiser")
+    write_bundle(exported, tmp_path / "denoiser", kinds={"value": "tensor"}, versions={"guidegraph": "0"})
+    given: dict[str, Any] = {"steps": 4, "batch": 2, "seed": 3}
+    wanted, found = torchs.run(**given)["image"], shipped.run(**given, denoiser=tmp_path / "denoiser")["image"]
+    assert float((wanted - found).abs().max()) * 127.5 <= 2
+    assert float((wanted - found).abs().max()) <= 1e-3
