@@ -20,11 +20,15 @@ pytest.importorskip("onnxruntime")
 
 from guidegraph import Condition, load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
+from guidegraph.graph.export.bundle import write_bundle
+from guidegraph.graph.export.single import export_call
 from guidegraph.nodes.models.onnx_denoiser import run_arrays, run_on_device
 from guidegraph.nodes.onnx import onnx_denoiser
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from tests.cli.command import ROOT, Command, Result, environment
 from tests.export import small_denoiser
+
+pytestmark = pytest.mark.slow
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +60,8 @@ REST = """
         in:
           {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, state: carry.state, t: loop.t, noise: fresh}
     next: {x: step.x, state: step.state}
-  image: {use: image.from_sample, in: {sample: sample.x}}
+  decoded: {use: small.decode, in: {x: sample.x}}
+  image: {use: image.from_sample, in: {sample: decoded}}
 outputs: {image: image}
 """
 TORCH = f"{HEAD}nodes:\n  model: {{use: small.denoiser}}{REST}"
