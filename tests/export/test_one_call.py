@@ -21,14 +21,12 @@ pytest.importorskip("onnxruntime")
 from guidegraph import Condition, load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.export.bundle import write_bundle
-from guidegraph.graph.export.single import export_call
+from guidegraph.graph.export.one_call import export_call
 from guidegraph.nodes.models.onnx_denoiser import run_arrays, run_on_device
 from guidegraph.nodes.onnx import onnx_denoiser
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from tests.cli.command import ROOT, Command, Result, environment
 from tests.export import small_denoiser
-
-pytestmark = pytest.mark.slow
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +113,8 @@ def export(cli: Command, *arguments: str) -> Result:
 def expected(inputs: dict[str, np.ndarray]) -> Any:
     x, t, tokens, mask = (torch.from_numpy(inputs[name]) for name in ("x", "t", "tokens", "mask"))
     with torch.no_grad():
-        return small_denoiser.denoiser().eval()(x, t, Condition(tokens=tokens, mask=mask))
+        model: Any = small_denoiser.denoiser()
+        return model.eval()(x, t, Condition(tokens=tokens, mask=mask))
 
 
 def relative(found: Any, wanted: Any) -> float:
