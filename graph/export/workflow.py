@@ -170,7 +170,7 @@ def traced_parts(
         raise ExportError(f"there is no part '{unknown[0]}'", choices(unknown[0], names, "parts"))
     if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
         asked = precision[EVERY_STEP]
-        raise ExportError(f"{asked} is for parts in loops, and none is", f"say which: {names[0]}={asked}")
+        raise ExportError(f"{asked} is for parts in loops, and there is none", f"name a part: PART={asked}")
     found = {}
     for plan in sorted(plans, key=lambda plan: not set(plan.keys) & set(midway)):
         started = time.perf_counter()

@@ -112,7 +112,7 @@ def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -
             message = (
                 f"'{only[0]}' names {len(found)} nodes: {', '.join(call.key for call in found)}; give one of these"
             )
-            unknown = [argument_problem("ambiguous", message, "--only")]
+            unknown = [argument_problem("ambiguous-name", message, "--only")]
     problems += unknown
     return ""
 

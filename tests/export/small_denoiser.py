@@ -56,6 +56,12 @@ def pull(
     return -scale * gradient
 
 
+@node("small.decode")
+def decode(x: Sample) -> Sample:
+    """Samples between -1 and 1."""
+    return torch.tanh(x)
+
+
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [denoiser, condition, pull]
+    return [denoiser, condition, pull, decode]

@@ -20,6 +20,8 @@ pytest.importorskip("onnxruntime")
 
 from guidegraph import Condition, load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
+from guidegraph.graph.export.bundle import write_bundle
+from guidegraph.graph.export.one_call import export_call
 from guidegraph.nodes.models.onnx_denoiser import run_arrays, run_on_device
 from guidegraph.nodes.onnx import onnx_denoiser
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
@@ -56,7 +58,8 @@ REST = """
         in:
           {scheduler: scheduler.scheduler, x: carry.x, prediction: guided, state: carry.state, t: loop.t, noise: fresh}
     next: {x: step.x, state: step.state}
-  image: {use: image.from_sample, in: {sample: sample.x}}
+  decoded: {use: small.decode, in: {x: sample.x}}
+  image: {use: image.from_sample, in: {sample: decoded}}
 outputs: {image: image}
 """
 TORCH = f"{HEAD}nodes:\n  model: {{use: small.denoiser}}{REST}"
@@ -110,7 +113,8 @@ def export(cli: Command, *arguments: str) -> Result:
 def expected(inputs: dict[str, np.ndarray]) -> Any:
     x, t, tokens, mask = (torch.from_numpy(inputs[name]) for name in ("x", "t", "tokens", "mask"))
     with torch.no_grad():
-        return small_denoiser.denoiser().eval()(x, t, Condition(tokens=tokens, mask=mask))
+        model: Any = small_denoiser.denoiser()
+        return model.eval()(x, t, Condition(tokens=tokens, mask=mask))
 
 
 def relative(found: Any, wanted: Any) -> float:
@@ -317,7 +321,13 @@ def test_other_bundles_and_missing_providers_are_refused(made: Made, cli: Comman
         onnx_denoiser(path=cli.folder / "nowhere")
 
 
-def test_the_workflow_that_ships_with_it_needs_the_bundle() -> None:
-    shipped = load_workflow(ROOT / "workflows" / "text_to_image_onnx.yaml")
+def test_the_workflow_that_ships_with_it_draws_the_pictures_of_the_embedded_model(tmp_path: Path) -> None:
+    torchs, shipped = (load_workflow(ROOT / "workflows" / f"text_to_image{name}.yaml") for name in ("", "_onnx"))
     with pytest.raises(WorkflowError, match="'denoiser'"):
         shipped.run()
+    exported = export_call(torchs.graph, torchs.bind({}), "denoiser")
+    write_bundle(exported, tmp_path / "denoiser", kinds={"value": "tensor"}, versions={"guidegraph": "0"})
+    given: dict[str, Any] = {"steps": 4, "batch": 2, "seed": 3}
+    wanted, found = torchs.run(**given)["image"], shipped.run(**given, denoiser=tmp_path / "denoiser")["image"]
+    assert float((wanted - found).abs().max()) * 127.5 <= 2
+    assert float((wanted - found).abs().max()) <= 1e-3
