@@ -179,17 +179,17 @@ def traced_parts(
             with placement(device, "float32"):
                 found[plan.name] = _traced(plan, precision.get(plan.name, default))
         except ExportError as error:
-            raise _between(plan, midway, error) from error
+            if between := [key for key in plan.keys if key in midway]:
+                raise _in_between(between, error) from error
+            raise
         if on_part is not None:
             on_part(found[plan.name], time.perf_counter() - started)
     return tuple(found[plan.name] for plan in plans)
 
 
-def _between(plan: PartPlan, midway: Collection[str], error: ExportError) -> ExportError:
-    """The error of a part, which says where a bundle would have the host's work in it."""
-    if not set(plan.keys) & set(midway):
-        return error
-    names = ", ".join(f"nodes.{key}" for key in plan.keys if key in midway)
+def _in_between(keys: Sequence[str], error: ExportError) -> ExportError:
+    """The error of a part that holds what is the host's work in a bundle, which says so."""
+    names = ", ".join(f"nodes.{key}" for key in keys)
     reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
     remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
     return ExportError(reason, remedy, place=error.place, operator=error.operator)
