@@ -111,13 +111,14 @@ def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconf
     assert np.abs(found["image.uint8"] - drawn).max() <= 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("text_to_image", {"steps": 4, "batch": 2, "scale": 2.5, "seed": 5}),
         ("class_classifier_guidance_ddim", {"steps": 5, "batch": 2, "scale": 6.0, "label": [3, 8]}),
-        ("class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}),
+        pytest.param(
+            "class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_shipped_workflows_in_python_and_in_node(
