@@ -126,6 +126,14 @@ def _replacing(out: Path) -> Iterator[Path]:
 
 def check_place(out: Path) -> None:
     """Raises ``ExportError`` where a bundle must not be written, since something else is there."""
+    for above in out.absolute().parents:
+        if (above / MANIFEST).is_file():
+            reason = f"'{out}' lies in the bundle '{above}', which holds its own files alone"
+            raise ExportError(reason, "choose a folder outside of it")
+        if above.exists() and not above.is_dir():
+            raise ExportError(f"'{above}' is a file and no folder for '{out.name}'", "choose another folder")
+    if out.resolve() == Path.cwd():
+        raise ExportError("a bundle takes the place of its folder, and this is the current one", "name another folder")
     if out.is_dir() and not any(out.iterdir()):
         return
     if os.path.lexists(out) and not (out / MANIFEST).is_file():

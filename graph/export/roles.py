@@ -6,12 +6,13 @@ otherwise it is fixed at the value that it has at export, and the bundle says so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.node import Port
 
 
 @dataclass
@@ -27,17 +28,21 @@ class Roles:
     fixed: dict[str, str] = field(default_factory=dict)
 
 
-def assign(ops: Mapping[str, Op], params: Mapping[str, bool], *, one_graph: bool = False) -> Roles:
+def assign(
+    ops: Mapping[str, Op], params: Mapping[str, bool], numbers: Collection[str], *, one_graph: bool = False
+) -> Roles:
     """Who does what. params: for each parameter, whether it can be an input of a bundle at all, by its type.
+
+    numbers: those whose value is a number, which a graph can take.
 
     one_graph: all that is traced becomes one graph, so the runtime does only what comes before it. Raises
     ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
-    hosted = every = host_calls(ops)
+    hosted = every = host_calls(ops, numbers)
     while True:
         reads = _parameters_read(ops, fixed)
-        found = dict(_must_be_fixed(ops, reads, fixed, hosted))
+        found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers))
         if not found:
             dynamic = {key for key, names in reads.items() if names is not None}
             # What comes before a graph can be told only once all that a bundle fixes is fixed.
@@ -80,7 +85,11 @@ def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[st
 
 
 def _must_be_fixed(
-    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str], hosted: set[str]
+    ops: Mapping[str, Op],
+    reads: Mapping[str, frozenset[str] | None],
+    fixed: Mapping[str, str],
+    hosted: set[str],
+    numbers: Collection[str],
 ) -> Iterator[tuple[str, str]]:
     for op in walk(ops):
         names = reads[op.key]
@@ -112,7 +121,7 @@ def _must_be_fixed(
             yield from ((name, why) for name in sorted(names))
             continue
         for name, port in op.parameters():
-            if name not in fixed and float not in port.type.alternatives and not port.type.is_any:
+            if name not in fixed and not (name in numbers and _takes_numbers(port)):
                 yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
 
 
@@ -125,7 +134,7 @@ def is_host(call: Call) -> bool:
     return call.spec.runtime or call.spec.split is not None
 
 
-def host_calls(ops: Mapping[str, Op]) -> set[str]:
+def host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]:
     """The keys of the calls that are the host's.
 
     One that the runtime has and that can be traced as well is the host's at the top level. In a loop it is traced where
@@ -136,16 +145,24 @@ def host_calls(ops: Mapping[str, Op]) -> set[str]:
     traced: set[str] = set()
     for op in walk(ops):
         looped = op.key not in ops
-        if isinstance(op, Call) and is_host(op) and not (looped and _may_be_traced(op) and _reads_graph(op, traced)):
+        if (
+            isinstance(op, Call)
+            and is_host(op)
+            and not (looped and _may_be_traced(op, numbers) and _reads_graph(op, traced))
+        ):
             host.add(op.key)
         else:
             traced.add(op.key)
     return host
 
 
-def _may_be_traced(call: Call) -> bool:
-    numbers = all(float in port.type.alternatives for _, port in call.parameters())
-    return numbers and call.spec.split is None and not call.spec.host and call.spec.pure
+def _takes_numbers(port: Port) -> bool:
+    return float in port.type.alternatives or port.type.is_any
+
+
+def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
+    fit = all(name in numbers and _takes_numbers(port) for name, port in call.parameters())
+    return fit and call.spec.split is None and not call.spec.host and call.spec.pure
 
 
 def _reads_graph(call: Call, traced: set[str]) -> bool:

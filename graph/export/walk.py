@@ -10,8 +10,8 @@ from guidegraph.graph.call import Body, invoke
 from guidegraph.graph.events import CancelToken
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.host import HostPlan, host_call, split_call
-from guidegraph.graph.export.leaves import base_name, leaves_of, statics_of
-from guidegraph.graph.export.parts import Given, PartPlan, plan_part
+from guidegraph.graph.export.leaves import Leaf, base_name, leaves_of, statics_of
+from guidegraph.graph.export.parts import Given, PartPlan, is_number, plan_part
 from guidegraph.graph.export.stages import Stage, stages
 from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
@@ -111,9 +111,17 @@ class Walk:
     def _part(
         self, stage: Stage, ops: Sequence[Op], wanted: Sequence[Source], where: str, before: Sequence[Stage]
     ) -> Operation:
-        inside = {op.key for op in stage.ops}
+        inside = [op.key for op in stage.ops]
         reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in inside)]
         given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
+        for one in given:
+            if not (leaves_of(one.value) or is_number(one.value) or statics_of(one.value)):
+                raise ExportError(
+                    f"'{one.name}' is {one.value!r:.60}, no tensor and no number, and nodes.{', nodes.'.join(inside)} "
+                    "would be traced with it, though it may be another at run time",
+                    "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
+                    place=str(stage.ops[0].mark),
+                )
         constants: dict[Source, Any] = {
             s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
         }
@@ -197,7 +205,8 @@ class Walk:
             collected, each = self.named(Output(loop.key, name)), self.named(source)
             links["collect"] |= {collected[path]: at for path, at in each.items()}
         settings: dict[str, Any] = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index"}
-        settings |= {"over": self.named(loop.over)[""], **links}
+        count = None if self.is_dynamic(loop.over) else self.value(loop.over)
+        settings |= {"over": count if isinstance(count, int) else self.named(loop.over)[""], **links}
         return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
     def enter(self, loop: Loop, rows: Any, i: int) -> None:
@@ -213,12 +222,20 @@ class Walk:
         """
         leaves = leaves_of(self.value(source))
         base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
-        if not leaves:
-            return {"": base}
         if not self.is_dynamic(source):
+            leaves = leaves or [self._number(source, base)]
             self.host.tables |= {leaf.named(base): leaf.tensor for leaf in leaves}
-            return {leaf.path: leaf.named(base) for leaf in leaves}
-        return {leaf.path: leaf.named(base) for leaf in leaves}
+        return {leaf.path: leaf.named(base) for leaf in leaves} or {"": base}
+
+    def _number(self, source: Source, base: str) -> Leaf:
+        """A number that is the same in every run, as a table. Raises ``ExportError`` for what is none."""
+        import torch
+
+        value = self.value(source)
+        if not is_number(value):
+            reason = f"'{base}' is {value!r:.60}, the same in every run, and a bundle keeps tensors and numbers"
+            raise ExportError(reason, "give it as a tensor, or leave it a parameter")
+        return Leaf("", torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64), ())
 
     def named_statics(self, source: Source) -> dict[str, str]:
         """Where the run has what is no tensor in a value, by the paths in it."""

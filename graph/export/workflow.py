@@ -16,7 +16,7 @@ from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.host import HostPlan, ending
 from guidegraph.graph.export.leaves import DYNAMIC
-from guidegraph.graph.export.parts import PartPlan
+from guidegraph.graph.export.parts import PartPlan, is_number
 from guidegraph.graph.export.places import raised_at
 from guidegraph.graph.export.precision import EVERY_STEP, PRECISIONS, PROVIDERS
 from guidegraph.graph.export.quantise import quantised
@@ -94,7 +94,7 @@ def export_workflow(
     done by the runtime, and ``NodeError`` where the example fails.
     """
     walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
-    midway = host_calls(graph.ops) - walk.hosted if one_graph else set()
+    midway = host_calls(graph.ops, numbers_in(values)) - walk.hosted if one_graph else set()
     plans = [replace(one, models=tuple(m for m in one.models if id(m) not in walk.frozen)) for one in walk.parts]
     parts = traced_parts(plans, device, precision or {}, on_part, midway)
     read = {name.removeprefix("params.") for operation in _all(plan) for name in operation.inputs.values()}
@@ -124,7 +124,7 @@ def planned(
     wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
     fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
-    roles = assign(ops, fits, one_graph=one_graph)
+    roles = assign(ops, fits, numbers_in(values), one_graph=one_graph)
     literals = {name: Literal(values[name]) for name in roles.fixed}
     ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
     left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
@@ -148,6 +148,11 @@ def planned(
             )
         outputs[name] = found[""]
     return walk, roles.fixed, plan, outputs
+
+
+def numbers_in(values: Mapping[str, Any]) -> set[str]:
+    """The names of the values that are numbers, and no booleans."""
+    return {name for name, value in values.items() if is_number(value)}
 
 
 def _all(plan: tuple[Operation, ...]) -> list[Operation]:

@@ -40,7 +40,7 @@ def run(
     """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
     record = record_of(bundle, params, nodes, only, lora)
     bundle.check_outputs(only)
-    folder = _folder(out, bundle.manifest.name)
+    folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
 
     def write(name: str, value: NDArray[Any]) -> None:
@@ -87,8 +87,11 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     record.write(folder, "done")
 
 
-def _folder(out: Path | None, name: str) -> Path:
-    """The folder for the files, made. Raises ``BundleError`` where it cannot be."""
+def _folder(out: Path | None, name: str, bundle: Path) -> Path:
+    """The folder for the files, made. Raises ``BundleError`` where it cannot be, or lies in the bundle."""
+    if bundle.resolve() in (place := (out or RUNS).resolve(), *place.parents):
+        message = "the files would lie in the bundle, which holds its own alone; name another folder"
+        raise BundleError("--out", "no-folder", message)
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +104,7 @@ def _folder(out: Path | None, name: str) -> Path:
                 return folder
         raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
     except OSError as error:
-        raise BundleError("--out", "no-folder", f"the folder for the files cannot be made: {error}") from error
+        raise BundleError("--out", "no-folder", f"the folder for the files cannot be made: {error.strerror or error}") from error
 
 
 def _summary(folder: Path, written: Mapping[str, list[str]]) -> str:

@@ -74,7 +74,19 @@ def fold(x: Tensor, *, factor: float = 1.0) -> Sample:
     return factor * first + second
 
 
-NODES = [halve, scale, times, fold, mix, secret, read, pull]
+@node("plan.spell")
+def spell(x: Sample, *, word: str = "") -> Sample:
+    """Plus as much as a word is long: what is traced with one word is wrong for another."""
+    return x + len(word)
+
+
+@node("plan.flag")
+def flag(x: Sample, *, up: float | bool = 1.0) -> Sample:
+    """Doubled where a flag says so."""
+    return x * 2 if up is True else x
+
+
+NODES = [spell, flag, halve, scale, times, fold, mix, secret, read, pull]
 
 
 def registry() -> Registry:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from guidegraph.graph.export.bundle import write_bundle
+from guidegraph.graph.export.bundle import check_place, write_bundle
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.workflow import export_workflow, planned
 from guidegraph.graph.run import RunOptions, run
@@ -178,3 +178,96 @@ def test_a_bundle_takes_the_place_of_a_bundle_alone(tmp_path: Path) -> None:
         write_bundle(exported, tmp_path / "bundle", kinds={"half": "tensor"}, versions={})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "taken", "workflow.yaml"]
     assert torch.isfinite(torch.from_numpy(Bundle(tmp_path / "bundle").run()["half"])).all()
+
+
+WORDS = f"""
+params: {{seed: 0, words: {{default: [a, bbb, cc], type: list}}}}
+nodes:
+  {NOISE}
+  run:
+    loop: {{over: params.words, as: w}}
+    carry: {{x: noise}}
+    body:
+      a: {{use: plan.spell, in: {{x: carry.x, word: loop.w}}}}
+    next: {{x: a}}
+outputs: {{x: run.x}}
+"""
+
+
+def test_a_text_that_changes_is_not_traced_as_one(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"'run.w' is 'bbb', no tensor and no number, and nodes.run.body.a"):
+        plan_of(WORDS, tmp_path)
+
+
+def test_a_flag_that_is_traced_is_fixed_whatever_its_port_takes_besides(tmp_path: Path) -> None:
+    text = f"""
+params: {{seed: 0, up: {{default: true, type: bool}}}}
+nodes:
+  {NOISE}
+  a: {{use: plan.flag, in: {{x: noise, up: params.up}}}}
+outputs: {{a: a}}
+"""
+    _, fixed, _ = plan_of(text, tmp_path)
+    assert fixed == {"up": "nodes.a (plan.flag) takes it while it is traced"}
+
+
+FIXED = f"""
+params: {{seed: 3, n: 3, by: 2.0}}
+nodes:
+  {NOISE}
+  wide: {{use: plan.times, in: {{x: noise, count: params.n}}}}
+  run:
+    loop: {{over: params.n, as: i}}
+    carry: {{x: wide, by: params.by}}
+    body:
+      a: {{use: plan.scale, in: {{x: carry.x, factor: carry.by}}}}
+    next: {{x: a, by: params.by}}
+outputs: {{x: run.x}}
+"""
+
+
+def test_what_is_fixed_still_counts_a_loop_and_starts_a_carry(tmp_path: Path) -> None:
+    graph = graph_of(FIXED, tmp_path)
+    values: dict[str, Any] = {"seed": 3, "n": 3, "by": 2.0}
+    exported = export_workflow(graph, values)
+    assert "n" in exported.fixed
+    write_bundle(exported, tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
+    found = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1)).run(by=0.5)
+    wanted = run(graph, {**values, "by": 0.5}, RunOptions()).outputs["x"]
+    np.testing.assert_allclose(found["x"], wanted.numpy(), rtol=1e-6)
+
+
+FLOATS = f"""
+params: {{seed: 3, factors: {{default: [1.5, 2.0, -0.5], type: list}}}}
+nodes:
+  {NOISE}
+  run:
+    loop: {{over: params.factors, as: f}}
+    carry: {{x: noise}}
+    body:
+      a: {{use: plan.scale, in: {{x: carry.x, factor: loop.f}}}}
+    next: {{x: a}}
+outputs: {{x: run.x}}
+"""
+
+
+def test_a_loop_over_numbers(tmp_path: Path) -> None:
+    graph = graph_of(FLOATS, tmp_path)
+    values: dict[str, Any] = {"seed": 3, "factors": [1.5, 2.0, -0.5]}
+    write_bundle(export_workflow(graph, values), tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
+    bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
+    for change in ({}, {"factors": [3.0, 0.25]}):
+        wanted = run(graph, {**values, **change}, RunOptions()).outputs["x"]
+        np.testing.assert_allclose(bundle.run(**change)["x"], wanted.numpy(), rtol=1e-6)
+
+
+def test_places_where_no_bundle_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    for place, said in (("bundle/inner", "lies in the bundle"), ("file/b", "is a file"), (".", "the current one")):
+        with pytest.raises(ExportError, match=said):
+            check_place(Path(place))
+    check_place(Path("bundle"))
+    check_place(Path("new/deep"))
