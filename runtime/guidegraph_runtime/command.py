@@ -104,7 +104,9 @@ def _folder(out: Path | None, name: str, bundle: Path) -> Path:
                 return folder
         raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
     except OSError as error:
-        raise BundleError("--out", "no-folder", f"the folder for the files cannot be made: {error.strerror or error}") from error
+        raise BundleError(
+            "--out", "no-folder", f"the folder for the files cannot be made: {error.strerror or error}"
+        ) from error
 
 
 def _summary(folder: Path, written: Mapping[str, list[str]]) -> str:
