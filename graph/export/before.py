@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.roles import NOISE
+from guidegraph_runtime.host import SHAPES_READ
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest import Operation
 
@@ -48,7 +48,8 @@ def before_graph(plan: Sequence[Operation], known: set[str]) -> Before:
         index = operation.inputs.get("index")
         loop = next((one for one in loops if index in (one.index, one.item)), None)
         unknown = {port: at for port, at in operation.inputs.items() if at not in known}
-        if operation.op != NOISE or unknown.keys() - {"like", "index"} or ("index" in unknown and loop is None):
+        shapes = SHAPES_READ.get(operation.op, ())
+        if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
             raise ExportError(
                 f"nodes.{operation.node} ({operation.op}) runs on the host and takes '{min(unknown.values())}', which "
                 "the graph computes",

@@ -13,6 +13,7 @@ from pathlib import Path
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Param, Source, walk
 from guidegraph.graph.node import Port
+from guidegraph_runtime.host import SHAPES_READ
 
 
 @dataclass
@@ -31,12 +32,12 @@ class Roles:
 def assign(
     ops: Mapping[str, Op], params: Mapping[str, bool], numbers: Collection[str], *, one_graph: bool = False
 ) -> Roles:
-    """Who does what. params: for each parameter, whether it can be an input of a bundle at all, by its type.
+    """Who does what.
 
-    numbers: those whose value is a number, which a graph can take.
-
-    one_graph: all that is traced becomes one graph, so the runtime does only what comes before it. Raises
-    ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
+    params: for each parameter, whether it can be an input of a bundle at all, by its type. numbers: those whose value
+    is a number, which a graph can take. one_graph: all that is traced becomes one graph, so the runtime does only what
+    comes before it. Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done
+    by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
     hosted = every = host_calls(ops, numbers)
@@ -170,13 +171,11 @@ def _reads_graph(call: Call, traced: set[str]) -> bool:
     return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in given)
 
 
-NOISE = "noise.gaussian"
-
-
 def hosted_before(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
     """Those of the runtime's operations that need nothing of what is traced, so that they can run before all of it.
 
-    Of noise that is like a traced sample, only the sample's shape counts, and of an iteration its number.
+    An operation that reads only the shapes of some ports, as noise that is like a sample does, needs nothing of what is
+    traced there, and of an iteration its number.
     """
     inside: set[str] = set()
 
@@ -187,8 +186,9 @@ def hosted_before(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) ->
     for op in walk(ops):
         if op.key not in dynamic:
             continue
-        shape = {"like", "index"} if isinstance(op, Call) and op.spec.id == NOISE else set()
-        needed = [s for name, s in _named_sources(op) if name not in shape]
+        shapes = SHAPES_READ.get(op.spec.id, ()) if isinstance(op, Call) else ()
+        unread = {*shapes, "index"} if shapes else set()
+        needed = [s for name, s in _named_sources(op) if name not in unread]
         if op.key in hosted and not any(map(reads, needed)):
             found.add(op.key)
         if op.key not in found or any(map(reads, op.sources())):

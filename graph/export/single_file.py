@@ -21,6 +21,7 @@ from guidegraph.graph.export.like import Shapes
 from guidegraph.graph.export.part import EMBEDDED_LIMIT, OPSET
 from guidegraph.graph.export.single import PIXELS, Single, single_graph
 from guidegraph.graph.export.workflow import Exported
+from guidegraph_runtime.host import SHAPES_READ
 from guidegraph_runtime.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.single import (
     DATA,
@@ -198,7 +199,7 @@ def _plain_input(
     content = example.astype(example.dtype.newbyteorder("<")).tobytes()
     noise = described.noise.get(tensor.name)
     place: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
-    drawn = {one.outputs[0] for one in described.recipe.plan if one.op == "noise.gaussian"}
+    drawn = {one.outputs[0] for one in described.recipe.plan if SHAPES_READ.get(one.op)}
     if example.size <= SHOWN and tensor.name not in drawn:
         place["values"] = example.tolist()
     found: dict[str, Any] = {
