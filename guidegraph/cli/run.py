@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.record import RunRecord, versions
 from guidegraph.rerun import Recipe, portable_params, seeds_of
-
-RUNS = Path("runs")
+from guidegraph_runtime.files import run_folder
 
 
 @dataclass(frozen=True)
@@ -154,16 +152,7 @@ def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
 def _folder(out: Path | None, name: str) -> Path:
     """The folder for the files, made. Raises ``WorkflowError`` where it cannot be."""
     try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            return out
-        stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-        for i in range(1, 1000):
-            folder = RUNS / (stem if i == 1 else f"{stem}-{i}")
-            with suppress(FileExistsError):
-                folder.mkdir(parents=True)
-                return folder
-        raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
+        return run_folder(out, name)
     except OSError as error:
         problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {error}", "--out")
         raise WorkflowError([problem]) from error

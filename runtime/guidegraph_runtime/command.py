@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.files import RUNS, run_folder
 from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.record import Record, record_of
 from guidegraph_runtime.say import out as out_line
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.manifest_types import Operation
-
-RUNS = Path("runs")
 
 
 def run(
@@ -93,16 +90,7 @@ def _folder(out: Path | None, name: str, bundle: Path) -> Path:
         message = "the files would lie in the bundle, which holds its own alone; name another folder"
         raise BundleError("--out", "no-folder", message)
     try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            return out
-        stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name.replace(os.sep, '-')}"
-        for i in range(1, 1000):
-            folder = RUNS / (stem if i == 1 else f"{stem}-{i}")
-            with suppress(FileExistsError):
-                folder.mkdir(parents=True)
-                return folder
-        raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
+        return run_folder(out, name)
     except OSError as error:
         raise BundleError(
             "--out", "no-folder", f"the folder for the files cannot be made: {error.strerror or error}"

@@ -5,8 +5,29 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+
+RUNS = Path("runs")
+"""Where the folders of runs are made, in the current folder."""
+
+
+def run_folder(out: Path | None, name: str) -> Path:
+    """The folder for a run's files, made: ``out``, or a new one under `runs` named by the time and `name`.
+
+    Raises ``OSError`` where it cannot be made.
+    """
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name.replace(os.sep, '-')}"
+    for i in range(1, 1000):
+        folder = RUNS / (stem if i == 1 else f"{stem}-{i}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
 
 
 @contextmanager
