@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class PretrainedText(nn.Module):
+class PretrainedText(nn.Module, ABC):
     """What both have in common: texts are padded to `length` tokens, and a longer one is cut with a warning."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int) -> None:
@@ -93,9 +94,9 @@ class PretrainedText(nn.Module):
         """The condition of B texts, as `embed` gives it."""
         return self.embed(*self.tokenize(texts))
 
+    @abstractmethod
     def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """The condition of tokens (B, length) int64 that count where the mask (B, length) bool is true."""
-        raise NotImplementedError
 
     def split(self) -> Split | None:
         """How texts are embedded without Python: by their tokens. None for a tokenizer that is Python itself."""
