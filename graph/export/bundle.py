@@ -109,6 +109,7 @@ def _files(folder: Path) -> Iterator[tuple[str, File]]:
 def _replacing(out: Path) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place at the end, and is removed when something fails."""
     check_place(out)
+    out = out.resolve()  # where the place is a link, what it leads to is replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name[:64]}-{secrets.token_hex(6)}.tmp")
     temporary.mkdir()
@@ -117,7 +118,12 @@ def _replacing(out: Path) -> Iterator[Path]:
         old = out.with_name(f"{temporary.name}.old")
         if out.exists():
             os.replace(out, old)
-        os.replace(temporary, out)
+        try:
+            os.replace(temporary, out)
+        except OSError:
+            if old.exists():
+                os.replace(old, out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -29,7 +29,9 @@ def chosen_precisions(given: Sequence[str]) -> dict[str, str]:
     """``fp16`` for the parts in loops and ``decode=fp16`` for a named one, as a mapping. Raises ``ValueError``."""
     found: dict[str, str] = {}
     for text in given:
-        part, _, precision = text.rpartition("=")
+        part, equals, precision = text.rpartition("=")
+        if equals and not part:
+            raise ValueError(f"'{text}' names no part; write {precision}, or PART={precision}")
         if precision not in PRECISIONS:
             raise ValueError(f"there is no precision '{precision}'; {choices(precision, PRECISIONS, 'precisions')}")
         if found.setdefault(part, precision) != precision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from guidegraph.graph.export.bundle import check_place, write_bundle
 from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.precision import chosen_precisions
 from guidegraph.graph.export.workflow import export_workflow, planned
 from guidegraph.graph.run import RunOptions, run
 from guidegraph_runtime.bundle import Bundle
@@ -271,3 +273,32 @@ def test_places_where_no_bundle_belongs(tmp_path: Path, monkeypatch: pytest.Monk
             check_place(Path(place))
     check_place(Path("bundle"))
     check_place(Path("new/deep"))
+
+
+def test_a_link_to_a_bundle_leads_to_the_new_one_and_a_failed_exchange_keeps_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_workflow(graph_of(LOOP, tmp_path), {"seed": 3, "steps": 2, "factor": 0.5}, only=["half"])
+    real, link = tmp_path / "real", tmp_path / "link"
+    write_bundle(exported, real, kinds={"half": "tensor"}, versions={"made": "1"})
+    link.symlink_to(real)
+    write_bundle(exported, link, kinds={"half": "tensor"}, versions={"made": "2"})
+    assert link.is_symlink()
+    assert Bundle(real).manifest.versions == {"made": "2"}
+    replace = os.replace
+
+    def fails_for_the_new(source: Any, target: Any) -> None:
+        if Path(target) == real and not str(source).endswith(".old"):
+            raise OSError("no")
+        replace(source, target)
+
+    monkeypatch.setattr("guidegraph.graph.export.bundle.os.replace", fails_for_the_new)
+    with pytest.raises(OSError, match="no"):
+        write_bundle(exported, real, kinds={"half": "tensor"}, versions={"made": "3"})
+    assert Bundle(real).manifest.versions == {"made": "2"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real", "workflow.yaml"]
+
+
+def test_a_precision_of_no_part() -> None:
+    with pytest.raises(ValueError, match="'=fp16' names no part; write fp16, or PART=fp16"):
+        chosen_precisions(["=fp16"])
