@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
+    from guidegraph.nodes.hooks import AttentionCall, HookedDenoiser, OpaqueDenoiser, Rule, Site, select_sites
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.types import (
         Autoencoder,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionCall",
     "Autoencoder",
     "Cancelled",
     "Classifier",
@@ -66,6 +68,7 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "HookedDenoiser",
     "Image",
     "Label",
     "LabelEmbedder",
@@ -78,8 +81,10 @@ __all__ = [
     "NodeFinished",
     "NodeStarted",
     "Noise",
+    "OpaqueDenoiser",
     "OutputReady",
     "Prediction",
+    "Rule",
     "RunFinished",
     "RunInfo",
     "RunStarted",
@@ -90,6 +95,7 @@ __all__ = [
     "SchedulerState",
     "Score",
     "SemanticMap",
+    "Site",
     "Split",
     "Tensor",
     "TextEmbedder",
@@ -105,6 +111,7 @@ __all__ = [
     "node",
     "per_sample",
     "register_decomposition",
+    "select_sites",
     "structured",
 ]
 
@@ -128,6 +135,7 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.nodes.hooks": ("AttentionCall", "HookedDenoiser", "OpaqueDenoiser", "Rule", "Site", "select_sites"),
     "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.types": (
         "Autoencoder",

@@ -54,6 +54,7 @@ TYPES = (
     "Denoiser",
     "Discriminator",
     "FeatureExtractor",
+    "HookedDenoiser",
     "Image",
     "ImageEmbedder",
     "Label",
@@ -61,6 +62,7 @@ TYPES = (
     "Latent",
     "Mask",
     "Noise",
+    "OpaqueDenoiser",
     "Prediction",
     "Sample",
     "Schedule",
@@ -87,5 +89,5 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    module = import_module("guidegraph.nodes.types")
-    return [Tensor, *(getattr(module, name) for name in TYPES)]
+    known = {**vars(import_module("guidegraph.nodes.types")), **vars(import_module("guidegraph.nodes.hooks"))}
+    return [Tensor, *(known[name] for name in TYPES)]

@@ -24,6 +24,7 @@ from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.hooks import HookedModel
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
@@ -133,6 +134,11 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
 
 def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """The kind and the config that `load_part` needs to build a module again."""
+    if isinstance(module, HookedModel) and module.hooks.rules:
+        names = ", ".join(site.name for site in module.hooks.rules)
+        raise ValueError(
+            f"a denoiser with rules cannot be saved, and this one has some at {names}: wire the one without"
+        )
     match module:
         case UNetDenoiser():
             return "unet", asdict(module.network.config)
