@@ -197,6 +197,15 @@ def new_autoencoder(
     return model
 
 
+@node("model.pixels")
+def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
+    """Pixels as their own latents, f = 1: nothing to train, and a scale to be measured by autoencoder.measure_scale."""
+    from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
+
+    space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
+    return space
+
+
 @node("model.unet")
 def new_unet(
     *,
