@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
+    from guidegraph.nodes.denoiser import predict
     from guidegraph.nodes.hooks import AttentionCall, HookedDenoiser, OpaqueDenoiser, Rule, Site, select_sites
     from guidegraph.nodes.shapes import has_values
+    from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -97,6 +99,7 @@ __all__ = [
     "SemanticMap",
     "Site",
     "Split",
+    "StepContext",
     "Tensor",
     "TextEmbedder",
     "Timesteps",
@@ -110,6 +113,7 @@ __all__ = [
     "load_workflow",
     "node",
     "per_sample",
+    "predict",
     "register_decomposition",
     "select_sites",
     "structured",
@@ -135,8 +139,10 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.hooks": ("AttentionCall", "HookedDenoiser", "OpaqueDenoiser", "Rule", "Site", "select_sites"),
     "guidegraph.nodes.shapes": ("has_values",),
+    "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",

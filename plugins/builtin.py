@@ -29,6 +29,7 @@ MODULES = (
     "mask",
     "metrics",
     "model",
+    "named_scheduler",
     "noise",
     "onnx",
     "plot",
@@ -39,6 +40,7 @@ MODULES = (
     "scheduler",
     "semantic",
     "step",
+    "step_context",
     "table",
     "tensor",
     "text",
@@ -71,6 +73,7 @@ TYPES = (
     "Score",
     "Segmenter",
     "SemanticMap",
+    "StepContext",
     "Table",
     "TextEmbedder",
     "Timesteps",
@@ -89,5 +92,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    known = {**vars(import_module("guidegraph.nodes.types")), **vars(import_module("guidegraph.nodes.hooks"))}
+    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "hooks", "step_context"))
+    known = {name: found for module in modules for name, found in vars(module).items()}
     return [Tensor, *(known[name] for name in TYPES)]
