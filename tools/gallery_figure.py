@@ -3,8 +3,8 @@
     python tools/gallery_figure.py apg cfg apg 'cfg scale=15' 'apg scale=15 eta=0'
 
 A row is a workflow and parameters of its own: `cfg` is workflows/text_to_image.yaml, any other name is that plugin's
-text_to_image.yaml, or NAME/FILE its FILE.yaml. Values are read as `--set` reads them. Without rows there are four: CFG and
-the plugin as they come, and both at scale 15. Writes plugins/gallery/PLUGIN/figure.png.
+text_to_image.yaml, or NAME/FILE its FILE.yaml. Values are read as `--set` reads them. Without rows there are four: CFG
+and the plugin as they come, and both at scale 15. Writes plugins/gallery/PLUGIN/figure.png.
 """
 
 from __future__ import annotations
