@@ -46,9 +46,7 @@ class NodeCase:
         }
         for argument, (given, names, what) in known.items():
             if unknown := [name for name in given if name not in names]:
-                raise ValueError(
-                    f"{spec.id}: {argument} names '{unknown[0]}'; {choices(unknown[0], names, what)}"
-                )
+                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {choices(unknown[0], names, what)}")
         if empty := [name for name, reason in {**self.skip, **self.detached}.items() if not reason.strip()]:
             raise ValueError(f"{spec.id}: '{empty[0]}' is left out without a reason: say why")
 

@@ -1,7 +1,7 @@
 """An example value for each port type: small, seeded, the same on every machine.
 
 Sizes differ from each other, so that a node that takes one axis for another is found: a batch of 2, 4 channels,
-8 × 12 positions, 5 tokens of 6, 7 classes, 20 training steps.
+8 × 12 positions, 5 tokens of 6, 7 classes, 100 training steps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, type
 from guidegraph.testing.outcome import NoExample
 
 BATCH = 2
-SIZES: Mapping[str, int] = {"B": BATCH, "C": 4, "H": 8, "W": 12, "M": 5, "D": 6, "K": 7, "T": 20, "N": 3, "R": 5}
+SIZES: Mapping[str, int] = {"B": BATCH, "C": 4, "H": 8, "W": 12, "M": 5, "D": 6, "K": 7, "T": 100, "N": 3, "R": 5}
 TEXTS = ("a red circle on grass", "two blue cats", "a green square under the night sky")
 NUMBERS: tuple[Any, ...] = (2, 1, 0, 3, 0.5, 0.25)
 """Tried in order for a setting without a default, until one is allowed."""

@@ -72,7 +72,7 @@ class Discriminator(Model):
     """Pictures (B, 3, H, W) to logits (B, 1, H/2, W/2)."""
 
     def forward(self, image: Tensor) -> Tensor:
-        return F.avg_pool2d(self.filtered(image).mean(1, keepdim=True), 2)
+        return halved(self.filtered(image).mean(1, keepdim=True))
 
 
 class FeatureExtractor(Model):
@@ -80,15 +80,14 @@ class FeatureExtractor(Model):
 
     def forward(self, image: Tensor) -> Sequence[Tensor]:
         features = self.filtered(image)
-        return [F.avg_pool2d(features, 2), self.row(features.mean((1, 2, 3)), WIDTH)]
+        return [halved(features), self.row(features.mean((1, 2, 3)), WIDTH)]
 
 
 class Autoencoder(Model):
     """Pictures (B, 3, H, W) to latents (B, 4, H/2, W/2) and back."""
 
     def encode(self, image: Tensor) -> Tensor:
-        small = F.avg_pool2d(image, 2)
-        return F.conv2d(small, self.weights[:12].to(image.dtype).reshape(4, 3, 1, 1))
+        return F.conv2d(halved(image), self.weights[:12].to(image.dtype).reshape(4, 3, 1, 1))
 
     def decode(self, latent: Tensor) -> Tensor:
         colours = F.conv2d(latent, self.weights[12:24].to(latent.dtype).reshape(3, 4, 1, 1)).tanh()
@@ -131,6 +130,12 @@ class ConditionAdapter(Model):
             return None if value is None else (value * self.weights[: value.shape[-1]].to(value.dtype)).sin()
 
         return Condition(turned(condition.vector), turned(condition.tokens), condition.mask, condition.spatial)
+
+
+def halved(x: Tensor) -> Tensor:
+    """Means of 2 × 2: a convolution, since pooling fixes sizes in an exported graph."""
+    weight = torch.full((x.shape[1], 1, 2, 2), 0.25, dtype=x.dtype, device=x.device)
+    return F.conv2d(x, weight, stride=2, groups=x.shape[1])
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:

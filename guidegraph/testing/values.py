@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidegraph.graph.context import placement
 from guidegraph.graph.export.leaves import Leaf, leaves_of, rebuilt
@@ -81,6 +81,26 @@ def arguments(case: NodeCase) -> Arguments:
     return Arguments(ordered, {name: settings[name] for name in spec.settings})
 
 
+def moved(case: NodeCase, given: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+    """The arguments with every tensor, and the weights of every model, elsewhere."""
+    there = given.mapped(case, lambda port, leaf: move(leaf.tensor))
+    return with_models(there, move)
+
+
+def with_models(given: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+    """The arguments with copies of their models, wherever these are in a value, that have moved weights."""
+
+    def of(value: Any) -> Any:
+        memo: dict[int, Any] = {}
+        for module in models_in(value):
+            memo |= {id(one): nn.Parameter(move(one), requires_grad=False) for one in module.parameters()}
+            memo |= {id(one): move(one) for one in module.buffers()}
+        return copy.deepcopy(value, memo) if memo else value
+
+    ports = {name: of(value) for name, value in given.ports.items()}
+    return Arguments(ports, {name: of(value) for name, value in given.settings.items()})
+
+
 def _own(value: Any) -> Any:
     for module in models_in(value):
         freeze(module)
@@ -106,7 +126,7 @@ def call(case: NodeCase, given: Arguments, device: str = "cpu", grad: bool = Fal
 def outputs_of(case: NodeCase, found: Any) -> dict[str, Any]:
     spec = case.spec
     if not spec.named_outputs:
-        return {name: found for name in spec.outputs}
+        return dict.fromkeys(spec.outputs, found)
     if not isinstance(found, tuple) or len(found) != len(spec.outputs):
         names = ", ".join(spec.outputs)
         raise case.error(f"a NamedTuple of {names}", type(found).__name__, "return what the annotation says")
@@ -208,26 +228,29 @@ def changed(value: Any, seed: int = 1) -> Any:
 
 
 def gives_model(case: NodeCase) -> bool:
-    return any("model" in kinds(kind) for kind in case.spec.outputs.values())
+    """Whether an output is a model; where the type does not tell, the node is asked."""
+    made = {kind for port in case.spec.outputs.values() for kind in kinds(port)}
+    if "model" in made:
+        return True
+    return "unknown" in made and bool(models_in(list(call(case, arguments(case)).values())))
 
 
 def only_traceable(case: NodeCase) -> None:
     """Raises ``Inapplicable`` for a node that does not compute with tensors, whatever they hold."""
     spec = case.spec
-    for reason, holds in (
-        ("it runs on the host (host=True)", spec.host),
-        ("it waits for disk or network (io=True)", spec.io),
-        ("it has effects, or randomness without a seed (pure=False)", not spec.pure),
-        ("it gives a model", gives_model(case)),
-        ("it gives nothing", not spec.outputs),
-    ):
-        if holds:
-            raise Inapplicable(reason)
+    if spec.host:
+        raise Inapplicable("it runs on the host (host=True)")
+    if spec.io:
+        raise Inapplicable("it waits for disk or network (io=True)")
+    if not spec.pure:
+        raise Inapplicable("it has effects, or randomness without a seed (pure=False)")
+    if not spec.outputs:
+        raise Inapplicable("it gives nothing")
+    if gives_model(case):
+        raise Inapplicable("it gives a model")
 
 
 def floating(kind: PortType) -> bool:
     """Whether a setting takes one number for all samples, and also a tensor with one for each."""
     names = [a for a in kind.alternatives if not isinstance(a, SequenceOf)]
     return float in names and any(a.__name__ == "Tensor" for a in names)
-
-

@@ -53,13 +53,13 @@ def _same_alone(case: NodeCase, given: Arguments, batch: int, what: str) -> bool
         if "B" in leaf.axes and leaf.tensor.shape[leaf.axes.index("B")] == batch
     ]
     for index in range(batch) if leaves else ():
-        alone: dict[str, Any] = {
-            place: leaf.tensor
-            for place, leaf in leaves_out(case, call(case, sample_of(case, given, batch, index)))
-        }
+        outputs = call(case, sample_of(case, given, batch, index))
+        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in leaves_out(case, outputs)}
         for place, leaf in leaves:
             expected = narrowed(leaf.tensor, leaf, batch, index)
-            found = difference(alone.get(place), expected)
+            number = outputs.get(place)  # guidance.interval, say, gives one for one t
+            one = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(place)
+            found = difference(one, expected)
             if found > rounding(expected):
                 raise case.error(
                     f"sample {index} alone to be sample {index} in a batch of {batch}{what}",

@@ -7,8 +7,6 @@ shows in the device of an output. Where there is a CUDA device, the node is run 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,14 +14,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidegraph.graph.export.sizes import quiet
-from guidegraph.graph.models import is_module
 from guidegraph.nodes.types import Schedule, Scheduler
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, only_traceable
+from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, moved, only_traceable
 
 ELSEWHERE = "meta"
-NO_VALUES = ("DataDependent", "_local_scalar_dense", ".numpy() is not supported", "Cannot copy out of meta", "nonzero")
+NO_VALUES = (
+    "DataDependent",
+    "_local_scalar_dense",
+    ".numpy() is not supported",
+    "Cannot copy out of meta",
+    "nonzero",
+    "unsupported scalarType",
+)
 """How torch says that a node asks for values of fake tensors."""
 REMEDY = (
     "make tensors on the device of the inputs: torch.zeros_like(x), torch.tensor(…, device=x.device), table.to(x.device); "
@@ -81,20 +85,3 @@ def _home(value: Any) -> Any:
     from torch.utils._pytree import tree_map
 
     return tree_map(lambda one: one.cpu() if isinstance(one, Tensor) else one, value)
-
-
-def moved(case: NodeCase, given: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
-    """The arguments with every tensor, and the weights of every model, elsewhere."""
-    there = given.mapped(case, lambda port, leaf: move(leaf.tensor))
-    return Arguments(
-        {name: _model(value, move) for name, value in there.ports.items()},
-        {name: _model(value, move) for name, value in there.settings.items()},
-    )
-
-
-def _model(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_model(one, move) for one in value]
-    if not is_module(value):
-        return value
-    return copy.deepcopy(value)._apply(move)

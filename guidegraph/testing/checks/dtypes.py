@@ -13,7 +13,7 @@ from guidegraph.graph.node import Port
 from guidegraph.nodes.types import Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+from guidegraph.testing.values import Arguments, arguments, call, leaves_out, with_models
 
 EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float32: (torch.float32,),
@@ -33,8 +33,7 @@ def check_dtypes(case: NodeCase) -> None:
     if not any(_follows(port, leaf) for port, leaf in given.leaves(case)) or case.spec.host:
         return
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
-        cast = given.mapped(case, lambda port, leaf, to=dtype: _cast(port, leaf, to))
-        found = _called(case, cast, dtype)
+        found = _called(case, _in_dtype(case, given, dtype), dtype)
         if found is not None:
             _check(case, found, dtype)
 
@@ -76,6 +75,12 @@ def _floats(case: NodeCase, outputs: Mapping[str, Any]) -> list[tuple[str, Leaf]
 def _follows(port: Port, leaf: Leaf) -> bool:
     """Whether a tensor is one of floats that a run has in its dtype."""
     return leaf.tensor.dtype == torch.float32 and Timesteps not in port.type.alternatives
+
+
+def _in_dtype(case: NodeCase, given: Arguments, dtype: torch.dtype) -> Arguments:
+    """Tensors and the weights of models in a dtype; a t, and tables in float64, keep their own."""
+    cast = given.mapped(case, lambda port, leaf: _cast(port, leaf, dtype))
+    return with_models(cast, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor)
 
 
 def _cast(port: Port, leaf: Leaf, dtype: torch.dtype) -> Tensor:

@@ -69,7 +69,9 @@ def _reaches(case: NodeCase, given: Arguments, name: str, plain: dict[str, Any])
             if _differs(case, call(case, other), plain):
                 raise case.error(
                     f"a gradient of the result with respect to '{place}'",
-                    "none, though the result changes with it" if gradient is None else "zeros, though the result changes",
+                    "none, though the result changes with it"
+                    if gradient is None
+                    else "zeros, though the result changes",
                     REMEDY,
                 )
         elif not bool(gradient.isfinite().all()):
@@ -94,4 +96,6 @@ def _other(port: Port, leaf: Leaf, place: str) -> Tensor:
 
 def _weights(tensor: Tensor) -> Tensor:
     """Weights that differ, so that sums which are constant, as of a normalised value, do not hide a gradient."""
-    return torch.linspace(0.5, 1.5, tensor.numel(), dtype=tensor.dtype, device=tensor.device).reshape(tensor.shape).cos()
+    return (
+        torch.linspace(0.5, 1.5, tensor.numel(), dtype=tensor.dtype, device=tensor.device).reshape(tensor.shape).cos()
+    )

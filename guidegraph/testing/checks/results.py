@@ -14,7 +14,7 @@ from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mi
 from guidegraph.nodes.types import Condition, Prediction, Score
 from guidegraph.testing.batches import batch_of, declares_axes
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable
+from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, leaves_out
 
 WIDER = 4
@@ -42,14 +42,8 @@ def check_shapes(case: NodeCase) -> None:
     if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _both(case, given, wide)):
         try:
             _fit(case, call(case, wide), f" at a width that is larger by {WIDER}")
-        except case_error() as error:
+        except Nonconforming as error:
             raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
-
-
-def case_error() -> type[Any]:
-    from guidegraph.testing.outcome import Nonconforming
-
-    return Nonconforming
 
 
 def _both(case: NodeCase, a: Arguments, b: Arguments) -> Any:
@@ -62,7 +56,9 @@ def _fit(case: NodeCase, outputs: Mapping[str, Any], where: str) -> None:
         reason = mismatch(value, kind) or _lacks(value, kind)
         if reason:
             raise case.error(
-                f"output '{name}' to be {kind}{where}", reason, "return what the annotation says, or correct the annotation"
+                f"output '{name}' to be {kind}{where}",
+                reason,
+                "return what the annotation says, or correct the annotation",
             )
 
 
