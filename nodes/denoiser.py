@@ -55,5 +55,8 @@ class GuidedDenoiser:
 
 @node("denoiser.guided")
 def guided(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
-    """A denoiser that applies classifier-free guidance inside, so that a gradient can be taken through it."""
+    """A denoiser that applies classifier-free guidance inside, so that a gradient can be taken through it.
+
+    scale: that of `guidance.cfg`.
+    """
     return GuidedDenoiser(denoiser, positive, negative, scale)

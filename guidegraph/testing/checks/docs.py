@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 
+from guidegraph.graph.docstrings import parameter_docs
 from guidegraph.testing.case import NodeCase
 
 
 def check_docs(case: NodeCase) -> None:
-    """A docstring begins with a sentence, and names every setting."""
+    """A docstring begins with a sentence, and names every setting; what several share may be told by the module's."""
     spec = case.spec
     if not spec.doc:
         raise case.error(
             "a docstring", "none", "write one sentence on what the node gives, and name the paper and the equation"
         )
-    if not re.search(r"[.:?!)]$", spec.summary) or len(spec.summary.split()) < 3:
+    if not re.search(r"[.:?!)…]$", spec.summary) or len(spec.summary.split()) < 3:
         raise case.error(
             "a docstring that begins with a sentence",
             f"'{spec.summary}'",
             "write what the node gives in a sentence that ends with a full stop",
         )
-    missing = [name for name in spec.settings if not re.search(rf"\b{re.escape(name)}\b", spec.doc)]
+    told = parameter_docs(spec)
+    missing = [n for n in spec.settings if n not in told and not re.search(rf"\b{re.escape(n)}\b", spec.doc)]
     if missing:
         raise case.error(
             "a docstring that says what each setting does",
