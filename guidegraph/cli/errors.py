@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError,
 from guidegraph.outputs import OutputError
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
-ID = "ID"
+ID, NAME = "ID", "NAME"
 
 
 def say(text: str) -> None:
@@ -37,7 +37,7 @@ def shown(error: WorkflowError) -> str:
     """All problems, one a line; an argument has no line and column."""
     lines = []
     for problem in error.problems:
-        argument = problem.mark.file.startswith("--") or problem.mark.file == ID
+        argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
         place = problem.mark.file if argument else str(problem.mark)
         lines.append(place + str(problem).removeprefix(str(problem.mark)))
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from guidegraph.cli.errors import ID, argument_problem
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.docstrings import parameter_docs, signature
 from guidegraph.graph.errors import WorkflowError, choices
@@ -19,7 +20,7 @@ from guidegraph.graph.types import takes_literal
 Row = dict[str, Any]
 
 
-def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: tuple[str, ...]) -> None:
+def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: Chosen) -> None:
     registry = required_plugins(plugins).registry
     found = _chosen(id, registry)
     one = len(found) == 1 and found[0].id == id

@@ -12,6 +12,7 @@ import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import (
     Opened,
@@ -50,7 +51,7 @@ class Arguments:
     json: bool
     quiet: bool
     verbose: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
 
 
 @dataclass(frozen=True)
