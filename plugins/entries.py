@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
@@ -15,46 +14,21 @@ GROUP = "guidegraph"
 HOST = "guidegraph"
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A distribution whose entry points cannot be read: ``reason`` in one line."""
-
-    distribution: str
-    version: str
-    reason: str
+def entry_points() -> list[EntryPoint]:
+    """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
+    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, distribution_of(e)))
 
 
-def entry_points() -> tuple[list[EntryPoint], list[Unreadable]]:
-    """The entry points of plugins, in an order that does not depend on ``sys.path``, and what could not be read."""
-    unreadable: list[Unreadable] = []
-    found: Iterable[EntryPoint]
-    try:
-        found = importlib.metadata.entry_points(group=GROUP)
-    except Exception:  # one distribution's metadata is broken, and with it the list of all: read each on its own
-        found = list(_one_by_one(unreadable))
-    return sorted(found, key=lambda e: (e.name, distribution_of(e))), unreadable
+def unreadable() -> Iterator[tuple[str, str]]:
+    """The distributions whose entry points cannot be read, with the reason.
 
-
-def _one_by_one(unreadable: list[Unreadable]) -> Iterator[EntryPoint]:
-    seen = set()
+    One is enough to make Python's own list of entry points an error, and the import of every package that asks for it.
+    """
     for one in importlib.metadata.distributions():
-        name, version = _named(one)
-        if canonical(name) in seen:  # of two that are installed, the first on sys.path counts
-            continue
-        seen.add(canonical(name))
         try:
-            yield from list(one.entry_points.select(group=GROUP))
+            list(one.entry_points)
         except Exception as error:
-            if _mentions(one):
-                unreadable.append(Unreadable(name, version, f"{type(error).__name__}: {error}"))
-
-
-def _mentions(one: Distribution) -> bool:
-    """Whether a distribution whose entry points cannot be read is a plugin, as far as can be told."""
-    try:
-        return f"[{GROUP}]" in (one.read_text("entry_points.txt") or "")
-    except Exception:  # not even text
-        return True
+            yield " ".join(_named(one)), f"{type(error).__name__}: {error}"
 
 
 def distribution_of(entry: EntryPoint) -> tuple[str, str]:
@@ -67,6 +41,7 @@ def _named(one: Distribution) -> tuple[str, str]:
     """Name and version in the metadata, or, where they cannot be read there, in the name of its folder."""
     folder = Path(str(getattr(one, "_path", ""))).name.partition(".dist-info")[0]
     name, _, version = folder.partition("-")
+    name = name.replace("_", "-")  # folders are named so
     try:
         return str(one.name or name), str(one.version or version)
     except Exception:

@@ -85,15 +85,9 @@ class PluginManager:
         self._apps: list[Any] = []
         self._add_builtin()
         disabled = _disabled_by_environment() if disable is None else set(disable)
-        found, unreadable = entries.entry_points()
-        for entry in found:
+        for entry in entries.entry_points():
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
-        for one in unreadable:
-            fix = f"install it again: pip install --force-reinstall {one.distribution}"
-            error = PluginError(f"its entry points cannot be read: {one.reason}", fix)
-            namespace = canonical(one.distribution).removeprefix(f"{HOST}-").replace("-", "_")
-            self._fail(one.distribution, one.distribution, one.version, error, namespace=namespace)
         for name in extra_modules:
             self._add_module(name)
 

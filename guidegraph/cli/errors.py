@@ -64,8 +64,21 @@ def reported(tracebacks: bool) -> Iterator[None]:
     except (GuidegraphError, OSError) as error:
         _end(FAILED, f"error: {error}", error if tracebacks else None)
     except Exception as error:
+        if torn := _unreadable():
+            _end(FAILED, torn, error if tracebacks else None)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
         _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error if tracebacks else None)
+
+
+def _unreadable() -> str:
+    """Distributions whose metadata is broken, which makes imports fail that have nothing to do with them."""
+    from guidegraph.plugins.entries import unreadable
+
+    return "\n".join(
+        f"error: the entry points of {name} cannot be read ({reason}), and while they are there networkx, torch and "
+        f"others cannot be imported; install it again: pip install --force-reinstall {name.partition(' ')[0]}"
+        for name, reason in unreadable()
+    )
 
 
 def _end(code: int, text: str, error: BaseException | None = None) -> NoReturn:
