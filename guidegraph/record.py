@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph import events
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.outputs import RECORD
 from guidegraph.rerun import portable_params, seeds_of
@@ -67,6 +67,7 @@ class RunRecord:
             "started": self.started,
             "seconds": round(time.perf_counter() - self._clock, 6),
             "nodes": {path: event.node for path, event in nodes.items()},
+            "node_versions": node_versions(graph),
             "digests": {path: event.digest for path, event in nodes.items()},
             "timings": {path: round(event.seconds, 6) for path, event in nodes.items()},
             "origins": {path: event.origin for path, event in nodes.items()},
@@ -74,6 +75,12 @@ class RunRecord:
             "versions": dict(self.versions),
         }
         write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+
+
+def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
+    """The version of each node of a workflow, bodies included, and the distribution that it came from, by its id."""
+    specs = {op.spec.id: op.spec for op in walk(graph.ops) if isinstance(op, Call)}
+    return {id: {"version": one.version, "distribution": one.distribution} for id, one in sorted(specs.items())}
 
 
 def versions(registry: Registry) -> dict[str, str]:
