@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from guidegraph.graph.export.leaves import Leaf
@@ -12,6 +13,9 @@ from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.types import Tensor as AnyTensor
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.values import Arguments
+
+WIDER = 4
+"""By how much the width grows: also where it is that of a latent, and halved twice."""
 
 
 def declares_axes(kind: PortType, value: Any, leaf: Leaf) -> bool:
@@ -61,4 +65,14 @@ def narrowed(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
     for axis, letter in enumerate(leaf.axes):
         if letter == "B" and tensor.shape[axis] == batch:
             tensor = tensor.narrow(axis, index, 1)
+    return tensor
+
+
+def wider(port: Port, leaf: Leaf) -> Tensor:
+    """A leaf's tensor, wider by its own first columns again."""
+    tensor: Tensor = leaf.tensor
+    for axis, letter in enumerate(leaf.axes):
+        if letter == "W":
+            index = torch.arange(tensor.shape[axis] + WIDER) % tensor.shape[axis]
+            tensor = tensor.index_select(axis, index)
     return tensor

@@ -18,8 +18,8 @@ class NodeCase:
 
     node: a function made by ``@node``. inputs, settings: values in place of the examples, by name; other required ports
     and settings get one by their type, and what has a default keeps it. name: tells several cases of one node apart.
-    skip: the reasons why checks do not hold by design, by the check's name. detached: those why no gradient goes through
-    a port by design. tries: values of settings to look for those under which ``needs=`` and ``identity=`` say something.
+    skip: why checks do not hold by design, by the check's name. detached: why no gradient goes through a port by
+    design. tries: values of settings to try, to find those under which ``needs=`` and ``identity=`` say something.
     constant: settings that are numbers and stay fixed in an exported graph.
 
     Raises ``ValueError`` for a name that the node, or the kit, does not have.

@@ -19,13 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="check every node of a guidegraph plugin: a module, or a Python file; no other tests unless they are named",
+        help="check every node of a plugin of guidegraph, a module or a Python file; no other tests but those named",
     )
 
 
 @pytest.fixture
 def conformance(record_property: Callable[[str, object], None]) -> Callable[..., dict[str, str]]:
-    """``conformance(node, inputs={…}, settings={…})`` runs all checks of a node; see ``guidegraph.testing.conforms``."""
+    """``conformance(node, inputs={…}, settings={…})`` runs all checks of a node, as ``guidegraph.testing.conforms``."""
 
     def check(node: Any, /, **options: Any) -> dict[str, str]:
         __tracebackhide__ = True
@@ -53,7 +53,7 @@ class ConformanceItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         code = self.check.case.node.__code__  # type: ignore[attr-defined]
-        return Path(code.co_filename), code.co_firstlineno - 1, self.name
+        return Path(code.co_filename), code.co_firstlineno - 1, f"{self.check.case.id}: {self.check.name}"
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:

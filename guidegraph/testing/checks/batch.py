@@ -64,7 +64,7 @@ def _same_alone(case: NodeCase, given: Arguments, batch: int, what: str) -> bool
                 raise case.error(
                     f"sample {index} alone to be sample {index} in a batch of {batch}{what}",
                     f"output '{place}' differs by {found:.1e} of its largest value",
-                    "compute norms, means and deviations over the axes of a sample, dim=(1, 2, 3), and give a scale (B) "
-                    "trailing axes with per_sample(scale, x)",
+                    "compute norms, means and deviations over the axes of a sample, dim=(1, 2, 3), and give a scale "
+                    "(B) trailing axes with per_sample(scale, x)",
                 )
     return bool(leaves)

@@ -15,8 +15,8 @@ from guidegraph.testing.outcome import Inapplicable
 from guidegraph.testing.values import Arguments, arguments, call, changed, difference, leaves_out, only_traceable
 
 REMEDY = (
-    "compute with tensors, without .detach(), .data, .item(), torch.no_grad() or torch.tensor(x); or say why no gradient "
-    "goes through: NodeCase(…, detached={'port': 'reason'})"
+    "compute with tensors, without .detach(), .data, .item(), torch.no_grad() or torch.tensor(x); or say why no "
+    "gradient goes through: NodeCase(…, detached={'port': 'reason'})"
 )
 
 

@@ -31,8 +31,8 @@ def check_determinism(case: NodeCase) -> None:
             raise case.error(
                 "torch's global generator as it was",
                 "the node draws from it, or seeds it",
-                "take noise from a port (noise.gaussian), or draw from a torch.Generator with a seed that is a setting; "
-                "or say pure=False",
+                "take noise from a port (noise.gaussian), or draw from a torch.Generator with a seed that is a "
+                "setting; or say pure=False",
             )
     if not identical(found[0], found[1]):
         raise case.error(
@@ -68,7 +68,7 @@ def check_inputs_unchanged(case: NodeCase) -> None:
             raise case.error(
                 f"the model at port '{name}' as it was",
                 "its hooks, its modules or its mode (train, eval) are others",
-                "return a copy that shares tensors (copy.deepcopy with a memo of the parameters), or take hooks off again",
+                "return a copy that shares tensors (copy.deepcopy with a memo of the parameters), or take hooks off",
             )
 
 

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from guidegraph.graph.export.leaves import Leaf
-from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mismatch
 from guidegraph.nodes.types import Condition, Prediction, Score
-from guidegraph.testing.batches import batch_of, declares_axes
+from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, leaves_out
-
-WIDER = 4
-"""By how much the width grows: also where it is that of a latent, and halved twice."""
 
 
 def check_types(case: NodeCase) -> None:
@@ -38,7 +30,7 @@ def check_shapes(case: NodeCase) -> None:
         raise Inapplicable("no output is a tensor")
     _one_batch(case, given, found)
     _like_samples(case, given, found)
-    wide = given.mapped(case, _wider)
+    wide = given.mapped(case, wider)
     if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _both(case, given, wide)):
         try:
             _fit(case, call(case, wide), f" at a width that is larger by {WIDER}")
@@ -109,12 +101,3 @@ def _like_samples(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) 
                 f"{tuple(value.variance.shape)} and {tuple(value.value.shape)}",
                 "keep the variance of one of the inputs: dataclasses.replace(prediction, value=…)",
             )
-
-
-def _wider(port: Port, leaf: Leaf) -> Tensor:
-    tensor: Tensor = leaf.tensor
-    for axis, letter in enumerate(leaf.axes):
-        if letter == "W":
-            index = torch.arange(tensor.shape[axis] + WIDER) % tensor.shape[axis]
-            tensor = tensor.index_select(axis, index)
-    return tensor
