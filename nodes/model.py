@@ -196,7 +196,12 @@ def new_autoencoder(
     patch: Channels = 2,
     latent_channels: Channels = 4,
 ) -> Autoencoder:
-    """An untrained KL autoencoder with f = patch · 2^(levels − 1)."""
+    """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
+
+    channels: at the finest level; multipliers: the width of each, in units of it. blocks: residual blocks at a level.
+    patch: pixels of a side that are folded into channels before the first convolution. latent_channels: of a latent.
+    seed: of the initial weights.
+    """
     from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 
     config = AutoencoderConfig(
