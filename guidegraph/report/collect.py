@@ -12,6 +12,7 @@ from guidegraph.report.html import shown
 from guidegraph.report.read import Unreadable, as_table, inside, part, read_csv, read_json, read_object, wrong
 
 SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
+EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 BEFORE, AFTER = "status", "seconds"
 """Between ``cell`` and the first are a sweep's parameters; after the second is what its cells gave."""
 
@@ -157,7 +158,7 @@ def flat(name: str, value: Any) -> dict[str, Any]:
 def _sweep(folder: Path) -> Sweep:
     plan = read_object(folder / SWEEP)
     try:
-        cells = read_csv(inside(folder, TABLE))
+        cells = read_csv(inside(folder, TABLE), texts=("cell", "message"))
     except Unreadable as error:
         raise Unreadable(f"cannot be used: {TABLE} {error}") from None
     names = list(cells)
@@ -194,7 +195,7 @@ def _add_cell(sweep: Sweep, i: int) -> None:
 
 def at(sweep: Sweep, i: int) -> str:
     """The swept parameters of a row, as a text."""
-    return ", ".join(f"{name} = {shown(sweep.cells[name][i])}" for name in sweep.swept)
+    return ", ".join(f"{name}{EQUALS}{shown(sweep.cells[name][i])}" for name in sweep.swept)
 
 
 def _is_picture(value: Any) -> bool:

@@ -73,15 +73,21 @@ def table_plots(table: Table, title: str) -> list[Plot]:
     texts = [n for n in table if n not in numbers and 1 < len(_levels(table[n])) <= LINES]
     if len(numbers) < 2:
         return []
-    x, by = numbers[0], texts[:1]
-    groups: dict[Any, list[float]] = {}
-    for i, value in enumerate(table.numbers(x)):
-        groups.setdefault(table[by[0]][i] if by else "", []).append(value)
-    if not all(len(g) > 2 and all(a < b for a, b in pairwise(g)) for g in groups.values()):
+    x = numbers[0]
+    by = next((names for names in ([], *([n] for n in texts)) if _counts_upwards(table, x, names)), None)
+    if by is None:
         return []
     rows = [*range(table.rows)]
     plots = (_plot(table, rows, x, y, by, f"{title}: {y}", seeds=False) for y in quantities(table, numbers[1:]))
     return [plot for plot in plots if plot]
+
+
+def _counts_upwards(table: Table, x: str, by: Sequence[str]) -> bool:
+    """Whether a column rises from row to row, three at least, in each group of rows."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for i, value in enumerate(table.numbers(x)):
+        groups.setdefault(tuple(table[name][i] for name in by), []).append(value)
+    return all(len(g) > 2 and all(a < b for a, b in pairwise(g)) for g in groups.values())
 
 
 def quantities(table: Table, names: Sequence[str]) -> list[str]:

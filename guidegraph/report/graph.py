@@ -14,12 +14,16 @@ from guidegraph.graph.registry import Registry
 from guidegraph.report.html import Html, code, fold, joined, note, tag
 from guidegraph.report.read import part
 
-LEAST = 0.7
+LEAST = 0.62
 """A drawing is made smaller than its own size by this much at most; then its box scrolls."""
 
 
-def section(workflow: Mapping[str, Any], registry: Registry, name: str) -> Html:
-    """The drawing, and the text of the workflow and those that it uses. ``name`` sets its style apart from others'."""
+def section(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: dict[str, str]) -> Html:
+    """The drawing, and the text of the workflow and those that it uses.
+
+    name: sets its style apart from others'. drawn: the names of those that the page has already, by their texts; what
+    is among them is not drawn again.
+    """
     file = str(workflow.get("file") or workflow.get("path") or "workflow.yaml")
     sources = {k: t for k, t in part(dict(workflow), "sources").items() if isinstance(t, str)}
     text = workflow.get("text")
@@ -27,6 +31,9 @@ def section(workflow: Mapping[str, Any], registry: Registry, name: str) -> Html:
         sources.setdefault(file, text)
     if file not in sources:
         return note("The record has no text of the workflow, so there is no drawing of it.")
+    known = drawn.setdefault(repr(list(sources.values())), name)
+    if known != name:
+        return tag("p", "The same as ", tag("a", "the one above", href=f"#{known}"), ".", class_="note")
     texts = fold("The workflow's text", *_texts(file, sources))
     return joined([_drawing(file, sources, registry, name), texts])
 
@@ -43,7 +50,7 @@ def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: st
     width = int(size[1])
     style = f"width: 100%; max-width: {width}px; min-width: {round(width * LEAST)}px"
     svg = re.sub(r'width="\d+" height="\d+"', f'style="{style}"', svg, count=1)
-    return tag("div", Html(svg), class_="graph", tabindex=0, role="region", aria_label="The graph")
+    return tag("div", Html(svg), class_="graph", id=name, tabindex=0, role="region", aria_label="The graph")
 
 
 def _texts(file: str, sources: Mapping[str, str]) -> list[Html]:

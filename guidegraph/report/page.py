@@ -20,7 +20,7 @@ VALUES = 12
 def page(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, command: str, registry: Registry) -> str:
     """The document. ``command`` makes it again; ``notes`` say what was left out."""
     if len(found) == 1:
-        name, lead, sections = _one(found[0], registry, "a")
+        name, lead, sections = _one(found[0], registry, "a", {})
         parts = [_header(name, lead, sections), *map(_note, notes), *(_section(s) for s in sections)]
     else:
         name, parts = title, _several(found, notes, title, registry)
@@ -28,10 +28,10 @@ def page(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, command
     return _document(name, joined([*parts, again]))
 
 
-def _one(one: Run | Sweep, registry: Registry, salt: str) -> tuple[str, Html, list[Section]]:
+def _one(one: Run | Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> tuple[str, Html, list[Section]]:
     if isinstance(one, Run):
-        return one.name, run_lead(one), run_sections(one, registry, salt)
-    return one.name, sweep_lead(one), sweep_sections(one, registry, salt)
+        return one.name, run_lead(one), run_sections(one, registry, salt, drawn)
+    return one.name, sweep_lead(one), sweep_sections(one, registry, salt, drawn)
 
 
 def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, registry: Registry) -> list[Html]:
@@ -42,8 +42,9 @@ def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, reg
     runs = [one for one in found if isinstance(one, Run)]
     if len(runs) > 1:
         parts.append(tag("section", tag("h2", "Beside each other"), *_compared(runs)))
+    drawn: dict[str, str] = {}
     for i, one in enumerate(found):
-        _, head, sections = _one(one, registry, f"r{i}")
+        _, head, sections = _one(one, registry, f"r{i}", drawn)
         inside = [tag("header", tag("h2", names[i]), head), *(_section(s) for s in sections)]
         parts.append(tag("article", *inside, id=f"r{i}"))
     return parts

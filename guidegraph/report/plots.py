@@ -77,7 +77,7 @@ def curves_svg(plot: Plot, salt: str) -> Html:
         figure, axes = _sheet(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
         for i, series in enumerate(plot.series):
             _draw(axes, series, i % len(SERIES), joined=not plot.ticks)
-        axes.set(xlabel=plot.x, ylabel=plot.y)
+        axes.set_xlabel(plot.x)
         axes.set_title(_clipped(plot.title, 46))
         _x_axis(axes, plot)
         if len(plot.series) > 1 or plot.series[0].name:

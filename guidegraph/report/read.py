@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.nodes.tabular import Table
 
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 LARGEST = 64 << 20
 """No text file of more bytes than these is read."""
 
@@ -62,15 +65,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_csv(path: Path) -> Table:
-    """A table, numbers as numbers and nothing for an empty cell. Raises ``Unreadable``."""
+def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
+    """A table, numbers as numbers and nothing for an empty cell; ``texts`` are columns of texts.
+
+    Raises ``Unreadable``.
+    """
     try:
         rows = list(csv.reader(read_text(path).splitlines(keepends=True), strict=True))
     except csv.Error as error:
         raise Unreadable(f"is no CSV: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable("is no table: one line of different names, then lines with as many cells, are expected")
-    return Table({name: [entry(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])})
+    return Table({n: [row[i] if n in texts else entry(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
 
 
 def entry(text: str) -> float | int | str | None:
@@ -78,14 +84,9 @@ def entry(text: str) -> float | int | str | None:
     if text == "":
         return None
     try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
+        return int(text) if WHOLE.fullmatch(text) else float(text)
     except ValueError:
         return text
-    return number if math.isfinite(number) or text.lower() in ("nan", "inf", "-inf") else text
 
 
 def as_table(value: Any) -> Table | None:

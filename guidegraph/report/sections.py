@@ -47,7 +47,7 @@ def run_lead(run: Run) -> Html:
     return joined([*parts, *map(note, run.notes)])
 
 
-def run_sections(run: Run, registry: Registry, salt: str) -> list[Section]:
+def run_sections(run: Run, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
     found: list[tuple[str, str, Html]] = []
     notes: list[str] = []
     if run.pictures:
@@ -60,7 +60,7 @@ def run_sections(run: Run, registry: Registry, salt: str) -> list[Section]:
     if run.tables:
         found.append(("tables", "Tables", _tables(run.tables)))
     found.append(("parameters", "Parameters", _parameters(part(run.record, "parameters"), run.record)))
-    found.append(("graph", "Graph", graph.section(part(run.record, "workflow"), registry, f"graph-{salt}")))
+    found.append(("graph", "Graph", graph.section(part(run.record, "workflow"), registry, f"graph-{salt}", drawn)))
     found.append(("timings", "Time by node", timings.section([run.record], f"{salt}-time")))
     found.append(("versions", "Versions and machine", _versions(run.record)))
     if run.others:
@@ -83,7 +83,7 @@ def sweep_lead(sweep: Sweep) -> Html:
     return joined(parts)
 
 
-def sweep_sections(sweep: Sweep, registry: Registry, salt: str) -> list[Section]:
+def sweep_sections(sweep: Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
     found: list[tuple[str, str, Html]] = []
     notes = list(sweep.notes)
     done = Table({name: [sweep.cells[name][i] for i in sweep.with_status("done")] for name in sweep.cells})
@@ -102,7 +102,7 @@ def sweep_sections(sweep: Sweep, registry: Registry, salt: str) -> list[Section]
     fixed = {n: v for n, v in part(record, "parameters").items() if n not in levels}
     swept = joined([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
     found.append(("parameters", "Parameters", joined([swept, _parameters(fixed, {})])))
-    found.append(("graph", "Graph", graph.section(part(record, "workflow"), registry, f"graph-{salt}")))
+    found.append(("graph", "Graph", graph.section(part(record, "workflow"), registry, f"graph-{salt}", drawn)))
     if sweep.records:
         found.append(("timings", "Time by node", timings.section(sweep.records, f"{salt}-time")))
     found.append(("versions", "Versions and machine", _versions(record)))

@@ -57,7 +57,7 @@ def section(records: Sequence[dict[str, Any]], salt: str) -> Html:
         "kind": [t.node for t in found],
         "calls": [t.calls / runs if t.calls % runs else t.calls // runs for t in found],
         "seconds": [round(t.seconds / runs, 4) for t in found],
-        "% of the run": [round(100 * t.seconds / runs / total, 1) if total > 0 else None for t in found],
+        "% of run": [round(100 * t.seconds / runs / total, 1) if total > 0 else None for t in found],
     }
     if any(t.computed < t.calls and not t.inside for t in found):
         columns["computed"] = [None if t.inside else f"{t.computed} of {t.calls}" for t in found]

@@ -52,7 +52,7 @@ def record(folder: Path, parameters: dict[str, Any], outputs: dict[str, list[str
         "loop_timings": {"nodes.sample.step": {"node": "toy.add", "calls": 3, "seconds": 0.88}},
         "origins": dict.fromkeys(TIMINGS, "computed"),
         "moves": [],
-        "versions": {"guidegraph": "0.1.0", "torch": "2.9.0", "python": "3.12.1", "platform": "Linux", "machine": "x86"},
+        "versions": {"guidegraph": "0.1.0", "torch": "2.9.0", "python": "3.12.1", "platform": "Linux"},
         **more,
     }
 
