@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,17 +65,25 @@ def made(cli: Command, folder: Path, *more: str) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def headings(page: Page, cli: Command, folder: Path) -> list[str]:
+def headings(folder: Path) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> None:
     folder = run_folder(cli.folder / "out")
     page = made(cli, folder)
-    expected = (
-        "Pictures Curves Values Tables Parameters Graph|Time by node|Other files|Versions and machine|This page again"
-    )
-    assert headings(page, cli, folder) == [*expected.split("|")[0].split(" "), *expected.split("|")[1:]]
+    assert headings(folder) == [
+        "Pictures",
+        "Curves",
+        "Values",
+        "Tables",
+        "Parameters",
+        "Graph",
+        "Time by node",
+        "Other files",
+        "Versions and machine",
+        "This page again",
+    ]
     assert len(page.named("img")) == 2
     assert "12.346" in page.text
     assert "sample.step toy.add 3 0.88 73.3" in page.text
@@ -87,7 +94,7 @@ def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> N
 def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out")
     page = made(cli, folder)
-    assert headings(page, cli, folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
+    assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
     assert "30 cells over scale (5) × kind (2) × seed (3)" in page.text
     assert f"nodes.sample.step (toy.add): {HOSTILE} is no number" in page.text
     assert "Mean over up to 3 seeds, with its 95 % interval (Student's t)." in page.text
@@ -243,13 +250,13 @@ def test_no_folder_and_no_plotting_library_are_errors(cli: Command, monkeypatch:
     assert "missing-extra: a report's plots are drawn by matplotlib" in result.err
 
 
-@pytest.mark.parametrize("field", ["outputs", "timings", "loop_timings", "versions", "origins", "nodes", "seeds"])
-@pytest.mark.parametrize("value", [None, 3, "text", [1], {"a": None}, {"a": [HOSTILE]}])
-def test_a_record_with_strange_fields_still_gives_a_page(cli: Command, field: str, value: Any) -> None:
-    folder = run_folder(cli.folder / "out")
-    found = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**found, field: value}))
-    made(cli, folder)
+@pytest.mark.parametrize("value", [None, "text", {"a": [HOSTILE]}])
+def test_records_with_strange_fields_still_give_a_page(cli: Command, value: Any) -> None:
+    fields = ("outputs", "timings", "loop_timings", "versions", "origins", "nodes", "seeds", "seconds", "error")
+    for field in fields:
+        run_folder(cli.folder / "out" / field, **{field: value})
+    page = made(cli, cli.folder / "out")
+    assert [attributes["id"] for attributes in page.named("article")] == [f"r{i}" for i in range(len(fields))]
 
 
 def test_a_run_of_this_engine_gives_a_page(cli: Command) -> None:
