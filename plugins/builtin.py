@@ -29,6 +29,7 @@ MODULES = (
     "mask",
     "metrics",
     "model",
+    "named_scheduler",
     "noise",
     "onnx",
     "plot",

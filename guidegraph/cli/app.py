@@ -93,6 +93,18 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
     plugin: Plugins = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="M", help="The same on M machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Which of the machines this is, from 0.")] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The first machine, where the others find it.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
+    ] = 3,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -100,6 +112,7 @@ def run(
     parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
     given in place of a workflow is made again, with its whole batch.
     """
+    from guidegraph.cli.launch import Processes
     from guidegraph.cli.run import Arguments, run_command
 
     given = Arguments(
@@ -116,6 +129,7 @@ def run(
         quiet,
         verbose,
         _modules(plugin),
+        Processes(devices, nodes, node_rank, rendezvous, restarts),
     )
     run_command(given)
 

@@ -25,6 +25,7 @@ from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
@@ -74,6 +75,10 @@ def build_segmenter(config: dict[str, Any], folder: Path, part: Mapping[str, Any
     return SegmentationNet(SegmenterConfig(**config))
 
 
+def build_pixel_space(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return PixelSpace(PixelSpaceConfig(**config))
+
+
 def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
     return ImageModel(VisionConfig(**config))
 
@@ -86,6 +91,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
     "unet": build_unet,
     "kl_autoencoder": build_autoencoder,
     "vq_autoencoder": build_vq_autoencoder,
+    "pixel_space": build_pixel_space,
     "text_transformer": build_text,
     "detector": build_detector,
     "noisy_classifier": build_classifier,
@@ -140,6 +146,8 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "kl_autoencoder", asdict(module.config)
         case VQAutoencoder():
             return "vq_autoencoder", asdict(module.config)
+        case PixelSpace():
+            return "pixel_space", asdict(module.config)
         case TextModel():
             return "text_transformer", asdict(module.encoder.config)
         case Detector():
