@@ -69,7 +69,9 @@ def run_sections(run: Run, registry: Registry, salt: str, drawn: dict[str, str])
 
 
 def sweep_lead(sweep: Sweep) -> Html:
-    cells, done, failed = sweep.cells.rows, len(sweep.with_status("done")), len(sweep.with_status("failed"))
+    planned = sweep.plan.get("cells")
+    cells = max(sweep.cells.rows, planned if isinstance(planned, int) else 0)
+    done, failed = len(sweep.with_status("done")), len(sweep.with_status("failed"))
     over = " × ".join(f"{n} ({len(set(sweep.cells[n]))})" for n in sweep.swept)
     line = f"A sweep of a workflow: {cells} cells over {over or 'nothing'}."
     facts = {
@@ -79,7 +81,7 @@ def sweep_lead(sweep: Sweep) -> Html:
     }
     parts = [tag("p", line, class_="lead"), _facts(facts)]
     if rest := cells - done - failed:
-        parts.append(note(f"{rest} cells have neither ended well nor failed."))
+        parts.append(note(f"{rest} of {cells} cells have not run yet."))
     return joined(parts)
 
 

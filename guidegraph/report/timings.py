@@ -56,7 +56,7 @@ def section(records: Sequence[dict[str, Any]], salt: str) -> Html:
         "node": [_short(t.path) for t in found],
         "kind": [t.node for t in found],
         "calls": [t.calls / runs if t.calls % runs else t.calls // runs for t in found],
-        "seconds": [round(t.seconds / runs, 4) for t in found],
+        "seconds": [float(f"{t.seconds / runs:.3g}") for t in found],
         "% of run": [round(100 * t.seconds / runs / total, 1) if total > 0 else None for t in found],
     }
     if any(t.computed < t.calls and not t.inside for t in found):

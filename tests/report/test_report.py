@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -102,6 +103,13 @@ def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> No
     assert len(labels) == len(set(labels)) == 29
     assert "image: scale = 1.5, kind = apg, seed = 2" in [" ".join(label.split()) for label in labels]
     assert "kind = plain" in page.text
+
+
+def test_a_sweep_that_was_broken_off_says_how_many_cells_are_missing(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
+    plan = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**plan, "cells": 7}))
+    assert "3 of 7 cells have not run yet." in made(cli, folder).text
 
 
 def test_runs_stand_beside_each_other_and_a_graph_is_drawn_once(cli: Command) -> None:
