@@ -85,7 +85,10 @@ class PluginManager:
         self._apps: list[Any] = []
         self._add_builtin()
         disabled = _disabled_by_environment() if disable is None else set(disable)
-        for entry in entries.entry_points():
+        found = entries.entry_points()
+        self.installed = [entry.name for entry in found]
+        self.unknown_disabled = sorted(disabled - set(self.installed))
+        for entry in found:
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
         for name in extra_modules:

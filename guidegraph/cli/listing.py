@@ -9,10 +9,12 @@ from typing import Any
 
 import typer
 
+from guidegraph.cli.errors import say
 from guidegraph.cli.inspect import write_or_print
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import loaded_plugins, required_plugins
-from guidegraph.plugins.manager import PluginStatus
+from guidegraph.graph.errors import choices
+from guidegraph.plugins.manager import DISABLE, PluginStatus
 
 
 def schema_command(output: Path | None, plugins: Chosen) -> None:
@@ -25,6 +27,8 @@ def schema_command(output: Path | None, plugins: Chosen) -> None:
 def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
     manager = loaded_plugins(plugins)
     manager.add_commands(app)
+    for name in manager.unknown_disabled:
+        say(f"warning: {DISABLE} names '{name}'; {choices(name, manager.installed, 'installed plugins')}")
     if as_json:
         typer.echo(json.dumps([asdict(status) for status in manager.statuses], indent=2))
         return

@@ -190,6 +190,11 @@ def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -
     assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in result.stderr
 
 
+def test_a_name_in_the_environment_that_is_no_plugin_is_said_with_the_list(site: Site) -> None:
+    result = site.guidegraph("plugins", GUIDEGRAPH_DISABLE_PLUGINS="goood")
+    assert "warning: GUIDEGRAPH_DISABLE_PLUGINS names 'goood'; did you mean 'good'?" in result.stderr
+
+
 def test_a_module_is_used_where_the_installed_plugins_are_left_out(site: Site) -> None:
     workflow = site.workflow("good", "good.twice")
     result = site.guidegraph("validate", workflow, "--no-plugins", "--plugin", "gg_good")
