@@ -89,7 +89,10 @@ class HookedGuidedDenoiser(GuidedDenoiser):
 
 @node("denoiser.guided")
 def guided(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
-    """A denoiser that applies classifier-free guidance inside, so that a gradient can be taken through it."""
+    """A denoiser that applies classifier-free guidance inside, so that a gradient can be taken through it.
+
+    scale: that of `guidance.cfg`.
+    """
     made = HookedGuidedDenoiser if isinstance(denoiser, HookedDenoiser) else GuidedDenoiser
     return made(denoiser, positive, negative, scale)
 

@@ -29,14 +29,15 @@ Name = Literal[
 ]
 
 
-@node("scheduler.named")
+@node("scheduler.named", host=True)
 def named(
     schedule: Schedule, *, sampler: Name = "ddim", steps: Steps = 30, clip: Clip = False, strength: Fraction = 1.0
 ) -> Sampler:
     """The node `scheduler.SAMPLER` by its name, with its own defaults for what is no setting here.
 
-    Some samplers call the model more than once for a step; some draw noise, which scheduler.step then needs. See the
-    node of the sampler for its source and all of its settings.
+    sampler: its name; the node of that name has its source, and all of its settings. steps: of the solver; some call the
+    model more than once for each. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: only this last part of the
+    steps. Samplers that draw noise need it at scheduler.step. For a bundle, name the sampler's own node instead.
     """
     found: Sampler = getattr(scheduler, sampler)(schedule, steps=steps, clip=clip, strength=strength)
     return found

@@ -15,6 +15,7 @@ import typer
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
 from guidegraph.cli.launch import Processes, check_processes, launch
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import (
     Opened,
@@ -54,7 +55,7 @@ class Arguments:
     json: bool
     quiet: bool
     verbose: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
     processes: Processes
 
 

@@ -130,7 +130,8 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
         )
     try:
-        module = builder(dict(part.get("config", {})), folder, part)
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+            module = builder(dict(part.get("config", {})), folder, part)
         module.load_state_dict(load_file(inside(folder, part.get("weights"))))
     except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
