@@ -70,12 +70,17 @@ def test_one_node(conformance):
 """
 
 
-@pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """The folder of a plugin. What is imported in a run is forgotten after it, so the checks are loaded before."""
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """What a pytester imports is forgotten after it, which torch does not bear: the checks have run once before."""
     for name in QUICK:
         with suppress(Inapplicable):
             run_check(NodeCase(wrong_nodes.good), name)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """The folder of a plugin."""
     pytester.makeini("[pytest]")
     pytester.makepyfile(guidegraph_mine=PLUGIN)
     pytester.syspathinsert()
@@ -106,6 +111,7 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
     found.stdout.no_fnmatch_line("*Error*")
 
 
+@pytest.mark.slow
 def test_the_nodes_are_checked_beside_tests_that_are_named(project: pytest.Pytester) -> None:
     path = project.makepyfile(test_other="def test_run(): pass")
     found = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))
