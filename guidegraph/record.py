@@ -33,12 +33,15 @@ class RunRecord:
     files: Mapping[str, list[str]]
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
+    totals: dict[str, events.NodeTotals] = field(default_factory=dict)
     moves: list[events.ModelMoved] = field(default_factory=list)
     _clock: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
             self.finished[event.path] = event
+        elif isinstance(event, events.NodeTotals):
+            self.totals[event.path] = event
         elif isinstance(event, events.ModelMoved):
             self.moves.append(event)
 
@@ -70,6 +73,10 @@ class RunRecord:
             "node_versions": node_versions(graph),
             "digests": {path: event.digest for path, event in nodes.items()},
             "timings": {path: round(event.seconds, 6) for path, event in nodes.items()},
+            "loop_timings": {
+                path: {"node": event.node, "calls": event.calls, "seconds": round(event.seconds, 6)}
+                for path, event in self.totals.items()
+            },
             "origins": {path: event.origin for path, event in nodes.items()},
             "moves": [{**vars(move), "seconds": round(move.seconds, 6)} for move in self.moves],
             "versions": dict(self.versions),

@@ -32,6 +32,7 @@ def scene(*, seed: Seed = 0, batch: Count = 1, split: Literal["train", "held_out
     """Composed scenes 0 to batch − 1 of the data set `seed`, by default with pairs of objects that are held out.
 
     image (B, 3, 64, 64), semantic (B, K, 64, 64), label (B, K) and B captions: an input for a workflow, or a test set.
+    split: as for `data.scenes`.
     """
     made = scene_batch(seed, batch, 0, split=split, single=0.25, partial=0.1)
     device, dtype = current_device(), current_dtype()
@@ -56,6 +57,7 @@ def scenes(
 ) -> Scenes:
     """`count` batches of composed scenes; scene i depends on (seed, i) alone.
 
+    batch: scenes in each.
     split: 20 % of the pairs of objects are held out and never occur in `train`. single: the share of scenes with one
     object; partial: of captions that leave out the sky or the ground (both are 0 in the held-out split).
     """
@@ -84,8 +86,9 @@ def fashion_mnist(
 ) -> FashionPictures:
     """`count` batches of Fashion-MNIST's clothes, padded to 32 × 32, with their classes 0 … 9.
 
-    The package holds 10,000 pictures of `train` and 2,000 of `test`; folder: one with all of the idx files. shuffle:
-    batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the file's order.
+    split: the package holds 10,000 pictures of `train` and 2,000 of `test`. folder: one with all of the idx files.
+    shuffle: batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the
+    file's order.
     """
     return FashionPictures(
         Batches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
@@ -102,7 +105,7 @@ def fashion(
 ) -> FashionBatch:
     """Fashion-MNIST's clothes start … start + batch − 1 in the file's order, round and round: a test set, say.
 
-    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them.
+    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them, and so are split and folder.
     """
     made = fashion_from(start, batch, split=split, folder=folder)
     device, dtype = current_device(), current_dtype()
@@ -138,7 +141,10 @@ def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
 @node("data.soil")
 def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
-    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear; as `data.degrade`."""
+    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear.
+
+    How depends on (seed, index) and on the batch's shape, as for `data.degrade`.
+    """
     import torch
 
     from guidegraph.nodes.data.degrade import soil

@@ -58,7 +58,7 @@ def uniform_timesteps(
 
 @node("timesteps.constant")
 def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
-    """The same timestep (B) for each sample of `like`."""
+    """The same timestep t (B) for each sample of `like`."""
     import torch
 
     return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)

@@ -24,7 +24,7 @@ Level = Annotated[float, Ge(0), Le(1)]
 def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixels = 32, width: Pixels = 32) -> Mask:
     """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
-    Raises an error for a box that reaches beyond the mask.
+    top, left: where the box begins. Raises an error for a box that reaches beyond the mask.
     """
     import torch
 
@@ -36,8 +36,8 @@ def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixe
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 
-    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
-    they are in the mask. See `image.load` for its errors.
+    path: the file. size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent
+    parts are white, so they are in the mask. See `image.load` for its errors.
     """
     import torch
 
@@ -56,7 +56,7 @@ def random_mask(
     """Masks (B, 1, H, W) for the training of inpainting, in the size of `like`: boxes, and strokes of a thick brush.
 
     In the manner of LaMa's wide masks (Suvorov et al. 2022): 1 to 3 boxes of 15 to 60 % of a side, or 1 to 4 strokes;
-    mixed: half of the samples each. They depend on (seed, index) alone; `index` is the loop's.
+    kind mixed: half of the samples each. They depend on (seed, index) alone; `index` is the loop's.
     """
     import torch
 

@@ -239,6 +239,27 @@ def draw(workflow: File, output: Output = None, plugin: Plugins = None, no_plugi
     draw_command(workflow, output, _chosen(plugin, no_plugins))
 
 
+@app.command(epilog=examples("report runs/20260131-120000-draw", "report runs -o runs.html"))
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write one HTML page of a run, a sweep, or several beside each other.
+
+    It has the pictures, curves with intervals, tables, parameters, graph, time by node, versions and failures.
+    The page holds all that it shows: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
+    """
+    from guidegraph.cli.report import report_command
+
+    report_command(folder, output, _modules(plugin))
+
+
 @app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))
 def nodes(
     id: Annotated[

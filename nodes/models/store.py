@@ -24,6 +24,7 @@ from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.hooks import HookedModel
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
@@ -129,7 +130,8 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
         )
     try:
-        module = builder(dict(part.get("config", {})), folder, part)
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+            module = builder(dict(part.get("config", {})), folder, part)
         module.load_state_dict(load_file(inside(folder, part.get("weights"))))
     except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
@@ -139,6 +141,11 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
 
 def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """The kind and the config that `load_part` needs to build a module again."""
+    if isinstance(module, HookedModel) and module.hooks.rules:
+        names = ", ".join(site.name for site in module.hooks.rules)
+        raise ValueError(
+            f"a denoiser with rules cannot be saved, and this one has some at {names}: wire the one without"
+        )
     match module:
         case UNetDenoiser():
             return "unet", asdict(module.network.config)
