@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
+    from guidegraph.nodes.denoiser import predict
     from guidegraph.nodes.shapes import has_values
+    from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
@@ -95,6 +97,7 @@ __all__ = [
     "Segmenter",
     "SemanticMap",
     "Split",
+    "StepContext",
     "Tensor",
     "TextEmbedder",
     "Timesteps",
@@ -108,6 +111,7 @@ __all__ = [
     "load_workflow",
     "node",
     "per_sample",
+    "predict",
     "register_decomposition",
     "structured",
 ]
@@ -132,7 +136,9 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.shapes": ("has_values",),
+    "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",

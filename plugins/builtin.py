@@ -39,6 +39,7 @@ MODULES = (
     "scheduler",
     "semantic",
     "step",
+    "step_context",
     "table",
     "tensor",
     "text",
@@ -88,4 +89,5 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 @hookimpl
 def guidegraph_types() -> list[type]:
     module = import_module("guidegraph.nodes.types")
-    return [Tensor, *(getattr(module, name) for name in TYPES)]
+    context = import_module("guidegraph.nodes.step_context")
+    return [Tensor, *(getattr(module, name) for name in TYPES), context.StepContext]
