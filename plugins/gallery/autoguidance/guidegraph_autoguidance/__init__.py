@@ -23,9 +23,9 @@ def guide(
     """Away from a weaker model of the same condition: D_w = w D₁ + (1 − w) D₀ (Karras et al. 2024, eq. 3).
 
     cond: D₁, what the model says of the condition. weak: D₀, what a smaller model, trained for less time on the same
-    task, says of it, at the same x and t; predictions of one kind, whose difference then is that of the denoisers up to
-    a factor of t. weight: the paper's w; 1 is cond. uncond: what the model says without a condition; scale: that of
-    classifier-free guidance, whose term (s − 1)(D₁ − D_∅) is added; 1 is none. Either is a number or a tensor (B).
+    task, says of it, at the same x and t. The weights sum to 1, so eq. 3 is the same in ε, x0 and v. weight: w of the
+    paper; 1 is cond. uncond: what the model says without a condition; scale: that of classifier-free guidance, whose
+    term (s − 1)(D₁ − D_∅) is added; 1 is none. Each is a number or a tensor (B).
     Raises an error for predictions of two kinds, and for a scale other than 1 where port uncond is not wired.
     """
     guided = cond + (weight - 1) * (cond - weak)
@@ -34,7 +34,7 @@ def guide(
     if isinstance(scale, (int, float)) and scale == 1:
         return guided
     raise ValueError(
-        f"scale is {scale}, and there is no unconditional prediction to guide away from: wire 'uncond', or set scale to 1"
+        f"scale is {scale}, and there is no unconditional prediction to guide away from: wire 'uncond', or set it to 1"
     )
 
 
