@@ -1,4 +1,4 @@
-"""Diffusion posterior sampling: algorithm 1 by a plain loop, the correction and the posterior of a Gaussian in closed form."""
+"""Diffusion posterior sampling: algorithm 1 by a plain loop, and a Gaussian whose posterior is known."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from guidegraph import Condition, Prediction, StepContext, load_workflow
 from guidegraph_runtime.noise import gaussian
+from tests.export.exporting import LEVEL, changed, difference, made
 
 FOLDER = Path(guidegraph_dps.__file__).parent
 CLOTHES = """
@@ -48,6 +49,62 @@ outputs:
   {x: sample.x, sample: data.sample, label: data.label, start: noise, denoiser: model.denoiser,
    classifier: judge.classifier, schedule: model.schedule, times: scheduler.steps}
 """
+TINY = '''
+"""Small networks in the places of the embedded ones."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from guidegraph import Autoencoder, Denoiser, Prediction, hookimpl, node
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.vector = nn.Linear(128, 8)
+
+    def forward(self, x, t, condition=None):
+        inner = self.first(x) + (self.vector(condition.vector) + t[:, None] / 1000)[:, :, None, None]
+        return Prediction(self.last(nn.functional.silu(inner)), "v")
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.only = nn.Conv2d(4, 3, 3, padding=1)
+
+    def encode(self, image):
+        raise NotImplementedError
+
+    def decode(self, latent):
+        return torch.tanh(self.only(nn.functional.interpolate(latent, scale_factor=4, mode="nearest")))
+
+
+class Small(NamedTuple):
+    denoiser: Denoiser
+    autoencoder: Autoencoder
+
+
+@node("dps_tiny.models", host=True)
+def models() -> Small:
+    """Always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Small(Network().eval().requires_grad_(False), Decoder().eval().requires_grad_(False))
+
+
+@hookimpl
+def guidegraph_nodes():
+    return [models]
+'''
+SMALL = [
+    ("nodes:\n", "nodes:\n  small_ones: {use: dps_tiny.models}\n"),
+    ("denoiser: model.denoiser", "denoiser: small_ones.denoiser"),
+    ("autoencoder: model.autoencoder", "autoencoder: small_ones.autoencoder"),
+]
 
 
 class Gaussian:
@@ -194,3 +251,22 @@ def test_the_workflow_draws(name: str) -> None:
     assert guided.shape == (1, 3, 64, 64)
     assert guided.isfinite().all()
     assert not torch.equal(guided, plain)
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """This plugin and the small networks."""
+    path = tmp_path_factory.mktemp("plugins") / "dps_tiny.py"
+    path.write_text(TINY, encoding="utf-8")
+    return "guidegraph_dps", str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inpaint", "super_resolution"])
+def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Path) -> None:
+    workflow = changed(FOLDER / f"{name}.yaml", SMALL, tmp_path)
+    found = made(workflow, tmp_path, plugins, steps=3, batch=2)
+    (tmp_path / "engine").mkdir()
+    for given in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
+        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+    assert difference(found.run(zeta=0.0), found.run(zeta=2.0)) > LEVEL
