@@ -72,11 +72,7 @@ def cost(method: Method) -> float:
 
 def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, Any]:
     """Draw `count` captions and judge them."""
-    data, judge, extractor = (
-        scene(seed=CAPTIONS, batch=count),
-        load_model(path=resolve("pkg:detector", ROOT)),
-        efficientnet(),
-    )
+    data, judge = scene(seed=CAPTIONS, batch=count), load_model(path=resolve("pkg:detector", ROOT))
     workflow, pictures, started = method.workflow, [], time.perf_counter()
     for start in range(0, count, CHUNK):
         prompt = list(data.caption[start : start + CHUNK])
