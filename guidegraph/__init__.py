@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NodeFailed,
         NodeFinished,
         NodeStarted,
+        NodeTotals,
         OutputReady,
         RunFinished,
         RunStarted,
@@ -30,13 +31,17 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
+    from guidegraph.nodes.denoiser import predict
+    from guidegraph.nodes.hooks import AttentionCall, HookedDenoiser, OpaqueDenoiser, Rule, Site, select_sites
     from guidegraph.nodes.shapes import has_values
+    from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
         Autoencoder,
         Classifier,
         Condition,
         Denoiser,
         Image,
+        ImageEmbedder,
         Label,
         LabelEmbedder,
         Latent,
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
         Scheduler,
         SchedulerState,
         Score,
+        Segmenter,
         SemanticMap,
         TextEmbedder,
         Timesteps,
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionCall",
     "Autoencoder",
     "Cancelled",
     "Classifier",
@@ -66,7 +73,9 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "HookedDenoiser",
     "Image",
+    "ImageEmbedder",
     "Label",
     "LabelEmbedder",
     "Latent",
@@ -77,9 +86,12 @@ __all__ = [
     "NodeFailed",
     "NodeFinished",
     "NodeStarted",
+    "NodeTotals",
     "Noise",
+    "OpaqueDenoiser",
     "OutputReady",
     "Prediction",
+    "Rule",
     "RunFinished",
     "RunInfo",
     "RunStarted",
@@ -89,8 +101,11 @@ __all__ = [
     "Scheduler",
     "SchedulerState",
     "Score",
+    "Segmenter",
     "SemanticMap",
+    "Site",
     "Split",
+    "StepContext",
     "Tensor",
     "TextEmbedder",
     "Timesteps",
@@ -104,7 +119,9 @@ __all__ = [
     "load_workflow",
     "node",
     "per_sample",
+    "predict",
     "register_decomposition",
+    "select_sites",
     "structured",
 ]
 
@@ -118,6 +135,7 @@ _HOMES = {
         "NodeFailed",
         "NodeFinished",
         "NodeStarted",
+        "NodeTotals",
         "OutputReady",
         "RunFinished",
         "RunStarted",
@@ -128,13 +146,17 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.nodes.denoiser": ("predict",),
+    "guidegraph.nodes.hooks": ("AttentionCall", "HookedDenoiser", "OpaqueDenoiser", "Rule", "Site", "select_sites"),
     "guidegraph.nodes.shapes": ("has_values",),
+    "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
         "Autoencoder",
         "Classifier",
         "Condition",
         "Denoiser",
         "Image",
+        "ImageEmbedder",
         "Label",
         "LabelEmbedder",
         "Latent",
@@ -147,6 +169,7 @@ _HOMES = {
         "Scheduler",
         "SchedulerState",
         "Score",
+        "Segmenter",
         "SemanticMap",
         "TextEmbedder",
         "Timesteps",

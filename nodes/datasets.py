@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.share import own_rows
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch, fashion_from
 from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
@@ -119,7 +120,8 @@ def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1,
     """
     import torch
 
-    dropped = torch.from_numpy(uniforms(seed, index, label.shape[0], DROPS) < p).to(label.device)
+    u = own_rows(label.shape[0], lambda batch: uniforms(seed, index, batch, DROPS))
+    dropped = torch.from_numpy(u < p).to(label.device)
     return torch.where(dropped, classes, label)
 
 
@@ -158,8 +160,8 @@ def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2,
 
     from guidegraph.nodes.data.degrade import shift_and_mirror
 
-    u = torch.from_numpy(uniforms(seed, index, 3 * sample.shape[0], MOVES).reshape(-1, 3).T).to(sample.device)
-    return shift_and_mirror(sample, pixels, u)
+    u = own_rows(sample.shape[0], lambda batch: uniforms(seed, index, 3 * batch, MOVES).reshape(-1, 3))
+    return shift_and_mirror(sample, pixels, torch.from_numpy(u.T).to(sample.device))
 
 
 @node("data.drop_captions")
@@ -168,5 +170,5 @@ def drop_captions(caption: Sequence[str], index: int = 0, *, p: Share = 0.1, see
 
     Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
     """
-    u = uniforms(seed, index, len(caption), DROPS)
+    u = own_rows(len(caption), lambda batch: uniforms(seed, index, batch, DROPS))
     return tuple("" if value < p else text for text, value in zip(caption, u, strict=True))

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.share import first_row
 from guidegraph.nodes.shapes import as_share, check_alike
 from guidegraph.nodes.types import Image, Mask, Sample
 from guidegraph_runtime.host import mask as host
@@ -62,7 +63,8 @@ def random_mask(
     from guidegraph.nodes.data.masks import draw_mask
 
     batch, _, height, width = like.shape
-    masks = [draw_mask(seed, index, sample, height, width, kind) for sample in range(batch)]
+    first = first_row(batch)
+    masks = [draw_mask(seed, index, first + sample, height, width, kind) for sample in range(batch)]
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
 
 

@@ -194,13 +194,30 @@ def new_autoencoder(
     multipliers: Multipliers = (1, 2),
     blocks: Channels = 1,
     patch: Channels = 2,
+    latent_channels: Channels = 4,
 ) -> Autoencoder:
-    """An untrained KL autoencoder with f = patch · 2^(levels − 1) and 4 latent channels."""
+    """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
+
+    channels: at the finest level; multipliers: the width of each, in units of it. blocks: residual blocks at a level.
+    patch: pixels of a side that are folded into channels before the first convolution. latent_channels: of a latent.
+    seed: of the initial weights.
+    """
     from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 
-    config = AutoencoderConfig(channels=channels, multipliers=multipliers, blocks=blocks, patch=patch)
+    config = AutoencoderConfig(
+        latent_channels=latent_channels, channels=channels, multipliers=multipliers, blocks=blocks, patch=patch
+    )
     model: Autoencoder = untrained(lambda: KLAutoencoder(config), seed)
     return model
+
+
+@node("model.pixels")
+def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
+    """Pixels as their own latents, f = 1: nothing to train, and a scale to be measured by autoencoder.measure_scale."""
+    from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
+
+    space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
+    return space
 
 
 @node("model.unet")

@@ -29,6 +29,7 @@ MODULES = (
     "mask",
     "metrics",
     "model",
+    "named_scheduler",
     "noise",
     "onnx",
     "plot",
@@ -39,6 +40,7 @@ MODULES = (
     "scheduler",
     "semantic",
     "step",
+    "step_context",
     "table",
     "tensor",
     "text",
@@ -54,6 +56,7 @@ TYPES = (
     "Denoiser",
     "Discriminator",
     "FeatureExtractor",
+    "HookedDenoiser",
     "Image",
     "ImageEmbedder",
     "Label",
@@ -61,6 +64,7 @@ TYPES = (
     "Latent",
     "Mask",
     "Noise",
+    "OpaqueDenoiser",
     "Prediction",
     "Sample",
     "Schedule",
@@ -69,6 +73,7 @@ TYPES = (
     "Score",
     "Segmenter",
     "SemanticMap",
+    "StepContext",
     "Table",
     "TextEmbedder",
     "Timesteps",
@@ -87,5 +92,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    module = import_module("guidegraph.nodes.types")
-    return [Tensor, *(getattr(module, name) for name in TYPES)]
+    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "hooks", "step_context"))
+    known = {name: found for module in modules for name, found in vars(module).items()}
+    return [Tensor, *(known[name] for name in TYPES)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,6 +14,8 @@ import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.launch import Processes, check_processes, launch
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import (
     Opened,
@@ -25,6 +29,7 @@ from guidegraph.cli.source import (
 from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.share import process_share
 from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
@@ -50,7 +55,8 @@ class Arguments:
     json: bool
     quiet: bool
     verbose: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
+    processes: Processes
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,22 @@ class Ready:
 
 
 def run_command(given: Arguments) -> None:
+    if given.processes.several:
+        _run_in_processes(given)
+        return
     token = CancelToken()
     with cancelled_by_signals(token, say):
         manager = required_plugins(given.plugins)
         ready = _checked(given, manager.registry)
         token.check()
         _run(given, ready, manager, token)
+
+
+def _run_in_processes(given: Arguments) -> None:
+    """Check once, here, and let the processes run."""
+    ready = _checked(given, required_plugins(given.plugins).registry)
+    check_processes(given.processes, ready.opened.graph, given.device)
+    launch(given.processes, sys.argv[1:], _folder(given.out, ready.opened.graph.name))
 
 
 def _checked(given: Arguments, registry: Registry) -> Ready:
@@ -101,6 +117,15 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
     from guidegraph.graph.run import RunOptions, run
 
     graph, values, registry = ready.opened.graph, ready.values, manager.registry
+    device = own_device(given.device)
+    if process_share().index:
+        # One of several processes of a training: the first writes and shows what all have made.
+        run(
+            graph,
+            values,
+            RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only),
+        )
+        return
     found = versions(registry)
     params, seeds = portable_params(values), seeds_of(graph, values)
     recipe = Recipe(graph.file, dict(graph.sources), params, ready.only, ready.dtype, seeds=seeds, versions=found)
@@ -109,7 +134,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()
     )
     place = {
-        "device": given.device,
+        "device": device,
         "dtype": ready.dtype,
         "passes": sorted(ready.passes),
         "cache": str(ready.cache) if ready.cache else None,
@@ -117,12 +142,12 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         "only": ready.only,
     }
     record = RunRecord(graph, values, place, found, writer.files)
-    info = RunInfo(graph, values, given.device, ready.dtype)
+    info = RunInfo(graph, values, device, ready.dtype)
     plugins = _plugin_observers(manager, info)
     with _recorded(record, folder), _shown(given, writer) as shown:
         # One process, one run: values in memory would be kept for nobody.
         options = RunOptions(
-            device=given.device,
+            device=device,
             dtype=ready.dtype,
             passes=ready.passes,
             disk=DiskCache(ready.cache) if ready.cache else None,
@@ -137,6 +162,12 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         for name, text in writer.tables.items():
             typer.echo(f"{name}\n\n{text}\n")
         typer.echo(_summary(folder, writer))
+
+
+def own_device(device: str) -> str:
+    """The device of this process, where several share a training."""
+    shared = device == "cuda" and process_share().count > 1
+    return f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
 
 
 def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:

@@ -1,0 +1,176 @@
+"""Measure the gallery's text-to-image workflows beside classifier-free guidance at the same cost.
+
+    python tools/gallery_table.py docs/gallery.json            # measures what is missing there
+    python tools/gallery_table.py docs/gallery.json --show     # the table, as Markdown
+
+Each workflow draws held-out captions, picture i from the noise of seed i. A detector that was trained on real scenes,
+and never saw a generator, says in how many pictures all named objects are found, and sky and ground; the kernel
+distance (KID) to other real scenes is that of EfficientNet-lite0's features. The cost is what torch's counter of
+floating-point operations counts in one picture, gradients included; classifier-free guidance is given the steps that
+cost the same. A measurement that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from guidegraph import load_workflow
+from guidegraph.api import Workflow
+from guidegraph.graph.paths import resolve
+from guidegraph.nodes.datasets import scene
+from guidegraph.nodes.detector import detect, finds
+from guidegraph.nodes.features import efficientnet
+from guidegraph.nodes.metrics import kernel_distance, pooled_features, share
+from guidegraph.nodes.model import load_model
+from guidegraph_runtime.files import atomic_path
+
+ROOT = Path(__file__).parents[1]
+STEPS, CHUNK = 30, 50
+CAPTIONS, REFERENCES = 20_000, 30_000  # the seeds of the two sets of scenes
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: a workflow of a plugin (None: text_to_image.yaml of this repository) with its parameters."""
+
+    name: str
+    plugin: str | None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def workflow(self) -> Workflow:
+        if self.plugin is None:
+            return load_workflow(ROOT / "workflows" / "text_to_image.yaml", cache="off")
+        module = f"guidegraph_{self.plugin}"
+        path = ROOT / "plugins" / "gallery" / self.plugin / module / "text_to_image.yaml"
+        return load_workflow(path, plugins=(module,), cache="off")
+
+
+METHODS = (
+    Method("no guidance", None, {"scale": 1.0}),
+    Method("CFG, s = 2", None, {"scale": 2.0}),
+    Method("CFG, s = 4", None, {"scale": 4.0}),
+    Method("CFG, s = 8", None, {"scale": 8.0}),
+    Method("APG, s = 4", "apg", {"scale": 4.0}),
+    Method("APG, s = 8", "apg", {"scale": 8.0}),
+    Method("CFG-Zero*, s = 4", "cfg_zero_star", {"scale": 4.0}),
+    Method("CFG++, λ = 0.6", "cfgpp", {"scale": 0.6}),
+    Method("dynamic thresholding, s = 8, mimics 4", "dynamic_thresholding", {"scale": 8.0}),
+    Method("PAG alone, w = 2", "pag", {"scale": 1.0}),
+    Method("PAG, w = 2, with CFG, s = 2", "pag", {"scale": 2.0}),
+    Method("SEG alone, γ = 2", "seg", {"scale": 1.0}),
+    Method("SEG, γ = 2, with CFG, s = 2", "seg", {"scale": 2.0}),
+    Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
+    Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
+    Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
+)
+
+
+def cost(method: Method) -> float:
+    """Billions of floating-point operations for one picture."""
+    workflow, counter = method.workflow, FlopCounterMode(display=False)
+    with counter:
+        workflow.run(**{"steps": STEPS, **method.params})
+    return counter.get_total_flops() / 1e9
+
+
+def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, Any]:
+    """Draw `count` captions and judge them."""
+    data, judge = scene(seed=CAPTIONS, batch=count), load_model(path=resolve("pkg:detector", ROOT))
+    workflow, pictures, started = method.workflow, [], time.perf_counter()
+    for start in range(0, count, CHUNK):
+        prompt = list(data.caption[start : start + CHUNK])
+        params = {"steps": STEPS, **method.params, "prompt": prompt, "batch": len(prompt), "seed": start}
+        pictures.append(workflow.run(**params)["image"])
+    seconds = time.perf_counter() - started
+    image = torch.cat(pictures)
+    found = finds(detect(judge.detector, image), data.label)
+    objects, background = share(found.objects), share(found.background)
+    kid = kernel_distance(pooled_features(efficientnet(), image), reference)
+    return {
+        "method": method.name,
+        "params": method.params,
+        "count": count,
+        "gigaflops": round(cost(method), 2),
+        "objects": [objects.value, objects.low, objects.high],
+        "background": background.value,
+        "kid": [kid.value, kid.error],
+        "seconds": round(seconds / count, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--count", type=int, default=200, help="captions for each row")
+    parser.add_argument("--only", help="measure the rows whose name contains this, again")
+    parser.add_argument("--show", action="store_true", help="print the table and measure nothing")
+    arguments = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.table.exists():
+        rows = {row["method"]: row for row in json.loads(arguments.table.read_text())}
+    if not arguments.show:
+        torch.set_num_threads(1)
+        rows = measured(rows, arguments)
+    print(markdown([rows[name] for name in ordered(rows)]))
+
+
+def measured(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The rows with those that were missing; the file is written anew after each."""
+    others = scene(seed=REFERENCES, batch=1000)
+    reference = pooled_features(efficientnet(), others.image)
+    for method in METHODS:
+        wanted = arguments.only is not None and arguments.only in method.name
+        if not wanted and (arguments.only is not None or method.name in rows):
+            continue
+        rows[method.name] = measure(method, arguments.count, reference)
+        print(json.dumps(rows[method.name]), flush=True)
+        save(rows, arguments.table)
+    plain = rows.get("CFG, s = 4")
+    for row in list(rows.values()):
+        if plain is None or row["gigaflops"] < 1.2 * plain["gigaflops"] or row["method"].startswith("CFG"):
+            continue
+        steps = round(STEPS * row["gigaflops"] / plain["gigaflops"])
+        same = Method(f"CFG, s = 4, {steps} steps", None, {"scale": 4.0, "steps": steps})
+        if same.name not in rows:
+            rows[same.name] = measure(same, arguments.count, reference)
+            print(json.dumps(rows[same.name]), flush=True)
+            save(rows, arguments.table)
+    return rows
+
+
+def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+
+
+def ordered(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Plain rows and those of equal cost first, then the methods as they are listed here."""
+    known = [method.name for method in METHODS]
+    equal = sorted((name for name in rows if name not in known), key=lambda name: rows[name]["gigaflops"])
+    return [n for n in known[:4] if n in rows] + equal + [n for n in known[4:] if n in rows]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| method | GFLOP a picture | all named objects found | sky and ground | KID · 1,000 |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for row in rows:
+        value, low, high = (100 * one for one in row["objects"])
+        kid, error = row["kid"]
+        lines.append(
+            f"| {row['method']} | {row['gigaflops']:.1f} | {value:.1f} % [{low:.1f}, {high:.1f}] | "
+            f"{100 * row['background']:.1f} % | {kid:.2f} ± {error:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
