@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from guidegraph.testing import CHECKS, Inapplicable, NodeCase, cases_of, run_check
-from tests.cli.command import environment
+from tests.cli.command import ROOT, environment
 from tests.testing import wrong_nodes
 
 pytest_plugins = ["pytester"]
 
+NAME = "guidegraph.testing.plugin"
 QUICK = [name for name in CHECKS if name != "ONNX export"]
 
 PLUGIN = '''
@@ -88,8 +91,15 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    fixed = ("-p", "guidegraph.testing.plugin", "-p", "no:cacheprovider", "-rs", "-v")
-    return project.runpytest_inprocess(*fixed, *arguments)
+    installed = any(entry.value == NAME for entry in entry_points(group="pytest11"))
+    named = () if installed else ("-p", NAME)
+    return project.runpytest_inprocess(*named, "-p", "no:cacheprovider", "-rs", "-v", *arguments)
+
+
+def test_the_entry_point_has_the_name_of_its_module() -> None:
+    """With another one, `-p guidegraph.testing.plugin` would register the plugin twice, which pytest refuses."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {NAME: NAME}
 
 
 def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester) -> None:
