@@ -129,6 +129,7 @@ def overrides() -> list[NodeCase]:
         case("data.soil", skip=WHOLE_BATCH),
         case("detector.finds", inputs={"logits": logits(23), "label": present()}),
         case("detector.predict", inputs={"detector": detector(), "image": picture()}),
+        case("denoiser.features", inputs={"condition": example(Condition)}, settings={"site": "self.middle.0"}),
         case(
             "features.pooled",
             skip={
@@ -141,6 +142,7 @@ def overrides() -> list[NodeCase]:
             "guidance.classifier",
             detached={"x": "the score is a gradient already; a second one is not taken"},
         ),
+        case("guidance.context", skip={"dtypes": "its t is float32, as a denoiser takes it"}),
         case("image.from_sample", inputs={"sample": draw(("B", 3, "H", "W"), 1)}),
         case("image.grid", skip={"shapes": "it makes one picture of a batch"}),
         case("image.scale", constant=["factor"]),
