@@ -145,7 +145,10 @@ def overrides() -> list[NodeCase]:
         case("guidance.context", skip={"dtypes": "its t is float32, as a denoiser takes it"}),
         case("image.from_sample", inputs={"sample": draw(("B", 3, "H", "W"), 1)}),
         case("image.grid", skip={"shapes": "it makes one picture of a batch"}),
-        case("image.scale", constant=["factor"]),
+        case(
+            "image.scale",
+            skip={"ONNX export": "the new sides are rounded in Python, and a graph has no sides to round"},
+        ),
         case("image.load", settings={"path": DATA / "examples" / "small.png"}),
         case("label.argmax", inputs={"scores": logits()}),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
