@@ -249,6 +249,7 @@ def report(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
     ] = None,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """Write one HTML page of a run, a sweep, or several beside each other.
 
@@ -257,7 +258,7 @@ def report(
     """
     from guidegraph.cli.report import report_command
 
-    report_command(folder, output, _modules(plugin))
+    report_command(folder, output, _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))

@@ -17,11 +17,13 @@ SAMPLE = ("B", "C", "H", "W")
 
 
 def image(seed: int) -> torch.Tensor:
-    return draw(("B", 3, "H", "W"), seed).tanh()
+    made: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
+    return made
 
 
 def mask(seed: int) -> torch.Tensor:
-    return (draw(("B", 1, "H", "W"), seed) > 0).float()
+    made: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
+    return made
 
 
 def semantic(seed: int) -> torch.Tensor:

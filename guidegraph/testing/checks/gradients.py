@@ -65,7 +65,11 @@ def _reaches(case: NodeCase, given: Arguments, name: str, plain: dict[str, Any])
         gradients = torch.autograd.grad(total, [tensor for _, tensor in inputs], allow_unused=True)
     for (place, tensor), gradient in zip(inputs, gradients, strict=True):
         if gradient is None or not bool(gradient.any()):
-            other = given.mapped(case, lambda port, leaf, at=place: _other(port, leaf, at))
+
+            def moved(port: Port, leaf: Leaf, at: str = place) -> Tensor:
+                return _other(port, leaf, at)
+
+            other = given.mapped(case, moved)
             if _differs(case, call(case, other), plain):
                 raise case.error(
                     f"a gradient of the result with respect to '{place}'",
