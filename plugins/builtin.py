@@ -15,11 +15,16 @@ MODULES = (
     "autoencoder",
     "checkpoint",
     "classifier",
+    "clock",
+    "coding",
     "condition",
     "datasets",
     "denoiser",
     "detector",
+    "extractors",
     "features",
+    "fidelity",
+    "frechet",
     "guidance",
     "image",
     "label",
@@ -38,6 +43,7 @@ MODULES = (
     "schedule",
     "scheduler",
     "semantic",
+    "similarity",
     "step",
     "step_context",
     "table",
@@ -90,4 +96,5 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 def guidegraph_types() -> list[type]:
     module = import_module("guidegraph.nodes.types")
     context = import_module("guidegraph.nodes.step_context")
-    return [Tensor, *(getattr(module, name) for name in TYPES), context.StepContext]
+    frechet = import_module("guidegraph.nodes.frechet")
+    return [Tensor, *(getattr(module, name) for name in TYPES), context.StepContext, frechet.Moments]
