@@ -49,7 +49,7 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
             texts[name.strip()] = value
     values: dict[str, Any] = {}
     try:
-        values = bind(_with_recipe(opened), texts, text=True, label="--set")
+        values = bind(with_recipe(opened), texts, text=True, label="--set")
     except WorkflowError as error:
         found += error.problems
     if found:
@@ -57,7 +57,7 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
     return values
 
 
-def _with_recipe(opened: Opened) -> Graph:
+def with_recipe(opened: Opened) -> Graph:
     """The graph with a picture's parameters as its defaults: what is given on the command line goes over them."""
     graph, recipe = opened.graph, opened.recipe
     if recipe is None:
