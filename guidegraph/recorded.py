@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from guidegraph.rerun import Recipe, portable_params, seeds_of
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
+    from guidegraph.graph.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,29 @@ class RecordedRun:
         }
         self._record = RunRecord(graph, values, place, found, self.writer.files)
 
-    def run(self, observers: Sequence[Observer], cancel: CancelToken, memory: MemoryCache | None = None) -> None:
-        """Run. ``memory`` holds values of other runs in this process.
+    def run(
+        self,
+        observers: Sequence[Observer],
+        cancel: CancelToken,
+        memory: Callable[[Plan], MemoryCache] | None = None,
+    ) -> None:
+        """Run. ``memory`` gives the cache that holds values of other runs in this process.
 
         Raises what ``graph.run`` and the writer raise; the record says how it ended, however it did.
         """
         from guidegraph.graph.cache import DiskCache
-        from guidegraph.graph.run import RunOptions, run
+        from guidegraph.graph.plan import compile_plan
+        from guidegraph.graph.run import RunOptions, run_plan
 
         job = self.job
         with self._recorded():
+            place = f"{job.device} {job.dtype}"
+            plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only)
             options = RunOptions(
                 device=job.device,
                 dtype=job.dtype,
                 passes=job.passes,
-                memory=memory,
+                memory=memory(plan) if memory else None,
                 disk=DiskCache(job.cache) if job.cache else None,
                 observers=[self._record, *observers],
                 cancel=cancel,
@@ -89,7 +98,7 @@ class RecordedRun:
                 on_output=self.writer,
                 memory_budget=job.memory_budget,
             )
-            run(job.graph, job.values, options)
+            run_plan(plan, options)
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:

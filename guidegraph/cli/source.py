@@ -40,13 +40,7 @@ def open_workflow(path: Path, registry: Registry) -> Opened:
 def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
     """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and all that is wrong here."""
     found = list(problems)
-    texts: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name.strip():
-            found.append(argument_problem("bad-setting", f"'{setting}' is not K=V", "--set"))
-        else:
-            texts[name.strip()] = value
+    texts = setting_texts(settings, found)
     values: dict[str, Any] = {}
     try:
         values = bind(with_recipe(opened), texts, text=True, label="--set")
@@ -55,6 +49,18 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
     if found:
         raise WorkflowError(found)
     return values
+
+
+def setting_texts(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:
+    """The texts of ``--set K=V`` by parameter."""
+    texts: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            problems.append(argument_problem("bad-setting", f"'{setting}' is not K=V", "--set"))
+        else:
+            texts[name.strip()] = value
+    return texts
 
 
 def with_recipe(opened: Opened) -> Graph:
