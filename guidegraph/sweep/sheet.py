@@ -85,7 +85,8 @@ def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Seque
     side = _side(folder, files)
     font = ImageFont.load_default(_TEXT)
     line = _TEXT + _GAP
-    left = _LABEL if plan.rows else _GAP
+    wide = math.ceil(min(_LABEL, max((font.getlength(label) for label in plan.rows), default=0)))
+    left = wide + 2 * _GAP if plan.rows else _GAP
     head = line + _GAP if plan.columns else _GAP
     step = (side + _GAP, side + _GAP + (line if plan.captions else 0))
     foot = line + _GAP if plan.left_out else 0
@@ -97,7 +98,7 @@ def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Seque
     for r, cells in enumerate(plan.cells):
         y = head + r * step[1]
         if plan.rows:
-            _write(pen, font, (_GAP, y), plan.rows[r], _LABEL - 2 * _GAP, max(1, side // line))
+            _write(pen, font, (_GAP, y), plan.rows[r], wide, max(1, side // line))
         for c, i in enumerate(cells):
             x = left + c * step[0]
             if (file := files[i]) is not None:
