@@ -135,18 +135,18 @@ def test_a_driver_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path) ->
 def test_a_cell_that_fails_is_not_tried_again_and_one_whose_worker_dies_is(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os\nfrom pathlib import Path\nfrom guidegraph import hookimpl, node\n\n\n"
-        "@node('dies.once', pure=False)\ndef once(*, path: Path, how: str) -> int:\n"
+        "@node('dies.once', pure=False)\ndef once(*, name: str, how: str) -> int:\n"
         "    '''Leaves a mark; the first time it dies, or fails.'''\n"
-        "    with path.open('a') as file:\n        file.write('x')\n"
+        "    path = Path(name)\n    with path.open('a') as file:\n        file.write('x')\n"
         "    if how == 'fail':\n        raise ValueError('it fails')\n"
         "    if path.stat().st_size == 1:\n        os._exit(1)\n    return 1\n\n\n"
         "@hookimpl\ndef guidegraph_nodes():\n    return [once]\n"
     )
     (tmp_path / "w.yaml").write_text(
-        "guidegraph: 1\nparams: {path: {type: Path}, how: {type: str}}\nnodes:\n"
-        "  n: {use: dies.once, in: {path: params.path, how: params.how}}\noutputs: {n: n}\n"
+        "guidegraph: 1\nparams: {name: {type: str}, how: {type: str}}\nnodes:\n"
+        "  n: {use: dies.once, in: {name: params.name, how: params.how}}\noutputs: {n: n}\n"
     )
-    (tmp_path / "rows.csv").write_text("path,how\ndies.txt,die\nfails.txt,fail\n")
+    (tmp_path / "rows.csv").write_text(f"name,how\n{tmp_path}/dies.txt,die\n{tmp_path}/fails.txt,fail\n")
     result = run(tmp_path, "w.yaml", "--from", "rows.csv", "--out", "out", "--ray", "local", "--plugin", "dies.py")
     assert result.returncode == 1, result.stderr
     rows = table(tmp_path / "out")
