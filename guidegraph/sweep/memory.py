@@ -61,12 +61,12 @@ def _batchable(op: Op) -> bool:
 
 
 def memory_limit(device: str, workers: int) -> int:
-    """How many bytes one of several workers may keep: half of its share of the device's memory."""
+    """How many bytes one of several workers may keep: three quarters of its share of the device's memory."""
     import torch
 
     if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) // 2
-    return max(2 << 30, _physical_memory() // 2 // max(workers, 1))
+        return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) * 3 // 4
+    return max(2 << 30, _physical_memory() * 3 // 4 // max(workers, 1))
 
 
 def _physical_memory() -> int:

@@ -74,10 +74,17 @@ def connected(cluster: Cluster) -> Iterator[None]:
 def run_on_ray(
     cells: Iterable[Cell], order: Order, cluster: Cluster, store: Store, cancel: CancelToken
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Run cells on a connected Ray, each kept as soon as it comes back. Raises ``Cancelled``."""
+    """Run cells on a connected Ray, each kept as soon as it comes back.
+
+    Raises ``Cancelled``, and ``WorkflowError`` where the cells need GPUs and the cluster has none.
+    """
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=int(order.device != "cpu"), max_retries=RETRIES)(make_cell)
+    gpus = int(order.device != "cpu")
+    if _resource("GPU") < gpus:  # Ray would wait for one for ever
+        message = f"'{order.device}' was asked for, and no machine of this Ray has a GPU"
+        raise WorkflowError([Problem(Mark("--device", 1, 1), "no-device", message)])
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(make_cell)
     sent = ray.put(order)
     running: dict[Any, Cell] = {}
     waiting = iter(cells)
@@ -106,12 +113,17 @@ def run_on_ray(
 
 def _window(cluster: Cluster) -> int:
     """How many cells are sent at once: twice as many as can run, so that no worker waits for its next."""
-    import ray
-
     if cluster.workers is not None and cluster.address != LOCAL:
         return cluster.workers
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return 2 * max(1, int(resources.get("CPU", 1)))
+    return 2 * max(1, int(_resource("CPU")))
+
+
+def _resource(name: str) -> float:
+    """How much of a resource the machines of the connected Ray have together."""
+    import ray
+
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found.get(name, 0.0)
 
 
 def _result(reference: Any) -> Made:

@@ -6,6 +6,7 @@ Nothing but texts and numbers go there, and a cell's files come back as bytes: t
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ log = logging.getLogger(__name__)
 class Order:
     """What all cells of a sweep have in common, as it is sent.
 
-    sources: the texts of the workflow and of those that it uses, by path. workers: how many share a machine.
+    sources: the texts of the workflow and of those that it uses, by path. workers: how many share a machine at
+    most; None for one a core.
     """
 
     workflow: Path
@@ -39,7 +41,7 @@ class Order:
     dtype: str
     plugins: tuple[str, ...]
     versions: dict[str, str]
-    workers: int
+    workers: int | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class _Process:
         manager = PluginManager(order.plugins)
         graph = build(order.workflow, manager.registry, order.sources)
         self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype)
-        self.worker = Worker(self.job, manager, log.warning, order.workers)
+        self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
 
     def make(self, key: str, params: Mapping[str, Any]) -> Made:
         values = bind(self.job.graph, params)

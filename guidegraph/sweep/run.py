@@ -16,7 +16,7 @@ from guidegraph.sweep.cells import Cell, cell_key
 from guidegraph.sweep.describe import check_same_workflow, description
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.local import run_here
-from guidegraph.sweep.ray_workers import Cluster, connected, local_workers, run_on_ray
+from guidegraph.sweep.ray_workers import LOCAL, Cluster, connected, local_workers, run_on_ray
 from guidegraph.sweep.remote import Order
 from guidegraph.sweep.sheet import write_sheet
 from guidegraph.sweep.store import Store
@@ -78,7 +78,7 @@ def run_sweep(
         check_same_workflow(store, sweep.job)
         cells = cells_of(sweep.job, sweep.grid, cancel)
         unique = {cell.key: cell for cell in reversed(cells)}
-        outcomes = {key: store.outcome(key) for key in unique}
+        outcomes = {key: ended.outcome if (ended := store.ended(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
         with _place(sweep, len(missing)):
             store.describe(description(sweep.job, sweep.grid, sweep.settings, _where(sweep)))
@@ -98,7 +98,7 @@ def run_sweep(
 def write_results(store: Store, grid: Grid, cells: list[Cell]) -> None:
     """The table and the sheet of the cells that there are."""
     rows = rows_of(store, cells)
-    write_tables(store.folder, [row for row in rows if row is not None])
+    write_tables(store.folder, grid.names, [row for row in rows if row is not None])
     write_sheet(store.folder, grid, cells, rows)
 
 
@@ -137,6 +137,6 @@ def _run(
         job.dtype,
         sweep.plugins,
         versions(job.registry),
-        local_workers(sweep.cluster),
+        local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
     )
     return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.nodes.tabular import Entry, Table
+from guidegraph.sweep.store import Files
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096
@@ -24,15 +25,14 @@ class Outputs:
     pictures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def cell_outputs(folder: Path, record: Mapping[str, Any]) -> Outputs:
-    """The outputs that a cell's record names.
+def cell_outputs(folder: Path, outputs: Mapping[str, Files]) -> Outputs:
+    """What a cell's files have for the table.
 
     Numbers, truth values and texts are entries under the output's name, a tensor of one element too, and those in a
     dictionary or a dataclass under ``output.key``. Anything else is left to its file.
     """
     found = Outputs()
-    for name, output in record.get("outputs", {}).items():
-        files, kind = output["files"], output["type"]
+    for name, (kind, files) in outputs.items():
         if files and files[0].endswith(".png"):
             found.pictures[name] = files
         elif files[-1:] == [f"{name}.md"]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +23,20 @@ CELLS = "cells"
 FAILED = "failed.json"
 _LOCK = ".lock"
 _TEMPORARY = ".tmp-"
+
+
+class Files(NamedTuple):
+    """The files of an output, and its type."""
+
+    type: str
+    files: list[str]
+
+
+class Ended(NamedTuple):
+    """A cell that ended, with its outputs by name."""
+
+    outcome: Outcome
+    outputs: dict[str, Files]
 
 
 class Store:
@@ -71,15 +85,23 @@ class Store:
         """The folder of a cell, which may not be there."""
         return self._cells / key
 
-    def outcome(self, key: str) -> Outcome | None:
-        """How a cell ended; None for one that did not run, or whose record is damaged."""
-        if (record := self.record(key)) is None:
+    def ended(self, key: str) -> Ended | None:
+        """How a cell ended; None for one that did not run, whose record is damaged, or that lacks one of its files."""
+        if (record := self._record(key)) is None:
             return None
-        if record.get("status") == "done":
-            return Outcome("done", float(record.get("seconds", 0.0)))
-        return Outcome("failed", float(record.get("seconds", 0.0)), str(record.get("error") or ""))
+        try:
+            outputs = {
+                name: Files(output["type"], output["files"]) for name, output in record.get("outputs", {}).items()
+            }
+            seconds, status = float(record["seconds"]), record["status"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        if status != "done":
+            return Ended(Outcome("failed", seconds, str(record.get("error") or "")), {})
+        whole = all((self.cell(key) / name).is_file() for output in outputs.values() for name in output.files)
+        return Ended(Outcome("done", seconds), outputs) if whole else None
 
-    def record(self, key: str) -> dict[str, Any] | None:
+    def _record(self, key: str) -> dict[str, Any] | None:
         """The record of a cell: ``run.json``, or what is there in its place where the run did not begin."""
         for name in (RECORD, FAILED):
             try:

@@ -22,6 +22,8 @@ from guidegraph_runtime.files import atomic_path, write_text
 TABLE = "table.csv"
 PARQUET = "table.parquet"
 TABLES = "tables"
+FIXED = ("cell", "status", "message", "seconds")
+"""The columns that every table has."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,18 @@ class Row:
     outcome: Outcome
     outputs: Outputs
 
-    def swept(self) -> dict[str, Entry]:
-        """The swept parameters as entries."""
-        return as_entries(self.cell.swept)
+    def begin(self) -> dict[str, Entry]:
+        """The first columns: the key and the swept parameters."""
+        return {"cell": self.cell.key, **{column(n): v for n, v in as_entries(self.cell.swept).items()}}
 
     def pictures(self) -> dict[str, list[str]]:
         """The pictures of each output, as paths in the sweep's folder."""
         return {n: [f"{CELLS}/{self.cell.key}/{f}" for f in files] for n, files in self.outputs.pictures.items()}
+
+
+def column(parameter: str) -> str:
+    """The column of a swept parameter: its name, unless the table has another column of that name."""
+    return f"param.{parameter}" if parameter in FIXED else parameter
 
 
 def as_entries(swept: Mapping[str, Any]) -> dict[str, Entry]:
@@ -51,37 +58,38 @@ def rows_of(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
     """Each cell that ended, in the order of the grid; None for those that did not run."""
     found: list[Row | None] = []
     for cell in cells:
-        outcome, record = store.outcome(cell.key), store.record(cell.key)
-        if outcome is None or record is None:
-            found.append(None)
-        else:
-            outputs = cell_outputs(store.cell(cell.key), record) if outcome.status == "done" else Outputs()
-            found.append(Row(cell, outcome, outputs))
+        ended = store.ended(cell.key)
+        outputs = Outputs() if ended is None else cell_outputs(store.cell(cell.key), ended.outputs)
+        found.append(None if ended is None else Row(cell, ended.outcome, outputs))
     return found
 
 
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """Write the table of the cells, and one of each output that is a table of several rows. None is half-written."""
+def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write the table of the cells, and one of each output that is a table of several rows. None is half-written.
+
+    swept: the parameters that are swept, which are columns even where no cell ended.
+    """
     long = {name for row in rows for name, table in row.outputs.tables.items() if table.rows != 1}
     records = [_record(row, long) for row in rows]
-    write_text(folder / TABLE, as_csv(records))
-    _write_parquet(folder / PARQUET, records)
+    columns = list(dict.fromkeys(["cell", *map(column, swept), *FIXED[1:], *_columns(records)]))
+    write_text(folder / TABLE, as_csv(records, columns))
+    _write_parquet(folder / PARQUET, records, columns)
     for old in (folder / TABLES).glob("*.csv"):
         if old.stem not in long:
             old.unlink()
     for name in sorted(long):
-        write_text(folder / TABLES / f"{name}.csv", as_csv(_long_records(rows, name)))
+        long_records = _long_records(rows, name)
+        write_text(folder / TABLES / f"{name}.csv", as_csv(long_records, _columns(long_records)))
 
 
 def _record(row: Row, long: set[str]) -> dict[str, Entry]:
     """One row of the table, by column. An output that has the name of another column is called ``output.NAME``."""
     outcome = row.outcome
-    found: dict[str, Entry] = {"cell": row.cell.key, **row.swept()}
-    found |= {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
+    found = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
     values: dict[str, Entry] = dict(row.outputs.entries)
     for name, table in row.outputs.tables.items():
         if name not in long:
-            values |= {f"{name}.{column}": entries[0] for column, entries in table.items()}
+            values |= {f"{name}.{c}": entries[0] for c, entries in table.items()}
     values |= {name: ";".join(paths) for name, paths in row.pictures().items()}
     return found | {f"output.{name}" if name in found else name: value for name, value in values.items()}
 
@@ -89,23 +97,22 @@ def _record(row: Row, long: set[str]) -> dict[str, Entry]:
 def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
     found = []
     for row in rows:
-        before: dict[str, Entry] = {"cell": row.cell.key, **row.swept()}
+        before = row.begin()
         if (table := row.outputs.tables.get(name)) is not None:
-            named = {column: f"{name}.{column}" if column in before else column for column in table}
+            named = {c: f"{name}.{c}" if c in before else c for c in table}
             found += [before | {named[c]: value for c, value in record.items()} for record in table.records()]
     return found
 
 
-def columns_of(records: Sequence[Mapping[str, Entry]]) -> list[str]:
+def _columns(records: Sequence[Mapping[str, Entry]]) -> list[str]:
     """The columns of records, which need not all have the same ones."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def as_csv(records: Sequence[Mapping[str, Entry]]) -> str:
+def as_csv(records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> str:
     """Records as CSV, UTF-8 with a line of names first; where there is no value the field is empty."""
     text = io.StringIO()
-    names = columns_of(records)
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _field(value) for name, value in record.items()} for record in records)
     return text.getvalue()
@@ -115,16 +122,16 @@ def _field(value: Entry) -> Any:
     return json.dumps(value) if isinstance(value, bool) else value
 
 
-def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]]) -> None:
+def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # one of an earlier sweep would not be of these cells
         return
     import pyarrow
     import pyarrow.parquet
 
-    columns = {name: pyarrow.array(_one_type([r.get(name) for r in records])) for name in columns_of(records)}
+    values = {name: pyarrow.array(_one_type([r.get(name) for r in records])) for name in columns}
     with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+        pyarrow.parquet.write_table(pyarrow.table(values), temporary)
 
 
 def _one_type(values: Sequence[Entry]) -> list[Entry]:

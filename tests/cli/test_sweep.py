@@ -225,6 +225,25 @@ def test_what_a_kill_left_half_made_is_cleared(cli: Command) -> None:
         assert not list(Path("out/cells").iterdir())
 
 
+def test_a_cell_that_lacks_a_file_is_made_again(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--seeds", "0:3").code == 0
+    first, second, third = (Path("out/cells") / row["cell"] for row in table())
+    before = made()
+    (first / "image.png").unlink()
+    (second / "run.json").write_text("{")
+    result = sweep(cli, workflow, "--seeds", "0:3")
+    assert (result.code, result.err) == (0, "1 of 3 cells are done already\n")
+    assert made()[third.name] == before[third.name]
+    assert (first / "image.png").exists()
+
+
+def test_a_parameter_with_the_name_of_a_column(cli: Command) -> None:
+    assert sweep(cli, cli.workflow("sleep.yaml", SLEEP), "--grid", "seconds=0,0.001").code == 0
+    assert [row["param.seconds"] for row in table()] == ["0.0", "0.001"]
+    assert [float(row["seconds"]) > 0 for row in table()] == [True, True]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_ended_goes_on_with_what_is_missing(cli: Command, number: signal.Signals) -> None:

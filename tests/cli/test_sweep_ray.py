@@ -113,6 +113,12 @@ def test_a_node_killed_half_way_costs_no_cell(tmp_path: Path, workflow: list[str
     assert pictures(tmp_path / "out") == pictures(tmp_path / "loop")
 
 
+def test_a_cluster_without_gpus_is_not_waited_for(tmp_path: Path, workflow: list[str | Path], cluster: Any) -> None:
+    result = run(tmp_path, *workflow, *CELLS, "--out", "out", "--ray", cluster.address, "--device", "cuda")
+    assert result.returncode == 2
+    assert "--device: no-device: 'cuda' was asked for, and no machine of this Ray has a GPU" in result.stderr
+
+
 def test_a_driver_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     arguments: list[str | Path] = ["sweep", "sleep.yaml", "--seeds", "0:60", "--out", "out", "--ray", "local"]

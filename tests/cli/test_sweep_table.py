@@ -80,7 +80,7 @@ def test_parquet_has_what_the_csv_has(cli: Command) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an extra: the table is CSV without it")
     assert sweep(cli, cli.workflow("w.yaml", OUTPUTS), "--seeds", "0:3").code == 0
     found = parquet.read_table("out/table.parquet").to_pylist()
-    assert as_csv(found) == Path("out/table.csv").read_text()
+    assert as_csv(found, list(found[0])) == Path("out/table.csv").read_text()
     assert [row["seed"] for row in found] == [0, 1, 2]
 
 
