@@ -181,6 +181,7 @@ def sweep(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -202,7 +203,7 @@ def sweep(
         device,
         dtype,
         json,
-        _modules(plugin),
+        _chosen(plugin, no_plugins),
     )
     sweep_command(given)
 
