@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -17,13 +17,13 @@ SAMPLE = ("B", "C", "H", "W")
 
 
 def image(seed: int) -> torch.Tensor:
-    made: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
-    return made
+    found: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
+    return found
 
 
 def mask(seed: int) -> torch.Tensor:
-    made: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
-    return made
+    found: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
+    return found
 
 
 def semantic(seed: int) -> torch.Tensor:
@@ -90,8 +90,3 @@ MAKERS: Mapping[type, Maker] = cast(
         bool: lambda seed: seed % 2 == 0,
     },
 )
-
-
-def made(kind: Any, seed: int = 0) -> Any:
-    """The example of a built-in type."""
-    return MAKERS[kind](seed)

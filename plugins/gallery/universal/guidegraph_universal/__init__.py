@@ -12,6 +12,7 @@ from guidegraph import (
     Autoencoder,
     Condition,
     Denoiser,
+    Image,
     Prediction,
     Scale,
     Score,
@@ -90,13 +91,19 @@ def backward(
     return context.convert(Prediction(x0 + change, "x0", prediction.variance), prediction.kind)
 
 
+@node("universal.loss")
+def value(loss: Loss, image: Image) -> Tensor:
+    """ℓ (B) of pictures (B, 3, H, W) in [-1, 1]."""
+    return loss(image)
+
+
 def _picture(x0: Tensor, autoencoder: Autoencoder | None) -> Tensor:
     return x0 if autoencoder is None else autoencoder.decode(x0)
 
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    return [guide, backward, recur, colour, text, mask]
+    return [guide, backward, recur, colour, text, mask, value]
 
 
 @hookimpl
