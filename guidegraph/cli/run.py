@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.launch import Processes, check_processes, launch
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import (
     Opened,
@@ -22,15 +26,15 @@ from guidegraph.cli.source import (
     place_problems,
     unknown_outputs,
 )
-from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.share import process_share
 from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.record import RunRecord, versions
-from guidegraph.rerun import Recipe, portable_params, seeds_of
+from guidegraph.recorded import Job, RecordedRun
 from guidegraph_runtime.files import run_folder
 
 
@@ -50,7 +54,8 @@ class Arguments:
     json: bool
     quiet: bool
     verbose: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
+    processes: Processes
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,22 @@ class Ready:
 
 
 def run_command(given: Arguments) -> None:
+    if given.processes.several:
+        _run_in_processes(given)
+        return
     token = CancelToken()
     with cancelled_by_signals(token, say):
         manager = required_plugins(given.plugins)
         ready = _checked(given, manager.registry)
         token.check()
         _run(given, ready, manager, token)
+
+
+def _run_in_processes(given: Arguments) -> None:
+    """Check once, here, and let the processes run."""
+    ready = _checked(given, required_plugins(given.plugins).registry)
+    check_processes(given.processes, ready.opened.graph, given.device)
+    launch(given.processes, sys.argv[1:], made_folder(given.out, ready.opened.graph.name))
 
 
 def _checked(given: Arguments, registry: Registry) -> Ready:
@@ -97,49 +112,49 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
-    from guidegraph.graph.cache import DiskCache
-    from guidegraph.graph.run import RunOptions, run
-
-    graph, values, registry = ready.opened.graph, ready.values, manager.registry
-    found = versions(registry)
-    params, seeds = portable_params(values), seeds_of(graph, values)
-    recipe = Recipe(graph.file, dict(graph.sources), params, ready.only, ready.dtype, seeds=seeds, versions=found)
-    folder = _folder(given.out, graph.name)
-    writer = OutputWriter(
-        graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()
+    graph, values, device = ready.opened.graph, ready.values, own_device(given.device)
+    if process_share().index:
+        # One of several processes of a training: the first writes and shows what all have made.
+        _run_silently(ready, device, token)
+        return
+    job = Job(
+        graph,
+        manager.registry,
+        values,
+        ready.only,
+        device,
+        ready.dtype,
+        ready.passes,
+        ready.cache,
+        ready.memory_budget,
     )
-    place = {
-        "device": given.device,
-        "dtype": ready.dtype,
-        "passes": sorted(ready.passes),
-        "cache": str(ready.cache) if ready.cache else None,
-        "memory_budget": ready.memory_budget,
-        "only": ready.only,
-    }
-    record = RunRecord(graph, values, place, found, writer.files)
-    info = RunInfo(graph, values, given.device, ready.dtype)
-    plugins = _plugin_observers(manager, info)
-    with _recorded(record, folder), _shown(given, writer) as shown:
+    folder = made_folder(given.out, graph.name)
+    recorded = RecordedRun(job, folder)
+    writer = recorded.writer
+    plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
+    with _shown(given, writer) as shown:
         # One process, one run: values in memory would be kept for nobody.
-        options = RunOptions(
-            device=given.device,
-            dtype=ready.dtype,
-            passes=ready.passes,
-            disk=DiskCache(ready.cache) if ready.cache else None,
-            observers=[record, *shown, *plugins],
-            cancel=token,
-            only=ready.only,
-            on_output=writer,
-            memory_budget=ready.memory_budget,
-        )
-        run(graph, values, options)
+        recorded.run([*shown, *plugins], token)
     if not (given.json or given.quiet):
         for name, text in writer.tables.items():
             typer.echo(f"{name}\n\n{text}\n")
         typer.echo(_summary(folder, writer))
 
 
-def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
+def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
+    from guidegraph.graph.run import RunOptions, run
+
+    options = RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only)
+    run(ready.opened.graph, ready.values, options)
+
+
+def own_device(device: str) -> str:
+    """The device of this process, where several share a training."""
+    shared = device == "cuda" and process_share().count > 1
+    return f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
+
+
+def plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
     """The plugins' observers; one that is not to be had, or that fails later, is reported, and the run goes on."""
     before = {status.name for status in manager.statuses if status.state == "failed"}
     found = manager.observers(info, say)
@@ -149,27 +164,13 @@ def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
     return found
 
 
-def _folder(out: Path | None, name: str) -> Path:
+def made_folder(out: Path | None, name: str) -> Path:
     """The folder for the files, made. Raises ``WorkflowError`` where it cannot be."""
     try:
         return run_folder(out, name)
     except OSError as error:
         problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {error}", "--out")
         raise WorkflowError([problem]) from error
-
-
-@contextmanager
-def _recorded(record: RunRecord, folder: Path) -> Iterator[None]:
-    """Keep ``run.json``, however the run ends."""
-    record.write(folder, "running")
-    try:
-        yield
-    except BaseException as error:
-        status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
-        with suppress(OSError):  # what went wrong first is what counts
-            record.write(folder, status, str(error) or type(error).__name__)
-        raise
-    record.write(folder, "done")
 
 
 @contextmanager
