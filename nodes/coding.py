@@ -144,7 +144,7 @@ def rate_distortion(
     steps (R); prior (B) or (batches, B) what `coding.prior` gave. Columns: t; bits, which going on from x_t costs;
     rate, all that is received when x_t is, in bits per dimension; rmse of x̂0 made of x_t, from 0 to 255; the ends of
     their 95 % intervals over the samples, drawn again with replacement `resamples` times. The last row has no t:
-    everything is received, the error is 0, and the rate bounds the negative log-likelihood.
+    everything is received, the error is 0, and the rate bounds the negative log-likelihood. seed: of the resampling.
     """
     import torch
 

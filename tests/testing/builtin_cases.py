@@ -17,6 +17,7 @@ from guidegraph.nodes.types import Condition, Prediction, Schedule, Table
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.testing import NodeCase, example
 from guidegraph.testing.examples import draw
+from tests.testing.metric_cases import metric_cases
 
 DATA = Path(__file__).parents[2] / "workflows" / "data"
 MODELS = DATA.parent / "models"
@@ -34,8 +35,10 @@ NOT_BUILT = {
     "checkpoint.sampling": CHECKPOINT,
     "lora.apply": "needs a LoRA file for a released U-Net; tests/checkpoints makes them",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
+    "features.torchscript": "needs a TorchScript file; tests/nodes makes one",
     "model.save": "writes files; tests/nodes and tests/checkpoints read them back",
     "onnx.denoiser": "needs an exported bundle; tests/export makes one",
+    "moments.load": "needs a file of reference statistics; tests/nodes makes one",
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
     "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/checkpoints makes them",
     "text.minilm": "takes seconds to load; tests/nodes/test_pretrained_text.py has it",
@@ -116,11 +119,7 @@ def overrides() -> list[NodeCase]:
             },
         ),
         case("data.degrade", skip=WHOLE_BATCH),
-        case(
-            "data.drop_captions",
-            settings={"p": 0.5, "seed": 2},
-            skip={"batch invariance": "it is drawn by the sample's place"},
-        ),
+        case("data.drop_captions", settings={"p": 0.5, "seed": 2}),
         case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
         case("data.emoji", settings={"batch": 2, "count": 2}),
         case("data.fashion_mnist", settings={"batch": 2, "count": 2}),
@@ -207,6 +206,7 @@ def overrides() -> list[NodeCase]:
         case("tensor.shuffle", skip={"batch invariance": "it changes the places of a batch's samples", **BY_SIZE}),
         case("text.replace", settings={"words": {"red": "blue"}}),
         case("timesteps.uniform", skip=BY_PLACE),
+        *metric_cases(case),
     ]
 
 
