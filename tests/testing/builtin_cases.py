@@ -137,8 +137,6 @@ def overrides() -> list[NodeCase]:
             },
         ),
         case("data.degrade", skip=WHOLE_BATCH),
-        case(
-            "data.drop_captions",
             settings={"p": 0.5, "seed": 2},
             skip={"batch invariance": "it is drawn by the sample's place"},
         ),
