@@ -68,7 +68,10 @@ def two_sets(features: Tensor, reference: Tensor, least: int) -> tuple[Tensor, T
     """Features (N, D) and (M, D) in float64, on the CPU. Raises ``ValueError`` for others, and for too few."""
     x, y = (f.detach().double().cpu() for f in (features, reference))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"expected features (N, D) and (M, D), found shapes {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(
+            f"expected features (N, D) and (M, D), found shapes {tuple(x.shape)} and {tuple(y.shape)}: of what a loop "
+            "collected, tensor.merge makes one batch"
+        )
     if min(len(x), len(y)) < least:
         raise ValueError(f"this metric needs at least {least} samples of each set; found {len(x)} and {len(y)}")
     for name, f in (("features", x), ("reference", y)):

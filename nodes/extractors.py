@@ -47,9 +47,8 @@ def torchscript(
         raise ValueError(
             f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"
         ) from error
-    found: FeatureExtractor = (
-        ScriptedFeatures(network, path.name, range, size, dict(arguments or {})).eval().to(current_device())
-    )
+    wrapped = ScriptedFeatures(network, path.name, range, size, dict(arguments or {}))
+    found: FeatureExtractor = wrapped.eval().requires_grad_(False).to(current_device())
     return found
 
 

@@ -69,6 +69,7 @@ TYPES = (
     "LabelEmbedder",
     "Latent",
     "Mask",
+    "Moments",
     "Noise",
     "OpaqueDenoiser",
     "Prediction",

@@ -16,7 +16,7 @@ EXPORTED = ("guidance.", "denoiser.", "scheduler.")
 """What runs in the steps of a bundle; the export of the others is slow together."""
 
 SLOW = ("scheduler.step", "denoiser.features")
-"""The first has another case, with noise and a score, that exports the same function; the second holds a whole U-Net."""
+"""The first has another case, with noise and a score, that exports the same function; the second holds a U-Net."""
 
 
 def checks() -> Iterator[object]:

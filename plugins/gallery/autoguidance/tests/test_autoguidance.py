@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from guidegraph import Prediction, StepContext, load_workflow
+from guidegraph.testing import Check, NodeCase, conformance_cases, example
 from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 FOLDER = Path(autoguidance.__file__).parent
@@ -93,3 +94,11 @@ def test_the_workflow_exports(tmp_path: Path) -> None:
     (tmp_path / "engine" / "weak").symlink_to(FOLDER / "weak")
     for given in ({}, {"steps": 4, "batch": 3, "weight": 1.5}):
         assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+
+
+UNCOND = NodeCase(autoguidance.guide, inputs={"uncond": example(Prediction, 5)})
+
+
+@pytest.mark.parametrize("check", conformance_cases(autoguidance, UNCOND, slow=("ONNX export",)))
+def test_conforms(check: Check) -> None:
+    check()

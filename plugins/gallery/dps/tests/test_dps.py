@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, Prediction, StepContext, load_workflow
+from guidegraph.testing import Check, NodeCase, conformance_cases
 from guidegraph_runtime.noise import gaussian
 from tests.export.exporting import LEVEL, changed, difference, made
 
@@ -270,3 +271,25 @@ def test_the_workflow_exports(name: str, plugins: tuple[str, str], tmp_path: Pat
     for given in ({}, {"steps": 5, "batch": 3, "zeta": 2.0}):
         assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
     assert difference(found.run(zeta=0.0), found.run(zeta=2.0)) > LEVEL
+
+
+class Half:
+    """Half of a sample was seen, as zeros."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -x / 2
+
+
+OWN = {"context": "the gradient at x is the node's own, so x begins a graph there, as in guidance.classifier"}
+
+
+@pytest.mark.parametrize(
+    "check",
+    conformance_cases(
+        guidegraph_dps,
+        NodeCase(guidegraph_dps.guide, inputs={"measurement": Half()}, detached=OWN),
+        slow=("ONNX export",),
+    ),
+)
+def test_conforms(check: Check) -> None:
+    check()

@@ -32,7 +32,7 @@ def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated
             "use ddim or euler, or ddpm with a fixed variance"
         )
     bar = scheduler.alpha.square()
-    ratio = bar / torch.cat([bar[1:], bar.new_ones(1)])
+    ratio = bar / torch.cat([bar, bar.new_ones(1)])[1:]
     back = scheduler.matrix * ratio.sqrt().reshape(-1, 1, 1)
     noise = (back[:, 0, 3].square() + 1 - ratio).sqrt()
     back = torch.cat([torch.cat([back[:, :1, :3], noise.reshape(-1, 1, 1), back[:, :1, 4:]], 2), back[:, 1:]], 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
+from guidegraph.testing import Check, NodeCase, conformance_cases
 from tests.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
 FOLDER = Path(universal.__file__).parent
@@ -305,3 +306,22 @@ def test_the_workflow_draws_under_its_loss(name: str) -> None:
     pictures = [workflow.run(steps=10, strength=strength)["image"] for strength in (0.0, 20.0)]
     assert pictures[0].shape == pictures[1].shape == (1, 3, 64, 64)
     assert not torch.equal(*pictures)
+
+
+LOSS = {"loss": lambda image: (image - 0.1).square().mean((1, 2, 3))}
+OWN = {"context": "the gradient at x is the node's own, so x begins a graph there, as in guidance.classifier"}
+
+
+@pytest.mark.parametrize(
+    "check",
+    conformance_cases(
+        universal,
+        NodeCase(universal.guide, inputs=LOSS, detached=OWN),
+        NodeCase(universal.backward, inputs=LOSS, constant=("steps",)),
+        NodeCase(universal.recur, constant=("times",)),
+        NodeCase(universal.value, inputs=LOSS),
+        slow=("ONNX export",),
+    ),
+)
+def test_conforms(check: Check) -> None:
+    check()
