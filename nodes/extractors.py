@@ -27,10 +27,11 @@ def torchscript(
 ) -> FeatureExtractor:
     """A network in a TorchScript file, pictures to features (B, D), frozen; with Inception's, FID is the papers'.
 
-    path: of the file. range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers
-    from 0 to 255, as floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before
-    (bilinear, smoothed as they shrink), or not at all (null), as for a network that does so itself. arguments: more
-    arguments of its forward by name, such as {return_features: true}.
+    path: the file.
+    range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
+    floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
+    they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward
+    by name, such as {return_features: true}.
     It may give logits as well, for `metric.inception_score`. Loading a TorchScript file runs what is in it: take it
     from whom you trust. Raises ``ValueError`` for another file, and when a network is called that gives no (B, D).
     """

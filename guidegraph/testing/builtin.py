@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 
 from guidegraph.nodes import types
-from guidegraph.nodes.frechet import Moments, add, empty
 from guidegraph.nodes.hooks import HookedDenoiser, OpaqueDenoiser
 from guidegraph.nodes.model import new_unet
 from guidegraph.nodes.schedule import linear
@@ -65,11 +64,6 @@ def step_context(seed: int) -> StepContext:
     return context(made, draw(SAMPLE, seed), state(seed), made.t[1:2].float())
 
 
-def moments(seed: int) -> Moments:
-    """Of eight features of width 6."""
-    return add(empty(), draw((8, SIZES["D"]), seed))
-
-
 def table(seed: int) -> types.Table:
     return types.Table({"x": [0.0, 1.0, 2.0], "y": [0.5 + seed, 0.25, 1.0], "name": ["a", "b", "c"]})
 
@@ -101,7 +95,6 @@ MAKERS: Mapping[type, Maker] = cast(
         types.SchedulerState: state,
         types.Table: table,
         StepContext: step_context,
-        Moments: moments,
         types.Denoiser: models.Denoiser,
         HookedDenoiser: hooked,
         OpaqueDenoiser: models.Denoiser,
