@@ -46,8 +46,10 @@ def local_workers(cluster: Cluster) -> int:
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[None]:
-    """Inside, Ray is connected, and ``sys.stdout`` is stderr. Raises ``GuidegraphError`` where it is not installed, ``WorkflowError`` where no
-    cluster answers."""
+    """Inside, Ray is connected, and ``sys.stdout`` is stderr.
+
+    Raises ``GuidegraphError`` where it is not installed, ``WorkflowError`` where no cluster answers.
+    """
     if importlib.util.find_spec("ray") is None:
         raise GuidegraphError('missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
