@@ -15,12 +15,35 @@ from guidegraph.graph.types import describe, mismatch
 
 
 @dataclass
+class Totals:
+    """The calls of a node in a loop's body, and their seconds together."""
+
+    node: str
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class Body:
-    """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors."""
+    """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
+
+    ``totals``, by the node's key, are kept where someone observes the run.
+    """
 
     cancel: CancelToken
     observers: Sequence[Observer] = ()
     at: list[int] = field(default_factory=list)
+    totals: dict[str, Totals] = field(default_factory=dict)
+
+    def count(self, step: Step, seconds: float) -> None:
+        """Add a step that has run; what ran together shares its time equally."""
+        ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
+        for op in ops:
+            here = self.totals.get(op.key)
+            if here is None:
+                here = self.totals[op.key] = Totals(op.spec.id if isinstance(op, Call) else "loop")
+            here.calls += 1
+            here.seconds += seconds / len(ops)
 
 
 def invoke(step: Step, slots: list[Any]) -> None:

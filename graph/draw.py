@@ -9,7 +9,7 @@ from itertools import pairwise
 from guidegraph.graph.ir import Graph, Loop, walk
 from guidegraph.graph.layout import Key, Placed, Size, Wire, place
 from guidegraph.graph.picture import LEFT, RIGHT, Box, Panel, Port, picture_of, shown, types_of
-from guidegraph.graph.svg import ARROW, STYLE, Palette, clipped, text_width
+from guidegraph.graph.svg import ARROW, STYLE, Palette, clipped, scoped, text_width
 
 PAD = 12.0
 ROW = 18.0
@@ -19,8 +19,11 @@ LANE = 8.0
 MARGIN = 24.0
 
 
-def draw_svg(graph: Graph) -> str:
-    """The drawing of a validated graph, as the text of an SVG file."""
+def draw_svg(graph: Graph, scope: str = "") -> str:
+    """The drawing of a validated graph, as the text of an SVG file.
+
+    scope: a name for a drawing inside a page: its style and its marker then reach nothing outside of it.
+    """
     panel = picture_of(graph)
     measured = _measured(panel)
     palette = Palette(types_of(panel))
@@ -30,12 +33,13 @@ def draw_svg(graph: Graph) -> str:
     head, top = _head(graph, params, width)
     legend, height = _legend(palette, width, top + body.placed.height + MARGIN + 8)
     width = max(width, legend_width(palette) if len(palette.names) < 4 else width)
+    inside = f' class="{scope}"' if scope else ""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg"{inside} width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(graph.name)}">',
         f"<title>{escape(graph.name)}</title>",
-        f"<style>{STYLE}{palette.css()}</style>",
-        ARROW,
+        f"<style>{scoped(STYLE + palette.css(), scope)}</style>",
+        ARROW.replace('id="back"', f'id="{scope}-back"') if scope else ARROW,
         f'<rect class="page" x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" rx="10"/>',
         *head,
         *_panels(panel, measured, palette, MARGIN, top),

@@ -1,7 +1,8 @@
 """What a run tells its observers, and how it is cancelled.
 
 An observer is any callable that takes an event. The progress bar, the JSON log and the report are
-observers. Events of a loop's body are folded into ``LoopProgress``.
+observers. Events of a loop's body are folded into
+``LoopProgress`` while it runs, and into ``NodeTotals`` when it ends.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ class NodeFinished:
     seconds: float
     origin: Origin
     digest: str
+
+
+@dataclass(frozen=True)
+class NodeTotals:
+    """A node in the body of a loop that has ended: its calls, and the seconds of all of them together.
+
+    Calls that were batched share their time equally. On a GPU a call may return before its work is done; the time is
+    then with the call that waits for it.
+    """
+
+    path: str
+    node: str
+    calls: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,15 @@ class RunFinished:
 
 
 Event: TypeAlias = (
-    RunStarted | NodeStarted | NodeFinished | NodeFailed | LoopProgress | ModelMoved | OutputReady | RunFinished
+    RunStarted
+    | NodeStarted
+    | NodeFinished
+    | NodeTotals
+    | NodeFailed
+    | LoopProgress
+    | ModelMoved
+    | OutputReady
+    | RunFinished
 )
 Observer: TypeAlias = Callable[[Event], None]
 

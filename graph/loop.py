@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -137,12 +138,16 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
         slots[slot] = value
     for source, slot in region.inputs:
         slots[slot] = here[source]
+    timed = bool(body.observers)
     try:
         for step in region.steps:
+            started = time.perf_counter() if timed else 0.0
             if step.body is None:
                 invoke(step, slots)
             else:
                 run_loop(step, slots, body, plan)
+            if timed:
+                body.count(step, time.perf_counter() - started)
             for slot in step.frees:
                 slots[slot] = None
     except NodeError as error:

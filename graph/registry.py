@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.types import Tensor
@@ -16,7 +17,8 @@ class Registry:
     nodes: specifications by id. types: port types by name, for ``type:`` of a parameter.
     failed: namespaces whose plugin did not load, with the reason.
     versions: versions of plugin distributions, for ``requires``. absent: distributions that are installed but whose
-    plugin failed or is disabled, with the reason.
+    plugin failed or is disabled, with the reason. folders: where the plugin of a namespace keeps its files, for
+    workflows that are named ``NAMESPACE:FILE``; none for a plugin that is no package.
     """
 
     nodes: Mapping[str, NodeSpec]
@@ -24,3 +26,4 @@ class Registry:
     failed: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)

@@ -254,6 +254,7 @@ class _Runner:
             self._failed(error)
             raise
         seconds = time.perf_counter() - started
+        self._emit_totals()
         for slot in step.outs:
             freeze(slots[slot])
         position = 0
@@ -268,6 +269,12 @@ class _Runner:
                 if self.options.disk is not None and values:
                     self.options.disk.put(digest, values)
             self._finished(op, seconds, "computed")
+
+    def _emit_totals(self) -> None:
+        """What the nodes of a loop's body took, once the loop has ended."""
+        for key, here in self.body.totals.items():
+            self.emit(events.NodeTotals(_path(key), here.node, here.calls, here.seconds))
+        self.body.totals.clear()
 
     def _compute(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         if step.body is not None:

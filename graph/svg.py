@@ -94,6 +94,19 @@ class Palette:
         return "".join(f".s{c}{{stroke:{colour}}}.f{c}{{fill:{colour}}}\n" for c, colour in colours.items())
 
 
+def scoped(css: str, scope: str) -> str:
+    """Rules, each on a line or after another, that hold inside of an element of the class ``scope`` alone."""
+    if not scope:
+        return css
+    lines = []
+    for line in css.replace("}.", "}\n.").replace("#back", f"#{scope}-back").splitlines():
+        selectors, brace, rest = line.partition("{")
+        if brace and not line.startswith("@"):
+            line = ",".join(f".{scope} {selector}" for selector in selectors.split(",")) + brace + rest
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def _name(kind: PortType) -> str:
     """One name for a type, whether or not it is optional or one of a list."""
     names = dict.fromkeys(

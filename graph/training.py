@@ -1,15 +1,14 @@
 """A training loop: a loop whose body yields losses, and whose trained carries are live models.
 
 Each iteration is one forward of the body; then the gradient of each loss for its own models' parameters
-only, reduced over the ranks; then a step of all optimisers. Models are deep-copied on entry; the result is
+only, its mean over the processes; then a step of all optimisers. Models are deep-copied on entry; the result is
 frozen again (the exponential moving average where one is asked for). A run that was killed resumes from its
-checkpoint to the same losses.
+checkpoint to the same losses. Several processes take a share of the rows of every batch.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,9 @@ from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
+from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
+from guidegraph.graph.share import shared, sharing
 from guidegraph.graph.types import describe, is_tensor
 
 if TYPE_CHECKING:
@@ -101,10 +102,6 @@ class _Fit:
         body: Body,
         plan: Plan,
     ):
-        from lightning_fabric import Fabric
-
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-
         self.step, self.loop, self.training, self.body_plan = step, loop, training, body_plan
         self.outside, self.body, self.plan = outside, body, plan
         self.items = entries(step, outside[loop.over])
@@ -112,9 +109,7 @@ class _Fit:
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
         device = current_device()
-        precision: Any = PRECISIONS[training.precision]
-        accelerator = "cuda" if device.type == "cuda" else "cpu"
-        self.fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        self.processes = Processes(device, PRECISIONS[training.precision])
         self.trained = {spec.model: self._prepare(spec, device) for spec in training.models}
         self.carry: dict[str, Any] = {
             name: self.trained[name].model if name in self.trained else outside[source]
@@ -171,8 +166,10 @@ class _Fit:
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
         here: dict[Source, Any] = dict(self.outside)
         here.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
-        enter(here, self.body_plan.late_inputs, self.loop, item, i)
-        with self.fabric.autocast():
+        share = self.processes.share
+        enter(here, self.body_plan.late_inputs, self.loop, shared(item, share), i)
+        self.processes.like_first(b for t in self.trained.values() for b in t.model.buffers())
+        with self.processes.fabric.autocast(), sharing(share):
             results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
         self._check_losses(results, i)
         groups = self._groups(i)
@@ -183,13 +180,17 @@ class _Fit:
             self._step(t, i)
         for name, source in self.loop.next.items():
             if name not in self.trained:
-                self.carry[name] = detached(results[source])
+                self.carry[name] = self._agreed(results[source])
         for name, source in self.loop.collect.items():
-            self.history[name].append(detached(results[source]))
+            self.history[name].append(self._agreed(results[source]))
         shown = {s: name for name, s in self.loop.collect.items()}
         losses = {m.loss: m.model for m in self.training.models}
         numbers = {shown.get(source, f"{model} loss"): results[source] for source, model in losses.items()}
-        return {n: float(v.detach()) for n, v in numbers.items()}
+        return {n: float(self._agreed(v)) for n, v in numbers.items()}
+
+    def _agreed(self, value: Any) -> Any:
+        """A value without its graph; a number is the mean over the processes, since each has seen its own rows."""
+        return self.processes.mean_of_numbers(detached(value))
 
     def _groups(self, i: int) -> dict[Source, list[Trained]]:
         """Models to update at step i, by their loss: one backward pass serves all models of one loss."""
@@ -211,11 +212,8 @@ class _Fit:
         for t in group:
             if not any(id(p) in moved for p in t.parameters):
                 raise ValueError(f"the loss of '{t.spec.model}' does not depend on it: no parameter has a gradient")
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            reduced = gradient
-            if gradient is not None and self.fabric.world_size > 1:
-                reduced = self.fabric.all_reduce(gradient, reduce_op="mean")  # type: ignore[assignment]
-            parameter.grad = reduced
+        for parameter, gradient in zip(parameters, self.processes.mean(gradients), strict=True):
+            parameter.grad = gradient
 
     def _step(self, t: Trained, i: int) -> None:
         import torch
@@ -252,6 +250,8 @@ class _Fit:
     def _save(self, done: int) -> None:
         """Write the state after ``done`` steps, with the generator as it was then: a step may have been broken off."""
         assert self.folder is not None
+        if not self.processes.first:
+            return
         state = State(done, {"rng": self.generator})
         for name, t in self.trained.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}

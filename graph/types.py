@@ -11,11 +11,14 @@ import collections.abc
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+from guidegraph.graph.models import is_module
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +56,9 @@ def _require_tensor(value: object) -> object:
     if not is_tensor(value):
         raise ValueError(f"expected a tensor, found {type(value).__name__}")
     return value
+
+
+T = TypeVar("T", bound=type)
 
 
 @dataclass(frozen=True)
@@ -241,15 +247,17 @@ def describe(value: object) -> str:
     """A short description of a run-time value for error messages."""
     if is_tensor(value):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"  # type: ignore[attr-defined]
-    return f"{type(value).__name__} {value!r:.60}"
+    return type(value).__name__ if is_module(value) else f"{type(value).__name__} {value!r:.60}"
 
 
 def mismatch(value: object, target: PortType) -> str | None:
-    """Why ``value`` does not fit ``target``; ``None`` where it fits. Protocols accept any object."""
+    """Why ``value`` does not fit ``target``; ``None`` where it fits. Protocols but capabilities accept any object."""
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
     reasons = [_mismatch(value, a) for a in target.alternatives]
-    return None if None in reasons or not reasons else f"expected {target}, found {describe(value)}"
+    if None in reasons or not reasons:
+        return None
+    return "; ".join([f"expected {target}, found {describe(value)}", *remedies(target)])
 
 
 def _mismatch(value: object, target: type | SequenceOf) -> str | None:
@@ -259,7 +267,7 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
         if not isinstance(value, (list, tuple)):  # made on demand: its entries are checked where they are used
             return None
         return next((reason for v in value if (reason := mismatch(v, target.element))), None)
-    if target is object or getattr(target, "_is_protocol", False):
+    if target is object or (getattr(target, "_is_protocol", False) and target not in _CAPABILITIES):
         return None
     if issubclass(target, Tensor):
         return _tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
@@ -281,10 +289,29 @@ def _tensor_mismatch(value: Any, target: Any) -> str | None:
     return "wrong size" if wrong else None
 
 
+_CAPABILITIES: dict[type, str] = {}
+
+
+def capability(remedy: str) -> Callable[[T], T]:
+    """Mark a runtime-checkable protocol as a capability: an object without its methods is refused at a port.
+
+    remedy: what the error says of where objects that have it come from.
+    """
+
+    def mark(cls: T) -> T:
+        _CAPABILITIES[cls] = remedy
+        return cls
+
+    return mark
+
+
+def remedies(target: PortType) -> list[str]:
+    """What a port type's capabilities say of where they are found."""
+    return [_CAPABILITIES[a] for a in target.alternatives if isinstance(a, type) and a in _CAPABILITIES]
+
+
 _STRUCTURED: list[type] = []
 _registered = 0
-
-T = TypeVar("T", bound=type)
 
 
 def structured(cls: T) -> T:

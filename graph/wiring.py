@@ -14,7 +14,7 @@ from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import Links, ParsedNode, links_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
-from guidegraph.graph.types import PortType, linkable, mismatch, narrows, takes_literal
+from guidegraph.graph.types import PortType, linkable, mismatch, narrows, remedies, takes_literal
 from guidegraph.graph.yamltree import Scalar, Tree, plain, short
 
 GUESSES = 100
@@ -146,7 +146,7 @@ class Wiring:
             return f"; of the same node, {' or '.join(fitting)} fits"
         if found := conversions(kind, target, list(self.registry.nodes.values())):
             return f"; nodes that convert: {', '.join(found)}"
-        return ""
+        return "".join(f"; {remedy}" for remedy in remedies(target))
 
 
 def fits(source: Source, kind: PortType, target: PortType) -> bool:

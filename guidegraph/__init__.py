@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NodeFailed,
         NodeFinished,
         NodeStarted,
+        NodeTotals,
         OutputReady,
         RunFinished,
         RunStarted,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.denoiser import predict
+    from guidegraph.nodes.hooks import AttentionCall, HookedDenoiser, OpaqueDenoiser, Rule, Site, select_sites
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         Condition,
         Denoiser,
         Image,
+        ImageEmbedder,
         Label,
         LabelEmbedder,
         Latent,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
         Scheduler,
         SchedulerState,
         Score,
+        Segmenter,
         SemanticMap,
         TextEmbedder,
         Timesteps,
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionCall",
     "Autoencoder",
     "Cancelled",
     "Classifier",
@@ -68,7 +73,9 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "HookedDenoiser",
     "Image",
+    "ImageEmbedder",
     "Label",
     "LabelEmbedder",
     "Latent",
@@ -79,9 +86,12 @@ __all__ = [
     "NodeFailed",
     "NodeFinished",
     "NodeStarted",
+    "NodeTotals",
     "Noise",
+    "OpaqueDenoiser",
     "OutputReady",
     "Prediction",
+    "Rule",
     "RunFinished",
     "RunInfo",
     "RunStarted",
@@ -91,7 +101,9 @@ __all__ = [
     "Scheduler",
     "SchedulerState",
     "Score",
+    "Segmenter",
     "SemanticMap",
+    "Site",
     "Split",
     "StepContext",
     "Tensor",
@@ -109,6 +121,7 @@ __all__ = [
     "per_sample",
     "predict",
     "register_decomposition",
+    "select_sites",
     "structured",
 ]
 
@@ -122,6 +135,7 @@ _HOMES = {
         "NodeFailed",
         "NodeFinished",
         "NodeStarted",
+        "NodeTotals",
         "OutputReady",
         "RunFinished",
         "RunStarted",
@@ -133,6 +147,7 @@ _HOMES = {
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
+    "guidegraph.nodes.hooks": ("AttentionCall", "HookedDenoiser", "OpaqueDenoiser", "Rule", "Site", "select_sites"),
     "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
@@ -141,6 +156,7 @@ _HOMES = {
         "Condition",
         "Denoiser",
         "Image",
+        "ImageEmbedder",
         "Label",
         "LabelEmbedder",
         "Latent",
@@ -153,6 +169,7 @@ _HOMES = {
         "Scheduler",
         "SchedulerState",
         "Score",
+        "Segmenter",
         "SemanticMap",
         "TextEmbedder",
         "Timesteps",

@@ -12,6 +12,7 @@ from guidegraph.graph.build import build
 from guidegraph.graph.cache import DiskCache, MemoryCache
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Graph
+from guidegraph.graph.named import named_workflow
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
@@ -123,7 +124,7 @@ def load_workflow(
     sources: Mapping[str, str] | None = None,
     memory_budget: int | str | None = None,
 ) -> Workflow:
-    """Read and check a workflow.
+    """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
     plugins: modules with hooks, beside the installed plugins. registry: known nodes, in place of the installed ones.
     sources: texts that stand in for files, by path. The rest is as for ``Workflow``.
@@ -135,7 +136,7 @@ def load_workflow(
 
         manager = PluginManager(plugins)
         registry = manager.registry
-    graph = build(Path(path), registry, sources)
+    graph = build(named_workflow(Path(path), registry), registry, sources)
     return Workflow(
         graph,
         device=device,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph import events
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.outputs import RECORD
 from guidegraph.rerun import portable_params, seeds_of
@@ -33,12 +33,15 @@ class RunRecord:
     files: Mapping[str, list[str]]
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
+    totals: dict[str, events.NodeTotals] = field(default_factory=dict)
     moves: list[events.ModelMoved] = field(default_factory=list)
     _clock: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.NodeFinished):
             self.finished[event.path] = event
+        elif isinstance(event, events.NodeTotals):
+            self.totals[event.path] = event
         elif isinstance(event, events.ModelMoved):
             self.moves.append(event)
 
@@ -67,13 +70,24 @@ class RunRecord:
             "started": self.started,
             "seconds": round(time.perf_counter() - self._clock, 6),
             "nodes": {path: event.node for path, event in nodes.items()},
+            "node_versions": node_versions(graph),
             "digests": {path: event.digest for path, event in nodes.items()},
             "timings": {path: round(event.seconds, 6) for path, event in nodes.items()},
+            "loop_timings": {
+                path: {"node": event.node, "calls": event.calls, "seconds": round(event.seconds, 6)}
+                for path, event in self.totals.items()
+            },
             "origins": {path: event.origin for path, event in nodes.items()},
             "moves": [{**vars(move), "seconds": round(move.seconds, 6)} for move in self.moves],
             "versions": dict(self.versions),
         }
         write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+
+
+def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
+    """The version of each node of a workflow, bodies included, and the distribution that it came from, by its id."""
+    specs = {op.spec.id: op.spec for op in walk(graph.ops) if isinstance(op, Call)}
+    return {id: {"version": one.version, "distribution": one.distribution} for id, one in sorted(specs.items())}
 
 
 def versions(registry: Registry) -> dict[str, str]:

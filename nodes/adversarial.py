@@ -19,7 +19,10 @@ Step = Annotated[int, Ge(0)]
 
 @node("model.discriminator")
 def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channels = 2) -> Discriminator:
-    """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70."""
+    """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70.
+
+    seed: of the first weights. channels: the width of the first layer.
+    """
     from guidegraph.nodes.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 
     config = DiscriminatorConfig(channels=channels, layers=layers)
@@ -34,7 +37,7 @@ def discriminator_loss(
     """How badly a discriminator tells real pictures from made ones: a number (), 0 before step `start`.
 
     hinge: ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))] (Lim & Ye 2017); vanilla: the mean of the two cross-entropies
-    (Goodfellow et al. 2014). No gradient goes to `fake`. index: the loop's; give `start` in the loop's `train` too.
+    (Goodfellow et al. 2014): `kind`. No gradient goes to `fake`. index: the loop's; give `start` in its `train` too.
     """
     from torch.nn import functional
 
@@ -52,8 +55,8 @@ def generator_loss(
 ) -> Tensor:
     """How far made pictures are from passing for real: a number (), 0 before step `start`, when nothing is computed.
 
-    hinge: −E[D(x̂)]; vanilla: −E[log sigmoid D(x̂)], the form that does not saturate (Goodfellow et al. 2014, section 3).
-    The code of Esser et al. uses the first with both.
+    kind: hinge, −E[D(x̂)], or vanilla, −E[log sigmoid D(x̂)], the form that does not saturate (Goodfellow et al. 2014,
+    section 3). The code of Esser et al. uses the first with both.
     """
     from torch.nn import functional
 
@@ -86,7 +89,7 @@ def adaptive_weight(
 
     λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`: a warm-up in which
     the autoencoder learns without an opponent. reconstruction, generator: losses () of it. index: the loop's.
-    The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and multiplies by a factor as this does.
+    delta: δ. The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and multiplies by a factor as this does.
     Raises an error for losses without a gradient, such as a generator's before its own start.
     """
     import torch

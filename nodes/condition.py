@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.node import node
+from guidegraph.graph.share import own_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shapes import has_values
@@ -96,7 +97,7 @@ def drop_condition(
         raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
     if not held:
         return condition
-    drawn = uniforms(seed, index, batches.pop(), DROPS) >= p
+    drawn = own_rows(batches.pop(), lambda batch: uniforms(seed, index, batch, DROPS)) >= p
 
     def kept(value: Tensor) -> Tensor:
         where = torch.from_numpy(drawn).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.share import own_rows
 from guidegraph.nodes.data.batches import Batches, EmojiBatch, SceneBatch, emoji_batch, scene_batch
 from guidegraph.nodes.data.fashion import FashionBatch, fashion_batch, fashion_from
 from guidegraph.nodes.data.scenes import DROPS, MOVES, uniforms
@@ -31,6 +32,7 @@ def scene(*, seed: Seed = 0, batch: Count = 1, split: Literal["train", "held_out
     """Composed scenes 0 to batch − 1 of the data set `seed`, by default with pairs of objects that are held out.
 
     image (B, 3, 64, 64), semantic (B, K, 64, 64), label (B, K) and B captions: an input for a workflow, or a test set.
+    split: as for `data.scenes`.
     """
     made = scene_batch(seed, batch, 0, split=split, single=0.25, partial=0.1)
     device, dtype = current_device(), current_dtype()
@@ -55,6 +57,7 @@ def scenes(
 ) -> Scenes:
     """`count` batches of composed scenes; scene i depends on (seed, i) alone.
 
+    batch: scenes in each.
     split: 20 % of the pairs of objects are held out and never occur in `train`. single: the share of scenes with one
     object; partial: of captions that leave out the sky or the ground (both are 0 in the held-out split).
     """
@@ -83,8 +86,9 @@ def fashion_mnist(
 ) -> FashionPictures:
     """`count` batches of Fashion-MNIST's clothes, padded to 32 × 32, with their classes 0 … 9.
 
-    The package holds 10,000 pictures of `train` and 2,000 of `test`; folder: one with all of the idx files. shuffle:
-    batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the file's order.
+    split: the package holds 10,000 pictures of `train` and 2,000 of `test`. folder: one with all of the idx files.
+    shuffle: batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the
+    file's order.
     """
     return FashionPictures(
         Batches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
@@ -101,7 +105,7 @@ def fashion(
 ) -> FashionBatch:
     """Fashion-MNIST's clothes start … start + batch − 1 in the file's order, round and round: a test set, say.
 
-    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them.
+    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them, and so are split and folder.
     """
     made = fashion_from(start, batch, split=split, folder=folder)
     device, dtype = current_device(), current_dtype()
@@ -116,7 +120,8 @@ def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1,
     """
     import torch
 
-    dropped = torch.from_numpy(uniforms(seed, index, label.shape[0], DROPS) < p).to(label.device)
+    u = own_rows(label.shape[0], lambda batch: uniforms(seed, index, batch, DROPS))
+    dropped = torch.from_numpy(u < p).to(label.device)
     return torch.where(dropped, classes, label)
 
 
@@ -136,7 +141,10 @@ def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
 @node("data.soil")
 def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
-    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear; as `data.degrade`."""
+    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear.
+
+    How depends on (seed, index) and on the batch's shape, as for `data.degrade`.
+    """
     import torch
 
     from guidegraph.nodes.data.degrade import soil
@@ -152,8 +160,8 @@ def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2,
 
     from guidegraph.nodes.data.degrade import shift_and_mirror
 
-    u = torch.from_numpy(uniforms(seed, index, 3 * sample.shape[0], MOVES).reshape(-1, 3).T).to(sample.device)
-    return shift_and_mirror(sample, pixels, u)
+    u = own_rows(sample.shape[0], lambda batch: uniforms(seed, index, 3 * batch, MOVES).reshape(-1, 3))
+    return shift_and_mirror(sample, pixels, torch.from_numpy(u.T).to(sample.device))
 
 
 @node("data.drop_captions")
@@ -162,5 +170,5 @@ def drop_captions(caption: Sequence[str], index: int = 0, *, p: Share = 0.1, see
 
     Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
     """
-    u = uniforms(seed, index, len(caption), DROPS)
+    u = own_rows(len(caption), lambda batch: uniforms(seed, index, batch, DROPS))
     return tuple("" if value < p else text for text, value in zip(caption, u, strict=True))

@@ -23,8 +23,8 @@ Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
     """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
 
-    size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
-    shape gets there: cut to the centre, padded with white, or stretched.
+    path: the file. size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of
+    another shape gets there: cut to the centre, padded with white, or stretched.
     The camera's rotation is applied, and of an animation the first frame is taken. Grey of 16 bits is scaled. Raises an
     error where there is no file, no picture in it, or one of floating-point numbers, whose range nothing tells.
     """
@@ -47,7 +47,10 @@ def image_from_sample(sample: Sample) -> Image:
 
 @node("image.resize")
 def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
-    """An image (B, 3, H, W) at another size, a side or [height, width]: smoothed as it shrinks, kept in [-1, 1]."""
+    """An image (B, 3, H, W) at another size, a side or [height, width]: smoothed as it shrinks, kept in [-1, 1].
+
+    mode: how a value between pixels is found.
+    """
     from torch.nn import functional
 
     height, width = (size, size) if isinstance(size, int) else size
@@ -58,7 +61,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
 
 @node("image.scale")
 def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, mode: Filter = "bicubic") -> Image:
-    """An image (B, 3, H, W) with its sides times a factor, rounded to whole pixels, as `image.resize` does it."""
+    """An image (B, 3, H, W) with its sides times a factor, rounded to whole pixels; mode: that of `image.resize`."""
     height, width = (max(1, round(side * factor)) for side in image.shape[2:])
     return resize_image(image, size=(height, width), mode=mode)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
+from guidegraph.graph.share import first_row, own_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
 from guidegraph.nodes.data.scenes import TIMES, uniforms
@@ -26,6 +27,10 @@ from guidegraph.nodes.types import (
 )
 from guidegraph_runtime.noise import gaussian
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 Weight = Annotated[float, Ge(0)]
 Weighting = Literal["uniform", "min_snr", "truncated"]
 
@@ -42,16 +47,18 @@ def uniform_timesteps(
     import numpy as np
     import torch
 
-    batch = like.shape[0]
-    order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
-    strata = (order.argsort(kind="stable") + within) / batch
-    t = torch.from_numpy(np.floor(strata * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
+    def strata(batch: int) -> NDArray[np.float64]:
+        order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
+        return (order.argsort(kind="stable") + within) / batch
+
+    drawn = own_rows(like.shape[0], strata)
+    t = torch.from_numpy(np.floor(drawn * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
     return t.clamp(max=schedule.train_steps - 1)
 
 
 @node("timesteps.constant")
 def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Timesteps:
-    """The same timestep (B) for each sample of `like`."""
+    """The same timestep t (B) for each sample of `like`."""
     import torch
 
     return torch.full((like.shape[0],), t, dtype=torch.float32, device=like.device)
@@ -193,7 +200,8 @@ def kl_autoencoder_loss(
         raise ValueError(f"this loss trains a KL autoencoder; found {type(network).__name__}")
     check_sides(image, network.config.factor, "the autoencoder")
     shape = (network.config.latent_channels, *(side // network.config.factor for side in image.shape[2:]))
-    noise = torch.from_numpy(gaussian(seed, shape, image.shape[0], index)).to(image)
+    batch = image.shape[0]
+    noise = torch.from_numpy(gaussian(seed + first_row(batch), shape, batch, index)).to(image)
     reconstruction, mean, log_variance = network(image, noise)
     picture = reconstruction.float()
     error = picture - image

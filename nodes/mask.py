@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.share import first_row
 from guidegraph.nodes.shapes import as_share, check_alike
 from guidegraph.nodes.types import Image, Mask, Sample
 from guidegraph_runtime.host import mask as host
@@ -23,7 +24,7 @@ Level = Annotated[float, Ge(0), Le(1)]
 def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixels = 32, width: Pixels = 32) -> Mask:
     """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
-    Raises an error for a box that reaches beyond the mask.
+    top, left: where the box begins. Raises an error for a box that reaches beyond the mask.
     """
     import torch
 
@@ -35,8 +36,8 @@ def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixe
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 
-    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
-    they are in the mask. See `image.load` for its errors.
+    path: the file. size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent
+    parts are white, so they are in the mask. See `image.load` for its errors.
     """
     import torch
 
@@ -55,14 +56,15 @@ def random_mask(
     """Masks (B, 1, H, W) for the training of inpainting, in the size of `like`: boxes, and strokes of a thick brush.
 
     In the manner of LaMa's wide masks (Suvorov et al. 2022): 1 to 3 boxes of 15 to 60 % of a side, or 1 to 4 strokes;
-    mixed: half of the samples each. They depend on (seed, index) alone; `index` is the loop's.
+    kind mixed: half of the samples each. They depend on (seed, index) alone; `index` is the loop's.
     """
     import torch
 
     from guidegraph.nodes.data.masks import draw_mask
 
     batch, _, height, width = like.shape
-    masks = [draw_mask(seed, index, sample, height, width, kind) for sample in range(batch)]
+    first = first_row(batch)
+    masks = [draw_mask(seed, index, first + sample, height, width, kind) for sample in range(batch)]
     return torch.stack([torch.from_numpy(mask) for mask in masks])[:, None].to(like)
 
 

@@ -1,4 +1,12 @@
-"""Models on disk as nodes: load, save, and make fresh ones to train."""
+"""Models on disk as nodes: load, save, and make fresh ones to train.
+
+All settings that several untrained models share:
+seed: of the first weights. channels: the width at the finest resolution. multipliers: the width of each resolution in
+units of `channels`, finest first. blocks: residual blocks at a resolution. patch: patch × patch pixels are folded into
+channels before the first convolution, and unfolded after the last. attention: the levels (0 is the finest) that have
+it. heads: of attention. layers: of a transformer. width: of the vector and the tokens of a condition. classes: how
+many there are. in_channels: of the samples.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +89,7 @@ class Missing:
 def load_model(*, path: Path) -> LoadedModel:
     """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
 
+    path: the folder; `pkg:scenes` and the like ship with the package.
     A part that the folder does not hold raises an error when it is used.
     """
     from guidegraph.nodes.models import store
@@ -133,7 +142,7 @@ def save_model(
 ) -> str:
     """Write the wired parts as a model folder that `model.load` reads; gives its path.
 
-    Parts that are in the folder already and not wired here stay as they are.
+    Parts that are in the folder already and not wired here stay as they are. dtype: of the weights in the files.
     """
     import torch
     from safetensors.torch import save_file
@@ -185,13 +194,30 @@ def new_autoencoder(
     multipliers: Multipliers = (1, 2),
     blocks: Channels = 1,
     patch: Channels = 2,
+    latent_channels: Channels = 4,
 ) -> Autoencoder:
-    """An untrained KL autoencoder with f = patch · 2^(levels − 1) and 4 latent channels."""
+    """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
+
+    channels: at the finest level; multipliers: the width of each, in units of it. blocks: residual blocks at a level.
+    patch: pixels of a side that are folded into channels before the first convolution. latent_channels: of a latent.
+    seed: of the initial weights.
+    """
     from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 
-    config = AutoencoderConfig(channels=channels, multipliers=multipliers, blocks=blocks, patch=patch)
+    config = AutoencoderConfig(
+        latent_channels=latent_channels, channels=channels, multipliers=multipliers, blocks=blocks, patch=patch
+    )
     model: Autoencoder = untrained(lambda: KLAutoencoder(config), seed)
     return model
+
+
+@node("model.pixels")
+def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
+    """Pixels as their own latents, f = 1: nothing to train, and a scale to be measured by autoencoder.measure_scale."""
+    from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
+
+    space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
+    return space
 
 
 @node("model.unet")
@@ -211,7 +237,12 @@ def new_unet(
     learned_variance: bool = False,
     kind: PredictionKind = "v",
 ) -> Denoiser:
-    """An untrained U-Net denoiser; see UNetConfig for the settings."""
+    """An untrained U-Net denoiser.
+
+    context_dim: width of the condition's tokens; vector_dim: of its vector; spatial_channels: of its map; none or 0
+    where the model has no such condition. learned_variance: the output has a variance too. kind: what the output is,
+    ε, x0 or v.
+    """
     from guidegraph.nodes.models.denoiser import UNetDenoiser
     from guidegraph.nodes.models.unet import UNet, UNetConfig
 
@@ -270,7 +301,7 @@ def new_classifier(
     heads: Channels = 4,
     patch: Channels = 1,
 ) -> Classifier:
-    """An untrained classifier of samples (B, in_channels, size, size) at any noise level; see ClassifierConfig."""
+    """An untrained classifier of samples (B, in_channels, size, size) at any noise level."""
     from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 
     config = ClassifierConfig(classes, size, in_channels, channels, multipliers, blocks, attention, heads, patch)
@@ -282,7 +313,7 @@ def new_classifier(
 def new_segmenter(
     *, seed: int = 0, classes: Channels = 23, channels: Channels = 24, multipliers: Multipliers = (1, 2, 3)
 ) -> Segmenter:
-    """An untrained segmenter of the classes of scenes, or of another number of classes; see SegmenterConfig."""
+    """An untrained segmenter of the classes of scenes, or of another number of classes."""
     from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 
     config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
@@ -299,7 +330,10 @@ def new_image_embedder(
     channels: Channels = 32,
     multipliers: Multipliers = (1, 2, 3),
 ) -> ImageEmbedder:
-    """An untrained embedding of pictures as a condition's vector and tokens; see VisionConfig for the settings."""
+    """An untrained embedding of pictures as a condition's vector and tokens.
+
+    tokens: how many are made of the pooled features; 0 for a vector alone.
+    """
     from guidegraph.nodes.models.vision import ImageModel, VisionConfig
 
     config = VisionConfig(width=width, tokens=tokens, channels=channels, multipliers=multipliers)
@@ -317,7 +351,10 @@ def new_condition_adapter(
     layers: Channels = 1,
     heads: Channels = 4,
 ) -> ConditionAdapter:
-    """An untrained adapter of conditions; the widths are those of MiniLM and of `pkg:scenes`. See AdapterConfig."""
+    """An untrained adapter of conditions; the widths are those of MiniLM and of `pkg:scenes`.
+
+    tokens: width of the tokens that it is given; vector: of the vector.
+    """
     from guidegraph.nodes.models.adapter import AdapterConfig
     from guidegraph.nodes.models.adapter import ConditionAdapter as Adapter
 

@@ -8,6 +8,7 @@ from annotated_types import Ge, MinLen
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.share import own_rows
 from guidegraph.nodes.types import Noise, Sample
 from guidegraph_runtime import noise as philox
 
@@ -46,10 +47,13 @@ def gaussian(
         device, near = current_device(), current_dtype()
     # The state of a sampler is kept in float32 at least, whatever the networks compute in.
     dtype = torch.float64 if near == torch.float64 else torch.float32
-    if rng == "torch":
-        drawn = _from_torch(seed, sizes, batch, index, dtype)
-    else:
-        drawn = torch.from_numpy(philox.gaussian(seed, sizes, batch, index))
+
+    def draw(count: int) -> Tensor:
+        if rng == "torch":
+            return _from_torch(seed, sizes, count, index, dtype)
+        return torch.from_numpy(philox.gaussian(seed, sizes, count, index))
+
+    drawn = draw(batch) if like is None else own_rows(batch, draw)
     return drawn.to(device=device, dtype=dtype)
 
 

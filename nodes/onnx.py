@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.types import Denoiser
+from guidegraph.nodes.hooks import OpaqueDenoiser
 
 if TYPE_CHECKING:
     from guidegraph_runtime.bundle import Bundle
@@ -24,7 +24,7 @@ def onnx_denoiser(
     path: Path,
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
     threads: Annotated[int, Ge(0), Le(1024)] = 0,
-) -> Denoiser:
+) -> OpaqueDenoiser:
     """A denoiser that onnxruntime computes, of a bundle that `guidegraph export … --only denoiser` wrote.
 
     path: the bundle's folder. provider: where it computes; auto is the device of the run. threads: of one operator; 0

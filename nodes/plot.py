@@ -1,4 +1,9 @@
-"""Tables as pictures, drawn by matplotlib: `pip install 'guidegraph[plot]'`."""
+"""Tables as pictures, drawn by matplotlib: `pip install 'guidegraph[plot]'`.
+
+All settings that several plots share:
+x: the column along the horizontal axis. y: along the vertical one. title: over the picture. x_label: in place of
+the column's name; y_label: likewise. y_limits: the ends of the vertical axis. log: which axes are logarithmic.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Noise schedules: how much of the picture is left at each time of the diffusion."""
+"""Noise schedules: how much of the picture is left at each time of the diffusion.
+
+All settings that several schedules share:
+train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T−1.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,10 @@ def cosine(
     offset: Annotated[float, Ge(0)] = 0.008,
     beta_max: Annotated[float, Gt(0), Lt(1)] = 0.999,
 ) -> Schedule:
-    """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max)."""
+    """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max).
+
+    offset: s, which keeps β from vanishing near t = 0.
+    """
     return _schedule(host.cosine(train_steps=train_steps, offset=offset, beta_max=beta_max))
 
 

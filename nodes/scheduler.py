@@ -93,7 +93,10 @@ def pndm(
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
-    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it."""
+    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it.
+
+    warmup: which of the two.
+    """
     return _sampler(samplers.pndm, **locals())
 
 
@@ -280,7 +283,10 @@ def unipc(
     threshold: Fraction | None = None,
     strength: Fraction = 1.0,
 ) -> Sampler:
-    """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
+    """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step.
+
+    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2.
+    """
     return _sampler(samplers.unipc, **locals())
 
 

@@ -20,7 +20,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 
 @node("semantic.load", io=True, host=True, runtime=True)
 def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
-    """A picture file as a one-hot map (1, K, H, W) of the classes of scenes.
+    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes.
 
     A grey picture, or one with a palette, holds the classes' indices; one in colours their colours, as
     `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @node("tensor.load", io=True, host=True)
 def load_tensor(*, path: Path, key: str = "") -> Tensor:
-    """A tensor from a .npy, .npz or .safetensors file, in the dtype and shape that it is stored in.
+    """The tensor in a .npy, .npz or .safetensors file, `path`, in the dtype and shape that it is stored in.
 
     key: which tensor of an .npz or .safetensors file; may be left out where the file holds only one.
     Raises an error for another kind of file, a key that is not there, pickled objects and dtypes that torch lacks.
@@ -51,7 +51,7 @@ def concatenate(tensors: Sequence[Tensor], *, axis: int = 0) -> Tensor:
 
 @node("tensor.select")
 def select(tensor: Tensor, *, index: int) -> Tensor:
-    """One sample (or row) of a batch: (B, …) → (1, …). Negative indices count from the end."""
+    """One sample (or row) of a batch: (B, …) → (1, …). A negative index counts from the end."""
     if tensor.ndim == 0:
         raise ValueError("a single number has no samples to choose from")
     if not -tensor.shape[0] <= index < tensor.shape[0]:

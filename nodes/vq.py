@@ -28,6 +28,7 @@ def new_vq_autoencoder(
 ) -> Autoencoder:
     """An untrained VQ autoencoder with f = patch · 2^(levels − 1); its `codes` are vectors of `latent_channels`.
 
+    seed, channels, multipliers, blocks and patch are those of `model.autoencoder`.
     decay: with a number, the codes are moving averages of the vectors they stand for, and codes that nothing is near to
     begin anew (van den Oord et al. 2017, appendix A); without one they are trained by gradient.
     """

@@ -15,11 +15,16 @@ MODULES = (
     "autoencoder",
     "checkpoint",
     "classifier",
+    "clock",
+    "coding",
     "condition",
     "datasets",
     "denoiser",
     "detector",
+    "extractors",
     "features",
+    "fidelity",
+    "frechet",
     "guidance",
     "image",
     "label",
@@ -29,6 +34,7 @@ MODULES = (
     "mask",
     "metrics",
     "model",
+    "named_scheduler",
     "noise",
     "onnx",
     "plot",
@@ -38,6 +44,7 @@ MODULES = (
     "schedule",
     "scheduler",
     "semantic",
+    "similarity",
     "step",
     "step_context",
     "table",
@@ -55,13 +62,16 @@ TYPES = (
     "Denoiser",
     "Discriminator",
     "FeatureExtractor",
+    "HookedDenoiser",
     "Image",
     "ImageEmbedder",
     "Label",
     "LabelEmbedder",
     "Latent",
     "Mask",
+    "Moments",
     "Noise",
+    "OpaqueDenoiser",
     "Prediction",
     "Sample",
     "Schedule",
@@ -70,6 +80,7 @@ TYPES = (
     "Score",
     "Segmenter",
     "SemanticMap",
+    "StepContext",
     "Table",
     "TextEmbedder",
     "Timesteps",
@@ -88,6 +99,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    module = import_module("guidegraph.nodes.types")
-    context = import_module("guidegraph.nodes.step_context")
-    return [Tensor, *(getattr(module, name) for name in TYPES), context.StepContext]
+    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "frechet", "hooks", "step_context"))
+    known = {name: found for module in modules for name, found in vars(module).items()}
+    return [Tensor, *(known[name] for name in TYPES)]

@@ -19,7 +19,7 @@ class Guarded:
             return
         try:
             self._observer(event)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
             self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
             self._observer = None

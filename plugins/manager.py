@@ -6,15 +6,14 @@ checked against what is there already; only then does it join the others.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -23,17 +22,18 @@ import pluggy
 from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeSpec
 from guidegraph.graph.registry import Registry
-from guidegraph.plugins import builtin, hookspecs
+from guidegraph.plugins import builtin, entries, hookspecs
 from guidegraph.plugins.commands import added_safely
 from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
+from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requirement, distribution_of
 from guidegraph.plugins.guarded import Guarded
-from guidegraph.plugins.modules import import_plugin_module
+from guidegraph.plugins.modules import folders_of, import_plugin_module
+from guidegraph.plugins.watch import watched
 
 log = logging.getLogger(__name__)
 
-GROUP = "guidegraph"
 DISABLE = "GUIDEGRAPH_DISABLE_PLUGINS"
-HOST = "guidegraph"
+LEFT_OUT = "installed plugins are left out (--no-plugins)"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class PluginStatus:
     """What became of one plugin, for ``guidegraph plugins``.
 
     name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty where
-    all is well. fix: what to do about it. traceback: where the plugin's own code failed.
+    all is well. fix: what to do about it. traceback: where the plugin's own code failed. notes: what it does to the
+    process while it is imported, and should not.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PluginStatus:
     reason: str = ""
     fix: str = ""
     traceback: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -69,7 +71,8 @@ class PluginManager:
         disable: Iterable[str] | None = None,
         entry_points: bool = True,
     ) -> None:
-        """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``)."""
+        """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
+        installed plugins are loaded; those that are not are known by name."""
         self._hooks = new_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -78,12 +81,16 @@ class PluginManager:
         self._absent: dict[str, str] = {}
         self._versions: dict[str, str] = {}
         self._owners: dict[str, str] = {}
+        self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
         self._add_builtin()
         disabled = _disabled_by_environment() if disable is None else set(disable)
-        if entry_points:
-            for entry in _entry_points():
-                self._add_entry_point(entry, disabled)
+        found = entries.entry_points()
+        self.installed = [entry.name for entry in found]
+        self.unknown_disabled = sorted(disabled - set(self.installed))
+        for entry in found:
+            reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
+            self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
         for name in extra_modules:
             self._add_module(name)
 
@@ -94,7 +101,12 @@ class PluginManager:
     @property
     def registry(self) -> Registry:
         return Registry(
-            dict(self._nodes), dict(self._types), dict(self._failed), dict(self._versions), dict(self._absent)
+            dict(self._nodes),
+            dict(self._types),
+            dict(self._failed),
+            dict(self._versions),
+            dict(self._absent),
+            dict(self._folders),
         )
 
     def add_commands(self, app: Any) -> None:
@@ -131,43 +143,63 @@ class PluginManager:
         self._versions |= {HOST: version, **_runtime_version()}
         self._join(HOST, builtin, contribution_of(builtin, None), HOST, version)
 
-    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, disabled: set[str]) -> None:
-        distribution, version = _distribution(entry)
-        if entry.name in disabled:
-            self._fail(entry.name, distribution, version, PluginError(f"disabled by {DISABLE}"), "disabled")
+    def _add_entry_point(self, entry: importlib.metadata.EntryPoint, left_out: str) -> None:
+        distribution, version = distribution_of(entry)
+        if left_out:
+            self._fail(entry.name, distribution, version, PluginError(left_out), "disabled")
             return
+        notes: list[str] = []
         try:
-            if not entry.name.isidentifier():
-                fix = "name the entry point like its namespace"
-                raise PluginError(f"the entry point's name '{entry.name}' is no identifier", fix)
+            check_entry(entry)
             self._check_namespace(entry.name)
-            _check_requirement(entry, self._versions[HOST])
-            plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
-            self._join(entry.name, plugin, contribution_of(plugin, entry.name), distribution, version)
-        except (Exception, SystemExit) as error:
-            self._fail(entry.name, distribution, version, error)
+            check_requirement(entry, self._versions[HOST])
+            with watched(notes):
+                plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
+                found = contribution_of(plugin, entry.name)
+            self._join(entry.name, plugin, found, distribution, version, notes)
+            self._folders[entry.name] = folders_of(entry.module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and exceptions of a plugin's own that are no Exception
+            self._fail(entry.name, distribution, version, error, notes=notes)
 
     def _add_module(self, name: str) -> None:
         namespace = name.removesuffix(".py").replace("/", ".").rpartition(".")[2]
         distribution, version = namespace, "0"
+        notes: list[str] = []
         try:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
-            module: ModuleType = _load(lambda: import_plugin_module(name), fix)
-            if self._hooks.is_registered(module):
-                return
-            version = str(getattr(module, "__version__", "0"))
-            found = contribution_of(module, None)
+            with watched(notes):
+                module: ModuleType = _load(lambda: import_plugin_module(name), fix)
+                if self._hooks.is_registered(module):
+                    return
+                version = str(getattr(module, "__version__", "0"))
+                found = contribution_of(module, None)
             for taken in found.namespaces:
                 self._check_namespace(taken)
-            self._join(name, module, found, distribution, version)
-        except (Exception, SystemExit) as error:
-            self._fail(name, distribution, version, error, namespace=namespace)
+            self._join(name, module, found, distribution, version, notes)
+            self._folders |= dict.fromkeys(found.namespaces, folders_of(module.__name__))
+            for taken in found.namespaces:  # it stands in for an installed plugin that is left out
+                self._failed.pop(taken, None)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
 
     def _check_namespace(self, namespace: str) -> None:
         if owner := self._owners.get(namespace):
-            raise PluginError(f"the namespace '{namespace}' belongs to {owner}", "choose another namespace")
+            fix = "rename the entry point and its nodes, or uninstall one of the two distributions"
+            raise PluginError(f"the namespace '{namespace}' belongs to {owner}", fix)
 
-    def _join(self, name: str, plugin: object, found: Contribution, distribution: str, version: str) -> None:
+    def _join(
+        self,
+        name: str,
+        plugin: object,
+        found: Contribution,
+        distribution: str,
+        version: str,
+        notes: Sequence[str] = (),
+    ) -> None:
         """Take over all that a checked plugin offers. Raises before anything is changed."""
         for type_name, cls in found.types.items():
             if self._types.get(type_name, cls) is not cls:
@@ -181,7 +213,8 @@ class PluginManager:
         if name.isidentifier():
             self._owners[name] = owner
         self._versions[canonical(distribution)] = version
-        self._status[name] = PluginStatus(name, distribution, version, "ok", tuple(found.nodes), tuple(found.types))
+        brought = tuple(found.nodes), tuple(found.types)
+        self._status[name] = PluginStatus(name, distribution, version, "ok", *brought, notes=tuple(notes))
 
     def _fail(
         self,
@@ -191,10 +224,11 @@ class PluginManager:
         error: BaseException,
         state: Literal["failed", "disabled"] = "failed",
         namespace: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
         reason, fix, trace = _explained(error)
         key = name if name not in self._status else f"{name} ({distribution})"
-        self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace)
+        self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
         self._absent[canonical(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 
@@ -215,38 +249,6 @@ def _disabled_by_environment() -> set[str]:
     return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    """In an order that does not depend on that of ``sys.path``."""
-    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, _distribution(e)))
-
-
-def _distribution(entry: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    try:
-        if entry.dist is not None:
-            return str(entry.dist.name), str(entry.dist.version)
-    except Exception:  # metadata that cannot be read must not hide the other plugins
-        pass
-    return entry.value.partition(":")[0].partition(".")[0], "0"
-
-
-def canonical(distribution: str) -> str:
-    """A distribution's name as pip compares it: ``guidegraph_APG`` and ``guidegraph-apg`` are one."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def _check_requirement(entry: importlib.metadata.EntryPoint, version: str) -> None:
-    """Raise ``PluginError`` where the plugin's distribution asks for another version of this one."""
-    from packaging.requirements import Requirement
-
-    for text in getattr(entry.dist, "requires", None) or ():
-        requirement = Requirement(text)
-        if canonical(requirement.name) != HOST or (requirement.marker and not requirement.marker.evaluate()):
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            reason = f"needs {HOST} {requirement.specifier}, and {version} is installed"
-            raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
-
-
 def _runtime_version() -> dict[str, str]:
     try:
         return {"guidegraph-runtime": importlib.metadata.version("guidegraph-runtime")}
@@ -258,7 +260,9 @@ def _load(load: Callable[[], Any], fix: str) -> Any:
     """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``."""
     try:
         return load()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
 
 

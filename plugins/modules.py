@@ -36,3 +36,11 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
+
+
+def folders_of(module: str) -> list[Path]:
+    """The folders of the package that an imported module is, or is in; none for a module that is in no package."""
+    package = sys.modules.get(module)
+    if not hasattr(package, "__path__"):
+        package = sys.modules.get(module.rpartition(".")[0])
+    return [Path(folder) for folder in getattr(package, "__path__", ())]

@@ -24,12 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # loop of text_to_image thirty times slower. It is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with reported(tracebacks):
-        if _command(given) not in {
-            command.callback.__name__ for command in app.registered_commands if command.callback
-        }:
+        own = {command.callback.__name__ for command in app.registered_commands if command.callback}
+        if _command(given).replace("-", "_") not in own:
+            from guidegraph.cli.options import Chosen
             from guidegraph.cli.plugins import loaded_plugins
 
-            loaded_plugins(_plugin_modules(given)).add_commands(app)
+            chosen = Chosen(_plugin_modules(given), "--no-plugins" not in given)
+            loaded_plugins(chosen).add_commands(app)
         app(given, prog_name="guidegraph")
     raise SystemExit(0)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.cli.options import File, Json, Only, Output, Passes, Plugins, Settings
+from guidegraph.cli.options import Chosen, File, Json, NoPlugins, Only, Output, Passes, Plugins, Settings
 
 app = typer.Typer(
     add_completion=False,
@@ -17,8 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-
-_before_command: list[str] = []
+_before_command = Chosen()
 
 
 def examples(*lines: str) -> str:
@@ -43,6 +42,7 @@ def _show_version(wanted: bool) -> None:
 )
 def root(
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -52,7 +52,8 @@ def root(
 
     Exit codes: 0 done, 1 a node failed, 2 the workflow or its arguments are wrong, 130 cancelled.
     """
-    _before_command[:] = plugin or []
+    global _before_command
+    _before_command = Chosen(tuple(plugin or ()), not no_plugins)
 
 
 @app.command(
@@ -92,7 +93,20 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="M", help="The same on M machines.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, metavar="I", help="Which of the machines this is, from 0.")] = 0,
+    rendezvous: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The first machine, where the others find it.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
+    ] = 3,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -100,6 +114,7 @@ def run(
     parameters, seeds, digests, versions, timings. Every PNG carries its workflow and parameters: a picture
     given in place of a workflow is made again, with its whole batch.
     """
+    from guidegraph.cli.launch import Processes
     from guidegraph.cli.run import Arguments, run_command
 
     given = Arguments(
@@ -115,7 +130,8 @@ def run(
         json,
         quiet,
         verbose,
-        _modules(plugin),
+        _chosen(plugin, no_plugins),
+        Processes(devices, nodes, node_rank, rendezvous, restarts),
     )
     run_command(given)
 
@@ -165,6 +181,7 @@ def sweep(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -186,7 +203,7 @@ def sweep(
         device,
         dtype,
         json,
-        _modules(plugin),
+        _chosen(plugin, no_plugins),
     )
     sweep_command(given)
 
@@ -195,11 +212,12 @@ def sweep(
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """Check workflows without running them, and print every error of each."""
     from guidegraph.cli.inspect import validate_command
 
-    validate_command(workflows, _modules(plugin))
+    validate_command(workflows, _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
@@ -210,11 +228,12 @@ def plan(
     passes: Passes = "all",
     json: Json = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """Show the passes and the flat plan that a run would follow."""
     from guidegraph.cli.inspect import plan_command
 
-    plan_command(workflow, set or [], only, passes, json, _modules(plugin))
+    plan_command(workflow, set or [], only, passes, json, _chosen(plugin, no_plugins))
 
 
 @app.command(
@@ -258,6 +277,7 @@ def export(
         bool, typer.Option("--no-reference", help="Leave out the example's outputs, and the run that compares them.")
     ] = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
@@ -272,7 +292,9 @@ def export(
     """
     from guidegraph.cli.export import Arguments, export_command
 
-    given = Arguments(workflow, output, set or [], only, check, not no_reference, precision or [], _modules(plugin))
+    given = Arguments(
+        workflow, output, set or [], only, check, not no_reference, precision or [], _chosen(plugin, no_plugins)
+    )
     if single_file:
         from guidegraph.cli.export_single import single_command
 
@@ -282,11 +304,33 @@ def export(
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
-def draw(workflow: File, output: Output = None, plugin: Plugins = None) -> None:
+def draw(workflow: File, output: Output = None, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
     from guidegraph.cli.inspect import draw_command
 
-    draw_command(workflow, output, _modules(plugin))
+    draw_command(workflow, output, _chosen(plugin, no_plugins))
+
+
+@app.command(epilog=examples("report runs/20260131-120000-draw", "report runs -o runs.html"))
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", show_default=False, help="What run or sweep wrote, or a folder of several."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
+    ] = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Write one HTML page of a run, a sweep, or several beside each other.
+
+    It has the pictures, curves with intervals, tables, parameters, graph, time by node, versions and failures.
+    The page holds all that it shows: open it in a browser, or send it by mail. Needs pip install "guidegraph[plot]".
+    """
+    from guidegraph.cli.report import report_command
+
+    report_command(folder, output, _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))
@@ -297,29 +341,58 @@ def nodes(
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
 ) -> None:
     """List the nodes, or show the ports, settings and outputs of one."""
     from guidegraph.cli.nodes import nodes_command
 
-    nodes_command(id, json, markdown, _modules(plugin))
+    nodes_command(id, json, markdown, _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("plugins", "plugins --plugin my_nodes", "plugins --json"))
-def plugins(json: Json = False, plugin: Plugins = None) -> None:
-    """List the plugins: what each brings, and why one could not be loaded."""
+def plugins(json: Json = False, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
+    """List the plugins: what each brings, and why one could not be loaded.
+
+    The exit code is 0 also where plugins failed: --json gives the state of each.
+    """
     from guidegraph.cli.listing import plugins_command
 
-    plugins_command(app, json, _modules(plugin))
+    plugins_command(app, json, _chosen(plugin, no_plugins))
+
+
+@app.command(
+    "new-plugin",
+    epilog=examples("new-plugin soft", "new-plugin soft -o ~/work/soft"),
+)
+def new_plugin(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", show_default=False, help="Its namespace: node ids begin with it.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default="guidegraph-NAME"),
+    ] = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Write a package with a guidance node, a workflow that draws with it, and tests: a start for a plugin of your own.
+
+    It installs with pip, passes its tests and draws a picture as it is.
+    """
+    from guidegraph.cli.new_plugin import new_plugin_command
+
+    new_plugin_command(name, output, _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("schema -o guidegraph.schema.json"))
-def schema(output: Output = None, plugin: Plugins = None) -> None:
+def schema(output: Output = None, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
     """Print the JSON Schema of workflows with the nodes that are installed, for an editor."""
     from guidegraph.cli.listing import schema_command
 
-    schema_command(output, _modules(plugin))
+    schema_command(output, _chosen(plugin, no_plugins))
 
 
-def _modules(given: list[str] | None) -> tuple[str, ...]:
-    """The plugin modules named before the command and after it."""
-    return tuple(dict.fromkeys([*_before_command, *(given or ())]))
+def _chosen(modules: list[str] | None, left_out: bool) -> Chosen:
+    """The plugins that are asked for before the command and after it."""
+    before = _before_command
+    return Chosen(tuple(dict.fromkeys([*before.modules, *(modules or ())])), before.installed and not left_out)

@@ -15,7 +15,7 @@ from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError,
 from guidegraph.outputs import OutputError
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
-ID = "ID"
+ID, NAME = "ID", "NAME"
 
 
 def say(text: str) -> None:
@@ -37,7 +37,7 @@ def shown(error: WorkflowError) -> str:
     """All problems, one a line; an argument has no line and column."""
     lines = []
     for problem in error.problems:
-        argument = problem.mark.file.startswith("--") or problem.mark.file == ID
+        argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
         place = problem.mark.file if argument else str(problem.mark)
         lines.append(place + str(problem).removeprefix(str(problem.mark)))
     return "\n".join(lines)
@@ -64,8 +64,21 @@ def reported(tracebacks: bool) -> Iterator[None]:
     except (GuidegraphError, OSError) as error:
         _end(FAILED, f"error: {error}", error if tracebacks else None)
     except Exception as error:
+        if torn := _unreadable():
+            _end(FAILED, torn, error if tracebacks else None)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
         _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error if tracebacks else None)
+
+
+def _unreadable() -> str:
+    """Distributions whose metadata is broken, which makes imports fail that have nothing to do with them."""
+    from guidegraph.plugins.entries import unreadable
+
+    return "\n".join(
+        f"error: the entry points of {name} cannot be read ({reason}), and while they are there networkx, torch and "
+        f"others cannot be imported; install it again: pip install --force-reinstall {name.partition(' ')[0]}"
+        for name, reason in unreadable()
+    )
 
 
 def _end(code: int, text: str, error: BaseException | None = None) -> NoReturn:

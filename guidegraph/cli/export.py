@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, open_workflow, unknown_outputs
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
@@ -47,7 +48,7 @@ class Arguments:
     check: bool
     reference: bool
     precision: Sequence[str]
-    plugins: tuple[str, ...]
+    plugins: Chosen
 
 
 class MissingExtra(GuidegraphError):

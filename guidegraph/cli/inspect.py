@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from guidegraph.cli.errors import WRONG, say, shown
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -19,7 +20,7 @@ from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
 
 
-def validate_command(workflows: Sequence[Path], plugins: tuple[str, ...]) -> None:
+def validate_command(workflows: Sequence[Path], plugins: Chosen) -> None:
     registry = required_plugins(plugins).registry
     wrong = 0
     for path in workflows:
@@ -48,7 +49,7 @@ def plan_command(
     only: Sequence[str] | None,
     passes: str,
     as_json: bool,
-    plugins: tuple[str, ...],
+    plugins: Chosen,
 ) -> None:
     from guidegraph.cli.flat import plan_json, plan_text
     from guidegraph.graph.plan import compile_plan
@@ -61,7 +62,7 @@ def plan_command(
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
 
 
-def draw_command(workflow: Path, output: Path | None, plugins: tuple[str, ...]) -> None:
+def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
     from guidegraph.graph.draw import draw_svg
 
     write_or_print(draw_svg(open_workflow(workflow, required_plugins(plugins).registry).graph), output)

@@ -9,21 +9,26 @@ from typing import Any
 
 import typer
 
+from guidegraph.cli.errors import say
 from guidegraph.cli.inspect import write_or_print
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import loaded_plugins, required_plugins
-from guidegraph.plugins.manager import PluginStatus
+from guidegraph.graph.errors import choices
+from guidegraph.plugins.manager import DISABLE, PluginStatus
 
 
-def schema_command(output: Path | None, plugins: tuple[str, ...]) -> None:
+def schema_command(output: Path | None, plugins: Chosen) -> None:
     from guidegraph.graph.schema import json_schema
 
     text = json.dumps(json_schema(required_plugins(plugins).registry), indent=2, ensure_ascii=False)
     write_or_print(text + "\n", output)
 
 
-def plugins_command(app: Any, as_json: bool, plugins: tuple[str, ...]) -> None:
+def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
     manager = loaded_plugins(plugins)
     manager.add_commands(app)
+    for name in manager.unknown_disabled:
+        say(f"warning: {DISABLE} names '{name}'; {choices(name, manager.installed, 'installed plugins')}")
     if as_json:
         typer.echo(json.dumps([asdict(status) for status in manager.statuses], indent=2))
         return
@@ -36,6 +41,7 @@ def _described(status: PluginStatus) -> str:
         lines.append(f"  {status.reason}")
     if status.fix:
         lines.append(f"  to do: {status.fix}")
+    lines += [f"  note: {note}" for note in status.notes]
     if status.nodes:
         lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
     if status.types:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from guidegraph.cli.errors import ID, argument_problem
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.docstrings import parameter_docs, signature
 from guidegraph.graph.errors import WorkflowError, choices
@@ -19,7 +20,7 @@ from guidegraph.graph.types import takes_literal
 Row = dict[str, Any]
 
 
-def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: tuple[str, ...]) -> None:
+def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: Chosen) -> None:
     registry = required_plugins(plugins).registry
     found = _chosen(id, registry)
     one = len(found) == 1 and found[0].id == id
@@ -27,7 +28,9 @@ def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: tuple[
         rows = [described(spec) for spec in found]
         typer.echo(json.dumps(rows[0] if one else rows, indent=2))
     elif markdown:
-        typer.echo("\n\n".join(_markdown(described(spec)) for spec in found))
+        from guidegraph.cli.markdown import page, section
+
+        typer.echo(page(found) if id is None else "\n\n".join(section(described(spec)) for spec in found))
     elif one:
         _print_one(described(found[0]))
     else:
@@ -133,14 +136,15 @@ def _print_one(row: Row) -> None:
         table = Table(title, "type", "default", "", box=None, pad_edge=False)
         for port in row[title]:
             about = "; ".join(filter(None, (port.get("limits"), port.get("doc"))))
-            table.add_row(*map(_text, (port["name"], port["type"], _default(port), about)))
+            table.add_row(*map(_text, (port["name"], port["type"], default_of(port), about)))
         console.print(table)
         console.print()
     traits = [*row["traits"], *(f"batchable ({', '.join(row['batchable'])})" for _ in row["batchable"][:1])]
     console.print(_text(" · ".join([f"version {row['version']}", row["distribution"], *traits])))
 
 
-def _default(port: Row) -> str:
+def default_of(port: Row) -> str:
+    """The default as it is written in YAML, or that there is none."""
     if "required" not in port:
         return ""
     return "required" if port["required"] else json.dumps(port["default"], ensure_ascii=False)
@@ -158,15 +162,3 @@ def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
     return Text(text, style)
-
-
-def _markdown(row: Row) -> str:
-    lines = [f"### {row['id']}", "", f"`{row['signature']}`", "", row["doc"]]
-    for title in ("ports", "settings", "outputs"):
-        if row[title]:
-            lines += ["", f"| {title} | type | default | |", "| --- | --- | --- | --- |"]
-        for port in row[title]:
-            about = "; ".join(filter(None, (port.get("limits"), port.get("doc"))))
-            cells = (port["name"], f"`{port['type']}`", _default(port), about)
-            lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |")
-    return "\n".join(lines)

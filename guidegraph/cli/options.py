@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which plugins a command works with: modules by name, and those that are installed, unless they are left out."""
+
+    modules: tuple[str, ...] = ()
+    installed: bool = True
+
+
 File: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="WORKFLOW", show_default=False, help="A workflow (.yaml), or a picture made by one.")
+    Path,
+    typer.Argument(
+        metavar="WORKFLOW", show_default=False, help="A workflow (.yaml), a picture made by one, or PLUGIN:FILE."
+    ),
 ]
 Plugins: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--plugin", metavar="MODULE", help="A module with nodes, or a Python file, beside the installed plugins."
     ),
+]
+NoPlugins: TypeAlias = Annotated[
+    bool, typer.Option("--no-plugins", help="Leave out the installed plugins: the built-in nodes, and --plugin, alone.")
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.launch import Processes, check_processes, launch
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import (
     Opened,
@@ -25,6 +29,7 @@ from guidegraph.cli.source import (
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.share import process_share
 from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
@@ -49,7 +54,8 @@ class Arguments:
     json: bool
     quiet: bool
     verbose: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
+    processes: Processes
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,22 @@ class Ready:
 
 
 def run_command(given: Arguments) -> None:
+    if given.processes.several:
+        _run_in_processes(given)
+        return
     token = CancelToken()
     with cancelled_by_signals(token, say):
         manager = required_plugins(given.plugins)
         ready = _checked(given, manager.registry)
         token.check()
         _run(given, ready, manager, token)
+
+
+def _run_in_processes(given: Arguments) -> None:
+    """Check once, here, and let the processes run."""
+    ready = _checked(given, required_plugins(given.plugins).registry)
+    check_processes(given.processes, ready.opened.graph, given.device)
+    launch(given.processes, sys.argv[1:], made_folder(given.out, ready.opened.graph.name))
 
 
 def _checked(given: Arguments, registry: Registry) -> Ready:
@@ -96,13 +112,17 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
-    graph, values = ready.opened.graph, ready.values
+    graph, values, device = ready.opened.graph, ready.values, own_device(given.device)
+    if process_share().index:
+        # One of several processes of a training: the first writes and shows what all have made.
+        _run_silently(ready, device, token)
+        return
     job = Job(
         graph,
         manager.registry,
         values,
         ready.only,
-        given.device,
+        device,
         ready.dtype,
         ready.passes,
         ready.cache,
@@ -111,7 +131,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
     folder = made_folder(given.out, graph.name)
     recorded = RecordedRun(job, folder)
     writer = recorded.writer
-    plugins = plugin_observers(manager, RunInfo(graph, values, given.device, ready.dtype))
+    plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
     with _shown(given, writer) as shown:
         # One process, one run: values in memory would be kept for nobody.
         recorded.run([*shown, *plugins], token)
@@ -119,6 +139,19 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         for name, text in writer.tables.items():
             typer.echo(f"{name}\n\n{text}\n")
         typer.echo(_summary(folder, writer))
+
+
+def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
+    from guidegraph.graph.run import RunOptions, run
+
+    options = RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only)
+    run(ready.opened.graph, ready.values, options)
+
+
+def own_device(device: str) -> str:
+    """The device of this process, where several share a training."""
+    shared = device == "cuda" and process_share().count > 1
+    return f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
 
 
 def plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:

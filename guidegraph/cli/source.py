@@ -13,6 +13,7 @@ from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
 from guidegraph.graph.errors import Problem, WorkflowError, choices
 from guidegraph.graph.ir import Graph
+from guidegraph.graph.named import named_workflow
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import parse_size
@@ -30,7 +31,8 @@ class Opened:
 
 
 def open_workflow(path: Path, registry: Registry) -> Opened:
-    """Read a workflow, or the one inside a picture. Raises ``WorkflowError``."""
+    """Read a workflow, that of a plugin's name, or the one inside a picture. Raises ``WorkflowError``."""
+    path = named_workflow(path, registry)
     if not is_picture(path):
         return Opened(build(path, registry), None)
     recipe = read_recipe(path)

@@ -13,6 +13,7 @@ import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
 from guidegraph.cli.errors import FAILED, argument_problem, say
+from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.run import made_folder
 from guidegraph.cli.source import open_workflow, place_problems, setting_texts, with_recipe
@@ -49,7 +50,7 @@ class Arguments:
     device: str
     dtype: str | None
     json: bool
-    plugins: tuple[str, ...]
+    plugins: Chosen
 
 
 def sweep_command(given: Arguments) -> None:
@@ -84,8 +85,9 @@ def _checked(given: Arguments, registry: Registry) -> Sweep:
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
     job = Job(graph, registry, {}, only, given.device, dtype)
     # A worker has another current folder.
-    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in given.plugins)
-    return Sweep(job, grid, settings, plugins, Cluster(given.ray, given.workers) if given.ray else None)
+    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in given.plugins.modules)
+    cluster = Cluster(given.ray, given.workers) if given.ray else None
+    return Sweep(job, grid, settings, plugins, given.plugins.installed, cluster)
 
 
 def _argument_problems(given: Arguments) -> list[Problem]:

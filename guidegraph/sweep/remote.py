@@ -40,6 +40,7 @@ class Order:
     device: str
     dtype: str
     plugins: tuple[str, ...]
+    installed: bool
     versions: dict[str, str]
     workers: int | None
 
@@ -60,7 +61,7 @@ class _Process:
 
         torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
         self.order = order
-        manager = PluginManager(order.plugins)
+        manager = PluginManager(order.plugins, entry_points=order.installed)
         graph = build(order.workflow, manager.registry, order.sources)
         self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype)
         self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)

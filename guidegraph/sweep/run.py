@@ -28,12 +28,16 @@ Report = Callable[[Cell, Outcome, int], None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """``job`` is what all cells have in common. settings: the texts of ``--set``. cluster: None for a loop here."""
+    """``job`` is what all cells have in common. settings: the texts of ``--set``. cluster: None for a loop here.
+
+    plugins: modules beside the installed ones, which are left out where ``installed`` is false.
+    """
 
     job: Job
     grid: Grid
     settings: Mapping[str, str]
     plugins: tuple[str, ...]
+    installed: bool
     cluster: Cluster | None
 
 
@@ -136,6 +140,7 @@ def _run(
         job.device,
         job.dtype,
         sweep.plugins,
+        sweep.installed,
         versions(job.registry),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
     )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from guidegraph.graph.share import own_rows
+
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] blurred, tinted, soiled, shifted and mirrored at random."""
@@ -20,14 +22,14 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
 def soil(image: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures (B, 3, H, W) blurred, tinted and soiled at random, with everything in its place, about in [-1, 1]."""
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
+    def uniform(batch: int, *shape: int) -> Tensor:
+        return own_rows(batch, lambda count: torch.rand((count, *shape), generator=generator))
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+    def normal(batch: int, *shape: int) -> Tensor:
+        return own_rows(batch, lambda count: torch.randn((count, *shape), generator=generator))
 
     batch, _, height, width = image.shape
-    image = blur(image, 0.56 + 0.44 * float(uniform(1)))
+    image = blur(image, 0.56 + 0.44 * float(torch.rand(1, generator=generator)))
     image = image * (0.9 + 0.2 * uniform(batch, 3, 1, 1)) + 0.16 * (uniform(batch, 3, 1, 1) - 0.5)
     stains = F.interpolate(
         normal(batch, 3, max(height // 4, 1), max(width // 4, 1)), size=(height, width), mode="bilinear"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from guidegraph.nodes.models.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.unet import UNet
 from guidegraph.nodes.types import Condition, Prediction
 
@@ -25,19 +26,15 @@ class Takes(Protocol):
     def context_dim(self) -> int | None: ...
 
 
-class UNetDenoiser(nn.Module):
+class UNetDenoiser(HookedModel):
     """`(x, t, condition) -> Prediction` of a UNet, computed in the network's dtype and given in that of x.
 
     Twice the channels of x in the output means a learned variance in the second half (Nichol & Dhariwal 2021).
     """
 
-    honours_mask = True
+    network: UNet
 
-    def __init__(self, network: UNet) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
         Raises ``ValueError`` for a size of x, or a condition, that the network does not take. A vector beside tokens
@@ -58,6 +55,7 @@ class UNetDenoiser(nn.Module):
             tokens=cast(condition.tokens),
             mask=condition.mask,
             spatial=cast(condition.spatial),
+            hooks=hooks or self.hooks,
         ).to(x.dtype)
         if config.out_channels == 2 * config.in_channels:
             return Prediction(out[:, : config.in_channels], config.kind, out[:, config.in_channels :])

@@ -115,8 +115,13 @@ class EfficientNetLite0(nn.Module):
 
     def classify(self, image: Tensor) -> Tensor:
         """Logits (B, 1000) of ImageNet's classes."""
-        logits: Tensor = self.fc(self(image)[-1])
+        logits: Tensor = self.fc(self.penultimate(image))
         return logits
+
+    def penultimate(self, image: Tensor) -> Tensor:
+        """The pooled features (B, 1280), which the last layer sees."""
+        pooled: Tensor = self(image)[-1]
+        return pooled
 
 
 def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
@@ -126,7 +131,8 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
     """
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
-    network = EfficientNetLite0(size)
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+        network = EfficientNetLite0(size)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})

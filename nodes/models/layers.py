@@ -6,14 +6,14 @@ Tensors are (B, C, H, W) or token sequences (B, L, C); times are (B) on the sche
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guidegraph.nodes.hooks import SiteKind
+from guidegraph.nodes.models.attention import attention
+from guidegraph.nodes.models.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
 from guidegraph.nodes.models.packed import PackedConv2d
 
 
@@ -77,25 +77,16 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def training_kernel(query: Tensor) -> AbstractContextManager[None]:
-    """Plain products for attention that is trained on the CPU, where the fused kernel's backward is much slower.
-
-    Any other attention takes the kernel that torch chooses.
-    """
-    if query.requires_grad and query.device.type == "cpu":
-        return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH))
-    return nullcontext()
-
-
-class Attention(nn.Module):
+class Attention(AttentionLayer):
     """Multi-head attention from queries (B, N, C) to keys and values (B, L, D).
 
     `mask` (B, L) is true where a key may be attended to; every row needs at least one such key. Raises ``ValueError``
     for channels that are no multiple of the heads.
     """
 
-    def __init__(self, channels: int, context: int, heads: int) -> None:
+    def __init__(self, channels: int, context: int, heads: int, site_kind: SiteKind = "self") -> None:
         super().__init__()
+        self.site_kind = site_kind
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be shared by {heads} heads: make them a multiple of 'heads'")
         self.heads = heads
@@ -109,15 +100,12 @@ class Attention(nn.Module):
         split: Tensor = x.unflatten(-1, (self.heads, -1))
         return split.transpose(1, 2)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None, attend: Attend = attention) -> Tensor:
         query, key, value = (
             self.split_heads(layer(source))
             for layer, source in ((self.query, x), (self.key, context), (self.value, context))
         )
-        with training_kernel(query):
-            attended = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
-            )
+        attended = attend(query, key, value, mask)
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
@@ -146,18 +134,22 @@ class SpatialTransformer(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, channels, heads)
         self.norm2 = None if context is None else nn.LayerNorm(channels)
-        self.cross_attention = None if context is None else Attention(channels, context, heads)
+        self.cross_attention = None if context is None else Attention(channels, context, heads, "cross")
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None, hooks: Hooks = NO_HOOKS
+    ) -> Tensor:
+        size = x.shape[-2:]
         h = x.flatten(2).transpose(1, 2)
         normed = self.norm1(h)
-        h = h + self.self_attention(normed, normed)
+        h = h + self.self_attention(normed, normed, attend=hooks.attend(self.self_attention.site, size))
         if tokens is not None and self.norm2 is not None and self.cross_attention is not None:
-            h = h + self.cross_attention(self.norm2(h), tokens, mask)
+            attend = hooks.attend(self.cross_attention.site, size)
+            h = h + self.cross_attention(self.norm2(h), tokens, mask, attend)
         h = h + self.feed_forward(self.norm3(h))
-        out: Tensor = h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        out: Tensor = h.transpose(1, 2).unflatten(2, size)
         return out
 
 

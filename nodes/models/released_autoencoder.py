@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.layers import Upsample, training_kernel
+from guidegraph.nodes.models.attention import training_kernel
+from guidegraph.nodes.models.layers import Upsample
 from guidegraph.nodes.shapes import check_channels, check_sides
 
 EPS = 1e-6

@@ -5,22 +5,19 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from guidegraph.nodes.models.denoiser import check_fields, check_sizes
+from guidegraph.nodes.models.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.released_unet import ReleasedUNet
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, Prediction
 
 
-class ReleasedDenoiser(nn.Module):
+class ReleasedDenoiser(HookedModel):
     """`(x, t, condition) -> Prediction` of a ReleasedUNet, computed in its dtype and given in that of x.
 
     With a learned variance, the second half of the output is the raw v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15).
     """
 
-    honours_mask = True
-
-    def __init__(self, network: ReleasedUNet) -> None:
-        super().__init__()
-        self.network = network
+    network: ReleasedUNet
 
     def adaptable_weights(self) -> dict[str, str]:
         """The names of its parameters by those that LoRA files have for their layers: an exported graph keeps both."""
@@ -28,7 +25,7 @@ class ReleasedDenoiser(nn.Module):
 
         return denoiser_layers(self)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
+    def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
         A class-conditional network takes the vector that its own label embedder makes, and adds it to the embedding
@@ -55,6 +52,7 @@ class ReleasedDenoiser(nn.Module):
             tokens=cast(condition.tokens),
             mask=condition.mask,
             spatial=cast(condition.spatial),
+            hooks=hooks or self.hooks,
         ).to(x.dtype)
         if shape.learned_variance:
             return Prediction(out[:, : shape.in_channels], shape.kind, out[:, shape.in_channels :])

@@ -7,12 +7,15 @@ appendix E.2.1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guidegraph.nodes.models.layers import training_kernel
+from guidegraph.nodes.hooks import SiteKind
+from guidegraph.nodes.models.attention import attention
+from guidegraph.nodes.models.hooks import NO_HOOKS, Attend, AttentionLayer, Hooks
 from guidegraph.nodes.models.packed import PackedConv2d
 from guidegraph.nodes.models.released_config import UNetShape
 
@@ -26,13 +29,10 @@ def timestep_embedding(t: Tensor, width: int, *, sine_first: bool = False, frequ
     return F.pad(torch.cat(waves, dim=1), (0, width % 2))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, inner: Attend = attention) -> Tensor:
     """Attention over (B, L, heads, D) as (B, L, heads · D); `mask` (B, L) is true where a key may be attended to."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
-    with training_kernel(query):
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=None if mask is None else mask[:, None, None, :]
-        )
+    out = inner(query, key, value, mask)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -95,7 +95,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(AttentionLayer):
     """Self-attention among the pixels of (B, C, H, W), with q, k and v from one layer.
 
     Its outputs are ordered (3, heads, D) in the new attention order, and (heads, 3, D) otherwise.
@@ -109,36 +109,41 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, hooks: Hooks = NO_HOOKS) -> Tensor:
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         qkv = F.linear(pixels, self.qkv.weight[:, :, 0], self.qkv.bias)
         if self.new_order:
             query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         else:
             query, key, value = qkv.unflatten(-1, (self.heads, 3, -1)).unbind(3)
-        h = F.linear(attend(query, key, value), self.proj_out.weight[:, :, 0], self.proj_out.bias)
-        out: Tensor = x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
+        size = x.shape[-2:]
+        attended = attend(query, key, value, None, hooks.attend(self.site, size))
+        h = F.linear(attended, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        out: Tensor = x + h.transpose(1, 2).unflatten(2, size)
         return out
 
 
-class Attention(nn.Module):
+class Attention(AttentionLayer):
     """Multi-head attention from (B, N, C) to tokens (B, L, D), or to itself without them."""
 
-    def __init__(self, channels: int, context: int, heads: int) -> None:
+    def __init__(self, channels: int, context: int, heads: int, site_kind: SiteKind = "self") -> None:
         super().__init__()
+        self.site_kind = site_kind
         self.heads = heads
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context, channels, bias=False)
         self.to_v = nn.Linear(context, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None, inner: Attend = attention
+    ) -> Tensor:
         source = x if tokens is None else tokens
         query, key, value = (
             layer(of).unflatten(-1, (self.heads, -1))
             for layer, of in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
         )
-        out: Tensor = self.to_out(attend(query, key, value, mask))
+        out: Tensor = self.to_out(attend(query, key, value, mask, inner))
         return out
 
 
@@ -175,13 +180,16 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, channels, heads)
         self.norm2 = nn.LayerNorm(channels)
-        self.attn2 = Attention(channels, context, heads)
+        self.attn2 = Attention(channels, context, heads, "cross")
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), tokens, mask)
+    def forward(
+        self, x: Tensor, tokens: Tensor, mask: Tensor | None, size: Sequence[int], hooks: Hooks = NO_HOOKS
+    ) -> Tensor:
+        """x (B, N, C) of the N pixels of a map of some size."""
+        x = x + self.attn1(self.norm1(x), inner=hooks.attend(self.attn1.site, size))
+        x = x + self.attn2(self.norm2(x), tokens, mask, hooks.attend(self.attn2.site, size))
         out: Tensor = x + self.ff(self.norm3(x))
         return out
 
@@ -196,12 +204,12 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(TransformerBlock(channels, context, heads) for _ in range(depth))
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None, hooks: Hooks = NO_HOOKS) -> Tensor:
         # A 1 × 1 convolution is a linear layer over pixels, and these are wanted as a sequence.
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         h = F.linear(pixels, self.proj_in.weight.flatten(1), self.proj_in.bias)
         for block in self.transformer_blocks:
-            h = block(h, tokens, mask)
+            h = block(h, tokens, mask, x.shape[-2:], hooks)
         h = F.linear(h, self.proj_out.weight.flatten(1), self.proj_out.bias)
         out: Tensor = x + h.transpose(1, 2).unflatten(2, x.shape[-2:])
         return out

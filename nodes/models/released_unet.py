@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from guidegraph.nodes.models.hooks import NO_HOOKS, Block, Hooks, number_sites
 from guidegraph.nodes.models.layers import Upsample
 from guidegraph.nodes.models.packed import PackedConv2d
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape
@@ -21,12 +22,16 @@ from guidegraph.nodes.models.released_layers import (
 class Stage(nn.ModuleList):
     """Layers in a row, each given what it takes."""
 
-    def forward(self, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, hooks: Hooks = NO_HOOKS
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResidualBlock):
                 h = layer(h, embedding)
             elif isinstance(layer, SpatialTransformer):
-                h = layer(h, tokens, mask)
+                h = layer(h, tokens, mask, hooks)
+            elif isinstance(layer, AttentionBlock):
+                h = layer(h, hooks)
             else:
                 h = layer(h)
         return h
@@ -95,14 +100,20 @@ class ReleasedEncoder(nn.Module):
         return weight.dtype
 
     def encode(
-        self, h: Tensor, embedding: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None
+        self,
+        h: Tensor,
+        embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> tuple[Tensor, list[Tensor]]:
         """The features (B, C, h, w) of the coarsest level, and those to skip to, finest first."""
         skips = []
-        for stage in self.input_blocks:
-            h = stage(h, embedding, tokens, mask)
+        for index, stage in enumerate(self.input_blocks):
+            h = hooks.feature("down", index, stage(h, embedding, tokens, mask, hooks))
             skips.append(h)
-        return self.middle_block(h, embedding, tokens, mask), skips
+        h = self.middle_block(h, embedding, tokens, mask, hooks)
+        return hooks.feature("middle", 0, h), skips
 
 
 class ReleasedUNet(ReleasedEncoder):
@@ -136,6 +147,9 @@ class ReleasedUNet(ReleasedEncoder):
             nn.SiLU(),
             PackedConv2d(width, shape.out_channels, 3, padding=1),
         )
+        blocks: list[Block] = [("down", [stage]) for stage in self.input_blocks]
+        blocks.append(("middle", [self.middle_block]))
+        self.sites = number_sites([*blocks, *(("up", [stage]) for stage in self.output_blocks)])
 
     def forward(
         self,
@@ -146,6 +160,7 @@ class ReleasedUNet(ReleasedEncoder):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Tensor:
         """Output (B, out_channels, H, W) in the network's dtype for x (B, in_channels, H, W) at times t (B).
 
@@ -155,9 +170,12 @@ class ReleasedUNet(ReleasedEncoder):
         embedding = self.embed(t)
         if vector is not None:
             embedding = embedding + (vector if self.label_emb is None else self.label_emb(vector))
-        h, skips = self.encode(x if spatial is None else torch.cat([x, spatial], dim=1), embedding, tokens, mask)
-        for stage in self.output_blocks:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens, mask)
+        h = x if spatial is None else torch.cat([x, spatial], dim=1)
+        h, skips = self.encode(h, embedding, tokens, mask, hooks)
+        for index, stage in enumerate(self.output_blocks):
+            h, skipped = hooks.skip(index, h, skips.pop())
+            h = stage(torch.cat([h, skipped], dim=1), embedding, tokens, mask, hooks)
+            h = hooks.feature("up", index, h)
         out: Tensor = self.out(h)
         return out
 

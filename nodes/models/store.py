@@ -24,7 +24,9 @@ from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.models.hooks import HookedModel
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
@@ -74,6 +76,10 @@ def build_segmenter(config: dict[str, Any], folder: Path, part: Mapping[str, Any
     return SegmentationNet(SegmenterConfig(**config))
 
 
+def build_pixel_space(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
+    return PixelSpace(PixelSpaceConfig(**config))
+
+
 def build_vision(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
     return ImageModel(VisionConfig(**config))
 
@@ -86,6 +92,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
     "unet": build_unet,
     "kl_autoencoder": build_autoencoder,
     "vq_autoencoder": build_vq_autoencoder,
+    "pixel_space": build_pixel_space,
     "text_transformer": build_text,
     "detector": build_detector,
     "noisy_classifier": build_classifier,
@@ -123,7 +130,8 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
         )
     try:
-        module = builder(dict(part.get("config", {})), folder, part)
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+            module = builder(dict(part.get("config", {})), folder, part)
         module.load_state_dict(load_file(inside(folder, part.get("weights"))))
     except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
@@ -133,6 +141,11 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
 
 def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """The kind and the config that `load_part` needs to build a module again."""
+    if isinstance(module, HookedModel) and module.hooks.rules:
+        names = ", ".join(site.name for site in module.hooks.rules)
+        raise ValueError(
+            f"a denoiser with rules cannot be saved, and this one has some at {names}: wire the one without"
+        )
     match module:
         case UNetDenoiser():
             return "unet", asdict(module.network.config)
@@ -140,6 +153,8 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
             return "kl_autoencoder", asdict(module.config)
         case VQAutoencoder():
             return "vq_autoencoder", asdict(module.config)
+        case PixelSpace():
+            return "pixel_space", asdict(module.config)
         case TextModel():
             return "text_transformer", asdict(module.encoder.config)
         case Detector():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.nodes.models.hooks import NO_HOOKS, Block, Hooks, number_sites
 from guidegraph.nodes.models.layers import (
     Downsample,
     ResidualBlock,
@@ -66,10 +67,17 @@ class Stage(nn.Module):
         self.residual = ResidualBlock(channels, out_channels, 4 * config.channels)
         self.transformer = SpatialTransformer(out_channels, config.context_dim, config.heads) if attention else None
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        tokens: Tensor | None = None,
+        mask: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Tensor:
         h: Tensor = self.residual(x, embedding)
         if self.transformer is not None:
-            h = self.transformer(h, tokens, mask)
+            h = self.transformer(h, tokens, mask, hooks)
         return h
 
 
@@ -121,18 +129,29 @@ class UNetTrunk(nn.Module):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> tuple[Tensor, list[Tensor]]:
         """The features (B, width, h, w) of the coarsest resolution, and those to skip to, in the order of `skips`."""
         h = self.stem(self.fold(x if spatial is None else torch.cat([x, spatial], dim=1)))
-        skips = [h]
+        skips = [hooks.feature("down", 0, h)]
         for level in range(len(self.config.multipliers)):
             for block in range(self.config.blocks):
-                h = self.down[level * self.config.blocks + block](h, embedding, tokens, mask)
-                skips.append(h)
+                h = self.down[level * self.config.blocks + block](skips[-1], embedding, tokens, mask, hooks)
+                skips.append(hooks.feature("down", len(skips), h))
             if level < len(self.downsample):
-                h = self.downsample[level](h)
-                skips.append(h)
-        return self.middle_out(self.middle_in(h, embedding, tokens, mask), embedding, None, None), skips
+                h = self.downsample[level](skips[-1])
+                skips.append(hooks.feature("down", len(skips), h))
+        h = self.middle_out(self.middle_in(skips[-1], embedding, tokens, mask, hooks), embedding)
+        return hooks.feature("middle", 0, h), skips
+
+    def blocks(self) -> list[Block]:
+        """What computes the features to skip to, and the middle, in the order of computing."""
+        found: list[Block] = [("down", [self.stem])]
+        for level in range(len(self.config.multipliers)):
+            start = level * self.config.blocks
+            found += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
+            found += [("down", [layer]) for layer in self.downsample[level : level + 1]]
+        return [*found, ("middle", [self.middle_in, self.middle_out])]
 
 
 class UNet(UNetTrunk):
@@ -154,6 +173,7 @@ class UNet(UNetTrunk):
         self.norm = group_norm(width)
         self.head = zero_init(PackedConv2d(width, config.out_channels * config.patch**2, 3, padding=1))
         self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
+        self.sites = number_sites([*self.blocks(), *(("up", [stage]) for stage in self.up)])
 
     def forward(
         self,
@@ -164,6 +184,7 @@ class UNet(UNetTrunk):
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
         spatial: Tensor | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Tensor:
         """Output (B, out_channels, H, W) for x (B, in_channels, H, W) at times t (B).
 
@@ -171,12 +192,14 @@ class UNet(UNetTrunk):
         concatenated to x along the channels.
         """
         embedding = self.embed(t, vector)
-        h, skips = self.encode(x, embedding, tokens=tokens, mask=mask, spatial=spatial)
+        h, skips = self.encode(x, embedding, tokens=tokens, mask=mask, spatial=spatial, hooks=hooks)
         for level in range(len(self.config.multipliers)):
             for block in range(self.config.blocks + 1):
-                stage = self.up[level * (self.config.blocks + 1) + block]
-                h = stage(torch.cat([h, skips.pop()], dim=1), embedding, tokens, mask)
-            if level < len(self.upsample):
-                h = self.upsample[level](h)
+                index = level * (self.config.blocks + 1) + block
+                h, skipped = hooks.skip(index, h, skips.pop())
+                h = self.up[index](torch.cat([h, skipped], dim=1), embedding, tokens, mask, hooks)
+                if block == self.config.blocks and level < len(self.upsample):
+                    h = self.upsample[level](h)
+                h = hooks.feature("up", index, h)
         out: Tensor = self.unfold(self.head(F.silu(self.norm(h))))
         return out

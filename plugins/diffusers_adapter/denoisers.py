@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from guidegraph import Condition, Denoiser, Label, LabelEmbedder, Schedule, node
+from guidegraph import Condition, Label, LabelEmbedder, OpaqueDenoiser, Schedule, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
     class_name,
@@ -31,7 +31,7 @@ def load_denoiser(
     kind: Kind = "auto",
     guidance: float = 3.5,
     variant: str | None = None,
-) -> Denoiser:
+) -> OpaqueDenoiser:
     """A denoiser of diffusers, frozen, on the run's device and in its dtype: x in variance-preserving form, as always.
 
     schedule: the one the model was trained on, from `diffusers.schedule`. path: a pipeline's folder, or the model's own
@@ -54,7 +54,7 @@ def load_denoiser(
     chosen = _kind(path, name, family.kind) if kind == "auto" else kind
     network = load_model(getattr(diffusers, name), folder, variant)
     family.check(network.config)
-    denoiser: Denoiser = DiffusersDenoiser(network, family, chosen, schedule, guidance).eval()
+    denoiser: OpaqueDenoiser = DiffusersDenoiser(network, family, chosen, schedule, guidance).eval()
     return denoiser
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import TOYS, Command, process
+from guidegraph.cli.markdown import COMMAND
+from tests.cli.command import ROOT, TOYS, Command, process
 from tests.cli.test_run import DRAW, LOOP
 
 WRONG = """
@@ -97,6 +99,22 @@ def test_nodes_in_markdown(cli: Command) -> None:
     text = cli("nodes", "toy", "--markdown").out
     assert "### toy.add" in text
     assert "| shade | `float \\| None` | null | one value for all of them |" in text
+
+
+def test_the_page_of_all_nodes_is_current() -> None:
+    page = process(["nodes", "--markdown", "--no-plugins"], ROOT)
+    assert page.returncode == 0, page.stderr
+    written = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+    assert written == page.stdout, f"docs/nodes.md is not what the nodes say now; write it again: {COMMAND}"
+
+
+def test_the_page_of_all_nodes_has_an_index_whose_links_lead_to_headings() -> None:
+    text = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}
+    links = re.findall(r"\]\(#([^)]+)\)", text)
+    assert len(links) == len(set(links)) > 100
+    assert set(links) <= headings
+    assert "diffusers" not in headings
 
 
 def test_an_unknown_node_is_corrected(cli: Command) -> None:

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from guidegraph import Cancelled, NodeError
-from guidegraph.graph.events import CancelToken, Event, LoopProgress, NodeFinished, OutputReady, RunFinished, RunStarted
+from guidegraph.graph.events import (
+    CancelToken,
+    Event,
+    LoopProgress,
+    NodeFinished,
+    NodeTotals,
+    OutputReady,
+    RunFinished,
+    RunStarted,
+)
 from tests.graph.engine_nodes import calls, run_text
 
 LOOP = """
@@ -202,6 +211,18 @@ def test_events_tell_start_nodes_progress_outputs_and_end(tmp_path: Path) -> Non
     assert {e.name for e in seen if isinstance(e, OutputReady)} == {"end", "seen"}
     assert isinstance(seen[-1], RunFinished)
     assert seen[-1].status == "done"
+
+
+def test_a_loop_that_ends_tells_what_the_nodes_of_its_body_took(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    run_text(LOOP, tmp_path, observers=[seen.append])
+    totals = [e for e in seen if isinstance(e, NodeTotals)]
+    whole = next(e for e in seen if isinstance(e, NodeFinished) and e.path == "nodes.work")
+    assert totals
+    assert {e.calls for e in totals} == {4}
+    assert all(e.path.startswith("nodes.work.") for e in totals)
+    assert 0 < sum(e.seconds for e in totals) <= whole.seconds
+    assert max(seen.index(e) for e in totals) < seen.index(whole)
 
 
 def test_files_are_read_beside_each_other(tmp_path: Path) -> None:

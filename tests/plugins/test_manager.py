@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import typer
 
+from guidegraph.graph.build import build
+from guidegraph.graph.digest import Digests
 from guidegraph.graph.events import RunFinished
 from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
@@ -316,3 +319,24 @@ def test_every_module_with_nodes_is_listed() -> None:
     folder = Path(__file__).parents[2] / "nodes"
     found = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
     assert found == set(builtin.MODULES)
+
+
+def digest_of(tmp_path: Path) -> str:
+    path = tmp_path / "flow.yaml"
+    path.write_text("guidegraph: 1\nnodes: {n: {use: good.twice, with: {x: 1.5}}}\noutputs: {n: n}\n")
+    graph = build(path, default_registry())
+    digests = Digests("cpu float32")
+    digests.add(graph.ops)
+    return digests["n"]
+
+
+def test_versions_of_the_plugin_and_of_the_node_are_in_the_cache_key(installed: Installed, tmp_path: Path) -> None:
+    installed.add("good", GOOD)
+    first = digest_of(tmp_path)
+    assert digest_of(tmp_path) == first
+    vars(installed.entries[0])["dist"].version = "1.3"
+    later = digest_of(tmp_path)
+    assert later != first
+    module = sys.modules["gg_test_good"]
+    module.twice.__guidegraph__ = replace(module.twice.__guidegraph__, version="2")
+    assert digest_of(tmp_path) not in (first, later)

@@ -1,0 +1,91 @@
+"""The processes of one training: what they exchange at each step, through Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.share import Share, process_share
+from guidegraph.graph.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+    from lightning_fabric import Fabric
+
+
+class Processes:
+    """The group that this process belongs to; alone, nothing is exchanged and nothing costs anything."""
+
+    def __init__(self, device: torch.device, precision: Any) -> None:
+        from lightning_fabric import Fabric
+
+        for name in ("lightning.fabric", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        accelerator = "cuda" if device.type == "cuda" else "cpu"
+        self.share: Share = process_share()
+        if self.alone:
+            self.fabric: Fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+            return
+        here, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+        self.fabric = Fabric(
+            accelerator=accelerator, devices=here, num_nodes=nodes, precision=precision, strategy="ddp"
+        )
+        self.fabric.launch()
+
+    @property
+    def alone(self) -> bool:
+        return self.share.count == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.share.index == 0
+
+    def mean(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The mean of each over the processes; None where it is None, in all of them. One exchange for each dtype."""
+        import torch
+
+        found = list(tensors)
+        if self.alone:
+            return found
+        there = [i for i, one in enumerate(found) if one is not None]
+        kinds = dict.fromkeys(one.dtype for one in found if one is not None)
+        for dtype in kinds:
+            places = [i for i in there if (one := found[i]) is not None and one.dtype == dtype]
+            flat = torch.cat([one.detach().flatten() for i in places if (one := found[i]) is not None])
+            with _together():
+                reduced: Any = self.fabric.all_reduce(flat, reduce_op="mean")
+            sizes = [one.numel() for i in places if (one := found[i]) is not None]
+            for i, part in zip(places, reduced.split(sizes), strict=True):
+                like = found[i]
+                assert like is not None
+                found[i] = part.reshape(like.shape)
+        return found
+
+    def mean_of_numbers(self, value: Any) -> Any:
+        """A tensor with one floating-point number: its mean over the processes. Anything else stays as it is."""
+        if self.alone or not is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
+            return value
+        return self.mean([value])[0]
+
+    def like_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Set tensors, buffers say, to those of the first process, in place."""
+        if self.alone:
+            return
+        import torch.distributed as group
+
+        for one in tensors:
+            with _together():
+                group.broadcast(one, src=0)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do at once. Raises ``RuntimeError`` that says so where one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError("another process of the training has ended, and this one cannot go on alone") from error

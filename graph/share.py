@@ -1,0 +1,121 @@
+"""A training's share of the work: which rows of every batch this process has, of how many processes.
+
+Each process takes its rows of the batch, and what a node draws at random for a row is what it would draw for it in one
+process: the losses do not depend on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from guidegraph.graph.types import is_tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Process `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        """The rows of a whole batch of `size` that belong to this process. Raises ``ValueError`` for one left over."""
+        if size % self.count:
+            raise ValueError(
+                f"a batch of {size} cannot be shared by {self.count} processes: make it a multiple of {self.count}"
+            )
+        part = size // self.count
+        return slice(self.index * part, (self.index + 1) * part)
+
+
+WHOLE = Share()
+_share: ContextVar[Share] = ContextVar("guidegraph_share", default=WHOLE)
+T = TypeVar("T")
+
+
+def process_share() -> Share:
+    """The share that the launcher (`guidegraph run --devices`, or torchrun) gave to this process."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return WHOLE
+    return Share(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+def current_share() -> Share:
+    """The share of the training loop in progress; everything, outside of one."""
+    return _share.get()
+
+
+@contextmanager
+def sharing(share: Share) -> Iterator[None]:
+    """Nodes called inside see only the rows of this share."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def first_row(batch: int) -> int:
+    """Where the `batch` rows at hand begin in the whole batch."""
+    return current_share().index * batch
+
+
+def own_rows(batch: int, draw: Callable[[int], T]) -> T:
+    """The own `batch` rows of what `draw` makes for a whole batch of a given size."""
+    share = current_share()
+    if share.count == 1:
+        return draw(batch)
+    rows: Any = draw(batch * share.count)
+    own: T = rows[share.of(batch * share.count)]
+    return own
+
+
+def shared(item: Any, share: Share) -> Any:
+    """The rows of a batch that belong to a share: of tensors, and of lists with an entry for each row.
+
+    item: a tensor (B, …), or a NamedTuple, dataclass, tuple, list or dictionary with some. Raises ``ValueError`` where
+    there is none, or B is no multiple of the number of processes.
+    """
+    if share.count == 1:
+        return item
+    size = _batch(item)
+    if size is None:
+        raise ValueError("the loop's entries have no tensor with a leading batch axis, so they cannot be shared")
+    return _cut(item, size, share.of(size))
+
+
+def _fields(item: Any) -> dict[str, Any] | None:
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return dict(zip(item._fields, item, strict=True))
+    return dict(item) if isinstance(item, dict) else None
+
+
+def _batch(item: Any) -> int | None:
+    """The leading axis of the first tensor."""
+    if is_tensor(item):
+        return int(item.shape[0]) if item.ndim else None
+    fields = _fields(item)
+    inside = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
+    return next((size for value in inside if (size := _batch(value)) is not None), None)
+
+
+def _cut(item: Any, size: int, rows: slice) -> Any:
+    if is_tensor(item):
+        return item[rows] if item.ndim and item.shape[0] == size else item
+    fields = _fields(item)
+    if fields is not None:
+        cut = {name: _cut(value, size, rows) for name, value in fields.items()}
+        return cut if isinstance(item, dict) else type(item)(**cut)
+    if isinstance(item, (list, tuple)):
+        if _batch(item) is not None:
+            return type(item)(_cut(value, size, rows) for value in item)
+        return item[rows] if len(item) == size else item
+    return item

@@ -1,0 +1,77 @@
+"""The nodes as a page of Markdown: an index, then each node, by component."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from guidegraph.cli.nodes import Row, default_of, described
+from guidegraph.graph.node import NodeSpec
+
+COMMAND = "guidegraph nodes --markdown --no-plugins > docs/nodes.md"
+HEAD = f"""# Nodes
+
+The nodes by component. A port is wired with `in`; a setting is given with `with`, or wired too. Those of plugins are
+listed by `guidegraph nodes`. This page is written from signatures and docstrings, by `{COMMAND}`."""
+OURS = "guidegraph.nodes."
+
+
+def page(specs: Sequence[NodeSpec]) -> str:
+    """The whole page. ``specs`` are in order of their ids."""
+    groups = [(name, list(group)) for name, group in groupby(specs, key=lambda spec: spec.id.partition(".")[0])]
+    index = [f"- [{name}](#{name}): {', '.join(_link(spec.id) for spec in group)}" for name, group in groups]
+    parts = [HEAD, "\n".join(index)]
+    for name, group in groups:
+        parts.append("\n\n".join(filter(None, (f"## {name}", _about(name, group)))))
+        parts += [section(described(spec)) for spec in group]
+    return "\n\n".join(parts)
+
+
+def section(row: Row) -> str:
+    """One node: what it does, then a table of ports, settings and outputs."""
+    lines = [f"### {row['id']}", "", row["doc"] or "It has no docstring.", ""]
+    lines += ["| | name | type | default | |", "| --- | --- | --- | --- | --- |"]
+    for kind in ("port", "setting", "output"):
+        for port in row[f"{kind}s"]:
+            about = "; ".join(filter(None, (port.get("limits"), port.get("doc"))))
+            cells = (kind, port["name"], f"`{port['type']}`", default_of(port), about)
+            lines.append("|" + "".join(f" {_cell(text)} |" if text else " |" for text in cells))
+    if traits := _traits(row):
+        lines += ["", traits]
+    return "\n".join(lines)
+
+
+def _link(id: str) -> str:
+    """A link to a node's heading: its anchor is the id without dots."""
+    return f"[{id.partition('.')[2]}](#{id.replace('.', '')})"
+
+
+def _about(namespace: str, specs: Iterable[NodeSpec]) -> str:
+    """What a component is: the first line of the module that is called like it, or of a plugin's only module."""
+    modules = {spec.function.__module__ for spec in specs}
+    called = sorted((name for name in modules if name.rpartition(".")[2].startswith(namespace)), key=len)
+    own = [name for name in modules if not name.startswith(OURS)]
+    chosen = called or (own if len(modules) == 1 else [])
+    doc = getattr(sys.modules.get(chosen[0]), "__doc__", None) if chosen else None
+    return (doc or "").strip().partition("\n")[0]
+
+
+def _traits(row: dict[str, Any]) -> str:
+    """What is not as it is for most nodes."""
+    said = {
+        "impure": "not pure: it runs each time",
+        "io": "may wait for disk or network",
+        "host": "runs in Python, not in a graph",
+    }
+    found = [said[trait] for trait in row["traits"] if trait in said]
+    if row["batchable"]:
+        found.append(f"calls may become one along {', '.join(row['batchable'])}")
+    if row["version"] != "1":
+        found.append(f"version {row['version']}")
+    return f"*{'; '.join(found)}*" if found else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

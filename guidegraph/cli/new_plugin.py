@@ -1,0 +1,143 @@
+"""``new-plugin``: a folder with a plugin that installs, passes its tests and draws a picture."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import secrets
+import shlex
+import shutil
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from guidegraph.cli.errors import NAME as ARGUMENT
+from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.options import Chosen
+from guidegraph.cli.plugins import loaded_plugins
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.paths import PACKAGE
+from guidegraph.plugins.entries import HOST, canonical
+
+TEMPLATE = Path(__file__).with_name("template")
+NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
+
+
+def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
+    """Raises ``WorkflowError`` for a name that no plugin can have, and for a folder that is not to be written."""
+    manager = loaded_plugins(plugins)
+    taken = {s.name: f"{s.distribution} {s.version}" for s in manager.statuses}
+    taken |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
+    taken[PACKAGE.removesuffix(":")] = HOST
+    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := unfit(name, taken)) else []
+    folder = output or Path(canonical(f"{HOST}-{name}"))
+    problems += _place_problems(folder) if output or not problems else []
+    if problems:
+        raise WorkflowError(problems)
+    try:
+        write(files_of(name), folder)
+    except OSError as error:
+        raise WorkflowError(
+            [argument_problem("no-folder", f"the folder cannot be written: {error}", "--output")]
+        ) from error
+    for line in _next_steps(name, folder):
+        typer.echo(line)
+
+
+def unfit(name: str, taken: Mapping[str, str]) -> str:
+    """Why no plugin can be called ``name``, with the closest name that one can have; "" where all is well."""
+    reason = _reason(name, taken)
+    if not reason:
+        return ""
+    guess = _valid(name)
+    tried = (guess, f"my_{guess}", f"{guess}_guidance", *(f"{guess}_{i}" for i in range(2, 100)))
+    near = next(one for one in tried if not _reason(one, taken))
+    return f"{reason}; what about '{near}'?"
+
+
+def _reason(name: str, taken: Mapping[str, str]) -> str:
+    if keyword.iskeyword(name):
+        return f"'{name}' is a word of Python's own"
+    if re.fullmatch("[a-z]", name):
+        return f"'{name}' is too short: one letter is a drive of Windows"
+    if not NAME.fullmatch(name):
+        return f"'{name[:60]}' cannot begin the ids of nodes: small letters, digits and _ can, with a letter first"
+    if name in taken:
+        return f"the namespace '{name}' belongs to {taken[name]}"
+    if find_spec(f"{HOST}_{name}") is not None:
+        return f"there is a package {HOST}_{name} already"
+    return ""
+
+
+def _valid(name: str) -> str:
+    """The name nearest to ``name`` whose letters are right."""
+    plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
+    plain = plain.removeprefix(f"{HOST}_").strip("_")[:60].strip("_")
+    return plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
+
+
+def _place_problems(folder: Path) -> list[Problem]:
+    if folder.is_dir() and any(folder.iterdir()):
+        message = f"the folder '{folder}' exists and is not empty; give another one with -o"
+    elif folder.exists() and not folder.is_dir():
+        message = f"'{folder}' exists and is no folder; give another one with -o"
+    else:
+        return []
+    return [argument_problem("not-empty", message, "--output")]
+
+
+def files_of(name: str) -> dict[str, str]:
+    """The texts of a new plugin's files, by their paths."""
+    import guidegraph
+
+    values = {
+        "@NAME@": name,
+        "@PACKAGE@": f"{HOST}_{name}",
+        "@DISTRIBUTION@": canonical(f"{HOST}-{name}"),
+        "@VERSION@": ".".join(guidegraph.__version__.split(".")[:2]),
+    }
+    found = {}
+    for path in sorted(TEMPLATE.rglob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        for mark, value in values.items():
+            text = text.replace(mark, value)
+        place = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
+        place = place.replace("package/", f"{HOST}_{name}/").replace("test_plugin", f"test_{name}")
+        found[".gitignore" if place == "gitignore" else place] = text
+    return found
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    """Write files into a folder, which is there with all of them or not at all. Raises ``OSError``."""
+    folder = folder.absolute()
+    there = folder.is_dir()
+    parent = folder if there else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f".new-{secrets.token_hex(6)}.tmp"
+    try:
+        for name, text in files.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+        if not there:
+            temporary.rename(folder)
+            return
+        for entry in temporary.iterdir():  # an empty folder may be the current one, which cannot be replaced
+            entry.rename(folder / entry.name)
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def _next_steps(name: str, folder: Path) -> Collection[str]:
+    package = f"{HOST}_{name}"
+    return (
+        f"wrote {folder}; the node is in {folder / package / '__init__.py'}. Now:",
+        *([] if folder.absolute() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
+        '  pip install -e ".[test]"',
+        f"  guidegraph run {name}:text_to_image.yaml",
+        "  pytest",
+    )

@@ -1,0 +1,202 @@
+"""What a folder holds: a run, a sweep, or several of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from guidegraph.nodes.tabular import Table
+from guidegraph.outputs import RECORD
+from guidegraph.report.html import shown
+from guidegraph.report.read import Unreadable, as_table, inside, part, read_csv, read_json, read_object, wrong
+
+SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
+EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
+BEFORE, AFTER = "status", "seconds"
+"""Between ``cell`` and the first are a sweep's parameters; after the second is what its cells gave."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file, its output, its place in the batch, and the swept parameters of its cell."""
+
+    file: Path
+    output: str
+    index: int = 0
+    cell: str = ""
+    row: int = 0
+
+    @property
+    def caption(self) -> str:
+        return self.cell or self.output
+
+
+@dataclass
+class Run:
+    """One run: its record, and its outputs by their names."""
+
+    folder: Path
+    record: dict[str, Any]
+    pictures: list[Picture] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(part(self.record, "workflow").get("name") or self.folder.resolve().name)
+
+    @property
+    def status(self) -> str:
+        return str(self.record.get("status", "unknown"))
+
+
+@dataclass
+class Sweep:
+    """A sweep: its plan, a row for each cell, the tables of all cells, and the records of those that ran."""
+
+    folder: Path
+    plan: dict[str, Any]
+    cells: Table
+    swept: list[str]
+    outputs: list[str]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        known = part(self.records[0], "workflow").get("name") if self.records else None
+        return str(known or part(self.plan, "workflow").get("name") or self.folder.resolve().name)
+
+    def with_status(self, status: str) -> list[int]:
+        """The rows with this status."""
+        return [i for i, value in enumerate(self.cells[BEFORE]) if value == status]
+
+
+def collect(folder: Path) -> tuple[list[Run | Sweep], list[str]]:
+    """The run or sweep in a folder, or those in the folders inside it, and what was left out and why.
+
+    Raises ``WorkflowError`` for a folder with none, and for one whose own record cannot be read.
+    """
+    if not folder.is_dir():
+        raise wrong(folder, "nothing-to-report", "there is no such folder: give one that 'guidegraph run' wrote")
+    try:
+        if one := _one(folder):
+            return [one], []
+    except Unreadable as error:
+        name = SWEEP if (folder / SWEEP).exists() else RECORD
+        raise wrong(folder, "bad-record", f"{name} or a file that it needs {error}; run it again") from None
+    found: list[Run | Sweep] = []
+    notes: list[str] = []
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        try:
+            if one := _one(inner):
+                found.append(one)
+        except Unreadable as error:
+            notes.append(f"{inner.name} is left out: its record {error}.")
+    if not found:
+        why = f" ({' '.join(notes)})" if notes else ""
+        message = f"neither this folder nor one in it has a {RECORD} or {SWEEP} that can be read{why}"
+        raise wrong(folder, "nothing-to-report", message)
+    return found, notes
+
+
+def _one(folder: Path) -> Run | Sweep | None:
+    if (folder / SWEEP).exists():
+        return _sweep(folder)
+    return _run(folder) if (folder / RECORD).exists() else None
+
+
+def _run(folder: Path) -> Run:
+    record = read_object(folder / RECORD)
+    if not isinstance(record.get("workflow"), dict) or not isinstance(record.get("parameters"), dict):
+        raise Unreadable("is no record of a run: 'workflow' and 'parameters' are missing")
+    run = Run(folder, record)
+    for name, output in part(record, "outputs").items():
+        files = output.get("files") if isinstance(output, dict) else None
+        named = [str(file) for file in files] if isinstance(files, list) else []
+        pictures = [file for file in named if file.lower().endswith(".png")]
+        for i, file in enumerate(pictures):
+            try:
+                run.pictures.append(Picture(inside(folder, file), name if len(pictures) == 1 else f"{name} {i}", i))
+            except Unreadable as error:
+                run.notes.append(f"The picture {file} {error}.")
+        for file in named:
+            if file.endswith(".json"):
+                _add_value(run, name, file)
+            elif file.endswith(".safetensors"):
+                run.others.append(file)
+    return run
+
+
+def _add_value(run: Run, name: str, file: str) -> None:
+    try:
+        value = read_json(inside(run.folder, file))
+    except Unreadable as error:
+        run.notes.append(f"The output {file} {error}.")
+        return
+    if (table := as_table(value)) is not None:
+        run.tables[name] = table
+    else:
+        run.values.update(flat(name, value))
+
+
+def flat(name: str, value: Any) -> dict[str, Any]:
+    """The values inside of objects under dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found.update({f"{name}.{key}": inner} if isinstance(inner, dict) else flat(f"{name}.{key}", inner))
+    return found
+
+
+def _sweep(folder: Path) -> Sweep:
+    plan = read_object(folder / SWEEP)
+    try:
+        cells = read_csv(inside(folder, TABLE), texts=("cell", "message"))
+    except Unreadable as error:
+        raise Unreadable(f"cannot be used: {TABLE} {error}") from None
+    names = list(cells)
+    if names[:1] != ["cell"] or BEFORE not in names:
+        raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{BEFORE}' and outputs")
+    swept = names[1 : names.index(BEFORE)]
+    after = names.index(AFTER) if AFTER in names else names.index(BEFORE)
+    outputs = [n for n in names[after + 1 :] if not any(_is_picture(v) for v in cells[n])]
+    sweep = Sweep(folder, plan, cells, swept, outputs)
+    for i in range(cells.rows):
+        _add_cell(sweep, i)
+    for path in sorted((folder / TABLES).glob("*.csv")):
+        try:
+            sweep.tables[path.stem] = read_csv(inside(folder, f"{TABLES}/{path.name}"))
+        except Unreadable as error:
+            sweep.notes.append(f"The table {path.name} {error}.")
+    return sweep
+
+
+def _add_cell(sweep: Sweep, i: int) -> None:
+    """The record and the pictures of a cell that is done."""
+    if sweep.cells[BEFORE][i] != "done":
+        return
+    key = str(sweep.cells["cell"][i])
+    try:
+        run = _run(inside(sweep.folder, f"{CELLS}/{key}/{RECORD}").parent)
+    except Unreadable as error:
+        sweep.notes.append(f"The record of cell {key} {error}.")
+        return
+    sweep.records.append(run.record)
+    sweep.notes += [f"Cell {key}: {text}" for text in run.notes]
+    sweep.pictures += [replace(p, cell=at(sweep, i), row=i) for p in run.pictures]
+
+
+def at(sweep: Sweep, i: int) -> str:
+    """The swept parameters of a row, as a text."""
+    return ", ".join(f"{name}{EQUALS}{shown(sweep.cells[name][i])}" for name in sweep.swept)
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, str) and ".png" in value.lower()

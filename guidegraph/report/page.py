@@ -1,0 +1,105 @@
+"""The page: one HTML document that asks nothing of anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from guidegraph.graph.registry import Registry
+from guidegraph.report.collect import Picture, Run, Sweep
+from guidegraph.report.html import Html, code, joined, note, shown, table, tag
+from guidegraph.report.read import number, part
+from guidegraph.report.sections import Section, run_lead, run_sections, sweep_lead, sweep_sections
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a browser may do for the page: no script, and no request at all."""
+VALUES = 12
+
+
+def page(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, command: str, registry: Registry) -> str:
+    """The document. ``command`` makes it again; ``notes`` say what was left out."""
+    if len(found) == 1:
+        name, lead, sections = _one(found[0], registry, "a", {})
+        parts = [_header(name, lead, sections), *map(_note, notes), *(_section(s) for s in sections)]
+    else:
+        name, parts = title, _several(found, notes, title, registry)
+    again = tag("section", tag("h2", "This page again"), code(command), id="again")
+    return _document(name, joined([*parts, again]))
+
+
+def _one(one: Run | Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> tuple[str, Html, list[Section]]:
+    if isinstance(one, Run):
+        return one.name, run_lead(one), run_sections(one, registry, salt, drawn)
+    return one.name, sweep_lead(one), sweep_sections(one, registry, salt, drawn)
+
+
+def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, registry: Registry) -> list[Html]:
+    lead = tag("p", f"{len(found)} results beside each other.", class_="lead")
+    names = [one.folder.name for one in found]
+    links = [tag("a", name, href=f"#r{i}") for i, name in enumerate(names)]
+    parts = [tag("header", tag("h1", title), lead, tag("nav", *links, aria_label="Results")), *map(_note, notes)]
+    runs = [one for one in found if isinstance(one, Run)]
+    if len(runs) > 1:
+        parts.append(tag("section", tag("h2", "Beside each other"), *_compared(runs)))
+    drawn: dict[str, str] = {}
+    for i, one in enumerate(found):
+        _, head, sections = _one(one, registry, f"r{i}", drawn)
+        inside = [tag("header", tag("h2", names[i]), head), *(_section(s) for s in sections)]
+        parts.append(tag("article", *inside, id=f"r{i}"))
+    return parts
+
+
+def _compared(runs: Sequence[Run]) -> list[Html]:
+    """A row for each run: how it ended, the parameters in which they differ, and the numbers that they gave."""
+    columns: dict[str, list[Any]] = {
+        "run": [run.folder.name for run in runs],
+        "workflow": [run.name for run in runs],
+        "status": [run.status for run in runs],
+        "seconds": [round(number(run.record.get("seconds")), 2) for run in runs],
+    }
+    given = [part(run.record, "parameters") for run in runs]
+    for name in dict.fromkeys(name for params in given for name in params):
+        values = [shown(params.get(name)) for params in given]
+        if len(set(values)) > 1:
+            columns[name] = values
+    numbers = [name for run in runs for name, value in run.values.items() if number(value) == number(value)]
+    for name in list(dict.fromkeys(numbers))[:VALUES]:
+        columns.setdefault(name, [run.values.get(name) for run in runs])
+    parts = [table(columns, "The runs")]
+    first = [Picture(p.file, p.output, cell=run.folder.name) for run in runs for p in run.pictures[:1]]
+    if len(first) > 1:
+        from guidegraph.report.pictures import sheet
+
+        skipped: list[str] = []
+        parts += [tag("h3", "The first picture of each"), sheet(first, skipped), *map(note, skipped)]
+    return parts
+
+
+def _header(name: str, lead: Html, sections: Sequence[Section]) -> Html:
+    links = [tag("a", s.title, href=f"#{s.id}") for s in sections]
+    return tag("header", tag("h1", name), lead, tag("nav", *links, aria_label="On this page"))
+
+
+def _section(section: Section) -> Html:
+    return tag("section", tag("h2", section.title), section.inside, id=section.id)
+
+
+def _note(text: str) -> Html:
+    return tag("p", text, class_="warning")
+
+
+def _document(title: str, body: Html) -> str:
+    style = files("guidegraph.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = [
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html('<meta name="color-scheme" content="light dark">'),
+        Html('<link rel="icon" href="data:,">'),
+        tag("title", f"{title} · guidegraph"),
+        tag("style", Html(style)),
+    ]
+    footer = tag("footer", "Made by guidegraph report. The page holds all that it shows, and loads nothing.")
+    whole = tag("html", tag("head", *head), tag("body", tag("main", body), footer), lang="en")
+    return f"<!doctype html>\n{whole}\n"

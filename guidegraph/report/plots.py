@@ -1,0 +1,193 @@
+"""Curves and bars as SVG for a page: drawn by matplotlib, coloured by the page's style, texts as texts.
+
+Every colour is written as a variable of ``style.css``, so that one drawing serves light and dark. Lines differ by
+their dashes and markers too, and bars by their hatching.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+import re
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import GuidegraphError
+from guidegraph.report.curves import Plot, Series
+from guidegraph.report.html import Html, tag
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.6, 3.2
+INK, MUTED, RULE, GROUND = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+SERIES = [f"#0a0c0{i}" for i in range(8)]
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", GROUND: "panel"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
+"""The colours that are drawn, none of which is seen: each is a name for a variable of the style."""
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)), (0, (8, 3)))
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "legend.frameon": False,
+    "hatch.color": GROUND,
+    "hatch.linewidth": 1.6,
+}
+
+
+class MissingExtra(GuidegraphError):
+    """The plotting library is not installed."""
+
+
+def check_extra() -> None:
+    """Raises ``MissingExtra``."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtra(
+            "missing-extra: a report's plots are drawn by matplotlib, which is not installed; "
+            "pip install 'guidegraph[plot]'"
+        )
+
+
+def curves_svg(plot: Plot, salt: str) -> Html:
+    """A plot of curves with their intervals. ``salt`` sets the names inside apart from those of other drawings."""
+    from matplotlib import rc_context
+
+    with rc_context({**SETTINGS, "svg.hashsalt": salt}):
+        figure, axes = _sheet(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
+        for i, series in enumerate(plot.series):
+            _draw(axes, series, i % len(SERIES), joined=not plot.ticks)
+        axes.set_xlabel(plot.x)
+        axes.set_title(_clipped(plot.title, 46))
+        _x_axis(axes, plot)
+        if len(plot.series) > 1 or plot.series[0].name:
+            long = max(len(s.name) for s in plot.series) > 18
+            figure.legend(loc="outside lower center", ncols=1 if long else min(3, len(plot.series)), handlelength=3.2)
+        return _svg(figure, f"{plot.title}: {plot.y} over {plot.x}")
+
+
+def bars_svg(names: Sequence[str], values: Sequence[float], hatched: Sequence[bool], unit: str, salt: str) -> Html:
+    """Horizontal bars, the first one on top, each with its value written beside it."""
+    from matplotlib import rc_context
+
+    with rc_context({**SETTINGS, "svg.hashsalt": salt, "axes.grid.axis": "x"}):
+        figure, axes = _sheet(0.55 + 0.2 * len(names))
+        kinds = zip(names, values, hatched, strict=True)
+        for i, (_, value, inside) in enumerate(kinds):
+            axes.barh(i, value, 0.66, color=SERIES[1 if inside else 0], hatch="////" if inside else None)
+            axes.annotate(
+                f"{value:.3g}", (value, i), xytext=(3, 0), textcoords="offset points", va="center_baseline", fontsize=8
+            )
+        axes.set_yticks(range(len(names)), [_clipped(name, 30) for name in names])
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.margins(x=0.12, y=0.02)
+        axes.set_xlabel(unit)
+        return _svg(figure, f"Bars: {unit} of {len(names)} nodes")
+
+
+def _sheet(height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
+    colour, few = SERIES[i], len(series.x) <= 24
+    axes.plot(
+        series.x,
+        series.y,
+        color=colour,
+        linestyle=DASHES[i] if joined else "none",
+        linewidth=1.6,
+        marker=MARKERS[i] if few else None,
+        markersize=4.6,
+        markerfacecolor=colour if i % 2 == 0 else GROUND,
+        label=series.name or None,
+    )
+    bounded = [k for k in range(len(series.x)) if math.isfinite(series.low[k]) and math.isfinite(series.high[k])]
+    if not bounded:
+        return
+    x, y, low, high = ([values[k] for k in bounded] for values in (series.x, series.y, series.low, series.high))
+    if few:
+        below = [max(0.0, b - a) for a, b in zip(low, y, strict=True)]
+        above = [max(0.0, b - a) for a, b in zip(y, high, strict=True)]
+        axes.errorbar(x, y, yerr=[below, above], fmt="none", color=colour, ecolor=colour, elinewidth=0.9, capsize=2.4)
+    if joined:
+        axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+
+
+def _x_axis(axes: Axes, plot: Plot) -> None:
+    if plot.ticks:
+        axes.set_xticks(range(len(plot.ticks)), [_clipped(name, 14) for name in plot.ticks])
+        axes.margins(x=0.15)
+        return
+    at = sorted({x for series in plot.series for x in series.x})
+    if at[0] > 0 and len(at) > 3 and at[-1] / at[0] >= 16:
+        axes.set_xscale("log")
+    if len(at) <= 8:
+        axes.set_xticks(at, [f"{x:g}" for x in at])
+        axes.minorticks_off()
+
+
+def _clipped(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _svg(figure: Figure, title: str) -> Html:
+    """The drawing as an element of a page: no style or name of its own that could reach the rest of the page."""
+    data = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(data, format="svg", metadata=nothing)
+    text = data.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)
+    used = frozenset(re.findall(r'<[^>]*(?:href="|url\()#([\w-]+)', text))
+    text = re.sub(r"<\w[^>]*>", lambda m: _tidy(m[0], used), text)
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert size is not None
+    open_ = f'<svg class="plot" viewBox="0 0 {size[1]} {size[2]}" role="img">'
+    return Html(open_ + tag("title", title) + text[text.index(">") + 1 :].strip())
+
+
+def _tidy(element: str, used: Collection[str]) -> str:
+    """A tag of matplotlib's without its name, if nobody refers to it, its colours and its font's family."""
+    element = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
+    element = re.sub(r'\sid="([^"]*)"', lambda m: m[0] if m[1] in used else "", element)
+    element = re.sub(r"#0a0[bc]0\d", lambda m: f"var(--{VARIABLES[m[0]]})", element)
+    return re.sub(r"font-family: [^;\"]*; ?|font: [^;\"]*", _font, element)
+
+
+def _font(match: re.Match[str]) -> str:
+    found = re.search(r"(bold|[1-9]00)?\s*([\d.]+px)", match[0])
+    if found is None:
+        return ""
+    return f"font-size: {found[2]}" + (f"; font-weight: {found[1]}" if found[1] else "")

@@ -1,0 +1,109 @@
+"""Reading the files of a run or a sweep, none of which is taken to be whole or honest."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.nodes.tabular import Table
+
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+LARGEST = 64 << 20
+"""No text file of more bytes than these is read."""
+
+
+class Unreadable(Exception):
+    """A file cannot be used; the message says why, beginning with a verb."""
+
+
+def wrong(path: Path, code: str, message: str) -> WorkflowError:
+    return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a folder by its relative name. Raises ``Unreadable`` for what lies elsewhere or is no file."""
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise Unreadable("lies outside of the folder")
+        if not path.is_file():
+            raise Unreadable("is missing")
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"cannot be found: {error}") from None
+    return path
+
+
+def read_text(path: Path) -> str:
+    """Raises ``Unreadable``."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise Unreadable(f"is larger than {LARGEST >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreadable(f"cannot be read: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Raises ``Unreadable``."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"is no JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises ``Unreadable``."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise Unreadable("holds no JSON object")
+    return found
+
+
+def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
+    """A table, numbers as numbers and nothing for an empty cell; ``texts`` are columns of texts.
+
+    Raises ``Unreadable``.
+    """
+    try:
+        rows = list(csv.reader(read_text(path).splitlines(keepends=True), strict=True))
+    except csv.Error as error:
+        raise Unreadable(f"is no CSV: {error}") from None
+    if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
+        raise Unreadable("is no table: one line of different names, then lines with as many cells, are expected")
+    return Table({n: [row[i] if n in texts else entry(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
+
+
+def entry(text: str) -> float | int | str | None:
+    """A cell of a CSV as what it says."""
+    if text == "":
+        return None
+    try:
+        return int(text) if WHOLE.fullmatch(text) else float(text)
+    except ValueError:
+        return text
+
+
+def as_table(value: Any) -> Table | None:
+    """JSON of a table, columns by name, as a table; None for anything else."""
+    if not (isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values())):
+        return None
+    lengths = {len(column) for column in value.values()}
+    plain = all(v is None or isinstance(v, (str, int, float)) for column in value.values() for v in column)
+    return Table(value) if plain and len(lengths) == 1 and lengths != {0} else None
+
+
+def part(found: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object in an object; an empty one where there is something else."""
+    value = found.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def number(value: Any) -> float:
+    """A number, NaN for anything else."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

@@ -1,0 +1,168 @@
+"""The parts of a page about one run, and about one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidegraph.graph.registry import Registry
+from guidegraph.nodes.tabular import Table
+from guidegraph.report import graph, timings
+from guidegraph.report.collect import Run, Sweep, at
+from guidegraph.report.curves import Plot, sweep_plots, table_plots
+from guidegraph.report.html import Html, fold, joined, note, pairs, shown, table, table_of, tag
+from guidegraph.report.pictures import sheet
+from guidegraph.report.plots import curves_svg
+from guidegraph.report.read import number, part
+
+MOST_PLOTS = 24
+MOST_FAILURES = 100
+PLACE = ("device", "dtype", "passes", "cache", "memory_budget", "only")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading. ``id`` is unique in the page."""
+
+    id: str
+    title: str
+    inside: Html
+
+
+def run_lead(run: Run) -> Html:
+    """What it is, in a line, then the facts, then what went wrong."""
+    outputs = ", ".join(part(run.record, "outputs")) or "none yet"
+    parts = [tag("p", f"A run of a workflow. Outputs: {outputs}.", class_="lead")]
+    facts = {
+        "Status": tag("span", run.status, class_=run.status if run.status.isalpha() else None),
+        "Time": _seconds(number(run.record.get("seconds"))),
+        "Started": shown(run.record.get("started")).replace("T", " "),
+        "Device": shown(run.record.get("device")),
+        "Precision": shown(run.record.get("dtype")),
+    }
+    parts.append(_facts(facts))
+    if error := run.record.get("error"):
+        parts.append(tag("p", shown(error), class_="warning"))
+    return joined([*parts, *map(note, run.notes)])
+
+
+def run_sections(run: Run, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
+    found: list[tuple[str, str, Html]] = []
+    notes: list[str] = []
+    if run.pictures:
+        pictures = sheet(run.pictures, notes)
+        found.append(("pictures", "Pictures", joined([pictures, *map(note, notes)])))
+    if curves := [plot for name, one in run.tables.items() for plot in table_plots(one, name)]:
+        found.append(("curves", "Curves", _plots(curves, salt)))
+    if run.values:
+        found.append(("values", "Values", pairs(run.values, "Values")))
+    if run.tables:
+        found.append(("tables", "Tables", _tables(run.tables)))
+    found.append(("parameters", "Parameters", _parameters(part(run.record, "parameters"), run.record)))
+    found.append(("graph", "Graph", graph.section(part(run.record, "workflow"), registry, f"graph-{salt}", drawn)))
+    found.append(("timings", "Time by node", timings.section([run.record], f"{salt}-time")))
+    found.append(("versions", "Versions and machine", _versions(run.record)))
+    if run.others:
+        found[-1:-1] = [("files", "Other files", tag("p", f"In the folder, not shown here: {', '.join(run.others)}."))]
+    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in found]
+
+
+def sweep_lead(sweep: Sweep) -> Html:
+    planned = sweep.plan.get("cells")
+    cells = max(sweep.cells.rows, planned if isinstance(planned, int) else 0)
+    done, failed = len(sweep.with_status("done")), len(sweep.with_status("failed"))
+    over = " × ".join(f"{n} ({len(set(sweep.cells[n]))})" for n in sweep.swept)
+    line = f"A sweep of a workflow: {cells} cells over {over or 'nothing'}."
+    facts = {
+        "Done": tag("span", str(done), class_="done"),
+        "Failed": tag("span", str(failed), class_="failed" if failed else None),
+        "Time of all cells": _seconds(sum(n for n in sweep.cells.numbers("seconds") if n == n)),
+    }
+    parts = [tag("p", line, class_="lead"), _facts(facts)]
+    if rest := cells - done - failed:
+        parts.append(note(f"{rest} of {cells} cells have not run yet."))
+    return joined(parts)
+
+
+def sweep_sections(sweep: Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
+    found: list[tuple[str, str, Html]] = []
+    notes = list(sweep.notes)
+    done = Table({name: [sweep.cells[name][i] for i in sweep.with_status("done")] for name in sweep.cells})
+    if failed := sweep.with_status("failed"):
+        found.append(("failed", "Failed cells", _failures(sweep, failed)))
+    curves = sweep_plots(done, sweep.swept, sweep.outputs)
+    if curves:
+        found.append(("curves", "Curves", _plots(curves, salt)))
+    if sweep.pictures:
+        found.append(("pictures", "Contact sheet", sheet(sweep.pictures, notes)))
+    found.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", table_of(sweep.cells, "Cells"))))
+    if sweep.tables:
+        found.append(("tables", "Tables", _tables(sweep.tables)))
+    record = {**sweep.plan, **(sweep.records[0] if sweep.records else {})}
+    levels = {name: ", ".join(shown(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
+    fixed = {n: v for n, v in part(record, "parameters").items() if n not in levels}
+    swept = joined([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
+    found.append(("parameters", "Parameters", joined([swept, _parameters(fixed, {})])))
+    found.append(("graph", "Graph", graph.section(part(record, "workflow"), registry, f"graph-{salt}", drawn)))
+    if sweep.records:
+        found.append(("timings", "Time by node", timings.section(sweep.records, f"{salt}-time")))
+    found.append(("versions", "Versions and machine", _versions(record)))
+    if notes:
+        found.append(("notes", "Left out", joined(map(note, notes[:MOST_FAILURES]))))
+    return [Section(f"{salt}-{id}", title, inside) for id, title, inside in found]
+
+
+def _failures(sweep: Sweep, rows: Sequence[int]) -> Html:
+    kept = rows[:MOST_FAILURES]
+    messages = sweep.cells["message"] if "message" in sweep.cells else ("",) * sweep.cells.rows
+    columns: dict[str, list[Any]] = {"cell": [at(sweep, i) for i in kept], "message": [messages[i] for i in kept]}
+    more = [note(f"{len(rows) - len(kept)} more failed cells are in the table of cells.")] if kept != rows else []
+    return joined([table(columns, "Failed cells"), *more])
+
+
+def _plots(curves: Sequence[Plot], salt: str) -> Html:
+    figures = []
+    for i, plot in enumerate(curves[:MOST_PLOTS]):
+        caption = [tag("figcaption", plot.caption)] if plot.caption else []
+        figures.append(tag("figure", curves_svg(plot, f"{salt}-{i}"), *caption))
+    parts = [tag("div", *figures, class_="plots")]
+    if left := len(curves) - len(figures):
+        parts.append(note(f"{left} of {len(curves)} plots are left out here; the table of results has their numbers."))
+    return joined(parts)
+
+
+def _tables(tables: Mapping[str, Table]) -> Html:
+    return joined(part for name, one in tables.items() for part in (tag("h3", name), table_of(one, name)))
+
+
+def _parameters(values: Mapping[str, Any], record: Mapping[str, Any]) -> Html:
+    seeds = record.get("seeds")
+    parts = [pairs(values, "Parameters")] if values else [note("There are none.")]
+    if isinstance(seeds, dict) and seeds:
+        parts.append(note("Seeds: " + ", ".join(f"{path} = {shown(seed)}" for path, seed in seeds.items())))
+    return joined(parts)
+
+
+def _versions(record: Mapping[str, Any]) -> Html:
+    found = dict(part(dict(record), "versions"))
+    machine: dict[str, Any] = {name: found.pop(name) for name in ("platform", "machine", "python") if name in found}
+    more = record.get("machine")
+    machine.update(more if isinstance(more, dict) else {"machine": more} if more else {})
+    machine.update({name: record[name] for name in PLACE if record.get(name) is not None})
+    left, right = pairs(machine, "Machine"), pairs(found, "Versions")
+    return tag("div", left, right, class_="beside")
+
+
+def _facts(facts: Mapping[str, str]) -> Html:
+    kept = {name: value for name, value in facts.items() if value}
+    return tag("dl", *(tag("div", tag("dt", n), tag("dd", v)) for n, v in kept.items()), class_="facts")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds != seconds:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

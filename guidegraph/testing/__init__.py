@@ -1,0 +1,31 @@
+"""The conformance kit: checks that hold for every node, for pytest.
+
+A plugin's author points it at a node, and example inputs are made from the types of its ports::
+
+    from guidegraph.testing import NodeCase, conformance_cases
+
+    @pytest.mark.parametrize("check", conformance_cases(guidegraph_apg))
+    def test_conforms(check):
+        check()
+"""
+
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.collect import Check, cases_of, conformance_cases, conforms
+from guidegraph.testing.examples import example, register_example
+from guidegraph.testing.outcome import Inapplicable, NoExample, Nonconforming
+from guidegraph.testing.run import CHECKS, run_check
+
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Inapplicable",
+    "NoExample",
+    "NodeCase",
+    "Nonconforming",
+    "cases_of",
+    "conformance_cases",
+    "conforms",
+    "example",
+    "register_example",
+    "run_check",
+]

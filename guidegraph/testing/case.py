@@ -1,0 +1,67 @@
+"""A node with all that is needed to call it: what a check is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from guidegraph.graph.errors import choices
+from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.testing.outcome import Nonconforming
+from guidegraph.testing.run import CHECKS
+
+
+@dataclass(frozen=True)
+class NodeCase:
+    """A node and the values that it is checked with.
+
+    node: a function made by ``@node``. inputs, settings: values in place of the examples, by name; other required ports
+    and settings get one by their type, and what has a default keeps it. name: tells several cases of one node apart.
+    skip: why checks do not hold by design, by the check's name. detached: why no gradient goes through a port by
+    design. tries: values of settings to try, to find those under which ``needs=`` and ``identity=`` say something.
+    constant: settings that are numbers and stay fixed in an exported graph.
+
+    Raises ``ValueError`` for a name that the node, or the kit, does not have.
+    """
+
+    node: Callable[..., Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    skip: Mapping[str, str] = field(default_factory=dict)
+    detached: Mapping[str, str] = field(default_factory=dict)
+    tries: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    constant: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        known = {
+            "inputs": (self.inputs, spec.inputs, "ports"),
+            "settings": (self.settings, spec.settings, "settings"),
+            "skip": (self.skip, CHECKS, "checks"),
+            "detached": (self.detached, spec.inputs, "ports"),
+            "tries": (self.tries, spec.settings, "settings"),
+            "constant": (self.constant, spec.settings, "settings"),
+        }
+        for argument, (given, names, what) in known.items():
+            if unknown := [name for name in given if name not in names]:
+                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {choices(unknown[0], names, what)}")
+        if empty := [name for name, reason in {**self.skip, **self.detached}.items() if not reason.strip()]:
+            raise ValueError(f"{spec.id}: '{empty[0]}' is left out without a reason: say why")
+
+    @property
+    def spec(self) -> NodeSpec:
+        return spec_of(self.node)
+
+    @property
+    def id(self) -> str:
+        """What the case is called in a report."""
+        return f"{self.spec.id}-{self.name}" if self.name else self.spec.id
+
+    def having(self, **settings: Any) -> NodeCase:
+        """The same case with other settings."""
+        return replace(self, settings={**self.settings, **settings})
+
+    def error(self, expected: str, found: str, remedy: str) -> Nonconforming:
+        return Nonconforming(self.id, expected, found, remedy)

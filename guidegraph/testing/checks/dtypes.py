@@ -1,0 +1,92 @@
+"""float32 gives float32, float64 stays float64, and a half gives a half or float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.export.leaves import Leaf
+from guidegraph.graph.node import Port
+from guidegraph.nodes.types import Schedule, Scheduler, Timesteps
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.outcome import Inapplicable, Nonconforming
+from guidegraph.testing.values import Arguments, arguments, call, leaves_out, with_models
+
+EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
+    torch.float32: (torch.float32,),
+    torch.float64: (torch.float64,),
+    torch.float16: (torch.float16, torch.float32),
+    torch.bfloat16: (torch.bfloat16, torch.float32),
+}
+
+
+def check_dtypes(case: NodeCase) -> None:
+    """The floats of the outputs have the dtype of those of the inputs; tables of schedules and t have their own."""
+    given = arguments(case)
+    outputs = call(case, given)
+    if not _floats(case, outputs):
+        raise Inapplicable("no output is a tensor of floats in the dtype of a run")
+    _check(case, outputs, torch.float32)
+    if not any(_follows(port, leaf) for port, leaf in given.leaves(case)) or case.spec.host:
+        return
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        found = _called(case, _in_dtype(case, given, dtype), dtype)
+        if found is not None:
+            _check(case, found, dtype)
+
+
+def _called(case: NodeCase, given: Arguments, dtype: torch.dtype) -> dict[str, Any] | None:
+    """The outputs, or None where the CPU lacks an operator in a half."""
+    try:
+        return call(case, given)
+    except Nonconforming as error:
+        if "not implemented for 'Half'" in error.found or "not implemented for 'BFloat16'" in error.found:
+            return None
+        raise case.error(
+            f"a result for inputs in {_name(dtype)}",
+            error.found,
+            "bring what the node makes itself to the dtype of its inputs: torch.zeros_like(x), table.to(x.dtype)",
+        ) from error
+
+
+def _check(case: NodeCase, outputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    for place, leaf in _floats(case, outputs):
+        if leaf.tensor.dtype not in EXPECTED[dtype]:
+            wanted = " or ".join(map(_name, EXPECTED[dtype]))
+            raise case.error(
+                f"{wanted} from inputs in {_name(dtype)}",
+                f"output '{place}' in {_name(leaf.tensor.dtype)}",
+                "keep the dtype of the inputs: no .float(), no .double(), no NumPy scalar without .to(x.dtype)",
+            )
+
+
+def _floats(case: NodeCase, outputs: Mapping[str, Any]) -> list[tuple[str, Leaf]]:
+    found = []
+    for name, value in outputs.items():
+        if isinstance(value, (Schedule, Scheduler)) or Timesteps in case.spec.outputs[name].alternatives:
+            continue
+        found += [(p, leaf) for p, leaf in leaves_out(case, {name: value}) if leaf.tensor.is_floating_point()]
+    return found
+
+
+def _follows(port: Port, leaf: Leaf) -> bool:
+    """Whether a tensor is one of floats that a run has in its dtype."""
+    return leaf.tensor.dtype == torch.float32 and Timesteps not in port.type.alternatives
+
+
+def _in_dtype(case: NodeCase, given: Arguments, dtype: torch.dtype) -> Arguments:
+    """Tensors and the weights of models in a dtype; a t, and tables in float64, keep their own."""
+    cast = given.mapped(case, lambda port, leaf: _cast(port, leaf, dtype))
+    return with_models(cast, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor)
+
+
+def _cast(port: Port, leaf: Leaf, dtype: torch.dtype) -> Tensor:
+    tensor: Tensor = leaf.tensor
+    return tensor.to(dtype) if _follows(port, leaf) else tensor
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

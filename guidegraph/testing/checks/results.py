@@ -1,0 +1,103 @@
+"""What a node gives is what its signature promises: types, and shapes at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mismatch
+from guidegraph.nodes.types import Condition, Prediction, Score
+from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.outcome import Inapplicable, Nonconforming
+from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+
+
+def check_types(case: NodeCase) -> None:
+    """Every output is of the type that the annotation names."""
+    if not case.spec.outputs:
+        raise Inapplicable("it gives nothing")
+    _fit(case, call(case, arguments(case)), "")
+
+
+def check_shapes(case: NodeCase) -> None:
+    """The batch of the inputs is that of the outputs, a score has the shape of a sample, and another width runs too."""
+    given = arguments(case)
+    if not any(True for _ in given.leaves(case)):
+        raise Inapplicable("no input is a tensor")
+    found = call(case, given)
+    if not any(True for _ in leaves_out(case, found)):
+        raise Inapplicable("no output is a tensor")
+    _one_batch(case, given, found)
+    _like_samples(case, given, found)
+    wide = given.mapped(case, wider)
+    if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _both(case, given, wide)):
+        try:
+            _fit(case, call(case, wide), f" at a width that is larger by {WIDER}")
+        except Nonconforming as error:
+            raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
+
+
+def _both(case: NodeCase, a: Arguments, b: Arguments) -> Any:
+    return zip(a.leaves(case), b.leaves(case), strict=True)
+
+
+def _fit(case: NodeCase, outputs: Mapping[str, Any], where: str) -> None:
+    for name, kind in case.spec.outputs.items():
+        value = outputs[name]
+        reason = mismatch(value, kind) or _lacks(value, kind)
+        if reason:
+            raise case.error(
+                f"output '{name}' to be {kind}{where}",
+                reason,
+                "return what the annotation says, or correct the annotation",
+            )
+
+
+def _lacks(value: Any, kind: PortType) -> str | None:
+    """What of a protocol a model lacks; a function where the protocol is a call is one."""
+    if value is None or not kind.alternatives:
+        return None
+    protocols = [a for a in kind.alternatives if not isinstance(a, SequenceOf) and getattr(a, "_is_protocol", False)]
+    checked: list[Any] = [p for p in protocols if getattr(p, "_is_runtime_protocol", False)]
+    if len(protocols) < len(kind.alternatives) or len(checked) < len(protocols):
+        return None
+    return None if any(isinstance(value, p) for p in checked) else f"{describe(value)} lacks methods of {kind}"
+
+
+def _one_batch(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> None:
+    batch = batch_of(case, given)
+    if batch is None:
+        return
+    for name, value in outputs.items():
+        kind = case.spec.outputs[name]
+        shared = isinstance(value, Condition)
+        for place, leaf in leaves_out(case, {name: value}):
+            if not declares_axes(kind, value, leaf) or "B" not in leaf.axes:
+                continue
+            size = leaf.tensor.shape[leaf.axes.index("B")]
+            if size != batch and not (shared and size == 1):
+                raise case.error(
+                    f"output '{place}' to be of {batch} samples, as the inputs are",
+                    f"shape {tuple(leaf.tensor.shape)}",
+                    "keep the batch axis: x.shape[0], not a number; a value for all samples is expanded",
+                )
+
+
+def _like_samples(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> None:
+    """A score has the shape of x; a prediction's variance that of its value."""
+    shapes = {tuple(leaf.tensor.shape) for _, leaf in given.leaves(case) if leaf.tensor.ndim == 4}
+    for name, value in outputs.items():
+        kind = case.spec.outputs[name]
+        if Score in kind.alternatives and is_tensor(value) and shapes and tuple(value.shape) not in shapes:
+            raise case.error(
+                f"output '{name}', a score, in the shape of x",
+                f"shape {tuple(value.shape)}; inputs have {', '.join(map(str, sorted(shapes)))}",
+                "return the gradient with respect to x, in its shape",
+            )
+        if isinstance(value, Prediction) and value.variance is not None and value.variance.shape != value.value.shape:
+            raise case.error(
+                f"output '{name}' with a variance in the shape of its value",
+                f"{tuple(value.variance.shape)} and {tuple(value.value.shape)}",
+                "keep the variance of one of the inputs: dataclasses.replace(prediction, value=…)",
+            )

@@ -1,0 +1,138 @@
+"""What ``needs=`` and ``identity=`` say of a node is so."""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from guidegraph.graph.types import is_tensor
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.outcome import Inapplicable
+from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
+
+USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
+LIMIT = 400
+"""How many combinations of settings are tried."""
+
+
+def check_identity(case: NodeCase) -> None:
+    """Where ``identity=`` names a port, the node gives what is wired there."""
+    spec = case.spec
+    if spec.identity is None:
+        raise Inapplicable("it declares no identity")
+    port = None
+    for settings in _combinations(case, spec.identity_settings):
+        port = _asked(case, "identity", spec.identity, settings)
+        if port is None:
+            continue
+        if port not in spec.inputs:
+            known = ", ".join(spec.inputs)
+            raise case.error("identity= to name a port", f"'{port}'", f"name one of its ports: {known}")
+        given = arguments(case.having(**settings))
+        if port not in given.ports:
+            continue
+        (found,) = list(call(case, given).values())[:1]
+        apart = difference(found, given.ports[port])
+        if apart > rounding(given.ports[port]):
+            raise case.error(
+                f"port '{port}' unchanged under {_shown(settings)}, as identity= says",
+                f"a result that differs from it by {apart:.1e}",
+                "correct identity=, or what the node computes there: the engine leaves the node out",
+            )
+        return
+    tried = ", ".join(spec.identity_settings)
+    raise case.error(
+        "settings under which identity= names a port",
+        f"none among the usual values of {tried}",
+        "give them: NodeCase(…, tries={'setting': [value]}); or take identity= away",
+    )
+
+
+def check_needs(case: NodeCase) -> None:
+    """A port that ``needs=`` leaves out does not change the result."""
+    spec = case.spec
+    if spec.needs is None:
+        raise Inapplicable("it declares no needs")
+    left_out = False
+    for settings in _combinations(case, spec.needs_settings):
+        needed = _asked(case, "needs", spec.needs, settings)
+        if unknown := [name for name in needed if name not in spec.inputs]:
+            known = ", ".join(spec.inputs)
+            raise case.error("needs= to name ports", f"'{unknown[0]}'", f"name some of its ports: {known}")
+        given = arguments(case.having(**settings))
+        spare = [name for name in given.ports if name not in needed]
+        if not spare:
+            continue
+        left_out = True
+        expected = call(case, given)
+        for name in spare:
+            for other in _others(given, name, needed):
+                found = call(case, given.with_port(name, other))
+                apart = difference(found, expected)
+                if apart > rounding(expected):
+                    raise case.error(
+                        f"a result that does not depend on port '{name}' under {_shown(settings)}, as needs= says",
+                        f"it changes by {apart:.1e} when '{name}' does",
+                        f"name '{name}' in needs=, or compute without it there: the engine does not compute it",
+                    )
+    if not left_out:
+        raise case.error(
+            "settings under which needs= leaves out a port",
+            f"none among the usual values of {', '.join(spec.needs_settings)}",
+            "give them: NodeCase(…, tries={'setting': [value]}); or take needs= away",
+        )
+
+
+def _others(given: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
+    """Another value, and what the engine puts there: the value of a needed port of the same kind."""
+    yield changed(given.ports[name])
+    yield from (given.ports[n] for n in needed if type(given.ports.get(n)) is type(given.ports[name]))
+
+
+def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Settings to try: those of the case, then all combinations of what each may be."""
+    spec = case.spec
+    options = []
+    for name in names:
+        port = spec.settings[name]
+        given = [case.settings[name]] if name in case.settings else []
+        default = [] if port.required else [port.default]
+        found: list[Any] = []
+        for value in (*given, *case.tries.get(name, ()), *default, *_choices(port.annotation), *USUAL):
+            if is_tensor(value) or not any(type(value) is type(one) and value == one for one in found):
+                found += [value] if _allowed(port, value) else []
+        options.append(found)
+    yield from ({**dict(zip(names, one, strict=True))} for one in itertools.islice(itertools.product(*options), LIMIT))
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    if typing.get_origin(annotation) is typing.Literal:
+        yield from typing.get_args(annotation)
+    for inner in typing.get_args(annotation):
+        if typing.get_origin(inner) is typing.Literal:
+            yield from typing.get_args(inner)
+
+
+def _allowed(port: Any, value: Any) -> bool:
+    try:
+        checked = port.check(value)
+    except ValueError:
+        return False
+    return is_tensor(value) or (type(checked) is type(value) and bool(checked == value))
+
+
+def _asked(case: NodeCase, trait: str, function: Callable[..., Any], settings: dict[str, Any]) -> Any:
+    try:
+        return function(**settings)
+    except Exception as error:
+        raise case.error(
+            f"{trait}= to answer for {_shown(settings)}",
+            f"{type(error).__name__}: {error}",
+            f"make {trait}= a function of settings that are allowed, without exceptions",
+        ) from error
+
+
+def _shown(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.30}" for name, value in settings.items()) or "any settings"

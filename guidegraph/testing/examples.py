@@ -1,0 +1,153 @@
+"""An example value for each port type: small, seeded, the same on every machine.
+
+Sizes differ from each other, so that a node that takes one axis for another is found: a batch of 2, 4 channels,
+8 × 12 positions, 5 tokens of 6, 7 classes, 100 training steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, TypeAlias
+
+from guidegraph.graph.node import Port
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, type_name
+from guidegraph.testing.outcome import NoExample
+
+BATCH = 2
+SIZES: Mapping[str, int] = {"B": BATCH, "C": 4, "H": 8, "W": 12, "M": 5, "D": 6, "K": 7, "T": 100, "N": 3, "R": 5}
+TEXTS = ("a red circle on grass", "two blue cats", "a green square under the night sky")
+NUMBERS: tuple[Any, ...] = (2, 1, 0, 3, 0.5, 0.25)
+"""Tried in order for a setting without a default, until one is allowed."""
+
+Maker: TypeAlias = Callable[[int], Any]
+
+_registered: dict[type, Maker] = {}
+
+
+def register_example(cls: type, make: Maker) -> None:
+    """Let a port type have an example: `make(seed)` gives one, and another for each seed."""
+    _registered[cls] = make
+
+
+def example(kind: Any, seed: int = 0) -> Any:
+    """An example of a port type, a class or an annotation. Raises ``LookupError`` for a type that has none."""
+    target = kind if isinstance(kind, PortType) else port_type(kind)
+    for one in sorted(target.alternatives, key=lambda a: not isinstance(a, SequenceOf)):
+        try:
+            return _of_sequence(one, seed) if isinstance(one, SequenceOf) else _of_class(one, seed)
+        except LookupError:
+            continue
+    if target.optional:
+        return None
+    raise LookupError(f"there is no example of {target}")
+
+
+def example_for(node: str, port: Port, seed: int) -> Any:
+    """An example for a port or a setting that its annotation allows. Raises ``NoExample``."""
+    try:
+        values = list(_literals(port)) if port.setting else [example(port.type, seed)]
+    except LookupError:
+        values = []
+    for value in values:
+        try:
+            return port.check(value) if port.setting else value
+        except ValueError:
+            continue
+    what, where = ("setting", "settings") if port.setting else ("port", "inputs")
+    raise NoExample(
+        node,
+        f"an example of {port.type} for {what} '{port.name}'",
+        "the kit has none",
+        f"give one: NodeCase(…, {where}={{'{port.name}': …}}), or for every node register_example({port.type}, make)",
+    )
+
+
+def _literals(port: Port) -> list[Any]:
+    """Values to try for a setting without a default."""
+    choices = typing.get_args(port.annotation) if typing.get_origin(port.annotation) is typing.Literal else ()
+    found = list(choices)
+    for one in port.type.alternatives:
+        if one in (int, float):
+            found += NUMBERS
+        elif isinstance(one, SequenceOf):
+            number = {int, float} & set(one.element.alternatives)
+            found += [[n] * size for n in NUMBERS for size in (2, 1, 3)] if number else [_of_sequence(one, 0)]
+        else:
+            found.append(_of_class(one, 0))
+    return found
+
+
+def _of_sequence(kind: SequenceOf, seed: int) -> Any:
+    if str in kind.element.alternatives:
+        return [TEXTS[(seed + i) % len(TEXTS)] for i in range(BATCH)]
+    return [example(kind.element, 100 * seed + i) for i in range(2)]
+
+
+def _of_class(cls: type, seed: int) -> Any:
+    _builtin()
+    for known in cls.__mro__ if Tensor in cls.__mro__ else (cls,):
+        if known in _registered:
+            made = _registered[known]
+            return made(seed) if known is cls or getattr(cls, "axes", None) is None else _tensor(cls, seed)
+    if Tensor in cls.__mro__:
+        return _tensor(cls, seed)
+    if issubclass(cls, Enum):
+        return next(iter(cls))
+    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return cls(*(example(hints[name], seed + 10 * i) for i, name in enumerate(cls._fields)))
+    if dataclasses.is_dataclass(cls):
+        return _of_dataclass(cls, seed)
+    raise LookupError(type_name(cls))
+
+
+def _of_dataclass(cls: Any, seed: int) -> Any:
+    """A structured value: an example of each field without a default, in the axes that the type declares."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    axes: Mapping[str, Sequence[str | int]] = getattr(cls, "leaf_axes", {})
+    given: dict[str, Any] = {}
+    for i, field in enumerate(dataclasses.fields(cls)):
+        if field.name in axes:
+            given[field.name] = draw(axes[field.name], seed + 10 * i)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            choices = typing.get_args(hints[field.name])
+            literal = typing.get_origin(hints[field.name]) is typing.Literal
+            given[field.name] = choices[0] if literal else example(hints[field.name], seed + 10 * i)
+    return cls(**given)
+
+
+def _tensor(cls: Any, seed: int) -> Any:
+    axes = cls.axes or ("B", "C", "H", "W")
+    return integers(axes, seed) if cls.integer else draw(axes, seed)
+
+
+def draw(axes: Sequence[str | int], seed: int) -> Any:
+    """Standard normal float32 values; letters stand for the sizes above, another letter for 3."""
+    import torch
+
+    shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1000 + seed))
+
+
+def integers(axes: Sequence[str | int], seed: int, below: int = 7) -> Any:
+    """Whole numbers 0 … below − 1, int64, all different along the first axis where that can be."""
+    import torch
+
+    shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
+    count = 1
+    for size in shape:
+        count *= size
+    return (torch.arange(count) * 3 + seed + 1).remainder(below).reshape(shape)
+
+
+@cache
+def _builtin() -> None:
+    """Register the examples of the built-in types, but for those that were registered before."""
+    from guidegraph.testing.builtin import MAKERS
+
+    for cls, make in MAKERS.items():
+        _registered.setdefault(cls, make)

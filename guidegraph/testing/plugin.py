@@ -1,0 +1,77 @@
+"""The pytest plugin: the fixture ``conformance``, and ``--guidegraph-plugin MODULE`` for plugins without tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guidegraph.testing.collect import Check, cases_of, conforms
+from guidegraph.testing.outcome import Nonconforming
+from guidegraph.testing.run import CHECKS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("guidegraph").addoption(
+        "--guidegraph-plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="check every node of a plugin of guidegraph, a module or a Python file; no other tests but those named",
+    )
+
+
+@pytest.fixture
+def conformance(record_property: Callable[[str, object], None]) -> Callable[..., dict[str, str]]:
+    """``conformance(node, inputs={…}, settings={…})`` runs all checks of a node, as ``guidegraph.testing.conforms``."""
+
+    def check(node: Any, /, **options: Any) -> dict[str, str]:
+        __tracebackhide__ = True
+        skipped = conforms(node, **options)
+        for name, reason in skipped.items():
+            record_property(f"skipped {name}", reason)
+            print(f"{name}: skipped, {reason}")  # noqa: T201  pytest shows it with -rA or -s
+        return skipped
+
+    return check
+
+
+class ConformanceItem(pytest.Item):
+    """One check of one node."""
+
+    check: Check
+
+    def runtest(self) -> None:
+        self.check()
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, Nonconforming):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        code = self.check.case.node.__code__
+        return Path(code.co_filename), code.co_firstlineno - 1, f"{self.check.case.id}: {self.check.name}"
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """With the option and without a path, the plugin's nodes are all that is tested."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return True if config.getoption("--guidegraph-plugin") and not named else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    for name in config.getoption("--guidegraph-plugin"):
+        try:
+            cases = cases_of(name)
+        except Exception as error:
+            raise pytest.UsageError(f"--guidegraph-plugin {name}: {type(error).__name__}: {error}") from error
+        for case in cases:
+            for one in CHECKS:
+                check = Check(case, one)
+                item = ConformanceItem.from_parent(session, name=check.id, nodeid=f"{name}::{check.id}")
+                item.check = check
+                items.append(item)

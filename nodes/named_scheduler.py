@@ -1,0 +1,43 @@
+"""A sampler chosen by its name: a workflow's parameter, or an axis of a sweep."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from guidegraph.graph.node import node
+from guidegraph.nodes import scheduler
+from guidegraph.nodes.sampler_settings import Clip, Fraction, Steps
+from guidegraph.nodes.scheduler import Sampler
+from guidegraph.nodes.types import Schedule
+
+Name = Literal[
+    "ddim",
+    "ddpm",
+    "deis",
+    "dpm2",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s",
+    "dpmpp_sde",
+    "edm",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "lms",
+    "pndm",
+    "unipc",
+]
+
+
+@node("scheduler.named", host=True)
+def named(
+    schedule: Schedule, *, sampler: Name = "ddim", steps: Steps = 30, clip: Clip = False, strength: Fraction = 1.0
+) -> Sampler:
+    """The node `scheduler.SAMPLER` by its name, with its own defaults for what is no setting here.
+
+    sampler: its name; the node of that name has its source, and all of its settings. steps: of the solver; some call
+    the model more than once for each. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: only this last part of
+    the steps. Samplers that draw noise need it at scheduler.step. For a bundle, name the sampler's own node instead.
+    """
+    found: Sampler = getattr(scheduler, sampler)(schedule, steps=steps, clip=clip, strength=strength)
+    return found

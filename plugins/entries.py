@@ -1,0 +1,91 @@
+"""The entry points that are installed, and what their distributions say; broken metadata hides no other plugin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, EntryPoint
+from pathlib import Path
+
+from guidegraph.plugins.contribution import PluginError
+
+GROUP = "guidegraph"
+HOST = "guidegraph"
+
+
+def entry_points() -> list[EntryPoint]:
+    """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
+    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, distribution_of(e)))
+
+
+def unreadable() -> Iterator[tuple[str, str]]:
+    """The distributions whose entry points cannot be read, with the reason.
+
+    One is enough to make Python's own list of entry points an error, and the import of every package that asks for it.
+    """
+    for one in importlib.metadata.distributions():
+        try:
+            list(one.entry_points)
+        except Exception as error:
+            yield " ".join(_named(one)), f"{type(error).__name__}: {error}"
+
+
+def distribution_of(entry: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that an entry point is from."""
+    name, version = _named(entry.dist) if entry.dist is not None else ("", "")
+    return name or entry.value.partition(":")[0].partition(".")[0], version or "0"
+
+
+def _named(one: Distribution) -> tuple[str, str]:
+    """Name and version in the metadata, or, where they cannot be read there, in the name of its folder."""
+    folder = Path(str(getattr(one, "_path", ""))).name.partition(".dist-info")[0]
+    name, _, version = folder.partition("-")
+    name = name.replace("_", "-")  # folders are named so
+    try:
+        return str(one.name or name), str(one.version or version)
+    except Exception:
+        return name, version
+
+
+def check_entry(entry: EntryPoint) -> None:
+    """Raise ``PluginError`` for an entry point that names no namespace, or no object in a module."""
+    if not entry.name.isidentifier():
+        raise PluginError(
+            f"the entry point's name '{entry.name}' is no identifier", "name the entry point like its namespace"
+        )
+    if not re.fullmatch(r"[\w.]+\s*(:\s*[\w.]+\s*)?(\[.*\])?\s*", entry.value):
+        fix = f'write {entry.name} = "module" or {entry.name} = "module:object" in pyproject.toml'
+        raise PluginError(f"the entry point's value '{entry.value:.60}' names no module", fix)
+
+
+def check_requirement(entry: EntryPoint, version: str) -> None:
+    """Raise ``PluginError`` where the plugin's distribution asks for another version of this one."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in _requirements(entry):
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            fix = "repair 'dependencies' in its pyproject.toml, and install it again"
+            raise PluginError(f"its metadata asks for '{text:.60}', which is no requirement", fix) from error
+        if canonical(requirement.name) != HOST or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            reason = f"needs {HOST} {requirement.specifier}, and {version} is installed"
+            raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
+
+
+def _requirements(entry: EntryPoint) -> Iterable[str]:
+    try:
+        return getattr(entry.dist, "requires", None) or ()
+    except Exception as error:
+        reason = f"its metadata cannot be read: {type(error).__name__}: {error}"
+        raise PluginError(
+            reason, f"install it again: pip install --force-reinstall {distribution_of(entry)[0]}"
+        ) from None
+
+
+def canonical(distribution: str) -> str:
+    """A distribution's name as pip compares it: ``guidegraph_APG`` and ``guidegraph-apg`` are one."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()

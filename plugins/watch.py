@@ -1,0 +1,117 @@
+"""What a plugin does to the process while it is imported: what it prints, how long it takes, what it changes.
+
+Changed state is put back: a plugin that sets torch's default dtype would change the results of every workflow. What
+cannot be seen from inside of the process, such as a call of ``os._exit``, ends it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
+
+SLOW = 1.0
+"""Seconds from which an import is worth a note: every command waits for it."""
+
+State = dict[str, tuple[Any, Callable[[Any], object]]]
+"""Values by what they are, each with what sets it."""
+
+
+class _Passed(io.TextIOBase):
+    """Standard output during an import: passed on to stderr, since what a command prints may be read by a program."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text = (self.text + text)[:200]
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@contextmanager
+def watched(notes: list[str]) -> Iterator[None]:
+    """Note what happens inside, for the plugin's author; output goes to stderr, and state is put back."""
+    with_torch = "torch" in sys.modules
+    before = _state(defaults=False)
+    printed = _Passed()
+    started = time.perf_counter()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        seconds = time.perf_counter() - started
+        brought = not with_torch and "torch" in sys.modules
+        if printed.text.strip():
+            notes.append(f"prints when it is imported: '{printed.text.strip().splitlines()[0][:60]}'; leave it out")
+        if seconds > SLOW:
+            why = ", torch with it" if brought else ""
+            notes.append(
+                f"takes {seconds:.1f} s to import{why}, and every command waits for it: import what is slow inside of "
+                "the functions that need it"
+            )
+        if brought:
+            before |= _torch_state(sys.modules["torch"], defaults=True)
+        notes += _put_back(before)
+
+
+def _put_back(before: State) -> Iterator[str]:
+    """Set what is not as it was, and say so."""
+    now = _state(defaults=False)
+    for what, (value, restore) in before.items():
+        if what in now and now[what][0] != value:
+            with suppress(Exception):  # what cannot be set back was noted all the same
+                restore(value)
+            yield f"changes {what} to {now[what][0]} when it is imported; it was put back to {value}"
+
+
+def _state(*, defaults: bool) -> State:
+    found: State = {"the current directory": (_folder(), os.chdir)}
+    # A plugin may import parts of torch alone, or fail inside of it: only what is whole has a state.
+    torch = sys.modules.get("torch")
+    return found | _torch_state(torch, defaults=defaults) if hasattr(torch, "set_float32_matmul_precision") else found
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
+
+
+def _torch_state(torch: Any, *, defaults: bool) -> State:
+    """The state of torch that changes results everywhere; as torch starts with it where ``defaults``.
+
+    How many threads it starts with depends on the machine, so a change is seen only where torch was there before.
+    """
+    state: State = {
+        "torch's default dtype": (
+            torch.float32 if defaults else torch.get_default_dtype(),
+            torch.set_default_dtype,
+        ),
+        "torch's default device": (
+            "cpu" if defaults else str(torch.get_default_device()),
+            lambda device: torch.set_default_device(None if device == "cpu" else device),
+        ),
+        "torch's recording of gradients": (
+            True if defaults else torch.is_grad_enabled(),
+            torch.set_grad_enabled,
+        ),
+        "torch's precision of matrix products": (
+            "highest" if defaults else torch.get_float32_matmul_precision(),
+            torch.set_float32_matmul_precision,
+        ),
+        "torch's use of deterministic algorithms": (
+            False if defaults else torch.are_deterministic_algorithms_enabled(),
+            torch.use_deterministic_algorithms,
+        ),
+    }
+    if not defaults:
+        state["torch's number of threads"] = (torch.get_num_threads(), torch.set_num_threads)
+    return state

@@ -1,0 +1,26 @@
+"""A sampler by its name is the sampler."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.nodes import scheduler
+from guidegraph.nodes.named_scheduler import Name, named
+from tests.nodes.closed_form import scaled_linear
+
+
+@pytest.mark.parametrize("name", get_args(Name))
+def test_it_has_the_rows_of_the_node(name: str) -> None:
+    found = named(scaled_linear(), sampler=name, steps=7)
+    expected = getattr(scheduler, name)(scaled_linear(), steps=7)
+    assert torch.equal(found.scheduler.matrix, expected.scheduler.matrix)
+    assert torch.equal(found.steps, expected.steps)
+
+
+def test_every_sampler_has_its_name() -> None:
+    nodes = {value.__name__ for value in vars(scheduler).values() if hasattr(value, ATTRIBUTE)}
+    assert nodes == set(get_args(Name))

@@ -1,0 +1,210 @@
+"""All kinds of broken plugins, installed at once beside a good one, through the command line.
+
+Each is a module and a real ``dist-info`` folder, which importlib.metadata finds on ``sys.path``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import environment
+from tests.plugins.test_manager import BAD, COMMAND, GOOD, HOOK, NODE, OBSERVER
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A plugin of the namespace ``name``, what is wrong with its distribution, and the reason that must be given."""
+
+    name: str
+    reason: str
+    code: str = ""
+    entry: str = ""
+    value: str = ""
+    metadata: bytes = b""
+    workflow: bool = True
+
+    @property
+    def module(self) -> str:
+        return f"gg_bad_{self.name}"
+
+
+def node(name: str, hook: str = HOOK, before: str = "") -> str:
+    return before + NODE.format(id=f"{name}.twice") + hook
+
+
+NEEDS = b"Requires-Dist: "
+ODD = "class Odd(BaseException): ...\n"
+KINDS = [
+    *(Bad(name, reason, code) for name, (code, reason) in BAD.items()),
+    Bad(
+        "future", "needs guidegraph >=99, and ", "raise RuntimeError('imported')", metadata=NEEDS + b"guidegraph>=99\n"
+    ),
+    Bad(
+        "nonsense",
+        "its metadata asks for 'guide graph ! 1', which is no requirement",
+        metadata=NEEDS + b"guide graph ! 1\n",
+    ),
+    Bad("absent", "module 'gg_bad_absent' has no attribute 'plugin'", node("absent"), value="gg_bad_absent:plugin"),
+    Bad("nowhere", "No module named 'gg_nowhere'", value="gg_nowhere"),
+    Bad("no_value", "the entry point's value 'no module' names no module", value="no module"),
+    Bad("no_name", "the entry point's name 'no-name' is no identifier", node("no_name"), entry="no-name"),
+    Bad("garbled", "its metadata cannot be read: UnicodeDecodeError", metadata=b"Summary: \xff\xfe\n"),
+    Bad("odd", "cannot be imported: Odd: at import", ODD + "raise Odd('at import')"),
+    Bad("odd_hook", "Odd: in a hook", node("odd_hook", HOOK.replace("return [twice]", "raise Odd('in a hook')"), ODD)),
+    Bad("later", "the namespace 'good' belongs to guidegraph-good==1.2", node("good"), entry="good", workflow=False),
+    Bad("ours", "the namespace 'scheduler' belongs to guidegraph==", node("scheduler"), entry="scheduler"),
+    Bad("steals", "the command 'run' exists already", COMMAND.format(name="run", then=""), workflow=False),
+]
+WATCHES = OBSERVER.format(body="return lambda event: 1 / 0")
+
+
+class Site:
+    """A folder like site-packages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, name: str, module: str, code: str, entry_points: str, metadata: bytes | None = b"") -> None:
+        (self.folder / f"{module}.py").write_text(code, encoding="utf-8")
+        info = self.folder / f"guidegraph_{name}-1.2.dist-info"
+        info.mkdir()
+        (info / "entry_points.txt").write_text(entry_points)
+        if metadata is not None:
+            text = f"Metadata-Version: 2.1\nName: guidegraph-{name}\nVersion: 1.2\n"
+            (info / "METADATA").write_bytes(text.encode() + metadata)
+
+    def guidegraph(self, *arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join((environment()["PYTHONPATH"], str(self.folder)))
+        return subprocess.run(
+            [sys.executable, "-m", "guidegraph", *map(str, arguments)],
+            cwd=self.folder,
+            env=environment(PYTHONPATH=path, **env),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def workflow(self, name: str, id: str, requires: str = "") -> Path:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(
+            f"guidegraph: 1\n{requires}nodes: {{two: {{use: {id}, with: {{x: 1.5}}}}}}\noutputs: {{two: two}}\n"
+        )
+        return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    found = Site(tmp_path_factory.mktemp("site"))
+    for bad in KINDS:
+        entry = f"[guidegraph]\n{bad.entry or bad.name} = {bad.value or bad.module}\n"
+        found.add(bad.name, bad.module, bad.code, entry, bad.metadata)
+    found.add("good", "gg_good", GOOD, "[guidegraph]\ngood = gg_good\n")
+    found.add("bare", "gg_bare", node("bare"), "[guidegraph]\nbare = gg_bare\n", metadata=None)
+    found.add(
+        "chatty", "gg_chatty", "print('hello from chatty')\n" + node("chatty"), "[guidegraph]\nchatty = gg_chatty\n"
+    )
+    found.add("watches", "gg_watches", WATCHES, "[guidegraph]\nwatches = gg_watches\n")
+    return found
+
+
+def test_each_is_named_with_its_reason_and_what_to_do_and_the_good_ones_work(site: Site) -> None:
+    result = site.guidegraph("plugins", "--json")
+    assert result.returncode == 0, result.stderr
+    rows = {row["distribution"]: row for row in json.loads(result.stdout) if row["name"] != "diffusers"}
+    for bad in KINDS:
+        row = rows.pop(f"guidegraph-{bad.name}")
+        assert (row["name"], row["version"], row["state"]) == (bad.entry or bad.name, "1.2", "failed")
+        assert bad.reason in row["reason"]
+        assert row["fix"]
+    assert {name: row["state"] for name, row in rows.items()} == dict.fromkeys(
+        ("guidegraph", "guidegraph-good", "guidegraph-bare", "guidegraph-chatty", "guidegraph-watches"), "ok"
+    )
+    assert rows["guidegraph-bare"]["version"] == "1.2"
+    assert "hello from chatty" in result.stderr
+    assert rows["guidegraph-chatty"]["notes"] == ["prints when it is imported: 'hello from chatty'; leave it out"]
+
+
+def test_the_list_for_people_has_all_of_that(site: Site) -> None:
+    text = site.guidegraph("plugins").stdout
+    blocks = {block.partition("  ")[2].partition(" ")[0]: block for block in text.split("\n\n")}
+    for bad in KINDS:
+        assert bad.reason in blocks[f"guidegraph-{bad.name}"]
+        assert "\n  to do: " in blocks[f"guidegraph-{bad.name}"]
+    assert "Traceback (most recent call last)" in blocks["guidegraph-raises"]
+    assert "\n  note: prints when it is imported" in blocks["guidegraph-chatty"]
+
+
+def test_a_workflow_of_the_good_one_runs_and_a_failing_observer_is_left_out(site: Site) -> None:
+    workflow = site.workflow("good", "good.twice", 'requires: {guidegraph-good: ">=1", guidegraph-bare: "==1.2"}\n')
+    result = site.guidegraph("run", workflow, "--out", "out")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((site.folder / "out" / "two.json").read_text()) == 3.0
+    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert "guidegraph_observer.<locals>.<lambda> failed and is left out: ZeroDivisionError" in warning
+    record = json.loads((site.folder / "out" / "run.json").read_text())
+    assert record["node_versions"] == {"good.twice": {"version": "1", "distribution": "guidegraph-good==1.2"}}
+    assert record["versions"]["guidegraph-good"] == "1.2"
+
+
+def test_a_workflow_that_needs_a_broken_one_says_which_and_why(site: Site) -> None:
+    needed = [bad for bad in KINDS if bad.workflow]
+    names = {bad.name: bad.entry or bad.name for bad in needed}
+    workflows = [site.workflow(f"bad_{bad.name}", f"{names[bad.name].replace('-', '_')}.doubled") for bad in needed]
+    result = site.guidegraph("validate", *workflows)
+    assert result.returncode == 2
+    lines = dict(
+        line.split(":", 1) for line in result.stderr.splitlines() if line.count("bad_") and ": unknown-node" in line
+    )
+    for bad, workflow in zip(needed, workflows, strict=True):
+        if bad.name == "no_name":  # no id can begin with its namespace
+            continue
+        assert f"'{names[bad.name]}' could not be loaded: " in lines[str(workflow)]
+        assert bad.reason in lines[str(workflow)]
+        assert f"guidegraph-{bad.name} 1.2" in lines[str(workflow)]
+
+
+def test_what_requires_names_is_said_to_be_broken_too(site: Site) -> None:
+    text = "requires: {guidegraph-future: '>=1'}\n"
+    result = site.guidegraph("run", site.workflow("requires", "good.twice", text))
+    assert result.returncode == 2
+    assert "missing-plugin: the plugin 'guidegraph-future' is not there: needs guidegraph >=99" in result.stderr
+
+
+def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -> None:
+    workflow = site.workflow("good", "good.twice")
+    result = site.guidegraph("--no-plugins", "validate", workflow)
+    assert result.returncode == 2
+    assert "'good' could not be loaded: installed plugins are left out (--no-plugins)" in result.stderr
+    rows = json.loads(site.guidegraph("plugins", "--no-plugins", "--json").stdout)
+    assert {row["name"] for row in rows if row["state"] == "ok"} == {"guidegraph"}
+    assert {row["state"] for row in rows if row["name"] != "guidegraph"} <= {"disabled", "failed"}
+    result = site.guidegraph("validate", workflow, GUIDEGRAPH_DISABLE_PLUGINS="other,good")
+    assert result.returncode == 2
+    assert "disabled by GUIDEGRAPH_DISABLE_PLUGINS" in result.stderr
+
+
+def test_a_name_in_the_environment_that_is_no_plugin_is_said_with_the_list(site: Site) -> None:
+    result = site.guidegraph("plugins", GUIDEGRAPH_DISABLE_PLUGINS="goood")
+    assert "warning: GUIDEGRAPH_DISABLE_PLUGINS names 'goood'; did you mean 'good'?" in result.stderr
+
+
+def test_a_module_is_used_where_the_installed_plugins_are_left_out(site: Site) -> None:
+    workflow = site.workflow("good", "good.twice")
+    result = site.guidegraph("validate", workflow, "--no-plugins", "--plugin", "gg_good")
+    assert result.returncode == 0, result.stderr
+
+
+def test_entry_points_that_cannot_be_read_are_named_since_they_stop_every_import(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.add("torn", "gg_torn", node("torn"), "[guidegraph]\ntorn\n")
+    result = site.guidegraph("plugins")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: the entry points of guidegraph-torn 1.2 cannot be read (")
+    assert result.stderr.endswith("install it again: pip install --force-reinstall guidegraph-torn\n")

@@ -1,0 +1,158 @@
+"""docs/plugins.md followed to the letter by somebody who has nothing but the package: every command of it is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guidegraph.cli.new_plugin import files_of
+from tests.test_packaging import ROOT, build_wheel, source, wheel
+
+__all__ = ["source", "wheel"]
+
+GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PACKAGE = "guidegraph_soft"
+
+
+def blocks(kind: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(GUIDE) if name == kind]
+
+
+def edits() -> list[tuple[str, str]]:
+    """The lines that the guide changes: what they were, and what they become."""
+    lines = "".join(blocks("diff")).splitlines()
+    removed, added = ([line[1:] for line in lines if line[0] == sign] for sign in "-+")
+    return list(zip(removed, added, strict=True))
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("") for line in block.splitlines()]
+
+
+def test_the_guide_shows_the_code_that_new_plugin_writes() -> None:
+    code = files_of("soft")[f"{PACKAGE}/__init__.py"]
+    assert len(blocks("python")) == 2
+    for block in blocks("python"):
+        assert block in code
+    for old, new in edits():
+        assert code.count(f"{old}\n") == 1
+        assert new not in code
+
+
+def test_the_guide_counts_its_commands_and_its_edited_lines() -> None:
+    found = re.search(r"in (\d+) commands and\s+(\d+) edited line", GUIDE)
+    assert found is not None
+    assert (int(found[1]), int(found[2])) == (len(commands()), len(edits()))
+
+
+@dataclass
+class Newcomer:
+    """Somebody at a shell, in a fresh virtual environment."""
+
+    bin: Path
+    folder: Path
+    ran: list[tuple[str, float]] = field(default_factory=list)
+
+    def run(self, command: str) -> str:
+        started = time.perf_counter()
+        if command.startswith("cd "):
+            self.folder /= command.removeprefix("cd ")
+            assert self.folder.is_dir()
+            output = ""
+        else:
+            # pip takes what is at hand: nothing is downloaded, and builds see the packages of this environment.
+            pip = {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+            env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "GUIDEGRAPH_DISABLE_PLUGINS")}
+            env |= pip | {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+            result = subprocess.run(
+                ["bash", "-c", command],
+                cwd=self.folder,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=1800,
+            )
+            output = result.stdout
+            assert result.returncode == 0, f"{command}\n{output}"
+        self.ran.append((command, time.perf_counter() - started))
+        return output
+
+    def picture(self, name: str) -> np.ndarray:
+        return np.asarray(Image.open(self.folder / name / "image.png"), dtype=np.int16)
+
+
+@pytest.fixture
+def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
+    """A fresh environment with guidegraph installed from its wheels; other packages are those of this one."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (packages,) = (tmp_path / "venv" / "lib").glob("*/site-packages")
+    (packages / "shared.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    script = tmp_path / "venv" / "bin" / "pytest"
+    script.write_text(f'#!/bin/sh\nexec "{python}" -m pytest "$@"\n')
+    script.chmod(0o755)
+    runtime = build_wheel(source / "runtime", tmp_path / "runtime")
+    home = tmp_path / "home"
+    home.mkdir()
+    found = Newcomer(python.parent, home)
+    found.run("pip uninstall -q -y setuptools")  # an old one comes with venv, and would hide the one that is here
+    found.run(f"pip install -q --ignore-installed '{runtime}' '{wheel}'")
+    where = found.run(
+        "python -c 'import guidegraph.graph as g, guidegraph_runtime as r; print(g.__file__, r.__file__)'"
+    )
+    assert where.count(str(packages)) == 2
+    found.ran.clear()
+    return found
+
+
+@pytest.mark.slow
+def test_a_newcomer_follows_the_guide_from_nothing_to_a_bundle(
+    newcomer: Newcomer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: dict[str, str] = {}
+    edited = False
+    for command in commands():
+        if not edited and "--out second" in command:
+            assert re.search(r"\d+ passed", newcomer.run("pytest"))  # as it was written
+            newcomer.ran.pop()
+            for old, new in edits():
+                node = newcomer.folder / PACKAGE / "__init__.py"
+                node.write_text(node.read_text().replace(f"{old}\n", f"{new}\n"))
+            edited = True
+        done[command] = newcomer.run(command)
+    assert edited
+    for before, after in (("first", "second"), ("first", "third"), ("second", "third")):
+        assert np.abs(newcomer.picture(before) - newcomer.picture(after)).max() > 2  # more than rounding
+    assert re.search(r"^\d+ passed", done["pytest"].splitlines()[-1].strip("= "))
+    exported = next(output for command, output in done.items() if " export " in command)
+    for name in ("prompt", "scale", "softness", "seed", "steps", "batch"):
+        assert f"\ninput {name}: " in f"\n{exported}"
+    assert "image: as the engine" in exported
+    with zipfile.ZipFile(next(newcomer.folder.glob("dist/*.whl"))) as archive:
+        assert f"{PACKAGE}/text_to_image.yaml" in archive.namelist()
+    total = sum(seconds for _, seconds in newcomer.ran)
+    own = list(newcomer.ran)
+    # From the installed wheel, in another folder: the bundle draws what the engine draws.
+    newcomer.run("guidegraph run soft:text_to_image.yaml --set seed=3 --out engine")
+    assert np.abs(newcomer.picture("engine") - newcomer.picture("headless")).max() <= 1  # 2/255 from −1 to 1
+    assert "editable" not in newcomer.run("pip show -v guidegraph-soft").lower()
+    with capsys.disabled():
+        lines = [f"  {seconds:6.1f} s  {command}" for command, seconds in own]
+        text = "\n".join(
+            ["", *lines, f"{len(own)} commands, {len(edits())} edited line, {total:.0f} s on {sys.platform}"]
+        )
+        sys.stdout.write(text + "\n")

@@ -1,0 +1,80 @@
+"""A page in a headless Chromium, as a person would open it: https://www.selenium.dev/documentation/webdriver/."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def missing() -> str:
+    """Why no browser can be driven here; empty where one can."""
+    if CHROMIUM is None or DRIVER is None:
+        return "there is no chromium with its chromedriver on this machine"
+    if importlib.util.find_spec("selenium") is None:
+        return "selenium is not installed"
+    return ""
+
+
+class Browser:
+    """An open browser with one page."""
+
+    def __init__(self, driver: Any):
+        self.driver = driver
+
+    def open(self, page: Path, width: int, dark: bool = False) -> None:
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get(page.as_uri())
+
+    def ask(self, script: str) -> Any:
+        return self.driver.execute_script(f"return {script}")
+
+    def console(self) -> list[str]:
+        """What the console has said since it was last asked."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def shoot(self, file: Path) -> None:
+        """The whole page as a picture."""
+        clip = {"x": 0, "y": 0, "width": self.ask("innerWidth"), "height": self.ask("document.body.scrollHeight")}
+        options = {"captureBeyondViewport": True, "clip": {**clip, "scale": 1}}
+        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
+        file.write_bytes(base64.b64decode(found["data"]))
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Browser]:
+    """A browser with a new profile in an empty folder."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = CHROMIUM or ""
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()

@@ -1,0 +1,111 @@
+"""Which curves results give, and their intervals."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from guidegraph.nodes.tabular import Table
+from guidegraph.report.curves import Plot, Series, sweep_plots, table_plots
+from guidegraph.report.html import table as html_table
+from guidegraph.report.intervals import mean_interval, t_quantile
+from guidegraph.report.plots import curves_svg
+from guidegraph.report.read import entry
+
+
+def test_quantiles_are_those_of_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    freedom = [*range(1, 200), 10_000]
+    np.testing.assert_allclose([t_quantile(n) for n in freedom], stats.t.ppf(0.975, freedom), atol=1e-4)
+    with pytest.raises(ValueError, match="at least 1"):
+        t_quantile(0)
+
+
+def test_a_mean_has_the_interval_of_students_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = [1.0, 2.5, 2.0, 4.0]
+    mean, low, high = mean_interval(values)
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    np.testing.assert_allclose((mean, low, high), (np.mean(values), *expected), rtol=1e-6)
+    alone = mean_interval([3.0])
+    assert alone[0] == 3.0
+    assert math.isnan(alone[1])
+
+
+def test_seeds_are_repetitions_and_the_other_parameters_tell_lines_apart() -> None:
+    cells = Table(
+        {
+            "scale": [1, 1, 2, 2, 1, 1, 2, 2],
+            "kind": ["a"] * 4 + ["b"] * 4,
+            "seed": [0, 1] * 4,
+            "fid": [1.0, 3.0, 4.0, 4.0, 0.0, 2.0, None, 8.0],
+            "same": [1] * 8,
+        }
+    )
+    (plot,) = sweep_plots(cells, ["scale", "kind", "seed"], ["fid", "same"])
+    assert (plot.x, plot.y, plot.ticks) == ("scale", "fid", [])
+    assert [s.name for s in plot.series] == ["kind = a", "kind = b"]
+    assert (plot.series[0].x, plot.series[0].y) == ([1.0, 2.0], [2.0, 4.0])
+    assert plot.series[0].high[0] == pytest.approx(2 + 12.706204736)
+    assert plot.series[1].y == [1.0, 8.0]
+    assert math.isnan(plot.series[1].low[1])
+
+
+def test_too_many_lines_become_plots_of_their_own() -> None:
+    rows = [(x, a, b) for x in range(4) for a in range(2) for b in range(4)]
+    columns = dict(zip(("x", "a", "b"), map(list, zip(*rows, strict=True)), strict=True))
+    plots = sweep_plots(Table({**columns, "y": [*range(len(rows))]}), ["x", "a", "b"], ["y"])
+    assert [len(plot.series) for plot in plots] == [2] * 4
+    assert [plot.title for plot in plots] == [f"y, b = {i}" for i in range(4)]
+
+
+def test_a_parameter_of_words_has_named_ticks() -> None:
+    (plot,) = sweep_plots(Table({"kind": ["b", "a"], "y": [1.0, 2.0]}), ["kind"], ["y"])
+    assert (plot.ticks, plot.series[0].x) == (["b", "a"], [0.0, 1.0])
+    assert ">b</text>" in curves_svg(plot, "salt")
+
+
+@pytest.mark.parametrize(
+    ("more", "low", "caption"),
+    [
+        ({"y_low": [0, 1, 2], "y_high": [2, 3, 4]}, [0, 1, 2], "from y_low to y_high"),
+        ({"low": [0, 1, 2], "high": [2, 3, 4]}, [0, 1, 2], "from low to high"),
+        ({"y.error": [0.5, 0.5, 0.5]}, [0.5, 1.5, 2.5], "± y.error"),
+    ],
+)
+def test_columns_give_the_interval(more: dict[str, list[float]], low: list[float], caption: str) -> None:
+    (plot,) = table_plots(Table({"x": [1, 2, 3], "y": [1, 2, 3], **more}), "t")
+    assert plot.series[0].low == low
+    assert caption in plot.caption
+
+
+def test_a_table_whose_first_column_does_not_rise_has_no_curves() -> None:
+    assert table_plots(Table({"x": [1, 3, 2], "y": [1, 2, 3]}), "t") == []
+    assert table_plots(Table({"x": [1, 2, 3], "y": ["a", "b", "c"]}), "t") == []
+    rising = Table({"x": [1, 2, 3, 1, 2, 3], "k": ["a"] * 3 + ["b"] * 3, "y": [1, 2, 3, 4, 5, 6]})
+    assert [s.name for s in table_plots(rising, "t")[0].series] == ["k = a", "k = b"]
+
+
+def test_lines_differ_without_colours_and_texts_stay_as_they_are() -> None:
+    title = '$x_1$ <b> & #0a0b01 id="a" font: 9px'
+    lines = [Series(f"f = {i}", [1.0, 2.0], [1.0, i + 2.0], [0.5, i], [2.0, i + 3.0]) for i in range(6)]
+    svg = curves_svg(Plot(title, "x", "y", lines, [], ""), "salt")
+    dashes = set(re.findall(r"stroke-dasharray: ([^;]*)", svg))
+    assert len(dashes) == 5
+    assert len(set(re.findall(r"var\(--s\d\)", svg))) == 6
+    assert not re.findall(r"(?:fill|stroke): ?#", svg)
+    assert '>$x_1$ &lt;b&gt; &amp; #0a0b01 id="a" font: 9px</text>' in svg
+    assert "DejaVu" not in svg
+
+
+def test_cells_of_a_csv_are_numbers_only_where_they_are_written_as_numbers() -> None:
+    texts = ("", "12", "-3", "0.5", "1e-3", "007", "a", "True")
+    assert [entry(text) for text in texts] == [None, 12, -3, 0.5, 0.001, 7.0, "a", "True"]
+    assert math.isnan(entry("nan"))  # type: ignore[arg-type]
+
+
+def test_markup_in_a_table_is_text() -> None:
+    assert html_table({"<i>": ["<b>"]}, '"label"').count("&lt;") == 2

@@ -1,0 +1,274 @@
+"""The page of a run, a sweep and several results, read without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from guidegraph.report.pictures import MOST
+from tests.cli.command import Command
+from tests.report.folders import HOSTILE, WORKFLOW, run_folder, sweep_folder
+
+VOID = {"meta", "link", "img"}
+OURS = re.compile(r"https?://[^\s\"'<]+")
+
+
+class Page(HTMLParser):
+    """A page's elements; one that closes what is not open is an error."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def titles(self) -> list[str]:
+        return [attributes["aria-label"] or "" for attributes in self.named("svg") if "aria-label" in attributes]
+
+
+def made(cli: Command, folder: Path, *more: str) -> Page:
+    result = cli("report", folder, *more)
+    assert (result.code, result.err) == (0, "")
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def headings(folder: Path) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", (folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_run_has_its_pictures_curves_values_graph_and_times(cli: Command) -> None:
+    folder = run_folder(cli.folder / "out")
+    page = made(cli, folder)
+    assert headings(folder) == [
+        "Pictures",
+        "Curves",
+        "Values",
+        "Tables",
+        "Parameters",
+        "Graph",
+        "Time by node",
+        "Other files",
+        "Versions and machine",
+        "This page again",
+    ]
+    assert len(page.named("img")) == 2
+    assert "12.346" in page.text
+    assert "sample.step toy.add 3 0.88 73.3" in page.text
+    assert "guidegraph report" in page.text
+    assert "latent.safetensors" in page.text
+
+
+def test_a_sweep_has_curves_a_contact_sheet_and_its_failures(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out")
+    page = made(cli, folder)
+    assert headings(folder)[:4] == ["Failed cells", "Curves", "Contact sheet", "Cells"]
+    assert "30 cells over scale (5) × kind (2) × seed (3)" in page.text
+    assert f"nodes.sample.step (toy.add): {HOSTILE} is no number" in page.text
+    assert "Mean over up to 3 seeds, with its 95 % interval (Student's t)." in page.text
+    labels = [attributes["alt"] or "" for attributes in page.named("img")]
+    assert len(labels) == len(set(labels)) == 29
+    assert "image: scale = 1.5, kind = apg, seed = 2" in [" ".join(label.split()) for label in labels]
+    assert "kind = plain" in page.text
+
+
+def test_a_sweep_that_was_broken_off_says_how_many_cells_are_missing(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
+    plan = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**plan, "cells": 7}))
+    assert "3 of 7 cells have not run yet." in made(cli, folder).text
+
+
+def test_runs_stand_beside_each_other_and_a_graph_is_drawn_once(cli: Command) -> None:
+    folder = cli.folder / "out"
+    for i in range(3):
+        run_folder(folder / f"run-{i}", parameters={"scale": i, "seed": 0})
+    (folder / "broken").mkdir()
+    (folder / "broken" / "run.json").write_text("{")
+    (folder / "other").mkdir()
+    page = made(cli, folder)
+    assert "3 results beside each other" in page.text
+    assert "run workflow status seconds scale fid.value" in page.text
+    assert "run-2 draw done 1.2 2 12.346" in page.text
+    assert "broken is left out: its record is no JSON" in page.text
+    assert len([a for a in page.named("svg") if a.get("aria-label") == "draw"]) == 1
+    assert page.text.count("The same as the one above") == 2
+
+
+@pytest.mark.parametrize("make", [run_folder, sweep_folder], ids=["run", "sweep"])
+def test_the_page_needs_nothing_else_and_runs_nothing(cli: Command, make: Any) -> None:
+    folder = make(cli.folder / "out")
+    page = made(cli, folder)
+    assert {"script", "iframe", "object", "form", "base"}.isdisjoint(name for name, _ in page.elements)
+    for name, attributes in page.elements:
+        assert not [key for key in attributes if key.startswith("on")]
+        for key in ("src", "href"):
+            address = attributes.get(key) or ""
+            assert address.startswith(("data:", "#")) or not address, (name, address)
+        if name == "img":
+            head, _, data = (attributes["src"] or "").partition(",")
+            assert head == "data:image/png;base64"
+            with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as picture:
+                picture.load()
+                assert picture.info == {}
+            assert attributes["alt"]
+    whole = (folder / "report.html").read_text(encoding="utf-8")
+    assert OURS.findall(whole) == []
+    assert not re.search(r"url\((?!#)|@import", whole)
+    assert HOSTILE not in whole
+    assert HOSTILE in page.text
+    assert WORKFLOW.splitlines()[0] in page.text
+
+
+def test_names_in_the_page_are_unique_and_links_lead_to_them(cli: Command) -> None:
+    folder = cli.folder / "out"
+    run_folder(folder / "first")
+    sweep_folder(folder / "second")
+    page = made(cli, folder)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {(a["href"] or "")[1:] for _, a in page.elements if (a.get("href") or "").startswith("#")}
+    assert targets <= set(ids)
+    whole = (folder / "report.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"url\(#([^)]*)\)", whole)) <= set(ids)
+
+
+def test_the_same_folder_gives_the_same_page(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
+    made(cli, folder)
+    before = (folder / "report.html").read_bytes()
+    made(cli, folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_of_a_large_sweep_the_first_pictures_of_each_cell_are_shown(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=21)
+    page = made(cli, folder)
+    assert len(page.named("img")) == MOST
+    assert "9 of 209 pictures are left out" in page.text
+    assert "10 more rows are left out here" in page.text
+
+
+def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -> None:
+    folder = run_folder(cli.folder / "a run")
+    assert cli("report", folder, "-o", "pages/one.html").code == 0
+    page = Page((cli.folder / "pages" / "one.html").read_text(encoding="utf-8"))
+    assert f"guidegraph report '{folder}' -o pages/one.html --plugin" in page.text
+    assert not (folder / "report.html").exists()
+    assert [path.name for path in (cli.folder / "pages").iterdir()] == ["one.html"]
+
+
+def test_what_is_missing_or_damaged_is_said_on_the_page(cli: Command) -> None:
+    folder = run_folder(cli.folder / "out")
+    (folder / "image-0000.png").unlink()
+    (folder / "image-0001.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    (folder / "fid.json").write_text('{"value": ')
+    page = made(cli, folder)
+    assert page.named("img") == []
+    assert "The picture image-0000.png is missing." in page.text
+    assert "The picture image-0001.png (image 1) cannot be shown" in page.text
+    assert "The output fid.json is no JSON" in page.text
+
+
+def test_a_graph_that_cannot_be_drawn_is_a_note_with_the_workflow_beside_it(cli: Command) -> None:
+    workflow = {"file": "draw.yaml", "name": "draw", "text": WORKFLOW.replace("toy.add", "gone.add"), "sources": {}}
+    page = made(cli, run_folder(cli.folder / "out", workflow=workflow))
+    assert "The graph cannot be drawn with the plugins that are installed here: draw.yaml:" in page.text
+    assert "gone.add" in page.text
+
+
+def test_no_file_outside_of_the_folder_is_read(cli: Command) -> None:
+    (cli.folder / "secret.json").write_text('"a secret"')
+    outputs = {"words": {"type": "Any", "files": ["../secret.json"]}}
+    page = made(cli, run_folder(cli.folder / "out", outputs=outputs))
+    assert "a secret" not in page.text
+    assert "The output ../secret.json lies outside of the folder." in page.text
+
+
+def test_a_failed_run_says_why(cli: Command) -> None:
+    page = made(cli, run_folder(cli.folder / "out", status="failed", error=f"a node failed: {HOSTILE}", timings={}))
+    assert f"a node failed: {HOSTILE}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "nothing-to-report: neither this folder nor one in it has a run.json or sweep.json"),
+        ({"run.json": "{"}, "bad-record: run.json or a file that it needs is no JSON"),
+        ({"run.json": "[]"}, "bad-record: run.json or a file that it needs holds no JSON object"),
+        ({"run.json": "{}"}, "bad-record: run.json or a file that it needs is no record of a run"),
+        ({"sweep.json": "{}"}, "bad-record: sweep.json or a file that it needs cannot be used: table.csv is missing"),
+        ({"sweep.json": "{}", "table.csv": "a,b\n1\n"}, "table.csv is no table"),
+        ({"sweep.json": "{}", "table.csv": "a,b\n1,2\n"}, "the columns of table.csv are 'cell'"),
+        ({"sub/run.json": "{"}, "that can be read (sub is left out: its record is no JSON"),
+        ({"run.json": "\ud800"}, "bad-record: run.json or a file that it needs cannot be read"),
+    ],
+)
+def test_a_folder_without_a_result_is_an_error(cli: Command, files: dict[str, str], message: str) -> None:
+    folder = cli.folder / "out"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    result = cli("report", folder)
+    assert result.code == 2
+    assert result.err.startswith(f"{folder}:1:1: ")
+    assert message in result.err
+    assert not (folder / "report.html").exists()
+
+
+def test_no_folder_and_no_plotting_library_are_errors(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("report", "nowhere").code == 2
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = cli("report", run_folder(cli.folder / "out"))
+    assert result.code == 1
+    assert "missing-extra: a report's plots are drawn by matplotlib" in result.err
+
+
+@pytest.mark.parametrize("value", [None, "text", {"a": [HOSTILE]}])
+def test_records_with_strange_fields_still_give_a_page(cli: Command, value: Any) -> None:
+    fields = ("outputs", "timings", "loop_timings", "versions", "origins", "nodes", "seeds", "seconds", "error")
+    for field in fields:
+        run_folder(cli.folder / "out" / field, **{field: value})
+    page = made(cli, cli.folder / "out")
+    assert [attributes["id"] for attributes in page.named("article")] == [f"r{i}" for i in range(len(fields))]
+
+
+def test_a_run_of_this_engine_gives_a_page(cli: Command) -> None:
+    assert cli("run", cli.workflow("draw.yaml", WORKFLOW), "--out", "out").code == 0
+    page = made(cli, cli.folder / "out")
+    assert len(page.named("img")) == 2
+    assert "sample.body.step toy.add 3" in page.text

@@ -1,0 +1,216 @@
+"""The built-in nodes for the conformance kit: values where the examples make no sense, and what is by design."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.node import NodeSpec
+from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.detector import Detector, DetectorConfig
+from guidegraph.nodes.scheduler import ddpm
+from guidegraph.nodes.types import Condition, Prediction, Schedule, Table
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.testing import NodeCase, example
+from guidegraph.testing.examples import draw
+
+DATA = Path(__file__).parents[2] / "workflows" / "data"
+MODELS = DATA.parent / "models"
+
+IN_TRAINING = {"ONNX export": "it draws numbers for training or an evaluation, as many as the batch has samples"}
+BY_PLACE = {"batch invariance": "what is drawn depends on the sample's place in the batch", **IN_TRAINING}
+WHOLE_BATCH = {"batch invariance": "what is drawn belongs to the batch as a whole", **IN_TRAINING}
+IN_FLOAT32 = {"dtypes": "a loss is computed in float32, also where training runs in a half"}
+METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric is nothing to train on"}
+BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
+
+CHECKPOINT = "needs the files of a released checkpoint; tests/checkpoints makes them"
+NOT_BUILT = {
+    "checkpoint.load": CHECKPOINT,
+    "checkpoint.sampling": CHECKPOINT,
+    "lora.apply": "needs a LoRA file for a released U-Net; tests/checkpoints makes them",
+    "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
+    "model.save": "writes files; tests/nodes and tests/checkpoints read them back",
+    "onnx.denoiser": "needs an exported bundle; tests/export makes one",
+    "text.clip": "needs the files of a CLIP text encoder, and transformers",
+    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/checkpoints makes them",
+    "text.minilm": "takes seconds to load; tests/nodes/test_pretrained_text.py has it",
+    "text.picture_size": "needs SDXL's text encoders; tests/checkpoints makes them",
+}
+"""Nodes whose inputs the kit cannot make, and why."""
+
+
+@cache
+def specs() -> dict[str, NodeSpec]:
+    return dict(PluginManager(entry_points=False).registry.nodes)
+
+
+def case(id: str, **options: Any) -> NodeCase:
+    return NodeCase(specs()[id].function, **options)
+
+
+def logits(classes: int = 7, batch: int = 2) -> Tensor:
+    return draw((batch, classes), 3)
+
+
+def present(classes: int = 23) -> Tensor:
+    return (draw((2, classes), 4) > 0).float()
+
+
+def detector() -> Detector:
+    torch.manual_seed(0)
+    return Detector(DetectorConfig(channels=8)).eval().requires_grad_(False)
+
+
+def autoencoder(vq: bool = False) -> Any:
+    torch.manual_seed(0)
+    if vq:
+        made: Any = VQAutoencoder(VQConfig(channels=8, multipliers=(1,), patch=2, codes=16))
+    else:
+        made = KLAutoencoder(AutoencoderConfig(channels=8, multipliers=(1,), patch=2))
+    return made.eval().requires_grad_(False)
+
+
+def picture(size: int = 32) -> Tensor:
+    return draw((2, 3, size, size), 5).tanh()
+
+
+def learned() -> Prediction:
+    """A prediction with a learned variance."""
+    return Prediction(draw(("B", "C", "H", "W"), 6), "eps", draw(("B", "C", "H", "W"), 7).tanh())
+
+
+def noisy() -> dict[str, Any]:
+    """Ports of scheduler.step for a sampler that draws noise and takes a score."""
+    made = ddpm(example(Schedule), steps=5, variance="learned")
+    return {
+        "scheduler": made.scheduler,
+        "prediction": learned(),
+        "noise": draw(("B", "C", "H", "W"), 8),
+        "score": draw(("B", "C", "H", "W"), 9),
+    }
+
+
+SCORES = Table({"scale": [1.0, 2.0, 3.0], "fid": [3.0, 1.5, 2.0], "method": ["a", "a", "b"]})
+TARGET = "the target is what is learned"
+
+
+@cache
+def overrides() -> list[NodeCase]:
+    """In the order of the nodes' ids."""
+    return [
+        case("autoencoder.codebook_usage", inputs={"autoencoder": autoencoder(vq=True)}),
+        case("autoencoder.measure_scale", inputs={"autoencoder": autoencoder()}),
+        case("condition.drop", settings={"p": 0.5, "seed": 2}, skip=BY_PLACE),
+        case(
+            "condition.merge",
+            inputs={
+                "conditions": [
+                    Condition(vector=logits(), tokens=draw(("B", "M", "D"), 1)),
+                    Condition(tokens=draw(("B", 3, "D"), 2), spatial=draw(("B", "C", "H", "W"), 3)),
+                ]
+            },
+        ),
+        case("data.degrade", skip=WHOLE_BATCH),
+        case(
+            "data.drop_captions",
+            settings={"p": 0.5, "seed": 2},
+            skip={"batch invariance": "it is drawn by the sample's place"},
+        ),
+        case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
+        case("data.emoji", settings={"batch": 2, "count": 2}),
+        case("data.fashion_mnist", settings={"batch": 2, "count": 2}),
+        case("data.jitter", skip=BY_PLACE),
+        case("data.scenes", settings={"batch": 2, "count": 2}),
+        case("data.soil", skip=WHOLE_BATCH),
+        case("detector.finds", inputs={"logits": logits(23), "label": present()}),
+        case("detector.predict", inputs={"detector": detector(), "image": picture()}),
+        case("denoiser.features", inputs={"condition": example(Condition)}, settings={"site": "self.middle.0"}),
+        case(
+            "features.pooled",
+            skip={
+                "dtypes": "features for statistics are float32 whatever the run's dtype is",
+                "gradients": "features for statistics are nothing to train on",
+                "ONNX export": "it goes through a batch in chunks of a number that is fixed",
+            },
+        ),
+        case(
+            "guidance.classifier",
+            detached={"x": "the score is a gradient already; a second one is not taken"},
+        ),
+        case("guidance.context", skip={"dtypes": "its t is float32, as a denoiser takes it"}),
+        case("image.from_sample", inputs={"sample": draw(("B", 3, "H", "W"), 1)}),
+        case("image.grid", skip={"shapes": "it makes one picture of a batch"}),
+        case(
+            "image.scale",
+            skip={"ONNX export": "the new sides are rounded in Python, and a graph has no sides to round"},
+        ),
+        case("image.load", settings={"path": DATA / "examples" / "small.png"}),
+        case("label.argmax", inputs={"scores": logits()}),
+        case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
+        case("loss.detector", inputs={"detector": detector(), "image": picture(), "label": present()}),
+        case(
+            "loss.discriminator",
+            detached={"fake": "the discriminator's loss trains the discriminator alone"},
+            skip=IN_FLOAT32,
+        ),
+        case("loss.generator", skip=IN_FLOAT32),
+        case("loss.distillation", detached={"teacher": TARGET}),
+        case("loss.kl_autoencoder", inputs={"autoencoder": autoencoder()}, skip=IN_FLOAT32 | BY_PLACE),
+        case("loss.perceptual", detached={"target": TARGET}, skip=IN_FLOAT32),
+        case("loss.segmentation", inputs={"logits": draw(("B", "K", "H", "W"), 1)}, skip=IN_FLOAT32),
+        case("loss.sum", inputs={"losses": [torch.tensor(0.5), torch.tensor(2.0)]}, skip=IN_FLOAT32),
+        case("loss.vector", detached={"target": TARGET}, skip=IN_FLOAT32),
+        case("loss.vq_autoencoder", inputs={"autoencoder": autoencoder(vq=True)}, skip=IN_FLOAT32),
+        case("mask.load", settings={"path": DATA / "examples" / "mask.png"}),
+        case("mask.random", skip=BY_PLACE),
+        case("metric.accuracy", inputs={"logits": logits()}),
+        case("metric.class_accuracy", inputs={"logits": logits()}),
+        case("metric.gain", inputs={"values": draw((6,), 1), "baseline": draw((6,), 2)}, skip=METRIC),
+        case("metric.kid", inputs={"features": logits(6, 30), "reference": logits(6, 40)}),
+        case("metric.mean", inputs={"values": draw((6,), 1)}, skip=METRIC),
+        case("metric.miou", inputs={"predicted": draw(("B", "K", "H", "W"), 1)}, skip=METRIC),
+        case("metric.psnr", skip=METRIC),
+        case("metric.share", inputs={"yes": draw((6,), 1) > 0}),
+        case(
+            "model.load",
+            settings={"path": MODELS / "fashion_judge"},
+            skip={"types": "a part that the folder does not hold is an error where it is used"},
+        ),
+        case("noise.gaussian", settings={"shape": [4, 8, 12], "batch": 2}),
+        case("plot.lines", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
+        case("plot.scatter", inputs={"table": SCORES}, settings={"x": "scale", "y": "fid"}),
+        case("scheduler.step"),
+        case("scheduler.step", name="noise", inputs=noisy()),
+        case("semantic.from_logits", detached={"logits": "a choice of classes has no gradient"}),
+        case("semantic.load", settings={"path": DATA / "examples" / "map.png"}),
+        case("semantic.picture", inputs={"semantic": example_map()}),
+        case("table.columns", inputs={"values": [[1.0, 2.0], 3.0]}, settings={"names": ["a", "b"]}),
+        case(
+            "table.join",
+            inputs={"left": SCORES, "right": Table({"method": ["a", "b"], "year": [1, 2]})},
+            settings={"on": "method"},
+        ),
+        case("table.select", inputs={"table": SCORES}, settings={"names": ["fid"]}),
+        case("tensor.cast", settings={"dtype": "float64"}, skip={"dtypes": "it changes the dtype"}),
+        case(
+            "tensor.load",
+            settings={"path": MODELS / "fashion_judge" / "classifier.safetensors", "key": "head.bias"},
+            skip={"dtypes": "the file has the dtype"},
+        ),
+        case("tensor.select", settings={"index": 1}),
+        case("tensor.slice", skip=BY_SIZE),
+        case("tensor.shuffle", skip={"batch invariance": "it changes the places of a batch's samples", **BY_SIZE}),
+        case("text.replace", settings={"words": {"red": "blue"}}),
+        case("timesteps.uniform", skip=BY_PLACE),
+    ]
+
+
+def example_map() -> Tensor:
+    """A map of the 23 classes of scenes."""
+    classes = draw(("B", 23, "H", "W"), 1).argmax(1, keepdim=True)
+    return torch.zeros(2, 23, 8, 12).scatter_(1, classes, 1)

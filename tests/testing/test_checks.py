@@ -1,0 +1,129 @@
+"""Each check catches the error that it is for, and says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import Prediction
+from guidegraph.testing import (
+    CHECKS,
+    Inapplicable,
+    NodeCase,
+    NoExample,
+    Nonconforming,
+    conforms,
+    register_example,
+    run_check,
+)
+from tests.testing import wrong_nodes as wrong
+
+CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
+    (wrong.undocumented, "docs", "a docstring", "found: none"),
+    (wrong.unsaid, "docs", "what each setting does", "no word on strength"),
+    (wrong.wrong_type, "types", "output 'out' to be Image", "shape (2, 4, 8, 12)"),
+    (wrong.wrong_names, "types", "a NamedTuple of first, second", "Tensor"),
+    (wrong.batch_lost, "shapes", "to be of 2 samples", "shape (1, 4, 8, 12)"),
+    (wrong.score_shape, "shapes", "a score, in the shape of x", "shape (2, 1, 8, 12)"),
+    (wrong.fixed_width, "shapes", "at a width that is larger by 4", "RuntimeError"),
+    (wrong.wrong_dtype, "dtypes", "float32 from inputs in float32", "output 'out' in float64"),
+    (wrong.rounds, "dtypes", "float64 from inputs in float64", "output 'out' in float32"),
+    (wrong.mixes, "batch invariance", "sample 0 alone to be sample 0 in a batch of 2", "output 'out.value' differs"),
+    (wrong.scales, "batch invariance", "with a tensor (2) as scale", "output 'out.value' differs"),
+    (wrong.draws, "determinism", "torch's global generator as it was", "pure=False"),
+    (wrong.counts, "determinism", "the same result twice", "results that differ by"),
+    (wrong.in_place, "inputs unchanged", "'x' as it was", "changed in place"),
+    (wrong.hooks, "inputs unchanged", "the model at port 'denoiser' as it was", "hooks"),
+    (wrong.device, "device independence", "all tensors on the device of the inputs", "two devices"),
+    (wrong.made_on_cpu, "device independence", "output 'out' on the device of the inputs", "it is on cpu"),
+    (wrong.detaches, "gradients", "with respect to 'cond.value'", "none, though the result changes"),
+    (wrong.infinite, "gradients", "a finite gradient with respect to 'x'", "768 of 768 entries are not finite"),
+    (wrong.identity, "identity", "port 'guided' unchanged under phi = 0", "a result that differs"),
+    (wrong.identity_port, "identity", "identity= to name a port", "'x'"),
+    (wrong.needs, "needs", "does not depend on port 'uncond' under scale = 1", "it changes by"),
+    (wrong.never, "needs", "settings under which needs= leaves out a port", "none among"),
+    (wrong.onnx, "ONNX export", "a node that can be traced", "wrong_nodes.py"),
+    (wrong.fails, "types", "a result for x (2, 4, 8, 12)", "ValueError: this node takes no sample at all"),
+]
+
+
+@pytest.mark.parametrize(
+    ("node", "check", "expected", "found"), CAUGHT, ids=[f"{c[1]}-{c[0].__name__}" for c in CAUGHT]
+)
+def test_a_check_catches_what_it_is_for(node: Callable[..., Any], check: str, expected: str, found: str) -> None:
+    if check == "ONNX export":
+        pytest.importorskip("onnxscript")
+    with pytest.raises(Nonconforming) as caught:
+        run_check(NodeCase(node), check)
+    message = str(caught.value)
+    assert message.startswith("wrong.")
+    assert expected in message
+    assert found in message
+    assert "to do: " in message
+
+
+def test_every_check_is_shown_to_catch_something() -> None:
+    assert {check for _, check, _, _ in CAUGHT} == set(CHECKS)
+
+
+def test_a_number_that_is_fixed_while_tracing_is_found_by_onnxruntime() -> None:
+    pytest.importorskip("onnxscript")
+    with pytest.raises(Nonconforming, match="differs by") as caught:
+        run_check(NodeCase(wrong.bakes), "ONNX export")
+    assert "onnxruntime to compute what the node does" in str(caught.value)
+
+
+def test_a_good_node_conforms_and_says_what_was_not_checked() -> None:
+    pytest.importorskip("onnxscript")
+    assert conforms(wrong.good) == {}
+    skipped = conforms(wrong.on_host)
+    assert skipped["ONNX export"] == "it runs on the host (host=True)"
+    assert skipped["identity"] == "it declares no identity"
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(AssertionError) as caught:
+        conforms(wrong.wrong_dtype, skip={"ONNX export": "not looked at here"})
+    assert "dtypes: wrong.dtype: expected float32" in str(caught.value)
+
+
+def test_what_is_by_design_is_skipped_with_its_reason() -> None:
+    case = NodeCase(wrong.mixes, skip={"batch invariance": "mixes samples by design"})
+    with pytest.raises(Inapplicable, match="by design: mixes samples by design"):
+        run_check(case, "batch invariance")
+    run_check(NodeCase(wrong.detaches, detached={"cond": "a constant", "uncond": "a constant"}, name="d"), "types")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": {"conds": 1}}, "inputs names 'conds'.*did you mean 'cond'"),
+        ({"settings": {"size": 1}}, "settings names 'size'"),
+        ({"skip": {"speed": "too slow"}}, "skip names 'speed'"),
+        ({"skip": {"types": " "}}, "without a reason"),
+    ],
+)
+def test_a_case_with_a_wrong_name_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NodeCase(wrong.good, **options)
+
+
+def test_a_type_without_an_example_gets_one() -> None:
+    with pytest.raises(NoExample, match="give one: NodeCase"):
+        run_check(NodeCase(wrong.unknown), "types")
+    run_check(NodeCase(wrong.unknown, inputs={"value": wrong.Unknown()}), "types")
+    register_example(wrong.Unknown, lambda seed: wrong.Unknown())
+    run_check(NodeCase(wrong.unknown), "types")
+
+
+def test_given_values_are_used_and_stay_as_they_are() -> None:
+    x = torch.ones(3, 4, 4, 4)
+    with pytest.raises(Nonconforming, match="'x' as it was"):
+        run_check(NodeCase(wrong.in_place, inputs={"x": x}), "inputs unchanged")
+    assert bool((x == 1).all())
+    cond = Prediction(torch.randn(1, 4, 4, 4), "eps")
+    with pytest.raises(Inapplicable, match="one sample"):
+        run_check(NodeCase(wrong.mixes, inputs={"prediction": cond}), "batch invariance")

@@ -1,0 +1,219 @@
+"""Nodes that each break one rule of the contract, and a good one beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from guidegraph import Denoiser, Image, Prediction, Sample, Scale, Score, hookimpl, node, per_sample
+from guidegraph.graph.types import Tensor
+
+
+@node(
+    "wrong.good",
+    needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"},
+    identity=lambda scale: "cond" if scale == 1 else None,
+)
+def good(cond: Prediction, uncond: Prediction, *, scale: Scale = 3.0) -> Prediction:
+    """Guidance as it should be; scale: 1 is cond."""
+    return uncond + scale * (cond - uncond)
+
+
+@node("wrong.undocumented")
+def undocumented(x: Sample) -> Sample:
+    return x * 2
+
+
+@node("wrong.unsaid")
+def unsaid(x: Sample, *, strength: float = 1.0) -> Sample:
+    """A sample that is a little stronger."""
+    return x * strength
+
+
+@node("wrong.type")
+def wrong_type(x: Sample) -> Image:
+    """A picture of a sample, or so it says."""
+    return x * 2
+
+
+class Two(NamedTuple):
+    first: Sample
+    second: Sample
+
+
+@node("wrong.names")
+def wrong_names(x: Sample) -> Two:
+    """Two samples, of which it gives one."""
+    return x  # type: ignore[return-value]
+
+
+@node("wrong.batch_lost")
+def batch_lost(x: Sample) -> Sample:
+    """The mean sample of a batch."""
+    return x.mean(0, keepdim=True)
+
+
+@node("wrong.score_shape")
+def score_shape(x: Sample) -> Score:
+    """A score of one channel."""
+    return -x[:, :1]
+
+
+@node("wrong.fixed_width")
+def fixed_width(x: Sample) -> Sample:
+    """A sample plus a wave that is 12 wide."""
+    return x + torch.linspace(0, 1, 12, dtype=x.dtype)
+
+
+@node("wrong.dtype")
+def wrong_dtype(x: Sample) -> Sample:
+    """A sample in double."""
+    return x.double() * 2
+
+
+@node("wrong.rounds")
+def rounds(x: Sample) -> Sample:
+    """A sample that is brought to float32 on the way."""
+    return x.float() * 2
+
+
+@node("wrong.mixes")
+def mixes(prediction: Prediction) -> Prediction:
+    """A prediction divided by its deviation over the batch."""
+    return replace(prediction, value=prediction.value / prediction.value.std())
+
+
+@node("wrong.scales")
+def scales(cond: Prediction, *, scale: Scale = 2.0) -> Prediction:
+    """A prediction times a scale that broadcasts along the wrong axis; scale: a number, or a tensor (B)."""
+    factor = scale.reshape(1, 1, 1, -1).mean(-1, keepdim=True) if isinstance(scale, torch.Tensor) else scale
+    return replace(cond, value=cond.value * factor)
+
+
+@node("wrong.draws")
+def draws(x: Sample) -> Sample:
+    """A sample with noise that has no seed."""
+    return x + 0.1 * torch.randn_like(x)
+
+
+COUNT = [0]
+
+
+@node("wrong.counts")
+def counts(x: Sample) -> Sample:
+    """A sample that is larger each time."""
+    COUNT[0] += 1
+    return x * COUNT[0]
+
+
+@node("wrong.in_place")
+def in_place(x: Sample) -> Sample:
+    """A sample that is doubled in place."""
+    return x.mul_(2)
+
+
+@node("wrong.hooks")
+def hooks(denoiser: Denoiser, x: Sample) -> Sample:
+    """A sample, and a hook that stays on the denoiser."""
+    network: Any = denoiser
+    network.register_forward_hook(lambda *_: None)
+    return x * 1
+
+
+TABLE = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+@node("wrong.device")
+def device(x: Sample) -> Sample:
+    """A sample times a table that is on the CPU."""
+    return x * TABLE.to(x.dtype).reshape(1, -1, 1, 1)
+
+
+@node("wrong.made_on_cpu")
+def made_on_cpu(x: Sample) -> Sample:
+    """Zeros in the shape of a sample, on the CPU."""
+    return torch.zeros(x.shape, dtype=x.dtype)
+
+
+@node("wrong.detaches")
+def detaches(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
+    """Guidance with a difference that no gradient goes through; scale: of the difference."""
+    return uncond + scale * replace(cond, value=(cond.value - uncond.value).detach())
+
+
+@node("wrong.infinite")
+def infinite(x: Sample) -> Sample:
+    """A root whose gradient at 0 is infinite."""
+    return x + (x - x).square().sqrt()
+
+
+@node("wrong.identity", identity=lambda phi: "guided" if phi == 0 else None)
+def identity(guided: Prediction, *, phi: float = 0.5) -> Prediction:
+    """A prediction times 1 + phi, plus a little that stays."""
+    return guided * (1.1 + phi)
+
+
+@node("wrong.identity_port", identity=lambda phi: "x" if phi == 0 else None)
+def identity_port(guided: Prediction, *, phi: float = 0.5) -> Prediction:
+    """A prediction times 1 + phi."""
+    return guided * (1 + phi)
+
+
+@node("wrong.needs", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
+def needs(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
+    """Guidance that reads uncond at every scale."""
+    return cond + scale * (cond - uncond)
+
+
+@node("wrong.never", needs=lambda scale: {"cond", "uncond"})
+def never(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
+    """Guidance that says needs for nothing; scale: of the difference."""
+    return uncond + scale * (cond - uncond)
+
+
+@node("wrong.onnx")
+def onnx(x: Sample) -> Sample:
+    """A sample divided by its largest value, where that is above 1."""
+    greatest = x.abs().amax().item()
+    return x / greatest if greatest > 1 else x * 1
+
+
+@node("wrong.bakes")
+def bakes(x: Sample, *, scale: float = 2.0) -> Sample:
+    """A sample times a number that is made a constant while it is traced; scale: the number."""
+    return x * (scale if isinstance(scale, float) else 2.5)
+
+
+@node("wrong.fails")
+def fails(x: Sample) -> Sample:
+    """A sample, never."""
+    raise ValueError("this node takes no sample at all")
+
+
+class Unknown:
+    """A port type of which the kit has no example."""
+
+
+@node("wrong.unknown")
+def unknown(value: Unknown) -> Tensor:
+    """A tensor of something."""
+    return torch.zeros(1)
+
+
+@node("wrong.host", host=True)
+def on_host(text: str) -> str:
+    """A text in capitals."""
+    return text.upper()
+
+
+@node("wrong.per_sample")
+def one_scale_each(cond: Prediction, *, scale: Scale = 2.0) -> Prediction:
+    """A prediction times one scale for each sample; scale: a number, or a tensor (B)."""
+    return replace(cond, value=cond.value * per_sample(scale, cond.value))
+
+
+@hookimpl
+def guidegraph_nodes() -> list[Any]:
+    return [good, undocumented, on_host]
