@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class _Shown:
     def __init__(self, folder: Path, json: bool):
         self._folder, self._json = folder, json
         self._total, self._failed, self._last = 0, 0, time.monotonic()
+        self._out = sys.stdout  # as it is now: while Ray is connected it is another
 
     def started(self, cells: int, missing: int) -> None:
         self._total = cells
@@ -143,8 +145,8 @@ class _Shown:
         self._event("sweep_finished", **vars(summary), folder=str(self._folder))
         if not self._json:
             counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"
-            typer.echo(f"{counts}; wrote {self._folder / TABLE}")
+            typer.echo(f"{counts}; wrote {self._folder / TABLE}", file=self._out)
 
     def _event(self, event: str, **fields: object) -> None:
         if self._json:
-            typer.echo(jsonlib.dumps({"event": event, **fields}))
+            typer.echo(jsonlib.dumps({"event": event, **fields}), file=self._out)

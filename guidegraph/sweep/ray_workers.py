@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from guidegraph.sweep.worker import Outcome
 LOCAL = "local"
 RETRIES = 5
 """How often a cell is tried again whose worker died. A cell that fails by itself is not."""
-_POLL = 0.5
+_POLL, _KNOCK = 0.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ def local_workers(cluster: Cluster) -> int:
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[None]:
-    """Inside, Ray is connected. Raises ``GuidegraphError`` where it is not installed, ``WorkflowError`` where no
-    cluster answers."""
+    """Inside, Ray is connected, and ``sys.stdout`` is stderr.
+
+    Raises ``GuidegraphError`` where it is not installed, ``WorkflowError`` where no cluster answers.
+    """
     if importlib.util.find_spec("ray") is None:
         raise GuidegraphError('missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,6 +63,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers: this process has loaded its libraries
             ray.init(address=LOCAL, num_cpus=local_workers(cluster), include_dashboard=False, **quiet)
         else:
+            _knock(cluster.address)
             ray.init(address=cluster.address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         message = f"no Ray answers at '{cluster.address}': {error}"
@@ -66,9 +71,17 @@ def connected(cluster: Cluster) -> Iterator[None]:
     try:
         for number, handler in handlers.items():  # Ray sets its own, which would end the process
             signal.signal(number, handler)
-        yield
+        with redirect_stdout(sys.stderr):  # what Ray prints of nodes that die is for a person
+            yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises ``OSError`` where nothing listens at ``[ray://]HOST:PORT``: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK).close()
 
 
 def run_on_ray(

@@ -119,7 +119,8 @@ def test_a_cluster_without_gpus_is_not_waited_for(tmp_path: Path, workflow: list
     assert "--device: no-device: 'cuda' was asked for, and no machine of this Ray has a GPU" in result.stderr
 
 
-def test_a_driver_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_ended_goes_on_with_what_is_missing(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "sleep.yaml").write_text(SLEEP)
     arguments: list[str | Path] = ["sweep", "sleep.yaml", "--seeds", "0:60", "--out", "out", "--ray", "local"]
     arguments += ["--workers", "2", "--plugin", TOYS]
@@ -127,8 +128,9 @@ def test_a_driver_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path) ->
     assert process.stdout is not None
     for _ in range(20):
         process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    process.send_signal(number)
+    process.stdout.read()
+    assert process.wait(60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
     before = made(tmp_path / "out")
     assert 19 <= len(before) < 60
     result = run(tmp_path, *arguments[1:])
