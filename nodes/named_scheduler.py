@@ -35,9 +35,9 @@ def named(
 ) -> Sampler:
     """The node `scheduler.SAMPLER` by its name, with its own defaults for what is no setting here.
 
-    sampler: its name; the node of that name has its source, and all of its settings. steps: of the solver; some call the
-    model more than once for each. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: only this last part of the
-    steps. Samplers that draw noise need it at scheduler.step. For a bundle, name the sampler's own node instead.
+    sampler: its name; the node of that name has its source, and all of its settings. steps: of the solver; some call
+    the model more than once for each. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: only this last part of
+    the steps. Samplers that draw noise need it at scheduler.step. For a bundle, name the sampler's own node instead.
     """
     found: Sampler = getattr(scheduler, sampler)(schedule, steps=steps, clip=clip, strength=strength)
     return found

@@ -112,11 +112,11 @@ def contents(wheel: Path) -> set[str]:
 
 
 def expected(source: Path) -> set[str]:
-    """Every module, and every data file of the workflows, under the name it is imported by."""
+    """Every module, and every data file of the workflows, under the name it is imported by; not the gallery's."""
     files = {f.relative_to(source).as_posix() for f in (source / "guidegraph").rglob("*") if f.is_file()}
     for name in FOLDERS:
         kept = (".py", *DATA) if name == "workflows" else (".py",)
-        found = [f for f in (source / name).rglob("*") if f.suffix in kept]
+        found = [f for f in (source / name).rglob("*") if f.suffix in kept and "gallery" not in f.parts]
         files |= {f"guidegraph/{f.relative_to(source).as_posix()}" for f in found}
     return files
 

@@ -59,6 +59,18 @@ METHODS = (
     Method("CFG, s = 2", None, {"scale": 2.0}),
     Method("CFG, s = 4", None, {"scale": 4.0}),
     Method("CFG, s = 8", None, {"scale": 8.0}),
+    Method("APG, s = 4", "apg", {"scale": 4.0}),
+    Method("APG, s = 8", "apg", {"scale": 8.0}),
+    Method("CFG-Zero*, s = 4", "cfg_zero_star", {"scale": 4.0}),
+    Method("CFG++, λ = 0.6", "cfgpp", {"scale": 0.6}),
+    Method("dynamic thresholding, s = 8, mimics 4", "dynamic_thresholding", {"scale": 8.0}),
+    Method("PAG alone, w = 2", "pag", {"scale": 1.0}),
+    Method("PAG, w = 2, with CFG, s = 2", "pag", {"scale": 2.0}),
+    Method("SEG alone, γ = 2", "seg", {"scale": 1.0}),
+    Method("SEG, γ = 2, with CFG, s = 2", "seg", {"scale": 2.0}),
+    Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
+    Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
+    Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
 )
 
 

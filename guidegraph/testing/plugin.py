@@ -52,7 +52,7 @@ class ConformanceItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        code = self.check.case.node.__code__  # type: ignore[attr-defined]
+        code = self.check.case.node.__code__
         return Path(code.co_filename), code.co_firstlineno - 1, f"{self.check.case.id}: {self.check.name}"
 
 

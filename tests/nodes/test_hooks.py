@@ -438,7 +438,9 @@ def test_a_denoiser_with_rules_exports_with_the_weights_once(plugin: str, tmp_pa
     assert difference(found.run(), engine) < 1e-3
     plain = found.engine(_folder(tmp_path, "plain"), [("denoiser: halved", "denoiser: model.denoiser")])
     assert difference(plain, engine) > 1e-2
-    model = load_part(WORKFLOWS / "models" / "fashion_class", "denoiser", device=torch.device("cpu"), dtype=torch.float32)
+    model = load_part(
+        WORKFLOWS / "models" / "fashion_class", "denoiser", device=torch.device("cpu"), dtype=torch.float32
+    )
     weights = sum(one.numel() * 4 for one in model.parameters())
     written = sum(file.stat().st_size for file in (tmp_path / "bundle" / "bundle").rglob("*") if file.is_file())
     assert weights < written < 1.4 * weights

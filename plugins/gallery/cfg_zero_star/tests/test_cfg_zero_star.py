@@ -118,7 +118,8 @@ def test_the_workflow_draws_and_keeps_still_for_as_many_steps_as_it_is_told() ->
 
 @pytest.mark.slow
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
-    found = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2)
+    found = made(WORKFLOW, tmp_path, PLUGIN, steps=3, batch=2, zero_steps=2)
+    assert "zero_steps" not in found.bundle.manifest.inputs
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "scale": 8.0, "zero_steps": 2}):
+    for given in ({}, {"steps": 5, "batch": 3, "scale": 8.0}):
         assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL

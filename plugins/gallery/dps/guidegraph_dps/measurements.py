@@ -1,0 +1,79 @@
+"""Measurements y = A(x) as values that nodes give: what was seen, and the operator that saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
+
+from annotated_types import Ge
+
+from guidegraph import Mask, Sample, Tensor, node, structured
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """Samples (B, C, H, W) to y − A(x), a tensor (B, …), differentiable."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A sample seen where kept (B, 1, H, W) is 1."""
+
+    leaf_axes: ClassVar = {"seen": ("B", "C", "H", "W"), "kept": ("B", 1, "H", "W")}
+
+    seen: Tensor
+    kept: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.seen.to(x) - self.kept.to(x) * x
+
+
+@node("dps.masked")
+def masked(sample: Sample, mask: Mask) -> Measurement:
+    """Inpainting: a sample (B, C, H, W) of which the part where the mask (B, 1, H, W) is 1 was not seen."""
+    if sample.shape[2:] != mask.shape[2:]:
+        raise ValueError(
+            f"the mask has shape {tuple(mask.shape)} and the sample {tuple(sample.shape)}: give them one size"
+        )
+    kept = 1 - mask.to(sample)
+    return Masked(kept * sample, kept)
+
+
+@structured
+@dataclass(frozen=True, eq=False)
+class Downsampled:
+    """A sample (B, C, h, w) seen through a filter of its rows (h, H) and one of its columns (w, W)."""
+
+    leaf_axes: ClassVar = {"seen": ("B", "C", "h", "w"), "rows": ("h", "H"), "columns": ("w", "W")}
+
+    seen: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.seen.to(x) - self.rows.to(x) @ x @ self.columns.to(x).T
+
+
+@node("dps.downsampled")
+def downsampled(sample: Sample, *, factor: Annotated[int, Ge(1)] = 4) -> Measurement:
+    """Super-resolution: a small sample (B, C, h, w), as bicubic reduction by a whole factor gives it.
+
+    The filter is that of `image.resize`, without its clamp: Keys' kernel, a = −½, `factor` times as wide.
+    """
+    return Downsampled(sample, bicubic(sample.shape[2], factor, sample), bicubic(sample.shape[3], factor, sample))
+
+
+def bicubic(size: int, factor: int, like: Tensor) -> Tensor:
+    """The weights (size, size · factor) of a bicubic reduction; each row sums to 1."""
+    import torch
+
+    def centres(count: int) -> Tensor:
+        return torch.arange(count, device=like.device, dtype=like.dtype) + 0.5
+
+    d = (centres(size * factor) / factor - centres(size).unsqueeze(1)).abs()
+    near, far = (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = torch.where(d < 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    return weights / weights.sum(1, keepdim=True)

@@ -1,0 +1,53 @@
+"""Steps that are taken several times, as rows of a sampler's table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph import Scheduler, Tensor, Timesteps, has_values, node
+
+
+class Repeated(NamedTuple):
+    scheduler: Scheduler
+    steps: Timesteps
+
+
+@node("universal.recur")
+def recur(scheduler: Scheduler, *, times: Annotated[int, Ge(1)] = 2) -> Repeated:
+    """A sampler that takes every step `times` times: per-step self-recurrence (Bansal et al. 2023, eq. 10, its k).
+
+    After each time but the last, z′_t = √(ᾱ_t/ᾱ_{t−1}) z_{t−1} + √(1 − ᾱ_t/ᾱ_{t−1}) ε′ leads back. That is part of the
+    row, which draws ε′ from port `noise` (for DDPM, both noises at once). It starts from the scheduler's own state.
+    Raises an error for samplers that keep values from step to step, and for a learned variance.
+    """
+    import torch
+
+    kept = scheduler.matrix[:, 1:].abs().sum() + scheduler.matrix[:, 0, 4:].abs().sum()
+    if scheduler.learned or (has_values(kept) and bool(kept > 0)):
+        raise ValueError(
+            "a step can be taken again where the sampler keeps no values from step to step and learns no variance: "
+            "use ddim or euler, or ddpm with a fixed variance"
+        )
+    bar = scheduler.alpha.square()
+    ratio = bar / torch.cat([bar, bar.new_ones(1)])[1:]
+    back = scheduler.matrix * ratio.sqrt().reshape(-1, 1, 1)
+    noise = (back[:, 0, 3].square() + 1 - ratio).sqrt()
+    back = torch.cat([torch.cat([back[:, :1, :3], noise.reshape(-1, 1, 1), back[:, :1, 4:]], 2), back[:, 1:]], 1)
+
+    def rows(last: Tensor, before: Tensor) -> Tensor:
+        return torch.stack([before] * (times - 1) + [last], 1).flatten(0, 1)
+
+    repeated = replace(
+        scheduler,
+        matrix=rows(scheduler.matrix, back),
+        score_gain=rows(scheduler.score_gain, scheduler.score_gain * ratio.sqrt()),
+        reads_noise=scheduler.reads_noise or times > 1,
+        alpha=rows(scheduler.alpha, scheduler.alpha),
+        sigma=rows(scheduler.sigma, scheduler.sigma),
+        t=rows(scheduler.t, scheduler.t),
+        log_variance=rows(scheduler.log_variance, scheduler.log_variance),
+    )
+    return Repeated(repeated, repeated.t.to(torch.float32))
