@@ -57,10 +57,9 @@ class MemoryCache:
         entry = self._entries.get(digest)
         if entry is None:
             return None
-        values, versions, size = entry
+        values, versions, _ = entry
         if versions != _versions(values):
-            del self._entries[digest]
-            self.size -= size
+            self.drop(digest)
             return None
         self._entries.move_to_end(digest)
         return values
@@ -74,6 +73,11 @@ class MemoryCache:
         while self.size > self.limit:
             _, (_, _, dropped) = self._entries.popitem(last=False)
             self.size -= dropped
+
+    def drop(self, digest: str) -> None:
+        """Forget the values under a digest, if there are any."""
+        if (entry := self._entries.pop(digest, None)) is not None:
+            self.size -= entry[2]
 
     def clear(self) -> None:
         self._entries.clear()

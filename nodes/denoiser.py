@@ -121,8 +121,9 @@ def features(
 ) -> Tensor:
     """What one site of the denoiser gives for x (B, C, H, W) at t (1) or (B) under a condition.
 
-    site: its name, as denoiser.sites lists it. (B, C′, h, w) at "feature" and "skip"; (B, heads, N, D) of N pixels at
-    "self" and "cross". Raises an error for a name that is not that of one site.
+    (B, C′, h, w) at "feature" and "skip", and (B, heads, N, D) of N pixels at "self" and "cross".
+    site: its name, as denoiser.sites lists it.
+    Raises an error for a name that is not that of one site.
     """
     found = select_sites(denoiser, site)
     if len(found) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -49,17 +50,24 @@ def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> 
     pooled features being one of them.
     """
     import torch
-    from torch.nn import functional
 
     if image.shape != target.shape:
         raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
     with torch.no_grad():
         wanted = features(target)
+    return map_distances(features(image), wanted).mean()
+
+
+def map_distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """How far two batches of pictures are from each other in each map of a network: (maps, B)."""
+    import torch
+    from torch.nn import functional
+
     distances = []
-    for found, aim in zip(features(image), wanted, strict=True):
-        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (found, aim))
-        distances.append((a - b).square().sum(1).mean())
-    return torch.stack(distances).mean()
+    for some, others in zip(found, wanted, strict=True):
+        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (some, others))
+        distances.append((a - b).square().sum(1).mean(1))
+    return torch.stack(distances)
 
 
 def positions(features: Tensor) -> Tensor:

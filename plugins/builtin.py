@@ -15,11 +15,16 @@ MODULES = (
     "autoencoder",
     "checkpoint",
     "classifier",
+    "clock",
+    "coding",
     "condition",
     "datasets",
     "denoiser",
     "detector",
+    "extractors",
     "features",
+    "fidelity",
+    "frechet",
     "guidance",
     "image",
     "label",
@@ -39,6 +44,7 @@ MODULES = (
     "schedule",
     "scheduler",
     "semantic",
+    "similarity",
     "step",
     "step_context",
     "table",
@@ -63,6 +69,7 @@ TYPES = (
     "LabelEmbedder",
     "Latent",
     "Mask",
+    "Moments",
     "Noise",
     "OpaqueDenoiser",
     "Prediction",
@@ -92,6 +99,6 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
 
 @hookimpl
 def guidegraph_types() -> list[type]:
-    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "hooks", "step_context"))
+    modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "frechet", "hooks", "step_context"))
     known = {name: found for module in modules for name, found in vars(module).items()}
     return [Tensor, *(known[name] for name in TYPES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,18 @@ def test_the_detector_finds_what_the_prompt_names() -> None:
     found = row(table("text_to_image", count=24, steps=15), "pictures", "drawn from the caption")
     assert found["all named found"] > 0.6
     assert found["shuffled"] < 0.2
+
+
+def test_progressive_coding_has_the_papers_shape() -> None:
+    """Ho et al. 2020, figure 5: distortion falls steeply at first, and most bits describe what is hardly seen."""
+    found = load_workflow(EVALUATE.parent / "experiments" / "rate_distortion.yaml", cache="off").run(
+        batches=1, batch=16, steps=40
+    )["table"]
+    rate, rmse = found.numbers("rate"), found.numbers("rmse")
+    assert all(a < b for a, b in pairwise(rate))
+    begun = next(i for i, value in enumerate(rate) if value > 1e-3)  # before, every estimate is the mean picture
+    assert all(a > b for a, b in pairwise(rmse[begun::2]))
+    half = next(i for i, value in enumerate(rmse) if value < rmse[0] / 2)
+    assert rate[half] < 0.02 * rate[-1]
+    assert next(b for b, value in zip(rate, rmse, strict=True) if value < 5) < 0.3 * rate[-1]
+    assert 2 < rate[-1] < 8

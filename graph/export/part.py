@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from guidegraph.graph.export.axes import Axis
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, FixedSizeError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -152,8 +152,10 @@ class _Renamer:
                 assert value.shape is not None
                 text = str(getattr(value.shape[index], "value", value.shape[index]))
                 self.named[text] = axis.name
-                symbol = next(iter(sympy.sympify(text).free_symbols))
-                self.symbols[symbol] = sympy.Symbol(axis.name, integer=True) / axis.multiple_of
+                symbols = sympy.sympify(text).free_symbols
+                if not symbols:  # torch found that the function holds for one size alone, and said nothing
+                    raise FixedSizeError(f"{axis.name} = {text}", "")
+                self.symbols[next(iter(symbols))] = sympy.Symbol(axis.name, integer=True) / axis.multiple_of
 
     def __call__(self, value: onnx_ir.Value) -> None:
         if value.shape is None or value.shape.is_static():

@@ -136,6 +136,78 @@ def run(
     run_command(given)
 
 
+@app.command(
+    epilog=examples(
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64",
+        "sweep draw.yaml --grid steps=10,30 --from prompts.csv --set scale=3 --out runs/steps",
+        "sweep draw.yaml --grid scale=1,2,4 --seeds 0:64 --ray local --workers 4",
+    )
+)
+def sweep(
+    workflow: File,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V,V,…", help="The values of a parameter; all combinations of several are run."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="FIRST:END", help="The values of the parameter seed: 0:64, or 1,5,9.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE.csv", help="Rows of values; its first line names the parameters."),
+    ] = None,
+    set: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the files go; a sweep there is continued.",
+            show_default="runs/<time>-<name>-sweep",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="Run on Ray: one started here, or a cluster.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one a core"),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")] = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
+
+    A cell that is done is not run again while nothing that it depends on has changed: a sweep that was broken off goes
+    on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
+    --ray needs pip install "guidegraph[ray]".
+    """
+    from guidegraph.cli.sweep import Arguments, sweep_command
+
+    given = Arguments(
+        workflow,
+        grid or [],
+        seeds,
+        table,
+        set or [],
+        out,
+        ray,
+        workers,
+        device,
+        dtype,
+        json,
+        _chosen(plugin, no_plugins),
+    )
+    sweep_command(given)
+
+
 @app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from guidegraph.cli.source import (
     place_problems,
     unknown_outputs,
 )
-from guidegraph.graph.errors import Cancelled, Problem, WorkflowError
+from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.share import process_share
@@ -34,8 +34,7 @@ from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.record import RunRecord, versions
-from guidegraph.rerun import Recipe, portable_params, seeds_of
+from guidegraph.recorded import Job, RecordedRun
 from guidegraph_runtime.files import run_folder
 
 
@@ -88,7 +87,7 @@ def _run_in_processes(given: Arguments) -> None:
     """Check once, here, and let the processes run."""
     ready = _checked(given, required_plugins(given.plugins).registry)
     check_processes(given.processes, ready.opened.graph, given.device)
-    launch(given.processes, sys.argv[1:], _folder(given.out, ready.opened.graph.name))
+    launch(given.processes, sys.argv[1:], made_folder(given.out, ready.opened.graph.name))
 
 
 def _checked(given: Arguments, registry: Registry) -> Ready:
@@ -113,55 +112,40 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
-    from guidegraph.graph.cache import DiskCache
-    from guidegraph.graph.run import RunOptions, run
-
-    graph, values, registry = ready.opened.graph, ready.values, manager.registry
-    device = own_device(given.device)
+    graph, values, device = ready.opened.graph, ready.values, own_device(given.device)
     if process_share().index:
         # One of several processes of a training: the first writes and shows what all have made.
-        run(
-            graph,
-            values,
-            RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only),
-        )
+        _run_silently(ready, device, token)
         return
-    found = versions(registry)
-    params, seeds = portable_params(values), seeds_of(graph, values)
-    recipe = Recipe(graph.file, dict(graph.sources), params, ready.only, ready.dtype, seeds=seeds, versions=found)
-    folder = _folder(given.out, graph.name)
-    writer = OutputWriter(
-        graph, registry, folder, lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text()
+    job = Job(
+        graph,
+        manager.registry,
+        values,
+        ready.only,
+        device,
+        ready.dtype,
+        ready.passes,
+        ready.cache,
+        ready.memory_budget,
     )
-    place = {
-        "device": device,
-        "dtype": ready.dtype,
-        "passes": sorted(ready.passes),
-        "cache": str(ready.cache) if ready.cache else None,
-        "memory_budget": ready.memory_budget,
-        "only": ready.only,
-    }
-    record = RunRecord(graph, values, place, found, writer.files)
-    info = RunInfo(graph, values, device, ready.dtype)
-    plugins = _plugin_observers(manager, info)
-    with _recorded(record, folder), _shown(given, writer) as shown:
+    folder = made_folder(given.out, graph.name)
+    recorded = RecordedRun(job, folder)
+    writer = recorded.writer
+    plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
+    with _shown(given, writer) as shown:
         # One process, one run: values in memory would be kept for nobody.
-        options = RunOptions(
-            device=device,
-            dtype=ready.dtype,
-            passes=ready.passes,
-            disk=DiskCache(ready.cache) if ready.cache else None,
-            observers=[record, *shown, *plugins],
-            cancel=token,
-            only=ready.only,
-            on_output=writer,
-            memory_budget=ready.memory_budget,
-        )
-        run(graph, values, options)
+        recorded.run([*shown, *plugins], token)
     if not (given.json or given.quiet):
         for name, text in writer.tables.items():
             typer.echo(f"{name}\n\n{text}\n")
         typer.echo(_summary(folder, writer))
+
+
+def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
+    from guidegraph.graph.run import RunOptions, run
+
+    options = RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only)
+    run(ready.opened.graph, ready.values, options)
 
 
 def own_device(device: str) -> str:
@@ -170,7 +154,7 @@ def own_device(device: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
 
 
-def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
+def plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
     """The plugins' observers; one that is not to be had, or that fails later, is reported, and the run goes on."""
     before = {status.name for status in manager.statuses if status.state == "failed"}
     found = manager.observers(info, say)
@@ -180,27 +164,13 @@ def _plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
     return found
 
 
-def _folder(out: Path | None, name: str) -> Path:
+def made_folder(out: Path | None, name: str) -> Path:
     """The folder for the files, made. Raises ``WorkflowError`` where it cannot be."""
     try:
         return run_folder(out, name)
     except OSError as error:
         problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {error}", "--out")
         raise WorkflowError([problem]) from error
-
-
-@contextmanager
-def _recorded(record: RunRecord, folder: Path) -> Iterator[None]:
-    """Keep ``run.json``, however the run ends."""
-    record.write(folder, "running")
-    try:
-        yield
-    except BaseException as error:
-        status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
-        with suppress(OSError):  # what went wrong first is what counts
-            record.write(folder, status, str(error) or type(error).__name__)
-        raise
-    record.write(folder, "done")
 
 
 @contextmanager

@@ -42,16 +42,10 @@ def open_workflow(path: Path, registry: Registry) -> Opened:
 def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
     """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and all that is wrong here."""
     found = list(problems)
-    texts: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name.strip():
-            found.append(argument_problem("bad-setting", f"'{setting}' is not K=V", "--set"))
-        else:
-            texts[name.strip()] = value
+    texts = setting_texts(settings, found)
     values: dict[str, Any] = {}
     try:
-        values = bind(_with_recipe(opened), texts, text=True, label="--set")
+        values = bind(with_recipe(opened), texts, text=True, label="--set")
     except WorkflowError as error:
         found += error.problems
     if found:
@@ -59,7 +53,19 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
     return values
 
 
-def _with_recipe(opened: Opened) -> Graph:
+def setting_texts(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:
+    """The texts of ``--set K=V`` by parameter."""
+    texts: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            problems.append(argument_problem("bad-setting", f"'{setting}' is not K=V", "--set"))
+        else:
+            texts[name.strip()] = value
+    return texts
+
+
+def with_recipe(opened: Opened) -> Graph:
     """The graph with a picture's parameters as its defaults: what is given on the command line goes over them."""
     graph, recipe = opened.graph, opened.recipe
     if recipe is None:

@@ -8,8 +8,11 @@ from typing import Any, cast
 import torch
 
 from guidegraph.nodes import types
+from guidegraph.nodes.hooks import HookedDenoiser, OpaqueDenoiser
+from guidegraph.nodes.model import new_unet
 from guidegraph.nodes.schedule import linear
 from guidegraph.nodes.scheduler import ddim
+from guidegraph.nodes.step_context import StepContext, context
 from guidegraph.testing import models
 from guidegraph.testing.examples import BATCH, SIZES, TEXTS, Maker, draw, integers
 
@@ -17,13 +20,13 @@ SAMPLE = ("B", "C", "H", "W")
 
 
 def image(seed: int) -> torch.Tensor:
-    made: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
-    return made
+    found: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
+    return found
 
 
 def mask(seed: int) -> torch.Tensor:
-    made: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
-    return made
+    found: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
+    return found
 
 
 def semantic(seed: int) -> torch.Tensor:
@@ -55,8 +58,25 @@ def state(seed: int) -> types.SchedulerState:
     return types.SchedulerState(torch.tensor([1]), draw((4, *SAMPLE), seed))
 
 
+def step_context(seed: int) -> StepContext:
+    """At the second row of the example sampler."""
+    made = scheduler(seed)
+    return context(made, draw(SAMPLE, seed), state(seed), made.t[1:2].float())
+
+
 def table(seed: int) -> types.Table:
     return types.Table({"x": [0.0, 1.0, 2.0], "y": [0.5 + seed, 0.25, 1.0], "name": ["a", "b", "c"]})
+
+
+def hooked(seed: int) -> HookedDenoiser:
+    """A U-Net of some thousand weights, none of them zero, for 4 channels, tokens and a vector of 6."""
+    width = SIZES["D"]
+    made: Any = new_unet(channels=8, multipliers=(1, 2), attention=(1,), heads=2, context_dim=width, vector_dim=width)
+    generator = torch.Generator().manual_seed(9000 + seed)
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    found: HookedDenoiser = made
+    return found
 
 
 MAKERS: Mapping[type, Maker] = cast(
@@ -74,7 +94,10 @@ MAKERS: Mapping[type, Maker] = cast(
         types.Scheduler: scheduler,
         types.SchedulerState: state,
         types.Table: table,
+        StepContext: step_context,
         types.Denoiser: models.Denoiser,
+        HookedDenoiser: hooked,
+        OpaqueDenoiser: models.Denoiser,
         types.Classifier: models.Classifier,
         types.TextEmbedder: models.TextEmbedder,
         types.LabelEmbedder: models.LabelEmbedder,
@@ -90,8 +113,3 @@ MAKERS: Mapping[type, Maker] = cast(
         bool: lambda seed: seed % 2 == 0,
     },
 )
-
-
-def made(kind: Any, seed: int = 0) -> Any:
-    """The example of a built-in type."""
-    return MAKERS[kind](seed)

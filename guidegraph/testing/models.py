@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.nodes.shapes import check_sides
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph.testing.examples import SIZES
 
@@ -133,7 +134,8 @@ class ConditionAdapter(Model):
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 × 2: a convolution, since pooling fixes sizes in an exported graph."""
+    """Means of 2 × 2, for even sides."""
+    check_sides(x, 2, "the example model")
     weight = torch.full((x.shape[1], 1, 2, 2), 0.25, dtype=x.dtype, device=x.device)
     return F.conv2d(x, weight, stride=2, groups=x.shape[1])
 

@@ -83,13 +83,17 @@ class NoisyClassifier(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits (B, classes) in x's dtype for x (B, C, size, size) at t (B) on the schedule's axis."""
+        logits: Tensor = self.head(self.penultimate(x, t))
+        return logits.to(x.dtype)
+
+    def penultimate(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the last layer sees: (B, D) for the same x and t."""
         config = self.config
         if x.shape[1:] != (config.in_channels, config.size, config.size):
             raise ValueError(
                 f"this classifier takes samples (B, {config.in_channels}, {config.size}, {config.size}); found shape "
                 f"{tuple(x.shape)}"
             )
-        dtype = self.head.weight.dtype
-        h, _ = self.trunk.encode(x.to(dtype), self.trunk.embed(t, None))
-        logits: Tensor = self.head(self.pool(F.silu(self.norm(h))))
-        return logits.to(x.dtype)
+        h, _ = self.trunk.encode(x.to(self.head.weight.dtype), self.trunk.embed(t, None))
+        pooled: Tensor = self.pool(F.silu(self.norm(h)))
+        return pooled

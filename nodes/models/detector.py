@@ -57,6 +57,12 @@ class Detector(nn.Module):
         objects, background = scores[:, : self.config.objects], scores[:, self.config.objects :]
         return torch.cat([objects.amax(2), background.mean(2)], dim=1)
 
+    def penultimate(self, image: Tensor) -> Tensor:
+        """The mean over positions (B, D) of what the last layer sees."""
+        check_sides(image, 2, "the detector")
+        seen: Tensor = self.features(image)
+        return seen.mean((2, 3))
+
 
 def detector_loss(logits: Tensor, labels: Tensor, config: DetectorConfig) -> Tensor:
     """Binary cross-entropy of the objects plus cross-entropy of sky and ground; labels (B, K) in {0, 1}."""

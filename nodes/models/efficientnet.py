@@ -115,8 +115,13 @@ class EfficientNetLite0(nn.Module):
 
     def classify(self, image: Tensor) -> Tensor:
         """Logits (B, 1000) of ImageNet's classes."""
-        logits: Tensor = self.fc(self(image)[-1])
+        logits: Tensor = self.fc(self.penultimate(image))
         return logits
+
+    def penultimate(self, image: Tensor) -> Tensor:
+        """The pooled features (B, 1280), which the last layer sees."""
+        pooled: Tensor = self(image)[-1]
+        return pooled
 
 
 def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:

@@ -11,6 +11,7 @@ import torch
 
 from guidegraph import AttentionCall, HookedDenoiser, NodeError, Rule, Site, WorkflowError, load_workflow, select_sites
 from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.weights import places
 from guidegraph.nodes.denoiser import features, guided, list_sites
 from guidegraph.nodes.models.attention import attention
 from guidegraph.nodes.models.denoiser import UNetDenoiser
@@ -169,7 +170,7 @@ def test_every_site_reaches_the_prediction_and_the_original_stays(denoiser: Hook
         assert not torch.allclose(ruled(*given).value, plain, atol=1e-6), site
         assert list(ruled.state_dict()) == names
     assert torch.equal(denoiser(*given).value, plain)
-    assert {id(one) for one in ruled.parameters()} == {id(one) for one in denoiser.parameters()}
+    assert {place.id for place in places(ruled)} == {place.id for place in places(denoiser)}
 
 
 def test_rules_add_up_and_a_second_one_at_a_site_is_refused(denoiser: HookedModel) -> None:
@@ -253,8 +254,10 @@ def test_rules_survive_copies_of_the_model(denoiser: HookedModel) -> None:
     assert torch.equal(shared_copy(ruled)(*given).value, expected)
     assert torch.equal(frozen_copy(ruled)(*given).value, expected)
     name = next(name for name, one in ruled.named_parameters() if one.ndim > 1)
-    changed = shared_copy(ruled, {name: 2 * dict(ruled.named_parameters())[name]})
-    assert not torch.equal(changed(*given).value, expected)
+    other = {name: 2 * dict(ruled.named_parameters())[name]}
+    found = shared_copy(ruled, other)(*given).value
+    assert not torch.equal(found, expected)
+    assert torch.equal(found, shared_copy(denoiser, other).with_rules({site: changing(site)})(*given).value)
     assert torch.equal(ruled(*given).value, expected)
 
 
@@ -435,7 +438,9 @@ def test_a_denoiser_with_rules_exports_with_the_weights_once(plugin: str, tmp_pa
     assert difference(found.run(), engine) < 1e-3
     plain = found.engine(_folder(tmp_path, "plain"), [("denoiser: halved", "denoiser: model.denoiser")])
     assert difference(plain, engine) > 1e-2
-    model = load_part(WORKFLOWS / "models" / "fashion_class", "denoiser", device="cpu", dtype=torch.float32)
+    model = load_part(
+        WORKFLOWS / "models" / "fashion_class", "denoiser", device=torch.device("cpu"), dtype=torch.float32
+    )
     weights = sum(one.numel() * 4 for one in model.parameters())
     written = sum(file.stat().st_size for file in (tmp_path / "bundle" / "bundle").rglob("*") if file.is_file())
     assert weights < written < 1.4 * weights

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from guidegraph.testing import CHECKS, Inapplicable, NodeCase, cases_of, run_check
-from tests.cli.command import environment
+from tests.cli.command import ROOT, environment
 from tests.testing import wrong_nodes
 
 pytest_plugins = ["pytester"]
 
+NAME = "guidegraph.testing.plugin"
 QUICK = [name for name in CHECKS if name != "ONNX export"]
 
 PLUGIN = '''
@@ -70,12 +73,17 @@ def test_one_node(conformance):
 """
 
 
-@pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """The folder of a plugin. What is imported in a run is forgotten after it, so the checks are loaded before."""
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """What a pytester imports is forgotten after it, which torch does not bear: the checks have run once before."""
     for name in QUICK:
         with suppress(Inapplicable):
             run_check(NodeCase(wrong_nodes.good), name)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """The folder of a plugin."""
     pytester.makeini("[pytest]")
     pytester.makepyfile(guidegraph_mine=PLUGIN)
     pytester.syspathinsert()
@@ -83,8 +91,15 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    fixed = ("-p", "guidegraph.testing.plugin", "-p", "no:cacheprovider", "-rs", "-v")
-    return project.runpytest_inprocess(*fixed, *arguments)
+    installed = any(entry.value == NAME for entry in entry_points(group="pytest11"))
+    named = () if installed else ("-p", NAME)
+    return project.runpytest_inprocess(*named, "-p", "no:cacheprovider", "-rs", "-v", *arguments)
+
+
+def test_the_entry_point_has_the_name_of_its_module() -> None:
+    """With another one, `-p guidegraph.testing.plugin` would register the plugin twice, which pytest refuses."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {NAME: NAME}
 
 
 def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester) -> None:
@@ -106,6 +121,7 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
     found.stdout.no_fnmatch_line("*Error*")
 
 
+@pytest.mark.slow
 def test_the_nodes_are_checked_beside_tests_that_are_named(project: pytest.Pytester) -> None:
     path = project.makepyfile(test_other="def test_run(): pass")
     found = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,11 +66,7 @@ def _reaches(case: NodeCase, given: Arguments, name: str, plain: dict[str, Any])
         gradients = torch.autograd.grad(total, [tensor for _, tensor in inputs], allow_unused=True)
     for (place, tensor), gradient in zip(inputs, gradients, strict=True):
         if gradient is None or not bool(gradient.any()):
-
-            def moved(port: Port, leaf: Leaf, at: str = place) -> Tensor:
-                return _other(port, leaf, at)
-
-            other = given.mapped(case, moved)
+            other = given.mapped(case, partial(_other, place))
             if _differs(case, call(case, other), plain):
                 raise case.error(
                     f"a gradient of the result with respect to '{place}'",
@@ -92,7 +89,7 @@ def _differs(case: NodeCase, found: dict[str, Any], plain: dict[str, Any]) -> bo
     return any(difference(a.tensor, b.tensor) > 1e-4 for (_, a), (_, b) in pairs if b.tensor.is_floating_point())
 
 
-def _other(port: Port, leaf: Leaf, place: str) -> Tensor:
+def _other(place: str, port: Port, leaf: Leaf) -> Tensor:
     tensor: Tensor = leaf.tensor
     other: Tensor = changed(tensor) if leaf.named(port.name) == place else tensor
     return other

@@ -18,7 +18,7 @@ from guidegraph.graph.ir import GraphOutput as Wanted
 from guidegraph.graph.types import is_tensor
 from guidegraph.testing.batches import batch_of, sample_of, wider
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable
+from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, only_traceable
 
 TOLERANCE = 1e-3
@@ -56,7 +56,13 @@ def check_onnx_export(case: NodeCase) -> None:
     names = [one.name for one in part.plan.inputs]
     free = {axis.name for here in part.axes for axis in here.values()}
     for what, variant in _variants(case, given, free):
-        expected = [leaf.tensor for _, leaf in leaves_out(case, call(case, variant))]
+        try:
+            outputs = call(case, variant)
+        except Nonconforming:
+            if what:  # a size that the node does not take, as the check of shapes or of the batch says
+                continue
+            raise
+        expected = [leaf.tensor for _, leaf in leaves_out(case, outputs)]
         found = run_onnx(session, dict(zip(names, _fed(case, variant), strict=True)))
         for name, tensor, array in zip(part.plan.outputs, expected, found, strict=True):
             apart = difference(torch.from_numpy(array), tensor)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import guidegraph_freeu as freeu
 import numpy as np
 import pytest
 import torch
-from diffusers.utils.torch_utils import fourier_filter
+from diffusers.utils import torch_utils
 
 from guidegraph import Condition, load_workflow
 from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
@@ -18,6 +19,9 @@ from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 WORKFLOW = Path(freeu.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_freeu",)
+OTHER: dict[str, Any] = {"steps": 4, "batch": 3, "scale": 6.0}
+"""Parameters other than at export."""
+theirs: Any = torch_utils.fourier_filter
 NOTHING = {"b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}
 CASES = [(size, threshold) for size in ((4, 4), (8, 6), (5, 7), (2, 3)) for threshold in (1, 2)]
 
@@ -31,7 +35,7 @@ def test_the_filter_is_that_of_diffusers(size: tuple[int, int], threshold: int) 
     skipped = random(0, 2, 3, *size)
     for s in (0.0, 0.3, 1.0, 1.7):
         found = freeu.filtered(skipped, s, threshold)
-        torch.testing.assert_close(found, fourier_filter(skipped, threshold, s), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, theirs(skipped, threshold, s), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "threshold"), CASES)
@@ -81,7 +85,7 @@ def test_sites_that_are_no_skips_are_refused() -> None:
 
 
 def test_the_workflow_draws_and_has_the_denoiser_itself_as_its_limit() -> None:
-    params = {"steps": 2, "batch": 2, "scale": 4.0}
+    params: dict[str, Any] = {"steps": 2, "batch": 2, "scale": 4.0}
     workflow = load_workflow(WORKFLOW, plugins=PLUGIN)
     plain = load_workflow(WORKFLOWS / "text_to_image.yaml").run(**params)["image"]
     assert (workflow.run(**params, **NOTHING)["image"] - plain).abs().max() < 1e-3
@@ -93,5 +97,5 @@ def test_the_workflow_draws_and_has_the_denoiser_itself_as_its_limit() -> None:
 def test_the_bundle_draws_what_the_engine_draws(tmp_path: Path) -> None:
     found = made(WORKFLOW, tmp_path, PLUGIN, steps=2, batch=2)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 4, "batch": 3, "scale": 6.0}):
+    for given in ({}, OTHER):
         assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL

@@ -38,7 +38,9 @@ def blur(query: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
     if math.isinf(sigma):
         return query.mean(-2, keepdim=True).expand_as(query)
     rows, columns = (kernel(query, n, sigma) for n in size)
-    return (rows @ (columns @ query.unflatten(-2, size)).transpose(-3, -2)).transpose(-3, -2).flatten(-3, -2)
+    along_rows = columns @ query.unflatten(-2, size)
+    blurred: Tensor = (rows @ along_rows.transpose(-3, -2)).transpose(-3, -2).flatten(-3, -2)
+    return blurred
 
 
 def kernel(like: Tensor, n: int, sigma: float) -> Tensor:

@@ -301,7 +301,9 @@ def test_the_gradient_through_decoder_and_guided_denoiser_exports(
 
 @pytest.mark.slow
 def test_a_sampler_with_recurrence_exports(plugins: dict[str, tuple[str, str]], tmp_path: Path) -> None:
-    text = RECUR.replace("SAMPLER", "ddim").replace("SETTINGS", "").replace("times: params.times}}", "with: {times: 3}}")
+    text = (
+        RECUR.replace("SAMPLER", "ddim").replace("SETTINGS", "").replace("times: params.times}}", "with: {times: 3}}")
+    )
     text = text.replace("in: {scheduler: scheduler.scheduler, with:", "in: {scheduler: scheduler.scheduler}, with:")
     workflow = tmp_path / "recur.yaml"
     workflow.write_text(text[: text.index("outputs:")] + "outputs: {x: sample.x}\n", encoding="utf-8")

@@ -1,0 +1,114 @@
+"""A run into a folder: its outputs, written as they come, and ``run.json`` beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.errors import Cancelled
+from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.passes import ALL_PASSES
+from guidegraph.graph.registry import Registry
+from guidegraph.outputs import OutputWriter
+from guidegraph.record import RunRecord, versions
+from guidegraph.rerun import Recipe, portable_params, seeds_of
+
+if TYPE_CHECKING:
+    from guidegraph.graph.cache import MemoryCache
+    from guidegraph.graph.plan import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is run: a validated graph with checked values, and how. ``cache`` is the folder of the disk cache."""
+
+    graph: Graph
+    registry: Registry
+    values: Mapping[str, Any]
+    only: list[str] | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    passes: frozenset[str] = ALL_PASSES
+    cache: Path | None = None
+    memory_budget: int | None = None
+
+
+class RecordedRun:
+    """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
+
+    def __init__(self, job: Job, folder: Path):
+        self.job, self.folder = job, folder
+        graph, values, found = job.graph, job.values, versions(job.registry)
+        recipe = Recipe(
+            graph.file,
+            dict(graph.sources),
+            portable_params(values),
+            job.only,
+            job.dtype,
+            seeds=seeds_of(graph, values),
+            versions=found,
+        )
+        self.writer = OutputWriter(
+            graph,
+            job.registry,
+            folder,
+            lambda name, i, batch: replace(recipe, output=name, index=i, batch=batch).text(),
+        )
+        place = {
+            "device": job.device,
+            "dtype": job.dtype,
+            "passes": sorted(job.passes),
+            "cache": str(job.cache) if job.cache else None,
+            "memory_budget": job.memory_budget,
+            "only": job.only,
+        }
+        self._record = RunRecord(graph, values, place, found, self.writer.files)
+
+    def run(
+        self,
+        observers: Sequence[Observer],
+        cancel: CancelToken,
+        memory: Callable[[Plan], MemoryCache] | None = None,
+    ) -> None:
+        """Run. ``memory`` gives the cache that holds values of other runs in this process.
+
+        Raises what ``graph.run`` and the writer raise; the record says how it ended, however it did.
+        """
+        from guidegraph.graph.cache import DiskCache
+        from guidegraph.graph.plan import compile_plan
+        from guidegraph.graph.run import RunOptions, run_plan
+
+        job = self.job
+        with self._recorded():
+            place = f"{job.device} {job.dtype}"
+            plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only)
+            options = RunOptions(
+                device=job.device,
+                dtype=job.dtype,
+                passes=job.passes,
+                memory=memory(plan) if memory else None,
+                disk=DiskCache(job.cache) if job.cache else None,
+                observers=[self._record, *observers],
+                cancel=cancel,
+                only=job.only,
+                on_output=self.writer,
+                memory_budget=job.memory_budget,
+            )
+            run_plan(plan, options)
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Keep ``run.json``, however the run ends."""
+        self._record.write(self.folder, "running")
+        try:
+            yield
+        except BaseException as error:
+            status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
+            with suppress(OSError):  # what went wrong first is what counts
+                self._record.write(self.folder, status, str(error) or type(error).__name__)
+            raise
+        self._record.write(self.folder, "done")

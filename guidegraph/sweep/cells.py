@@ -1,0 +1,70 @@
+"""Cells by content: a cell's key is the digest of all that its outputs depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guidegraph.graph.digest import Digests, hashed, is_pure, labelled
+from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Param, Sources
+from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.passes import bind_params
+from guidegraph.recorded import Job
+from guidegraph.rerun import portable
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep. ``swept`` are the parameters that the sweep varies, ``values`` all of them."""
+
+    key: str
+    swept: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+
+def cell_key(job: Job) -> str:
+    """The digest of a run that has not begun: the same for the same outputs, on any machine.
+
+    It covers the parameters, device and dtype, and each operation with the versions and sources of its node, and the
+    contents of the files that its settings name. A node that is not pure counts by its settings: what it reads by
+    itself is not looked at. A node that only has an effect, such as one that saves, counts without the content of
+    its paths, since they are where it writes.
+    """
+    values = {name: Literal(frozen_copy(value)) for name, value in job.values.items()}
+    ops = {key: bind_params(op, values) for key, op in job.graph.ops.items()}
+    digests = Digests(f"{job.device} {job.dtype}", structural=True)
+    digests.add(ops)
+    wanted = job.only if job.only is not None else list(job.graph.outputs)
+    needed = _needed(job.graph, ops, wanted)
+    parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
+    for name in wanted:
+        source = job.graph.outputs[name].source
+        parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
+    for key, op in ops.items():
+        if job.only is None and key not in needed and not is_pure(op):
+            effect = _effect(op, digests) if isinstance(op, Call) else digests[key]
+            parts.append((f"effect {key}", effect))
+    parts += [(f"param {name}", json.dumps(portable(value))) for name, value in sorted(job.values.items())]
+    return labelled(parts)
+
+
+def _needed(graph: Graph, ops: Mapping[str, Op], outputs: Sequence[str]) -> set[str]:
+    """The operations that outputs depend on."""
+    sources = (graph.outputs[name].source for name in outputs)
+    found = {source.op for source in sources if isinstance(source, Output)}
+    for key in reversed([*ops]):
+        if key in found:
+            found |= {source.op for source in ops[key].sources() if isinstance(source, Output)}
+    return found
+
+
+def _effect(call: Call, digests: Digests) -> str:
+    def digest(sources: Sources) -> str:
+        if isinstance(sources, tuple):
+            return hashed("list", *map(digest, sources))
+        return json.dumps(portable(sources.value)) if isinstance(sources, Literal) else digests.source(sources)
+
+    given = {**call.inputs, **call.settings}
+    return labelled([("node", f"{call.spec.id} {call.spec.version}"), *((n, digest(s)) for n, s in given.items())])

@@ -1,0 +1,73 @@
+"""``sweep.json``: what was swept, of which workflow, with which versions, where."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.record import versions
+from guidegraph.recorded import Job
+from guidegraph.rerun import portable, portable_params
+from guidegraph.sweep.grid import Axis, Grid
+from guidegraph.sweep.store import Store
+
+FORMAT = 1
+
+
+def description(job: Job, grid: Grid, settings: Mapping[str, str], where: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a sweep. ``where`` says how it is run: plugins, Ray, workers."""
+    graph = job.graph
+    axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
+    return {
+        "format": FORMAT,
+        "workflow": {
+            "file": str(graph.file),
+            "name": graph.name,
+            "text": graph.sources.get(str(graph.file)),
+            "sources": dict(graph.sources),
+        },
+        "grid": {axis.names[0]: _values(axis) for axis in axes["--grid"]},
+        "seeds": next((_values(axis) for axis in axes["--seeds"]), None),
+        "from": next((_table(axis) for axis in axes["--from"]), None),
+        "order": list(grid.names),
+        "cells": len(grid),
+        "set": {name: portable(grid.base[name]) for name in settings if name in grid.base},
+        "parameters": portable_params(grid.base),
+        "device": job.device,
+        "dtype": job.dtype,
+        **where,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
+        "versions": versions(job.registry),
+    }
+
+
+def _values(axis: Axis) -> list[Any]:
+    return [portable(value) for (value,) in axis.rows]
+
+
+def _table(axis: Axis) -> dict[str, Any]:
+    return {"columns": list(axis.names), "rows": [[portable(value) for value in row] for row in axis.rows]}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
+
+
+def check_same_workflow(store: Store, job: Job) -> None:
+    """Raises ``WorkflowError`` where the folder has a sweep of another workflow: neither its file nor its text."""
+    if (found := store.description()) is None:
+        return
+    graph, workflow = job.graph, found["workflow"]
+    if workflow.get("file") == str(graph.file) or workflow.get("text") == graph.sources.get(str(graph.file)):
+        return
+    message = f"'{store.folder}' holds a sweep of {workflow.get('file')}: give another folder"
+    raise WorkflowError([Problem(Mark("--out", 1, 1), "another-sweep", message)])

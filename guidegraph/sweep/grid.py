@@ -1,0 +1,123 @@
+"""The cells of a sweep: each row of a table with each point of a grid and each seed, all values checked before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from guidegraph.graph.bind import bind
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
+from guidegraph.graph.ir import Graph
+from guidegraph.graph.yamltree import short
+from guidegraph.sweep.texts import MOST_CELLS, Texts
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Parameters that are varied together, with their values in each row. ``option`` is where they were given."""
+
+    option: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``base`` has the values of the parameters that are not swept. The last axis changes fastest."""
+
+    axes: tuple[Axis, ...]
+    base: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The swept parameters."""
+        return tuple(name for axis in self.axes for name in axis.names)
+
+    def __len__(self) -> int:
+        return math.prod(len(axis.rows) for axis in self.axes)
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The values of the swept parameters in each cell, in order."""
+        for rows in product(*(axis.rows for axis in self.axes)):
+            yield dict(zip(self.names, (value for row in rows for value in row), strict=True))
+
+
+def make_grid(graph: Graph, settings: Mapping[str, str], given: Sequence[Texts], problems: Sequence[Problem]) -> Grid:
+    """The grid of a workflow, with typed values.
+
+    settings: texts of parameters that are the same in all cells. problems: what is known to be wrong already.
+    Raises ``WorkflowError`` with those and all that is wrong here: unknown, missing and repeated parameters, values
+    that do not fit the parameter or a port that it feeds.
+    """
+    found = [*problems, *_name_problems(graph, settings, given)]
+    if not given and not problems:
+        message = "there is nothing to sweep: give --grid NAME=VALUE,VALUE,…, --seeds FIRST:END or --from FILE.csv"
+        found.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
+    reader = _Reader(graph, found)
+    swept = {name for texts in given for name in texts.names}
+    axes = [reader.axis(texts) for texts in given if all(name in graph.params for name in texts.names)]
+    fixed = {name: text for name, text in settings.items() if name not in swept}
+    others = {name: parameter for name, parameter in graph.params.items() if name not in swept}
+    base: dict[str, Any] = {}
+    try:
+        base = bind(replace(graph, params=others), fixed, text=True, label="--set")
+    except WorkflowError as error:
+        found += error.problems
+    grid = Grid(tuple(axes), base)
+    if len(grid) > MOST_CELLS:
+        message = f"there are {len(grid):,} cells; at most {MOST_CELLS:,} are one sweep"
+        found.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
+    if found:
+        raise WorkflowError(found)
+    return grid
+
+
+def _name_problems(graph: Graph, settings: Mapping[str, str], given: Sequence[Texts]) -> Iterator[Problem]:
+    places = dict.fromkeys(settings, "--set")
+    for texts in given:
+        mark = Mark(texts.option, 1, 1) if texts.option != "--from" else Mark(texts.marks[0].file, 1, 1)
+        for name in texts.names:
+            where = f"params.{short(name)}"
+            if name not in graph.params:
+                message = f"no parameter '{short(name)}'; {choices(name[:60], graph.params, 'parameters')}"
+                yield Problem(mark, "unknown-param", message, where)
+            if name in places:
+                message = f"'{short(name)}' has its values from {places[name]} and from {texts.option}: leave one out"
+                yield Problem(mark, "swept-twice", message, where)
+            places[name] = texts.option
+
+
+class _Reader:
+    """Reads texts by the parameters' types; each text of a parameter once."""
+
+    def __init__(self, graph: Graph, problems: list[Problem]):
+        self._graph, self._problems = graph, problems
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def axis(self, texts: Texts) -> Axis:
+        rows = []
+        for row, mark in zip(texts.rows, texts.marks, strict=True):
+            rows.append(tuple(self._value(n, text, mark) for n, text in zip(texts.names, row, strict=True)))
+        if len(texts.names) == 1 and texts.option != "--from":
+            seen: list[Any] = []
+            for (value,), (text,) in zip(rows, texts.rows, strict=True):
+                if value is not None and repr(value) in seen:
+                    message = f"'{texts.names[0]}' has the value {short(text)} twice"
+                    mark = Mark(texts.option, 1, 1)
+                    self._problems.append(Problem(mark, "bad-grid", message, f"params.{texts.names[0]}"))
+                seen.append(repr(value))
+        return Axis(texts.option, texts.names, tuple(rows))
+
+    def _value(self, name: str, text: str, mark: Mark) -> Any:
+        """The value of one parameter; None, and problems, where the text does not fit it."""
+        if (name, text) not in self._known:
+            alone = replace(self._graph, params={name: self._graph.params[name]})
+            try:
+                self._known[name, text] = bind(alone, {name: text}, text=True)[name]
+            except WorkflowError as error:
+                self._problems += [replace(problem, mark=mark) for problem in error.problems]
+                self._known[name, text] = None
+        return self._known[name, text]

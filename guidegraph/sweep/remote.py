@@ -1,0 +1,100 @@
+"""What a worker process on Ray does: build the workflow once, then run the cells that it is sent.
+
+Nothing but texts and numbers go there, and a cell's files come back as bytes: the machines need no common disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.bind import bind
+from guidegraph.graph.build import build
+from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.events import CancelToken
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.record import versions
+from guidegraph.recorded import Job
+from guidegraph.sweep.cells import Cell, cell_key
+from guidegraph.sweep.worker import Outcome, Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all cells of a sweep have in common, as it is sent.
+
+    sources: the texts of the workflow and of those that it uses, by path. workers: how many share a machine at
+    most; None for one a core.
+    """
+
+    workflow: Path
+    sources: dict[str, str]
+    only: list[str] | None
+    device: str
+    dtype: str
+    plugins: tuple[str, ...]
+    installed: bool
+    versions: dict[str, str]
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a cell ended, and its files by name."""
+
+    outcome: Outcome
+    files: dict[str, bytes]
+
+
+class _Process:
+    """The state of a worker process: one sweep at a time."""
+
+    def __init__(self, order: Order):
+        import torch
+
+        torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
+        self.order = order
+        manager = PluginManager(order.plugins, entry_points=order.installed)
+        graph = build(order.workflow, manager.registry, order.sources)
+        self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype)
+        self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
+
+    def make(self, key: str, params: Mapping[str, Any]) -> Made:
+        values = bind(self.job.graph, params)
+        if cell_key(replace(self.job, values=values)) != key:
+            return Made(Outcome("failed", 0.0, self._differs()), {})
+        with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
+            folder = Path(name)
+            outcome = self.worker.run(Cell(key, {}, values), folder, CancelToken())
+            files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return Made(outcome, files)
+
+    def _differs(self) -> str:
+        """Why a cell has another key here than where the sweep was started."""
+        here, there = versions(self.job.registry), self.order.versions
+        names = [n for n in sorted({*here, *there}) if here.get(n) != there.get(n) and n not in ("platform", "machine")]
+        found = [f"{n} {here.get(n, 'missing')} in place of {there.get(n, 'missing')}" for n in names]
+        what = ", ".join(found) or "a file that the workflow reads, or the code of a node, differs or is not there"
+        return f"this worker's machine is not like the one that the sweep was started on: {what}"
+
+
+_process: _Process | None = None
+
+
+def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
+    """Run one cell in this process. What is wrong with the process itself is the cell's outcome too."""
+    global _process
+    try:
+        if _process is None or _process.order != order:
+            _process = None  # the models of another sweep go first
+            _process = _Process(order)
+        return _process.make(key, params)
+    except WorkflowError as error:
+        return Made(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})

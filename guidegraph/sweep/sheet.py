@@ -1,0 +1,156 @@
+"""The contact sheet of a sweep: one picture a cell, rows and columns by the swept parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.nodes.tabular import Entry
+from guidegraph.sweep.cells import Cell
+from guidegraph.sweep.grid import Grid
+from guidegraph.sweep.table import Row, as_entries
+from guidegraph_runtime.files import atomic_path
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+SHEET = "sheet.png"
+MOST = 300
+"""At most so many pictures are on a sheet."""
+_COLUMNS = 20
+_SMALLEST, _LARGEST = 64, 192
+_TEXT, _GAP, _LABEL = 12, 4, 160
+_INK, _PAPER, _EMPTY = "black", "white", "#dddddd"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which cell, by its place in the grid, is where; a label for each row and column, or one below each picture."""
+
+    cells: list[list[int]]
+    rows: list[str]
+    columns: list[str]
+    captions: list[str]
+    left_out: int
+
+
+def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[Row | None]) -> None:
+    """Write the sheet of the first output that is a picture, of its first picture in each cell.
+
+    rows: how each cell ended, None where it did not run. Where no cell has a picture there is no sheet.
+    """
+    output = next((name for row in rows if row is not None for name in row.outputs.pictures), None)
+    if output is None:
+        (folder / SHEET).unlink(missing_ok=True)
+        return
+    files = [row.pictures()[output][0] if row is not None and output in row.outputs.pictures else None for row in rows]
+    states = ["not run" if row is None else row.outcome.status for row in rows]
+    with atomic_path(folder / SHEET) as temporary:
+        _draw(folder, layout(grid, [as_entries(cell.swept) for cell in cells]), files, states).save(temporary)
+
+
+def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
+    """The last axis that has several values runs along the rows. A single axis is broken into lines."""
+    several = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
+    across = len(grid.axes[several[-1]].rows) if several else 1
+    down = len(grid) // across
+    if down == 1:
+        shown = min(across, MOST)
+        width = min(_COLUMNS, math.ceil(math.sqrt(shown)))
+        lines = [list(range(i, min(i + width, shown))) for i in range(0, shown, width)]
+        names = grid.axes[several[-1]].names if several else grid.names
+        return Layout(lines, [], [], [_label(points[i], names) for i in range(shown)], across - shown)
+    width = min(across, _COLUMNS)
+    height = min(down, max(1, MOST // width))
+    cells = [[row * across + column for column in range(width)] for row in range(height)]
+    names = grid.axes[several[-1]].names
+    others = [name for i in several[:-1] for name in grid.axes[i].names]
+    rows = [_label(points[line[0]], others) for line in cells]
+    return Layout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
+
+
+def _label(point: dict[str, Entry], names: Sequence[str]) -> str:
+    def shown(value: Entry) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name}={shown(point[name])}" for name in names)
+
+
+def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Sequence[str]) -> Image.Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    side = _side(folder, files)
+    font = ImageFont.load_default(_TEXT)
+    line = _TEXT + _GAP
+    wide = math.ceil(min(_LABEL, max((font.getlength(label) for label in plan.rows), default=0)))
+    left = wide + 2 * _GAP if plan.rows else _GAP
+    head = line + _GAP if plan.columns else _GAP
+    step = (side + _GAP, side + _GAP + (line if plan.captions else 0))
+    foot = line + _GAP if plan.left_out else 0
+    width = left + max(map(len, plan.cells)) * step[0]
+    sheet = Image.new("RGB", (width, head + len(plan.cells) * step[1] + foot), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, label in enumerate(plan.columns):
+        _write(pen, font, (left + column * step[0], _GAP), label, side, 1)
+    for r, cells in enumerate(plan.cells):
+        y = head + r * step[1]
+        if plan.rows:
+            _write(pen, font, (_GAP, y), plan.rows[r], wide, max(1, side // line))
+        for c, i in enumerate(cells):
+            x = left + c * step[0]
+            if (file := files[i]) is not None:
+                sheet.paste(_picture(folder / file, side), (x, y))
+            else:
+                pen.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
+                _write(pen, font, (x + _GAP, y + _GAP), states[i], side - 2 * _GAP, 1)
+            if plan.captions:
+                _write(pen, font, (x, y + side + 1), plan.captions[i], side, 1)
+    if plan.left_out:
+        text = f"{plan.left_out} more pictures are not shown"
+        _write(pen, font, (_GAP, sheet.height - line), text, width - 2 * _GAP, 1)
+    return sheet
+
+
+def _side(folder: Path, files: Sequence[str | None]) -> int:
+    """How large a picture is shown: as it is, between the smallest and the largest."""
+    from PIL import Image
+
+    first = next(file for file in files if file is not None)
+    with Image.open(folder / first) as image:
+        return max(_SMALLEST, min(_LARGEST, max(image.size)))
+
+
+def _picture(path: Path, side: int) -> Image.Image:
+    """A picture made to fit a square of paper."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        scale = side / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    tile = Image.new("RGB", (side, side), _PAPER)
+    tile.paste(shown, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return tile
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    at: tuple[int, int],
+    text: str,
+    width: int,
+    lines: int,
+) -> None:
+    """Write a text into so many lines of a width, cut where it is longer."""
+    found = [""]
+    for character in text:
+        if pen.textlength(found[-1] + character, font=font) > width:
+            found.append("")
+        found[-1] += character
+    if len(found) > lines:
+        found = [*found[: lines - 1], found[lines - 1][:-1] + "…"]
+    for i, part in enumerate(found):
+        pen.text((at[0], at[1] + i * (_TEXT + _GAP)), part.strip(), fill=_INK, font=font)

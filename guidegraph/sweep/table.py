@@ -1,0 +1,144 @@
+"""A sweep as a table: ``table.csv``, ``table.parquet`` where pyarrow is installed, and ``tables/<output>.csv``."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guidegraph.nodes.tabular import Entry
+from guidegraph.rerun import portable
+from guidegraph.sweep.cells import Cell
+from guidegraph.sweep.scalars import Outputs, cell_outputs
+from guidegraph.sweep.store import CELLS, Store
+from guidegraph.sweep.worker import Outcome
+from guidegraph_runtime.files import atomic_path, write_text
+
+TABLE = "table.csv"
+PARQUET = "table.parquet"
+TABLES = "tables"
+FIXED = ("cell", "status", "message", "seconds")
+"""The columns that every table has."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell that ended, with its outputs."""
+
+    cell: Cell
+    outcome: Outcome
+    outputs: Outputs
+
+    def begin(self) -> dict[str, Entry]:
+        """The first columns: the key and the swept parameters."""
+        return {"cell": self.cell.key, **{column(n): v for n, v in as_entries(self.cell.swept).items()}}
+
+    def pictures(self) -> dict[str, list[str]]:
+        """The pictures of each output, as paths in the sweep's folder."""
+        return {n: [f"{CELLS}/{self.cell.key}/{f}" for f in files] for n, files in self.outputs.pictures.items()}
+
+
+def column(parameter: str) -> str:
+    """The column of a swept parameter: its name, unless the table has another column of that name."""
+    return f"param.{parameter}" if parameter in FIXED else parameter
+
+
+def as_entries(swept: Mapping[str, Any]) -> dict[str, Entry]:
+    """Parameters as entries of a table; a list or a dictionary as JSON."""
+    found = {name: portable(value) for name, value in swept.items()}
+    return {name: json.dumps(v) if isinstance(v, (list, dict)) else v for name, v in found.items()}
+
+
+def rows_of(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
+    """Each cell that ended, in the order of the grid; None for those that did not run."""
+    found: list[Row | None] = []
+    for cell in cells:
+        ended = store.ended(cell.key)
+        outputs = Outputs() if ended is None else cell_outputs(store.cell(cell.key), ended.outputs)
+        found.append(None if ended is None else Row(cell, ended.outcome, outputs))
+    return found
+
+
+def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write the table of the cells, and one of each output that is a table of several rows. None is half-written.
+
+    swept: the parameters that are swept, which are columns even where no cell ended.
+    """
+    long = {name for row in rows for name, table in row.outputs.tables.items() if table.rows != 1}
+    records = [_record(row, long) for row in rows]
+    columns = list(dict.fromkeys(["cell", *map(column, swept), *FIXED[1:], *_columns(records)]))
+    write_text(folder / TABLE, as_csv(records, columns))
+    _write_parquet(folder / PARQUET, records, columns)
+    for old in (folder / TABLES).glob("*.csv"):
+        if old.stem not in long:
+            old.unlink()
+    for name in sorted(long):
+        long_records = _long_records(rows, name)
+        write_text(folder / TABLES / f"{name}.csv", as_csv(long_records, _columns(long_records)))
+
+
+def _record(row: Row, long: set[str]) -> dict[str, Entry]:
+    """One row of the table, by column. An output that has the name of another column is called ``output.NAME``."""
+    outcome = row.outcome
+    found = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
+    values: dict[str, Entry] = dict(row.outputs.entries)
+    for name, table in row.outputs.tables.items():
+        if name not in long:
+            values |= {f"{name}.{c}": entries[0] for c, entries in table.items()}
+    values |= {name: ";".join(paths) for name, paths in row.pictures().items()}
+    return found | {f"output.{name}" if name in found else name: value for name, value in values.items()}
+
+
+def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
+    found = []
+    for row in rows:
+        before = row.begin()
+        if (table := row.outputs.tables.get(name)) is not None:
+            named = {c: f"{name}.{c}" if c in before else c for c in table}
+            found += [before | {named[c]: value for c, value in record.items()} for record in table.records()]
+    return found
+
+
+def _columns(records: Sequence[Mapping[str, Entry]]) -> list[str]:
+    """The columns of records, which need not all have the same ones."""
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+def as_csv(records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> str:
+    """Records as CSV, UTF-8 with a line of names first; where there is no value the field is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _field(value) for name, value in record.items()} for record in records)
+    return text.getvalue()
+
+
+def _field(value: Entry) -> Any:
+    return json.dumps(value) if isinstance(value, bool) else value
+
+
+def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        path.unlink(missing_ok=True)  # one of an earlier sweep would not be of these cells
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    values = {name: pyarrow.array(_one_type([r.get(name) for r in records])) for name in columns}
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.table(values), temporary)
+
+
+def _one_type(values: Sequence[Entry]) -> list[Entry]:
+    """A column for Parquet, where all values have one type: whole numbers beside floats are floats, else texts."""
+    types = {type(value) for value in values if value is not None}
+    if types == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    if len(types) > 1:
+        return [None if value is None else str(_field(value)) for value in values]
+    return list(values)

@@ -1,0 +1,113 @@
+"""What ``--grid``, ``--seeds`` and ``--from`` say, as texts that the parameters' types are still to read."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guidegraph.graph.errors import Mark, Problem
+
+SEED = "seed"
+MOST_CELLS = 1_000_000
+_CLOSING = {"[": "]", "{": "}"}
+_BEFORE = "[{,:"  # what stands before a quoted text in a list or a mapping; elsewhere a quote is an apostrophe
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Parameters that are varied together: one text for each of them in a row, and where the row stands."""
+
+    option: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marks: tuple[Mark, ...]
+
+
+def grid_texts(given: str, problems: list[Problem]) -> Texts | None:
+    """``scale=1,2,4``. None, and a problem, for what is not of this form."""
+    name, equals, values = given.partition("=")
+    parts = split(values)
+    if not equals or not name.strip() or not all(parts):
+        message = f"'{given}' is not NAME=VALUE,VALUE,…; a value with a comma in it stands in quotes or brackets"
+        problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
+        return None
+    return _alone("--grid", name.strip(), [_unquoted(part) for part in parts])
+
+
+def seed_texts(given: str, problems: list[Problem]) -> Texts | None:
+    """``0:64`` (64 is not among them), or a list such as ``1,5,10:20``. None, and a problem, for anything else."""
+    found: list[str] = []
+    for part in given.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:\s*:\s*(\d{1,18}))?\s*", part, re.ASCII)
+        first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
+        if end <= first or end - first > MOST_CELLS:
+            message = (
+                f"'{given}' is no list of seeds: write FIRST:END, of which END is none, or seeds and ranges with "
+                f"commas between them; at most {MOST_CELLS:,}"
+            )
+            problems.append(Problem(Mark("--seeds", 1, 1), "bad-seeds", message))
+            return None
+        found += map(str, range(first, end))
+    return _alone("--seeds", SEED, found)
+
+
+def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
+    """The rows of a CSV file, whose first line names parameters. None, and problems, where it cannot be read so."""
+
+    def wrong(message: str, line: int = 1) -> None:
+        problems.append(Problem(Mark(str(path), line, 1), "bad-table", message))
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(row, reader.line_num) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        wrong(f"cannot be read as CSV in UTF-8: {getattr(error, 'strerror', None) or error}")
+        return None
+    if len(lines) < 2:
+        wrong("a line with names of parameters is expected, and a line of values for each cell; found no values")
+        return None
+    before = len(problems)
+    names = [name.strip() for name in lines[0][0]]
+    if not all(names) or len(set(names)) < len(names):
+        wrong(f"the first line names a parameter for each column, each once; found {', '.join(map(repr, names))}")
+    for row, line in lines[1:]:
+        if len(row) != len(names):
+            wrong(f"{len(names)} values are expected, one for each column; found {len(row)}", line)
+    if len(problems) > before:
+        return None
+    marks = tuple(Mark(str(path), line, 1) for _, line in lines[1:])
+    return Texts("--from", tuple(names), tuple(tuple(row) for row, _ in lines[1:]), marks)
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas that stand neither in brackets nor in a part that is quoted."""
+    parts, depth, quote = [""], 0, ""
+    closing: list[str] = []
+    for character in text:
+        if not quote and not depth and character == ",":
+            parts.append("")
+            continue
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and parts[-1].rstrip()[-1:] in ("", *(_BEFORE if depth else "")):
+            quote = character
+        elif character in _CLOSING and (depth or not parts[-1].strip()):
+            closing.append(_CLOSING[character])
+        elif closing and character == closing[-1]:
+            closing.pop()
+        depth = len(closing)
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _unquoted(text: str) -> str:
+    whole = len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]
+    return text[1:-1] if whole else text
+
+
+def _alone(option: str, name: str, texts: Sequence[str]) -> Texts:
+    return Texts(option, (name,), tuple((text,) for text in texts), (Mark(option, 1, 1),) * len(texts))

@@ -1,0 +1,51 @@
+"""One worker: runs cells one after the other, and keeps its models from one to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from guidegraph.graph.errors import Cancelled, GuidegraphError
+from guidegraph.graph.events import CancelToken
+from guidegraph.plugins.hookspecs import RunInfo
+from guidegraph.plugins.manager import PluginManager
+from guidegraph.recorded import Job, RecordedRun
+from guidegraph.sweep.cells import Cell
+from guidegraph.sweep.memory import SharedValues, memory_limit
+
+Status: TypeAlias = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended; ``message`` says why it failed."""
+
+    status: Status
+    seconds: float
+    message: str = ""
+
+
+class Worker:
+    """``job`` is what all cells have in common; its values are replaced by each cell's. ``workers``: how many share
+    the machine."""
+
+    def __init__(self, job: Job, manager: PluginManager, warn: Callable[[str], object], workers: int = 1):
+        self._job, self._manager, self._warn = job, manager, warn
+        self._memory = SharedValues(memory_limit(job.device, workers))
+
+    def run(self, cell: Cell, folder: Path, cancel: CancelToken) -> Outcome:
+        """Run one cell into a folder that is there. Raises ``Cancelled``; whatever else goes wrong is the outcome."""
+        started = time.perf_counter()
+        try:
+            recorded = RecordedRun(replace(self._job, values=cell.values), folder)
+            info = RunInfo(self._job.graph, cell.values, self._job.device, self._job.dtype)
+            recorded.run(self._manager.observers(info, self._warn), cancel, self._memory.begin)
+        except Cancelled:
+            raise
+        except Exception as error:
+            kind = "" if isinstance(error, GuidegraphError) else f"{type(error).__name__}: "
+            return Outcome("failed", time.perf_counter() - started, f"{kind}{error}")
+        return Outcome("done", time.perf_counter() - started)

@@ -1,0 +1,80 @@
+"""Intervals by resampling: how far a figure would move with other samples of the same size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+
+from annotated_types import Ge
+
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.metrics import Z95
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Resamples: TypeAlias = Annotated[int, Ge(0)]
+Seed: TypeAlias = Annotated[int, Ge(0)]
+
+
+class Interval(NamedTuple):
+    """A figure with its 95 % interval, NaN at both ends where none was asked for."""
+
+    value: float
+    low: float
+    high: float
+
+
+def around(value: float, resampled: Iterable[float], low: float = -math.inf, high: float = math.inf) -> Interval:
+    """value ± 1.96 deviations of what resampling gives, cut at low and high; without at least two of these, NaN.
+
+    The interval lies around the value and not at the quantiles of the resampled figures: a figure that is biased in
+    small sets is more so in sets with repeated samples.
+    """
+    import numpy as np
+
+    found = np.array(list(resampled), dtype=np.float64)
+    if found.size < 2:
+        return Interval(value, math.nan, math.nan)
+    half = Z95 * float(found.std(ddof=1))
+    return Interval(value, max(low, value - half), min(high, value + half))
+
+
+def counts(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """How often each of `size` samples is drawn (size), when as many are drawn with replacement (Efron 1979)."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(size, size=size), minlength=size)
+
+
+def halves(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """Half of `size` samples, in order, drawn without replacement.
+
+    A figure's deviation over halves estimates that over sets of all: it is the jackknife that leaves out half (Shao &
+    Wu 1989). It takes no sample twice, which would be its own nearest neighbour.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.sort(generator.permutation(size)[: size // 2])
+
+
+def two_sets(features: Tensor, reference: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and (M, D) in float64, on the CPU. Raises ``ValueError`` for others, and for too few."""
+    x, y = (f.detach().double().cpu() for f in (features, reference))
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"expected features (N, D) and (M, D), found shapes {tuple(x.shape)} and {tuple(y.shape)}: of what a loop "
+            "collected, tensor.merge makes one batch"
+        )
+    if min(len(x), len(y)) < least:
+        raise ValueError(f"this metric needs at least {least} samples of each set; found {len(x)} and {len(y)}")
+    for name, f in (("features", x), ("reference", y)):
+        if not bool(f.isfinite().all()):
+            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
+    return x, y

@@ -1,0 +1,97 @@
+"""Networks of a user as feature extractors: a TorchScript file, or a classifier that is a value of the workflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Ge
+
+from guidegraph.graph.context import current_device
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import FeatureExtractor
+
+Range: TypeAlias = Literal["-1..1", "0..1", "0..255", "uint8"]
+Layer: TypeAlias = Literal["penultimate", "logits", "probabilities"]
+
+
+@node("features.torchscript", host=True)
+def torchscript(
+    *,
+    path: Path,
+    range: Range,
+    size: Annotated[int, Ge(1)] | None = None,
+    arguments: dict[str, bool | int | float | str] | None = None,
+) -> FeatureExtractor:
+    """A network in a TorchScript file, pictures to features (B, D), frozen; with Inception's, FID is the papers'.
+
+    path: the file.
+    range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
+    floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
+    they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward
+    by name, such as {return_features: true}.
+    It may give logits as well, for `metric.inception_score`. Loading a TorchScript file runs what is in it: take it
+    from whom you trust. Raises ``ValueError`` for another file, and when a network is called that gives no (B, D).
+    """
+    import torch
+
+    from guidegraph.nodes.models.torchscript import ScriptedFeatures
+
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}'")
+    try:
+        network = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:  # of any kind; its text has many lines
+        raise ValueError(
+            f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"
+        ) from error
+    wrapped = ScriptedFeatures(network, path.name, range, size, dict(arguments or {}))
+    found: FeatureExtractor = wrapped.eval().requires_grad_(False).to(current_device())
+    return found
+
+
+@dataclass(frozen=True)
+class ClassifierFeatures:
+    """A `FeatureExtractor` of pictures (B, 3, H, W) in [-1, 1] that gives one layer (B, D) of a classifier."""
+
+    classifier: Any
+    layer: Layer
+
+    def __call__(self, image: Tensor) -> tuple[Tensor]:
+        penultimate = self.layer == "penultimate"
+        call = getattr(self.classifier, "penultimate" if penultimate else "classify", None)
+        if call is None and penultimate:
+            raise ValueError(
+                f"{type(self.classifier).__name__} does not show its penultimate features: set `layer: logits`"
+            )
+        found = self._noisy(image, penultimate) if self._takes_t() else (call or self.classifier)(image)
+        if found.ndim != 2:
+            raise ValueError(f"expected features (B, D) of a classifier, found shape {tuple(found.shape)}")
+        return (found.softmax(1) if self.layer == "probabilities" else found,)
+
+    def _takes_t(self) -> bool:
+        from guidegraph.nodes.models.detector import Detector
+
+        return not isinstance(self.classifier, Detector) and not hasattr(self.classifier, "classify")
+
+    def _noisy(self, image: Tensor, penultimate: bool) -> Tensor:
+        """What a `Classifier` says at t = 0; one of grey samples gets the mean of the colours."""
+        config = getattr(self.classifier, "config", None)
+        x = image.mean(1, keepdim=True) if getattr(config, "in_channels", 3) == 1 else image
+        call = self.classifier.penultimate if penultimate else self.classifier
+        found: Tensor = call(x, image.new_zeros(len(image)).float())
+        return found
+
+
+@node("features.classifier")
+def classifier_features(classifier: Any, *, layer: Layer = "penultimate") -> FeatureExtractor:
+    """A classifier as a feature extractor: what its last layer sees, its logits, or its probabilities.
+
+    classifier: a `Classifier` of samples, called at t = 0 (one of grey samples sees the mean of the colours), the
+    detector of scenes, or a network with `classify`, such as EfficientNet-lite0. `penultimate` takes a network that has
+    a method of that name, as those of guidegraph's model folders do. With `layer: logits`, `features.pooled` gives what
+    `metric.inception_score` takes.
+    """
+    return ClassifierFeatures(classifier, layer)

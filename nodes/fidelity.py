@@ -1,0 +1,142 @@
+"""How real and how diverse sets of samples are: KID over subsets, the Inception score, precision and recall."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.bootstrap import Interval, Resamples, Seed, around, counts, halves, two_sets
+from guidegraph.nodes.manifold import Fidelity, fidelities
+from guidegraph.nodes.metrics import KernelDistance
+
+Neighbours = Annotated[int, Ge(1)]
+
+
+@node("metric.kid_subsets")
+def kernel_distance_of_subsets(
+    features: Tensor,
+    reference: Tensor,
+    *,
+    subsets: Annotated[int, Ge(1)] = 100,
+    subset_size: Annotated[int, Ge(2)] = 1000,
+    seed: Seed = 0,
+) -> KernelDistance:
+    """KID as Bińkowski et al. (2018) and torchmetrics report it, times 1,000: the mean over random subsets.
+
+    Each subset takes `subset_size` of features (N, D) and of (M, D), drawn as torchmetrics draws them after
+    `torch.manual_seed(seed)`. `error` is the deviation over the subsets, as is reported there: it is that of a set of
+    `subset_size`, not the error of the mean. `metric.kid` uses all pairs, and gives the error of its value.
+    """
+    import torch
+
+    x, y = two_sets(features, reference, least=2)
+    if subset_size > min(len(x), len(y)):
+        raise ValueError(f"subsets of {subset_size} need as many samples of each set; found {len(x)} and {len(y)}")
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(subsets):
+        b, a = (f[torch.randperm(len(f), generator=generator)[:subset_size]] for f in (y, x))
+        found.append(_squared_mmd(a, b))
+    values = torch.stack(found)
+    return KernelDistance(1000 * float(values.mean()), 1000 * float(values.std(correction=0)))
+
+
+def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
+    """The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³ between two sets of n samples (eq. 4)."""
+    n, d = a.shape
+    within = [((k.sum() - k.diagonal().sum()) / (n * (n - 1))) for k in ((f @ f.T / d + 1) ** 3 for f in (a, b))]
+    return within[0] + within[1] - 2 * ((a @ b.T / d + 1) ** 3).mean()
+
+
+@node("metric.inception_score")
+def inception_score(
+    logits: Tensor, *, splits: Annotated[int, Ge(1)] = 1, resamples: Resamples = 1000, seed: Seed = 0
+) -> Interval:
+    """The Inception score of Salimans et al. (2016, section 4), exp E KL(p(y|x) ‖ p(y)), from 1 to K, higher is better.
+
+    logits (N, K) are those of any classifier of the samples; with Inception's it is the papers' score, with another one
+    a figure of its own: how sure the classifier is, and how evenly its classes occur. It never looks at real pictures.
+    splits: the mean over so many parts of the set, in order (the papers take 10). The interval draws the samples of
+    each part again with replacement, `resamples` times (0: no interval); seed: of these draws.
+    """
+    import torch
+
+    if logits.ndim != 2 or len(logits) < splits:
+        raise ValueError(f"expected logits (N, K) with N at least {splits}, found shape {tuple(logits.shape)}")
+    if not bool(logits.isfinite().all()):
+        raise ValueError("the logits have values that are not finite: look at the pictures that they are of")
+    log_p = logits.detach().double().cpu().log_softmax(1)
+    values, resampled = [], []
+    for i, part in enumerate(log_p.chunk(splits)):
+        own = (part.exp() * part).sum(1)
+        picks = [torch.ones(1, len(part)), *(torch.from_numpy(c)[None] for c in counts(seed + i, len(part), resamples))]
+        weights = torch.cat([p.double() for p in picks]) / len(part)
+        mean_p = weights @ part.exp()
+        scores = (weights @ own - torch.special.xlogy(mean_p, mean_p).sum(1)).exp()
+        values.append(float(scores[0]))
+        resampled.append(scores[1:])
+    means = torch.stack(resampled).mean(0).tolist()
+    return around(math.fsum(values) / len(values), means, low=1.0, high=float(logits.shape[1]))
+
+
+class PrecisionRecall(NamedTuple):
+    """Four shares with their 95 % intervals, (value, low, high) each as columns."""
+
+    precision: float
+    precision_low: float
+    precision_high: float
+    recall: float
+    recall_low: float
+    recall_high: float
+    density: float
+    density_low: float
+    density_high: float
+    coverage: float
+    coverage_low: float
+    coverage_high: float
+
+
+@node("metric.precision_recall")
+def precision_recall(
+    features: Tensor,
+    reference: Tensor,
+    *,
+    k: Neighbours = 3,
+    resamples: Resamples = 20,
+    seed: Seed = 0,
+    chunk: Annotated[int, Ge(1)] = 1024,
+) -> PrecisionRecall:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3), density and coverage (Naeem et al. 2020).
+
+    A set's manifold is the union of balls around its features that reach to the k-th nearest other one of the set.
+    seed: of the draws of the interval.
+    precision: the share of features (N, D) inside of the reference's (M, D) manifold; recall: the share of the
+    reference inside of the features' manifold. density: in how many of the reference's balls a feature lies on average,
+    over k; it may be above 1. coverage: the share of the reference's balls with a feature in them.
+    The papers take k = 3, and k = 5 for density and coverage. All of them depend on both sizes: compare sets of one
+    size. The interval takes a random half of either set, `resamples` times (0: no interval); chunk: rows of distances
+    that are in memory at a time.
+    """
+    import torch
+
+    x, y = two_sets(features, reference, least=2)
+    if k >= min(len(x), len(y)):
+        raise ValueError(f"a {k}-th nearest neighbour needs {k + 1} samples of each set; found {len(x)} and {len(y)}")
+    if resamples and k >= min(len(x), len(y)) // 2:
+        raise ValueError(
+            f"half of {min(len(x), len(y))} samples have no {k}-th nearest neighbour: give more samples, or set "
+            "resamples to 0 for no interval"
+        )
+    draws = zip(halves(seed, len(x), resamples), halves(seed + 1, len(y), resamples), strict=True)
+    value, *resampled = fidelities(x, y, k, chunk, ((torch.from_numpy(a), torch.from_numpy(b)) for a, b in draws))
+    bounds = {"density": math.inf}
+    flat = [
+        number
+        for i, name in enumerate(Fidelity._fields)
+        for number in around(value[i], (r[i] for r in resampled), low=0.0, high=bounds.get(name, 1.0))
+    ]
+    return PrecisionRecall(*flat)

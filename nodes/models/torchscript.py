@@ -1,0 +1,45 @@
+"""A network of a TorchScript file, called with our pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ScriptedFeatures(nn.Module):
+    """A `FeatureExtractor`: pictures in the range and the size that the network takes, to (B, D) float32."""
+
+    def __init__(self, network: nn.Module, name: str, range: str, size: int | None, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.name, self.range, self.size, self.arguments = name, range, size, arguments
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """The features of pictures (B, 3, H, W) in [-1, 1]. Raises ``ValueError`` where the network does not fit."""
+        x = self.prepared(image)
+        try:
+            found = self.network(x, **self.arguments)
+        except Exception as error:  # of any kind; its text has many lines
+            (*_, last) = str(error).strip().splitlines() or [""]
+            raise ValueError(
+                f"'{self.name}' failed on {x.dtype} pictures of shape {tuple(x.shape)}: {last.strip()}. Look at "
+                "`range`, `size` and `arguments`"
+            ) from error
+        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != image.shape[0]:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"'{self.name}' must give features (B, D), one row for each of {len(x)}; found {shape}")
+        return (found.float(),)
+
+    def prepared(self, image: Tensor) -> Tensor:
+        x = image.float()
+        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        if self.range == "-1..1":
+            return x
+        if self.range == "0..1":
+            return (x + 1) / 2
+        whole = ((x + 1) * 127.5).round().clamp(0, 255)
+        return whole.to(torch.uint8) if self.range == "uint8" else whole

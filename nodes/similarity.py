@@ -1,0 +1,58 @@
+"""How alike pairs of pictures are: their structure, and their features in a trained network."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from guidegraph.graph.node import node
+from guidegraph.nodes.features import map_distances
+from guidegraph.nodes.metrics import Mean, mean
+from guidegraph.nodes.types import FeatureExtractor, Image
+
+
+@node("metric.ssim")
+def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5) -> Mean:
+    """Structural similarity (Wang et al. 2004, eq. 13) of pictures (B, 3, H, W) in [-1, 1], averaged over the pictures.
+
+    From −1 to 1, which equal pictures have. Computed by torchmetrics on [0, 1], channel by channel, in Gaussian windows
+    of deviation `sigma` pixels with K₁ = 0.01 and K₂ = 0.03; at the border pictures are mirrored.
+    Raises ``ValueError`` where torchmetrics is not installed (the extra `metrics`), and for pictures smaller than a
+    window.
+    """
+    import torch
+
+    if image.shape != reference.shape:
+        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
+    reach = int(3.5 * sigma + 0.5)
+    if min(image.shape[2:]) <= reach:
+        raise ValueError(f"windows of {2 * reach + 1} pixels need sides above {reach}; found {tuple(image.shape[2:])}")
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise ValueError(
+            "SSIM is computed by torchmetrics, which is not installed: pip install 'guidegraph[metrics]'"
+        ) from None
+    a, b = ((p.detach().double() / 2 + 0.5) for p in (image, reference.to(image.device)))
+    found = structural_similarity_index_measure(a, b, sigma=sigma, reduction="none", data_range=1.0)
+    assert isinstance(found, torch.Tensor)
+    return mean(found.reshape(-1))
+
+
+@node("metric.perceptual")
+def perceptual(
+    extractor: FeatureExtractor, image: Image, reference: Image, *, chunk: Annotated[int, Ge(1)] = 64
+) -> Mean:
+    """The distance of `loss.perceptual` of each pair of pictures (B, 3, H, W), averaged: 0 for equal pictures.
+
+    Zhang et al. 2018, eq. 1, without learned weights: values over another network, and those of LPIPS, do not compare.
+    `chunk` pairs are computed at a time.
+    """
+    import torch
+
+    if image.shape != reference.shape:
+        raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
+    pairs = zip(image.split(chunk), reference.to(image.device).split(chunk), strict=True)
+    with torch.no_grad():
+        return mean(torch.cat([map_distances(extractor(a), extractor(b)).mean(0) for a, b in pairs]))

@@ -1,0 +1,278 @@
+"""FID, KID, the Inception score, precision and recall: against torchmetrics and scipy, and against closed forms."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from scipy.integrate import quad
+from torch import Tensor, nn
+
+from guidegraph.nodes import fidelity, frechet, manifold, metrics
+from tests.nodes.closed_form import normal
+
+
+def two_sets(n: int = 300, m: int = 400, d: int = 24) -> tuple[Tensor, Tensor]:
+    """Features like those behind a ReLU, correlated, of two distributions."""
+    mix = normal(d, d, seed=7) / math.sqrt(d)
+    return (normal(n, d) @ mix).relu(), (1.3 * normal(m, d, seed=1) @ mix + 0.2).relu()
+
+
+class Same(nn.Module):
+    """A network whose features are its input, for metrics that insist on a network."""
+
+    num_features = 24
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def by_torchmetrics(metric: Any, features: Tensor, reference: Tensor) -> Any:
+    metric = metric.set_dtype(torch.float64)
+    for part in reference.split(100):
+        metric.update(part, real=True)
+    for part in features.split(100):
+        metric.update(part, real=False)
+    return metric.compute()
+
+
+def test_fid_is_that_of_torchmetrics_and_of_scipys_square_root() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    x, y = two_sets()
+    found = frechet.frechet_distance(x, y, resamples=0)
+    assert found.value == pytest.approx(float(by_torchmetrics(FrechetInceptionDistance(Same()), x, y)), rel=1e-4)
+    a, b = x.numpy(), y.numpy()
+    s, r = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = np.trace(scipy.linalg.sqrtm(s @ r)).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(r) - 2 * root
+    assert found.value == pytest.approx(expected, rel=1e-8)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_fid_of_one_set_moved_is_the_squared_distance() -> None:
+    x = normal(50, 80)  # fewer samples than features
+    assert frechet.frechet_distance(x, x, resamples=0).value == pytest.approx(0, abs=1e-9)
+    assert frechet.frechet_distance(x, x + 0.5, resamples=0).value == pytest.approx(80 * 0.25, rel=1e-9)
+
+
+def test_fid_of_two_gaussians_is_closed() -> None:
+    """|m|² + Σ (s − r)² for independent features, within four deviations."""
+    x, y = normal(4000, 3) * torch.tensor([1.0, 2.0, 0.5]), 1 + normal(4000, 3, seed=1)
+    found = frechet.frechet_distance(x, y, resamples=30)
+    assert found.value == pytest.approx(3 + 0 + 1 + 0.25, abs=4 * (found.high - found.value) / metrics.Z95)
+    assert found.high - found.low < 0.5
+    assert found == frechet.frechet_distance(x, y, resamples=30)
+    assert found.low != frechet.frechet_distance(x, y, resamples=30, seed=5).low
+
+
+def test_the_interval_of_fid_is_as_wide_as_the_deviation_over_draws() -> None:
+    found = [
+        frechet.frechet_distance(normal(200, 4, seed=i), 0.5 + normal(200, 4, seed=-i), resamples=20)
+        for i in range(1, 41)
+    ]
+    widths = [(f.high - f.value) / metrics.Z95 for f in found]
+    assert np.mean(widths) == pytest.approx(np.std([f.value for f in found]), rel=0.3)
+
+
+def test_moments_of_batches_are_those_of_all_and_give_the_same_fid() -> None:
+    x, y = two_sets()
+    kept = [frechet.empty(), frechet.empty()]
+    for i, f in enumerate((x, y)):
+        for part in f.split(64):  # the last one is smaller
+            kept[i] = frechet.add(kept[i], part)
+    assert float(kept[0].count) == len(x)
+    torch.testing.assert_close(kept[0].mean, x.mean(0))
+    torch.testing.assert_close(kept[0].scatter / (len(x) - 1), x.T.cov())
+    streamed = frechet.frechet_distance_of_moments(*kept)
+    assert streamed == pytest.approx(frechet.frechet_distance(x, y, resamples=0).value, rel=1e-8)
+    few = [frechet.add(frechet.empty(), f[:10]) for f in (x, y)]  # covariances without full rank
+    whole = frechet.frechet_distance(x[:10], y[:10], resamples=0).value
+    assert frechet.frechet_distance_of_moments(*few) == pytest.approx(whole, rel=1e-6)
+
+
+def test_published_statistics_are_read(tmp_path: Path) -> None:
+    x, y = two_sets()
+    np.savez(tmp_path / "stats.npz", mu=y.mean(0).numpy(), sigma=y.T.cov().numpy())
+    found = frechet.frechet_distance_of_moments(
+        frechet.add(frechet.empty(), x), frechet.load(path=tmp_path / "stats.npz")
+    )
+    assert found == pytest.approx(frechet.frechet_distance(x, y, resamples=0).value, rel=1e-8)
+    np.savez(tmp_path / "other.npz", mean=np.zeros(3))
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.zeros((2, 2)))
+    for name, message in (("other", "arrays 'mu' and 'sigma'"), ("odd", r"expected mu \(D\)"), ("none", "none.npz")):
+        with pytest.raises(ValueError, match=message):
+            frechet.load(path=tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize(("subsets", "size"), [(1, 300), (5, 50)])
+def test_kid_is_that_of_torchmetrics(subsets: int, size: int) -> None:
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    x, y = two_sets(300, 300)
+    torch.manual_seed(3)
+    mean, deviation = by_torchmetrics(KernelInceptionDistance(Same(), subsets=subsets, subset_size=size), x, y)
+    found = fidelity.kernel_distance_of_subsets(x, y, subsets=subsets, subset_size=size, seed=3)
+    assert found.value == pytest.approx(1000 * float(mean), rel=1e-4)
+    assert found.error == pytest.approx(1000 * float(deviation), rel=1e-4, abs=1e-9)
+    if subsets == 1:  # of all samples: the estimate of metric.kid
+        assert metrics.kernel_distance(x, y).value == pytest.approx(1000 * float(mean), rel=1e-4)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+def test_the_inception_score_is_that_of_torchmetrics(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.image.inception import InceptionScore
+
+    logits = 3 * normal(120, 24)
+    monkeypatch.setattr(torch, "randperm", torch.arange)  # it shuffles before it splits
+    metric = InceptionScore(Same(), splits=splits).set_dtype(torch.float64)
+    metric.update(logits)
+    expected, _ = metric.compute()
+    found = fidelity.inception_score(logits, splits=splits)
+    assert found.value == pytest.approx(float(expected), rel=1e-4)
+    assert found.low < found.value < found.high
+    assert found == fidelity.inception_score(logits, splits=splits)
+
+
+def test_the_inception_score_is_the_number_of_classes_that_are_sure_and_even() -> None:
+    sure = 100 * torch.eye(5, 8).repeat(20, 1)
+    assert fidelity.inception_score(sure).value == pytest.approx(5)
+    assert fidelity.inception_score(sure[:1].repeat(50, 1)).value == pytest.approx(1)
+    assert fidelity.inception_score(torch.zeros(50, 8)) == pytest.approx((1, 1, 1))
+
+
+def test_the_interval_of_the_inception_score_is_as_wide_as_the_deviation_over_draws() -> None:
+    found = [fidelity.inception_score(3 * normal(200, 10, seed=i)) for i in range(1, 41)]
+    widths = [(f.high - f.value) / metrics.Z95 for f in found]
+    assert np.mean(widths) == pytest.approx(np.std([f.value for f in found]), rel=0.3)
+
+
+def four(x: Tensor, y: Tensor, k: int, chunk: int = 1024) -> manifold.Fidelity:
+    found = fidelity.precision_recall(x, y, k=k, resamples=0, chunk=chunk)
+    return manifold.Fidelity(found.precision, found.recall, found.density, found.coverage)
+
+
+def test_precision_and_recall_of_a_set_by_hand() -> None:
+    """Real 0, 1, 3, 7: with k = 1 the balls reach 1, 1, 2, 4. Made 0.5, 4, 12: they reach 3.5, 3.5, 8."""
+    real, made = (torch.tensor(v, dtype=torch.float64)[:, None] for v in ([0.0, 1, 3, 7], [0.5, 4, 12]))
+    found = four(made, real, k=1)
+    assert found.precision == pytest.approx(2 / 3)  # 12 is outside
+    assert found.recall == pytest.approx(1)  # 0, 1, 3 by 0.5 and 7 by 4
+    assert found.density == pytest.approx((2 + 2) / 3)  # 0.5: the balls of 0 and 1; 4: those of 3 and 7
+    assert found.coverage == pytest.approx(1)
+    assert four(made, real, k=1, chunk=2) == pytest.approx(found)
+
+
+def by_loops(x: Tensor, y: Tensor, k: int) -> tuple[float, ...]:
+    """The definitions, one distance at a time."""
+
+    def reach(s: Tensor, i: int) -> float:
+        return sorted(float((s[i] - s[j]).norm()) for j in range(len(s)) if j != i)[k - 1]
+
+    rx, ry = [reach(x, i) for i in range(len(x))], [reach(y, j) for j in range(len(y))]
+    inside = [[float((a - b).norm()) <= ry[j] for j, b in enumerate(y)] for a in x]
+    recalled = [any(float((a - b).norm()) <= rx[i] for i, a in enumerate(x)) for b in y]
+    covered = [any(column) for column in zip(*inside, strict=True)]
+    shares = [np.mean([any(row) for row in inside]), np.mean(recalled), np.sum(inside) / (k * len(x)), np.mean(covered)]
+    return tuple(float(s) for s in shares)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_four_are_those_of_plain_loops(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(31, 3), 0.8 * normal(40, 3, seed=1) + 0.5
+    kept = fidelity.precision_recall(x, y, k=k, chunk=7)
+    assert four(x, y, k) == pytest.approx(by_loops(x, y, k))
+    monkeypatch.setattr(manifold, "KEPT", 0)  # distances are made anew for each half
+    assert fidelity.precision_recall(x, y, k=k, chunk=7) == pytest.approx(kept)
+
+
+def test_one_set_twice_has_all_of_it_and_another_place_none() -> None:
+    x = normal(60, 5)
+    assert four(x, x, k=3) == pytest.approx((1, 1, 1 + 1 / 3, 1))  # density counts each sample itself too
+    assert four(x, x + 100, k=3) == (0, 0, 0, 0)
+    repeated = torch.zeros(10, 5, dtype=torch.float64) + 3.7
+    assert four(repeated, repeated, k=3).precision == 1  # balls of radius 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_precision_and_recall_of_one_gaussian_are_closed(k: int) -> None:
+    """1 − 4^−k on a line, for two draws of one distribution, whatever its density.
+
+    We lie outside of all balls where, on either side, the k samples after the next one are nearer to it than we are.
+    Samples are locally a Poisson process: k spacings sum to less than another one with probability 2^−k, and both sides
+    are independent.
+    """
+    found = np.mean([four(normal(1000, 1, seed=i), normal(1000, 1, seed=100 + i), k) for i in range(1, 7)], axis=0)
+    assert found[:2].tolist() == pytest.approx([1 - 0.25**k] * 2, abs=0.025)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(100, 100, 3), (60, 150, 5)])
+def test_density_and_coverage_of_one_distribution_are_closed_in_any_dimension(n: int, m: int, k: int) -> None:
+    """Naeem et al. 2020, section 3.2: 1, and 1 − Π (m − i)/(n + m − i) over i = 1 … k."""
+    found = np.mean([four(normal(n, 6, seed=i), normal(m, 6, seed=-i), k) for i in range(1, 41)], axis=0)
+    expected = 1 - math.prod((m - i) / (n + m - i) for i in range(1, k + 1))
+    assert found[2] == pytest.approx(1, abs=0.05)
+    assert found[3] == pytest.approx(expected, abs=0.015)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
+def test_coverage_of_two_gaussians_is_closed(shift: float) -> None:
+    """1 − E (p / (p + q))^k over the real ones: none of the k nearest of both sets is a made one."""
+    k, n = 2, 1000
+
+    def lost(x: float) -> float:
+        p, q = (math.exp(-((x - c) ** 2) / 2) / math.sqrt(2 * math.pi) for c in (0.0, shift))
+        return p * (p / (p + q)) ** k
+
+    expected = 1 - quad(lost, -10, 10)[0]
+    found = np.mean([four(shift + normal(n, 1, seed=i), normal(n, 1, seed=-i), k).coverage for i in range(1, 4)])
+    assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_modes_that_are_invented_and_dropped_cost_precision_and_recall() -> None:
+    """Gaussians at −50, 0 and 50. Real ones 0.8 at −50, 0.2 at 0; made ones 0.7 at 0, 0.3 at 50; only 0 is common."""
+    k, n = 3, 1000
+    real, made = normal(n, 1), normal(n, 1, seed=1)
+    real[: int(0.8 * n)] -= 50
+    made[: int(0.3 * n)] += 50
+    found = fidelity.precision_recall(made, real, k=k, resamples=20)
+    assert found.precision == pytest.approx(0.7 * (1 - 0.25**k), abs=0.04)
+    assert found.recall == pytest.approx(0.2 * (1 - 0.25**k), abs=0.04)
+    assert found.precision_low < found.precision < found.precision_high
+
+
+def test_the_intervals_of_the_four_are_as_wide_as_the_deviation_over_draws() -> None:
+    found = np.array(
+        [
+            fidelity.precision_recall(normal(200, 2, seed=i), 0.7 + normal(200, 2, seed=-i), resamples=12)
+            for i in range(1, 41)
+        ]
+    )
+    widths = (found[:, 2::3] - found[:, 1::3]).mean(0) / (2 * metrics.Z95)
+    assert (widths / found[:, 0::3].std(0)).tolist() == pytest.approx([1.1] * 4, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: frechet.frechet_distance(torch.zeros(9, 3), torch.zeros(9, 4)), "expected features"),
+        (lambda: frechet.frechet_distance(torch.zeros(1, 3), torch.zeros(9, 3)), "at least 2 samples"),
+        (lambda: frechet.frechet_distance(torch.zeros(9, 3) / 0, torch.zeros(9, 3)), "'features' has values"),
+        (lambda: frechet.frechet_distance_of_moments(frechet.empty(), frechet.empty()), "'moments' is of 0 features"),
+        (lambda: frechet.add(frechet.add(frechet.empty(), torch.zeros(4, 3)), torch.zeros(4, 2)), "D = 3 as before"),
+        (lambda: fidelity.kernel_distance_of_subsets(torch.zeros(9, 3), torch.zeros(9, 3)), "subsets of 1000"),
+        (lambda: fidelity.inception_score(torch.zeros(3)), r"logits \(N, K\)"),
+        (lambda: fidelity.inception_score(torch.full((3, 2), math.inf)), "not finite"),
+        (lambda: fidelity.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)), "needs 4 samples of each set"),
+        (lambda: fidelity.precision_recall(torch.zeros(7, 2), torch.zeros(9, 2)), "half of 7 samples"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
