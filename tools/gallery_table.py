@@ -71,6 +71,7 @@ METHODS = (
     Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
     Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
     Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
+    Method("universal, colour, s = 20, with CFG, s = 4", "universal", {"strength": 20.0, "scale": 4.0}),
 )
 
 
