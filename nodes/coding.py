@@ -140,6 +140,7 @@ def rate_distortion(
 ) -> Table:
     """Rate against distortion of progressive coding (Ho et al. 2020, section 4.3, figure 5), over all samples.
 
+    seed: of the draws of the intervals.
     bits and squared_error (R, B), or (batches, R, B) of a loop over batches, are what `coding.step` gave at each of the
     steps (R); prior (B) or (batches, B) what `coding.prior` gave. Columns: t; bits, which going on from x_t costs;
     rate, all that is received when x_t is, in bits per dimension; rmse of x̂0 made of x_t, from 0 to 255; the ends of

@@ -61,7 +61,7 @@ def inception_score(
     logits (N, K) are those of any classifier of the samples; with Inception's it is the papers' score, with another one
     a figure of its own: how sure the classifier is, and how evenly its classes occur. It never looks at real pictures.
     splits: the mean over so many parts of the set, in order (the papers take 10). The interval draws the samples of
-    each part again with replacement, `resamples` times (0: no interval).
+    each part again with replacement, `resamples` times (0: no interval); seed: of these draws.
     """
     import torch
 
@@ -113,6 +113,7 @@ def precision_recall(
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3), density and coverage (Naeem et al. 2020).
 
     A set's manifold is the union of balls around its features that reach to the k-th nearest other one of the set.
+    seed: of the draws of the interval.
     precision: the share of features (N, D) inside of the reference's (M, D) manifold; recall: the share of the
     reference inside of the features' manifold. density: in how many of the reference's balls a feature lies on average,
     over k; it may be above 1. coverage: the share of the reference's balls with a feature in them.

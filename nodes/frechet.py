@@ -57,7 +57,7 @@ def add(moments: Moments, features: Tensor) -> Moments:
 
 @node("moments.load", io=True, host=True)
 def load(*, path: Path) -> Moments:
-    """Moments from an .npz file with `mu` (D) and `sigma` (D, D), as published reference statistics have them.
+    """Moments from an .npz file, `path`, with `mu` (D) and `sigma` (D, D), as published reference statistics have them.
 
     Raises an error where the file does not hold both.
     """
@@ -83,8 +83,8 @@ def frechet_distance(features: Tensor, reference: Tensor, *, resamples: Resample
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussians with the sets' means and covariances, in float64. It is the
     papers' FID with the features of their Inception alone (`features.torchscript`); values over other features do not
     compare with those. It is biased upwards, the more so the fewer samples: compare sets of one size.
-    The interval draws both sets again with replacement, `resamples` times (0: no interval). It says how far other
-    samples would move the value, not how large the bias is.
+    The interval draws both sets again with replacement, `resamples` times (0: no interval); seed: of these draws. It
+    says how far other samples would move the value, not how large the bias is.
     """
     x, y = two_sets(features, reference, least=2)
     value = _distance(x.mean(0), _root_of_rows(x - x.mean(0)), y.mean(0), _root_of_rows(y - y.mean(0)))

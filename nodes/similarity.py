@@ -47,6 +47,7 @@ def perceptual(
     """The distance of `loss.perceptual` of each pair of pictures (B, 3, H, W), averaged: 0 for equal pictures.
 
     Zhang et al. 2018, eq. 1, without learned weights: values over another network, and those of LPIPS, do not compare.
+    `chunk` pairs are computed at a time.
     """
     import torch
 

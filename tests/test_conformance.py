@@ -15,8 +15,8 @@ from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
 EXPORTED = ("guidance.", "denoiser.", "scheduler.")
 """What runs in the steps of a bundle; the export of the others is slow together."""
 
-SLOW = ("scheduler.step",)
-"""Its other case, with noise and a score, exports the same function."""
+SLOW = ("scheduler.step", "denoiser.features")
+"""The first has another case, with noise and a score, that exports the same function; the second holds a U-Net."""
 
 
 def checks() -> Iterator[object]:

@@ -64,13 +64,14 @@ METHODS = (
     Method("CFG-Zero*, s = 4", "cfg_zero_star", {"scale": 4.0}),
     Method("CFG++, λ = 0.6", "cfgpp", {"scale": 0.6}),
     Method("dynamic thresholding, s = 8, mimics 4", "dynamic_thresholding", {"scale": 8.0}),
-    Method("PAG alone, w = 2", "pag", {"scale": 1.0}),
-    Method("PAG, w = 2, with CFG, s = 2", "pag", {"scale": 2.0}),
-    Method("SEG alone, γ = 2", "seg", {"scale": 1.0}),
-    Method("SEG, γ = 2, with CFG, s = 2", "seg", {"scale": 2.0}),
+    Method("PAG alone, w = 2", "pag", {"scale": 1.0, "pag": 2.0}),
+    Method("PAG, w = 2, with CFG, s = 2", "pag", {"scale": 2.0, "pag": 2.0}),
+    Method("SEG alone, γ = 1", "seg", {"scale": 1.0, "seg": 1.0}),
+    Method("SEG, γ = 1, with CFG, s = 2", "seg", {"scale": 2.0, "seg": 1.0}),
     Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
     Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
     Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
+    Method("universal, colour, s = 20, with CFG, s = 4", "universal", {"strength": 20.0, "scale": 4.0}),
 )
 
 

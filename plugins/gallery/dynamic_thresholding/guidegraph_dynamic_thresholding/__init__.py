@@ -56,8 +56,8 @@ def mimic(
     """Guidance at a high scale with the spread that it has at the mimic scale (sd-dynamic-thresholding).
 
     x̂0 is guided at both scales, and the mean of each channel is taken away. m: the largest |value| at the mimic scale;
-    q: the percentile of |value| at scale; both of each sample, in each channel or over all. What is left at scale is
-    clipped to max(m, q), multiplied by m / max(m, q), and gets its means back.
+    q: the percentile of |value| at scale; both of each sample, in each channel (per_channel) or over all. What is left
+    at scale is clipped to max(m, q), multiplied by m / max(m, q), and gets its means back.
     scale, mimic_scale: numbers or tensors (B); where they are equal and percentile is 1, it is guidance.cfg.
     It is the extension's modes MEAN and AD at constant scales; its statistics over all channels are over the batch too.
     """

@@ -300,6 +300,20 @@ def test_the_gradient_through_decoder_and_guided_denoiser_exports(
 
 
 @pytest.mark.slow
+def test_a_sampler_with_recurrence_exports(plugins: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    text = (
+        RECUR.replace("SAMPLER", "ddim").replace("SETTINGS", "").replace("times: params.times}}", "with: {times: 3}}")
+    )
+    text = text.replace("in: {scheduler: scheduler.scheduler, with:", "in: {scheduler: scheduler.scheduler}, with:")
+    workflow = tmp_path / "recur.yaml"
+    workflow.write_text(text[: text.index("outputs:")] + "outputs: {x: sample.x}\n", encoding="utf-8")
+    found = made(workflow, tmp_path, plugins["half"], steps=3)
+    (tmp_path / "engine").mkdir()
+    for given in ({}, {"steps": 5}):
+        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["by_text", "by_map"])
 def test_the_workflow_draws_under_its_loss(name: str) -> None:
     workflow = load_workflow(FOLDER / f"{name}.yaml", plugins=("guidegraph_universal",))
