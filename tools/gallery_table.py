@@ -100,7 +100,7 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
     kid = kernel_distance(pooled_features(efficientnet(), image), reference)
     return {
         "method": method.name,
-        "params": method.params,
+        "params": {name: value if math.isfinite(value) else str(value) for name, value in method.params.items()},
         "count": count,
         "gigaflops": round(cost(method), 2),
         "objects": [objects.value, objects.low, objects.high],
