@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from guidegraph.graph.context import current_device
+from guidegraph.graph.errors import choices
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.shapes import has_values
@@ -39,6 +41,30 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
     import torch
 
     return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
+
+
+@node("label.named", host=True)
+def named_labels(
+    names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
+) -> Label:
+    """Labels (B) of classes by their names: one name for all ``batch`` samples, or a list with one each.
+
+    names: of the classes, in order, such as those of data.folder. label: the name or names; empty for all classes in
+    turn. Raises an error, with the closest name, for one that is no class, and for a list not as long as ``batch``.
+    """
+    import torch
+
+    known = list(names)
+    if not known:
+        raise ValueError("there are no names of classes: expected those of data.folder for a folder with classes")
+    wanted = [label] * batch if isinstance(label, str) else label
+    if len(wanted) != batch:
+        raise ValueError(f"{len(wanted)} labels do not make a batch of {batch}: give one, or one for each picture")
+    unknown = [name for name in wanted if name and name not in known]
+    if unknown:
+        raise ValueError(f"there is no class '{unknown[0]}'; {choices(unknown[0], known, 'classes')}")
+    indices = [known.index(name) if name else i % len(known) for i, name in enumerate(wanted)]
+    return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
 @node("label.argmax")

@@ -11,6 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.share import first_row, own_rows
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.batches import SceneBatch
+from guidegraph.nodes.data.folder import FolderBatch
 from guidegraph.nodes.data.scenes import TIMES, uniforms
 from guidegraph.nodes.shapes import check_alike, check_sides
 from guidegraph.nodes.types import (
@@ -213,7 +214,10 @@ def kl_autoencoder_loss(
 
 @node("autoencoder.measure_scale")
 def measure_scale(
-    autoencoder: Autoencoder, batches: Sequence[SceneBatch], *, count: Annotated[int, Ge(1)] = 16
+    autoencoder: Autoencoder,
+    batches: Sequence[SceneBatch] | Sequence[FolderBatch],
+    *,
+    count: Annotated[int, Ge(1)] = 16,
 ) -> Autoencoder:
     """A copy of an autoencoder whose scale gives its latents unit variance, measured on the first `count` batches."""
     import copy

@@ -17,6 +17,9 @@ from guidegraph_runtime.palette import COLOURS
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
 
+GOLDEN = 0.6180339887498949
+"""Steps of the golden ratio put any number of hues far apart."""
+
 
 @node("semantic.load", io=True, host=True, runtime=True)
 def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
@@ -40,6 +43,19 @@ def picture_of_map(semantic: SemanticMap) -> Image:
         raise ValueError(f"there are colours for the {len(COLOURS)} classes of scenes; the map has {semantic.shape[1]}")
     dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
     colours = torch.tensor(COLOURS, dtype=dtype, device=semantic.device) / 127.5 - 1
+    return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
+
+
+@node("semantic.hues")
+def hues_of_map(semantic: SemanticMap) -> Image:
+    """A map (B, K, H, W) of any classes as pictures (B, 3, H, W): class 0 in grey, the others in hues far apart."""
+    import colorsys
+
+    import torch
+
+    dtype = semantic.dtype if semantic.is_floating_point() else torch.float32
+    hues = [colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.65, 0.9) for k in range(1, semantic.shape[1])]
+    colours = torch.tensor([(0.75, 0.75, 0.75), *hues], dtype=dtype, device=semantic.device) * 2 - 1
     return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
 
 

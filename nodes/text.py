@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.split import Split
@@ -26,6 +29,26 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
     if not isinstance(prompt, str) and not prompt:
         raise ValueError("there are no prompts: give one as text, or a list of at least one")
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))
+
+
+@node("text.prompts", host=True)
+def prompts_of_batch(
+    captions: Sequence[str], *, prompt: str | list[str] = "", batch: Annotated[int, Ge(1)] = 1
+) -> Sequence[str]:
+    """A prompt for each of ``batch`` pictures: one for all, a list with one each, or the captions in turn.
+
+    captions: what to draw where `prompt` is empty, such as those of data.folder_sample.
+    Raises an error for a list not as long as ``batch``, and where there is nothing to draw.
+    """
+    given = [prompt] * batch if isinstance(prompt, str) and prompt else list(prompt)
+    if not given:
+        known = list(captions)
+        if not known:
+            raise ValueError("there is no prompt and no caption: give `prompt`")
+        given = [known[i % len(known)] for i in range(batch)]
+    if len(given) != batch:
+        raise ValueError(f"{len(given)} prompts do not make a batch of {batch}: give one, or one for each picture")
+    return given
 
 
 @node("text.replace", host=True, runtime=True)

@@ -24,6 +24,7 @@ MODULES = (
     "extractors",
     "features",
     "fidelity",
+    "folder",
     "frechet",
     "guidance",
     "image",

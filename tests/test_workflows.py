@@ -1,7 +1,8 @@
 """Every shipped workflow runs from the command line, at reduced size.
 
-Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; what asks
-for the bundle of an export runs in the tests of exports.
+Blocks run inside of others; those of checkpoints need a person's files, and run in the tests of each format; those
+of `own` need a person's pictures, and run in test_own_pictures.py; what asks for the bundle of an export runs in the
+tests of exports.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
-WORKFLOWS = sorted(
-    p.relative_to(ROOT) for p in FILES if p.parent.name not in ("blocks", "checkpoints") and p.name not in EXPORTED
-)
+ELSEWHERE = ("blocks", "checkpoints", "own")
+WORKFLOWS = sorted(p.relative_to(ROOT) for p in FILES if p.parent.name not in ELSEWHERE and p.name not in EXPORTED)
 
 
 def settings(workflow: Path, folder: Path) -> list[str]:

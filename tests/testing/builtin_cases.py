@@ -140,6 +140,16 @@ def overrides() -> list[NodeCase]:
         case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
         case("data.emoji", settings={"batch": 2, "count": 2}),
         case("data.fashion_mnist", settings={"batch": 2, "count": 2}),
+        case("data.folder", settings={"path": DATA / "examples", "batch": 2, "count": 2}),
+        case(
+            "data.folder_latents",
+            inputs={"batches": folder_batches(), "autoencoder": autoencoder()},
+        ),
+        case(
+            "data.folder_sample",
+            settings={"path": DATA / "examples", "count": 2},
+            skip={"types": "a field that the folder does not hold is an error where it is used"},
+        ),
         case("data.jitter", skip=BY_PLACE),
         case("data.scenes", settings={"batch": 2, "count": 2}),
         case("data.soil", skip=WHOLE_BATCH),
@@ -168,6 +178,7 @@ def overrides() -> list[NodeCase]:
         ),
         case("image.load", settings={"path": DATA / "examples" / "small.png"}),
         case("label.argmax", inputs={"scores": logits()}),
+        case("label.named", inputs={"names": ["cat", "dog", "bird"]}, settings={"batch": 2}),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
         case("loss.detector", inputs={"detector": detector(), "image": picture(), "label": present()}),
         case(
@@ -245,6 +256,11 @@ def overrides() -> list[NodeCase]:
         case("text.replace", settings={"words": {"red": "blue"}}),
         case("timesteps.uniform", skip=BY_PLACE),
     ]
+
+
+def folder_batches() -> Any:
+    """Batches of the example pictures."""
+    return specs()["data.folder"].function(path=DATA / "examples", batch=2, count=2).batches
 
 
 def example_map() -> Tensor:
