@@ -6,6 +6,9 @@ OUT ?= runs/first-picture
 ARGS ?=
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
+GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml))
+space := $(subst ,, )
+
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BASE := $(VENV)/.guidegraph-base
@@ -47,6 +50,7 @@ lint: $(DEV) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd tests && $(BIN)/mypy --config-file ../pyproject.toml -p guidegraph -p guidegraph_runtime
+	cd tests && MYPYPATH=$(subst $(space),:,$(GALLERY)) $(BIN)/mypy --config-file ../pyproject.toml $(patsubst %,-p guidegraph_%,$(notdir $(GALLERY)))
 	cd tests && $(BIN)/lint-imports --no-logo ../pyproject.toml
 
 format: $(DEV)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,11 +67,13 @@ METHODS = (
     Method("dynamic thresholding, s = 8, mimics 4", "dynamic_thresholding", {"scale": 8.0}),
     Method("PAG alone, w = 2", "pag", {"scale": 1.0, "pag": 2.0}),
     Method("PAG, w = 2, with CFG, s = 2", "pag", {"scale": 2.0, "pag": 2.0}),
-    Method("SEG alone, γ = 1", "seg", {"scale": 1.0, "seg": 1.0}),
-    Method("SEG, γ = 1, with CFG, s = 2", "seg", {"scale": 2.0, "seg": 1.0}),
+    Method("SEG alone, σ = 1, γ = 1", "seg", {"scale": 1.0, "seg": 1.0, "sigma": 1.0}),
+    Method("SEG alone, σ = ∞, γ = 2", "seg", {"scale": 1.0, "seg": 2.0, "sigma": math.inf}),
+    Method("SEG, σ = 1, γ = 1, with CFG, s = 2", "seg", {"scale": 2.0, "seg": 1.0, "sigma": 1.0}),
     Method("FreeU with CFG, s = 4", "freeu", {"scale": 4.0}),
     Method("autoguidance alone, w = 2", "autoguidance", {"weight": 2.0, "scale": 1.0}),
     Method("autoguidance, w = 2, with CFG, s = 2", "autoguidance", {"weight": 2.0, "scale": 2.0}),
+    Method("universal, colour, s = 20, with CFG, s = 4", "universal", {"strength": 20.0, "scale": 4.0}),
 )
 
 
@@ -97,7 +100,7 @@ def measure(method: Method, count: int, reference: torch.Tensor) -> dict[str, An
     kid = kernel_distance(pooled_features(efficientnet(), image), reference)
     return {
         "method": method.name,
-        "params": method.params,
+        "params": {name: value if math.isfinite(value) else str(value) for name, value in method.params.items()},
         "count": count,
         "gigaflops": round(cost(method), 2),
         "objects": [objects.value, objects.low, objects.high],

@@ -61,6 +61,7 @@ def connected(cluster: Cluster) -> Iterator[None]:
     try:
         if cluster.address == LOCAL:
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers: this process has loaded its libraries
+            os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: beside other work they would stand still
             ray.init(address=LOCAL, num_cpus=local_workers(cluster), include_dashboard=False, **quiet)
         else:
             _knock(cluster.address)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from guidegraph.nodes.tabular import Table
 
 pytest.importorskip("matplotlib")
 
+ROOT = Path(__file__).parents[2]
 TABLE = Table(
     {
         "t": [0, 1, 2, 3, 0, 1, 2, 3],
@@ -107,5 +110,10 @@ def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch: pytest
 
 
 def test_pyplot_and_its_global_state_stay_out() -> None:
-    plot_lines(TABLE, x="t", y="y")
-    assert "matplotlib.pyplot" not in sys.modules
+    """In a process of its own: other packages of the tests import pyplot."""
+    code = (
+        "import sys; from guidegraph.nodes.plot import plot_lines; from guidegraph.nodes.tabular import Table; "
+        "plot_lines(Table({'t': [0.0, 1.0], 'y': [1.0, 2.0]}), x='t', y='y'); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
