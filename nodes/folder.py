@@ -59,7 +59,7 @@ def folder(
     found = read_folder(path, kind, size, map_classes)
     words = {word for row in found.rows if row.caption for word in re.findall(r"\w+|[^\w\s]+", row.caption.lower())}
     return FolderData(
-        FolderBatches(found, seed, batch, count, flip),
+        FolderBatches(found, seed, batch, count, flip, current_device()),
         len(found.files.layout.pictures),
         len(found.names),
         list(found.names),
@@ -88,11 +88,9 @@ def folder_sample(
     if start >= len(found.rows):
         raise ValueError(f"there is no entry {start}: '{path}' has {len(found.rows)}, counted from 0")
     order = shuffled(seed, 0, len(found.rows))[start : start + count]
-    made = batch_of(found, [(found.rows[int(i)], False) for i in order])
-    device, dtype = current_device(), current_dtype()
-    label = made.label.to(device) if is_tensor(made.label) else made.label
-    semantic = made.semantic.to(device, dtype) if is_tensor(made.semantic) else made.semantic
-    return FolderBatch(made.image.to(device, dtype), label, made.caption, semantic)
+    made = batch_of(found, [(found.rows[int(i)], False) for i in order], current_device())
+    semantic = made.semantic.to(current_dtype()) if is_tensor(made.semantic) else made.semantic
+    return made._replace(image=made.image.to(current_dtype()), semantic=semantic)
 
 
 class FolderLatentData(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from guidegraph.nodes.data.folder_files import Files
 from guidegraph.nodes.data.folder_layout import Kind, Layout, Row, find_layout
 from guidegraph.nodes.data.scenes import MOVES, uniforms
 from guidegraph.nodes.types import Image, Label, SemanticMap
+
+if TYPE_CHECKING:
+    import torch
 
 
 class FolderBatch(NamedTuple):
@@ -89,11 +92,11 @@ def _files(path: Path, layout: Layout, size: int, map_classes: int | None, diges
 
 
 class FolderBatches(Batches[FolderBatch]):
-    """Batches in which every entry comes once before any comes again, in an order that the seed gives."""
+    """Batches on a device, in which every entry comes once before any comes again, in an order that the seed gives."""
 
-    def __init__(self, folder: Folder, seed: int, batch: int, length: int, flip: bool) -> None:
+    def __init__(self, folder: Folder, seed: int, batch: int, length: int, flip: bool, device: torch.device) -> None:
         super().__init__(length, self.batch_at)
-        self.folder, self.seed, self.batch, self.flip = folder, seed, batch, flip
+        self.folder, self.seed, self.batch, self.flip, self.device = folder, seed, batch, flip, device
 
     def chosen(self, index: int) -> list[tuple[Row, bool]]:
         """The entries of batch `index`, and which are mirrored."""
@@ -105,7 +108,7 @@ class FolderBatches(Batches[FolderBatch]):
 
     def batch_at(self, index: int) -> FolderBatch:
         """Batch `index`."""
-        return batch_of(self.folder, self.chosen(index))
+        return batch_of(self.folder, self.chosen(index), self.device)
 
 
 @lru_cache(maxsize=4)
@@ -114,16 +117,18 @@ def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return uniforms(seed, epoch, count).argsort(kind="stable")
 
 
-def batch_of(folder: Folder, chosen: Sequence[tuple[Row, bool]]) -> FolderBatch:
-    """Entries as a batch, some of them mirrored."""
+def batch_of(folder: Folder, chosen: Sequence[tuple[Row, bool]], device: torch.device) -> FolderBatch:
+    """Entries as a batch on a device, some of them mirrored."""
     pixels = [folder.files[row.picture] for row, _ in chosen]
     images = [p.image[:, ::-1] if m else p.image for p, (_, m) in zip(pixels, chosen, strict=True)]
     rows = [row for row, _ in chosen]
     maps = [None if p.map is None else p.map[:, ::-1] if m else p.map for p, (_, m) in zip(pixels, chosen, strict=True)]
-    return FolderBatch(to_image(np.stack(images)), *conditions(folder, rows, maps))
+    return FolderBatch(to_image(np.stack(images)).to(device), *conditions(folder, rows, maps, device))
 
 
-def conditions(folder: Folder, rows: Sequence[Row], maps: Sequence[Any]) -> tuple[Label, Sequence[str], SemanticMap]:
+def conditions(
+    folder: Folder, rows: Sequence[Row], maps: Sequence[Any], device: torch.device
+) -> tuple[Label, Sequence[str], SemanticMap]:
     """What belongs to a batch's pictures: labels, captions and one-hot maps, or what says that there are none."""
     import torch
 
@@ -131,15 +136,15 @@ def conditions(folder: Folder, rows: Sequence[Row], maps: Sequence[Any]) -> tupl
         f"'{folder.files.folder}' is laid out as {folder.kind}: its batches have no such field; set `kind` to say what "
         "a folder must hold"
     )
-    label: Any = torch.tensor([row.label for row in rows]) if folder.kind == "classes" else absent
+    label: Any = torch.tensor([row.label for row in rows], device=device) if folder.kind == "classes" else absent
     caption: Any = tuple(row.caption or "" for row in rows) if folder.kind == "captions" else absent
-    semantic = one_hot(np.stack(maps), folder.files.classes) if folder.kind == "maps" else absent
+    semantic = one_hot(np.stack(maps), folder.files.classes, device) if folder.kind == "maps" else absent
     return label, caption, semantic
 
 
-def one_hot(indices: NDArray[Any], classes: int) -> Tensor:
+def one_hot(indices: NDArray[Any], classes: int, device: torch.device) -> Tensor:
     """Class indices (B, S, S) as a map (B, K, S, S), float32."""
     import torch
 
-    where = torch.from_numpy(indices.astype(np.int64))[:, None]
-    return torch.zeros(where.shape[0], classes, *where.shape[2:]).scatter_(1, where, 1)
+    where = torch.from_numpy(indices.astype(np.int64))[:, None].to(device)
+    return torch.zeros(where.shape[0], classes, *where.shape[2:], device=device).scatter_(1, where, 1)

@@ -48,7 +48,7 @@ class FolderLatents(Batches[FolderLatentBatch]):
         folder, rows = self.batches.folder, [row for row, _ in chosen]
         latent = torch.cat([self.latent(row.picture, mirrored) for row, mirrored in chosen])
         maps = [self.map_of(row.picture, mirrored) for row, mirrored in chosen] if folder.kind == "maps" else []
-        return FolderLatentBatch(latent.to(self.device).float(), *conditions(folder, rows, maps))
+        return FolderLatentBatch(latent.to(self.device).float(), *conditions(folder, rows, maps, self.device))
 
     def map_of(self, picture: int, mirrored: bool) -> np.ndarray:
         """The class indices (S, S) of a picture's map."""

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from guidegraph.graph.context import placement
 from guidegraph.graph.share import Share, shared
 from guidegraph.nodes.data import folder_files
 from guidegraph.nodes.data.folder_files import cut
+from guidegraph.nodes.data.folder_latents import FolderLatents
 from guidegraph.nodes.folder import folder, folder_latents, folder_sample
 from guidegraph.nodes.label import named_labels
 from guidegraph.nodes.semantic import hues_of_map
@@ -152,6 +154,19 @@ def test_processes_share_the_rows_of_a_batch(captions: Path, maps: Path) -> None
     parts = [shared(batch, Share(i, 2)) for i in range(2)]
     assert torch.equal(torch.cat([part.image for part in parts]), batch.image)
     assert sum((part.caption for part in parts), ()) == batch.caption
+
+
+@pytest.mark.parametrize("kind", ["classes", "maps"])
+def test_batches_are_on_the_device_of_the_run(kind: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    with placement("meta", "float32"):
+        batches = folder(path=path, size=4, batch=2).batches
+        latents = folder_latents(batches, Encoder()).batches
+    assert isinstance(latents, FolderLatents)
+    field = {"classes": "label", "maps": "semantic"}[kind]
+    assert (batches[0].image.device.type, getattr(batches[0], field).device.type) == ("meta", "meta")
+    latents.kept = {(picture, mirrored): torch.zeros(1, 3, 2, 2) for picture in range(5) for mirrored in (False, True)}
+    assert (latents[0].latent.device.type, getattr(latents[0], field).device.type) == ("meta", "meta")
 
 
 def test_pictures_beyond_what_is_kept_are_read_again(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
