@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.denoiser import predict
-    from guidegraph.nodes.hooks import AttentionCall, HookedDenoiser, OpaqueDenoiser, Rule, Site, select_sites
+    from guidegraph.nodes.hooks import (
+        AttentionCall,
+        AttentionRule,
+        FeatureRule,
+        HookedDenoiser,
+        OpaqueDenoiser,
+        Rule,
+        Site,
+        SkipRule,
+        select_sites,
+    )
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
         Classifier,
         Condition,
         Denoiser,
+        FeatureExtractor,
         Image,
         ImageEmbedder,
         Label,
@@ -48,6 +59,7 @@ if TYPE_CHECKING:
         Mask,
         Noise,
         Prediction,
+        PredictionKind,
         Sample,
         Scale,
         Schedule,
@@ -56,6 +68,7 @@ if TYPE_CHECKING:
         Score,
         Segmenter,
         SemanticMap,
+        Table,
         TextEmbedder,
         Timesteps,
         per_sample,
@@ -66,6 +79,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionCall",
+    "AttentionRule",
     "Autoencoder",
     "Cancelled",
     "Classifier",
@@ -73,6 +87,8 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "FeatureExtractor",
+    "FeatureRule",
     "HookedDenoiser",
     "Image",
     "ImageEmbedder",
@@ -91,6 +107,7 @@ __all__ = [
     "OpaqueDenoiser",
     "OutputReady",
     "Prediction",
+    "PredictionKind",
     "Rule",
     "RunFinished",
     "RunInfo",
@@ -104,8 +121,10 @@ __all__ = [
     "Segmenter",
     "SemanticMap",
     "Site",
+    "SkipRule",
     "Split",
     "StepContext",
+    "Table",
     "Tensor",
     "TextEmbedder",
     "Timesteps",
@@ -147,7 +166,17 @@ _HOMES = {
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
-    "guidegraph.nodes.hooks": ("AttentionCall", "HookedDenoiser", "OpaqueDenoiser", "Rule", "Site", "select_sites"),
+    "guidegraph.nodes.hooks": (
+        "AttentionCall",
+        "AttentionRule",
+        "FeatureRule",
+        "HookedDenoiser",
+        "OpaqueDenoiser",
+        "Rule",
+        "Site",
+        "SkipRule",
+        "select_sites",
+    ),
     "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
@@ -155,6 +184,7 @@ _HOMES = {
         "Classifier",
         "Condition",
         "Denoiser",
+        "FeatureExtractor",
         "Image",
         "ImageEmbedder",
         "Label",
@@ -163,6 +193,7 @@ _HOMES = {
         "Mask",
         "Noise",
         "Prediction",
+        "PredictionKind",
         "Sample",
         "Scale",
         "Schedule",
@@ -171,6 +202,7 @@ _HOMES = {
         "Score",
         "Segmenter",
         "SemanticMap",
+        "Table",
         "TextEmbedder",
         "Timesteps",
         "per_sample",

@@ -118,7 +118,7 @@ def select_sites(denoiser: HookedDenoiser, patterns: str | Sequence[str]) -> tup
 
     Each once, in the order of computing. Raises ``ValueError`` for a pattern that no site has.
     """
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = [patterns] if isinstance(patterns, str) else [str(pattern) for pattern in patterns]
     if not wanted:
         raise ValueError("no site is named: give the beginning of a name, such as 'self.middle', or a list of them")
     sites = denoiser.sites()

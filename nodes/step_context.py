@@ -57,14 +57,17 @@ class StepContext:
         return v_of(self._checked(prediction), self._x, *self._levels)
 
     def score(self, prediction: Prediction) -> Tensor:
-        """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W)."""
+        """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
         return -self.eps(prediction) / self._levels[1]
 
     def convert(self, prediction: Prediction, kind: PredictionKind) -> Prediction:
         """The same prediction as another kind; the learned variance is kept.
 
-        ``convert(Prediction(x0, "x0"), "v")`` is the way back from a changed x̂0.
+        ``convert(Prediction(x0, "x0"), "v")`` is the way back from a changed x̂0. Raises ``ValueError`` for a kind that
+        is none.
         """
+        if kind not in ("eps", "x0", "v"):
+            raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {kind!r}: `score` gives the score")
         to = {"eps": self.eps, "x0": self.x0, "v": self.v}[kind]
         return prediction if kind == prediction.kind else replace(prediction, value=to(prediction), kind=kind)
 

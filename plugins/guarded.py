@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 from guidegraph.graph.events import Event, Observer
 
@@ -18,8 +20,11 @@ class Guarded:
         if self._observer is None:
             return
         try:
-            self._observer(event)
-        except (Exception, SystemExit) as error:
+            with redirect_stdout(sys.stderr):  # what a command prints may be read by a program
+                self._observer(event)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
             self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
             self._observer = None

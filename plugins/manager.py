@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import pluggy
 
 from guidegraph.graph.events import Observer
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, entries, hookspecs
 from guidegraph.plugins.commands import added_safely
@@ -116,9 +117,11 @@ class PluginManager:
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
             try:
-                with added_safely(app):
+                with added_safely(app), redirect_stdout(sys.stderr):
                     self._alone("guidegraph_commands", plugin)(app=app)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._report(name, error)
 
     def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
@@ -126,11 +129,14 @@ class PluginManager:
         found: list[Observer] = []
         for name, plugin in self._hooks.list_name_plugin():
             try:
-                given = self._alone("guidegraph_observer", plugin)(run=run)
+                with redirect_stdout(sys.stderr):
+                    given = self._alone("guidegraph_observer", plugin)(run=run)
                 if unfit := [o for o in given if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
                 found += [Guarded(o, warn) for o in given]
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 self._report(name, error)
         return found
 
@@ -257,13 +263,29 @@ def _runtime_version() -> dict[str, str]:
 
 
 def _load(load: Callable[[], Any], fix: str) -> Any:
-    """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``."""
+    """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``, or one that fits the error better."""
     try:
         return load()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except NodeDefinitionError as error:
+        fix = f"repair the node's signature{_place(error)}"
+        raise PluginError(f"cannot be imported: {error}", fix) from error
+    except ImportError as error:
         raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+    except BaseException as error:
+        fix = f"repair it{_place(error)}, or leave it out with {DISABLE}"
+        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where in the plugin's own code it arose: " at FILE:LINE", or nothing where that is not known."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" at {error.filename}:{error.lineno}"
+    host = str(Path(__file__).parents[1])
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((host, "<")) and "importlib" not in f.filename]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _explained(error: BaseException) -> tuple[str, str, str]:

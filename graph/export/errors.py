@@ -29,3 +29,9 @@ class FixedSizeError(ExportError):
             "if x.shape[2] > …): use x.shape[…] in tensor operations, or leave the axis out of the dynamic ones",
             place=place,
         )
+
+
+class NotPassedOn(ExportError):
+    """What operation ``key`` gives, a model say, is nothing that a run could pass on to a graph."""
+
+    key: str = ""

@@ -30,20 +30,26 @@ class Roles:
 
 
 def assign(
-    ops: Mapping[str, Op], params: Mapping[str, bool], numbers: Collection[str], *, one_graph: bool = False
+    ops: Mapping[str, Op],
+    params: Mapping[str, bool],
+    numbers: Collection[str],
+    *,
+    one_graph: bool = False,
+    at_export: Collection[str] = (),
 ) -> Roles:
     """Who does what.
 
     params: for each parameter, whether it can be an input of a bundle at all, by its type. numbers: those whose value
-    is a number, which a graph can take. one_graph: all that is traced becomes one graph, so the runtime does only what
-    comes before it. Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done
-    by the runtime.
+    is a number, which a graph can take. at_export: operations that run then and never again, since a run could not pass
+    on what they give, so the parameters that they read are fixed. one_graph: all that is traced becomes one graph, so
+    the runtime does only what comes before it. Raises ``ExportError`` for an operation that must run in a loop and can
+    neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
     hosted = every = host_calls(ops, numbers)
     while True:
         reads = _parameters_read(ops, fixed)
-        found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers))
+        found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers, at_export))
         if not found:
             dynamic = {key for key, names in reads.items() if names is not None}
             # What comes before a graph can be told only once all that a bundle fixes is fixed.
@@ -91,6 +97,7 @@ def _must_be_fixed(
     fixed: Mapping[str, str],
     hosted: set[str],
     numbers: Collection[str],
+    at_export: Collection[str],
 ) -> Iterator[tuple[str, str]]:
     for op in walk(ops):
         names = reads[op.key]
@@ -102,6 +109,10 @@ def _must_be_fixed(
                 raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
             continue
         if op.key in hosted:
+            continue
+        if op.key in at_export and _LOOP not in names:
+            why = f"nodes.{op.key} ({op.spec.id}) makes a model of it, and runs at export only"
+            yield from ((name, why) for name in sorted(names))
             continue
         if is_host(op) and op.spec.host:
             raise ExportError(

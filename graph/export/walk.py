@@ -8,7 +8,7 @@ from typing import Any
 
 from guidegraph.graph.call import Body, invoke
 from guidegraph.graph.events import CancelToken
-from guidegraph.graph.export.errors import ExportError
+from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.host import HostPlan, host_call, split_call
 from guidegraph.graph.export.leaves import Leaf, base_name, leaves_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan, is_number, plan_part
@@ -116,12 +116,14 @@ class Walk:
         given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
         for one in given:
             if not (leaves_of(one.value) or is_number(one.value) or statics_of(one.value)):
-                raise ExportError(
+                error = NotPassedOn(
                     f"'{one.name}' is {one.value!r:.60}, no tensor and no number, and nodes.{', nodes.'.join(inside)} "
                     "would be traced with it, though it may be another at run time",
                     "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
                     place=str(stage.ops[0].mark),
                 )
+                error.key = one.source.op if isinstance(one.source, Output) else ""
+                raise error
         constants: dict[Source, Any] = {
             s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
         }

@@ -13,7 +13,7 @@ from guidegraph.graph.context import placement
 from guidegraph.graph.errors import NodeError, choices
 from guidegraph.graph.export.adaptable import METHOD, AdaptableWeight, adaptable_weights
 from guidegraph.graph.export.axes import Axis
-from guidegraph.graph.export.errors import ExportError, FixedSizeError
+from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
 from guidegraph.graph.export.host import HostPlan, ending
 from guidegraph.graph.export.leaves import DYNAMIC
 from guidegraph.graph.export.parts import PartPlan, is_number
@@ -124,13 +124,21 @@ def planned(
     wanted = {name: out.source for name, out in graph.outputs.items() if only is None or name in only}
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
     fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
-    roles = assign(ops, fits, numbers_in(values), one_graph=one_graph)
-    literals = {name: Literal(values[name]) for name in roles.fixed}
-    ops = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
-    left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-    walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {}, hosted=roles.hosted)
-    with placement(device, "float32"), torch.no_grad():
-        plan = walk.region(ops, wanted.values(), "")
+    at_export: set[str] = set()
+    while True:
+        roles = assign(ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export)
+        literals = {name: Literal(values[name]) for name in roles.fixed}
+        bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
+        left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
+        walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {}, hosted=roles.hosted)
+        try:
+            with placement(device, "float32"), torch.no_grad():
+                plan = walk.region(bound, wanted.values(), "")
+            break
+        except NotPassedOn as error:
+            if not error.key or error.key in at_export:
+                raise
+            at_export.add(error.key)
     outputs = {}
     for name, source in wanted.items():
         if not isinstance(source, Output) or not walk.is_dynamic(source):

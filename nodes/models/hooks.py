@@ -6,7 +6,8 @@ different rules share one network, on several threads too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class Hooks:
         rule = cast(AttentionRule, self.rules.get(site, AttentionCall.attend))
 
         def ruled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-            given = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
+            with called(site, rule, "one AttentionCall"):
+                given = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
             check_given(site, rule, given, query)
             return self._keep(site, given)
 
@@ -65,9 +67,13 @@ class Hooks:
         site = Site("skip", "up", index)
         if site in self.rules:
             rule = cast(SkipRule, self.rules[site])
-            before, (h, skipped) = (h, skipped), rule(h, skipped)
-            check_given(site, rule, h, before[0])
-            check_given(site, rule, skipped, before[1])
+            with called(site, rule, "h and the skipped features"):
+                given = rule(h, skipped)
+            if not isinstance(given, tuple) or len(given) != 2:
+                raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
+            check_given(site, rule, given[0], h)
+            check_given(site, rule, given[1], skipped)
+            h, skipped = given
         return h, self._keep(site, skipped)
 
     def feature(self, stage: SiteStage, index: int, h: Tensor) -> Tensor:
@@ -77,8 +83,10 @@ class Hooks:
         site = Site("feature", stage, index)
         if site in self.rules:
             rule = cast(FeatureRule, self.rules[site])
-            before, h = h, rule(h)
-            check_given(site, rule, h, before)
+            with called(site, rule, "the features alone"):
+                given = rule(h)
+            check_given(site, rule, given, h)
+            h = given
         return self._keep(site, h)
 
     def _keep(self, site: Site, value: Tensor) -> Tensor:
@@ -94,11 +102,25 @@ def check_given(site: Site, rule: Rule, given: object, like: Tensor) -> None:
     """Raise ``ValueError`` where a rule does not give a tensor like the one that it stands for."""
     if not isinstance(given, Tensor):
         found = type(given).__name__
-    elif has_values(given) and given.shape != like.shape:
-        found = f"shape {tuple(given.shape)}"
+    elif has_values(given) and (given.shape, given.dtype, given.device) != (like.shape, like.dtype, like.device):
+        found = f"shape {tuple(given.shape)}, {given.dtype}, on {given.device}"
     else:
         return
-    raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', gives {found}; expected {tuple(like.shape)}")
+    raise ValueError(
+        f"{rule_name(rule)}, the rule of site '{site}', gives {found}; expected {tuple(like.shape)}, {like.dtype}, on "
+        f"{like.device}"
+    )
+
+
+@contextmanager
+def called(site: Site, rule: Rule, given: str) -> Iterator[None]:
+    """Say of which site a rule is that cannot be called as those of its kind are. Raises ``ValueError``."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(
+            f"{rule_name(rule)}, the rule of site '{site}', was called with {given}, and failed: {error}"
+        ) from error
 
 
 def rule_name(rule: Rule) -> str:
@@ -159,16 +181,20 @@ class HookedModel(nn.Module):
     def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
         """A denoiser of the same network with these rules beside those of this one, which stays as it is.
 
-        Raises ``ValueError`` for a site that is not there, and for one that has a rule already.
+        Raises ``ValueError`` for a site that is not there, one that has a rule already, and a rule that is no function.
         """
-        self._check_sites(rules)
-        for site, rule in rules.items():
+        added = {self._site(site): rule for site, rule in rules.items()}
+        for site, rule in added.items():
+            if not callable(rule):
+                raise ValueError(f"the rule of site '{site}' is {rule!r:.60}; expected a function")
             if site in self.hooks.rules:
                 raise ValueError(
                     f"site '{site}' has a rule already, {rule_name(self.hooks.rules[site])}, and cannot take a second "
                     f"one, {rule_name(rule)}: choose other sites, or write one rule that does both"
                 )
-        return type(self)(self.network, {**self.hooks.rules, **rules}).train(self.training)
+        made = type(self)(self.network, {**self.hooks.rules, **added})
+        made.training = self.training  # not `train`: it would reach the network, which is shared
+        return made
 
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
@@ -178,14 +204,17 @@ class HookedModel(nn.Module):
         Raises ``ValueError`` for a site that is not there, and for one that nothing came through: cross-attention of a
         condition without tokens.
         """
-        self._check_sites(sites)
+        sites = [self._site(site) for site in sites]
         hooks = Hooks(self.hooks.rules, sites)
         prediction = self(x, t, condition, hooks)
         if missing := [site.name for site in sites if site not in hooks.found]:
             raise ValueError(f"nothing came through {', '.join(missing)}: this condition has no tokens")
         return prediction, {site: hooks.found[site] for site in sites}
 
-    def _check_sites(self, sites: Iterable[Site]) -> None:
-        for site in sites:
-            if site not in self.network.sites:
-                raise ValueError(f"this denoiser has no site '{site}'; {site_choices(site.name, self.network.sites)}")
+    def _site(self, site: object) -> Site:
+        """A site of this network. Raises ``ValueError`` for anything else."""
+        if not isinstance(site, Site):
+            raise ValueError(f"expected a Site, found {site!r}: select_sites(denoiser, '{site}') gives those of a name")
+        if site not in self.network.sites:
+            raise ValueError(f"this denoiser has no site '{site}'; {site_choices(site.name, self.network.sites)}")
+        return site

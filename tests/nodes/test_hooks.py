@@ -193,9 +193,35 @@ def test_a_rule_without_a_result_of_the_right_shape_is_named(denoiser: HookedMod
     (site,) = select_sites(denoiser, "self.middle.0")
     for given, found in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
         with pytest.raises(
-            ValueError, match=rf"the rule of site 'self\.middle\.0', gives {found}; expected \(2, 2, 16, "
+            ValueError, match=rf"the rule of site 'self\.middle\.0', gives {found}.*; expected \(2, 2, 16, "
         ):
             denoiser.with_rules({site: lambda call, given=given: given})(*inputs(denoiser))
+
+
+def test_rules_that_are_none_of_their_kind_are_named_with_their_site(denoiser: HookedModel) -> None:
+    attention, skip, feature = (select_sites(denoiser, name)[0] for name in ("self", "skip", "feature"))
+    with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0': select_sites"):
+        denoiser.with_rules({"self.middle.0": passive_rule})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"expected a Site, found 'self.middle.0'"):
+        denoiser.captured(*inputs(denoiser), ["self.middle.0"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"the rule of site 'self\..*' is 3; expected a function"):
+        denoiser.with_rules({attention: 3})  # type: ignore[dict-item]
+    wrong: list[tuple[Site, Rule, str]] = [
+        (skip, passive_rule, "was called with h and the skipped features, and failed"),
+        (skip, lambda h, skipped: h, "must give two tensors"),
+        (feature, lambda h: h.double(), "torch.float64"),
+    ]
+    for site, rule, message in wrong:
+        with pytest.raises(ValueError, match=rf"the rule of site '{site}'.*{message}"):
+            denoiser.with_rules({site: rule})(*inputs(denoiser))
+
+
+def test_the_mode_of_the_shared_network_stays(denoiser: HookedModel) -> None:
+    fresh = type(denoiser)(denoiser.network)
+    assert fresh.training
+    assert not fresh.network.training
+    fresh.with_rules({})
+    assert not fresh.network.training
 
 
 def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:

@@ -58,11 +58,23 @@ KINDS = [
     Bad("garbled", "its metadata cannot be read: UnicodeDecodeError", metadata=b"Summary: \xff\xfe\n"),
     Bad("odd", "cannot be imported: Odd: at import", ODD + "raise Odd('at import')"),
     Bad("odd_hook", "Odd: in a hook", node("odd_hook", HOOK.replace("return [twice]", "raise Odd('in a hook')"), ODD)),
+    Bad(
+        "odd_commands",
+        "Odd: in commands",
+        ODD + COMMAND.format(name="odd", then="raise Odd('in commands')"),
+        workflow=False,
+    ),
     Bad("later", "the namespace 'good' belongs to guidegraph-good==1.2", node("good"), entry="good", workflow=False),
     Bad("ours", "the namespace 'scheduler' belongs to guidegraph==", node("scheduler"), entry="scheduler"),
     Bad("steals", "the command 'run' exists already", COMMAND.format(name="run", then=""), workflow=False),
 ]
 WATCHES = OBSERVER.format(body="return lambda event: 1 / 0")
+SHOUTS = ODD + OBSERVER.format(
+    body="""def shout(event):
+        print("the observer speaks")
+        raise Odd("no")
+    return shout"""
+)
 
 
 class Site:
@@ -111,6 +123,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         "chatty", "gg_chatty", "print('hello from chatty')\n" + node("chatty"), "[guidegraph]\nchatty = gg_chatty\n"
     )
     found.add("watches", "gg_watches", WATCHES, "[guidegraph]\nwatches = gg_watches\n")
+    found.add("shouts", "gg_shouts", SHOUTS, "[guidegraph]\nshouts = gg_shouts\n")
     return found
 
 
@@ -124,7 +137,7 @@ def test_each_is_named_with_its_reason_and_what_to_do_and_the_good_ones_work(sit
         assert bad.reason in row["reason"]
         assert row["fix"]
     assert {name: row["state"] for name, row in rows.items()} == dict.fromkeys(
-        ("guidegraph", "guidegraph-good", "guidegraph-bare", "guidegraph-chatty", "guidegraph-watches"), "ok"
+        ("guidegraph", *(f"guidegraph-{name}" for name in ("good", "bare", "chatty", "watches", "shouts"))), "ok"
     )
     assert rows["guidegraph-bare"]["version"] == "1.2"
     assert "hello from chatty" in result.stderr
@@ -146,8 +159,11 @@ def test_a_workflow_of_the_good_one_runs_and_a_failing_observer_is_left_out(site
     result = site.guidegraph("run", workflow, "--out", "out")
     assert result.returncode == 0, result.stderr
     assert json.loads((site.folder / "out" / "two.json").read_text()) == 3.0
-    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
-    assert "guidegraph_observer.<locals>.<lambda> failed and is left out: ZeroDivisionError" in warning
+    watches, shouts = sorted(line for line in result.stderr.splitlines() if line.startswith("warning: "))
+    assert "guidegraph_observer.<locals>.<lambda> failed and is left out: ZeroDivisionError" in watches
+    assert "guidegraph_observer.<locals>.shout failed and is left out: Odd: no" in shouts
+    assert "the observer speaks" in result.stderr
+    assert "the observer speaks" not in result.stdout
     record = json.loads((site.folder / "out" / "run.json").read_text())
     assert record["node_versions"] == {"good.twice": {"version": "1", "distribution": "guidegraph-good==1.2"}}
     assert record["versions"]["guidegraph-good"] == "1.2"

@@ -42,6 +42,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.detaches, "gradients", "with respect to 'cond.value'", "none, though the result changes"),
     (wrong.infinite, "gradients", "a finite gradient with respect to 'x'", "768 of 768 entries are not finite"),
     (wrong.identity, "identity", "port 'guided' unchanged under phi = 0", "a result that differs"),
+    (wrong.identity_of_one, "identity", "port 'cond' unchanged under scale = 1", "a result that differs"),
     (wrong.identity_port, "identity", "identity= to name a port", "'x'"),
     (wrong.needs, "needs", "does not depend on port 'uncond' under scale = 1", "it changes by"),
     (wrong.never, "needs", "settings under which needs= leaves out a port", "none among"),

@@ -155,6 +155,15 @@ def identity(guided: Prediction, *, phi: float = 0.5) -> Prediction:
     return guided * (1.1 + phi)
 
 
+@node("wrong.identity_of_one", identity=lambda scale: "cond" if scale in (0, 1) else None)
+def identity_of_one(cond: Prediction, uncond: Prediction, *, scale: float = 2.0) -> Prediction:
+    """It is cond at scale 0, and is said to be so at 1 too.
+
+    scale: of the difference.
+    """
+    return cond + scale * (cond - uncond)
+
+
 @node("wrong.identity_port", identity=lambda phi: "x" if phi == 0 else None)
 def identity_port(guided: Prediction, *, phi: float = 0.5) -> Prediction:
     """A prediction times 1 + phi."""

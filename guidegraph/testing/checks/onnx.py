@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
+from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.leaves import leaves_of
 from guidegraph.graph.hosted import kinds
 from guidegraph.graph.ir import Call, Graph, Literal, Output, Param, Parameter, Sources
@@ -63,7 +64,8 @@ def check_onnx_export(case: NodeCase) -> None:
                 continue
             raise
         expected = [leaf.tensor for _, leaf in leaves_out(case, outputs)]
-        found = run_onnx(session, dict(zip(names, _fed(case, variant), strict=True)))
+        fed = _repeated(_fed(case, variant), part.axes)
+        found = run_onnx(session, dict(zip(names, fed, strict=True)))
         for name, tensor, array in zip(part.plan.outputs, expected, found, strict=True):
             apart = difference(torch.from_numpy(array), tensor)
             if apart > TOLERANCE:
@@ -92,6 +94,17 @@ def _fed(case: NodeCase, given: Arguments) -> list[Tensor]:
             found.append(torch.tensor(value, dtype=torch.float32))
         else:
             found += [leaf.tensor for leaf in leaves_of(value)]
+    return found
+
+
+def _repeated(tensors: Sequence[Tensor], axes: Sequence[Mapping[int, Axis]]) -> list[Tensor]:
+    """The tensors, one sample for the whole batch repeated for each, as the runtime feeds them."""
+    pairs = list(zip(tensors, axes, strict=True))
+    batch = max((t.shape[at] for t, here in pairs for at, axis in here.items() if axis.name == "batch"), default=1)
+    found = []
+    for tensor, here in pairs:
+        sizes = [batch if at in here and here[at].name == "batch" else size for at, size in enumerate(tensor.shape)]
+        found.append(tensor.expand(sizes))
     return found
 
 
