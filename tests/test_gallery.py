@@ -68,6 +68,20 @@ def test_it_has_a_page_with_a_figure(name: str) -> None:
     assert "arXiv" in text or "arxiv" in text
 
 
+def test_the_page_has_the_table_that_was_measured() -> None:
+    path = os.pathsep.join([str(ROOT), *(str(GALLERY / name) for name in NAMES)])
+    table = subprocess.run(
+        [sys.executable, "tools/gallery_table.py", "plugins/gallery/table.json", "--show"],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert table in (GALLERY / "README.md").read_text(encoding="utf-8")
+    assert table.count("\n") >= 18
+
+
 def cases() -> Iterator[object]:
     for name in NAMES:
         plugin = importlib.import_module(f"guidegraph_{name}")
