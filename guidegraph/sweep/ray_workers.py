@@ -136,7 +136,8 @@ def _resource(name: str) -> float:
     """How much of a resource the machines of the connected Ray have together."""
     import ray
 
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    connected: Any = ray  # its types are there where Ray is installed, and not everywhere
+    found: dict[str, float] = connected.cluster_resources()
     return found.get(name, 0.0)
 
 
