@@ -51,18 +51,15 @@ class Processes:
         found = list(tensors)
         if self.alone:
             return found
-        there = [i for i, one in enumerate(found) if one is not None]
-        kinds = dict.fromkeys(one.dtype for one in found if one is not None)
-        for dtype in kinds:
-            places = [i for i in there if (one := found[i]) is not None and one.dtype == dtype]
-            flat = torch.cat([one.detach().flatten() for i in places if (one := found[i]) is not None])
+        present = [(i, one) for i, one in enumerate(tensors) if one is not None]
+        for dtype in dict.fromkeys(one.dtype for _, one in present):
+            alike = [(i, one) for i, one in present if one.dtype == dtype]
+            flat = torch.cat([one.detach().flatten() for _, one in alike])
             with _together():
                 reduced: Any = self.fabric.all_reduce(flat, reduce_op="mean")
-            sizes = [one.numel() for i in places if (one := found[i]) is not None]
-            for i, part in zip(places, reduced.split(sizes), strict=True):
-                like = found[i]
-                assert like is not None
-                found[i] = part.reshape(like.shape)
+            parts = reduced.split([one.numel() for _, one in alike])
+            for (i, one), part in zip(alike, parts, strict=True):
+                found[i] = part.reshape(one.shape)
         return found
 
     def mean_of_numbers(self, value: Any) -> Any:

@@ -178,15 +178,16 @@ class _Fit:
         # Only now: a step changes weights in place, which the gradient of another loss may still need.
         for t in chain.from_iterable(groups.values()):
             self._step(t, i)
+        kept = [source for name, source in self.loop.next.items() if name not in self.trained]
+        losses = {m.loss: m.model for m in self.training.models}
+        agreed = {s: self._agreed(results[s]) for s in dict.fromkeys([*kept, *self.loop.collect.values(), *losses])}
         for name, source in self.loop.next.items():
             if name not in self.trained:
-                self.carry[name] = self._agreed(results[source])
+                self.carry[name] = agreed[source]
         for name, source in self.loop.collect.items():
-            self.history[name].append(self._agreed(results[source]))
+            self.history[name].append(agreed[source])
         shown = {s: name for name, s in self.loop.collect.items()}
-        losses = {m.loss: m.model for m in self.training.models}
-        numbers = {shown.get(source, f"{model} loss"): results[source] for source, model in losses.items()}
-        return {n: float(self._agreed(v)) for n, v in numbers.items()}
+        return {shown.get(source, f"{model} loss"): float(agreed[source]) for source, model in losses.items()}
 
     def _agreed(self, value: Any) -> Any:
         """A value without its graph; a number is the mean over the processes, since each has seen its own rows."""

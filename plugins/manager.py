@@ -282,9 +282,11 @@ def _place(error: BaseException) -> str:
     """Where in the plugin's own code it arose: " at FILE:LINE", or nothing where that is not known."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    host = str(Path(__file__).parents[1])
+    here = Path(__file__).parent
+    host = {here, here.with_name("graph")}  # not what lies below: the gallery's plugins do
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((host, "<")) and "importlib" not in f.filename]
+    own = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
+    own = [f for f in own if Path(f.filename).parent not in host]
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

@@ -32,6 +32,8 @@ class FixedSizeError(ExportError):
 
 
 class NotPassedOn(ExportError):
-    """What operation ``key`` gives, a model say, is nothing that a run could pass on to a graph."""
+    """What operation ``key`` gives ("" for no operation), a model say, is nothing that a run could pass to a graph."""
 
-    key: str = ""
+    def __init__(self, key: str, reason: str, remedy: str, *, place: str) -> None:
+        self.key = key
+        super().__init__(reason, remedy, place=place)

@@ -116,14 +116,13 @@ class Walk:
         given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
         for one in given:
             if not (leaves_of(one.value) or is_number(one.value) or statics_of(one.value)):
-                error = NotPassedOn(
+                raise NotPassedOn(
+                    one.source.op if isinstance(one.source, Output) else "",
                     f"'{one.name}' is {one.value!r:.60}, no tensor and no number, and nodes.{', nodes.'.join(inside)} "
                     "would be traced with it, though it may be another at run time",
                     "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
                     place=str(stage.ops[0].mark),
                 )
-                error.key = one.source.op if isinstance(one.source, Output) else ""
-                raise error
         constants: dict[Source, Any] = {
             s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
         }

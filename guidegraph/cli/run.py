@@ -144,7 +144,14 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
 def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
     from guidegraph.graph.run import RunOptions, run
 
-    options = RunOptions(device=device, dtype=ready.dtype, passes=ready.passes, cancel=token, only=ready.only)
+    options = RunOptions(
+        device=device,
+        dtype=ready.dtype,
+        passes=ready.passes,
+        cancel=token,
+        only=ready.only,
+        memory_budget=ready.memory_budget,
+    )
     run(ready.opened.graph, ready.values, options)
 
 

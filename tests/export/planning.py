@@ -12,7 +12,7 @@ from guidegraph.graph.ir import Graph
 from guidegraph.graph.node import node, spec_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.types import Sample, Score
+from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Score
 from guidegraph.plugins import builtin
 
 
@@ -86,7 +86,19 @@ def flag(x: Sample, *, up: float | bool = 1.0) -> Sample:
     return x * 2 if up is True else x
 
 
-NODES = [spell, flag, halve, scale, times, fold, mix, secret, read, pull]
+@node("plan.model")
+def model(*, factor: float = 1.0) -> Denoiser:
+    """A denoiser that is made of a number."""
+    return lambda x, t, condition: Prediction(factor * x, "eps")
+
+
+@node("plan.ask")
+def ask(denoiser: Denoiser, x: Sample) -> Sample:
+    """What a denoiser says."""
+    return denoiser(x, torch.zeros(x.shape[0]), Condition()).value
+
+
+NODES = [model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
 
 
 def registry() -> Registry:

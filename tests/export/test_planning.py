@@ -123,6 +123,27 @@ outputs: {{b: b}}
     assert fixed == {"seed": "nodes.a (plan.secret) runs at export only"}
 
 
+def test_a_parameter_that_a_model_is_made_of_is_fixed(tmp_path: Path) -> None:
+    text = f"""
+params: {{seed: 0, steps: 3, strength: 0.5, factor: 2.0}}
+nodes:
+  {NOISE}
+  model: {{use: plan.model, in: {{factor: params.strength}}}}
+  run:
+    loop: {{over: params.steps, as: i}}
+    carry: {{x: noise}}
+    body:
+      said: {{use: plan.ask, in: {{denoiser: model, x: carry.x}}}}
+      a: {{use: plan.scale, in: {{x: said, factor: params.factor}}}}
+    next: {{x: a}}
+outputs: {{x: run.x}}
+"""
+    plan, fixed, parts = plan_of(text, tmp_path)
+    assert fixed == {"strength": "nodes.model (plan.model) makes a model of it, and runs at export only"}
+    assert parts == ["run.body.said run.body.a"]
+    assert ("part", "run.step") in plan
+
+
 def test_an_output_that_is_the_same_in_every_run_is_refused(tmp_path: Path) -> None:
     text = "nodes: {known: {use: plan.read, with: {word: constant}}}\noutputs: {known: known}"
     with pytest.raises(ExportError, match="output 'known' is the same in every run"):

@@ -124,6 +124,15 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "line"), [("signature", 4), ("bad_id", 4), ("syntax", 1)])
+def test_what_to_do_of_a_mistake_in_the_code_says_where_it_is(installed: Installed, name: str, line: int) -> None:
+    code, _ = BAD[name]
+    installed.add(name, code)
+    fix = status(PluginManager(), name).fix
+    assert f"gg_test_{name}.py:{line}" in fix
+    assert "install" not in fix
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_plugin_is_named_with_its_reason_and_leaves_nothing(installed: Installed, name: str) -> None:
     code, reason = BAD[name]
