@@ -13,7 +13,7 @@ import importlib.metadata
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,23 @@ def file_digest(path: Path) -> str:
     return _files[key]
 
 
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Raises ``OSError`` for a link to a folder that it is in."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(root) / name for name in names)
+        for inner in (Path(root) / name for name in folders if os.path.islink(os.path.join(root, name))):
+            if Path(root).resolve().is_relative_to(inner.resolve()):
+                raise OSError(f"'{inner}' is a link to a folder that it is in")
+
+
 def path_digest(path: Path) -> str:
-    """The content of a file, or of a folder: the sorted digests of its files. Fresh where nothing is there."""
+    """The content of a file, or of a folder: the sorted digests of its files, those behind links to folders too.
+
+    Fresh where nothing is there, or a link leads nowhere or back.
+    """
     try:
         if path.is_dir():
-            files = sorted(Path(root) / name for root, _, names in os.walk(path) for name in names)
-            return labelled((str(f.relative_to(path)), file_digest(f)) for f in files)
+            return labelled((str(f.relative_to(path)), file_digest(f)) for f in sorted(_files_in(path)))
         return hashed("file", path.suffix, file_digest(path))
     except OSError:
         return fresh()

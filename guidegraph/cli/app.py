@@ -311,7 +311,7 @@ def draw(workflow: File, output: Output = None, plugin: Plugins = None, no_plugi
     draw_command(workflow, output, _chosen(plugin, no_plugins))
 
 
-@app.command(epilog=examples("report runs/20260131-120000-draw", "report runs -o runs.html"))
+@app.command(epilog=examples("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler"))
 def report(
     folder: Annotated[
         Path,
@@ -319,6 +319,13 @@ def report(
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.", show_default="DIR/report.html")
+    ] = None,
+    x: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What curves are over: a parameter, an output or a column.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A parameter or column that tells lines apart; others tell plots apart."),
     ] = None,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
@@ -330,7 +337,7 @@ def report(
     """
     from guidegraph.cli.report import report_command
 
-    report_command(folder, output, _chosen(plugin, no_plugins))
+    report_command(folder, output, x, by or [], _chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("nodes", "nodes guidance.cfg", "nodes scheduler.ddim --json", "nodes --markdown"))

@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from guidegraph.cli.errors import argument_problem
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
+from guidegraph.graph.errors import WorkflowError, choices
 from guidegraph.graph.sizes import show_size
 from guidegraph_runtime.files import write_text
+
+if TYPE_CHECKING:
+    from guidegraph.report.collect import Run, Sweep
 
 PAGE = "report.html"
 
 
-def report_command(folder: Path, output: Path | None, plugins: Chosen) -> None:
-    """Raises ``WorkflowError`` for a folder without a result, and ``MissingExtra`` without matplotlib."""
+def report_command(folder: Path, output: Path | None, x: str | None, by: Sequence[str], plugins: Chosen) -> None:
+    """Raises ``WorkflowError`` for a folder without a result and for names that none has, and ``MissingExtra``
+    without matplotlib."""
     from guidegraph.report.collect import collect
+    from guidegraph.report.curves import Choice
     from guidegraph.report.page import page
     from guidegraph.report.plots import check_extra
 
     check_extra()
     found, notes = collect(folder)
+    _check_columns({name: option for option, names in (("--by", by), ("--x", [x])) for name in names if name}, found)
     registry = required_plugins(plugins).registry
     target = output if output is not None else folder / PAGE
     given = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
+    given += [*(["--x", x] if x else []), *(part for name in by for part in ("--by", name))]
     command = shlex.join([*given, *(part for name in plugins.modules for part in ("--plugin", name))])
-    text = page(found, notes, folder.resolve().name, command, registry)
+    text = page(found, notes, folder.resolve().name, command, registry, Choice(x, tuple(by)))
     write_text(target, text)
     typer.echo(f"wrote {target} ({show_size(len(text.encode()))})")
+
+
+def _check_columns(names: Mapping[str, str], found: Sequence[Run | Sweep]) -> None:
+    """Raises ``WorkflowError`` for the names, with the option of each, that are a column of none of the results."""
+    known = list(dict.fromkeys(name for one in found for name in one.columns))
+    problems = [
+        argument_problem("unknown-column", f"no column '{name}'; {choices(name, known, 'columns')}", option)
+        for name, option in names.items()
+        if name not in known
+    ]
+    if problems:
+        raise WorkflowError(problems)

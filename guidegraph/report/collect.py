@@ -8,8 +8,8 @@ from typing import Any
 
 from guidegraph.nodes.tabular import Table
 from guidegraph.outputs import RECORD
-from guidegraph.report.html import shown
 from guidegraph.report.read import Unreadable, as_table, inside, part, read_csv, read_json, read_object, wrong
+from guidegraph.report.series import named
 
 SWEEP, CELLS, TABLE, TABLES = "sweep.json", "cells", "table.csv", "tables"
 EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
@@ -49,6 +49,11 @@ class Run:
         return str(part(self.record, "workflow").get("name") or self.folder.resolve().name)
 
     @property
+    def columns(self) -> list[str]:
+        """The names that a curve may be over, or its lines be told apart by."""
+        return list(dict.fromkeys(name for table in self.tables.values() for name in table))
+
+    @property
     def status(self) -> str:
         return str(self.record.get("status", "unknown"))
 
@@ -71,6 +76,24 @@ class Sweep:
     def name(self) -> str:
         known = part(self.records[0], "workflow").get("name") if self.records else None
         return str(known or part(self.plan, "workflow").get("name") or self.folder.resolve().name)
+
+    @property
+    def tied(self) -> list[str]:
+        """The parameters whose values were given together, in the rows of a table."""
+        names = part(self.plan, "from").get("columns")
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    @property
+    def different(self) -> Table:
+        """The cells, each once: rows of ``--from`` that say the same are one cell."""
+        first = {key: i for i, key in reversed([*enumerate(self.cells["cell"])])}
+        rows = sorted(first.values())
+        return Table({name: [column[i] for i in rows] for name, column in self.cells.items()})
+
+    @property
+    def columns(self) -> list[str]:
+        """The names that a curve may be over, or its lines be told apart by."""
+        return list(dict.fromkeys([*self.swept, *self.outputs, *(n for t in self.tables.values() for n in t)]))
 
     def with_status(self, status: str) -> list[int]:
         """The rows with this status."""
@@ -160,7 +183,8 @@ def _sweep(folder: Path) -> Sweep:
     try:
         cells = read_csv(inside(folder, TABLE), texts=("cell", "message"))
     except Unreadable as error:
-        raise Unreadable(f"cannot be used: {TABLE} {error}") from None
+        when = "" if (folder / TABLE).exists() else " (a sweep writes it every minute, and at its end)"
+        raise Unreadable(f"cannot be used: {TABLE} {error}{when}") from None
     names = list(cells)
     if names[:1] != ["cell"] or BEFORE not in names:
         raise Unreadable(f"cannot be used: the columns of {TABLE} are 'cell', the parameters, '{BEFORE}' and outputs")
@@ -195,7 +219,7 @@ def _add_cell(sweep: Sweep, i: int) -> None:
 
 def at(sweep: Sweep, i: int) -> str:
     """The swept parameters of a row, as a text."""
-    return ", ".join(f"{name}{EQUALS}{shown(sweep.cells[name][i])}" for name in sweep.swept)
+    return ", ".join(f"{name}{EQUALS}{named(sweep.cells[name][i])}" for name in sweep.swept)
 
 
 def _is_picture(value: Any) -> bool:

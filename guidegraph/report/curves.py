@@ -2,185 +2,145 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise, product
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from guidegraph.nodes.tabular import Table
-from guidegraph.report.html import shown
-from guidegraph.report.intervals import mean_interval
+from guidegraph.report.series import Axes, Plot, is_numeric, label, levels, plot_of, quantities
 
 LINES = 6
 """More lines than these go to plots of their own."""
-ERRORS = ("error", "std_error", "standard_error", "se")
 SEED = re.compile(r"(.*_)?seed")
 
 
 @dataclass(frozen=True)
-class Series:
-    """A line. ``low`` and ``high`` are NaN where a point has no interval."""
+class Choice:
+    """What a person wants curves over, and lines told apart by; without a name it is chosen by the rules here."""
 
-    name: str
-    x: list[float] = field(default_factory=list)
-    y: list[float] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
+    x: str | None = None
+    by: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Plot:
-    """One pair of axes. ``ticks`` are the names of x = 0, 1, … where x has no numbers."""
-
-    title: str
-    x: str
-    y: str
-    series: list[Series]
-    ticks: list[str]
-    caption: str
+    def within(self, x: Sequence[str], by: Sequence[str]) -> Choice:
+        """The part of it that a table has, whose columns for x, and for lines, these are."""
+        return Choice(self.x if self.x in x else None, tuple(n for n in self.by if n in by))
 
 
-@dataclass(frozen=True)
-class _Point:
-    y: float
-    low: float
-    high: float
+AUTOMATIC = Choice()
 
 
-def sweep_plots(cells: Table, swept: Sequence[str], outputs: Sequence[str]) -> list[Plot]:
-    """The outputs of a sweep over the swept parameter that has most numbers; seeds are repetitions of one point."""
-    varied = [n for n in swept if not SEED.fullmatch(n) and len(_levels(cells[n])) > 1]
-    if not varied:
+def sweep_plots(
+    cells: Table,
+    swept: Sequence[str],
+    outputs: Sequence[str],
+    choice: Choice = AUTOMATIC,
+    tied: Collection[str] = (),
+    title: str = "",
+) -> list[Plot]:
+    """The outputs of a sweep over one of its parameters; seeds are repetitions of one point.
+
+    x is chosen, or the parameter that has most numbers. The other parameters tell lines apart, or plots where ``by``
+    is chosen or the lines would be too many. tied: those whose values were given together, of which one that never
+    differs where the others are the same tells nothing apart. Over an output the lines follow the parameter that
+    would be x.
+    """
+    choice = choice.within([*swept, *quantities(cells, outputs)], swept)
+    named = (choice.x, *choice.by)
+    seeds = [n for n in swept if SEED.fullmatch(n) and n not in named and len(levels(cells[n])) > 1]
+    varied = [n for n in swept if n not in seeds and len(levels(cells[n])) > 1]
+    along = choice.x if choice.x in swept else _longest(cells, [n for n in varied if n not in choice.by])
+    if along is None:
         return []
-    x = max(varied, key=lambda n: (_is_numeric(cells[n]), len(_levels(cells[n]))))
-    by, facets = _shared([n for n in varied if n != x], cells)
-    seeds = any(SEED.fullmatch(n) and len(_levels(cells[n])) > 1 for n in swept)
-    found = []
-    for y in quantities(cells, outputs):
-        for values in product(*(_levels(cells[n]) for n in facets)):
-            rows = [i for i in range(cells.rows) if all(cells[n][i] == v for n, v in zip(facets, values, strict=True))]
-            here = ", ".join(f"{n} = {shown(v)}" for n, v in zip(facets, values, strict=True))
-            if plot := _plot(cells, rows, x, y, by, f"{y}, {here}" if here else y, seeds):
-                found.append(plot)
-    return found
+    rest = _telling(cells, [n for n in varied if n not in (along, *choice.by)], [along, *choice.by], tied)
+    by, facets = (list(choice.by), rest) if choice.by else _shared(rest, cells)
+    axes = Axes(choice.x or along, along, tuple(by), bool(seeds))
+    return list(_plots(cells, axes, facets, [n for n in quantities(cells, outputs) if n != axes.x], title))
 
 
-def table_plots(table: Table, title: str) -> list[Plot]:
-    """The columns of a table over its first one, where that counts upwards; texts tell lines apart."""
-    numbers = [n for n in table if _is_numeric(table[n])]
-    texts = [n for n in table if n not in numbers and 1 < len(_levels(table[n])) <= LINES]
+def long_plots(
+    table: Table, swept: Sequence[str], title: str, choice: Choice = AUTOMATIC, tied: Collection[str] = ()
+) -> list[Plot]:
+    """The curves of an output that is a table in each cell, whose rows stand below each other with their parameters.
+
+    x is chosen, or the table's first column of numbers that rises in each cell, or a swept parameter; a column of few
+    words tells lines apart as a swept parameter does.
+    """
+    own = [n for n in table if n != "cell" and n not in swept]
+    cell = [n for n in ("cell", *swept) if n in table]
+    numbers = [n for n in own if is_numeric(table[n])]
+    words = [n for n in own if n not in numbers and 1 < len(levels(table[n])) <= LINES][:1]
+    index = [n for n in numbers if _rises(table, n, [*cell, *words], 2)][:1]
+    if not index and len(_groups(table, [*cell, *words])) < table.rows:
+        return []  # nothing says which row of a cell is which
+    x = choice.within([*(n for n in swept if n in table), *numbers], ()).x
+    wanted = Choice(x or next(iter(index), None), choice.by)
+    parameters = [n for n in (*swept, *words, *index) if n in table]
+    return sweep_plots(table, parameters, [n for n in numbers if n not in index], wanted, tied, title)
+
+
+def table_plots(table: Table, title: str, choice: Choice = AUTOMATIC) -> list[Plot]:
+    """The columns of a run's table over its first one, where that counts upwards; texts tell lines apart."""
+    numbers = [n for n in table if is_numeric(table[n])]
+    texts = [n for n in table if n not in numbers and 1 < len(levels(table[n])) <= LINES]
+    choice = choice.within(numbers, list(table))
     if len(numbers) < 2:
         return []
-    x = numbers[0]
-    by = next((names for names in ([], *([n] for n in texts)) if _counts_upwards(table, x, names)), None)
+    x = choice.x or numbers[0]
+    groups = [list(choice.by)] if choice.by else [[], *([n] for n in texts)]
+    by = next((names for names in groups if choice.x or _rises(table, x, names, 3)), None)
     if by is None:
         return []
-    rows = [*range(table.rows)]
-    plots = (_plot(table, rows, x, y, by, f"{title}: {y}", seeds=False) for y in quantities(table, numbers[1:]))
-    return [plot for plot in plots if plot]
+    others = [n for n in numbers if n not in (x, *by)]
+    return list(_plots(table, Axes(x, x, tuple(by)), [], quantities(table, others), title))
 
 
-def _counts_upwards(table: Table, x: str, by: Sequence[str]) -> bool:
-    """Whether a column rises from row to row, three at least, in each group of rows."""
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for i, value in enumerate(table.numbers(x)):
-        groups.setdefault(tuple(table[name][i] for name in by), []).append(value)
-    return all(len(g) > 2 and all(a < b for a, b in pairwise(g)) for g in groups.values())
+def _plots(table: Table, axes: Axes, facets: Sequence[str], outputs: Sequence[str], title: str) -> Iterator[Plot]:
+    groups = _groups(table, facets)
+    for y in outputs:
+        for values, rows in groups.items():
+            words = ", ".join(filter(None, (f"{title}: {y}" if title else y, label(facets, values))))
+            if plot := plot_of(table, rows, axes, y, words):
+                yield plot
 
 
-def quantities(table: Table, names: Sequence[str]) -> list[str]:
-    """The columns of numbers that are quantities, not the end of another's interval nor the same in every row."""
-    ends = {end for name in names for end in interval_columns(table, name)}
-    kept = [n for n in names if n not in ends and _is_numeric(table[n])]
-    return [n for n in kept if len(_levels(table[n])) > 1]
-
-
-def interval_columns(table: Table, name: str) -> tuple[str, ...]:
-    """The columns of the low and the high end of a column's interval, or of its error alone; none where none is."""
-    stems = [name, *([name.removesuffix(".value")] if name.endswith(".value") else [])]
-    for stem, joint in product(stems, "._"):
-        if (pair := (f"{stem}{joint}low", f"{stem}{joint}high")) and set(pair) <= set(table):
-            return pair
-        for word in ERRORS:
-            if (error := f"{stem}{joint}{word}") in table:
-                return (error,)
-    columns = list(table)
-    if columns[columns.index(name) + 1 : columns.index(name) + 3] == ["low", "high"]:
-        return ("low", "high")
-    return ()
-
-
-def _plot(table: Table, rows: list[int], x: str, y: str, by: Sequence[str], title: str, seeds: bool) -> Plot | None:
-    numeric = _is_numeric(table[x])
-    levels = _levels(table[x])
-    interval = interval_columns(table, y)
-    points: dict[str, dict[float, list[_Point]]] = {}
-    for i in rows:
-        point = _point(table, i, y, interval)
-        if point is None or table[x][i] is None:
-            continue
-        name = ", ".join(f"{n} = {shown(table[n][i])}" for n in by)
-        at = table.numbers(x)[i] if numeric else float(levels.index(table[x][i]))
-        points.setdefault(name, {}).setdefault(at, []).append(point)
-    series = [_series(name, here) for name, here in points.items()]
-    if not series or max(len(s.x) for s in series) < 2:
-        return None
-    most = max(len(p) for here in points.values() for p in here.values())
-    return Plot(title, x, y, series, [] if numeric else [shown(v) for v in levels], _caption(most, seeds, interval))
-
-
-def _series(name: str, points: dict[float, list[_Point]]) -> Series:
-    found = Series(name)
-    for at in sorted(points):
-        here = points[at]
-        mean, low, high = mean_interval([p.y for p in here])
-        if len(here) == 1:
-            low, high = here[0].low, here[0].high
-        for values, value in ((found.x, at), (found.y, mean), (found.low, low), (found.high, high)):
-            values.append(value)
+def _groups(table: Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:
+    """The rows by their values in some columns."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for i in range(table.rows):
+        found.setdefault(tuple(table[name][i] for name in names), []).append(i)
     return found
 
 
-def _point(table: Table, i: int, y: str, interval: tuple[str, ...]) -> _Point | None:
-    value, *ends = (_number(table[name][i]) for name in (y, *interval))
-    if not math.isfinite(value):
-        return None
-    if len(ends) == 1:
-        return _Point(value, value - ends[0], value + ends[0])
-    return _Point(value, *ends) if ends else _Point(value, math.nan, math.nan)
+def _rises(table: Table, x: str, by: Sequence[str], least: int) -> bool:
+    """Whether a column rises from row to row, so many at least, in each group of rows."""
+    numbers = table.numbers(x)
+    groups = [[numbers[i] for i in rows] for rows in _groups(table, by).values()]
+    return all(len(g) >= least and all(a < b for a, b in pairwise(g)) for g in groups)
 
 
-def _caption(most: int, seeds: bool, interval: tuple[str, ...]) -> str:
-    if most > 1:
-        what = "seeds" if seeds else "rows"
-        return f"Mean over up to {most} {what}, with its 95 % interval (Student's t)."
-    if len(interval) == 1:
-        return f"Bars and band: ± {interval[0]}."
-    return f"Bars and band: from {interval[0]} to {interval[1]}." if interval else ""
+def _longest(cells: Table, names: Sequence[str]) -> str | None:
+    """The parameter with most numbers; where none has numbers alone, that with most values."""
+    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(levels(cells[n]))) for n in names}
+    return max(names, key=lambda n: counts[n], default=None)
+
+
+def _telling(cells: Table, names: Sequence[str], known: Sequence[str], tied: Collection[str]) -> list[str]:
+    """The parameters without those tied ones that follow from the known and the others: the model from its f."""
+    found: list[str] = []
+    for name in sorted(names, key=lambda n: len(levels(cells[n]))):
+        before = [*known, *found]
+        if name not in tied or len(_groups(cells, [*before, name])) > len(_groups(cells, before)):
+            found.append(name)
+    return found
 
 
 def _shared(names: Sequence[str], cells: Table) -> tuple[list[str], list[str]]:
     """The parameters that tell lines apart, as many as give few enough lines, and those that tell plots apart."""
     by: list[str] = []
-    facets: list[str] = []
-    lines = 1
-    for name in sorted(names, key=lambda n: len(_levels(cells[n]))):
-        lines *= len(_levels(cells[name]))
-        (by if lines <= LINES else facets).append(name)
-    return by, facets
-
-
-def _levels(values: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(v for v in values if v is not None))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _is_numeric(values: Sequence[Any]) -> bool:
-    """Whether a column has numbers, and nothing else but empty cells."""
-    there = [v for v in values if v is not None]
-    return bool(there) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in there)
+    for name in names:
+        if len(_groups(cells, [*by, name])) > LINES:
+            break
+        by.append(name)
+    return by, [n for n in names if n not in by]

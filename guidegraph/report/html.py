@@ -47,7 +47,11 @@ def shown(value: Any) -> str:
         return value
     if isinstance(value, float):
         return f"{value:.5g}" if math.isfinite(value) else str(value)
-    text = json.dumps(value, ensure_ascii=False)
+    return cut(json.dumps(value, ensure_ascii=False))
+
+
+def cut(text: str) -> str:
+    """A text, of a long one its beginning."""
     return text if len(text) <= TEXT else f"{text[:TEXT]} … {len(text) - TEXT} more characters"
 
 
@@ -94,5 +98,5 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _breakable(value: Any) -> Html:
-    text = shown(value)
+    text = cut(shown(value))
     return tag("span", text, class_="long") if len(text) > 40 else joined([text])

@@ -8,33 +8,43 @@ from typing import Any
 
 from guidegraph.graph.registry import Registry
 from guidegraph.report.collect import Picture, Run, Sweep
+from guidegraph.report.curves import AUTOMATIC, Choice
 from guidegraph.report.html import Html, code, joined, note, shown, table, tag
+from guidegraph.report.pictures import MOST, sheet
 from guidegraph.report.read import number, part
-from guidegraph.report.sections import Section, run_lead, run_sections, sweep_lead, sweep_sections
+from guidegraph.report.sections import Section, Shared, run_lead, run_sections, sweep_lead, sweep_sections
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What a browser may do for the page: no script, and no request at all."""
 VALUES = 12
 
 
-def page(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, command: str, registry: Registry) -> str:
+def page(
+    found: Sequence[Run | Sweep],
+    notes: Sequence[str],
+    title: str,
+    command: str,
+    registry: Registry,
+    choice: Choice = AUTOMATIC,
+) -> str:
     """The document. ``command`` makes it again; ``notes`` say what was left out."""
+    shared = Shared(registry, choice, MOST // len(found))
     if len(found) == 1:
-        name, lead, sections = _one(found[0], registry, "a", {})
+        name, lead, sections = _one(found[0], shared, "a")
         parts = [_header(name, lead, sections), *map(_note, notes), *(_section(s) for s in sections)]
     else:
-        name, parts = title, _several(found, notes, title, registry)
+        name, parts = title, _several(found, notes, title, shared)
     again = tag("section", tag("h2", "This page again"), code(command), id="again")
     return _document(name, joined([*parts, again]))
 
 
-def _one(one: Run | Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> tuple[str, Html, list[Section]]:
+def _one(one: Run | Sweep, shared: Shared, salt: str) -> tuple[str, Html, list[Section]]:
     if isinstance(one, Run):
-        return one.name, run_lead(one), run_sections(one, registry, salt, drawn)
-    return one.name, sweep_lead(one), sweep_sections(one, registry, salt, drawn)
+        return one.name, run_lead(one), run_sections(one, shared, salt)
+    return one.name, sweep_lead(one), sweep_sections(one, shared, salt)
 
 
-def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, registry: Registry) -> list[Html]:
+def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, shared: Shared) -> list[Html]:
     lead = tag("p", f"{len(found)} results beside each other.", class_="lead")
     names = [one.folder.name for one in found]
     links = [tag("a", name, href=f"#r{i}") for i, name in enumerate(names)]
@@ -42,9 +52,8 @@ def _several(found: Sequence[Run | Sweep], notes: Sequence[str], title: str, reg
     runs = [one for one in found if isinstance(one, Run)]
     if len(runs) > 1:
         parts.append(tag("section", tag("h2", "Beside each other"), *_compared(runs)))
-    drawn: dict[str, str] = {}
     for i, one in enumerate(found):
-        _, head, sections = _one(one, registry, f"r{i}", drawn)
+        _, head, sections = _one(one, shared, f"r{i}")
         inside = [tag("header", tag("h2", names[i]), head), *(_section(s) for s in sections)]
         parts.append(tag("article", *inside, id=f"r{i}"))
     return parts
@@ -69,8 +78,6 @@ def _compared(runs: Sequence[Run]) -> list[Html]:
     parts = [table(columns, "The runs")]
     first = [Picture(p.file, p.output, cell=run.folder.name) for run in runs for p in run.pictures[:1]]
     if len(first) > 1:
-        from guidegraph.report.pictures import sheet
-
         skipped: list[str] = []
         parts += [tag("h3", "The first picture of each"), sheet(first, skipped), *map(note, skipped)]
     return parts

@@ -1,4 +1,4 @@
-"""Pictures inside the page: small copies as PNG in data URIs, without the texts that the files carry."""
+"""Pictures inside the page: small copies in data URIs, without the texts that the files carry."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from guidegraph.report.collect import Picture
 from guidegraph.report.html import Html, joined, note, tag
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MOST = 200
 THUMBNAIL, LARGE = 192, 768
@@ -16,12 +20,14 @@ FEW = 12
 PIXELATED = 64
 """Pictures of at most as many pixels a side are shown with their pixels as squares."""
 SIZE_LIMIT = 100_000_000
+EXACT, QUALITY = 16 << 10, 90
+"""A copy of more bytes than the first as PNG is JPEG of this quality: a page of 200 must still go by mail."""
 
 
-def sheet(pictures: Sequence[Picture], notes: list[str]) -> Html:
-    """A contact sheet of at most ``MOST`` pictures; one that cannot be read becomes a note."""
-    chosen = choose(pictures, MOST)
-    large = len(pictures) <= FEW
+def sheet(pictures: Sequence[Picture], notes: list[str], most: int = MOST) -> Html:
+    """A contact sheet of at most so many pictures; one that cannot be read becomes a note."""
+    chosen = choose(pictures, most)
+    large = len(pictures) <= FEW * most // MOST
     figures = []
     for picture in chosen:
         try:
@@ -34,7 +40,8 @@ def sheet(pictures: Sequence[Picture], notes: list[str]) -> Html:
         figures.append(tag("figure", shown, tag("figcaption", picture.caption)))
     parts = [tag("div", *figures, class_="sheet large" if large else "sheet")] if figures else []
     if left := len(pictures) - len(chosen):
-        parts.append(note(f"{left} of {len(pictures)} pictures are left out: these are the first of each cell."))
+        which = ": these are the first of each cell" if chosen else ""
+        parts.append(note(f"{left} of {len(pictures)} pictures are left out{which}."))
     return joined(parts)
 
 
@@ -49,6 +56,17 @@ def choose(pictures: Sequence[Picture], most: int) -> list[Picture]:
     return [pictures[i] for i in sorted(kept[:most])]
 
 
+def _encoded(image: Image.Image) -> tuple[str, bytes]:
+    """The format, and the bytes of the file."""
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    if data.tell() <= EXACT:
+        return "png", data.getvalue()
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    return "jpeg", data.getvalue()
+
+
 def _image(picture: Picture, side: int) -> tuple[Html, int]:
     """The element, and the longer side of the file's picture. Raises what Pillow raises."""
     from PIL import Image
@@ -59,9 +77,8 @@ def _image(picture: Picture, side: int) -> tuple[Html, int]:
         longer = max(found.size)
         small = found.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    small.save(data, "PNG", optimize=True)
-    address = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    kind, data = _encoded(small)
+    address = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     label = re.sub(r"\s+", " ", f"{picture.output}: {picture.cell}" if picture.cell else picture.output)
     element = tag("img", src=address, alt=label, title=label, width=small.width, height=small.height)
     return Html(element.removesuffix("</img>")), longer

@@ -14,8 +14,8 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
-from guidegraph.report.curves import Plot, Series
 from guidegraph.report.html import Html, tag
+from guidegraph.report.series import Plot, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,7 @@ def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
         marker=MARKERS[i] if few else None,
         markersize=4.6,
         markerfacecolor=colour if i % 2 == 0 else GROUND,
-        label=series.name or None,
+        label=_clipped(series.name, 56) or None,
     )
     bounded = [k for k in range(len(series.x)) if math.isfinite(series.low[k]) and math.isfinite(series.high[k])]
     if not bounded:
@@ -139,7 +139,7 @@ def _draw(axes: Axes, series: Series, i: int, joined: bool) -> None:
         below = [max(0.0, b - a) for a, b in zip(low, y, strict=True)]
         above = [max(0.0, b - a) for a, b in zip(y, high, strict=True)]
         axes.errorbar(x, y, yerr=[below, above], fmt="none", color=colour, ecolor=colour, elinewidth=0.9, capsize=2.4)
-    if joined:
+    if joined and x == sorted(x):
         axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -44,7 +45,7 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST:
             raise Unreadable(f"is larger than {LARGEST >> 20} MiB")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"cannot be read: {error}") from None
 
@@ -70,8 +71,9 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
 
     Raises ``Unreadable``.
     """
+    csv.field_size_limit(max(csv.field_size_limit(), LARGEST))  # a text may be longer than the 128 KiB of the default
     try:
-        rows = list(csv.reader(read_text(path).splitlines(keepends=True), strict=True))
+        rows = [row for row in csv.reader(io.StringIO(read_text(path), newline=""), strict=True) if row]
     except csv.Error as error:
         raise Unreadable(f"is no CSV: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph.registry import Registry
 from guidegraph.nodes.tabular import Table
 from guidegraph.report import graph, timings
 from guidegraph.report.collect import Run, Sweep, at
-from guidegraph.report.curves import Plot, sweep_plots, table_plots
+from guidegraph.report.curves import AUTOMATIC, Choice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import Html, fold, joined, note, pairs, shown, table, table_of, tag
-from guidegraph.report.pictures import sheet
+from guidegraph.report.pictures import MOST, sheet
 from guidegraph.report.plots import curves_svg
 from guidegraph.report.read import number, part
+from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
 MOST_FAILURES = 100
@@ -28,6 +29,16 @@ class Section:
     id: str
     title: str
     inside: Html
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the results on one page share. drawn: the graphs that it has already. pictures: how many each may show."""
+
+    registry: Registry
+    choice: Choice = AUTOMATIC
+    pictures: int = MOST
+    drawn: dict[str, str] = field(default_factory=dict)
 
 
 def run_lead(run: Run) -> Html:
@@ -47,20 +58,20 @@ def run_lead(run: Run) -> Html:
     return joined([*parts, *map(note, run.notes)])
 
 
-def run_sections(run: Run, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
+def run_sections(run: Run, shared: Shared, salt: str) -> list[Section]:
     found: list[tuple[str, str, Html]] = []
     notes: list[str] = []
     if run.pictures:
-        pictures = sheet(run.pictures, notes)
+        pictures = sheet(run.pictures, notes, shared.pictures)
         found.append(("pictures", "Pictures", joined([pictures, *map(note, notes)])))
-    if curves := [plot for name, one in run.tables.items() for plot in table_plots(one, name)]:
+    if curves := [plot for name, one in run.tables.items() for plot in table_plots(one, name, shared.choice)]:
         found.append(("curves", "Curves", _plots(curves, salt)))
     if run.values:
         found.append(("values", "Values", pairs(run.values, "Values")))
     if run.tables:
         found.append(("tables", "Tables", _tables(run.tables)))
     found.append(("parameters", "Parameters", _parameters(part(run.record, "parameters"), run.record)))
-    found.append(("graph", "Graph", graph.section(part(run.record, "workflow"), registry, f"graph-{salt}", drawn)))
+    found.append(("graph", "Graph", _graph(run.record, shared, salt)))
     found.append(("timings", "Time by node", timings.section([run.record], f"{salt}-time")))
     found.append(("versions", "Versions and machine", _versions(run.record)))
     if run.others:
@@ -85,17 +96,22 @@ def sweep_lead(sweep: Sweep) -> Html:
     return joined(parts)
 
 
-def sweep_sections(sweep: Sweep, registry: Registry, salt: str, drawn: dict[str, str]) -> list[Section]:
+def sweep_sections(sweep: Sweep, shared: Shared, salt: str) -> list[Section]:
     found: list[tuple[str, str, Html]] = []
     notes = list(sweep.notes)
-    done = Table({name: [sweep.cells[name][i] for i in sweep.with_status("done")] for name in sweep.cells})
     if failed := sweep.with_status("failed"):
         found.append(("failed", "Failed cells", _failures(sweep, failed)))
-    curves = sweep_plots(done, sweep.swept, sweep.outputs)
+    choice, tied = shared.choice, sweep.tied
+    curves = sweep_plots(sweep.different, sweep.swept, sweep.outputs, choice, tied)
+    for name, one in sweep.tables.items():
+        curves += long_plots(one, sweep.swept, name, choice, tied)
     if curves:
         found.append(("curves", "Curves", _plots(curves, salt)))
+    elif choice != AUTOMATIC:
+        text = "No line over what --x names has two points when --by tells them apart: name others, or leave one out."
+        found.append(("curves", "Curves", note(text)))
     if sweep.pictures:
-        found.append(("pictures", "Contact sheet", sheet(sweep.pictures, notes)))
+        found.append(("pictures", "Contact sheet", sheet(sweep.pictures, notes, shared.pictures)))
     found.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", table_of(sweep.cells, "Cells"))))
     if sweep.tables:
         found.append(("tables", "Tables", _tables(sweep.tables)))
@@ -104,13 +120,17 @@ def sweep_sections(sweep: Sweep, registry: Registry, salt: str, drawn: dict[str,
     fixed = {n: v for n, v in part(record, "parameters").items() if n not in levels}
     swept = joined([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
     found.append(("parameters", "Parameters", joined([swept, _parameters(fixed, {})])))
-    found.append(("graph", "Graph", graph.section(part(record, "workflow"), registry, f"graph-{salt}", drawn)))
+    found.append(("graph", "Graph", _graph(record, shared, salt)))
     if sweep.records:
         found.append(("timings", "Time by node", timings.section(sweep.records, f"{salt}-time")))
     found.append(("versions", "Versions and machine", _versions(record)))
     if notes:
         found.append(("notes", "Left out", joined(map(note, notes[:MOST_FAILURES]))))
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in found]
+
+
+def _graph(record: dict[str, Any], shared: Shared, salt: str) -> Html:
+    return graph.section(part(record, "workflow"), shared.registry, f"graph-{salt}", shared.drawn)
 
 
 def _failures(sweep: Sweep, rows: Sequence[int]) -> Html:

@@ -102,13 +102,13 @@ class _Reader:
         for row, mark in zip(texts.rows, texts.marks, strict=True):
             rows.append(tuple(self._value(n, text, mark) for n, text in zip(texts.names, row, strict=True)))
         if len(texts.names) == 1 and texts.option != "--from":
-            seen: list[Any] = []
+            seen: set[str] = set()
             for (value,), (text,) in zip(rows, texts.rows, strict=True):
                 if value is not None and repr(value) in seen:
                     message = f"'{texts.names[0]}' has the value {short(text)} twice"
                     mark = Mark(texts.option, 1, 1)
                     self._problems.append(Problem(mark, "bad-grid", message, f"params.{texts.names[0]}"))
-                seen.append(repr(value))
+                seen.add(repr(value))
         return Axis(texts.option, texts.names, tuple(rows))
 
     def _value(self, name: str, text: str, mark: Mark) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -51,6 +52,28 @@ class Summary:
     before: int
 
 
+class Results:
+    """What ``write`` writes of the cells that there are: now and then while they come, and at the end.
+
+    A sweep that is killed, or not yet through, has a table too. A tenth of the time goes there at most.
+    """
+
+    def __init__(self, write: Callable[[], object], every: float = 60.0):
+        self._write, self._every = write, every
+        self._next = time.monotonic() + every
+
+    def so_far(self) -> None:
+        """Write, if it is time."""
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        started = time.monotonic()
+        self._write()
+        now = time.monotonic()
+        self._next = now + max(self._every, 9 * (now - started))
+
+
 def cells_of(job: Job, grid: Grid, cancel: CancelToken) -> list[Cell]:
     """All cells, in the order of the grid. Rows of a table that say the same have the same key."""
     found = []
@@ -88,13 +111,15 @@ def run_sweep(
             store.describe(description(sweep.job, sweep.grid, sweep.settings, _where(sweep)))
             started(len(unique), len(missing))
             left = len(missing)
+            results = Results(lambda: write_results(store, sweep.grid, cells))
             try:
                 for cell, outcome in _run(sweep, missing, store, manager, cancel, warn):
                     left -= 1
                     outcomes[cell.key] = outcome
                     finished(cell, outcome, left)
+                    results.so_far()
             finally:
-                write_results(store, sweep.grid, cells)
+                results.write()
     ends = [outcome.status for outcome in outcomes.values() if outcome is not None]
     return Summary(len(unique), ends.count("done"), ends.count("failed"), len(unique) - len(missing))
 

@@ -74,7 +74,7 @@ def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
 
 def _label(point: dict[str, Entry], names: Sequence[str]) -> str:
     def shown(value: Entry) -> str:
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
 
     return ", ".join(f"{name}={shown(point[name])}" for name in names)
 

@@ -112,6 +112,13 @@ class Store:
                 return found
         return None
 
+    @staticmethod
+    def _says_failed(path: Path) -> bool:
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == "failed")
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
         """A folder to make a cell in; it is removed at the end unless it was kept."""
@@ -123,8 +130,12 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, key: str, made: Path, outcome: Outcome) -> None:
-        """Make a temporary folder the cell's. An earlier one, which failed, is replaced."""
-        if outcome.status == "failed" and not (made / RECORD).exists():
+        """Make a temporary folder the cell's. An earlier one, which failed, is replaced.
+
+        A record that still says ``running`` could not be written at the end, on a full disk say: it makes way for why.
+        """
+        if outcome.status == "failed" and not self._says_failed(made / RECORD):
+            (made / RECORD).unlink(missing_ok=True)
             found = {"status": "failed", "error": outcome.message, "seconds": round(outcome.seconds, 6)}
             write_text(made / FAILED, json.dumps(found, indent=2) + "\n")
         target = self.cell(key)

@@ -111,11 +111,14 @@ def _columns(records: Sequence[Mapping[str, Entry]]) -> list[str]:
 
 def as_csv(records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> str:
     """Records as CSV, UTF-8 with a line of names first; where there is no value the field is empty."""
+    return "".join(map(_line, [columns, *([_field(record.get(name)) for name in columns] for record in records)]))
+
+
+def _line(fields: Sequence[Any]) -> str:
+    """A line that ends with a newline alone, and in which a field with a carriage return is quoted all the same."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _field(value) for name, value in record.items()} for record in records)
-    return text.getvalue()
+    csv.writer(text).writerow(fields)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _field(value: Entry) -> Any:

@@ -29,7 +29,11 @@ class Texts:
 def grid_texts(given: str, problems: list[Problem]) -> Texts | None:
     """``scale=1,2,4``. None, and a problem, for what is not of this form."""
     name, equals, values = given.partition("=")
-    parts = split(values)
+    try:
+        parts = split(values)
+    except ValueError as error:
+        problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", f"'{given}': {error}"))
+        return None
     if not equals or not name.strip() or not all(parts):
         message = f"'{given}' is not NAME=VALUE,VALUE,…; a value with a comma in it stands in quotes or brackets"
         problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", message))
@@ -84,7 +88,10 @@ def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas that stand neither in brackets nor in a part that is quoted."""
+    """The parts between commas that stand neither in brackets nor in a part that is quoted.
+
+    Raises ``ValueError`` for a quote or a bracket that is not closed: the commas after it would be part of the value.
+    """
     parts, depth, quote = [""], 0, ""
     closing: list[str] = []
     for character in text:
@@ -101,11 +108,14 @@ def split(text: str) -> list[str]:
             closing.pop()
         depth = len(closing)
         parts[-1] += character
+    if quote or closing:
+        open_ = quote or next(k for k, v in _CLOSING.items() if v == closing[-1])
+        raise ValueError(f'{open_} is not closed; a value that begins with it stands in other quotes: "\'tis"')
     return [part.strip() for part in parts]
 
 
 def _unquoted(text: str) -> str:
-    whole = len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]
+    whole = len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1
     return text[1:-1] if whole else text
 
 

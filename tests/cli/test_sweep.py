@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from guidegraph.sweep.run import Results
 from guidegraph.sweep.store import Store
+from guidegraph.sweep.worker import Outcome
 from tests.cli.command import TOYS, Command, Result, start
 
 DRAW = """
@@ -42,6 +44,15 @@ nodes:
   one: {use: toy.number}
   late: {use: toy.sleep, in: {x: one, seconds: params.seconds}}
 outputs: {image: image, late: late}
+"""
+
+PROMPT = """
+guidegraph: 1
+params: {prompt: "a tiger", seed: 0}
+nodes:
+  image: {use: toy.picture, in: {seed: params.seed}}
+  said: {use: toy.table, in: {prompt: params.prompt}}
+outputs: {image: image, said: said}
 """
 
 SAVE = """
@@ -242,6 +253,40 @@ def test_a_parameter_with_the_name_of_a_column(cli: Command) -> None:
     assert sweep(cli, cli.workflow("sleep.yaml", SLEEP), "--grid", "seconds=0,0.001").code == 0
     assert [row["param.seconds"] for row in table()] == ["0.0", "0.001"]
     assert [float(row["seconds"]) > 0 for row in table()] == [True, True]
+
+
+def test_a_picture_of_a_prompt_of_several_lines_is_on_the_sheet(cli: Command) -> None:
+    workflow = cli.workflow("w.yaml", PROMPT)
+    Path("rows.csv").write_text('prompt\n"a\r\ncat"\n"a, ""dog"""\n', newline="")
+    result = sweep(cli, workflow, "--from", "rows.csv")
+    assert (result.code, result.err) == (0, "")
+    assert [row["prompt"] for row in table()] == ["a\r\ncat", 'a, "dog"']
+    assert Path("out/sheet.png").exists()
+
+
+def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> None:
+    store = Store(Path("out"))
+    with store.temporary("key") as made:
+        (made / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
+        store.keep("key", made, Outcome("failed", 1.0, "no space left on device"))
+    ended = store.ended("key")
+    assert ended is not None
+    assert ended.outcome == Outcome("failed", 1.0, "no space left on device")
+
+
+def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, written = [0.0], []
+    monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
+
+    def write() -> None:
+        written.append(clock[0])
+        clock[0] += 20
+
+    results = Results(write, every=60)
+    for now in range(0, 500, 10):
+        clock[0] = max(clock[0], now)
+        results.so_far()
+    assert written == [60, 260, 460]
 
 
 @pytest.mark.slow

@@ -42,6 +42,20 @@ def test_a_quoted_value_loses_its_quotes() -> None:
     assert texts.rows == (("a, b",), ("c",))
 
 
+def test_only_quotes_around_a_whole_value_are_taken_off() -> None:
+    texts = grid_texts("prompt='a' or 'b',\"c\"", [])
+    assert texts is not None
+    assert texts.rows == (("'a' or 'b'",), ("c",))
+
+
+@pytest.mark.parametrize("text", ["prompt='tis cold,a dog", "sizes=[1, 2,3", 'prompt="a, b'])
+def test_a_quote_or_bracket_that_is_not_closed_does_not_swallow_the_next_value(text: str) -> None:
+    problems: list[Problem] = []
+    assert grid_texts(text, problems) is None
+    assert [problem.code for problem in problems] == ["bad-grid"]
+    assert "is not closed" in problems[0].message
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [("0:3", ["0", "1", "2"]), ("7", ["7"]), ("1, 5,10:12", ["1", "5", "10", "11"])],

@@ -105,6 +105,20 @@ def test_files_count_by_content(tmp_path: Path) -> None:
     assert run_text(text, tmp_path, memory=memory).outputs["a"] == "two!"
 
 
+def test_files_behind_a_link_to_a_folder_count_too(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.bin").write_text("first")
+    (tmp_path / "model" / "unet").symlink_to(tmp_path / "weights", target_is_directory=True)
+    first = digest.path_digest(tmp_path / "model")
+    (tmp_path / "weights" / "w.bin").write_text("the second")
+    assert digest.path_digest(tmp_path / "model") != first
+    (tmp_path / "weights" / "w.bin").write_text("first")
+    assert digest.path_digest(tmp_path / "model") == first
+    (tmp_path / "weights" / "back").symlink_to(tmp_path / "model", target_is_directory=True)
+    assert digest.path_digest(tmp_path / "model").startswith(digest.FRESH)
+
+
 def test_a_value_changed_in_place_is_not_served_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     go(tmp_path, memory=memory).outputs["t"].zero_()

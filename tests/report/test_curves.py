@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from guidegraph.nodes.tabular import Table
-from guidegraph.report.curves import Plot, Series, sweep_plots, table_plots
+from guidegraph.report.curves import Choice, long_plots, sweep_plots, table_plots
 from guidegraph.report.html import table as html_table
 from guidegraph.report.intervals import mean_interval, t_quantile
 from guidegraph.report.plots import curves_svg
-from guidegraph.report.read import entry
+from guidegraph.report.read import entry, read_csv
+from guidegraph.report.series import Plot, Series
+from guidegraph.sweep.table import as_csv
 
 
 def test_quantiles_are_those_of_scipy() -> None:
@@ -109,3 +112,97 @@ def test_cells_of_a_csv_are_numbers_only_where_they_are_written_as_numbers() -> 
 
 def test_markup_in_a_table_is_text() -> None:
     assert html_table({"<i>": ["<b>"]}, '"label"').count("&lt;") == 2
+
+
+def test_an_empty_value_of_a_parameter_is_a_value() -> None:
+    cells = Table({"scale": [1, 2] * 2, "shade": [None, None, 0.5, 0.5], "y": [1.0, 2.0, 5.0, 7.0]})
+    (plot,) = sweep_plots(cells, ["scale", "shade"], ["y"])
+    assert [(s.name, s.y) for s in plot.series] == [("shade = (empty)", [1.0, 2.0]), ("shade = 0.5", [5.0, 7.0])]
+    (plot,) = sweep_plots(Table({"shade": [None, 0.5], "y": [1.0, 2.0]}), ["shade"], ["y"])
+    assert (plot.ticks, plot.series[0].y) == (["(empty)", "0.5"], [1.0, 2.0])
+
+
+def test_values_that_differ_in_the_sixth_digit_are_two_lines() -> None:
+    cells = Table({"x": [1, 2, 1, 2], "rate": [0.12345671] * 2 + [0.12345672] * 2, "y": [1.0, 2.0, 5.0, 7.0]})
+    (plot,) = sweep_plots(cells, ["x", "rate"], ["y"])
+    assert [(s.name, s.y) for s in plot.series] == [("rate = 0.12345671", [1, 2]), ("rate = 0.12345672", [5, 7])]
+
+
+PAIRED = Table(
+    {
+        "f": [f for f in (1, 2, 4) for _ in range(4)],
+        "model": [f"runs/f{f}" for f in (1, 2, 4) for _ in range(4)],
+        "sampler": ["a", "a", "b", "b"] * 3,
+        "steps": [5, 10] * 6,
+        "fid": [float(i * i) for i in range(12)],
+        "fid_error": [0.5] * 12,
+        "rate": [100.0 - i for i in range(12)],
+    }
+)
+SWEPT, OUTPUTS, TIED = ["f", "model", "sampler", "steps"], ["fid", "fid_error", "rate"], ["f", "model"]
+
+
+def test_a_parameter_that_goes_with_another_tells_nothing_apart() -> None:
+    plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, tied=TIED)
+    assert [(p.x, p.y, len(p.series)) for p in plots] == [("f", "fid", 4), ("f", "rate", 4)]
+    assert plots[0].series[1].name == "sampler = a, steps = 10"
+    assert (plots[0].series[1].x, plots[0].series[1].y) == ([1, 2, 4], [1, 25, 81])
+
+
+def test_what_was_not_given_together_always_tells_lines_apart() -> None:
+    """Of a sweep that was broken off, too, in which by chance each x has another value of it."""
+    left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 2.0]})
+    assert sweep_plots(left, ["x", "kind"], ["y"]) == []
+    assert len(sweep_plots(left, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
+
+
+def test_x_and_lines_as_they_are_asked_for() -> None:
+    plots = sweep_plots(PAIRED, SWEPT, OUTPUTS, Choice("steps", ("f",)), TIED)
+    assert [p.title for p in plots] == [f"{y}, sampler = {s}" for y in ("fid", "rate") for s in "ab"]
+    assert [(s.name, s.x, s.y) for s in plots[1].series] == [
+        ("f = 1", [5, 10], [4, 9]),
+        ("f = 2", [5, 10], [36, 49]),
+        ("f = 4", [5, 10], [100, 121]),
+    ]
+    assert plots[1].series[0].low == [3.5, 8.5]
+    assert len(sweep_plots(PAIRED, SWEPT, OUTPUTS, Choice(by=("sampler",)), TIED)) == 4
+
+
+def test_an_output_over_another_follows_the_parameter_that_would_be_x() -> None:
+    cells = Table({"steps": [10, 5, 20], "seed": [0, 0, 0], "fid": [3.0, 9.0, 1.0], "rate": [8.0, 16.0, 9.0]})
+    (plot,) = sweep_plots(cells, ["steps", "seed"], ["fid", "rate"], Choice("rate"))
+    assert (plot.x, plot.y, plot.caption) == ("rate", "fid", "Along a line steps varies.")
+    assert (plot.series[0].x, plot.series[0].y) == ([16, 8, 9], [9, 3, 1])
+    assert "<svg" in curves_svg(plot, "salt")
+
+
+def test_seeds_are_lines_where_they_are_asked_for() -> None:
+    cells = Table({"scale": [1, 2] * 2, "seed": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
+    (plot,) = sweep_plots(cells, ["scale", "seed"], ["y"], Choice(by=("seed",)))
+    assert [s.name for s in plot.series] == ["seed = 0", "seed = 1"]
+    assert sweep_plots(cells, ["scale", "seed"], ["y"], Choice("seed"))[0].series[0].x == [0, 1]
+
+
+def test_the_tables_of_all_cells_give_curves() -> None:
+    rounds = {
+        "cell": ["k"] * 3 + ["l"] * 3,
+        "f": [1] * 3 + [2] * 3,
+        "step": [10, 20, 30] * 2,
+        "kid": [9, 5, 4, 8, 4, 1],
+    }
+    (plot,) = long_plots(Table({**rounds, "kid_error": [1] * 6}), ["f"], "rounds")
+    assert (plot.title, plot.x, [s.name for s in plot.series]) == ("rounds: kid", "step", ["f = 1", "f = 2"])
+    assert (plot.series[1].y, plot.series[1].low) == ([8, 4, 1], [7, 3, 0])
+    (plot,) = long_plots(Table(rounds), ["f"], "rounds", Choice("f"))
+    assert (plot.x, plot.series[2].name, plot.series[2].y) == ("f", "step = 30", [4, 1])
+    words = {"cell": ["k", "k", "l", "l"], "f": [1, 1, 2, 2], "class": ["a", "b"] * 2, "hits": [1, 2, 3, 4]}
+    (plot,) = long_plots(Table(words), ["f"], "by_class")
+    assert [(s.name, s.x, s.y) for s in plot.series] == [("class = a", [1, 2], [1, 3]), ("class = b", [1, 2], [2, 4])]
+    assert long_plots(Table({"cell": ["k", "k"], "f": [1, 1], "hits": [4, 2], "size": [2, 1]}), ["f"], "t") == []
+
+
+def test_a_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
+    texts = ["a\rb", "a\nb", "a\u2028b\x0b\x85", 'a "b", c', "x" * 200_000]
+    (tmp_path / "t.csv").write_text("\ufeff" + as_csv([{"a": t, "b": 1} for t in texts], ["a", "b"]), newline="")
+    found = read_csv(tmp_path / "t.csv")
+    assert (list(found), list(found["a"])) == (["a", "b"], texts)

@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from guidegraph.report.pictures import MOST
+from guidegraph_runtime.png import write_png
 from tests.cli.command import Command
 from tests.report.folders import HOSTILE, WORKFLOW, run_folder, sweep_folder
 
@@ -180,6 +182,55 @@ def test_of_a_large_sweep_the_first_pictures_of_each_cell_are_shown(cli: Command
     assert len(page.named("img")) == MOST
     assert "9 of 209 pictures are left out" in page.text
     assert "10 more rows are left out here" in page.text
+
+
+def test_curves_are_over_what_is_asked_for(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=2, scales=(1.0, 2.0))
+    page = made(cli, folder, "--x", "accuracy", "--by", "scale")
+    assert "fid: fid over accuracy" in page.text
+    assert "Along a line kind varies." in page.text
+    assert "--x accuracy --by scale --plugin" in page.text
+    result = cli("report", folder, "--x", "scal", "--by", "nothing")
+    assert result.code == 2
+    assert "--x: unknown-column: no column 'scal'; did you mean 'scale'?" in result.err
+    assert "--by: unknown-column: no column 'nothing'; columns: scale, kind, seed, fid, accuracy, class" in result.err
+    assert "No line over what --x names has two points" in made(cli, folder, "--x", "scale", "--by", "scale").text
+
+
+def test_rows_that_are_one_cell_are_one_point(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
+    lines = (folder / "table.csv").read_text().splitlines()
+    (folder / "table.csv").write_text("\n".join([*lines, lines[1]]))
+    assert "Mean over" not in made(cli, folder).text
+
+
+def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0, 2.0))
+    (folder / "table.csv").unlink()
+    result = cli("report", folder)
+    assert result.code == 2
+    assert "table.csv is missing (a sweep writes it every minute, and at its end)" in result.err
+
+
+def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
+    folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0,))
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    for path in folder.glob("cells/*/image.png"):
+        write_png(path, noise, {})
+    page = made(cli, folder)
+    assert [(a["src"] or "")[:23] for a in page.named("img")] == ["data:image/jpeg;base64,"] * 2
+    assert (folder / "report.html").stat().st_size < 2 << 20
+    many = cli.folder / "many"
+    for i in range(21):
+        run_folder(many / f"run-{i}")
+    page = made(cli, many)
+    assert len(page.named("img")) == 21 * 3
+    assert max(int(a["width"] or 0) for a in page.named("img")) <= 192
+
+
+def test_long_texts_are_cut(cli: Command) -> None:
+    folder = run_folder(cli.folder / "out", parameters={"prompt": "word " * 100_000})
+    assert "496000 more characters" in made(cli, folder).text
 
 
 def test_output_option_and_the_command_that_makes_the_page_again(cli: Command) -> None:
