@@ -23,6 +23,7 @@ from guidegraph.graph.node import NodeSpec
 from guidegraph_runtime import files
 
 FRESH = "!"
+OWN = "guidegraph."
 
 
 def fresh() -> str:
@@ -97,13 +98,18 @@ def torch_version() -> str:
 
 @cache
 def source_digest(module: str) -> str:
-    """The sources of the package that a module is in: all its ``.py`` files, or the module's own alone."""
-    loaded = sys.modules.get(module)
+    """The sources that a node's module may use: all ``.py`` files of its package, or its own alone if it has none.
+
+    Of our own packages it is the folder that the module is in; of another's the whole of it, whatever is deep inside.
+    """
+    own = module.startswith(OWN)
+    top = sys.modules.get(module if own else module.partition(".")[0])
+    loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
         return fresh()
-    package = module.rpartition(".")[0]
-    files = sorted(Path(file).parent.rglob("*.py")) if package else [Path(file)]
+    alone = "." not in module and not hasattr(loaded, "__path__")
+    files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
     try:
         return labelled((f.name, file_digest(f)) for f in files)
     except OSError:

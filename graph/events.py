@@ -46,8 +46,8 @@ class NodeFinished:
 class NodeTotals:
     """A node in the body of a loop that has ended: its calls, and the seconds of all of them together.
 
-    Calls that were batched share their time equally. On a GPU a call may return before its work is done; the time is
-    then with the call that waits for it.
+    A loop that fails or is cancelled has ended too. Calls that were batched share their time equally. On a GPU a call
+    may return before its work is done; the time is then with the call that waits for it.
     """
 
     path: str

@@ -250,11 +250,12 @@ class _Runner:
                 self._compute(step, slots, futures)
             else:
                 self._compute_in_place(self.residency, i, step, slots, futures)
+            seconds = time.perf_counter() - started
         except NodeError as error:
             self._failed(error)
             raise
-        seconds = time.perf_counter() - started
-        self._emit_totals()
+        finally:
+            self._emit_totals()
         for slot in step.outs:
             freeze(slots[slot])
         position = 0
@@ -271,7 +272,7 @@ class _Runner:
             self._finished(op, seconds, "computed")
 
     def _emit_totals(self) -> None:
-        """What the nodes of a loop's body took, once the loop has ended."""
+        """What the nodes of a loop's body took, once the loop has ended, however it did."""
         for key, here in self.body.totals.items():
             self.emit(events.NodeTotals(_path(key), here.node, here.calls, here.seconds))
         self.body.totals.clear()

@@ -56,7 +56,8 @@ def sweep_plots(
     rest = _telling(cells, [n for n in varied if n not in (along, *choice.by)], [along, *choice.by], tied)
     by, facets = (list(choice.by), rest) if choice.by else _shared(rest, cells)
     axes = Axes(choice.x or along, along, tuple(by), bool(seeds))
-    return list(_plots(cells, axes, facets, [n for n in quantities(cells, outputs) if n != axes.x], title))
+    known = {axes.x, *(n for n in quantities(cells, outputs) if any(_same(cells, n, other) for other in swept))}
+    return list(_plots(cells, axes, facets, [n for n in quantities(cells, outputs) if n not in known], title))
 
 
 def long_plots(
@@ -103,6 +104,11 @@ def _plots(table: Table, axes: Axes, facets: Sequence[str], outputs: Sequence[st
             words = ", ".join(filter(None, (f"{title}: {y}" if title else y, label(facets, values))))
             if plot := plot_of(table, rows, axes, y, words):
                 yield plot
+
+
+def _same(cells: Table, output: str, parameter: str) -> bool:
+    """Whether an output says in each cell what the parameter is."""
+    return all(a is None or a == b for a, b in zip(cells[output], cells[parameter], strict=True))
 
 
 def _groups(table: Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[int]]:

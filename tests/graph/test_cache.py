@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,26 @@ def test_files_count_by_content(tmp_path: Path) -> None:
     assert executed(run_text(text, tmp_path, memory=memory)) == set()
     (tmp_path / "a.txt").write_text("two!")
     assert run_text(text, tmp_path, memory=memory).outputs["a"] == "two!"
+
+
+def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_nodes" / "deep").mkdir(parents=True)
+    for name in ("__init__", "helper", "deep/__init__", "deep/nodes"):
+        (tmp_path / "some_nodes" / f"{name}.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("some_nodes", "some_nodes.deep.nodes")
+    for name in modules:
+        importlib.import_module(name)
+
+    def digests() -> list[str]:
+        return [digest.source_digest.__wrapped__(name) for name in modules]
+
+    before = digests()
+    assert digests() == before
+    (tmp_path / "some_nodes" / "helper.py").write_text("VALUE = 22\n")
+    assert [a != b for a, b in zip(before, digests(), strict=True)] == [True, True]
+    for name in ("some_nodes", "some_nodes.deep", "some_nodes.deep.nodes"):
+        sys.modules.pop(name)
 
 
 def test_files_behind_a_link_to_a_folder_count_too(tmp_path: Path) -> None:

@@ -225,6 +225,19 @@ def test_a_loop_that_ends_tells_what_the_nodes_of_its_body_took(tmp_path: Path) 
     assert max(seen.index(e) for e in totals) < seen.index(whole)
 
 
+def test_a_loop_that_fails_tells_what_the_nodes_of_its_body_took_so_far(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    bad = "      bad: {use: toy.unwrap, in: {a: more}}\n"
+    with pytest.raises(NodeError):
+        run_text(
+            LOOP.replace("    next:", bad + "    next:").replace("{seen: more}", "{seen: bad}"),
+            tmp_path,
+            observers=[seen.append],
+        )
+    totals = {e.path: e.calls for e in seen if isinstance(e, NodeTotals)}
+    assert totals == {"nodes.work.more": 1}
+
+
 def test_files_are_read_beside_each_other(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text(name)

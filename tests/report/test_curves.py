@@ -149,6 +149,11 @@ def test_a_parameter_that_goes_with_another_tells_nothing_apart() -> None:
     assert (plots[0].series[1].x, plots[0].series[1].y) == ([1, 2, 4], [1, 25, 81])
 
 
+def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
+    again = Table({**PAIRED, "table.f": [None, *PAIRED["f"][1:]]})
+    assert [p.y for p in sweep_plots(again, SWEPT, ["table.f", *OUTPUTS], tied=TIED)] == ["fid", "rate"]
+
+
 def test_what_was_not_given_together_always_tells_lines_apart() -> None:
     """Of a sweep that was broken off, too, in which by chance each x has another value of it."""
     left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 2.0]})
