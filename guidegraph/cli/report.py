@@ -39,6 +39,7 @@ def report_command(folder: Path, output: Path | None, x: str | None, by: Sequenc
     given += [*(["--x", x] if x else []), *(part for name in by for part in ("--by", name))]
     command = shlex.join([*given, *(part for name in plugins.modules for part in ("--plugin", name))])
     text = page(found, notes, folder.resolve().name, command, registry, Choice(x, tuple(by)))
+    text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is no UTF-8
     write_text(target, text)
     typer.echo(f"wrote {target} ({show_size(len(text.encode()))})")
 

@@ -120,10 +120,10 @@ def _groups(table: Table, names: Sequence[str]) -> dict[tuple[Any, ...], list[in
 
 
 def _rises(table: Table, x: str, by: Sequence[str], least: int) -> bool:
-    """Whether a column rises from row to row, so many at least, in each group of rows."""
+    """Whether a column rises from row to row in each group of rows, one of which has so many at least."""
     numbers = table.numbers(x)
     groups = [[numbers[i] for i in rows] for rows in _groups(table, by).values()]
-    return all(len(g) >= least and all(a < b for a, b in pairwise(g)) for g in groups)
+    return max(map(len, groups), default=0) >= least and all(a < b for g in groups for a, b in pairwise(g))
 
 
 def _longest(cells: Table, names: Sequence[str]) -> str | None:

@@ -10,7 +10,9 @@ import importlib.util
 import io
 import math
 import re
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
@@ -73,7 +75,7 @@ def curves_svg(plot: Plot, salt: str) -> Html:
     """A plot of curves with their intervals. ``salt`` sets the names inside apart from those of other drawings."""
     from matplotlib import rc_context
 
-    with rc_context({**SETTINGS, "svg.hashsalt": salt}):
+    with rc_context({**SETTINGS, "svg.hashsalt": salt}), _any_script():
         figure, axes = _sheet(HEIGHT + 0.17 * max(0, len(plot.series) - 2))
         for i, series in enumerate(plot.series):
             _draw(axes, series, i % len(SERIES), joined=not plot.ticks)
@@ -90,7 +92,7 @@ def bars_svg(names: Sequence[str], values: Sequence[float], hatched: Sequence[bo
     """Horizontal bars, the first one on top, each with its value written beside it."""
     from matplotlib import rc_context
 
-    with rc_context({**SETTINGS, "svg.hashsalt": salt, "axes.grid.axis": "x"}):
+    with rc_context({**SETTINGS, "svg.hashsalt": salt, "axes.grid.axis": "x"}), _any_script():
         figure, axes = _sheet(0.55 + 0.2 * len(names))
         kinds = zip(names, values, hatched, strict=True)
         for i, (_, value, inside) in enumerate(kinds):
@@ -104,6 +106,14 @@ def bars_svg(names: Sequence[str], values: Sequence[float], hatched: Sequence[bo
         axes.margins(x=0.12, y=0.02)
         axes.set_xlabel(unit)
         return _svg(figure, f"Bars: {unit} of {len(names)} nodes")
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Inside, a letter that matplotlib's font lacks is no warning: the browser has fonts of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from (font|current font)")
+        yield
 
 
 def _sheet(height: float) -> tuple[Figure, Axes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,18 @@ class Results:
         self._next = time.monotonic() + every
 
     def so_far(self) -> None:
-        """Write, if it is time."""
+        """Write, if it is time. What is in the way, such as a program that holds the table open, is said at the end."""
         if time.monotonic() >= self._next:
-            self.write()
+            with suppress(OSError):
+                self.write()
 
     def write(self) -> None:
         started = time.monotonic()
-        self._write()
-        now = time.monotonic()
-        self._next = now + max(self._every, 9 * (now - started))
+        try:
+            self._write()
+        finally:
+            now = time.monotonic()
+            self._next = now + max(self._every, 9 * (now - started))
 
 
 def cells_of(job: Job, grid: Grid, cancel: CancelToken) -> list[Cell]:

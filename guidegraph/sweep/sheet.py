@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ MOST = 300
 _COLUMNS = 20
 _SMALLEST, _LARGEST = 64, 192
 _TEXT, _GAP, _LABEL = 12, 4, 160
+DAMAGED = (OSError, ValueError, SyntaxError)
+"""What Pillow raises for a file that is no whole picture."""
 _INK, _PAPER, _EMPTY = "black", "white", "#dddddd"
 
 
@@ -101,11 +104,16 @@ def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Seque
             _write(pen, font, (_GAP, y), plan.rows[r], wide, max(1, side // line))
         for c, i in enumerate(cells):
             x = left + c * step[0]
-            if (file := files[i]) is not None:
-                sheet.paste(_picture(folder / file, side), (x, y))
+            state = states[i]
+            try:
+                picture = _picture(folder / file, side) if (file := files[i]) is not None else None
+            except DAMAGED:
+                picture, state = None, "damaged"
+            if picture is not None:
+                sheet.paste(picture, (x, y))
             else:
                 pen.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
-                _write(pen, font, (x + _GAP, y + _GAP), states[i], side - 2 * _GAP, 1)
+                _write(pen, font, (x + _GAP, y + _GAP), state, side - 2 * _GAP, 1)
             if plan.captions:
                 _write(pen, font, (x, y + side + 1), plan.captions[i], side, 1)
     if plan.left_out:
@@ -118,9 +126,11 @@ def _side(folder: Path, files: Sequence[str | None]) -> int:
     """How large a picture is shown: as it is, between the smallest and the largest."""
     from PIL import Image
 
-    first = next(file for file in files if file is not None)
-    with Image.open(folder / first) as image:
-        return max(_SMALLEST, min(_LARGEST, max(image.size)))
+    for file in files:
+        if file is not None:
+            with suppress(*DAMAGED), Image.open(folder / file) as image:
+                return max(_SMALLEST, min(_LARGEST, max(image.size)))
+    return _SMALLEST
 
 
 def _picture(path: Path, side: int) -> Image.Image:

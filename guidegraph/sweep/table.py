@@ -17,7 +17,7 @@ from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.scalars import Outputs, cell_outputs
 from guidegraph.sweep.store import CELLS, Store
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files import atomic_path, write_text
+from guidegraph_runtime.files import atomic_path, write_bytes
 
 TABLE = "table.csv"
 PARQUET = "table.parquet"
@@ -72,14 +72,19 @@ def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> Non
     long = {name for row in rows for name, table in row.outputs.tables.items() if table.rows != 1}
     records = [_record(row, long) for row in rows]
     columns = list(dict.fromkeys(["cell", *map(column, swept), *FIXED[1:], *_columns(records)]))
-    write_text(folder / TABLE, as_csv(records, columns))
+    _write_csv(folder / TABLE, records, columns)
     _write_parquet(folder / PARQUET, records, columns)
     for old in (folder / TABLES).glob("*.csv"):
         if old.stem not in long:
             old.unlink()
     for name in sorted(long):
         long_records = _long_records(rows, name)
-        write_text(folder / TABLES / f"{name}.csv", as_csv(long_records, _columns(long_records)))
+        _write_csv(folder / TABLES / f"{name}.csv", long_records, _columns(long_records))
+
+
+def _write_csv(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+    """A byte of a file's name that is no UTF-8 becomes ``\\udcXX``."""
+    write_bytes(path, as_csv(records, columns).encode("utf-8", "backslashreplace"))
 
 
 def _record(row: Row, long: set[str]) -> dict[str, Entry]:
@@ -142,6 +147,7 @@ def _one_type(values: Sequence[Entry]) -> list[Entry]:
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:
         return [None if value is None else float(value) for value in values]
-    if len(types) > 1:
+    wide = types == {int} and any(not -(2**63) <= value < 2**63 for value in values if isinstance(value, int))
+    if len(types) > 1 or wide:
         return [None if value is None else str(_field(value)) for value in values]
     return list(values)

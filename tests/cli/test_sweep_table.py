@@ -104,6 +104,16 @@ def test_sheet_has_the_pictures_where_the_grid_says(cli: Command) -> None:
     assert colours == [[(37 * i,) * 3 for i in range(3)]] * 2
 
 
+def test_a_damaged_picture_does_not_keep_the_table_from_being_written(cli: Command) -> None:
+    workflow = cli.workflow("w.yaml", OUTPUTS)
+    assert sweep(cli, workflow, "--seeds", "0:3").code == 0
+    first, *_ = table()
+    (Path("out") / first["image"]).write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert sweep(cli, workflow, "--seeds", "0:4").code == 0
+    assert len(table()) == 4
+    assert as_csv([{"a": "b\rc", "d": 1}], ["a", "d"]) == 'a,d\n"b\rc",1\n'
+
+
 def test_layout() -> None:
     def grid(*sizes: int) -> Grid:
         return Grid(tuple(Axis("--grid", (f"p{i}",), tuple((v,) for v in range(n))) for i, n in enumerate(sizes)), {})

@@ -235,7 +235,7 @@ def test_a_loop_that_fails_tells_what_the_nodes_of_its_body_took_so_far(tmp_path
             observers=[seen.append],
         )
     totals = {e.path: e.calls for e in seen if isinstance(e, NodeTotals)}
-    assert totals == {"nodes.work.more": 1}
+    assert totals == {"nodes.work.body.more": 1}
 
 
 def test_files_are_read_beside_each_other(tmp_path: Path) -> None:

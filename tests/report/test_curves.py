@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
 
 def test_what_was_not_given_together_always_tells_lines_apart() -> None:
     """Of a sweep that was broken off, too, in which by chance each x has another value of it."""
-    left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 2.0]})
+    left = Table({"x": [1, 2], "kind": ["a", "b"], "y": [1.0, 3.0]})
     assert sweep_plots(left, ["x", "kind"], ["y"]) == []
     assert len(sweep_plots(left, ["x", "kind"], ["y"], tied=["x", "kind"])) == 1
 
@@ -179,6 +180,13 @@ def test_an_output_over_another_follows_the_parameter_that_would_be_x() -> None:
     assert (plot.x, plot.y, plot.caption) == ("rate", "fid", "Along a line steps varies.")
     assert (plot.series[0].x, plot.series[0].y) == ([16, 8, 9], [9, 3, 1])
     assert "<svg" in curves_svg(plot, "salt")
+
+
+def test_letters_that_the_plotting_library_lacks_are_no_warning() -> None:
+    line = Series("prompt = 猫", [1.0, 2.0], [1.0, 2.0], [math.nan] * 2, [math.nan] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "prompt = 猫" in curves_svg(Plot("t", "x", "y", [line], [], ""), "salt")
 
 
 def test_seeds_are_lines_where_they_are_asked_for() -> None:
