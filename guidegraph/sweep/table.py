@@ -100,8 +100,9 @@ def _record(row: Row, long: set[str]) -> dict[str, Entry]:
 
 
 def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
+    """The rows of an output's tables, those of each cell once."""
     found = []
-    for row in rows:
+    for row in {row.cell.key: row for row in rows}.values():
         before = row.begin()
         if (table := row.outputs.tables.get(name)) is not None:
             named = {c: f"{name}.{c}" if c in before else c for c in table}

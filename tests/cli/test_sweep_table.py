@@ -68,6 +68,14 @@ def test_outputs_become_columns(cli: Command) -> None:
     assert not Path("out/tables/long.csv").exists()
 
 
+def test_rows_that_are_one_cell_have_their_table_once(cli: Command) -> None:
+    Path("rows.csv").write_text('rows\n"[2, 3]"\n"[2, 3]"\n')
+    assert sweep(cli, cli.workflow("w.yaml", OUTPUTS), "--from", "rows.csv").code == 0
+    assert len(table()) == 2
+    with Path("out/tables/long.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["2.0", "3.0"]
+
+
 def test_a_number_that_is_none_is_one_in_the_table(cli: Command) -> None:
     text = "guidegraph: 1\nparams: {v: 1.0}\nnodes:\n  n: {use: toy.number, in: {value: params.v}}\n"
     workflow = cli.workflow("w.yaml", text + "  sum: {use: toy.add, in: {a: n, b: n}}\noutputs: {sum: sum}\n")
