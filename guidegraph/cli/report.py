@@ -32,7 +32,7 @@ def report_command(folder: Path, output: Path | None, x: str | None, by: Sequenc
 
     check_extra()
     found, notes = collect(folder)
-    _check_columns({name: option for option, names in (("--by", by), ("--x", [x])) for name in names if name}, found)
+    _check_columns(dict.fromkeys(by, "--by") | ({x: "--x"} if x else {}), found)
     registry = required_plugins(plugins).registry
     target = output if output is not None else folder / PAGE
     given = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]

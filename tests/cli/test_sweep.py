@@ -275,7 +275,7 @@ def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> Non
 
 
 def test_results_are_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, written = [0.0], []
+    clock, written = [0.0], list[float]()
     monkeypatch.setattr("guidegraph.sweep.run.time.monotonic", lambda: clock[0])
 
     def write() -> None:
