@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 
 from guidegraph_runtime.files import atomic_path
 
-STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1))))
+STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1))), ("x", (0, (3, 1, 1, 1))))
 Rows = list[dict[str, str]]
 
 
@@ -62,6 +62,14 @@ def values(rows: Rows, name: str) -> Iterable[str]:
     return sorted({row[name] for row in rows}, key=float)
 
 
+def by_model(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str], Rows]:
+    """The rows of each f and model, by f."""
+    found: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        found.setdefault((row["f"], row["model"]), []).append(row)
+    return dict(sorted(found.items(), key=lambda item: (float(item[0][0]), item[0][1].startswith("pkg:"))))
+
+
 def first_stages(folder: Path, out: Path) -> None:
     found = {kind: read(folder / f"first_stage_{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
@@ -96,10 +104,10 @@ def sampling(folder: Path, out: Path) -> None:
     samplers = list(dict.fromkeys(row["sampler"] for row in rows))
     figure, panels = pyplot.subplots(2, len(samplers), figsize=(5 * len(samplers), 7.2), sharey=True, squeeze=False)
     for column, sampler in enumerate(samplers):
-        for index, f in enumerate(values(rows, "f")):
-            own = [row for row in rows if row["f"] == f and row["sampler"] == sampler]
-            line(panels[0][column], index, own, "steps", "kid", "kid_error", f"f = {f}")
-            line(panels[1][column], index, own, "per_second", "kid", "kid_error", f"f = {f}")
+        for index, ((f, model), own) in enumerate(by_model(row for row in rows if row["sampler"] == sampler).items()):
+            label = f"f = {f}, embedded" if model.startswith("pkg:") else f"f = {f}"
+            line(panels[0][column], index, own, "steps", "kid", "kid_error", label)
+            line(panels[1][column], index, own, "per_second", "kid", "kid_error", label)
         finish(panels[0][column], sampler, "steps", "KID · 1,000", log=True)
         finish(panels[1][column], sampler, "pictures a second", "KID · 1,000", log=True)
     save(figure, out / "experiment-sampling.png")

@@ -38,14 +38,15 @@ def commands(full: bool, workers: int, device: str) -> dict[str, list[str]]:
         table = str(tables / f"{name}.csv")
         return ["sweep", str(HERE / f"{name}.yaml"), "--from", table, *more, "--out", str(out / name), *place, *ray]
 
-    steps = ["--grid", f"sampler={SAMPLERS[full]}", "--grid", "steps=5,10,25,50,100,200"]
+    drawn = ["--grid", f"sampler={SAMPLERS[full]}"]
+    drawn += ["--grid", "steps=5,10,25,50,100,200"] if full else ["--set", "references=500"]
     samples, levels = ("1000", "1000") if full else ("200", "100")
     return {
         "pixels": run("pixels", "--set", f"path={out / 'kl-f1'}"),
         "first_stage_kl": sweep("first_stage_kl"),
         "ldm": sweep("ldm"),
         "first_stage_vq": sweep("first_stage_vq"),
-        "sampling": sweep("sampling", *steps),
+        "sampling": sweep("sampling", *drawn),
         "class_guidance": run("class_guidance", "--set", f"count={samples}", "--set", "references=1000"),
         "rate_distortion": run("rate_distortion", "--set", f"steps={levels}"),
     }
