@@ -61,7 +61,7 @@ bench: $(BENCH) links
 	for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
-	rm -rf .venv build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info
+	rm -rf .venv build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info plugins/gallery/*/build plugins/gallery/*/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache tests/.mypy_cache .import_linter_cache tests/.import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
