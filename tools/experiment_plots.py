@@ -33,12 +33,26 @@ def read(path: Path) -> Rows:
         return [row for row in csv.DictReader(file) if row.get("status", "done") == "done"]
 
 
-def line(axes: Axes, index: int, rows: Rows, x: str, y: str, error: str = "", label: str = "") -> None:
-    """Rows as a line, with bars of one standard error where there is one."""
+def line(
+    axes: Axes,
+    index: int,
+    rows: Rows,
+    x: str,
+    y: str,
+    error: str | tuple[str, str] = "",
+    label: str = "",
+    text: str = "",
+) -> None:
+    """Rows as a line, with bars: of one standard error, or between two ends; `text` stands beside each point."""
     marker, dashes = STYLES[index % len(STYLES)]
     xs, ys = ([float(row[name]) for row in rows] for name in (x, y))
-    bars = [float(row[error]) for row in rows] if error else None
+    if isinstance(error, tuple):
+        bars: Any = [[abs(float(row[end]) - at) for row, at in zip(rows, ys, strict=True)] for end in error]
+    else:
+        bars = [float(row[error]) for row in rows] if error else None
     axes.errorbar(xs, ys, yerr=bars, marker=marker, linestyle=dashes, markersize=5, capsize=3, label=label)
+    for row, *point in zip(rows, xs, ys, strict=True) if text else ():
+        axes.annotate(row[text], point, xytext=(4, 4), textcoords="offset points", fontsize=7)
 
 
 def finish(axes: Axes, title: str, x: str, y: str, log: bool = False) -> None:
@@ -66,6 +80,8 @@ def first_stages(folder: Path, out: Path) -> None:
     found = {kind: read(folder / f"first-{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for index, (kind, rows) in enumerate(found.items()):
+        if not rows:
+            continue
         ordered = sorted(rows, key=lambda row: float(row["f"]))
         line(left, index, ordered, "f", "table.psnr", "table.psnr_error", kind)
         line(right, index, ordered, "f", "table.kid", "table.kid_error", kind)
@@ -80,7 +96,7 @@ def training(folder: Path, out: Path) -> None:
     for index, f in enumerate(values(rows, "f")):
         own = [{**row, "part": str(int(float(row["stage"])) + 1)} for row in rows if row["f"] == f]
         line(left, index, own, "part", "kid", "kid_error", f"f = {f}")
-        line(right, index, own, "part", "objects", label=f"f = {f}")
+        line(right, index, own, "part", "objects", ("objects_low", "objects_high"), f"f = {f}")
     for axes in (left, right):
         axes.set_xticks(range(1, 1 + len({row["stage"] for row in rows})))
     finish(left, "Closeness to real scenes", "parts of the compute", "KID · 1,000")
@@ -95,7 +111,8 @@ def sampling(folder: Path, out: Path) -> None:
     for axes, sampler in zip(panels[0], samplers, strict=True):
         for index, f in enumerate(values(rows, "f")):
             own = [row for row in rows if row["f"] == f and row["sampler"] == sampler]
-            line(axes, index, own, "per_second", "kid", "kid_error", f"f = {f}")
+            own.sort(key=lambda row: float(row["steps"]))
+            line(axes, index, own, "per_second", "kid", "kid_error", f"f = {f}", text="steps")
         finish(axes, sampler, "pictures a second", "KID · 1,000", log=True)
     save(figure, out / "experiment-sampling.png")
 
@@ -106,11 +123,11 @@ def main() -> None:
     parser.add_argument("plots", type=Path)
     arguments = parser.parse_args()
     for needed, draw in (
-        ("first-vq", first_stages),
-        ("ldm/tables", training),
+        ("first-*/table.csv", first_stages),
+        ("ldm/tables/table.csv", training),
         ("sampling/table.csv", sampling),
     ):
-        if (arguments.runs / needed).exists():
+        if any(arguments.runs.glob(needed)):
             draw(arguments.runs, arguments.plots)
 
 

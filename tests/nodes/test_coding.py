@@ -147,12 +147,20 @@ def test_rows_add_up_and_batches_are_as_one() -> None:
     assert half == pytest.approx(float((prior + bits.sum(0)).std() / math.sqrt(6)), rel=0.3)
 
 
+def test_one_sample_has_no_interval() -> None:
+    last = rows(torch.ones(2, 1), torch.ones(1)).records()[-1]
+    assert last["rate"] == pytest.approx(3)
+    assert math.isnan(last["rate_low"])  # type: ignore[arg-type]
+    assert math.isnan(last["rate_high"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: at(2), "no step 2 of 2"),
         (lambda: rows(torch.zeros(3, 2), torch.zeros(2)), "of 2 steps"),
         (lambda: rows(torch.zeros(2, 2), torch.zeros(3)), "not of the same samples"),
+        (lambda: rows(torch.zeros(2, 2) / 0, torch.zeros(2)), "not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Any, message: str) -> None:

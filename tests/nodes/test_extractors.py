@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph import load_workflow
-from guidegraph.nodes import clock, similarity
+from guidegraph.nodes import clock, metrics, similarity
 from guidegraph.nodes.extractors import classifier_features, torchscript
 from guidegraph.nodes.features import perceptual_loss
 from guidegraph.nodes.metrics import pooled_features
@@ -176,6 +177,36 @@ def test_the_perceptual_distance_is_that_of_the_loss_pair_by_pair() -> None:
 def test_pictures_of_other_shapes_are_refused(metric: Any) -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         metric(pictures(2), pictures(3))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        similarity.ssim,
+        metrics.psnr,
+        lambda a, b: similarity.perceptual(lambda x: [x], a, b),
+        lambda a, b: pooled_features(lambda x: [x], b),
+    ],
+)
+def test_bytes_are_not_taken_for_pictures(metric: Any) -> None:
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\]; found torch.uint8"):
+        metric(pictures(2), (127 * pictures(2) + 127).byte())
+
+
+def test_ssim_is_that_of_scipys_gaussian_windows() -> None:
+    """Wang et al. 2004, eq. 13, on [0, 1] with windows that reach 3.5 deviations."""
+    a, b = (pictures(1, 20, seed=i).double() / 2 + 0.5 for i in range(2))
+    b = 0.7 * a + 0.3 * b
+
+    def smooth(x: Tensor) -> Any:
+        return gaussian_filter(x[0].numpy(), sigma=1.5, axes=(1, 2), mode="mirror", truncate=3.5)
+
+    m, n = smooth(a), smooth(b)
+    va, vb, both = smooth(a * a) - m * m, smooth(b * b) - n * n, smooth(a * b) - m * n
+    expected = (2 * m * n + 1e-4) * (2 * both + 9e-4) / ((m * m + n * n + 1e-4) * (va + vb + 9e-4))
+    found = similarity.ssim(2 * a - 1, 2 * b - 1).value
+    assert found == pytest.approx(expected.mean(), rel=1e-6)
+    assert 0.1 < found < 0.95
 
 
 def test_pictures_smaller_than_a_window_are_refused() -> None:
