@@ -63,9 +63,9 @@ def inception_score(logits: Tensor, *, given: Given = "logits", splits: Annotate
 
     logits (N, K) are those of any classifier of the samples; with Inception's it is the papers' score, with another one
     a figure of its own: how sure the classifier is, and how evenly its classes occur. It never looks at real pictures.
+    The interval is the jackknife's that leaves out one sample each time; it is NaN where a part has one sample.
     given: whether the rows are logits, or probabilities already, as Inception's TorchScript file gives them.
     splits: the mean over so many parts of the set, in order (the papers take 10): mix samples that come class by class.
-    The interval is the jackknife's that leaves out one sample each time; it is NaN where a part has one sample.
     Raises ``ValueError`` for probabilities in the place of logits, and the other way round.
     """
     import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from guidegraph import load_workflow
 from guidegraph.nodes import coding
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.tabular import Table
@@ -145,6 +147,16 @@ def test_rows_add_up_and_batches_are_as_one() -> None:
     assert batched.numbers("rate_high") == pytest.approx(table.numbers("rate_high"))
     half = (table.numbers("rate_high")[3] - table.numbers("rate")[3]) / 1.96
     assert half == pytest.approx(float((prior + bits.sum(0)).std() / math.sqrt(6)), rel=0.3)
+
+
+def test_the_experiment_measures_the_same_in_any_number_of_batches() -> None:
+    """Each picture has noise of its own: batches that shared theirs would not be independent."""
+    flow = load_workflow(Path(__file__).parents[2] / "workflows" / "experiments" / "rate_distortion.yaml")
+    rates = [
+        flow.run_with({"batches": 4 // n, "batch": n, "steps": 3}, only={"table"}).outputs["table"].numbers("rate")
+        for n in (2, 4)
+    ]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-4)
 
 
 def test_one_sample_has_no_interval() -> None:

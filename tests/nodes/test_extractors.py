@@ -18,6 +18,7 @@ from guidegraph import load_workflow
 from guidegraph.nodes import clock, metrics, similarity
 from guidegraph.nodes.extractors import classifier_features, torchscript
 from guidegraph.nodes.features import perceptual_loss
+from guidegraph.nodes.fidelity import inception_score
 from guidegraph.nodes.metrics import pooled_features
 from guidegraph.nodes.model import load_model
 from guidegraph.nodes.types import FeatureExtractor
@@ -49,6 +50,22 @@ class Fixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class LikeInception(nn.Module):
+    """The signature of inception-2015-12-05.pt: features, or probabilities with or without the last layer's bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(3, 7)
+
+    def forward(
+        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        features = img.to(torch.float32).mean((2, 3)) / 9
+        if return_features:
+            return features
+        return F.linear(features, self.output.weight, None if no_output_bias else self.output.bias).softmax(1)
 
 
 def scripted(module: nn.Module, path: Path) -> Path:
@@ -83,6 +100,20 @@ def test_pictures_are_resized_and_arguments_reach_the_network(tmp_path: Path) ->
     assert not extractor.training
     wide = torchscript(path=scripted(Extremes(), tmp_path / "net.pt"), range="0..1", arguments={"twice": True})
     assert wide(pictures())[0].shape == (3, 12)
+
+
+def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_path: Path) -> None:
+    network = LikeInception()
+    path = scripted(network, tmp_path / "inception.pt")
+    features, probabilities = (
+        pooled_features(torchscript(path=path, range="uint8", arguments=given), pictures(6))
+        for given in ({"return_features": True}, {"no_output_bias": True})
+    )
+    expected = inception_score(features @ network.output.weight.detach().T).value
+    assert expected > 1.001
+    assert inception_score(probabilities, given="probabilities").value == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="set `given` to probabilities"):
+        inception_score(probabilities)
 
 
 def test_what_is_no_torchscript_or_gives_no_features_is_refused(tmp_path: Path) -> None:
