@@ -94,7 +94,8 @@ def _score_of_part(p: Tensor) -> tuple[float, float]:
     own = torch.special.xlogy(p, p).sum(1)
 
     def score(own_mean: Tensor, mean: Tensor) -> Tensor:
-        return (own_mean - torch.special.xlogy(mean, mean).sum(-1)).exp()
+        found: Tensor = (own_mean - torch.special.xlogy(mean, mean).sum(-1)).exp()
+        return found
 
     value = float(score(own.mean(), total / n))
     if n == 1:

@@ -51,8 +51,8 @@ def line(
     else:
         bars = [float(row[error]) for row in rows] if error else None
     axes.errorbar(xs, ys, yerr=bars, marker=marker, linestyle=dashes, markersize=5, capsize=3, label=label)
-    for row, *point in zip(rows, xs, ys, strict=True) if text else ():
-        axes.annotate(row[text], point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    for row, at_x, at_y in zip(rows, xs, ys, strict=True) if text else ():
+        axes.annotate(row[text], (at_x, at_y), xytext=(4, 4), textcoords="offset points", fontsize=7)
 
 
 def finish(axes: Axes, title: str, x: str, y: str, log: bool = False) -> None:
