@@ -36,10 +36,14 @@ def around(value: float, resampled: Iterable[float], low: float = -math.inf, hig
     import numpy as np
 
     found = np.array(list(resampled), dtype=np.float64)
-    if found.size < 2:
+    return within(value, float(found.std(ddof=1)) if found.size > 1 else math.nan, low, high)
+
+
+def within(value: float, deviation: float, low: float, high: float) -> Interval:
+    """value ± 1.96 deviations, cut at low and high; NaN where the deviation is not known."""
+    if math.isnan(deviation):
         return Interval(value, math.nan, math.nan)
-    half = Z95 * float(found.std(ddof=1))
-    return Interval(value, max(low, value - half), min(high, value + half))
+    return Interval(value, max(low, value - Z95 * deviation), min(high, value + Z95 * deviation))
 
 
 def counts(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:

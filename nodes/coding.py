@@ -144,8 +144,8 @@ def rate_distortion(
     bits and squared_error (R, B), or (batches, R, B) of a loop over batches, are what `coding.step` gave at each of the
     steps (R); prior (B) or (batches, B) what `coding.prior` gave. Columns: t; bits, which going on from x_t costs;
     rate, all that is received when x_t is, in bits per dimension; rmse of x̂0 made of x_t, from 0 to 255; the ends of
-    their 95 % intervals over the samples, drawn again with replacement `resamples` times. The last row has no t:
-    everything is received, the error is 0, and the rate bounds the negative log-likelihood.
+    their 95 % intervals over the samples, drawn again with replacement `resamples` times, NaN for one sample. The last
+    row has no t: everything is received, the error is 0, and the rate bounds the negative log-likelihood.
     """
     import torch
 
@@ -156,9 +156,12 @@ def rate_distortion(
             f"bits and squared_error of shapes {tuple(b.shape)} and {tuple(e.shape)} and a prior of {len(first)} are "
             "not of the same samples"
         )
+    if not all(bool(part.isfinite().all()) for part in (b, e, first)):
+        raise ValueError("bits, errors or the prior are not finite: look at what the denoiser predicts at each step")
     rate = torch.cat([first[None], b]).cumsum(0)
     mse = torch.cat([e, torch.zeros_like(e[:1])])
-    weights = [torch.from_numpy(c).double() / len(first) for c in counts(seed, len(first), resamples)]
+    draws = counts(seed, len(first), resamples if len(first) > 1 else 0)
+    weights = [torch.from_numpy(c).double() / len(first) for c in draws]
     rates, errors = ([m @ w for w in weights] for m in (rate, mse))
     columns: dict[str, list[float | None]] = {
         "t": [*steps.tolist(), None],

@@ -32,8 +32,9 @@ def torchscript(
     floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
     they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward
     by name, such as {return_features: true}.
-    It may give logits as well, for `metric.inception_score`. Loading a TorchScript file runs what is in it: take it
-    from whom you trust. Raises ``ValueError`` for another file, and when a network is called that gives no (B, D).
+    It may give logits or probabilities as well, for `metric.inception_score`. Loading a TorchScript file runs what is
+    in it: take it from whom you trust. Raises ``ValueError`` for another file, and when a network is called that gives
+    no (B, D).
     """
     import torch
 

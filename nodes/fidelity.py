@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.bootstrap import Interval, Resamples, Seed, around, counts, halves, two_sets
+from guidegraph.nodes.bootstrap import Interval, Resamples, Seed, around, halves, two_sets, within
 from guidegraph.nodes.manifold import Fidelity, fidelities
 from guidegraph.nodes.metrics import KernelDistance
 
 Neighbours = Annotated[int, Ge(1)]
+Given: TypeAlias = Literal["logits", "probabilities"]
+SUM_ERROR = 0.01
+"""How far the sum of probabilities in half precision may be from 1."""
+CHUNK = 1024
 
 
 @node("metric.kid_subsets")
@@ -53,34 +58,51 @@ def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 @node("metric.inception_score")
-def inception_score(
-    logits: Tensor, *, splits: Annotated[int, Ge(1)] = 1, resamples: Resamples = 1000, seed: Seed = 0
-) -> Interval:
+def inception_score(logits: Tensor, *, given: Given = "logits", splits: Annotated[int, Ge(1)] = 1) -> Interval:
     """The Inception score of Salimans et al. (2016, section 4), exp E KL(p(y|x) ‖ p(y)), from 1 to K, higher is better.
 
     logits (N, K) are those of any classifier of the samples; with Inception's it is the papers' score, with another one
     a figure of its own: how sure the classifier is, and how evenly its classes occur. It never looks at real pictures.
-    splits: the mean over so many parts of the set, in order (the papers take 10). The interval draws the samples of
-    each part again with replacement, `resamples` times (0: no interval); seed: of these draws.
+    The interval is the jackknife's that leaves out one sample each time; it is NaN where a part has one sample.
+    given: whether the rows are logits, or probabilities already, as Inception's TorchScript file gives them.
+    splits: the mean over so many parts of the set, in order (the papers take 10): mix samples that come class by class.
+    Raises ``ValueError`` for probabilities in the place of logits, and the other way round.
     """
     import torch
 
-    if logits.ndim != 2 or len(logits) < splits:
+    if logits.ndim != 2 or len(logits) < splits or not logits.shape[1]:
         raise ValueError(f"expected logits (N, K) with N at least {splits}, found shape {tuple(logits.shape)}")
-    if not bool(logits.isfinite().all()):
+    rows = logits.detach().double().cpu()
+    if not bool(rows.isfinite().all()):
         raise ValueError("the logits have values that are not finite: look at the pictures that they are of")
-    log_p = logits.detach().double().cpu().log_softmax(1)
-    values, resampled = [], []
-    for i, part in enumerate(log_p.chunk(splits)):
-        own = (part.exp() * part).sum(1)
-        picks = [torch.ones(1, len(part)), *(torch.from_numpy(c)[None] for c in counts(seed + i, len(part), resamples))]
-        weights = torch.cat([p.double() for p in picks]) / len(part)
-        mean_p = weights @ part.exp()
-        scores = (weights @ own - torch.special.xlogy(mean_p, mean_p).sum(1)).exp()
-        values.append(float(scores[0]))
-        resampled.append(scores[1:])
-    means = torch.stack(resampled).mean(0).tolist()
-    return around(math.fsum(values) / len(values), means, low=1.0, high=float(logits.shape[1]))
+    p = rows.softmax(1) if given == "logits" else rows / rows.sum(1, keepdim=True)
+    shares = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < SUM_ERROR).all())
+    if shares != (given == "probabilities") and rows.shape[1] > 1:
+        found = "are positive and sum to 1" if shares else "do not sum to 1 or are negative"
+        raise ValueError(f"the rows {found}: set `given` to {'probabilities' if shares else 'logits'}")
+    ends = [i * len(p) // splits for i in range(splits + 1)]
+    scores = torch.tensor([_score_of_part(p[a:b]) for a, b in pairwise(ends)], dtype=torch.float64)
+    value, deviation = float(scores[:, 0].mean()), float(scores[:, 1].sum().sqrt()) / splits
+    return within(value, deviation, low=1.0, high=float(p.shape[1]))
+
+
+def _score_of_part(p: Tensor) -> tuple[float, float]:
+    """The score of probabilities (N, K), and its variance by the jackknife (Efron & Stein 1981)."""
+    import torch
+
+    n, total = len(p), p.sum(0)
+    own = torch.special.xlogy(p, p).sum(1)
+
+    def score(own_mean: Tensor, mean: Tensor) -> Tensor:
+        found: Tensor = (own_mean - torch.special.xlogy(mean, mean).sum(-1)).exp()
+        return found
+
+    value = float(score(own.mean(), total / n))
+    if n == 1:
+        return value, math.nan
+    parts = zip(own.split(CHUNK), p.split(CHUNK), strict=True)
+    without = torch.cat([score((own.sum() - o) / (n - 1), (total - q).clamp(min=0) / (n - 1)) for o, q in parts])
+    return value, float((without - without.mean()).square().sum()) * (n - 1) / n
 
 
 class PrecisionRecall(NamedTuple):

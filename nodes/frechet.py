@@ -12,6 +12,7 @@ from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.bootstrap import Interval, Resamples, Seed, around, counts, two_sets
+from guidegraph.nodes.shapes import has_values
 
 
 @structured
@@ -47,7 +48,11 @@ def add(moments: Moments, features: Tensor) -> Moments:
     if features.ndim != 2 or (moments.mean.ndim and moments.mean.shape[0] != features.shape[1]):
         before = f", D = {moments.mean.shape[0]} as before" if moments.mean.ndim else ""
         raise ValueError(f"expected features (N, D){before}, found shape {tuple(features.shape)}")
+    if not features.shape[0]:
+        return moments
     f = features.detach().double()
+    if has_values(f) and not bool(f.isfinite().all()):
+        raise ValueError("the features have values that are not finite: look at the pictures that they are of")
     n, b = moments.count.to(f.device), f.shape[0]
     mean = f.mean(0)
     centred, shift = f - mean, mean - moments.mean.to(f.device)
@@ -57,23 +62,50 @@ def add(moments: Moments, features: Tensor) -> Moments:
 
 @node("moments.load", io=True, host=True)
 def load(*, path: Path) -> Moments:
-    """Moments from an .npz file, `path`, with `mu` (D) and `sigma` (D, D), as published reference statistics have them.
+    """Moments from a file: those that a run wrote as an output, or published reference statistics.
 
-    Raises an error where the file does not hold both.
+    path: a .safetensors file of `guidegraph run`, or an .npz file with `mu` (D) and `sigma` (D, D). The second says not
+    of how many features it is: compare with it, and add none to it.
+    Raises an error where the file holds no moments, or values that are not finite.
     """
+    import torch
+
+    count, mean, scatter = _written(path) if path.suffix.lower() == ".safetensors" else _published(path)
+    if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"'{path}': expected mu (D) and sigma (D, D), found shapes {tuple(mean.shape)}, {tuple(scatter.shape)}"
+        )
+    if not all(bool(part.isfinite().all()) for part in (mean, scatter)):
+        raise ValueError(f"'{path}' has values that are not finite: the features that it was made of had, too")
+    if not torch.allclose(scatter, scatter.T, rtol=1e-3, atol=1e-6 * float(scatter.abs().max())):
+        raise ValueError(f"'{path}': a covariance is symmetric, and its sigma is not")
+    device = current_device()
+    return Moments(count.to(device), mean.to(device), scatter.to(device))
+
+
+def _published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and scatter of an .npz file. It says not how many: 2 makes the scatter the covariance."""
     import numpy as np
     import torch
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = file["mu"].astype(np.float64), file["sigma"].astype(np.float64)
+            mean, covariance = (torch.from_numpy(file[name].astype(np.float64)) for name in ("mu", "sigma"))
     except Exception as error:
         raise ValueError(f"'{path}' is no .npz file with arrays 'mu' and 'sigma': {error}") from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise ValueError(f"'{path}': expected mu (D) and sigma (D, D), found shapes {mean.shape}, {covariance.shape}")
-    count = torch.tensor(2.0, dtype=torch.float64)  # the file says not how many: 2 makes the scatter the covariance
-    device = current_device()
-    return Moments(*(part.to(device) for part in (count, torch.from_numpy(mean), torch.from_numpy(covariance))))
+    return torch.tensor(2.0, dtype=torch.float64), mean, covariance
+
+
+def _written(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and scatter of a .safetensors file, whatever the output was called."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name.rpartition(".")[2]: file.get_tensor(name).double() for name in file.keys()}  # noqa: SIM118
+        return found["count"], found["mean"], found["scatter"]
+    except Exception as error:
+        raise ValueError(f"'{path}' holds no moments that a run wrote: {error}") from error
 
 
 @node("metric.fid")
@@ -95,6 +127,8 @@ def frechet_distance(features: Tensor, reference: Tensor, *, resamples: Resample
 def frechet_distance_of_moments(moments: Moments, reference: Moments) -> float:
     """The value of `metric.fid` from moments that a loop added up, or that a file holds; it has no interval."""
     for name, given in (("moments", moments), ("reference", reference)):
+        if not all(bool(part.isfinite().all()) for part in (given.count, given.mean, given.scatter)):
+            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that it is of")
         if float(given.count) < 2:
             raise ValueError(f"'{name}' is of {int(given.count)} features: a covariance takes two")
     if moments.mean.shape != reference.mean.shape:

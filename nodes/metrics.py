@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.shapes import over_pictures
+from guidegraph.nodes.shapes import check_floats, over_pictures
 from guidegraph.nodes.types import FeatureExtractor, Image, Label, Mask, SemanticMap, Table
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ Z95 = 1.959963984540054
 PEAK = 2.0
 """The range of a picture in [-1, 1]."""
 RESAMPLES = 1000
+KERNEL_ROWS = 1024
+"""Rows of a kernel that are in memory at a time: all of 50,000 samples would take 20 GB."""
 
 
 class Share(NamedTuple):
@@ -161,6 +163,7 @@ def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, 
 def _squares(image: Tensor, reference: Tensor) -> Tensor:
     if image.shape != reference.shape:
         raise ValueError(f"pictures of shapes {tuple(image.shape)} and {tuple(reference.shape)} cannot be compared")
+    check_floats(image, reference)
     return (image.double() - reference.to(image.device).double()).square()
 
 
@@ -207,6 +210,7 @@ def pooled_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotat
     """The pooled features (B, D), float32, of pictures (B, 3, H, W) in [-1, 1], `chunk` pictures at a time."""
     import torch
 
+    check_floats(image)
     with torch.no_grad():
         return torch.cat([extractor(part)[-1].float() for part in image.split(chunk)])
 
@@ -226,6 +230,9 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[in
         raise ValueError(f"expected features (N, D) and (M, D), found shapes {x.shape} and {y.shape}")
     if min(len(x), len(y)) < 3:
         raise ValueError(f"the unbiased estimate needs three samples of each set; found {len(x)} and {len(y)}")
+    for name, f in (("features", x), ("reference", y)):
+        if not np.isfinite(f).all():
+            raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
     whole, without_x, without_y = _mmd_with_blocks(x, y, blocks)
     variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
     return KernelDistance(1000 * whole, 1000 * math.sqrt(variance))
@@ -242,10 +249,13 @@ def _mmd_with_blocks(
     def sums(
         a: NDArray[np.float64], b: NDArray[np.float64], rows: NDArray[np.int64], columns: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        kernel = (a @ b.T / a.shape[1] + 1) ** 3
-        if a is b:
-            np.fill_diagonal(kernel, 0)
-        found: NDArray[np.float64] = np.add.reduceat(np.add.reduceat(kernel, rows, 0), columns, 1)
+        parts = []
+        for start in range(0, len(a), KERNEL_ROWS):
+            kernel = (a[start : start + KERNEL_ROWS] @ b.T / a.shape[1] + 1) ** 3
+            if a is b:
+                np.fill_diagonal(kernel[:, start:], 0)
+            parts.append(np.add.reduceat(kernel, columns, 1))
+        found: NDArray[np.float64] = np.add.reduceat(np.concatenate(parts), rows, 0)
         return found
 
     xx, yy, xy = sums(x, x, xs, xs), sums(y, y, ys, ys), sums(x, y, xs, ys)

@@ -57,6 +57,19 @@ def gaussian(
     return drawn.to(device=device, dtype=dtype)
 
 
+@node("noise.seed", host=True)
+def seed_of_turn(index: int, *, seed: Seed = 0, stride: Size = 1) -> int:
+    """seed + index · stride: a seed for each turn of a loop whose loop.index is wired to `index`.
+
+    Where each turn draws a batch, let the stride be the size of the batch: then no two samples share their noise, and
+    sample i of all batches has that of seed + i. Raises an error for an index below 0.
+    seed: that of the first turn. stride: how far the seeds of two turns are apart.
+    """
+    if index < 0:
+        raise ValueError(f"an index counts from 0: found {index}")
+    return seed + index * stride
+
+
 def _from_torch(
     seed: int | list[int], shape: tuple[int, ...], batch: int, index: int | None, dtype: torch.dtype
 ) -> Tensor:

@@ -48,6 +48,13 @@ def check_alike(what: str, *tensors: Tensor, start: int = 1) -> None:
         raise ValueError(f"{what} must be of one size, and of one batch or one for all; found shapes {found}")
 
 
+def check_floats(*pictures: Tensor) -> None:
+    """Pictures are floats: bytes would be taken for values far outside of [-1, 1], without an error."""
+    for picture in pictures:
+        if not picture.is_floating_point():
+            raise ValueError(f"pictures are floats in [-1, 1]; found {picture.dtype}: read them with image.load")
+
+
 def check_sides(image: Tensor, factor: int, what: str) -> None:
     """The sides of pictures (B, C, H, W) are multiples of `factor`; `what` takes them: "the autoencoder"."""
     if image.shape[2] % factor or image.shape[3] % factor:

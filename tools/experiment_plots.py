@@ -33,11 +33,16 @@ def read(path: Path) -> Rows:
         return [row for row in csv.DictReader(file) if row.get("status", "done") == "done"]
 
 
-def line(axes: Axes, index: int, rows: Rows, x: str, y: str, error: str = "", label: str = "") -> None:
-    """Rows as a line, with bars of one standard error where there is one."""
+def line(
+    axes: Axes, index: int, rows: Rows, x: str, y: str, error: str | tuple[str, str] = "", label: str = ""
+) -> None:
+    """Rows as a line, with bars: of one standard error, or between two ends."""
     marker, dashes = STYLES[index % len(STYLES)]
     xs, ys = ([float(row[name]) for row in rows] for name in (x, y))
-    bars = [float(row[error]) for row in rows] if error else None
+    if isinstance(error, tuple):
+        bars: Any = [[abs(float(row[end]) - at) for row, at in zip(rows, ys, strict=True)] for end in error]
+    else:
+        bars = [float(row[error]) for row in rows] if error else None
     axes.errorbar(xs, ys, yerr=bars, marker=marker, linestyle=dashes, markersize=5, capsize=3, label=label)
 
 
@@ -74,6 +79,8 @@ def first_stages(folder: Path, out: Path) -> None:
     found = {kind: read(folder / f"first_stage_{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for index, (kind, rows) in enumerate(found.items()):
+        if not rows:
+            continue
         ordered = sorted(rows, key=lambda row: float(row["f"]))
         line(left, index, ordered, "f", "table.psnr", "table.psnr_error", kind)
         line(right, index, ordered, "f", "table.kid", "table.kid_error", kind)
@@ -90,7 +97,7 @@ def training(folder: Path, out: Path) -> None:
         own = [{**row, "trained": str(int(row["part"]) * int(float(row["steps_of_stage"])))} for row in own]
         line(left, index, own, "part", "kid", "kid_error", f"f = {f}")
         line(middle, index, own, "trained", "kid", "kid_error", f"f = {f}")
-        line(right, index, own, "part", "objects", label=f"f = {f}")
+        line(right, index, own, "part", "objects", ("objects_low", "objects_high"), f"f = {f}")
     for axes in (left, right):
         axes.set_xticks(range(1, 1 + len({row["stage"] for row in rows})))
     finish(left, "Equal compute", "parts of the compute", "KID · 1,000")
@@ -119,11 +126,11 @@ def main() -> None:
     parser.add_argument("plots", type=Path)
     arguments = parser.parse_args()
     for needed, draw in (
-        ("first_stage_vq", first_stages),
-        ("ldm/tables", training),
+        ("first_stage_*/table.csv", first_stages),
+        ("ldm/tables/table.csv", training),
         ("sampling/table.csv", sampling),
     ):
-        if (arguments.runs / needed).exists():
+        if any(arguments.runs.glob(needed)):
             draw(arguments.runs, arguments.plots)
 
 

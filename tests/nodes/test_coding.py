@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from guidegraph import load_workflow
 from guidegraph.nodes import coding
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.tabular import Table
@@ -147,12 +149,30 @@ def test_rows_add_up_and_batches_are_as_one() -> None:
     assert half == pytest.approx(float((prior + bits.sum(0)).std() / math.sqrt(6)), rel=0.3)
 
 
+def test_the_experiment_measures_the_same_in_any_number_of_batches() -> None:
+    """Each picture has noise of its own: batches that shared theirs would not be independent."""
+    flow = load_workflow(Path(__file__).parents[2] / "workflows" / "experiments" / "rate_distortion.yaml")
+    rates = [
+        flow.run_with({"batches": 4 // n, "batch": n, "steps": 3}, only={"table"}).outputs["table"].numbers("rate")
+        for n in (2, 4)
+    ]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-4)
+
+
+def test_one_sample_has_no_interval() -> None:
+    last = rows(torch.ones(2, 1), torch.ones(1)).records()[-1]
+    assert last["rate"] == pytest.approx(3)
+    assert math.isnan(last["rate_low"])  # type: ignore[arg-type]
+    assert math.isnan(last["rate_high"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: at(2), "no step 2 of 2"),
         (lambda: rows(torch.zeros(3, 2), torch.zeros(2)), "of 2 steps"),
         (lambda: rows(torch.zeros(2, 2), torch.zeros(3)), "not of the same samples"),
+        (lambda: rows(torch.zeros(2, 2) / 0, torch.zeros(2)), "not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Any, message: str) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph import load_workflow
-from guidegraph.nodes import clock, similarity
+from guidegraph.nodes import clock, metrics, similarity
 from guidegraph.nodes.extractors import classifier_features, torchscript
 from guidegraph.nodes.features import perceptual_loss
+from guidegraph.nodes.fidelity import inception_score
 from guidegraph.nodes.metrics import pooled_features
 from guidegraph.nodes.model import load_model
 from guidegraph.nodes.types import FeatureExtractor
@@ -48,6 +50,23 @@ class Fixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class LikeInception(nn.Module):
+    """The signature of inception-2015-12-05.pt: features, or probabilities with or without the last layer's bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Linear(3, 7)
+        nn.init.eye_(self.output.weight)
+
+    def forward(
+        self, img: Tensor, return_features: bool = False, use_fp16: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        features = img.to(torch.float32).mean((2, 3)) / 9
+        if return_features:
+            return features
+        return F.linear(features, self.output.weight, None if no_output_bias else self.output.bias).softmax(1)
 
 
 def scripted(module: nn.Module, path: Path) -> Path:
@@ -82,6 +101,20 @@ def test_pictures_are_resized_and_arguments_reach_the_network(tmp_path: Path) ->
     assert not extractor.training
     wide = torchscript(path=scripted(Extremes(), tmp_path / "net.pt"), range="0..1", arguments={"twice": True})
     assert wide(pictures())[0].shape == (3, 12)
+
+
+def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_path: Path) -> None:
+    network = LikeInception()
+    path = scripted(network, tmp_path / "inception.pt")
+    features, probabilities = (
+        pooled_features(torchscript(path=path, range="uint8", arguments=given), pictures(6, size=2))
+        for given in ({"return_features": True}, {"no_output_bias": True})
+    )
+    expected = inception_score(features @ network.output.weight.detach().T).value
+    assert expected > 1.1
+    assert inception_score(probabilities, given="probabilities").value == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="set `given` to probabilities"):
+        inception_score(probabilities)
 
 
 def test_what_is_no_torchscript_or_gives_no_features_is_refused(tmp_path: Path) -> None:
@@ -176,6 +209,36 @@ def test_the_perceptual_distance_is_that_of_the_loss_pair_by_pair() -> None:
 def test_pictures_of_other_shapes_are_refused(metric: Any) -> None:
     with pytest.raises(ValueError, match="cannot be compared"):
         metric(pictures(2), pictures(3))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        similarity.ssim,
+        metrics.psnr,
+        lambda a, b: similarity.perceptual(lambda x: [x], a, b),
+        lambda a, b: pooled_features(lambda x: [x], b),
+    ],
+)
+def test_bytes_are_not_taken_for_pictures(metric: Any) -> None:
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\]; found torch.uint8"):
+        metric(pictures(2), (127 * pictures(2) + 127).byte())
+
+
+def test_ssim_is_that_of_scipys_gaussian_windows() -> None:
+    """Wang et al. 2004, eq. 13, on [0, 1] with windows that reach 3.5 deviations."""
+    a, b = (pictures(1, 20, seed=i).double() / 2 + 0.5 for i in range(2))
+    b = 0.7 * a + 0.3 * b
+
+    def smooth(x: Tensor) -> Any:
+        return gaussian_filter(x[0].numpy(), sigma=1.5, axes=(1, 2), mode="mirror", truncate=3.5)
+
+    m, n = smooth(a), smooth(b)
+    va, vb, both = smooth(a * a) - m * m, smooth(b * b) - n * n, smooth(a * b) - m * n
+    expected = (2 * m * n + 1e-4) * (2 * both + 9e-4) / ((m * m + n * n + 1e-4) * (va + vb + 9e-4))
+    found = similarity.ssim(2 * a - 1, 2 * b - 1).value
+    assert found == pytest.approx(expected.mean(), rel=1e-6)
+    assert 0.1 < found < 0.95
 
 
 def test_pictures_smaller_than_a_window_are_refused() -> None:

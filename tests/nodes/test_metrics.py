@@ -158,6 +158,14 @@ def test_kid_is_that_of_plain_loops(blocks: int) -> None:
     assert found.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
 
 
+@pytest.mark.parametrize("blocks", [3, 100])
+def test_kid_is_the_same_however_many_rows_are_in_memory(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(23, 6), 0.5 + normal(31, 6, seed=1)
+    whole = metrics.kernel_distance(x, y, blocks=blocks)
+    monkeypatch.setattr(metrics, "KERNEL_ROWS", 7)
+    assert metrics.kernel_distance(x, y, blocks=blocks) == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("blocks", [2, 3, 20])
 def test_kid_of_three_samples_has_an_error(blocks: int) -> None:
     found = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidegraph.graph.context import placement
-from guidegraph.nodes.noise import gaussian
+from guidegraph.nodes.noise import gaussian, seed_of_turn
 
 SHAPE = [4, 6, 6]
 
@@ -25,6 +25,13 @@ def test_a_bodys_draws_are_neither_the_start_nor_each_other() -> None:
         for b in draws[i + 1 :]:
             assert abs(float((a * b).mean())) < 0.35
             assert not torch.equal(a, b)
+
+
+def test_batches_of_a_loop_have_the_noise_of_one_large_batch() -> None:
+    parts = [gaussian(index=4, seed=seed_of_turn(i, seed=7, stride=3), shape=SHAPE, batch=3) for i in range(2)]
+    assert torch.equal(torch.cat(parts), gaussian(index=4, seed=7, shape=SHAPE, batch=6))
+    with pytest.raises(ValueError, match="found -1"):
+        seed_of_turn(-1)
 
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])

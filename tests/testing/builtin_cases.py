@@ -209,7 +209,7 @@ def overrides() -> list[NodeCase]:
         case("metric.fid", inputs=two_sets(), settings={"resamples": 2}),
         case("metric.fid_of_moments", inputs={"moments": moments(), "reference": moments(1)}),
         case("metric.gain", inputs={"values": draw((6,), 1), "baseline": draw((6,), 2)}, skip=METRIC),
-        case("metric.inception_score", inputs={"logits": logits(7, 20)}, settings={"resamples": 2}),
+        case("metric.inception_score", inputs={"logits": logits(7, 20)}, settings={"splits": 2}),
         case("metric.kid_subsets", inputs=two_sets(), settings={"subsets": 2, "subset_size": 4}),
         case("metric.kid", inputs={"features": logits(6, 30), "reference": logits(6, 40)}),
         case("metric.mean", inputs={"values": draw((6,), 1)}, skip=METRIC),
