@@ -55,15 +55,30 @@ def file_digest(path: Path) -> str:
     return _files[key]
 
 
+LEFT_BEHIND = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that a desktop leaves in a folder that someone looks at: no change of what is in it."""
+
+
 def path_digest(path: Path) -> str:
-    """The content of a file, or of a folder: the sorted digests of its files. Fresh where nothing is there."""
+    """The content of a file, or of a folder: the sorted digests of its files. Fresh where nothing is there.
+
+    In a folder, a file that cannot be read, such as a link to nowhere, counts by its name.
+    """
     try:
         if path.is_dir():
-            files = sorted(Path(root) / name for root, _, names in os.walk(path) for name in names)
-            return labelled((str(f.relative_to(path)), file_digest(f)) for f in files)
+            walked = (Path(root) / name for root, _, names in os.walk(path) for name in names)
+            files = sorted(file for file in walked if file.name not in LEFT_BEHIND)
+            return labelled((str(f.relative_to(path)), _file_inside(f)) for f in files)
         return hashed("file", path.suffix, file_digest(path))
     except OSError:
         return fresh()
+
+
+def _file_inside(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return "unreadable"
 
 
 def value_digest(value: Any) -> str:
