@@ -54,11 +54,11 @@ def test_what_asks_for_several_processes(given: Processes, several: bool, monkey
 @pytest.mark.parametrize(
     ("given", "device", "message"),
     [
-        (Processes(devices=2, rank=1), "cpu", "--node-rank: no-such-node: the machines are 0 … 0; found 1"),
-        (Processes(rendezvous="first:1"), "cpu", "--rendezvous: one-node: .* give --nodes and --node-rank too"),
-        (Processes(nodes=2), "cpu", "--rendezvous: no-rendezvous"),
-        (Processes(devices=2), "cuda:1", "--device: one-device"),
-        (Processes(devices=3), "cuda", "--devices: too-few-devices: .* found 2 on this machine for 3 processes"),
+        (Processes(devices=2, rank=1), "cpu", "--node-rank:1:1: no-such-node: the machines are 0 … 0; found 1"),
+        (Processes(rendezvous="first:1"), "cpu", "--rendezvous:1:1: one-node: .* give --nodes and --node-rank too"),
+        (Processes(nodes=2), "cpu", "--rendezvous:1:1: no-rendezvous"),
+        (Processes(devices=2), "cuda:1", "--device:1:1: one-device"),
+        (Processes(devices=3), "cuda", "--devices:1:1: too-few-devices: .* found 2 on this machine for 3 processes"),
     ],
 )
 def test_what_cannot_be_is_refused(
