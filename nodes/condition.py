@@ -51,10 +51,12 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
 def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     from torch.nn import functional
 
+    from guidegraph.nodes.models.resize import antialiased
+
     if tuple(part.shape[2:]) == size:
         return part
     if mode == "bilinear":
-        return functional.interpolate(part, size, mode=mode, antialias=True)
+        return antialiased(part, size)
     if mode == "area" and not has_values(part):
         part = part.reshape(
             *part.shape[:2], *map(int, part.shape[2:])

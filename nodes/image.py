@@ -53,10 +53,13 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     """
     from torch.nn import functional
 
+    from guidegraph.nodes.models.resize import antialiased
+
     height, width = (size, size) if isinstance(size, int) else size
-    smooth = mode in ("bicubic", "bilinear")
+    if mode in ("bicubic", "bilinear"):
+        return antialiased(image, (height, width), mode).clamp(-1, 1)
     kind = "nearest-exact" if mode == "nearest" else mode
-    return functional.interpolate(image, (height, width), mode=kind, antialias=smooth).clamp(-1, 1)
+    return functional.interpolate(image, (height, width), mode=kind).clamp(-1, 1)
 
 
 @node("image.scale")

@@ -17,7 +17,7 @@ import guidegraph
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
-DATA = (".yaml", ".json", ".npz", ".png", ".safetensors")
+DATA = (".yaml", ".csv", ".json", ".npz", ".png", ".safetensors")
 
 
 def python(code: str, *flags: str, path: Path = ROOT) -> str:

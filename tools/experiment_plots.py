@@ -2,8 +2,8 @@
 
     python tools/experiment_plots.py runs/experiments docs/plots
 
-Reads first-kl, first-vq, ldm and sampling in the first folder; what is not there is left out. Lines differ by their
-markers and dashes too, so that the figures can be read in black and white.
+Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; what is not there is left out. Lines differ
+by their markers and dashes too, so that the figures can be read in black and white.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 
 from guidegraph_runtime.files import atomic_path
 
-STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1))))
+STYLES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1))), ("x", (0, (3, 1, 1, 1))))
 Rows = list[dict[str, str]]
 
 
@@ -62,8 +62,16 @@ def values(rows: Rows, name: str) -> Iterable[str]:
     return sorted({row[name] for row in rows}, key=float)
 
 
+def by_model(rows: Iterable[dict[str, str]]) -> dict[tuple[str, str], Rows]:
+    """The rows of each f and model, by f."""
+    found: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        found.setdefault((row["f"], row["model"]), []).append(row)
+    return dict(sorted(found.items(), key=lambda item: (float(item[0][0]), item[0][1].startswith("pkg:"))))
+
+
 def first_stages(folder: Path, out: Path) -> None:
-    found = {kind: read(folder / f"first-{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
+    found = {kind: read(folder / f"first_stage_{kind.lower()}" / "table.csv") for kind in ("KL", "VQ")}
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for index, (kind, rows) in enumerate(found.items()):
         ordered = sorted(rows, key=lambda row: float(row["f"]))
@@ -76,27 +84,32 @@ def first_stages(folder: Path, out: Path) -> None:
 
 def training(folder: Path, out: Path) -> None:
     rows = read(folder / "ldm" / "tables" / "table.csv")
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.8))
     for index, f in enumerate(values(rows, "f")):
         own = [{**row, "part": str(int(float(row["stage"])) + 1)} for row in rows if row["f"] == f]
+        own = [{**row, "trained": str(int(row["part"]) * int(float(row["steps_of_stage"])))} for row in own]
         line(left, index, own, "part", "kid", "kid_error", f"f = {f}")
+        line(middle, index, own, "trained", "kid", "kid_error", f"f = {f}")
         line(right, index, own, "part", "objects", label=f"f = {f}")
     for axes in (left, right):
         axes.set_xticks(range(1, 1 + len({row["stage"] for row in rows})))
-    finish(left, "Closeness to real scenes", "parts of the compute", "KID · 1,000")
+    finish(left, "Equal compute", "parts of the compute", "KID · 1,000")
+    finish(middle, "Equal steps", "training steps", "KID · 1,000", log=True)
     finish(right, "All named objects found", "parts of the compute", "share of pictures")
     save(figure, out / "experiment-ldm.png")
 
 
 def sampling(folder: Path, out: Path) -> None:
-    rows = read(folder / "sampling" / "table.csv")
+    rows = sorted(read(folder / "sampling" / "table.csv"), key=lambda row: float(row["steps"]))
     samplers = list(dict.fromkeys(row["sampler"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(samplers), figsize=(4.5 * len(samplers), 3.6), sharey=True, squeeze=False)
-    for axes, sampler in zip(panels[0], samplers, strict=True):
-        for index, f in enumerate(values(rows, "f")):
-            own = [row for row in rows if row["f"] == f and row["sampler"] == sampler]
-            line(axes, index, own, "per_second", "kid", "kid_error", f"f = {f}")
-        finish(axes, sampler, "pictures a second", "KID · 1,000", log=True)
+    figure, panels = pyplot.subplots(2, len(samplers), figsize=(5 * len(samplers), 7.2), sharey=True, squeeze=False)
+    for column, sampler in enumerate(samplers):
+        for index, ((f, model), own) in enumerate(by_model(row for row in rows if row["sampler"] == sampler).items()):
+            label = f"f = {f}, embedded" if model.startswith("pkg:") else f"f = {f}"
+            line(panels[0][column], index, own, "steps", "kid", "kid_error", label)
+            line(panels[1][column], index, own, "per_second", "kid", "kid_error", label)
+        finish(panels[0][column], sampler, "steps", "KID · 1,000", log=True)
+        finish(panels[1][column], sampler, "pictures a second", "KID · 1,000", log=True)
     save(figure, out / "experiment-sampling.png")
 
 
@@ -106,7 +119,7 @@ def main() -> None:
     parser.add_argument("plots", type=Path)
     arguments = parser.parse_args()
     for needed, draw in (
-        ("first-vq", first_stages),
+        ("first_stage_vq", first_stages),
         ("ldm/tables", training),
         ("sampling/table.csv", sampling),
     ):

@@ -19,6 +19,7 @@ from guidegraph.cli.run import made_folder
 from guidegraph.cli.source import open_workflow, place_problems, setting_texts, with_recipe
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken
+from guidegraph.graph.named import named_workflow
 from guidegraph.graph.registry import Registry
 from guidegraph.outputs import output_problems
 from guidegraph.recorded import Job
@@ -71,7 +72,7 @@ def sweep_command(given: Arguments) -> None:
 def _checked(given: Arguments, registry: Registry) -> Sweep:
     """Raises ``WorkflowError`` that lists everything wrong with the workflow, the arguments and the grid."""
     problems = _argument_problems(given)
-    axes = _axes(given, problems)
+    axes = _axes(given, registry, problems)
     settings = setting_texts(given.settings, problems)
     try:
         opened = open_workflow(given.workflow, registry)
@@ -105,9 +106,14 @@ def _argument_problems(given: Arguments) -> list[Problem]:
     return problems
 
 
-def _axes(given: Arguments, problems: list[Problem]) -> list[Texts]:
+def _axes(given: Arguments, registry: Registry, problems: list[Problem]) -> list[Texts]:
     """The rows of the table vary slowest, then the grid in the order in which it is given, and the seeds fastest."""
-    found = [table_texts(given.table, problems)] if given.table is not None else []
+    found: list[Texts | None] = []
+    if given.table is not None:
+        try:
+            found = [table_texts(named_workflow(given.table, registry), problems)]
+        except WorkflowError as error:
+            problems += error.problems
     found += [grid_texts(text, problems) for text in given.grid]
     found += [seed_texts(given.seeds, problems)] if given.seeds is not None else []
     return [texts for texts in found if texts is not None]

@@ -136,3 +136,13 @@ def test_without_ray_it_is_said_how_to_get_it(cli: Command, monkeypatch: pytest.
     result = cli("sweep", cli.workflow("w.yaml", WORKFLOW), "--grid", "need=1", "--ray", "local", "--out", "out")
     assert result.code == 1
     assert 'missing-extra: --ray needs ray, which is not installed; pip install "guidegraph[ray]"' in result.err
+
+
+def test_a_table_of_the_package_is_given_as_its_workflows_are(cli: Command) -> None:
+    given = ("sweep", "pkg:experiments/sampling.yaml", "--from")
+    wrong = cli(*given, "pkg:experiments/sampling.csv", "--set", "f=3")
+    assert wrong.code == 2
+    assert "sampling.csv:1:1: swept-twice: 'f' has its values from --set and from --from" in wrong.err
+    absent = cli(*given, "pkg:experiments/absent.csv")
+    assert absent.code == 2
+    assert "pkg:experiments/absent.csv:1:1: no-file: this package has no file" in absent.err

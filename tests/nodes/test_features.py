@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from guidegraph.graph.context import placement
 from guidegraph.nodes.data.batches import load_emoji, to_image
 from guidegraph.nodes.features import efficientnet, packaged_weights, perceptual_loss
 from guidegraph.nodes.models.efficientnet import EfficientNetLite0, SameConv2d
@@ -116,3 +117,12 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
 
 def test_the_network_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in EfficientNetLite0().parameters()) == 4_652_008
+
+
+def test_features_are_measured_in_float32_in_a_run_of_half_precision() -> None:
+    with placement("cpu", "bfloat16"):
+        network = efficientnet(size=96)
+    (*_, pooled) = network(pictures().bfloat16())
+    assert pooled.dtype == torch.float32
+    (*_, wanted) = efficientnet(size=96)(pictures().bfloat16().float())
+    assert torch.equal(pooled, wanted)

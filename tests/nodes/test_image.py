@@ -126,6 +126,15 @@ def test_resizing_keeps_a_flat_picture_and_the_range(mode: Any) -> None:
     assert resize_image(noise, size=16, mode=mode).abs().max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear", "nearest", "area"])
+def test_half_precision_is_resized_as_float32_is_and_stays(mode: Any, dtype: torch.dtype) -> None:
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = resize_image(noise, size=5, mode=mode)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), resize_image(noise.float(), size=5, mode=mode), atol=8e-3, rtol=0)
+
+
 def test_a_grid_holds_every_picture_in_reading_order() -> None:
     batch = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 2, 2) / 10
     sheet = image_grid(batch, gap=1)

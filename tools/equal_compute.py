@@ -1,0 +1,71 @@
+"""How many training steps of each cell of an experiment take the same time on this machine, as a table for a sweep.
+
+    python tools/equal_compute.py workflows/experiments/full/ldm.csv --seconds 3600 --device cuda -o ldm-here.csv
+
+Each row's workflow is trained for a few steps and for some more, and the difference is what its steps take. The rows
+are written with the steps of each stage that take `--seconds` in all stages together. The first stages must be there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from guidegraph_runtime.files import write_text
+
+
+def seconds_of(workflow: Path, row: dict[str, str], steps: int, device: str) -> float:
+    """Wall-clock seconds of a process that trains one stage of so many steps. Raises SystemExit where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {**row, "stages": "1", "steps": str(steps), "path": str(Path(folder) / "model")}
+        command = [sys.executable, "-m", "guidegraph", "run", str(workflow), "--only", "model"]
+        command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+        began = time.perf_counter()
+        done = subprocess.run([*command, "--device", device, "--out", folder], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{workflow} failed with {settings}:\n{done.stderr.strip()}")
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="a CSV of parameters with a column steps")
+    parser.add_argument("--workflow", type=Path, default=Path("workflows/experiments/ldm.yaml"))
+    parser.add_argument("--seconds", type=float, required=True, help="of training in each row")
+    parser.add_argument("--stages", type=int, default=3, help="parts of the training, as the workflow's parameter")
+    parser.add_argument("--tried", type=int, nargs=2, default=(5, 25), metavar=("FEW", "MORE"), help="steps to time")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    given = parser.parse_args()
+
+    with given.table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "steps" not in rows[0]:
+        raise SystemExit(f"{given.table}: expected rows with a column steps")
+    few, more = given.tried
+    for row in rows:
+        taken = [seconds_of(given.workflow, row, steps, given.device) for steps in (few, more)]
+        one = (taken[1] - taken[0]) / (more - few)
+        if one <= 0:
+            raise SystemExit(f"{more} steps took no longer than {few}: give --tried more steps")
+        row["steps"] = str(max(1, round(given.seconds / given.stages / one)))
+        print(
+            f"{dict(list(row.items())[:1])}: {one:.4f} s a step, {row['steps']} steps in each of {given.stages} stages"
+        )
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(given.output, text.getvalue())
+    print(f"wrote {given.output}")
+
+
+if __name__ == "__main__":
+    main()
