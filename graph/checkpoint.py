@@ -44,7 +44,8 @@ def write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held, tree = encode(state.values)
     named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
-    tensors = {name: t.detach().contiguous().clone() for name, t in named.items()}
+    # Copied one by one to the CPU: the memory of a GPU need not hold them twice.
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in named.items()}
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     with atomic_path(folder / FILE) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)

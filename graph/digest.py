@@ -56,26 +56,42 @@ def file_digest(path: Path) -> str:
     return _files[key]
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Raises ``OSError`` for a link to a folder that it is in."""
-    for root, folders, names in os.walk(folder, followlinks=True):
-        yield from (Path(root) / name for name in names)
-        for inner in (Path(root) / name for name in folders if os.path.islink(os.path.join(root, name))):
-            if Path(root).resolve().is_relative_to(inner.resolve()):
-                raise OSError(f"'{inner}' is a link to a folder that it is in")
+LEFT_BEHIND = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that a desktop leaves in a folder that someone looks at: no change of what is in it."""
+
+
+def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The files in a folder, at any depth. Raises ``OSError`` for a link to a folder that it is in, by any way."""
+    here = os.path.realpath(folder)
+    if here in above:
+        raise OSError(f"'{folder}' is a link to a folder that it is in")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files_in(Path(entry.path), above | {here})
+            elif entry.name not in LEFT_BEHIND:
+                yield Path(entry.path)
 
 
 def path_digest(path: Path) -> str:
     """The content of a file, or of a folder: the sorted digests of its files, those behind links to folders too.
 
-    Fresh where nothing is there, or a link leads nowhere or back.
+    Fresh where nothing is there, or a link leads back. In a folder, a file that cannot be read, such as a link to
+    nowhere, counts by its name.
     """
     try:
         if path.is_dir():
-            return labelled((str(f.relative_to(path)), file_digest(f)) for f in sorted(_files_in(path)))
+            return labelled((str(f.relative_to(path)), _file_inside(f)) for f in sorted(_files_in(path)))
         return hashed("file", path.suffix, file_digest(path))
     except OSError:
         return fresh()
+
+
+def _file_inside(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return "unreadable"
 
 
 def value_digest(value: Any) -> str:

@@ -8,8 +8,10 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from guidegraph.graph import events
+from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
 from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Carry, Index, Item, Loop, Source
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
@@ -49,7 +51,7 @@ def _iterate(
     step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], body: Body, plan: Plan
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
-    total = len(items)
+    total, device = len(items), current_device()
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
     early = _precompute(step, body_plan, outside, items, body, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
@@ -58,7 +60,7 @@ def _iterate(
     for i in range(total):
         body.cancel.check()
         body.at[-1] = i
-        entry = fetch(step, items, i)
+        entry = brought(fetch(step, items, i), device)
         values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
         here: dict[Source, Any] = {**outside, **values, **carry}
         enter(here, body_plan.late_inputs, loop, entry, i)
@@ -122,7 +124,8 @@ def _precompute(
     for i in range(len(items)):
         body.cancel.check()
         body.at[-1] = i
-        row = run_early(body_plan, outside, fetch(step, items, i), i, body, plan)
+        entry = brought(fetch(step, items, i), current_device())
+        row = run_early(body_plan, outside, entry, i, body, plan)
         size += sum(map(nbytes, row.values()))
         if size > PRECOMPUTE_LIMIT:
             break
@@ -184,4 +187,5 @@ def _stacked(column: Sequence[Any]) -> Any:
         return first if same else _UNFIT
     if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
         return _UNFIT
-    return torch.stack(list(column))
+    # Those of a training that went on from its checkpoint may have been made on another device.
+    return torch.stack([v.to(column[-1].device) for v in column])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.share import Share, process_share
+from guidegraph.graph.share import Share, process_share, together
 from guidegraph.graph.types import is_tensor
 
 if TYPE_CHECKING:
@@ -55,12 +54,22 @@ class Processes:
         for dtype in dict.fromkeys(one.dtype for _, one in present):
             alike = [(i, one) for i, one in present if one.dtype == dtype]
             flat = torch.cat([one.detach().flatten() for _, one in alike])
-            with _together():
+            with together():
                 reduced: Any = self.fabric.all_reduce(flat, reduce_op="mean")
             parts = reduced.split([one.numel() for _, one in alike])
             for (i, one), part in zip(alike, parts, strict=True):
                 found[i] = part.reshape(one.shape)
         return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in one of the processes, so that all of them do the same."""
+        if self.alone:
+            return flag
+        import torch
+
+        mean = self.mean([torch.tensor(float(flag), device=self.fabric.device)])[0]
+        assert mean is not None
+        return bool(mean > 0)
 
     def mean_of_numbers(self, value: Any) -> Any:
         """A tensor with one floating-point number: its mean over the processes. Anything else stays as it is."""
@@ -75,14 +84,5 @@ class Processes:
         import torch.distributed as group
 
         for one in tensors:
-            with _together():
+            with together():
                 group.broadcast(one, src=0)
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    """What all processes do at once. Raises ``RuntimeError`` that says so where one of them is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise RuntimeError("another process of the training has ended, and this one cannot go on alone") from error

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from guidegraph.graph.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,31 @@ def own_rows(batch: int, draw: Callable[[int], T]) -> T:
     return own
 
 
+@contextmanager
+def together() -> Iterator[None]:
+    """What all processes do at once. Raises ``RuntimeError`` that says so where one of them is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError("another process of the training has ended, and this one cannot go on alone") from error
+
+
+def summed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The sum of each tensor over the processes of the training loop in progress: what a whole batch adds up to.
+
+    All processes have to call it, with tensors of the same shapes. Alone, the tensors themselves.
+    """
+    if current_share().count == 1:
+        return list(tensors)
+    import torch.distributed as group
+
+    totals = [one.detach().clone() for one in tensors]
+    for total in totals:
+        with together():
+            group.all_reduce(total)
+    return totals
+
+
 def shared(item: Any, share: Share) -> Any:
     """The rows of a batch that belong to a share: of tensors, and of lists with an entry for each row.
 
@@ -90,7 +118,8 @@ def shared(item: Any, share: Share) -> Any:
     return _cut(item, size, share.of(size))
 
 
-def _fields(item: Any) -> dict[str, Any] | None:
+def fields_of(item: Any) -> dict[str, Any] | None:
+    """The parts of a dataclass, NamedTuple or dictionary by their names; ``None`` for anything else."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     if isinstance(item, tuple) and hasattr(item, "_fields"):
@@ -102,7 +131,7 @@ def _batch(item: Any) -> int | None:
     """The leading axis of the first tensor."""
     if is_tensor(item):
         return int(item.shape[0]) if item.ndim else None
-    fields = _fields(item)
+    fields = fields_of(item)
     inside = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
     return next((size for value in inside if (size := _batch(value)) is not None), None)
 
@@ -110,7 +139,7 @@ def _batch(item: Any) -> int | None:
 def _cut(item: Any, size: int, rows: slice) -> Any:
     if is_tensor(item):
         return item[rows] if item.ndim and item.shape[0] == size else item
-    fields = _fields(item)
+    fields = fields_of(item)
     if fields is not None:
         cut = {name: _cut(value, size, rows) for name, value in fields.items()}
         return cut if isinstance(item, dict) else type(item)(**cut)

@@ -12,11 +12,13 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.arrival import brought
 from guidegraph.graph.call import Body, PortError, fail
 from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, restore_optimiser, write_state
 from guidegraph.graph.context import current_device
@@ -71,7 +73,7 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
     assert loop.training is not None
     device = current_device()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        with generators_kept(device), torch.enable_grad():
             torch.manual_seed(int(loop.training.options.get("seed", 0)))
             return _Fit(step, loop, loop.training, body_plan, outside, body, plan).run()
     except (NodeError, Cancelled):
@@ -81,8 +83,12 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the graph of the training, without how long it runs."""
-    digests = Digests(plan.digests.place, structural=True)
+    """What a checkpoint must have been written for: the graph of the training, but not how long it runs, nor where.
+
+    Each of several processes has a device of its own, and one has another name for its device than they have.
+    """
+    _, _, dtype = plan.digests.place.partition(" ")
+    digests = Digests(dtype, structural=True)
     digests.add(plan.bound)
     bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
     assert isinstance(bound, Loop)
@@ -108,7 +114,7 @@ class _Fit:
         self.total = len(self.items) if training.steps is None else int(outside[training.steps])
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
-        device = current_device()
+        device = self.device = current_device()
         self.processes = Processes(device, PRECISIONS[training.precision])
         self.trained = {spec.model: self._prepare(spec, device) for spec in training.models}
         self.carry: dict[str, Any] = {
@@ -135,19 +141,17 @@ class _Fit:
         return Trained(spec, model, parameters, optimiser, average)
 
     def run(self) -> dict[str, Any]:
-        import torch
-
         begin = self._resume()
-        self.generator = torch.random.get_rng_state()
+        self.generators = generator_states(self.device)
         folder, every = self.folder, self.training.every
         self.body.at.append(begin)
         done = begin
         try:
             for i, item in fetched(self.step, self.items, begin, self.total):
-                self.body.cancel.check()
+                self._check_cancelled()
                 self.body.at[-1] = i
                 values = self._iterate(i, item)
-                self.generator = torch.random.get_rng_state()
+                self.generators = generator_states(self.device)
                 if folder is not None and i == begin:
                     self._check_kept()
                 done = i + 1
@@ -163,11 +167,17 @@ class _Fit:
         self.body.at.pop()
         return self._results()
 
+    def _check_cancelled(self) -> None:
+        """Raise ``Cancelled`` in all processes at the same step: one that goes on would wait for the others."""
+        if self.processes.any(self.body.cancel.cancelled):
+            self.body.cancel.cancel()
+            self.body.cancel.check()
+
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
         here: dict[Source, Any] = dict(self.outside)
         here.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
         share = self.processes.share
-        enter(here, self.body_plan.late_inputs, self.loop, shared(item, share), i)
+        enter(here, self.body_plan.late_inputs, self.loop, brought(shared(item, share), self.device), i)
         self.processes.like_first(b for t in self.trained.values() for b in t.model.buffers())
         with self.processes.fabric.autocast(), sharing(share):
             results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
@@ -249,11 +259,11 @@ class _Fit:
                     raise ValueError(f"{kind} '{name}' cannot be kept in a checkpoint: {error}") from None
 
     def _save(self, done: int) -> None:
-        """Write the state after ``done`` steps, with the generator as it was then: a step may have been broken off."""
+        """Write the state after ``done`` steps, with the generators as they were: a step may have been broken off."""
         assert self.folder is not None
         if not self.processes.first:
             return
-        state = State(done, {"rng": self.generator})
+        state = State(done, dict(self.generators))
         for name, t in self.trained.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
@@ -264,8 +274,6 @@ class _Fit:
 
     def _resume(self) -> int:
         """Load the checkpoint, if there is one, and give the step to go on from."""
-        import torch
-
         if self.folder is None:
             return 0
         check = bool(self.training.options.get("check", True))
@@ -277,9 +285,10 @@ class _Fit:
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
             if t.average is not None:
                 t.average.load_state_dict(state.part(f"ema.{name}."))
-        self.history = {name: _unpacked(packed) for name, packed in state.values["history"].items()}
-        self.carry.update(state.values["carry"])
-        torch.random.set_rng_state(state.tensors["rng"])
+        kept = brought(state.values, self.device)
+        self.history = {name: _unpacked(packed) for name, packed in kept["history"].items()}
+        self.carry.update(kept["carry"])
+        set_generators(self.device, state.tensors)
         return state.step
 
     def _results(self) -> dict[str, Any]:
@@ -292,6 +301,34 @@ class _Fit:
             else:
                 out[name] = self.carry[name]
         return {**out, **{name: stack(values) for name, values in self.history.items()}}
+
+
+def generators_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, torch's generators of the CPU and of a device may be used: they are put back at the end."""
+    import torch
+
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Torch's generator of the CPU as ``rng``, and that of another device, which dropout draws from there."""
+    import torch
+
+    states = {"rng": torch.random.get_rng_state()}
+    if device.type != "cpu":
+        states["rng.device"] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
+    """Put back what ``generator_states`` gave. On another kind of device than then, its generator stays as it is."""
+    import torch
+
+    torch.random.set_rng_state(states["rng"])
+    if device.type != "cpu" and "rng.device" in states:
+        torch.get_device_module(device).set_rng_state(states["rng.device"], device)
 
 
 def _follow(t: Trained, i: int) -> None:

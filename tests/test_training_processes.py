@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,21 @@ nodes:
     steps: params.steps
     checkpoint: {path: checkpoint, every: 2}
     collect: {loss: loss}
+outputs: {loss: fit.loss}
+"""
+
+CODES = """
+guidegraph: 1
+nodes:
+  start: {use: model.vq_autoencoder, with: {channels: 8, multipliers: [1], patch: 8, codes: 16, decay: 0.9}}
+  data: {use: data.scenes, with: {batch: 4}}
+  fit:
+    loop: {over: data.batches, as: batch}
+    carry: {net: start}
+    body: {losses: {use: loss.vq_autoencoder, in: {autoencoder: carry.net, image: loop.batch.image}}}
+    train: [{model: net, loss: losses.loss, lr: 1e-3}]
+    steps: 4
+    collect: {loss: losses.loss}
 outputs: {loss: fit.loss}
 """
 
@@ -54,6 +70,43 @@ def test_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     assert one[-1] != one[0]
     a, b = (load_file(tmp_path / name / "path" / "denoiser.safetensors") for name in ("one", "two"))
     assert max(float((a[key].float() - b[key].float()).abs().max()) for key in a) < 1e-3
+
+
+@pytest.mark.slow
+def test_moving_averages_of_codes_are_those_of_one_process(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(CODES)
+    for name, more in (("one", []), ("two", ["--devices", "2"])):
+        subprocess.run(command(tmp_path / "train.yaml", tmp_path / name, *more), check=True, cwd=ROOT)
+    pairs = list(zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True))
+    assert max(abs(a - b) / abs(a) for a, b in pairs) <= 1e-4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_at_one_step_and_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(LINE.replace("every: 2", "every: 100000"))
+    process = subprocess.Popen(
+        command(
+            tmp_path / "train.yaml",
+            tmp_path / "out",
+            *("--plugin", "tests.graph.engine_nodes", "--json", "--devices", "2", "--set", "steps=1000000"),
+        ),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = 0
+    for line in process.stdout:
+        seen += '"loop_progress"' in line
+        if seen == 10:
+            process.send_signal(signal.SIGINT)
+            break
+    rest, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "another process" not in said
+    with safe_open(str(tmp_path / "checkpoint" / "state.safetensors"), "pt") as file:
+        assert int(file.metadata()["step"]) == 10 + rest.count('"loop_progress"')
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ class Processes:
     @property
     def several(self) -> bool:
         """Whether this process has to start others, rather than being one of them, or alone."""
-        return self.devices is not None and process_share().count == 1 and (self.devices > 1 or self.nodes > 1)
+        asked = (self.devices or 1) > 1 or self.nodes > 1 or self.rank > 0 or self.rendezvous is not None
+        return asked and process_share().count == 1
 
 
 def check_processes(given: Processes, graph: Graph, device: str) -> None:
@@ -50,14 +51,27 @@ def check_processes(given: Processes, graph: Graph, device: str) -> None:
     if given.nodes > 1 and (given.rendezvous is None or ":" not in given.rendezvous):
         message = "several machines find each other at HOST:PORT of the first: give it on each of them"
         problems.append(argument_problem("no-rendezvous", message, "--rendezvous"))
+    if given.nodes == 1 and given.rendezvous is not None:
+        message = "it is where several machines find each other: give --nodes and --node-rank too"
+        problems.append(argument_problem("one-node", message, "--rendezvous"))
     if not 0 <= given.rank < given.nodes:
         message = f"the machines are 0 … {given.nodes - 1}; found {given.rank}"
         problems.append(argument_problem("no-such-node", message, "--node-rank"))
     if ":" in device:
         message = "with several devices each process takes one of its own: say cuda"
         problems.append(argument_problem("one-device", message, "--device"))
+    if device == "cuda" and (given.devices or 1) > (there := cuda_devices()):
+        message = f"each process takes a device of its own; found {there} on this machine for {given.devices} processes"
+        problems.append(argument_problem("too-few-devices", message, "--devices"))
     if problems:
         raise WorkflowError(problems)
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices this machine has."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def launch(given: Processes, arguments: Sequence[str], folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -130,7 +131,8 @@ def of_maps(folder: Path) -> Layout:
     maps = [name for name in picture_names(folder / "maps") if Path(name).suffix.lower() == ".png"]
     by_stem = {Path(name).stem: name for name in maps}
     stems = [Path(name).stem for name in pictures]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
+    count = Counter(stems)
+    twice = sorted(stem for stem in count if count[stem] > 1)
     problems = [f"images/: several pictures are called '{stem}', and their map is maps/{stem}.png" for stem in twice]
     problems += [
         f"images/{name}: there is no maps/{Path(name).stem}.png" for name in pictures if Path(name).stem not in by_stem
@@ -138,7 +140,7 @@ def of_maps(folder: Path) -> Layout:
     problems += [
         f"maps/{name}: there is no picture of that name in images/"
         for stem, name in by_stem.items()
-        if stem not in set(stems)
+        if stem not in count
     ]
     report(folder, problems)
     if not pictures:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from guidegraph.graph.share import current_share, summed
+
 DEAD = 0.1
 """A code that stands for fewer vectors of a batch than this, averaged, is dead."""
 
@@ -31,7 +33,8 @@ class VectorQuantiser(nn.Module):
     decay: None trains the codes by the gradient of the codebook term (van den Oord et al. 2017, eq. 3). With a number
     they are moving averages of the vectors that they stand for (there, appendix A), kept in buffers and moved by each
     `forward` in training mode; a code that hardly any vector is near to is set to a random vector of the batch. Such a
-    move is not taken back where a step is broken off after it, in a loop inside of a training body.
+    move is not taken back where a step is broken off after it, in a loop inside of a training body. In a training with
+    several processes the vectors of all of them count, as if they were one batch.
     """
 
     codebook: Tensor
@@ -78,17 +81,32 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def follow(self, z: Tensor, index: Tensor) -> None:
-        """One step of the moving averages: N ← γN + (1−γ)n, m ← γm + (1−γ)Σz, e = m/N, with γ the decay."""
+        """One step of the moving averages: N ← γN + (1−γ)n, m ← γm + (1−γ)Σz, e = m/N, with γ the decay.
+
+        n and Σz are over the whole batch, of all processes of a training.
+        """
         assert self.decay is not None
         vectors, chosen = vectors_of(z).to(self.total.dtype), index.flatten()
         found = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
+        sums = torch.zeros_like(self.total).index_add_(0, chosen, vectors)
+        found, sums, fresh = summed([found, sums, some_vectors(vectors, len(self.count))])
         self.count.lerp_(found, 1 - self.decay)
-        self.total.lerp_(torch.zeros_like(self.total).index_add_(0, chosen, vectors), 1 - self.decay)
+        self.total.lerp_(sums, 1 - self.decay)
         dead = self.count < DEAD
-        fresh = vectors[torch.randint(len(vectors), (len(self.count),), device="cpu").to(z.device)]
         self.count.masked_fill_(dead, 1.0)
         self.total.copy_(torch.where(dead[:, None], fresh, self.total))
         self.codebook.copy_(self.total / self.count[:, None])
+
+
+def some_vectors(vectors: Tensor, count: int) -> Tensor:
+    """`count` random vectors (count, D) of the whole batch; zeros for those that another process of a training has.
+
+    All processes draw the same from torch's generator, so that the sum over them has each vector.
+    """
+    share, size = current_share(), len(vectors)
+    picked = torch.randint(size * share.count, (count,), device="cpu").to(vectors.device) - share.index * size
+    own = (picked >= 0) & (picked < size)
+    return vectors[picked.clamp(0, size - 1)] * own[:, None]
 
 
 def vectors_of(z: Tensor) -> Tensor:

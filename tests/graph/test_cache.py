@@ -141,6 +141,21 @@ def test_files_behind_a_link_to_a_folder_count_too(tmp_path: Path) -> None:
     assert digest.path_digest(tmp_path / "model").startswith(digest.FRESH)
 
 
+def test_what_a_desktop_leaves_in_a_folder_is_no_change_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = digest.path_digest(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"left behind")
+    assert digest.path_digest(tmp_path) == before
+    (tmp_path / "notes").symlink_to(tmp_path / "nowhere")
+    found = digest.path_digest(tmp_path)
+    assert found != before
+    assert digest.path_digest(tmp_path) == found  # not another one each time: a training goes on
+    assert not found.startswith(digest.FRESH)
+    (tmp_path / "b.png").write_bytes(b"2")
+    assert digest.path_digest(tmp_path) != found
+
+
 def test_a_value_changed_in_place_is_not_served_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     go(tmp_path, memory=memory).outputs["t"].zero_()

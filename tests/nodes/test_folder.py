@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from guidegraph.graph.share import Share, shared
 from guidegraph.nodes.data import folder_files
 from guidegraph.nodes.data.folder_files import cut
 from guidegraph.nodes.data.folder_latents import FolderLatents
+from guidegraph.nodes.data.folder_layout import find_layout
 from guidegraph.nodes.folder import folder, folder_latents, folder_sample
 from guidegraph.nodes.label import named_labels
 from guidegraph.nodes.semantic import hues_of_map
@@ -352,6 +354,18 @@ def test_maps_that_do_not_fit_are_named(maps: Path) -> None:
     picture(maps / "images" / "3.jpg")
     with pytest.raises(ValueError, match=r"several pictures are called '3'"):
         folder(path=maps)
+
+
+def test_many_maps_are_listed_in_little_time(tmp_path: Path) -> None:
+    for part, count in (("images", 6001), ("maps", 6000)):
+        (tmp_path / part).mkdir()
+        for i in range(count):
+            (tmp_path / part / f"{i}.png").touch()
+    (tmp_path / "images" / "5.jpg").touch()
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"several pictures are called '5'.*\n.*images/6000.png: there is no maps"):
+        find_layout(tmp_path, "auto")
+    assert time.process_time() - started < 1.5
 
 
 def test_maps_of_one_class_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from guidegraph.graph.share import Share, sharing
 from guidegraph.nodes.datasets import scene
+from guidegraph.nodes.models import quantiser
 from guidegraph.nodes.models.autoencoder import VQAutoencoder, VQConfig
 from guidegraph.nodes.models.quantiser import DEAD, VectorQuantiser, usage
 from guidegraph.nodes.vq import codebook_usage, new_vq_autoencoder, vq_autoencoder_loss
@@ -185,3 +187,27 @@ def test_the_loss_with_moving_averages_has_no_codebook_term() -> None:
     assert averaged.quantisation == 0
     assert vq_autoencoder_loss(network().eval(), image, beta=0.0).quantisation > 0
     assert averaged.loss == averaged.reconstruction
+
+
+def test_the_processes_of_a_training_move_the_codes_by_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, start = vectors(4), VectorQuantiser(8, 4, decay=0.5).state_dict()
+
+    def moved(share: Share, rows: torch.Tensor) -> VectorQuantiser:
+        made = VectorQuantiser(8, 4, decay=0.5)
+        made.load_state_dict(start)
+        torch.manual_seed(1)
+        with sharing(share):
+            made(rows)
+        return made
+
+    parts: list[list[torch.Tensor]] = []
+    whole = moved(Share(), z)
+    monkeypatch.setattr(quantiser, "summed", lambda own: parts.append(own) or own)
+    for i in range(2):
+        moved(Share(i, 2), z[2 * i : 2 * i + 2])
+    total = [a + b for a, b in zip(*parts, strict=True)]
+    monkeypatch.setattr(quantiser, "summed", lambda own: total)
+    for i in range(2):
+        of_one = moved(Share(i, 2), z[2 * i : 2 * i + 2])
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(of_one.state_dict()[name], value)

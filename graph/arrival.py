@@ -1,0 +1,33 @@
+"""The entries of a loop come to the device of the run: data sets are made on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.share import fields_of
+from guidegraph.graph.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+
+def brought(item: Any, device: torch.device) -> Any:
+    """A value with its tensors on a device, also those in a NamedTuple, dataclass, tuple, list or dictionary.
+
+    Nothing is done for the CPU: what has been made elsewhere by a run on it was put there on purpose.
+    """
+    if device.type == "cpu":
+        return item
+    if is_tensor(item):
+        there = item.device.type == device.type and device.index in (None, item.device.index)
+        return item if there else item.to(device)
+    fields = fields_of(item)
+    if fields is not None:
+        moved = {name: brought(value, device) for name, value in fields.items()}
+        if all(moved[name] is value for name, value in fields.items()):
+            return item
+        return moved if isinstance(item, dict) else type(item)(**moved)
+    if isinstance(item, (list, tuple)):
+        parts = [brought(value, device) for value in item]
+        return item if all(a is b for a, b in zip(parts, item, strict=True)) else type(item)(parts)
+    return item
