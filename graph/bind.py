@@ -11,6 +11,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
+from guidegraph.graph.training_options import linkable_options
 from guidegraph.graph.types import describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
@@ -144,3 +145,12 @@ def _unfit_loop(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             continue
         if reason := _uncountable(values[source.name], counts):
             yield source.name, f"loop nodes.{loop.key}: {reason}"
+    for model in loop.training.models if loop.training else ():
+        ports = linkable_options(model.optimizer)
+        for option, source in model.linked.items():
+            if not isinstance(source, Param) or source.name not in values:
+                continue
+            try:
+                literal_value(ports[option], values[source.name], Path())
+            except ValueError as error:
+                yield source.name, f"'{option}' of '{model.model}', trained by loop nodes.{loop.key}: {error}"

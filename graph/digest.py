@@ -208,6 +208,7 @@ class Digests(dict[str, str]):
         for m in training.models:
             plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
             parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
+            parts += [(f"{name} of {m.model}", self.source(source)) for name, source in m.linked.items()]
         if steps and training.steps is not None:
             parts.append(("steps", self.source(training.steps)))
         return parts

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.errors import Problem, choices, closest
+from guidegraph.graph.errors import Mark, Problem, choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
-from guidegraph.graph.training_options import CHECKPOINT, iterations, optimiser_options, training_options
+from guidegraph.graph.training_options import (
+    CHECKPOINT,
+    iterations,
+    linkable_options,
+    optimiser_options,
+    training_options,
+)
 from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, have_common, join, linkable
 from guidegraph.graph.yamltree import Scalar, short
 
@@ -182,15 +188,37 @@ def _training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, place
         if found and not linkable(found[1], PortType((Tensor,))):
             message = f"a loss is a tensor, '{entry.loss.text}' gives {found[1]}"
             e.add(entry.loss.mark, "type-mismatch", message, f"{where}.loss")
-        for option, (_, mark, value) in list(entry.options.items()):
-            if isinstance(value, str) and value.startswith("params."):
-                message = f"'{option}' takes a literal, not a link; found '{value:.60}'"
-                e.add(mark, "bad-value", message, f"{where}.{short(option)}")
-                del entry.options[option]
+        links = {option: given for option, given in entry.options.items() if _is_link(given[2])}
+        for option in links:
+            del entry.options[option]
         loss: Source = found[0] if found else Carry("", name)
-        models.append(optimiser_options(entry, loss, where, e.add))
+        fixed = optimiser_options(entry, loss, where, e.add)
+        models.append(replace(fixed, linked=_linked(e, fixed, links, scope, where)))
     steps, checkpoint = _steps(e, loop, scope), _checkpoint(e, loop, scope, place)
     return training_options(loop, tuple(models), steps, checkpoint, e.add)
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("params.")
+
+
+def _linked(
+    e: Elaborator, model: Optimised, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, where: str
+) -> dict[str, Source]:
+    """The options of a trained model that are parameters."""
+    ports, found = linkable_options(model.optimizer), {}
+    for option, (key, mark, text) in links.items():
+        here = f"{where}.{short(option)}"
+        if option not in ports:
+            message = f"'{short(option)}' takes no link, found '{text:.60}'; {choices(option[:60], ports, 'links')}"
+            e.add(key, "bad-value", message, here)
+            continue
+        tree = Scalar(text, True, mark)
+        typed = e.link(tree, scope, here)
+        fitting = e.fitting(typed, ports[option], tree, scope, here) if typed else None
+        if fitting:
+            found[option] = fitting[0]
+    return found
 
 
 def _steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:

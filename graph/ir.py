@@ -120,7 +120,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Optimised:
-    """One trained model of a training loop (an entry of ``train``)."""
+    """One trained model of a training loop (an entry of ``train``).
+
+    ``linked`` has the numbers among the others that are parameters; what those say takes their place when it runs.
+    """
 
     model: str
     loss: Source
@@ -129,6 +132,7 @@ class Optimised:
     ema: float | None
     start: int
     options: Mapping[str, Any]
+    linked: Mapping[str, Source] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,7 @@ class Loop:
         yield from self.carry.values()
         if self.training:
             yield from (s for s in (self.training.steps, self.training.checkpoint) if s is not None)
+            yield from (source for model in self.training.models for source in model.linked.values())
         for source in self.inner_sources():
             if isinstance(source, (Carry, Item, Index)) and source.loop == self.key:
                 continue

@@ -54,7 +54,7 @@ def rewrite(op: Op, change: Rewrite) -> Op:
 
 
 def _rewrite_model(model: Optimised, change: Rewrite) -> Optimised:
-    return replace(model, loss=change(model.loss))
+    return replace(model, loss=change(model.loss), linked=_single(model.linked, change))
 
 
 def _mapped(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:

@@ -19,6 +19,7 @@ from guidegraph.graph.ir import (
     Literal,
     Loop,
     Op,
+    Optimised,
     Output,
     Param,
     Source,
@@ -149,7 +150,7 @@ class _Builder:
         over = self._label(op.over)
         box = Box(short(op.key), f"for each {op.item} of {over}", f"loop over {over}")
         if op.training:
-            box.notes = [f"trains {m.model}: {m.optimizer}, lr {m.lr:g}" for m in op.training.models]
+            box.notes = [f"trains {m.model}: {m.optimizer}, lr {_rate(m)}" for m in op.training.models]
         for name, kind in op.outputs.items():
             box.outs[name] = Port(name, kind, used=Output(op.key, name) in self.used)
         return box
@@ -247,6 +248,11 @@ class _Builder:
 
 def _literal(sources: Sources) -> bool:
     return all(isinstance(s, Literal) for s in (sources if isinstance(sources, tuple) else (sources,)))
+
+
+def _rate(model: Optimised) -> str:
+    source = model.linked.get("lr", Literal(model.lr))
+    return f"params.{source.name}" if isinstance(source, Param) else _shown(source)
 
 
 def _shown(sources: Sources | Any, limit: int = 30) -> str:

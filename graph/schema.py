@@ -215,6 +215,12 @@ def _loop() -> Schema:
     }
 
 
+def _number(kind: str, description: str = "", **limits: float) -> Schema:
+    """A number, or the parameter that has it."""
+    told = {"description": description} if description else {}
+    return {"anyOf": [{"type": kind, **limits}, {"type": "string", "pattern": r"^params\."}], **told}
+
+
 def _trained() -> Schema:
     return {
         "type": "object",
@@ -223,17 +229,17 @@ def _trained() -> Schema:
             "model": {"type": "string", "description": "The carry that is trained."},
             "loss": {"$ref": "#/$defs/link"},
             "optimizer": {"enum": ["adamw", "adam", "sgd"]},
-            "lr": {"type": "number", "exclusiveMinimum": 0, "description": "The learning rate."},
-            "ema": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "description": "Decay of the average."},
-            "start": {"type": "integer", "minimum": 0, "description": "The step at which its training begins."},
-            "warmup": {"type": "integer", "minimum": 0, "description": "Steps over which the rate grows."},
+            "lr": _number("number", "The learning rate.", exclusiveMinimum=0),
+            "ema": _number("number", "Decay of the average.", minimum=0, exclusiveMaximum=1),
+            "start": _number("integer", "The step at which its training begins.", minimum=0),
+            "warmup": _number("integer", "Steps over which the rate grows.", minimum=0),
             "ema_warmup": {"type": "boolean", "description": "The average follows faster at first.", "default": False},
             "schedule": {"enum": ["constant", "cosine", "linear"], "description": "Of the rate, after the warm-up."},
-            "clip": {"type": "number", "exclusiveMinimum": 0, "description": "The largest norm of the gradient."},
+            "clip": _number("number", "The largest norm of the gradient.", exclusiveMinimum=0),
             "betas": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
-            "weight_decay": {"type": "number", "minimum": 0},
-            "eps": {"type": "number", "minimum": 0},
-            "momentum": {"type": "number", "minimum": 0},
+            "weight_decay": _number("number", minimum=0),
+            "eps": _number("number", minimum=0),
+            "momentum": _number("number", minimum=0),
         },
         "additionalProperties": False,
     }

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from guidegraph.graph.plan import BodyPlan, Plan, Step
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
+from guidegraph.graph.training_options import with_links
 from guidegraph.graph.types import describe, is_tensor
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class _Fit:
         body: Body,
         plan: Plan,
     ):
+        try:
+            training = replace(training, models=tuple(with_links(spec, outside) for spec in training.models))
+        except ValueError as error:
+            raise PortError("train", str(error)) from None
         self.step, self.loop, self.training, self.body_plan = step, loop, training, body_plan
         self.outside, self.body, self.plan = outside, body, plan
         self.items = entries(step, outside[loop.over])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -75,6 +76,28 @@ def optimiser_options(entry: ParsedTrain, loss: Source, where: str, report: Repo
             message = f"'{name}' is no option of {fixed['optimizer']}; options: {', '.join(own)}"
             report(entry.options[name][0], "unknown-key", message, f"{where}.{name}")
     return Optimised(entry.model.text, loss, options=values, **fixed)
+
+
+def linkable_options(optimizer: str) -> dict[str, Port]:
+    """The options of an entry of ``train`` that may be parameters: its numbers."""
+    numbers = ("lr", "ema", "start", "warmup", "clip", "weight_decay", *(n for n in OWN[optimizer] if n != "betas"))
+    ports = _ports()
+    return {name: ports[name] for name in numbers}
+
+
+def with_links(model: Optimised, values: Mapping[Source, Any]) -> Optimised:
+    """A trained model with the values of its linked options in their places.
+
+    Raises ``ValueError`` for a value that the option does not take.
+    """
+    ports, given = linkable_options(model.optimizer), {}
+    for name, source in model.linked.items():
+        try:
+            given[name] = literal_value(ports[name], values[source], Path())
+        except ValueError as error:
+            raise ValueError(f"'{name}' of '{model.model}': {error}") from None
+    own = {name: given.pop(name) for name in ("lr", "ema", "start") if name in given}
+    return replace(model, options={**model.options, **given}, linked={}, **own)
 
 
 def iterations(steps: Scalar, where: str, report: Report) -> int:

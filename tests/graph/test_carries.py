@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.ir import Loop, walk
@@ -124,10 +125,8 @@ def test_required_plugins_that_are_disabled_or_failed_say_so(tmp_path: Path) -> 
     assert problem.message == f"the plugin 'Guidegraph_SAG' is not there: {reason}"
 
 
-def test_training_options_are_literals(tmp_path: Path) -> None:
-    path = tmp_path / "w.yaml"
-    path.write_text("""guidegraph: 1
-params: {lr: 1e-3}
+LINKED = """guidegraph: 1
+params: {rate: 1e-3, warmup: 2, name: adamw}
 nodes:
   data: {use: toy.batches}
   start: {use: toy.model}
@@ -135,8 +134,35 @@ nodes:
     loop: {over: data, as: b}
     carry: {net: start}
     body: {loss: {use: toy.loss, in: {model: carry.net, x: loop.b.x}}}
-    train: [{model: net, loss: loss, lr: params.lr}]
+    train: [{model: net, loss: loss, OPTION}]
 outputs: {net: fit.net}
-""")
-    with pytest.raises(WorkflowError, match=r"10:42: bad-value: 'lr' takes a literal, not a link; found 'params\.lr'"):
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("optimizer: params.name", "10:38: bad-value: 'optimizer' takes no link, found 'params.name'; "),
+        ("momentum: params.rate", "10:38: bad-value: 'momentum' takes no link, found 'params.rate'; "),
+        ("lr: params.rat", "10:42: unknown-param: no parameter 'rat'"),
+        ("lr: params.name", "10:42: type-mismatch: 'params.name' gives str, port 'lr' takes float"),
+    ],
+)
+def test_a_link_that_a_training_option_does_not_take(tmp_path: Path, option: str, message: str) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(LINKED.replace("OPTION", option))
+    with pytest.raises(WorkflowError) as caught:
         build(path, REGISTRY)
+    assert message in str(caught.value)
+
+
+def test_the_value_of_a_linked_training_option_is_checked_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(LINKED.replace("OPTION", "lr: params.rate, warmup: params.warmup"))
+    graph = build(path, REGISTRY)
+    bind(graph, {"rate": 1, "warmup": 0})
+    with pytest.raises(WorkflowError) as caught:
+        bind(graph, {"rate": 0.0, "warmup": -1})
+    found = str(caught.value)
+    assert "'lr' of 'net', trained by loop nodes.fit: " in found
+    assert "'warmup' of 'net', trained by loop nodes.fit: " in found

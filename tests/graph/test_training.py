@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,39 @@ def test_the_moving_average_is_the_result_where_asked(tmp_path: Path) -> None:
     mean = run_text(text(60, ema=", ema: 0.99"), tmp_path).outputs["net"].weight
     target = torch.tensor([[1.0, -2.0, 3.0]])
     assert (mean - target).norm() > (live - target).norm()
+
+
+LINKS = ", ema: params.ema, warmup: params.warmup, start: params.start, clip: params.clip, weight_decay: params.decay"
+LITERALS = ", ema: 0.9, warmup: 3, start: 2, clip: 0.5, weight_decay: 0.1"
+VALUES = {"lr": 0.05, "ema": 0.9, "warmup": 3, "start": 2, "clip": 0.5, "decay": 0.1}
+
+
+def linked(checkpoint: bool = False) -> str:
+    return f"params: {json.dumps(VALUES)}" + text(20, checkpoint, extra=LINKS).replace("lr: 0.05", "lr: params.lr")
+
+
+def test_options_that_are_parameters_train_as_literals_do(tmp_path: Path) -> None:
+    wanted = run_text(text(20, extra=LITERALS), tmp_path).outputs
+    found = run_text(linked(), tmp_path, VALUES).outputs
+    assert torch.equal(found["loss"], wanted["loss"])
+    assert torch.equal(found["net"].weight, wanted["net"].weight)
+    other = run_text(linked(), tmp_path, {**VALUES, "lr": 0.01}).outputs
+    assert not torch.equal(other["net"].weight, wanted["net"].weight)
+
+
+def test_a_checkpoint_is_not_that_of_another_rate(tmp_path: Path) -> None:
+    run_text(linked(checkpoint=True), tmp_path, VALUES)
+    with pytest.raises(NodeError, match="another training"):
+        run_text(linked(checkpoint=True), tmp_path, {**VALUES, "lr": 0.01})
+
+
+def test_a_used_workflow_trains_at_the_rate_that_it_is_given(tmp_path: Path) -> None:
+    inner = text(5).replace("lr: 0.05", "lr: params.lr").replace(", start: start}", "}")
+    (tmp_path / "fit.yaml").write_text(f"guidegraph: 1\nparams: {{lr: 0.5}}\n{inner}")
+    outer = "params: {rate: 0.05}\nnodes: {a: {use: ./fit.yaml, in: {lr: params.rate}}}\noutputs: {loss: a.loss}"
+    assert torch.equal(
+        run_text(outer, tmp_path, {"rate": 0.05}).outputs["loss"], run_text(text(5), tmp_path).outputs["loss"]
+    )
 
 
 def cancel_at(step: int) -> dict[str, Any]:
