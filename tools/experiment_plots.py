@@ -109,14 +109,18 @@ def training(folder: Path, out: Path) -> None:
 def sampling(folder: Path, out: Path) -> None:
     rows = sorted(read(folder / "sampling" / "table.csv"), key=lambda row: float(row["steps"]))
     samplers = list(dict.fromkeys(row["sampler"] for row in rows))
-    figure, panels = pyplot.subplots(2, len(samplers), figsize=(5 * len(samplers), 7.2), sharey=True, squeeze=False)
-    for column, sampler in enumerate(samplers):
+    figure, panels = pyplot.subplots(len(samplers), 3, figsize=(14, 3.8 * len(samplers)), squeeze=False)
+    for (left, middle, right), sampler in zip(panels, samplers, strict=True):
         for index, ((f, model), own) in enumerate(by_model(row for row in rows if row["sampler"] == sampler).items()):
             label = f"f = {f}, embedded" if model.startswith("pkg:") else f"f = {f}"
-            line(panels[0][column], index, own, "steps", "kid", "kid_error", label)
-            line(panels[1][column], index, own, "per_second", "kid", "kid_error", label)
-        finish(panels[0][column], sampler, "steps", "KID · 1,000", log=True)
-        finish(panels[1][column], sampler, "pictures a second", "KID · 1,000", log=True)
+            line(left, index, own, "per_second", "kid", "kid_error", label)
+            line(middle, index, own, "steps", "kid", "kid_error", label)
+            line(right, index, own, "steps", "objects", ("objects_low", "objects_high"), label)
+        finish(left, sampler, "pictures a second", "KID · 1,000", log=True)
+        finish(middle, sampler, "steps", "KID · 1,000", log=True)
+        finish(right, sampler, "steps", "all named objects found", log=True)
+        for axes in (left, middle):
+            axes.get_legend().remove()
     save(figure, out / "experiment-sampling.png")
 
 
