@@ -155,6 +155,13 @@ def empty_strided(size: Sequence[int], stride: Sequence[int], **options: Any) ->
     return OnGpu(torch.empty_strided(size, stride, **options | {"device": "cpu"}))
 
 
+def copy_from(source: torch.Tensor, into: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """How ``torch.tensor([1.0], device="gpu:0")`` brings its values."""
+    held = [one.held if isinstance(one, OnGpu) else one for one in (source, into)]
+    held[1].copy_(held[0])
+    return into
+
+
 library = torch.library.Library("aten", "IMPL")
 
 
@@ -163,3 +170,4 @@ def set_up() -> None:
     _setup_privateuseone_for_python_backend(NAME, backend_module=module)
     library.impl("empty.memory_format", empty, "PrivateUse1")
     library.impl("empty_strided", empty_strided, "PrivateUse1")
+    library.impl("_copy_from", copy_from, "PrivateUse1")

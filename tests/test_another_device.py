@@ -142,3 +142,27 @@ def test_shipped_samplings_give_the_pictures_of_the_cpu(name: str, tmp_path: Pat
     folder = tmp_path / name
     folder.mkdir()
     in_its_own_process("one_sampling", folder)
+
+
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "sampling": {"steps": 2, "count": 4, "references": 8},
+    "rate_distortion": {"batches": 2, "batch": 2, "steps": 3},
+    "class_guidance": {
+        **{"count": 10, "references": 20, "steps": 2, "ancestral_steps": 2},
+        **{"classifier_scales": [1.0], "free_scales": [2.0]},
+    },
+    "ldm": {"steps": 2, "stages": 2, "batch": 2, "count": 4, "references": 8, "sampling_steps": 2},
+}
+
+
+def one_experiment(folder: Path) -> None:
+    more = {"path": folder / "model"} if folder.name == "ldm" else {}
+    assert run(WORKFLOWS / "experiments" / f"{folder.name}.yaml", **EXPERIMENTS[folder.name], **more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_run(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    in_its_own_process("one_experiment", folder)
