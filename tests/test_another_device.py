@@ -148,8 +148,12 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "sampling": {"steps": 2, "count": 4, "references": 8},
     "rate_distortion": {"batches": 2, "batch": 2, "steps": 3},
     "class_guidance": {
-        **{"count": 10, "references": 20, "steps": 2, "ancestral_steps": 2},
-        **{"classifier_scales": [1.0], "free_scales": [2.0]},
+        "count": 10,
+        "references": 20,
+        "steps": 2,
+        "ancestral_steps": 2,
+        "classifier_scales": [1.0],
+        "free_scales": [2.0],
     },
     "ldm": {"steps": 2, "stages": 2, "batch": 2, "count": 4, "references": 8, "sampling_steps": 2},
 }
