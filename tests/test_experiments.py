@@ -23,10 +23,14 @@ SWEPT = ("first_stage_kl", "first_stage_vq", "ldm", "sampling")
 SIDE = 64
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def rows(path: Path) -> dict[int, dict[str, str]]:
     """The rows of a table by their f, the last of each; without those of an embedded model."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {int(row["f"]): row for row in csv.DictReader(file) if not row.get("model", "").startswith("pkg:")}
+    return {int(row["f"]): row for row in read(path) if not row.get("model", "").startswith("pkg:")}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -54,6 +58,32 @@ def test_the_tables_fit_each_other(size: str) -> None:
             assert (row["first_stage"], channels) == (first[f]["path"], int(first[f]["latent_channels"]))
     pixels = commands(size == "full", 1, "cpu")["pixels"]
     assert f"path={ldm[1]['first_stage']}" in pixels
+
+
+OWN = [
+    ("first_stages", "autoencoder"),
+    *(("denoisers", f"denoiser_{kind}") for kind in ("classes", "captions")),
+    *(("drawn", f"draw_{kind}") for kind in ("classes", "captions")),
+]
+
+
+@pytest.mark.parametrize(("table", "workflow"), OWN)
+def test_a_table_for_ones_own_pictures_fits_its_workflows(table: str, workflow: str) -> None:
+    problems: list[Problem] = []
+    texts = table_texts(ROOT / "workflows" / "own" / f"{table}.csv", problems)
+    assert texts is not None
+    assert len(make_grid(load_workflow(ROOT / "workflows" / "own" / f"{workflow}.yaml").graph, {}, [texts], problems))
+
+
+def test_the_tables_for_ones_own_pictures_fit_each_other() -> None:
+    first, ldm, drawn = (
+        read(ROOT / "workflows" / "own" / f"{name}.csv") for name in ("first_stages", "denoisers", "drawn")
+    )
+    for stage, denoiser, picture in zip(first, ldm, drawn, strict=True):
+        f = int(stage["patch"]) * 2 ** (len(json.loads(stage["multipliers"])) - 1)
+        assert (stage["path"], stage["latent_channels"]) == (denoiser["first_stage"], denoiser["latent_channels"])
+        assert picture["model"] == denoiser["path"]
+        assert json.loads(picture["shape"]) == [int(stage["latent_channels"]), SIDE // f, SIDE // f]
 
 
 @pytest.mark.parametrize("full", [False, True])
