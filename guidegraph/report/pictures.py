@@ -63,7 +63,7 @@ def _encoded(image: Image.Image) -> tuple[str, bytes]:
     if data.tell() <= EXACT:
         return "png", data.getvalue()
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    image.save(data, "JPEG", quality=QUALITY, subsampling=0)
     return "jpeg", data.getvalue()
 
 

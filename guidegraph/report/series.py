@@ -75,7 +75,9 @@ def plot_of(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -
         at = float(steps.index(step)) if ticks else _number(table[axes.x][i])
         if (point := _point(table, i, at, y, interval)) is not None:
             points.setdefault(tuple(table[n][i] for n in axes.by), {}).setdefault(step, []).append(point)
-    series = [_series(label(axes.by, key), here, steps) for key, here in points.items()]
+    kept = telling(list(points))
+    names = [axes.by[i] for i in kept]
+    series = [_series(label(names, [key[i] for i in kept]), here, steps) for key, here in points.items()]
     if max((len(s.x) for s in series), default=0) < 2:
         return None
     most = max(len(p) for here in points.values() for p in here.values())
@@ -83,6 +85,16 @@ def plot_of(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -
     if axes.x != axes.along:
         words.append(f"Along a line {axes.along} varies.")
     return Plot(title, axes.x, y, series, ticks, " ".join(filter(None, words)))
+
+
+def telling(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
+    """Which of the values tell lines apart: without those that say what shorter ones do."""
+    kept = list(range(len(keys[0]))) if keys else []
+    for i in sorted(kept, key=lambda i: -sum(len(named(key[i])) for key in keys)):
+        rest = [j for j in kept if j != i]
+        if rest and len({tuple(key[j] for j in rest) for key in keys}) == len(keys):
+            kept = rest
+    return kept
 
 
 def label(names: Sequence[str], values: Sequence[Any]) -> str:

@@ -16,7 +16,7 @@ from guidegraph.report.html import table as html_table
 from guidegraph.report.intervals import mean_interval, t_quantile
 from guidegraph.report.plots import curves_svg
 from guidegraph.report.read import entry, read_csv
-from guidegraph.report.series import Plot, Series
+from guidegraph.report.series import Plot, Series, telling
 from guidegraph.sweep.table import as_csv
 
 
@@ -148,6 +148,22 @@ def test_a_parameter_that_goes_with_another_tells_nothing_apart() -> None:
     assert [(p.x, p.y, len(p.series)) for p in plots] == [("f", "fid", 4), ("f", "rate", 4)]
     assert plots[0].series[1].name == "sampler = a, steps = 10"
     assert (plots[0].series[1].x, plots[0].series[1].y) == ([1, 2, 4], [1, 25, 81])
+
+
+def test_lines_are_told_apart_by_as_few_parameters_as_do() -> None:
+    cells = Table(
+        {
+            "f": [1] * 4 + [2] * 4 + [4] * 4,
+            "first_stage": ["runs/f1"] * 4 + ["runs/f2"] * 4 + ["runs/f4"] * 4,
+            "width": [3] * 4 + [5] * 8,
+            "steps": [5, 10, 20, 40] * 3,
+            "kid": [float(i) for i in range(12)],
+        }
+    )
+    (plot,) = sweep_plots(cells, ["f", "first_stage", "width", "steps"], ["kid"])
+    assert [s.name for s in plot.series] == ["f = 1", "f = 2", "f = 4"]
+    assert telling([(1, "long", "a"), (1, "long", "b"), (2, "longer", "a")]) == [0, 2]
+    assert telling([]) == []
 
 
 def test_an_output_that_repeats_a_parameter_has_no_curve() -> None:
