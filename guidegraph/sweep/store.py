@@ -86,7 +86,7 @@ class Store:
         return self._cells / key
 
     def ended(self, key: str) -> Ended | None:
-        """How a cell ended; None for one that did not run, whose record is damaged, or that lacks one of its files."""
+        """How a cell ended; None for one that did not run, whose record or JSON is damaged, or that lacks a file."""
         if (record := self._record(key)) is None:
             return None
         try:
@@ -98,7 +98,7 @@ class Store:
             return None
         if status != "done":
             return Ended(Outcome("failed", seconds, str(record.get("error") or "")), {})
-        whole = all((self.cell(key) / name).is_file() for output in outputs.values() for name in output.files)
+        whole = all(_whole(self.cell(key) / name) for output in outputs.values() for name in output.files)
         return Ended(Outcome("done", seconds), outputs) if whole else None
 
     def _record(self, key: str) -> dict[str, Any] | None:
@@ -146,3 +146,14 @@ class Store:
             shutil.rmtree(old)
         else:
             os.replace(made, target)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is there, and can be read where it is JSON, which the table is made of."""
+    if path.suffix != ".json":
+        return path.is_file()
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -180,6 +180,18 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cli: Command) -> None:
     assert made() == before
 
 
+def test_a_cell_whose_output_is_damaged_is_run_again(cli: Command) -> None:
+    workflow = cli.workflow("draw.yaml", DRAW)
+    assert sweep(cli, workflow, "--seeds", "0:3").code == 0
+    before = made()
+    (damaged, *_) = sorted(before)
+    (Path("out") / "cells" / damaged / "ratio.json").write_text("0.")
+    result = sweep(cli, workflow, "--seeds", "0:3")
+    assert result.out == "3 cells: 3 done (2 before), 0 failed; wrote out/table.csv\n"
+    assert [key for key, stamp in made().items() if before[key] != stamp] == [damaged]
+    assert [row["ratio"] for row in table()] == ["0.5"] * 3
+
+
 def test_equal_rows_of_a_table_are_one_cell(cli: Command) -> None:
     Path("rows.csv").write_text("b\n1\n1.0\n2\n")
     result = sweep(cli, cli.workflow("draw.yaml", DRAW), "--from", "rows.csv")
