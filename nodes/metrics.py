@@ -70,7 +70,7 @@ def wilson(hits: int, count: int, z: float = Z95) -> Share:
     p, spread = hits / count, z * z / count
     centre = (p + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
-    return Share(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Share(p, centre - half if hits else 0.0, centre + half if hits < count else 1.0)
 
 
 @node("metric.accuracy")

@@ -30,6 +30,12 @@ def test_wilsons_interval_is_that_of_the_literature(hits: int, count: int, low: 
     assert found == pytest.approx((hits / count, low, high), abs=5e-5)
 
 
+def test_the_interval_of_none_and_of_all_ends_there() -> None:
+    for count in range(1, 200):
+        assert metrics.wilson(0, count)[1] == 0
+        assert metrics.wilson(count, count)[2] == 1
+
+
 @pytest.mark.parametrize("p", [0.02, 0.5, 0.97])
 def test_wilsons_interval_holds_the_truth_in_95_of_100_draws(p: float) -> None:
     draws = np.random.default_rng(0).binomial(400, p, 2000)
