@@ -40,14 +40,14 @@ def commands(full: bool, workers: int, device: str) -> dict[str, list[str]]:
 
     drawn = ["--grid", f"sampler={SAMPLERS[full]}"]
     drawn += ["--grid", "steps=5,10,25,50,100,200"] if full else ["--set", "references=500"]
-    samples, levels = ("1000", "1000") if full else ("200", "100")
+    samples, references, levels = (1000, 1000, 1000) if full else (200, 1500, 100)
     return {
         "pixels": run("pixels", "--set", f"path={out / 'kl-f1'}"),
         "first_stage_kl": sweep("first_stage_kl"),
         "ldm": sweep("ldm"),
         "first_stage_vq": sweep("first_stage_vq"),
         "sampling": sweep("sampling", *drawn),
-        "class_guidance": run("class_guidance", "--set", f"count={samples}", "--set", "references=1000"),
+        "class_guidance": run("class_guidance", "--set", f"count={samples}", "--set", f"references={references}"),
         "rate_distortion": run("rate_distortion", "--set", f"steps={levels}"),
     }
 
