@@ -69,13 +69,13 @@ def connected(cluster: Cluster) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         message = f"no Ray answers at '{cluster.address}': {error}"
         raise WorkflowError([Problem(Mark("--ray", 1, 1), "no-ray", message)]) from error
-    try:
-        for number, handler in handlers.items():  # Ray sets its own, which would end the process
-            signal.signal(number, handler)
-        with redirect_stdout(sys.stderr):  # what Ray prints of nodes that die is for a person
+    with redirect_stdout(sys.stderr):  # what Ray prints of nodes that die, up to its own end, is for a person
+        try:
+            for number, handler in handlers.items():  # Ray sets its own, which would end the process
+                signal.signal(number, handler)
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:
