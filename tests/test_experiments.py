@@ -15,6 +15,7 @@ from guidegraph.graph.errors import Problem
 from guidegraph.sweep.grid import make_grid
 from guidegraph.sweep.texts import table_texts
 from tests.cli.command import ROOT, process
+from tools import equal_compute
 from tools.experiments import commands
 
 EXPERIMENTS = ROOT / "workflows" / "experiments"
@@ -98,6 +99,17 @@ def test_the_commands_name_parameters_that_are_there(full: bool) -> None:
         )
 
 
+def test_steps_of_equal_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = {"1": 2.0, "2": 1.0, "4": 0.5, "8": 0.25, "16": 0.125}
+    monkeypatch.setattr(equal_compute, "seconds_of", lambda workflow, row, steps, device: 9 + each[row["f"]] * steps)
+    out = tmp_path / "here.csv"
+    monkeypatch.setattr("sys.argv", ["equal_compute", str(EXPERIMENTS / "ldm.csv"), "--seconds", "60", "-o", str(out)])
+    equal_compute.main()
+    assert {f: row["steps"] for f, row in rows(out).items()} == {1: "10", 2: "20", 4: "40", 8: "80", 16: "160"}
+    unlike = [{**row, "steps": ""} for row in rows(EXPERIMENTS / "ldm.csv").values()]
+    assert [{**row, "steps": ""} for row in rows(out).values()] == unlike
+
+
 def reduced(name: str, folder: Path, **more: str) -> Path:
     """The shipped table with f = 16 alone, and other settings."""
     row = {**rows(EXPERIMENTS / f"{name}.csv")[16], **more}
@@ -107,7 +119,7 @@ def reduced(name: str, folder: Path, **more: str) -> Path:
 
 
 @pytest.mark.slow
-def test_the_chain_runs_at_tiny_size(tmp_path: Path) -> None:
+def test_the_chain_runs_at_tiny_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sweep(name: str, table: Path, *more: str) -> list[dict[str, str]]:
         words = ["sweep", EXPERIMENTS / f"{name}.yaml", "--from", table, "--out", tmp_path / name, *more]
         done = process(words, tmp_path)
@@ -124,6 +136,8 @@ def test_the_chain_runs_at_tiny_size(tmp_path: Path) -> None:
     sweep("ldm", ldm, *tiny, "--set", "sampling_steps=2")
     with (tmp_path / "ldm" / "tables" / "table.csv").open(encoding="utf-8", newline="") as file:
         assert [row["stage"] for row in csv.DictReader(file)] == ["0", "1"]
+    monkeypatch.chdir(tmp_path)
+    assert equal_compute.seconds_of(EXPERIMENTS / "ldm.yaml", read(ldm)[0], 2, "cpu") > 0
     table = reduced("sampling", tmp_path, steps="2", count="8", references="16")
     drawn = sweep("sampling", table, "--grid", "sampler=ddim,dpmpp_2m")
     assert [(row["sampler"], row["steps"]) for row in drawn] == [("ddim", "2"), ("dpmpp_2m", "2")]

@@ -55,9 +55,8 @@ def main() -> None:
         if one <= 0:
             raise SystemExit(f"{more} steps took no longer than {few}: give --tried more steps")
         row["steps"] = str(max(1, round(given.seconds / given.stages / one)))
-        print(
-            f"{dict(list(row.items())[:1])}: {one:.4f} s a step, {row['steps']} steps in each of {given.stages} stages"
-        )
+        first = next(iter(row))
+        print(f"{first} {row[first]}: {one:.4f} s a step, {row['steps']} steps in each of {given.stages} stages")
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
