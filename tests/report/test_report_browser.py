@@ -63,4 +63,5 @@ def test_the_page_is_whole_and_fits(opened: Browser, report: Path, width: int, d
     assert opened.ask("performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length") == 0
     if shots := os.environ.get("GUIDEGRAPH_SCREENSHOTS"):
         name = f"{report.parent.name}-{width}-{'dark' if dark else 'light'}.png"
+        Path(shots).mkdir(parents=True, exist_ok=True)
         opened.shoot(Path(shots) / name)
