@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
-from guidegraph.nodes.data.folder import FolderBatch, FolderBatches, batch_of, read_folder, shuffled
+from guidegraph.nodes.data.folder import FolderBatch, FolderBatches, Part, batch_of, read_folder, shuffled
 from guidegraph.nodes.data.folder_latents import FolderLatentBatch, FolderLatents
 from guidegraph.nodes.data.folder_layout import Kind
 from guidegraph.nodes.types import Autoencoder
@@ -44,6 +44,7 @@ def folder(
     seed: Seed = 0,
     flip: bool = True,
     map_classes: Classes | None = None,
+    part: Part = "all",
 ) -> FolderData:
     """`count` batches of the pictures in a folder, with their labels, captions or maps; batch i depends on (seed, i).
 
@@ -52,15 +53,16 @@ def folder(
     class in each pixel), `pictures` (alone), or `auto`, what is there. size: pictures are cut to the square in the
     centre and resized to so many pixels a side. batch: pictures in each; all come once before any comes again.
     flip: mirror half of them.
-    map_classes: how many classes the maps have; by default as many as are found.
+    map_classes: how many classes the maps have; by default as many as are found. part: `train` leaves out about one
+    picture in ten, by its name, and `held_out` has those alone; more pictures in the folder leave these where they are.
     Outputs that a layout does not have are 0 or empty. All files are read first: raises an error that names each one
     that is damaged, missing or does not fit.
     """
-    found = read_folder(path, kind, size, map_classes)
+    found = read_folder(path, kind, size, map_classes, part)
     words = {word for row in found.rows if row.caption for word in re.findall(r"\w+|[^\w\s]+", row.caption.lower())}
     return FolderData(
         FolderBatches(found, seed, batch, count, flip, current_device()),
-        len(found.files.layout.pictures),
+        len({row.picture for row in found.rows}),
         len(found.names),
         list(found.names),
         sorted(words),
@@ -78,13 +80,14 @@ def folder_sample(
     start: Seed = 0,
     seed: Seed = 0,
     map_classes: Classes | None = None,
+    part: Part = "all",
 ) -> FolderBatch:
     """Up to `count` entries of a folder in an order that `seed` gives, from entry `start` on: a reference, say.
 
-    path, kind, size and map_classes: as for `data.folder`. Pictures are not mirrored, and none comes twice.
+    path, kind, size, map_classes and part: as for `data.folder`. Pictures are not mirrored, and none comes twice.
     Raises an error where there are not as many as `start`.
     """
-    found = read_folder(path, kind, size, map_classes)
+    found = read_folder(path, kind, size, map_classes, part)
     if start >= len(found.rows):
         raise ValueError(f"there is no entry {start}: '{path}' has {len(found.rows)}, counted from 0")
     order = shuffled(seed, 0, len(found.rows))[start : start + count]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,9 @@ class Absent:
         self._fail()
 
 
+Part: TypeAlias = Literal["all", "train", "held_out"]
+
+
 class Folder(NamedTuple):
     """A folder that was read: its files at one size, and its entries."""
 
@@ -75,15 +79,25 @@ class Folder(NamedTuple):
     kind: Kind
 
 
-def read_folder(path: Path, kind: Kind, size: int, map_classes: int | None) -> Folder:
+def read_folder(path: Path, kind: Kind, size: int, map_classes: int | None, part: Part = "all") -> Folder:
     """The folder at `path`, every file of it checked. Raises ``ValueError`` that names what is wrong with which file.
 
-    A folder that is asked for again is kept as long as nothing in it has changed.
+    A folder that is asked for again is kept as long as nothing in it has changed. Raises ``ValueError`` where no
+    picture is in the part.
     """
     layout = find_layout(path, kind)
     if kind == "classes" and len(layout.names) == 1:
         raise ValueError(f"'{path}' holds a single class, '{layout.names[0]}': there is nothing to tell apart")
-    return Folder(_files(path, layout, size, map_classes, path_digest(path)), layout.rows, layout.names, layout.kind)
+    rows = tuple(row for row in layout.rows if in_part(layout.pictures[row.picture], part))
+    if not rows:
+        raise ValueError(f"no picture of '{path}' is in the part '{part}' (one in ten is held out, by its name)")
+    return Folder(_files(path, layout, size, map_classes, path_digest(path)), rows, layout.names, layout.kind)
+
+
+def in_part(name: str, part: Part) -> bool:
+    """Whether a picture is in a part, by its name in the folder alone: others that come leave it where it is."""
+    number = crc32(Path(name).as_posix().encode("utf-8", "surrogateescape"))
+    return part == "all" or (number % 10 == 0) == (part == "held_out")
 
 
 @lru_cache(maxsize=2)

@@ -403,3 +403,43 @@ def test_hues_tell_classes_apart() -> None:
     assert colours.shape == (9, 3)
     assert float(torch.pdist(colours).min()) > 0.1
     assert -1 <= float(colours.min()) <= float(colours.max()) <= 1
+
+
+def test_a_tenth_is_held_out_by_name(tmp_path: Path) -> None:
+    for i in range(60):
+        picture(tmp_path / ("cats" if i % 2 else "dogs") / f"{i}.png", (i, 0, 0))
+
+    def reds(part: Any, count: int = 60) -> set[int]:
+        image = folder_sample(path=tmp_path, size=8, count=count, part=part).image
+        return {round(float(red + 1) * 127.5) for red in image[:, 0, 0, 0]}
+
+    train, held_out = reds("train"), reds("held_out")
+    assert train | held_out == reds("all") == set(range(60))
+    assert not train & held_out
+    assert 1 <= len(held_out) <= 15
+    found = folder(path=tmp_path, size=8, batch=4, count=30, flip=False, part="train")
+    assert found.pictures == len(train)
+    assert list(found.names) == ["cats", "dogs"]
+    seen = {round(float(red + 1) * 127.5) for batch in found.batches for red in batch.image[:, 0, 0, 0]}
+    assert seen == train
+    for i in range(60, 80):
+        picture(tmp_path / "cats" / f"{i}.png", (i, 0, 0))
+    assert reds("held_out", 80) & set(range(60)) == held_out
+
+
+def test_a_picture_with_several_captions_is_on_one_side(tmp_path: Path) -> None:
+    for i in range(40):
+        picture(tmp_path / f"{i}.png", (i, 0, 0))
+    table(tmp_path, "file,caption\n" + "".join(f"{i}.png,a{k} {i}\n" for k in range(2) for i in range(40)))
+    parts = [folder_sample(path=tmp_path, size=8, count=80, part=part).caption for part in ("train", "held_out")]
+    train, held_out = ({caption.split()[1] for caption in captions} for captions in parts)
+    assert held_out
+    assert not train & held_out
+    assert sum(map(len, parts)) == 80
+
+
+def test_where_nothing_is_held_out_is_said(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png")
+    assert folder(path=tmp_path, part="train").pictures == 1
+    with pytest.raises(ValueError, match=r"no picture of '.*' is in the part 'held_out'"):
+        folder(path=tmp_path, part="held_out")
