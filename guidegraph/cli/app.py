@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.cli.options import Chosen, File, Json, NoPlugins, Only, Output, Passes, Plugins, Settings
+from guidegraph.cli.options import (
+    Chosen,
+    Device,
+    Dtype,
+    Events,
+    File,
+    Json,
+    NodeTraceback,
+    NoPlugins,
+    Only,
+    Output,
+    Passes,
+    Plugins,
+    Settings,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -72,13 +86,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go.", show_default="runs/<time>-<name>")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
-        ),
-    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     cache: Annotated[
         str, typer.Option(metavar="DIR|off", help="A folder that keeps values, so that only what changed is computed.")
     ] = "off",
@@ -89,12 +98,12 @@ def run(
         ),
     ] = None,
     passes: Passes = "all",
-    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
+    json: Events = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print a line for each node, on stderr.")] = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+    traceback: NodeTraceback = False,
     devices: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
@@ -172,14 +181,9 @@ def sweep(
         int | None,
         typer.Option(metavar="N", help="How many cells run at once on Ray.", show_default="one a core"),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")] = "cpu",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
-        ),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")] = False,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    json: Events = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:
@@ -278,7 +282,7 @@ def export(
     ] = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")] = False,
+    traceback: NodeTraceback = False,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
 

@@ -43,6 +43,17 @@ Only: TypeAlias = Annotated[
 Passes: TypeAlias = Annotated[
     str, typer.Option(metavar="all|none|A,B", help="Which passes of the planner to apply ('plan' lists them).")
 ]
+Device: TypeAlias = Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where to compute.")]
+Dtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE", help="float32, float64, float16 or bfloat16.", show_default="float32, or the picture's"
+    ),
+]
+Events: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")
+]
+NodeTraceback: TypeAlias = Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it; by default it is printed.")
