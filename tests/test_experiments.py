@@ -103,11 +103,13 @@ def test_steps_of_equal_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     each = {"1": 2.0, "2": 1.0, "4": 0.5, "8": 0.25, "16": 0.125}
     monkeypatch.setattr(equal_compute, "seconds_of", lambda workflow, row, steps, device: 9 + each[row["f"]] * steps)
     out = tmp_path / "here.csv"
-    monkeypatch.setattr("sys.argv", ["equal_compute", str(EXPERIMENTS / "ldm.csv"), "--seconds", "60", "-o", str(out)])
-    equal_compute.main()
-    assert {f: row["steps"] for f, row in rows(out).items()} == {1: "10", 2: "20", 4: "40", 8: "80", 16: "160"}
-    unlike = [{**row, "steps": ""} for row in rows(EXPERIMENTS / "ldm.csv").values()]
-    assert [{**row, "steps": ""} for row in rows(out).values()] == unlike
+    for folder, seconds in ((EXPERIMENTS, "60"), (EXPERIMENTS / "full", "100")):  # of three stages, and of five
+        given = folder / "ldm.csv"
+        monkeypatch.setattr("sys.argv", ["equal_compute", str(given), "--seconds", seconds, "-o", str(out)])
+        equal_compute.main()
+        assert {f: row["steps"] for f, row in rows(out).items()} == {1: "10", 2: "20", 4: "40", 8: "80", 16: "160"}
+        unlike = [{**row, "steps": ""} for row in rows(given).values()]
+        assert [{**row, "steps": ""} for row in rows(out).values()] == unlike
 
 
 def reduced(name: str, folder: Path, **more: str) -> Path:

@@ -3,7 +3,8 @@
     python tools/equal_compute.py workflows/experiments/full/ldm.csv --seconds 3600 --device cuda -o ldm-here.csv
 
 Each row's workflow is trained for a few steps and for some more, and the difference is what its steps take. The rows
-are written with the steps of each stage that take `--seconds` in all stages together. The first stages must be there.
+are written with the steps of each stage that take `--seconds` in all stages together, as many as the row or else the
+workflow says. The first stages must be there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from guidegraph import load_workflow
 from guidegraph_runtime.files import write_text
 
 
@@ -38,7 +40,6 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="a CSV of parameters with a column steps")
     parser.add_argument("--workflow", type=Path, default=Path("workflows/experiments/ldm.yaml"))
     parser.add_argument("--seconds", type=float, required=True, help="of training in each row")
-    parser.add_argument("--stages", type=int, default=3, help="parts of the training, as the workflow's parameter")
     parser.add_argument("--tried", type=int, nargs=2, default=(5, 25), metavar=("FEW", "MORE"), help="steps to time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -48,15 +49,17 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     if not rows or "steps" not in rows[0]:
         raise SystemExit(f"{given.table}: expected rows with a column steps")
+    default = load_workflow(given.workflow).graph.params["stages"].default
     few, more = given.tried
     for row in rows:
+        stages = int(row.get("stages") or default)
         taken = [seconds_of(given.workflow, row, steps, given.device) for steps in (few, more)]
         one = (taken[1] - taken[0]) / (more - few)
         if one <= 0:
             raise SystemExit(f"{more} steps took no longer than {few}: give --tried more steps")
-        row["steps"] = str(max(1, round(given.seconds / given.stages / one)))
+        row["steps"] = str(max(1, round(given.seconds / stages / one)))
         first = next(iter(row))
-        print(f"{first} {row[first]}: {one:.4f} s a step, {row['steps']} steps in each of {given.stages} stages")
+        print(f"{first} {row[first]}: {one:.4f} s a step, {row['steps']} steps in each of {stages} stages")
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")

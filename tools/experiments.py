@@ -2,9 +2,9 @@
 
     python tools/experiments.py [--full] [--workers 2] [--device cpu] [--only ldm] [-n]
 
-The small setting is for two cores and about an hour, --full for a GPU. Results go to runs/experiments or
-runs/experiments/full, and so do a report of each and seconds.json. What a sweep has done is not done again. More than
-one worker needs `pip install "guidegraph[ray]"`. -n prints the commands and runs none.
+The small setting is for two cores (docs/experiments.md has its times), --full for a GPU. Results go to runs/experiments
+or runs/experiments/full, and so do a report of each and seconds.json. What a sweep has done is not done again. More
+than one worker needs `pip install "guidegraph[ray]"`. -n prints the commands and runs none.
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ def main() -> None:
         began = time.perf_counter()
         done = subprocess.run([sys.executable, "-m", "guidegraph", *words], env={**environment, **os.environ})
         if done.returncode:
-            raise SystemExit(f"{name} ended with {done.returncode}; the same command goes on from there")
+            raise SystemExit(
+                f"{name} ended with {done.returncode}; a sweep goes on with what is missing: --only {name}"
+            )
         seconds[name] = round(time.perf_counter() - began, 1)
         out = Path(words[words.index("--out") + 1])
         subprocess.run([sys.executable, "-m", "guidegraph", "report", str(out)], env=os.environ, check=True)
         print(f"{name}: {seconds[name]:.0f} s", flush=True)
     if seconds:
         where = out.parent / "seconds.json"
-        write_text(where, json.dumps(seconds, indent=2) + "\n")
+        earlier = json.loads(where.read_text(encoding="utf-8")) if where.exists() else {}
+        write_text(where, json.dumps({**earlier, **seconds}, indent=2) + "\n")
         print(f"{sum(seconds.values()) / 60:.0f} minutes in all; wrote {where}")
 
 
