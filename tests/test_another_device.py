@@ -47,7 +47,8 @@ outputs: {net: fit.net, last: fit.last, loss: fit.loss, judged: judged.loss}
 
 
 def in_its_own_process(name: str, folder: Path) -> None:
-    """Run a function of this file on the device."""
+    """Run a function of this file on the device, with a folder that is called as the workflow that it runs."""
+    folder.mkdir(exist_ok=True)
     code = (
         "from pathlib import Path; from tests import another_device, test_another_device as runs; "
         f"another_device.set_up(); runs.{name}(Path({str(folder)!r}))"
@@ -111,9 +112,7 @@ def one_training(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_shipped_trainings_run_and_go_on(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    in_its_own_process("one_training", folder)
+    in_its_own_process("one_training", tmp_path / name)
 
 
 SAMPLINGS = {
@@ -139,9 +138,7 @@ def one_sampling(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_shipped_samplings_give_the_pictures_of_the_cpu(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    in_its_own_process("one_sampling", folder)
+    in_its_own_process("one_sampling", tmp_path / name)
 
 
 EXPERIMENTS: dict[str, dict[str, Any]] = {
@@ -167,6 +164,4 @@ def one_experiment(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_run(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    in_its_own_process("one_experiment", folder)
+    in_its_own_process("one_experiment", tmp_path / name)

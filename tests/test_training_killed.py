@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.training_process import after
+
 ROOT = Path(__file__).parents[1]
 
 WORKFLOW = """
@@ -45,13 +47,8 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
         (folder / "train.yaml").write_text(WORKFLOW)
     for _ in range(2):
         process = subprocess.Popen(command(broken), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        steps = 0
-        for line in process.stdout:
-            steps += '"loop_progress"' in line
-            if steps == 50:
-                process.send_signal(signal.SIGKILL)
-                break
+        after(process, 50)
+        process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.returncode == -signal.SIGKILL
         time.sleep(0.1)

@@ -14,7 +14,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.training_process import after
+
 ROOT = Path(__file__).parents[1]
+PLUGIN = ("--plugin", "tests.graph.engine_nodes", "--json")
 CLASSES = ROOT / "workflows" / "train" / "class_denoiser.yaml"
 LINE = """
 guidegraph: 1
@@ -53,6 +56,17 @@ def command(workflow: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "guidegraph", "run", str(workflow), "--out", str(out), *more]
 
 
+def two_processes(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The training of `folder`/train.yaml."""
+    return subprocess.Popen(
+        command(folder / "train.yaml", folder / "out", *PLUGIN, "--devices", "2", *more),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def losses(out: Path) -> list[float]:
     found: list[float] = load_file(out / "loss.safetensors")["loss"].tolist()
     return found
@@ -84,24 +98,9 @@ def test_moving_averages_of_codes_are_those_of_one_process(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes_at_one_step_and_keeps_it(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(LINE.replace("every: 2", "every: 100000"))
-    process = subprocess.Popen(
-        command(
-            tmp_path / "train.yaml",
-            tmp_path / "out",
-            *("--plugin", "tests.graph.engine_nodes", "--json", "--devices", "2", "--set", "steps=1000000"),
-        ),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    seen = 0
-    for line in process.stdout:
-        seen += '"loop_progress"' in line
-        if seen == 10:
-            process.send_signal(signal.SIGINT)
-            break
+    process = two_processes(tmp_path, "--set", "steps=1000000")
+    after(process, 10)
+    process.send_signal(signal.SIGINT)
     rest, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "another process" not in said
@@ -114,27 +113,15 @@ def test_a_killed_process_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(LINE)
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "train.yaml").write_text(LINE)
-    plugin = ["--plugin", "tests.graph.engine_nodes", "--json"]
-    process = subprocess.Popen(
-        command(tmp_path / "train.yaml", tmp_path / "out", *plugin, "--devices", "2"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    seen = 0
-    for line in process.stdout:
-        seen += '"loop_progress"' in line
-        if seen == 10:
-            os.kill(second_of(process.pid), signal.SIGKILL)
-            break
+    process = two_processes(tmp_path)
+    after(process, 10)
+    os.kill(second_of(process.pid), signal.SIGKILL)
     rest, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "process 1 was killed: all start again from the last checkpoint" in said
     again = rest.count('"loop_progress"')
     assert 0 < again < 799  # not from the start
-    whole = command(tmp_path / "whole" / "train.yaml", tmp_path / "whole" / "out", *plugin)
+    whole = command(tmp_path / "whole" / "train.yaml", tmp_path / "whole" / "out", *PLUGIN)
     subprocess.run(whole, cwd=ROOT, check=True, capture_output=True)
     pairs = zip(losses(tmp_path / "out"), losses(tmp_path / "whole" / "out"), strict=True)
     assert max(abs(a - b) / abs(b) for a, b in pairs) <= 1e-4
