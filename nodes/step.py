@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from guidegraph.graph.node import node
+from guidegraph.nodes.clipping import clip_x0
 from guidegraph.nodes.shapes import check_alike
 from guidegraph.nodes.types import (
     Noise,
@@ -174,8 +175,9 @@ class _Row:
     def _x0_and_eps(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
         known = self._checked(prediction)
         x0, eps = (f(known, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
-        clipped = _clip(x0, self.scheduler.clip, self.scheduler.threshold)
-        if clipped is not x0 and self.scheduler.rederive_eps:
+        table = self.scheduler
+        clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
+        if clipped is not x0 and table.rederive_eps:
             eps = (self.x - self.alpha * clipped) / self.sigma
         return clipped, eps
 
@@ -197,18 +199,3 @@ class _Row:
                 "or x0, or a schedule without zero terminal SNR"
             )
         return replace(prediction, value=prediction.value.to(self.x))
-
-
-def _clip(x0: Tensor, clip: float | None, threshold: float | None) -> Tensor:
-    """x̂0 in [−clip, clip]; with a threshold p, each sample is first scaled so that |x̂0|'s quantile p fits.
-
-    The scale is never above 1 (Saharia et al. 2022, section 2.3).
-    """
-    import torch
-
-    if threshold is None:
-        return x0 if clip is None else x0.clamp(-clip, clip)
-    bound = 1.0 if clip is None else clip
-    edge = torch.quantile(x0.abs().flatten(1), threshold, dim=1).clamp(min=bound)
-    edge = edge.reshape(-1, *(1,) * (x0.ndim - 1))
-    return torch.maximum(torch.minimum(x0, edge), -edge) * (bound / edge)

@@ -251,6 +251,7 @@ class Scheduler:
     log_variance: Tensor
     clip: float | None = None
     threshold: float | None = None
+    threshold_max: float | None = None
     rederive_eps: bool = True
     learned: bool = False
     reads_eps: bool = True

@@ -238,7 +238,7 @@ def dpmpp_2m_sde(
 ) -> SamplerTable:
     """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
     visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
+    return sampler_table(dpm.dpmpp_2m(visited, eta=1.0), clip, threshold)
 
 
 def dpmpp_2s(

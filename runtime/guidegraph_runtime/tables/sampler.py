@@ -27,6 +27,7 @@ class SamplerTable(NamedTuple):
     log_variance: Array
     clip: float | None
     threshold: float | None
+    threshold_max: float | None
     rederive_eps: bool
     learned: bool
     reads_eps: bool
@@ -85,6 +86,7 @@ def sampler_table(
     threshold: float | None,
     rederive_eps: bool = True,
     learned: bool = False,
+    threshold_max: float | None = None,
 ) -> SamplerTable:
     """The table of some rows and what goes with it; the settings are checked."""
     table = stack(rows)
@@ -93,6 +95,7 @@ def sampler_table(
         *table,
         clip=bound,
         threshold=None if threshold is None else number("threshold", threshold, above=0, high=1),
+        threshold_max=None if threshold_max is None else number("threshold_max", threshold_max, above=0),
         rederive_eps=flag("rederive_eps", rederive_eps),
         learned=learned,
         reads_eps=bool(table.matrix[:, :, 2].any()),
