@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.tables import ancestral, consistency, dpm, ratio, unipc
+from guidegraph_runtime.tables import ancestral, consistency, dpm, multistep, ratio, unipc
 from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
 from tests.nodes.closed_form import MEAN, STD, scaled_linear
@@ -154,10 +154,11 @@ def error(solver: Callable[[list[Level]], list[Row]], steps: int) -> float:
     [
         (lambda levels: dpm.dpmpp_2m(levels, "heun"), 2),
         (lambda levels: dpm.dpmpp_3m_sde(levels, eta=0), 2),  # for want of half of the curvature
+        (lambda levels: dpm.dpmpp_2s(levels, "heun"), 2),
         (lambda levels: dpm.dpmpp_2s_ancestral(levels, NOISE.at_ratio, eta=0), 2),
         (lambda levels: ratio.dpm2_ancestral(levels, NOISE.at_ratio, eta=0), 2),
     ],
-    ids=["dpmpp_2m heun", "dpmpp_3m", "dpmpp_2s_ancestral", "dpm2_ancestral"],
+    ids=["dpmpp_2m heun", "dpmpp_3m", "dpmpp_2s heun", "dpmpp_2s_ancestral", "dpm2_ancestral"],
 )
 def test_order_of_convergence_without_noise(solver: Callable[[list[Level]], list[Row]], order: int) -> None:
     assert math.log2(error(solver, 80) / error(solver, 160)) == pytest.approx(order, abs=0.25)
@@ -220,6 +221,21 @@ def test_tcd_is_a_ddim_step_below_the_next_level_and_noise_up_to_it(gamma: float
     np.testing.assert_allclose(run(consistency.tcd(levels, NOISE.at, gamma), x, noises), expected, rtol=0, atol=1e-12)
 
 
+def test_distilled_timesteps_are_those_of_the_distillation() -> None:
+    assert consistency.distilled_timesteps(1000, 50, 4) == [999, 759, 499, 259]
+    assert consistency.distilled_timesteps(1000, 50, 1) == [999]
+    assert consistency.distilled_timesteps(1000, 50, 50) == list(range(999, 0, -20))
+
+
+@pytest.mark.parametrize(
+    ("original", "steps", "message"),
+    [(1001, 4, "original_steps 1001 are more than the schedule's 1000"), (50, 51, "51 steps are more than the 50")],
+)
+def test_steps_that_no_distillation_had_are_refused(original: int, steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        consistency.distilled_timesteps(1000, original, steps)
+
+
 def test_tcd_without_noise_is_ddim() -> None:
     found = consistency.tcd(LEVELS, NOISE.at, gamma=0)
     for row, expected in zip(found, ancestral.ddim(LEVELS), strict=True):
@@ -270,6 +286,38 @@ def test_unipcs_step_to_zero_noise_is_finite_without_lower_order_final() -> None
     x0_of_the_last_call = rows[-1].x[1]
     assert np.isfinite(rows[-1].x).all()
     assert x0_of_the_last_call == pytest.approx(1)
+
+
+@pytest.mark.parametrize("warmup", ["plms", "runge_kutta"])
+def test_pndm_of_v_converts_the_mix_of_vs_at_the_start_of_each_step(warmup: str) -> None:
+    """As diffusers' PNDM does for a model that predicts v; a loop of its own in x."""
+    rows = multistep.plms(LEVELS, "v") if warmup == "plms" else multistep.runge_kutta(LEVELS, NOISE.at, "v")
+    x, past = normal(64, 99), list[Array]()
+
+    def v(x: Array, level: Level) -> Array:
+        x0 = denoise(x / level.alpha, level.ratio)
+        return level.alpha * (x - level.alpha * x0) / level.sigma - level.sigma * x0
+
+    def transfer(x: Array, a: Level, b: Level, mixed: Array) -> Array:
+        eps = a.alpha * mixed + a.sigma * x
+        return b.alpha * (x - a.sigma * eps) / a.alpha + b.sigma * eps
+
+    for i, (a, b) in enumerate(pairwise(LEVELS)):
+        past = [v(x, a), *past]
+        if warmup == "runge_kutta" and i < 3:
+            middle = NOISE.at((a.t + b.t) / 2)
+            second = v(transfer(x, a, middle, past[0]), middle)
+            third = v(transfer(x, a, middle, second), middle)
+            fourth = v(transfer(x, a, b, third), b)
+            mixed = (past[0] + 2 * second + 2 * third + fourth) / 6
+        elif i == 0:
+            mixed = (past[0] + v(transfer(x, a, b, past[0]), b)) / 2
+        else:
+            weights = ([3, -1], [23, -16, 5], [55, -59, 37, -9])[min(i, 3) - 1]
+            mixed = sum(w * value for w, value in zip(weights, past, strict=False)) / sum(weights)
+        x = transfer(x, a, b, mixed)
+    found = run(rows, normal(64, 99), [np.zeros(64)] * len(rows))
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-8)
 
 
 def test_pairs_of_dpmpp_2s_are_those_of_the_whole_run() -> None:

@@ -11,6 +11,22 @@ from guidegraph_runtime.tables.rows import EPS, NOISE, X0, Level, Row, X
 SIGMA_DATA = 0.5
 
 
+def distilled_timesteps(train_steps: int, original_steps: int, steps: int) -> list[int]:
+    """`steps` of the timesteps that a model was distilled at, evenly by their index, in decreasing order.
+
+    Those are k − 1, 2k − 1, … with k = ⌊T / original_steps⌋ (Luo et al. 2023, section 4.3), as diffusers has them.
+    """
+    if original_steps > train_steps:
+        raise ValueError(f"original_steps {original_steps} are more than the schedule's {train_steps} timesteps")
+    if steps > original_steps:
+        raise ValueError(
+            f"{steps} steps are more than the {original_steps} that the model was distilled at: "
+            "take fewer, or say in original_steps how many those were"
+        )
+    skip = train_steps // original_steps
+    return [(original_steps - i * original_steps // steps) * skip - 1 for i in range(steps)]
+
+
 def lcm(levels: Sequence[Level], timestep_scaling: float = 10.0) -> list[Row]:
     """Multistep consistency sampling of a latent consistency model (Luo et al. 2023, algorithm 3).
 

@@ -47,8 +47,7 @@ def dpmpp_2m(
         x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
         if i > 0 and not (i == last and (b.sigma == 0 or euler)):
             slope = (X0 - S1) * (b.lam - a.lam) / (a.lam - levels[i - 1].lam)
-            weight = change.gain / 2 if solver_type == "midpoint" else _phi2(change.h)
-            x = x + b.alpha * weight * slope
+            x = x + b.alpha * _slope_weight(change, solver_type) * slope
         rows.append(Row(a, x, slots=(X0,), score_gain=change.noise**2))
     return rows
 
@@ -78,19 +77,21 @@ def dpmpp_3m_sde(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
     return rows
 
 
-def dpmpp_2s(levels: Sequence[Level], skipped: int = 0) -> list[Row]:
+def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped: int = 0) -> list[Row]:
     """DPM-Solver++(2S), algorithm 1: pairs of steps, the second again from where the first started.
 
-    The pair's first landing is its inner point. A step that lands at σ = 0 is of first order. skipped: the steps that
-    a start in the middle left out; pairs are those of the whole run, so that an odd number starts with a single step.
+    The pair's first landing is its inner point. A step that lands at σ = 0 is of first order. solver_type: as for
+    `dpmpp_2m`. skipped: the steps that a start in the middle left out; pairs are those of the whole run, so that after
+    an odd number there is a single step first.
     """
     need_signal(levels, "dpmpp_2s")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         if i > 0 and (skipped + i) % 2 and b.sigma > 0:
             start = levels[i - 1]
-            half = (b.lam - start.lam) / (a.lam - start.lam) / 2  # 1/(2r)
-            rows.append(Row(a, integrate(S2, start, b, S1 + half * (X0 - S1))))
+            slope = (X0 - S1) * (b.lam - start.lam) / (a.lam - start.lam)
+            weight = _slope_weight(_exponential(start, b, eta=0.0), solver_type)
+            rows.append(Row(a, integrate(S2, start, b, S1) + b.alpha * weight * slope))
         else:
             rows.append(Row(a, integrate(X, a, b, X0), slots=(X0, X)))
     return rows
@@ -165,6 +166,11 @@ def _exponential(a: Level, b: Level, eta: float) -> _Change:
         noise=b.sigma * math.sqrt(1 - decay ** (2 * eta)),
         h=-(1 + eta) * math.log(decay) if decay > 0 else math.inf,
     )
+
+
+def _slope_weight(change: _Change, solver_type: Solver) -> float:
+    """What x̂0's slope over a step counts for: half of the gain, or the slope's exact integral."""
+    return change.gain / 2 if solver_type == "midpoint" else _phi2(change.h)
 
 
 def _phi2(h: float) -> float:
