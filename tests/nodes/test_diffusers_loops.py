@@ -1,0 +1,87 @@
+"""The full loops that diffusers' scheduler tests assert, by our tables and step: their sums, means and tolerances."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from guidegraph.nodes import scheduler as samplers
+from guidegraph.nodes.scheduler import Sampler
+from guidegraph.nodes.step import step
+from guidegraph.nodes.types import Prediction, Schedule
+from tests.nodes.diffusers_loops import LOOPS, Betas, Loop
+
+
+def schedule_of(betas: Betas) -> Schedule:
+    """ᾱ as diffusers computes it, in float32: its tests' numbers have its rounding."""
+    power = 2 if betas.scaled else 1
+    roots = torch.linspace(betas.start ** (1 / power), betas.end ** (1 / power), betas.train_steps)
+    return Schedule(torch.cumprod(1 - roots**power, 0).double())
+
+
+def counted(loop: Loop, downward: bool = False) -> Tensor:
+    """(4, 3, 8, 8) or (4, 3, 8): 0 … n − 1 over n, upward or downward, with the batch as the fastest axis."""
+    shape = (3, 8, 4) if loop.one_dimensional else (3, 8, 8, 4)
+    values = torch.arange(math.prod(shape))
+    values = (values.flip(0) if downward else values).reshape(shape) / math.prod(shape)
+    return values.permute(-1, *range(len(shape) - 1)).double()
+
+
+def sampler_of(loop: Loop) -> Sampler:
+    schedule = schedule_of(loop.betas)
+    strength = (loop.steps - loop.skipped) / loop.steps
+    node: Any = getattr(samplers, loop.sampler)
+    sampler: Sampler = node(schedule, steps=loop.steps, strength=strength, **loop.settings)
+    return sampler
+
+
+def start(loop: Loop, sampler: Sampler) -> Tensor:
+    """Our variance-preserving x of diffusers' start."""
+    alpha, sigma = sampler.scheduler.alpha[0], sampler.scheduler.sigma[0]
+    x, noise = counted(loop), counted(loop, downward=True)
+    if loop.in_ratio:
+        bar = schedule_of(loop.betas).alphas_bar[-1]
+        x = alpha * ((1 - bar) / bar).sqrt() * x
+    elif loop.noised:
+        x = alpha * x
+    return x + sigma * noise if loop.noised else x
+
+
+def noises(sampler: Sampler, shape: torch.Size) -> list[Tensor]:
+    """What diffusers draws from torch's generator of seed 0: in float32, where a step draws noise."""
+    generator = torch.Generator().manual_seed(0)
+    draws = sampler.scheduler.matrix[:, 0, 3] != 0
+    return [torch.randn(shape, generator=generator).double() if draw else torch.zeros(shape) for draw in draws]
+
+
+def run(loop: Loop) -> Tensor:
+    sampler = sampler_of(loop)
+    x, state = start(loop, sampler), sampler.state
+    drawn = noises(sampler, x.shape)
+    for t, alpha, noise in zip(sampler.steps.split(1), sampler.scheduler.alpha, drawn, strict=True):
+        prediction = Prediction(x * t.double() / (t.double() + 1), loop.kind)
+        if loop.in_ratio:  # the tests hand αy, the model's input, to the step as y; x is α times what a step is handed
+            x = alpha * x
+        x, state = step(sampler.scheduler, x, prediction, state, t, noise=noise)
+    return x
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(loop, marks=pytest.mark.xfail(raises=AssertionError, strict=True, reason=loop.differs))
+        if loop.differs
+        else loop
+        for loop in LOOPS
+    ],
+    ids=str,
+)
+def test_a_loop_that_diffusers_asserts(loop: Loop) -> None:
+    x = run(loop).abs()
+    assert float(x.mean()) == pytest.approx(loop.expected_mean, abs=loop.mean_tolerance, rel=0)
+    if loop.expected_sum is not None:
+        assert float(x.sum()) == pytest.approx(loop.expected_sum, abs=loop.sum_tolerance, rel=0)
