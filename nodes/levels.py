@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, MinLen
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import Fraction, Offset, Steps
+from guidegraph.nodes.sampler_settings import Fraction, Offset, Positive, Steps
 from guidegraph.nodes.types import Levels, Schedule, Table
 from guidegraph_runtime.host import levels as host
 from guidegraph_runtime.host.levels import Listed
@@ -24,7 +24,7 @@ from guidegraph_runtime.tables.spacings import Aligned
 if TYPE_CHECKING:
     from guidegraph_runtime.tables import grid
 
-Positive: TypeAlias = Annotated[float, Gt(0)]
+
 NotNegative: TypeAlias = Annotated[float, Ge(0)]
 
 
@@ -72,7 +72,9 @@ def sgm_uniform(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") 
 
 
 @node("levels.beta", runtime=True)
-def beta(schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one") -> Levels:
+def beta(
+    schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one"
+) -> Levels:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024): dense at both ends.
 
     a, b: the shape; below 1 the ends are dense. Timesteps that round to the same one are visited once.

@@ -45,6 +45,8 @@ MODULES = (
     "sampling",
     "schedule",
     "scheduler",
+    "scheduler_distilled",
+    "scheduler_exponential",
     "semantic",
     "similarity",
     "step",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Grid: TypeAlias = Literal["settings", "linear sigmas", "lu"]
+Grid: TypeAlias = Literal["settings", "linear sigmas", "karras", "lu", "leading"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ LATENT = Betas(start=0.00085, end=0.012, scaled=True)
 class Loop:
     """One loop: which tests assert it ("file: test, …"), our sampler and its settings, and what they assert.
 
-    grid: how the levels are said: by the sampler's settings, or as σ/α. skipped: steps left out before the start.
-    noised: the start is a sample with noise of that level. in_ratio: diffusers' state is x/α, and its tests hand the
-    scaled model input to the step. expected_sum: None where the tests assert the mean alone.
+    grid: how the levels are said: by the sampler's settings, or by a levels node that starts where the signal is
+    nearly nothing, as diffusers does. skipped: steps left out before the start. noised: the start is a sample with
+    noise of that level. in_ratio: diffusers' state is x/α, and its tests hand the scaled model input to the step.
+    expected_sum: None where the tests assert the mean alone. differs: why ours does not give the same.
     """
 
     tests: str
@@ -121,16 +122,14 @@ LOOPS = [
     ),
     of_sigmas("euler: no_noise, euler: device", "euler", 10.0807, 0.0131),
     of_sigmas("euler: v_prediction", "euler", 0.0002, 2.2676e-06, kind="v"),
-    of_sigmas("euler: karras", "euler", 124.52299499511719, 0.16213932633399963, settings=KARRAS, grid="settings"),
+    of_sigmas("euler: karras", "euler", 124.52299499511719, 0.16213932633399963, grid="karras"),
     of_sigmas("euler: with_noise", "euler", 57062.9297, 74.3007, **NOISED),
     of_sigmas("euler_ancestral: no_noise, euler_ancestral: device", "euler_ancestral", 152.3192, 0.1983),
     of_sigmas("euler_ancestral: v_prediction", "euler_ancestral", 108.4439, 0.1412, kind="v"),
     of_sigmas("euler_ancestral: with_noise", "euler_ancestral", 56163.0508, 73.1290, **NOISED),
     of_sigmas("heun: no_noise, heun: device", "heun", 0.1233, 0.0002),
     of_sigmas("heun: v_prediction", "heun", 4.6934e-07, 6.1112e-10, kind="v"),
-    of_sigmas(
-        "heun: karras", "heun", 0.00015, 1.9869554535034695e-07, settings=KARRAS, grid="settings", mean_tolerance=1e-2
-    ),
+    of_sigmas("heun: karras", "heun", 0.00015, 1.9869554535034695e-07, grid="karras", mean_tolerance=1e-2),
     of_sigmas("heun: with_noise", "heun", 75074.8906, 97.7538, **NOISED),
     of_sigmas("kdpm2_discrete: v_prediction", "dpm2", 4.6934e-07, 6.1112e-10, kind="v"),
     of_sigmas("kdpm2_discrete: no_noise, kdpm2_discrete: device", "dpm2", 20.4125, 0.0266),
@@ -140,12 +139,12 @@ LOOPS = [
     of_sigmas("kdpm2_ancestral: with_noise", "dpm2_ancestral", 93087.3437, 121.2074, mean_tolerance=5e-3, **NOISED),
     of_sigmas("lms: no_noise, lms: device", "lms", 1006.388, 1.31),
     of_sigmas("lms: v_prediction", "lms", 0.0017, 2.2676e-06, kind="v"),
-    of_sigmas("lms: karras", "lms", 3812.9927, 4.9648, settings=KARRAS, grid="settings", sum_tolerance=2e-2),
+    of_sigmas("lms: karras", "lms", 3812.9927, 4.9648, grid="karras", sum_tolerance=2e-2),
     of_sigmas("lms: with_noise", "lms", 27663.6895, 36.0204, differs=LMS_BUG, **NOISED),
     Loop("pndm: no_noise", "pndm", 198.1318, 0.2580, PRK),
     Loop("pndm: v_prediction", "pndm", 67.3986, 0.0878, PRK | {"combine": "v"}, kind="v"),
-    Loop("pndm: set_alpha_to_one", "pndm", 230.0399, 0.2995, PRK | {"final": "one"}, betas=STEEP),
-    Loop("pndm: no_set_alpha_to_one", "pndm", 186.9482, 0.2434, PRK, betas=STEEP),
+    Loop("pndm: set_alpha_to_one", "pndm", 230.0399, 0.2995, PRK | {"final": "one"}, betas=STEEP, grid="leading"),
+    Loop("pndm: no_set_alpha_to_one", "pndm", 186.9482, 0.2434, PRK, betas=STEEP, grid="leading"),
     Loop("dpm_multi: no_noise, dpm_multi: switch", "dpmpp_2m", None, 0.3301, LAST_AS_ANY),
     Loop("dpm_multi: with_noise", "dpmpp_2m", 318.4111, 0.4146, LAST_AS_ANY, skipped=5, noised=True),
     Loop("dpm_multi: no_noise_thres", "dpmpp_2m", None, 1.1364, LAST_AS_ANY | THRESHOLD),

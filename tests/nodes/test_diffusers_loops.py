@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from guidegraph.nodes import levels
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.scheduler import Sampler
 from guidegraph.nodes.step import step
-from guidegraph.nodes.types import Prediction, Schedule
+from guidegraph.nodes.types import Levels, Prediction, Schedule
 from tests.nodes.diffusers_loops import LOOPS, Betas, Loop
 
 
 def schedule_of(betas: Betas) -> Schedule:
-    """ᾱ as diffusers computes it, in float32: its tests' numbers have its rounding."""
+    """ᾱ as diffusers computes it, in float32: its tests' numbers have its rounding. The model knows all timesteps."""
     power = 2 if betas.scaled else 1
     roots = torch.linspace(betas.start ** (1 / power), betas.end ** (1 / power), betas.train_steps)
-    return Schedule(torch.cumprod(1 - roots**power, 0).double())
+    return Schedule(torch.cumprod(1 - roots**power, 0).double(), 0.0, betas.train_steps - 1.0)
 
 
 def counted(loop: Loop, downward: bool = False) -> Tensor:
@@ -31,11 +33,30 @@ def counted(loop: Loop, downward: bool = False) -> Tensor:
     return values.permute(-1, *range(len(shape) - 1)).double()
 
 
+def levels_of(loop: Loop, schedule: Schedule, final: Any) -> Levels | None:
+    """The levels of the whole run, where settings of the sampler cannot say them."""
+    ratios = ((1 - schedule.alphas_bar) / schedule.alphas_bar).sqrt().numpy()
+    if loop.grid == "linear sigmas":
+        times = np.linspace(0, len(ratios) - 1, loop.steps)[::-1]
+        interpolated = np.interp(times, np.arange(len(ratios)), ratios)
+        return levels.sigmas(schedule, sigmas=interpolated[loop.skipped :].tolist(), final=final)
+    ends: Any = {"sigma_max": ratios[-1].item(), "sigma_min": ratios[0].item()}
+    if loop.grid == "karras":
+        return levels.karras(schedule, steps=loop.steps, final=final, **ends)
+    if loop.grid == "lu":
+        return levels.exponential(schedule, steps=loop.steps, final=final, **ends)
+    return levels.leading(schedule, steps=loop.steps, final=final) if loop.grid == "leading" else None
+
+
 def sampler_of(loop: Loop) -> Sampler:
-    schedule = schedule_of(loop.betas)
-    strength = (loop.steps - loop.skipped) / loop.steps
+    schedule, settings = schedule_of(loop.betas), dict(loop.settings)
     node: Any = getattr(samplers, loop.sampler)
-    sampler: Sampler = node(schedule, steps=loop.steps, strength=strength, **loop.settings)
+    wired = levels_of(loop, schedule, settings.get("final", "one"))
+    if wired is None:
+        settings |= {"steps": loop.steps, "strength": (loop.steps - loop.skipped) / loop.steps}
+    else:
+        settings.pop("final", None)
+    sampler: Sampler = node(schedule, wired, **settings)
     return sampler
 
 

@@ -47,7 +47,12 @@ def trailing(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "on
 
 @operation("levels.linspace")
 def linspace(
-    schedule: Mapping[str, Any], *, steps: int = 30, whole_times: bool = False, lands: bool = False, final: Final = "one"
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    whole_times: bool = False,
+    lands: bool = False,
+    final: Final = "one",
 ) -> Fields:
     """Timesteps evenly from the last one to the first, both included; with `lands`, the first is left to the landing."""
     return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
@@ -181,7 +186,9 @@ def split(levels: Mapping[str, Any], *, at: int) -> Halves:
     given = levels_of_fields(levels)
     steps = len(given.t) - 1
     if not 1 <= whole("at", at) < steps:
-        raise ValueError(f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}")
+        raise ValueError(
+            f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
+        )
     return Halves(_fields(given.t[: at + 1], given.ratio[: at + 1]), _fields(given.t[at:], given.ratio[at:]))
 
 
@@ -226,7 +233,13 @@ def levels_of_fields(levels: Mapping[str, Any]) -> Levels:
 
 
 def _spaced(
-    schedule: Mapping[str, Any], spacing: Spacing, steps: int, rounds: bool, offset: int, final: Final, lands: bool = False
+    schedule: Mapping[str, Any],
+    spacing: Spacing,
+    steps: int,
+    rounds: bool,
+    offset: int,
+    final: Final,
+    lands: bool = False,
 ) -> Fields:
     noise = noise_of_fields(schedule)
     return _at_times(noise, timesteps(noise, Rule(rounds, lands, True), _steps(steps), spacing, offset), final)

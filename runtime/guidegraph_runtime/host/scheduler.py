@@ -25,14 +25,19 @@ SAMPLERS = (
     samplers.euler_ancestral,
     samplers.heun,
     samplers.dpm2,
+    samplers.dpm2_ancestral,
     samplers.lms,
     samplers.dpmpp_2m,
     samplers.dpmpp_2m_sde,
     samplers.dpmpp_2s,
+    samplers.dpmpp_2s_ancestral,
     samplers.dpmpp_sde,
+    samplers.dpmpp_3m_sde,
     samplers.unipc,
     samplers.deis,
     samplers.edm,
+    samplers.lcm,
+    samplers.tcd,
 )
 
 

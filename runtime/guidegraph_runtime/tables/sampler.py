@@ -13,8 +13,7 @@ from guidegraph_runtime.tables import grid
 from guidegraph_runtime.tables.grid import Final, Levels, Noise, Rule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array, Level, Row, stack
 
-
-SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength")
+SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
 """The settings of a sampler that choose its levels."""
 
 
@@ -100,6 +99,11 @@ def visited_levels(
     return Levels.of(chosen).visited()
 
 
+def skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
+    """How many of the steps a start in the middle (strength) left out; none that is known where levels are wired."""
+    return 0 if levels is not None else steps - (len(visited) - 1)
+
+
 def check_levels(levels: Levels, rising: bool = True) -> Levels:
     """The levels, which fall, or rise where they may. Raises ``ValueError`` that says what is wrong with them."""
     ratio = levels.ratio
@@ -142,9 +146,9 @@ def sampler_table(
     rows: Sequence[Row],
     clip: bool | float,
     threshold: float | None,
+    threshold_max: float | None,
     rederive_eps: bool = True,
     learned: bool = False,
-    threshold_max: float | None = None,
 ) -> SamplerTable:
     """The table of some rows and what goes with it; the settings are checked."""
     table = stack(rows)
