@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -106,3 +108,32 @@ def test_a_loop_that_diffusers_asserts(loop: Loop) -> None:
     assert float(x.mean()) == pytest.approx(loop.expected_mean, abs=loop.mean_tolerance, rel=0)
     if loop.expected_sum is not None:
         assert float(x.sum()) == pytest.approx(loop.expected_sum, abs=loop.sum_tolerance, rel=0)
+
+
+def test_60_of_the_62_loops_are_the_same_and_the_tests_that_assert_them_are_81() -> None:
+    """Issue 14 counts 60 of the tests: not the parallel schedulers, kdpm2_ancestral, lcm, tcd and switch."""
+    counted_once = [
+        (loop, test)
+        for loop in LOOPS
+        for test in loop.tests.split(", ")
+        if not test.startswith(("ddim_parallel", "ddpm_parallel", "kdpm2_ancestral", "lcm", "tcd"))
+        and not test.endswith("switch")
+    ]
+    assert (len(LOOPS), sum(loop.count for loop in LOOPS), len(counted_once)) == (62, 81, 60)
+    assert sum(bool(loop.differs) for loop, _ in counted_once) == 2
+
+
+def test_ddpm_from_the_last_two_timesteps_is_diffusers_in_float64() -> None:
+    """The number that its test asserts is float32's, as `differs` says of that loop."""
+    diffusers = pytest.importorskip("diffusers")
+    loop = next(loop for loop in LOOPS if str(loop) == "ddpm: with_noise")
+    reference = diffusers.DDPMScheduler(beta_start=0.0001, beta_end=0.02, variance_type="fixed_small")
+    reference.alphas_cumprod = reference.alphas_cumprod.double()
+    sampler = sampler_of(loop)
+    x = start(loop, sampler)
+    drawn = iter(noises(sampler, x.shape))
+    module = sys.modules["diffusers.schedulers.scheduling_ddpm"]
+    with patch.object(module, "randn_tensor", lambda *_, **__: next(drawn)):
+        for t in (1, 0):
+            x = reference.step(x * t / (t + 1), t, x).prev_sample
+    torch.testing.assert_close(run(loop), x, atol=1e-6, rtol=0)

@@ -20,8 +20,10 @@ ALL: dict[str, Callable[..., Sampler]] = {
     name: value for name, value in vars(samplers).items() if hasattr(value, ATTRIBUTE)
 }
 
+SPACED = [name for name, sampler in ALL.items() if "sigmas" in getattr(sampler, ATTRIBUTE).settings]
 
-@pytest.mark.parametrize("name", ALL)
+
+@pytest.mark.parametrize("name", SPACED)
 @pytest.mark.parametrize("sigmas", ["schedule", "karras", "exponential"])
 def test_every_table_has_one_shape_and_starts_at_row_0(name: str, sigmas: str) -> None:
     found = ALL[name](scaled_linear(), steps=7, sigmas=sigmas)
@@ -34,7 +36,7 @@ def test_every_table_has_one_shape_and_starts_at_row_0(name: str, sigmas: str) -
     assert torch.equal(found.steps.double(), found.scheduler.t)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", SPACED)
 def test_a_rows_alpha_and_sigma_are_the_schedules_at_its_time(name: str) -> None:
     found = ALL[name](scaled_linear(), steps=9, sigmas="karras")
     alpha, sigma = scaled_linear().alpha_sigma(found.steps.double())
@@ -44,10 +46,46 @@ def test_a_rows_alpha_and_sigma_are_the_schedules_at_its_time(name: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("ddim", 25), ("heun", 49), ("dpm2", 49), ("edm", 49), ("pndm", 26), ("unipc", 25), ("dpmpp_sde", 49)],
+    [
+        ("lcm", 25),
+        ("tcd", 25),
+        ("dpm2_ancestral", 49),
+        ("ddim", 25),
+        ("heun", 49),
+        ("dpm2", 49),
+        ("edm", 49),
+        ("pndm", 26),
+        ("unipc", 25),
+        ("dpmpp_sde", 49),
+    ],
 )
 def test_a_row_is_a_model_call(name: str, rows: int) -> None:
     assert len(ALL[name](scaled_linear(), steps=25).steps) == rows
+
+
+def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
+    for node, final in ((samplers.lcm, 0.0), (samplers.tcd, 1 - scaled_linear().alphas_bar[0].item())):
+        found = node(scaled_linear(), steps=4)
+        assert found.steps.tolist() == [999, 759, 499, 259]
+        assert node(scaled_linear(), steps=4, original_steps=1000).steps.tolist() == [999, 749, 499, 249]
+        assert node(scaled_linear(), steps=4, strength=0.5).steps.tolist() == [499, 259]
+        lands_at_x0 = (1 - found.scheduler.matrix[-1, 0, 1] ** 2).item()
+        assert lands_at_x0 == pytest.approx(final, abs=1e-6)
+    with pytest.raises(ValueError, match="8 steps are more than the 4 that the model was distilled at"):
+        samplers.lcm(scaled_linear(), steps=8, original_steps=4)
+
+
+def test_a_start_in_the_middle_keeps_the_pairs_and_the_length_of_the_whole_run() -> None:
+    """dpmpp_2s pairs steps as the whole run does; 12 of 20 steps are not yet few."""
+    whole, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
+    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[4:])
+    whole, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))
+    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[9:])
+
+
+def test_threshold_max_is_the_steps() -> None:
+    scheduler = samplers.dpmpp_2m(scaled_linear(), steps=4, threshold=0.9, threshold_max=1.5).scheduler
+    assert (scheduler.threshold, scheduler.threshold_max) == (0.9, 1.5)
 
 
 def test_spacings_are_those_of_lin_et_al() -> None:
@@ -129,7 +167,7 @@ def test_final_first_lands_at_the_first_alpha_bar() -> None:
     torch.testing.assert_close(row[2] ** 2, 1 - schedule.alphas_bar[0])
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "unipc"])  # whose row first corrects the last one
+@pytest.mark.parametrize("name", [name for name in SPACED if name != "unipc"])  # whose row first corrects the last one
 def test_a_last_step_of_length_zero_changes_nothing(name: str) -> None:
     found = ALL[name](scaled_linear(), steps=17, final="first", sigmas="karras")
     noises = [torch.zeros(1, 5, dtype=torch.float64)] * len(found.steps)
