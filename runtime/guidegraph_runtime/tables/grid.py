@@ -15,8 +15,10 @@ Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]
 Final: TypeAlias = Literal["one", "first"]
 
-MAX_RATIO = 100.0
-"""σ/α above which a sample holds no signal: default levels do not start there unless the model was trained there."""
+NO_SIGNAL = 200.0
+"""σ/α above which nothing is left of the signal: the cosine schedule ends at 20,291, the linear one at 157."""
+START = 20.0
+"""σ/α of the first default level of a schedule that runs beyond `NO_SIGNAL`."""
 LANDING = -1.0
 """The timestep of a landing at σ = 0, where no network is called."""
 
@@ -64,7 +66,8 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 class Noise:
     """log(σ/α) at t = 0 … T−1, interpolated between, and the timesteps low ≤ high that default levels stay within.
 
-    They are those that the model was trained at. Where nothing says which, they are all whose σ/α is at most 100.
+    They are those that the model was trained at. Where nothing says which, they are all, but for a schedule that runs
+    until no signal is left (σ/α above 200): then those whose σ/α is at most 20.
     """
 
     log_ratio: Array
@@ -77,7 +80,7 @@ class Noise:
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
         low = 0.0 if trained_from is None else float(trained_from)
-        high = _last_with_signal(log_ratio) if trained_to is None else float(trained_to)
+        high = _last_with_signal(log_ratio, len(log_ratio) - 1.0) if trained_to is None else float(trained_to)
         if not 0 <= low < high <= len(log_ratio) - 1:
             raise ValueError(
                 f"expected trained_from below trained_to, both from 0 to {len(log_ratio) - 1}; found {low:g} and {high:g}"
@@ -95,9 +98,8 @@ class Noise:
         return math.floor(self.high) - math.ceil(self.low) + 1
 
     def with_signal(self) -> Noise:
-        """The same, with default levels only where σ/α is at most 100: for solvers that divide by α."""
-        high = min(self.high, _last_with_signal(self.log_ratio))
-        return Noise(self.log_ratio, min(self.low, high), high)
+        """The same for solvers that divide by α: default levels stay where signal is left, whatever the model knows."""
+        return Noise(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
 
     def at(self, t: float) -> Level:
         """The level at time t, rounded to float32 since a network is told t in float32: α and σ are those of that t."""
@@ -214,7 +216,8 @@ def exponential(high: float, low: float, ramp: Array) -> Array:
     return spaced
 
 
-def _last_with_signal(log_ratio: Array) -> float:
-    """The last whole t with σ/α ≤ 100; T − 1 for a schedule without any."""
-    known = np.flatnonzero(log_ratio <= math.log(MAX_RATIO))
-    return float(known[-1]) if len(known) > 1 else float(len(log_ratio) - 1)
+def _last_with_signal(log_ratio: Array, last: float) -> float:
+    """`last`, or the last whole t before it with σ/α ≤ 20 where σ/α is above 200 there."""
+    if np.interp(last, np.arange(len(log_ratio)), log_ratio) <= math.log(NO_SIGNAL):
+        return last
+    return float(np.flatnonzero(log_ratio <= math.log(START)).max(initial=1))
