@@ -10,6 +10,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.nodes.checkpoints.options import AttentionOrder, NoiseSchedule, PredictionChoice
 from guidegraph.nodes.model import Missing
+from guidegraph.nodes.schedule import trained
 from guidegraph.nodes.types import Autoencoder, Classifier, Denoiser, LabelEmbedder, Schedule, TextEmbedder
 
 

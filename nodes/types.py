@@ -161,8 +161,8 @@ class Schedule:
     """A variance-preserving noise schedule on t = 0 … T−1: x_t = α_t x0 + σ_t ε with α² = ᾱ and σ² = 1 − ᾱ.
 
     ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and the last
-    timestep that the schedule's model knows, within which default levels of all samplers stay; without them, all whose
-    σ/α is at most 100. All conversions between ε, x0, v and score live here.
+    timestep that the schedule's model knows, within which default levels of all samplers stay; without them, all, as
+    long as signal is left (guidegraph_runtime.tables.grid). All conversions between ε, x0, v and score live here.
     Methods take t (1) or (B) beside x (B, …); they compute in float64 where x is float64, in float32 otherwise.
     """
 
