@@ -188,7 +188,9 @@ def test_strength_keeps_the_last_part_of_the_steps() -> None:
     assert len(samplers.ddim(schedule, steps=100, strength=0.29).steps) == 29
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize(
+    "name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde"]
+)
 def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
     schedule = schedules.zero_terminal_snr(scaled_linear())
     found = ALL[name](schedule, steps=400, spacing="trailing")

@@ -21,7 +21,8 @@ from guidegraph_runtime.host import OPERATIONS, schedule
 
 NODES = {spec.id: spec for spec in map(spec_of, guidegraph_nodes())}
 SHARED = sorted(id for id, spec in NODES.items() if spec.runtime)
-SAMPLERS = [id for id in SHARED if "steps" in NODES[id].settings]
+SAMPLERS = [id for id in SHARED if id.startswith("scheduler.") and "steps" in NODES[id].settings]
+DRAWS = ("ddim", "euler_ancestral", "dpm2_ancestral", "dpmpp_sde", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde")
 STRUCTURES = {"schedule": Schedule, "scheduler": Scheduler, "state": SchedulerState}
 SCHEDULES = {
     "linear": schedule.linear(),
@@ -37,6 +38,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"steps": 12, "spacing": "linspace", "eta": 0.5, "order": 1, "variant": "bh1", "warmup": "runge_kutta"},
     {"steps": 11, "variance": "fixed_large", "churn": 5, "s_min": 0.1, "s_max": 10.0, "s_noise": 1.01},
     {"steps": 11, "variance": "learned"},
+    {"steps": 11, "solver_type": "heun", "lower_order_final": False, "euler_at_final": True, "combine": "v"},
+    {"steps": 11, "threshold": 0.9, "threshold_max": 1.5, "original_steps": 100, "timestep_scaling": 5.0},
 ]
 
 
@@ -88,7 +91,7 @@ def refusal(function: Callable[..., Any], given: dict[str, Any]) -> str:
 def test_nodes_say_of_themselves_what_the_runtime_has() -> None:
     assert sorted(set(OPERATIONS) & set(NODES)) == SHARED
     assert set(OPERATIONS) - set(NODES) == {"text.chunks", "text.tokenize"}
-    assert len(SAMPLERS) == 15
+    assert len(SAMPLERS) == 20
 
 
 @pytest.mark.parametrize("spec", [NODES[id] for id in SHARED], ids=SHARED)
@@ -111,7 +114,7 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
     equal = 0
     for settings in SETTINGS:
         known = {key: value for key, value in settings.items() if key in NODES[id].settings}
-        if "eta" in known and id not in ("scheduler.ddim", "scheduler.euler_ancestral", "scheduler.dpmpp_sde"):
+        if "eta" in known and id.partition(".")[2] not in (*DRAWS, "tcd"):
             known["eta"] = NODES[id].settings["eta"].default
         given = {"schedule": SCHEDULES[name], **known}
         if message := refusal(NODES[id].function, {key: as_torch(key, value) for key, value in given.items()}):
@@ -119,7 +122,10 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
         else:
             compare(id, **given)
             equal += 1
-    needs_signal = ("pndm", "heun", "dpm2", "lms", "dpmpp_2s", "dpmpp_sde", "unipc", "deis", "edm")
+    needs_signal = (
+        *("pndm", "heun", "dpm2", "dpm2_ancestral", "lms", "edm", "unipc", "deis"),
+        *("dpmpp_2s", "dpmpp_2s_ancestral", "dpmpp_sde"),
+    )
     assert equal >= (0 if name == "zero_snr" and id.partition(".")[2] in needs_signal else 5)
 
 
