@@ -5,13 +5,13 @@ strength choose them within the timesteps that the schedule's model knows (train
 
 All settings that several samplers share:
 steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
-final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
-as Karras et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile
-of dynamic thresholding (Saharia et al. 2022), and threshold_max the most that it counts as. rederive_eps: ε follows the clipped x̂0. strength: only this last part
-of the steps, rounded down but at least one, for a start from a picture (scheduler.add_noise). eta: how much of DDPM's
-noise a step adds, where the sampler has a choice; the others take only the value that they have anyway, so that one can
-stand in for another.
+2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps. final:
+ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced as Karras
+et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
+thresholding (Saharia et al. 2022), and threshold_max the most that it counts as. rederive_eps: ε follows the clipped
+x̂0. strength: only this last part of the steps, rounded down but at least one, for a start from a picture
+(scheduler.add_noise). eta: how much of DDPM's noise a step adds, where the sampler has a choice; the others take only
+the value that they have anyway, so that one can stand in for another.
 """
 
 from __future__ import annotations

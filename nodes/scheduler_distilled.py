@@ -1,4 +1,4 @@
-"""Samplers of models that were distilled to jump to x̂0 in a few steps. Settings that are not said here: see `scheduler`.
+"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `scheduler`.
 
 original_steps: how many timesteps the model was distilled at; the steps are at some of them, evenly by their index.
 """
@@ -27,7 +27,7 @@ def lcm(
     threshold_max: Positive | None = None,
     strength: Fraction = 1.0,
 ) -> Sampler:
-    """Latent consistency models (Luo et al. 2023): to x̂0 by the consistency function, then fresh noise of the next level.
+    """Latent consistency models (Luo et al. 2023): the consistency function, then fresh noise of the next level.
 
     timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
     """

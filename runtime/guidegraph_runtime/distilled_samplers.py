@@ -1,4 +1,4 @@
-"""Samplers of models that were distilled to jump to x̂0 in a few steps. Settings that are not said here: see `samplers`.
+"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `samplers`.
 
 original_steps: how many timesteps the model was distilled at; the steps are at some of them, evenly by their index.
 """
@@ -29,7 +29,7 @@ def lcm(
     threshold_max: float | None = None,
     strength: float = 1.0,
 ) -> SamplerTable:
-    """Latent consistency models (Luo et al. 2023): to x̂0 by the consistency function, then fresh noise of the next level.
+    """Latent consistency models (Luo et al. 2023): the consistency function, then fresh noise of the next level.
 
     timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
     """

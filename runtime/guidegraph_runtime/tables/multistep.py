@@ -69,7 +69,8 @@ def _multistep(levels: Sequence[Level], start: int, combine: Combine) -> list[Ro
 
 def _output(level: Level, combine: Combine) -> Array:
     """ε, or v = αε − σx̂0, of a call at this level."""
-    return EPS if combine == "eps" else level.alpha * EPS - level.sigma * X0
+    output: Array = EPS if combine == "eps" else level.alpha * EPS - level.sigma * X0
+    return output
 
 
 class _Transfer:
