@@ -1,16 +1,17 @@
 """Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `scheduler`.
 
-original_steps: how many timesteps the model was distilled at; the steps are at some of them, evenly by their index.
+spacing: by default some of the original_steps timesteps that the model was distilled at, evenly by their index.
 """
 
 from __future__ import annotations
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import Clip, Eta, Fraction, Positive, Steps
+from guidegraph.nodes.sampler_settings import Clip, Eta, Fraction, Offset, Positive, Steps
 from guidegraph.nodes.sampler_tables import Sampler, sampler_of
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
-from guidegraph_runtime.tables.grid import Final
+from guidegraph_runtime.distilled_samplers import DistilledSpacing
+from guidegraph_runtime.tables.grid import Final, Sigmas
 
 
 @node("scheduler.lcm", runtime=True)
@@ -20,7 +21,10 @@ def lcm(
     *,
     steps: Steps = 4,
     original_steps: Steps = 50,
+    spacing: DistilledSpacing = "distilled",
+    offset: Offset = 0,
     final: Final = "one",
+    sigmas: Sigmas = "schedule",
     timestep_scaling: Positive = 10.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
@@ -41,7 +45,10 @@ def tcd(
     *,
     steps: Steps = 4,
     original_steps: Steps = 50,
+    spacing: DistilledSpacing = "distilled",
+    offset: Offset = 0,
     final: Final = "first",
+    sigmas: Sigmas = "schedule",
     eta: Eta = 0.3,
     clip: Clip = False,
     threshold: Fraction | None = None,
