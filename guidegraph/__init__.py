@@ -192,7 +192,7 @@ _HOMES = {
         "Label",
         "LabelEmbedder",
         "Latent",
-    "Levels",
+        "Levels",
         "Mask",
         "Noise",
         "Prediction",

@@ -72,7 +72,9 @@ def sgm_uniform(schedule: Schedule, *, steps: Steps = 30, final: Final = "one") 
 
 
 @node("levels.beta", runtime=True)
-def beta(schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one") -> Levels:
+def beta(
+    schedule: Schedule, *, steps: Steps = 30, a: Positive = 0.6, b: Positive = 0.6, final: Final = "one"
+) -> Levels:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024): dense at both ends.
 
     a, b: the shape; below 1 the ends are dense. Timesteps that round to the same one are visited once.

@@ -25,8 +25,8 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
 from guidegraph.nodes.levels import as_noise, as_tables
+from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime import samplers
 from guidegraph_runtime.samplers import Warmup

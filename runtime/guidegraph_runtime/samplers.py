@@ -77,7 +77,9 @@ def ddim(
     strength: float = 1.0,
 ) -> SamplerTable:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    visited = visited_levels(noise_of(alphas_bar), levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength, rising=eta == 0)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength, rising=eta == 0
+    )
     return sampler_table(ancestral.ddim(visited, number("eta", eta, low=0, high=1)), clip, threshold, rederive_eps)
 
 
@@ -123,7 +125,9 @@ def euler(
 ) -> SamplerTable:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(ratio.euler(visited), clip, threshold, rederive_eps)
 
 
@@ -166,7 +170,9 @@ def heun(
 ) -> SamplerTable:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(ratio.heun(visited), clip, threshold, rederive_eps)
 
 
@@ -210,7 +216,9 @@ def lms(
 ) -> SamplerTable:
     """Linear multistep in x/α, of order up to 4: one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(ratio.lms(visited, whole("order", order, low=1, high=4)), clip, threshold, rederive_eps)
 
 
@@ -230,7 +238,9 @@ def dpmpp_2m(
 ) -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(dpm.dpmpp_2m(visited), clip, threshold)
 
 
@@ -268,7 +278,9 @@ def dpmpp_2s(
 ) -> SamplerTable:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(dpm.dpmpp_2s(visited), clip, threshold)
 
 
@@ -311,7 +323,9 @@ def unipc(
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
     drawing_none(eta)
     choice("variant", variant, get_args(uni.B))
-    visited = visited_levels(noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(uni.unipc(visited, whole("order", order, low=1, high=3), variant), clip, threshold)
 
 
@@ -333,7 +347,9 @@ def deis(
 ) -> SamplerTable:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(ratio.deis(visited, whole("order", order, low=1, high=3)), clip, threshold, rederive_eps)
 
 

@@ -47,9 +47,14 @@ def trailing(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "on
 
 @operation("levels.linspace")
 def linspace(
-    schedule: Mapping[str, Any], *, steps: int = 30, whole_times: bool = False, lands: bool = False, final: Final = "one"
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    whole_times: bool = False,
+    lands: bool = False,
+    final: Final = "one",
 ) -> Fields:
-    """Timesteps evenly from the last one to the first, both included; with `lands`, the first is left to the landing."""
+    """Timesteps evenly from the last one to the first, both visited; with `lands`, the first is left to the landing."""
     return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
 
 
@@ -181,7 +186,9 @@ def split(levels: Mapping[str, Any], *, at: int) -> Halves:
     given = levels_of_fields(levels)
     steps = len(given.t) - 1
     if not 1 <= whole("at", at) < steps:
-        raise ValueError(f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}")
+        raise ValueError(
+            f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
+        )
     return Halves(_fields(given.t[: at + 1], given.ratio[: at + 1]), _fields(given.t[at:], given.ratio[at:]))
 
 
@@ -226,7 +233,13 @@ def levels_of_fields(levels: Mapping[str, Any]) -> Levels:
 
 
 def _spaced(
-    schedule: Mapping[str, Any], spacing: Spacing, steps: int, rounds: bool, offset: int, final: Final, lands: bool = False
+    schedule: Mapping[str, Any],
+    spacing: Spacing,
+    steps: int,
+    rounds: bool,
+    offset: int,
+    final: Final,
+    lands: bool = False,
 ) -> Fields:
     noise = noise_of_fields(schedule)
     return _at_times(noise, timesteps(noise, Rule(rounds, lands, True), _steps(steps), spacing, offset), final)
@@ -237,11 +250,13 @@ def _steps(steps: int) -> int:
 
 
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
-    """The levels of the largest and the smallest σ/α: those that the model knows, where they are not given."""
-    first = noise.at(noise.high) if sigma_max is None else _near(noise, number("sigma_max", sigma_max, above=0))
+    """The levels of the largest and the smallest σ/α: by default, those that the model knows and that hold signal."""
+    first = (
+        noise.at(noise.with_signal().high)
+        if sigma_max is None
+        else _near(noise, number("sigma_max", sigma_max, above=0))
+    )
     last = noise.at(noise.low) if sigma_min is None else _near(noise, number("sigma_min", sigma_min, above=0))
-    if math.isinf(first.ratio):
-        raise ValueError("the schedule ends at α = 0, where σ/α is infinite: set sigma_max, or space the timesteps")
     if last.ratio >= first.ratio:
         raise ValueError(f"sigma_min {last.ratio:g} must be below sigma_max {first.ratio:g}")
     return first, last
