@@ -69,7 +69,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 def trained(
     schedule: Schedule, *, first: Annotated[float, Ge(0)] | None = None, last: Annotated[float, Ge(0)] | None = None
 ) -> Schedule:
-    """The schedule of a model that knows the timesteps from `first` to `last`: default levels of all samplers lie within.
+    """The schedule of a model that knows the timesteps from `first` to `last`, where all samplers stay by default.
 
     first, last: none is the schedule's own end, at which a sampler may then start even where no signal is left.
     Raises an error for timesteps beyond the schedule, or in the wrong order.

@@ -1,17 +1,6 @@
 """Samplers: each node computes a table, once, that scheduler.step applies row by row.
 
-Port levels: the levels to visit, of any levels node. Without it, the settings steps, spacing, offset, final, sigmas and
-strength choose them within the timesteps that the schedule's model knows (trained_from … trained_to).
-
-All settings that several samplers share:
-steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps. final:
-ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced as Karras
-et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
-thresholding (Saharia et al. 2022), and threshold_max the most that it counts as. rederive_eps: ε follows the clipped
-x̂0. strength: only this last part of the steps, rounded down but at least one, for a start from a picture
-(scheduler.add_noise). eta: how much of DDPM's noise a step adds, where the sampler has a choice; the others take only
-the value that they have anyway, so that one can stand in for another.
+Settings that several samplers share: see `sampler_settings`.
 """
 
 from __future__ import annotations
@@ -22,7 +11,17 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Positive, Steps
+from guidegraph.nodes.sampler_settings import (
+    SHARED_SETTINGS,
+    AncestralEta,
+    Clip,
+    Eta,
+    Fraction,
+    NoEta,
+    Offset,
+    Positive,
+    Steps,
+)
 from guidegraph.nodes.sampler_tables import Sampler as Sampler
 from guidegraph.nodes.sampler_tables import sampler_of
 from guidegraph.nodes.scheduler_distilled import lcm as lcm
@@ -41,6 +40,8 @@ from guidegraph_runtime.samplers import Warmup
 from guidegraph_runtime.tables.ancestral import Variance
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.multistep import Combine
+
+__doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
 @node("scheduler.ddpm", runtime=True)

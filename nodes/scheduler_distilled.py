@@ -1,4 +1,4 @@
-"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `scheduler`.
+"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `sampler_settings`.
 
 spacing: by default some of the original_steps timesteps that the model was distilled at, evenly by their index.
 """
@@ -6,12 +6,14 @@ spacing: by default some of the original_steps timesteps that the model was dist
 from __future__ import annotations
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import Clip, Eta, Fraction, Offset, Positive, Steps
+from guidegraph.nodes.sampler_settings import SHARED_SETTINGS, Clip, Eta, Fraction, Offset, Positive, Steps
 from guidegraph.nodes.sampler_tables import Sampler, sampler_of
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
 from guidegraph_runtime.distilled_samplers import DistilledSpacing
 from guidegraph_runtime.tables.grid import Final, Sigmas
+
+__doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
 @node("scheduler.lcm", runtime=True)

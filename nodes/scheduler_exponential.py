@@ -1,4 +1,7 @@
-"""Samplers that integrate in λ = log(α/σ): DPM-Solver++ (Lu et al. 2022), UniPC and DEIS. Settings: see `scheduler`."""
+"""Samplers that integrate in λ = log(α/σ): DPM-Solver++ (Lu et al. 2022), UniPC and DEIS.
+
+Settings that several samplers share: see `sampler_settings`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import Clip, Eta, Fraction, NoEta, Offset, Positive, Steps
+from guidegraph.nodes.sampler_settings import SHARED_SETTINGS, Clip, Eta, Fraction, NoEta, Offset, Positive, Steps
 from guidegraph.nodes.sampler_tables import Sampler, sampler_of
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
 from guidegraph_runtime.tables.dpm import Solver
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.unipc import B
+
+__doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
 @node("scheduler.dpmpp_2m", runtime=True)

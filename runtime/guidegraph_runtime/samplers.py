@@ -242,7 +242,7 @@ def dpm2_ancestral(
 ) -> SamplerTable:
     """DPM-Solver-2 with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise."""
     noise = noise_of(alphas_bar).with_signal()
-    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
         ratio.dpm2_ancestral(visited, noise.at_ratio, number("eta", eta, low=0, high=1)),
         clip,

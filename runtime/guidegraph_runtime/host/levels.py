@@ -54,7 +54,7 @@ def linspace(
     lands: bool = False,
     final: Final = "one",
 ) -> Fields:
-    """Timesteps evenly from the last one to the first, both included; with `lands`, the first is left to the landing."""
+    """Timesteps evenly from the last one to the first, both visited; with `lands`, the first is left to the landing."""
     return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
 
 
@@ -250,11 +250,13 @@ def _steps(steps: int) -> int:
 
 
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
-    """The levels of the largest and the smallest σ/α: those that the model knows, where they are not given."""
-    first = noise.at(noise.high) if sigma_max is None else _near(noise, number("sigma_max", sigma_max, above=0))
+    """The levels of the largest and the smallest σ/α: by default, those that the model knows and that hold signal."""
+    first = (
+        noise.at(noise.with_signal().high)
+        if sigma_max is None
+        else _near(noise, number("sigma_max", sigma_max, above=0))
+    )
     last = noise.at(noise.low) if sigma_min is None else _near(noise, number("sigma_min", sigma_min, above=0))
-    if math.isinf(first.ratio):
-        raise ValueError("the schedule ends at α = 0, where σ/α is infinite: set sigma_max, or space the timesteps")
     if last.ratio >= first.ratio:
         raise ValueError(f"sigma_min {last.ratio:g} must be below sigma_max {first.ratio:g}")
     return first, last

@@ -1,7 +1,7 @@
 """Noise schedules, each as its fields.
 
-alphas_bar: ᾱ (T), float64. trained_from, trained_to: the timesteps that the schedule's model knows, or None where nothing
-says so.
+alphas_bar: ᾱ (T), float64. trained_from, trained_to: the timesteps that the schedule's model knows, or None where
+nothing says so.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Sampler(NamedTuple):
 
 
 def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
-    """The operation of a sampler: of a schedule's and a Levels' fields in place of ᾱ and levels, with the same settings."""
+    """The operation of a sampler: of the fields of a schedule and of levels, with the same settings."""
 
     def sampler(schedule: Mapping[str, Any], levels: Mapping[str, Any] | None = None, **settings: Any) -> Sampler:
         visited = None if levels is None else levels_of_fields(levels)

@@ -83,7 +83,7 @@ class Noise:
         high = _last_with_signal(log_ratio, len(log_ratio) - 1.0) if trained_to is None else float(trained_to)
         if not 0 <= low < high <= len(log_ratio) - 1:
             raise ValueError(
-                f"expected trained_from below trained_to, both from 0 to {len(log_ratio) - 1}; found {low:g} and {high:g}"
+                f"expected trained_from below trained_to, from 0 to {len(log_ratio) - 1}; found {low:g} and {high:g}"
             )
         return cls(log_ratio, low, high)
 
@@ -135,10 +135,11 @@ def levels(
     final: the landing's ᾱ is 1, or ᾱ_0, which makes a last step from t = 0 one of length zero. strength: only the
     last part of the steps, for a start from a picture.
     """
+    known = noise if sigmas == "schedule" else noise.with_signal()
     if sigmas != "schedule" and rule.full:
-        visited = respaced(sigmas, steps, noise.at(noise.high), noise.at(noise.low), noise)
+        visited = respaced(sigmas, steps, known.at(known.high), known.at(known.low), known)
     else:
-        visited = [noise.at(float(t)) for t in timesteps(noise, rule, steps, spacing, offset)]
+        visited = [noise.at(float(t)) for t in timesteps(known, rule, steps, spacing, offset)]
         if sigmas != "schedule":
             visited = respaced(sigmas, steps, visited[0], visited[-1], noise)
     return [*visited[steps - kept_steps(steps, strength) :], landing(noise, final)]
@@ -197,8 +198,6 @@ def compress_times(t: Array, low: float, high: float) -> Array:
 def respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
     """Levels from `first` to `last` whose σ/α are spaced as Karras et al. (2022, eq. 5, ρ = 7) do, or exponentially."""
     high, low = first.ratio, last.ratio
-    if high == math.inf:
-        raise ValueError(f"sigmas '{sigmas}' need a largest σ/α, and this schedule ends at α = 0: use 'schedule'")
     ramp = np.linspace(0, 1, steps)[1:-1]
     ratios = polynomial(high, low, ramp, 7.0) if sigmas == "karras" else exponential(high, low, ramp)
     return [first, *(noise.at_ratio(float(ratio)) for ratio in ratios), last][:steps]

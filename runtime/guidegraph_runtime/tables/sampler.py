@@ -120,8 +120,8 @@ def check_levels(levels: Levels, rising: bool = True) -> Levels:
         if rising:
             return levels
         raise ValueError(
-            "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, dpm2 "
-            "or dpmpp_2m"
+            "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, "
+            "dpm2 or dpmpp_2m"
         )
     shown = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
     raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {shown}")
@@ -137,8 +137,8 @@ def check_shorthand(table_of: Callable[..., object], levels: Levels | None, sett
         value = settings.get(name, defaults.get(name))
         if value != defaults.get(name) and not (name == "steps" and value == steps):
             raise ValueError(
-                f"the sampler's levels are wired, so its setting {name} = {value!r} would change nothing: leave it out, or "
-                f"set it at the levels' node (there are {steps} steps)"
+                f"the sampler's levels are wired, so its setting {name} = {value!r} would change nothing: leave it "
+                f"out, or set it at the levels' node (there are {steps} steps)"
             )
 
 
