@@ -317,7 +317,7 @@ def test_other_bundles_and_missing_providers_are_refused(made: Made, cli: Comman
         onnx_denoiser(path=cli.folder / "bundle")
     with pytest.raises(ValueError, match="no-provider: expected tensorrt, but"):
         onnx_denoiser(path=made.bundle, provider="tensorrt")
-    with pytest.raises(ValueError, match="expected the folder of a bundle, found none"):
+    with pytest.raises(ValueError, match=r"expected an \.onnx file or the folder of a bundle, found nothing"):
         onnx_denoiser(path=cli.folder / "nowhere")
 
 
