@@ -116,6 +116,48 @@ def test_operator_sets_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
     torch.testing.assert_close(found.value, X.tanh() + 1)
 
 
+@pytest.mark.slow
+def test_a_unet_of_diffusers_that_torch_exported_gives_its_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+
+    class Exported(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> Any:
+            return self.network(sample, timestep, states, return_dict=False)[0]
+
+    (tmp_path / "unet").mkdir()
+    x, t, tokens = draw(3, 4, 8, 8), torch.tensor([5.0, 500.0, 999.0]), draw(3, 7, 8, seed=1)
+    torch.onnx.export(
+        Exported(),
+        (x[:2], t[:2].long(), tokens[:2]),
+        str(tmp_path / "unet" / "model.onnx"),
+        input_names=["sample", "timestep", "encoder_hidden_states"],
+        output_names=["out_sample"],
+        dynamic_shapes={"sample": {0: "batch"}, "timestep": {0: "batch"}, "states": {0: "batch", 1: "tokens"}},
+        external_data=True,
+        verbose=False,
+    )
+    assert len([*(tmp_path / "unet").iterdir()]) == 2
+    inputs = {"x": "sample", "t": "timestep", "tokens": "encoder_hidden_states"}
+    found = load(tmp_path / "unet", inputs=inputs, kind="eps")(x, t, Condition(tokens=tokens)).value
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(x, t, tokens).sample, rtol=1e-4, atol=1e-5)
+
+
 WORKFLOW = """
 guidegraph: 1
 params:
