@@ -31,6 +31,18 @@ denoiser ({sample} sample, {timestep} timestep, float[N, M, 8] encoder_hidden_st
 """
 """tanh(x) + t + the mean of the tokens + the label."""
 
+CLASSES = """
+denoiser (float[N, 3, H, W] sample, int64[N] timestep, int64[N] class_labels) => (float[N, 3, H, W] out_sample)
+<int64[4] each = {-1, 1, 1, 1}, float share = {0.001}>
+{
+  number = Cast<to = 1>(class_labels)
+  label = Reshape(number, each)
+  small = Mul(label, share)
+  shape = Tanh(sample)
+  out_sample = Add(shape, small)
+}
+"""
+
 RAW = """
 network (float[N, 3, H, W] scaled, float[N] noise_level) => (float[N, 3, H, W] out)
 <int64[4] each = {-1, 1, 1, 1}>

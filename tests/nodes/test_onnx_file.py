@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from guidegraph.nodes.schedule import edm
 from guidegraph.nodes.types import Condition, Prediction
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.graph_file import open_graph_file
-from tests.nodes.foreign_graphs import FUSED, HEAD, JOINED, RAW, WEIGHTED, draw, unet, unet_output, write
+from tests.nodes.foreign_graphs import CLASSES, FUSED, HEAD, JOINED, RAW, WEIGHTED, draw, unet, unet_output, write
 
 UNET_INPUTS = {"x": "sample", "t": "timestep", "tokens": "encoder_hidden_states", "vector": "class_labels"}
 X, TOKENS, LABELS = draw(2, 3, 4, 6), draw(2, 5, 8, seed=1), torch.tensor([[3.0], [7.0]])
@@ -142,7 +143,7 @@ def test_a_unet_of_diffusers_that_torch_exported_gives_its_numbers(tmp_path: Pat
     (tmp_path / "unet").mkdir()
     x, t, tokens = draw(3, 4, 8, 8), torch.tensor([5.0, 500.0, 999.0]), draw(3, 7, 8, seed=1)
     torch.onnx.export(
-        Exported(),
+        Exported().eval(),
         (x[:2], t[:2].long(), tokens[:2]),
         str(tmp_path / "unet" / "model.onnx"),
         input_names=["sample", "timestep", "encoder_hidden_states"],
@@ -213,6 +214,17 @@ def test_a_workflow_names_what_the_graph_has(tmp_path: Path) -> None:
     found, other = (workflow.run(path=path, label=label)["x"] for label in (3, 4))
     assert found.shape == (2, 3, 4, 6)
     assert found.isfinite().all()
+    assert not torch.allclose(found, other)
+
+
+def test_the_workflow_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(guidegraph: 1\n.*?)```", page, re.DOTALL)
+    (tmp_path / "draw.yaml").write_text(text)
+    workflow = load_workflow(tmp_path / "draw.yaml", cache=None)
+    path = write(tmp_path / "classes.onnx", CLASSES)
+    found, other = (workflow.run(path=path, label=label, steps=2, batch=2)["image"] for label in (207, [208, 1]))
+    assert found.shape == (2, 3, 64, 64)
     assert not torch.allclose(found, other)
 
 
