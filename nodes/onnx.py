@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Le
 
@@ -79,7 +79,7 @@ def onnx_denoiser(
         raise ValueError(str(error)) from error
     if edm is None or schedule is None:
         return denoiser
-    return cast(OpaqueDenoiser, precondition(denoiser, schedule, network=edm, sigma_data=sigma_data))
+    return precondition(denoiser, schedule, network=edm, sigma_data=sigma_data)
 
 
 def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:

@@ -180,9 +180,10 @@ def constant_input(declared: Declared, constant: Constant, batch: int, device: t
     shape = [batch if i == 0 and isinstance(dim, str) else dim for i, dim in enumerate(declared.dims)]
     if values.ndim and shape and isinstance(shape[-1], str):
         shape[-1] = len(values)
-    if any(isinstance(dim, str) for dim in shape) or (values.ndim and (not shape or shape[-1] != len(values))):
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if len(sizes) < len(shape) or (values.ndim and (not sizes or sizes[-1] != len(values))):
         raise ValueError(
             f"the graph's input '{declared.name}' has the shape {_shape(declared)}, which {constant} in `constants` "
             "does not fill: give a number for sizes that are fixed, or one row of its last axis"
         )
-    return fit_input(declared, {"constant": values.expand(shape)}, device)
+    return fit_input(declared, {"constant": values.expand(sizes)}, device)

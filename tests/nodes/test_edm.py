@@ -110,7 +110,7 @@ def draw(sampler: Sampler, denoiser: Denoiser, start: Tensor) -> Tensor:
 
 def draw_with_diffusers(scheduler: Any, steps: int, unit: Tensor) -> Tensor:
     scheduler.set_timesteps(steps)
-    x = unit * scheduler.sigmas[0].double()
+    x: Tensor = unit * scheduler.sigmas[0].double()
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(x, t)
         output = network()(scaled, t.double().expand(len(x)), Condition()).value
