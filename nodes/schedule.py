@@ -86,6 +86,18 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     return _schedule(host.zero_terminal_snr({"alphas_bar": schedule.alphas_bar.cpu().numpy()}))
 
 
+@node("schedule.trained", runtime=True)
+def trained(
+    schedule: Schedule, *, first: Annotated[float, Ge(0)] | None = None, last: Annotated[float, Ge(0)] | None = None
+) -> Schedule:
+    """The schedule of a model that knows the timesteps from `first` to `last`, where all samplers stay by default.
+
+    first, last: none is the schedule's own end, at which a sampler may then start even where no signal is left.
+    Raises an error for timesteps beyond the schedule, or in the wrong order.
+    """
+    return _schedule(host.trained({"alphas_bar": schedule.alphas_bar.cpu().numpy()}, first=first, last=last))
+
+
 @node("schedule.convert")
 def convert(prediction: Prediction, x: Sample, t: Timesteps, schedule: Schedule, *, kind: PredictionKind) -> Prediction:
     """A prediction at x_t as another kind: eps, x0 or v. x (B, C, H, W), t (1) or (B)."""
@@ -107,4 +119,4 @@ def from_betas(betas: NDArray[np.float64]) -> Schedule:
 def _schedule(fields: host.Fields) -> Schedule:
     import torch
 
-    return Schedule(torch.from_numpy(fields["alphas_bar"]).to(current_device()))
+    return Schedule(**fields | {"alphas_bar": torch.from_numpy(fields["alphas_bar"]).to(current_device())})
