@@ -69,7 +69,8 @@ def edm(
     """The noise levels of an EDM model, whose σ is σ/α here, from sigma_min at t = 0 to sigma_max at T − 1.
 
     sigmas: "karras", σ^(1/rho) even in t (Karras et al. 2022, eq. 5), or "exponential", log σ even in t. So samplers
-    visit such levels by default; a network learns from `denoiser.edm` or `onnx.denoiser` which σ a t stands for.
+    visit such levels by default, from sigma_max on, since the model is said to know them; a network learns from
+    `denoiser.edm` or `onnx.denoiser` which σ a t stands for.
     Raises an error where sigma_min is not below sigma_max.
     """
     return _schedule(

@@ -15,7 +15,7 @@ from guidegraph.nodes.edm import precondition
 from guidegraph.nodes.hooks import HookedDenoiser
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.unet import UNet, UNetConfig
-from guidegraph.nodes.scheduler import Sampler, dpmpp_2m, euler
+from guidegraph.nodes.scheduler import Sampler, ddim, dpmpp_2m, euler
 from guidegraph.nodes.step import step
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
@@ -69,6 +69,12 @@ def test_exponential_levels_are_even_in_log_sigma() -> None:
     found = ratio(schedule, torch.tensor([0.0, 33.25, 99.0]))
     expected = np.exp(np.interp([0, 33.25, 99], [0, 99], np.log([0.01, 500.0])))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [ddim, euler, dpmpp_2m])
+def test_samplers_start_at_the_largest_level_that_is_said(sampler: Callable[..., Sampler]) -> None:
+    scheduler = sampler(schedules.edm(sigma_max=500.0), steps=10, spacing="linspace").scheduler
+    assert float(scheduler.sigma[0] / scheduler.alpha[0]) == pytest.approx(500, rel=1e-6)
 
 
 def test_levels_in_the_wrong_order_are_refused() -> None:

@@ -68,7 +68,7 @@ def edm(
         ratio = (low**power + ramp * (high**power - low**power)) ** (1 / power)
     else:
         ratio = np.exp(np.log(low) + ramp * (np.log(high) - np.log(low)))
-    return {"alphas_bar": 1 / (1 + ratio**2)}
+    return _fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
 
 
 @operation("schedule.zero_terminal_snr")
