@@ -62,7 +62,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         (
             "scheduler.ddim",
             {},
-            "scheduler.ddim: missing a required argument: 'schedule'; it takes schedule, st",
+            "scheduler.ddim: missing a required argument: 'schedule'; it takes schedule, levels, st",
         ),
         ("scheduler.ddim", {"schedule": LINEAR, "stepz": 3}, "got an unexpected keyword argument 'stepz'"),
         ("scheduler.ddim", {"schedule": {}}, "schedule: expected the fields alphas_bar; alphas_bar is not there"),
