@@ -7,7 +7,7 @@ steps: how many. final: where the last step lands, at ᾱ = 1 (one) or at ᾱ_0 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from annotated_types import Ge, MinLen
@@ -154,7 +154,7 @@ def timesteps(
     timesteps: from 0 to T − 1, fractions too. final: where the last step lands, ᾱ = 1, ᾱ_0, or the last of the
     timesteps (listed).
     """
-    return _levels(host.listed_timesteps, **locals())
+    return levels_at_timesteps(schedule, timesteps, final)
 
 
 @node("levels.sigmas", runtime=True)
@@ -164,7 +164,7 @@ def sigmas(schedule: Schedule, *, sigmas: Annotated[list[NotNegative], MinLen(1)
     sigmas: a 0 at the end is the landing; beyond the schedule, the network is told its nearest timestep. final: where
     the last step lands where there is no 0, ᾱ = 1, ᾱ_0, or the last of the sigmas (listed).
     """
-    return _levels(host.listed_sigmas, **locals())
+    return levels_at_sigmas(schedule, sigmas, final)
 
 
 @node("levels.split", runtime=True)
@@ -206,6 +206,22 @@ def levels_table(levels: Levels) -> Table:
         "sigma/alpha": [level.ratio for level in visited],
     }
     return Table({"level": list(range(len(visited))), **columns})
+
+
+def levels_at_timesteps(schedule: Schedule, timesteps: Sequence[float], final: Listed = "one") -> Levels:
+    """Levels at timesteps from 0 to T − 1, falling or rising; `final` is where the last step lands.
+
+    Raises ``ValueError`` for timesteps beyond the schedule or in no order.
+    """
+    return _levels(host.listed_timesteps, schedule, timesteps=list(timesteps), final=final)
+
+
+def levels_at_sigmas(schedule: Schedule, sigmas: Sequence[float], final: Listed = "one") -> Levels:
+    """Levels with just these σ/α, falling or rising; a 0 at the end is the landing, `final` where there is none.
+
+    Raises ``ValueError`` for σ/α below 0 or in no order.
+    """
+    return _levels(host.listed_sigmas, schedule, sigmas=list(sigmas), final=final)
 
 
 def as_noise(schedule: Schedule) -> grid.Noise:

@@ -1,6 +1,6 @@
 """Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `sampler_settings`.
 
-spacing: by default some of the original_steps timesteps that the model was distilled at, evenly by their index.
+original_steps: how many timesteps the model was distilled at. spacing: by default some of those, evenly by their index.
 """
 
 from __future__ import annotations

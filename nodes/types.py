@@ -177,6 +177,14 @@ class Schedule:
         """T."""
         return int(self.alphas_bar.shape[0])
 
+    @property
+    def known(self) -> tuple[float, float]:
+        """The first and the last timestep that default levels visit."""
+        from guidegraph_runtime.tables.grid import Noise
+
+        noise = Noise.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
+        return noise.low, noise.high
+
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in the shape of t, float64 for a float64 t and float32 otherwise.
 

@@ -21,6 +21,7 @@ MODULES = (
     "datasets",
     "denoiser",
     "detector",
+    "edm",
     "extractors",
     "features",
     "fidelity",

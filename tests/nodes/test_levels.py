@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +15,7 @@ import torch
 from diffusers.schedulers import AysSchedules
 from scipy.stats import beta as beta_distribution
 
+from guidegraph import load_workflow
 from guidegraph.graph.node import ATTRIBUTE
 from guidegraph.nodes import levels as grids
 from guidegraph.nodes import schedule as schedules
@@ -309,3 +311,36 @@ def test_training_draws_timesteps_that_the_model_is_to_know() -> None:
 def test_a_grid_within_what_the_model_knows_stays_as_it_is() -> None:
     schedule = replace(schedules.cosine(), trained_from=0.0, trained_to=957.0)
     assert samplers.ddim(schedule, steps=30).steps.tolist() == [33.0 * i for i in reversed(range(30))]
+
+
+PLUGIN = '''
+from guidegraph import Levels, Schedule, hookimpl, levels_at_timesteps, node
+
+@node("quadratic.levels")
+def quadratic(schedule: Schedule, *, steps: int = 20) -> Levels:
+    """Timesteps even in their square root."""
+    first, last = schedule.known
+    return levels_at_timesteps(schedule, [first + (last - first) * (1 - i / steps) ** 2 for i in range(steps)])
+
+@hookimpl
+def guidegraph_nodes():
+    return [quadratic]
+'''
+
+WORKFLOW = """
+guidegraph: 1
+nodes:
+  schedule:  {use: schedule.scaled_linear}
+  levels:    {use: quadratic.levels, in: {schedule: schedule}, with: {steps: 4}}
+  scheduler: {use: scheduler.dpmpp_2m, in: {schedule: schedule, levels: levels}}
+  rows:      {use: scheduler.table, in: {scheduler: scheduler.scheduler}}
+outputs: {rows: rows}
+"""
+
+
+def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
+    (tmp_path / "quadratic.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "workflow.yaml").write_text(WORKFLOW, encoding="utf-8")
+    plugin = str(tmp_path / "quadratic.py")
+    rows = load_workflow(tmp_path / "workflow.yaml", plugins=[plugin]).run()["rows"]
+    assert rows["t"] == pytest.approx([999, 561.9375, 249.75, 62.4375])

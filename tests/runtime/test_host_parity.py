@@ -134,6 +134,9 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
         ("schedule.scaled_linear", {"train_steps": 30}),
         ("schedule.sigmoid", {"beta_end": 0.03}),
         ("schedule.cosine", {"train_steps": 100, "offset": 0.01, "beta_max": 0.99}),
+        ("schedule.edm", {}),
+        ("schedule.edm", {"train_steps": 60, "sigma_min": 0.01, "sigma_max": 500, "sigmas": "exponential"}),
+        ("schedule.edm", {"rho": 3.0}),
         ("schedule.zero_terminal_snr", {"schedule": SCHEDULES["short_cosine"]}),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import array, fields, number, whole
+from guidegraph_runtime.checks import array, choice, fields, number, whole
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import Array
@@ -47,6 +47,28 @@ def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 
     t = np.arange(train_steps + 1) / train_steps
     alphas_bar = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], _beta("beta_max", beta_max)))
+
+
+@operation("schedule.edm")
+def edm(
+    *,
+    train_steps: int = 1000,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    sigmas: str = "karras",
+    rho: float = 7.0,
+) -> Fields:
+    """σ/α from sigma_min to sigma_max (Karras et al. 2022, eq. 5, or even in log σ): ᾱ = 1/(1 + (σ/α)²)."""
+    low, high = (number(name, value, above=0) for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)))
+    if low >= high:
+        raise ValueError(f"sigma_min {low} must be below sigma_max {high}: noise only grows with t")
+    ramp = np.linspace(0, 1, _steps(train_steps))
+    if choice("sigmas", sigmas, ("karras", "exponential")) == "karras":
+        power = 1 / number("rho", rho, above=0)
+        ratio = (low**power + ramp * (high**power - low**power)) ** (1 / power)
+    else:
+        ratio = np.exp(np.log(low) + ramp * (np.log(high) - np.log(low)))
+    return _fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
 
 
 @operation("schedule.zero_terminal_snr")

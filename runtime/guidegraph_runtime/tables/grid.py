@@ -15,10 +15,13 @@ Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]
 Final: TypeAlias = Literal["one", "first"]
 
-NO_SIGNAL = 200.0
-"""σ/α above which nothing is left of the signal: the cosine schedule ends at 20,291, the linear one at 157."""
+CLIFF = math.log(2)
+"""A schedule whose log(σ/α) rises by more than this in its last timestep runs into pure noise.
+
+The cosine schedule goes from 642 to 20,291 there, and one with zero terminal SNR to infinity; the linear one to 157 by 1 %.
+"""
 START = 20.0
-"""σ/α of the first default level of a schedule that runs beyond `NO_SIGNAL`."""
+"""σ/α of the first default level on a schedule that runs into pure noise."""
 LANDING = -1.0
 """The timestep of a landing at σ = 0, where no network is called."""
 
@@ -66,8 +69,8 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 class Noise:
     """log(σ/α) at t = 0 … T−1, interpolated between, and the timesteps low ≤ high that default levels stay within.
 
-    They are those that the model was trained at. Where nothing says which, they are all, but for a schedule that runs
-    until no signal is left (σ/α above 200): then those whose σ/α is at most 20.
+    They are those that the model was trained at. Where nothing says which, they are all, or on a schedule that runs into
+    pure noise those whose σ/α is at most 20.
     """
 
     log_ratio: Array
@@ -216,7 +219,8 @@ def exponential(high: float, low: float, ramp: Array) -> Array:
 
 
 def _last_with_signal(log_ratio: Array, last: float) -> float:
-    """`last`, or the last whole t before it with σ/α ≤ 20 where σ/α is above 200 there."""
-    if np.interp(last, np.arange(len(log_ratio)), log_ratio) <= math.log(NO_SIGNAL):
+    """`last`, or the last whole t with σ/α ≤ 20 where the schedule runs into pure noise at `last`."""
+    before, there = np.interp([last - 1, last], np.arange(len(log_ratio)), log_ratio)
+    if there - before <= CLIFF:
         return last
     return float(np.flatnonzero(log_ratio <= math.log(START)).max(initial=1))
