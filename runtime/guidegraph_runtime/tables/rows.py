@@ -107,5 +107,5 @@ def need_signal(levels: Sequence[Level], solver: str) -> None:
     if levels[0].alpha == 0:
         raise ValueError(
             f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); "
-            "ddpm, ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde and dpmpp_3m_sde can start there"
+            "ddpm, ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lcm and tcd can start there"
         )
