@@ -11,6 +11,7 @@ from guidegraph.graph import events
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
 from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Carry, Index, Item, Loop, Source
@@ -21,7 +22,7 @@ PRECOMPUTE_LIMIT = 64 << 20
 
 
 def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
-    """Run a loop and store its outputs. Raises ``NodeError`` and ``Cancelled``."""
+    """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
     loop, body_plan = step.op, step.body
     assert isinstance(loop, Loop)
     assert body_plan is not None
@@ -52,6 +53,8 @@ def _iterate(
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
+    check_wiring(loop.body.values(), outside)
+    body_plan = body_plan.specialise(outside)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
     early = _precompute(step, body_plan, outside, items, body, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}

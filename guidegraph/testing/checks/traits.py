@@ -58,7 +58,7 @@ def check_needs(case: NodeCase) -> None:
     if spec.needs is None:
         raise Inapplicable("it declares no needs")
     left_out = False
-    for settings in _combinations(case, spec.needs_settings):
+    for settings in _combinations(case, spec.needs_arguments):
         needed = _asked(case, "needs", spec.needs, settings)
         if unknown := [name for name in needed if name not in spec.inputs]:
             known = ", ".join(spec.inputs)
@@ -82,7 +82,7 @@ def check_needs(case: NodeCase) -> None:
     if not left_out:
         raise case.error(
             "settings under which needs= leaves out a port",
-            f"none among the usual values of {', '.join(spec.needs_settings)}",
+            f"none among the usual values of {', '.join(spec.needs_arguments)}",
             "give them: NodeCase(…, tries={'setting': [value]}); or take needs= away",
         )
 
