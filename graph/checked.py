@@ -12,7 +12,7 @@ from typing import Any
 
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Op, Output, Source, walk
+from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, walk
 from guidegraph.graph.node import WIRED
 from guidegraph.graph.passes import argument_source, ask_trait, check_ports, known_arguments
 
@@ -69,11 +69,22 @@ def checked_first(ops: Mapping[str, Op]) -> dict[str, Op]:
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
+def _wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
+    """The ports and settings that something feeds; one whose value is known to be None has nothing."""
+
+    def is_fed(source: Sources) -> bool:
+        if isinstance(source, Literal):
+            return source.value is not None
+        return isinstance(source, tuple) or values.get(source, source) is not None
+
+    return frozenset(name for name, source in (*call.inputs.items(), *call.settings.items()) if is_fed(source))
+
+
 def _problems(call: Call, check: Callable[..., Any], values: Mapping[Source, Any]) -> Iterator[Problem]:
     known = known_arguments(call, call.spec.check_arguments, values)
     if known is None:
         return
-    wired = frozenset((*call.inputs, *call.settings))
+    wired = _wired(call, values)
     if WIRED in signature(check).parameters:
         known[WIRED] = wired
     messages = ask_trait(call, "check", check, known)

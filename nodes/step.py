@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +31,41 @@ class Step(NamedTuple):
     state: SchedulerState
 
 
-@node("scheduler.step")
+NO_NOISE = (
+    "this sampler draws noise at its steps and nothing is wired here: add `fresh: {use: noise.gaussian, in: {like: "
+    "carry.x, index: loop.index, seed: params.seed}}` to the body and `noise: fresh` to the step's `in`, or choose a "
+    "deterministic sampler (eta 0)"
+)
+NO_VARIANCE = (
+    "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or another "
+    "sampler that draws noise, of two steps or more): use guidance.shift_eps (algorithm 2) and leave this port unwired"
+)
+NO_EPS = "this sampler's rows do not read ε, so it would change nothing: use ddim or euler, or leave this port unwired"
+
+
+def _needed_ports(scheduler: Scheduler) -> set[str]:
+    """Noise matters only where a row of the table has a gain for it."""
+    ports = {"scheduler", "x", "prediction", "state", "t", "score", "renoise"}
+    return ports | {"noise"} if scheduler.reads_noise else ports
+
+
+def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, str]:
+    """What is wrong with the optional ports that are wired, or are not, for a sampler's table."""
+    problems: dict[str, str] = {}
+    if scheduler.reads_noise and "noise" not in wired:
+        problems["noise"] = NO_NOISE
+    if not scheduler.reads_score and "score" in wired:
+        problems["score"] = NO_VARIANCE
+    if not scheduler.reads_eps and "renoise" in wired:
+        problems["renoise"] = NO_EPS
+    return problems
+
+
+@node(
+    "scheduler.step",
+    needs=_needed_ports,
+    check=_wiring_problems,
+)
 def step(
     scheduler: Scheduler,
     x: Sample,
@@ -51,17 +86,10 @@ def step(
     """
     import torch
 
-    if scheduler.reads_noise and noise is None:
-        raise ValueError(
-            "this sampler draws noise at its steps and port 'noise' has none: wire a noise.gaussian with "
-            "index: loop.index to it, or choose a deterministic sampler (eta 0)"
-        )
-    if score is not None and not scheduler.reads_score:
-        raise ValueError(
-            "this sampler's steps have no variance, so a score cannot shift their mean (algorithm 1 needs DDPM or "
-            "another sampler that draws noise, of two steps or more): use guidance.shift_eps (algorithm 2) and leave "
-            "port 'score' unwired"
-        )
+    optional = {"score": score, "noise": noise, "renoise": renoise}
+    wired = [name for name, value in optional.items() if value is not None]
+    for name, message in _wiring_problems(scheduler, wired).items():
+        raise ValueError(f"port '{name}': {message}")
     for name, port in (("score", score), ("noise", noise)):
         if port is not None:
             check_alike(f"x and port '{name}'", x, port)
@@ -154,7 +182,7 @@ class _Row:
 
         x0, eps = self._x0_and_eps(prediction)
         if renoise is not None:
-            eps = self._renoised(renoise)
+            eps = eps_of(self._checked(renoise), self.x, self.alpha, self.sigma)
         inputs = torch.cat([torch.stack([self.x, x0, eps, drawn]), self.slots])
         outputs = (self.matrix @ inputs.flatten(1)).reshape(-1, *self.x.shape)
         return outputs[0], outputs[1:]
@@ -178,13 +206,6 @@ class _Row:
         if clipped is not x0 and self.scheduler.rederive_eps:
             eps = (self.x - self.alpha * clipped) / self.sigma
         return clipped, eps
-
-    def _renoised(self, renoise: Prediction) -> Tensor:
-        if not self.scheduler.reads_eps:
-            raise ValueError(
-                "this sampler's rows do not read ε, so port 'renoise' would change nothing: use ddim or euler"
-            )
-        return eps_of(self._checked(renoise), self.x, self.alpha, self.sigma)
 
     def _checked(self, prediction: Prediction) -> Prediction:
         if prediction.value.shape != self.x.shape:
