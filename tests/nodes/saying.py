@@ -1,4 +1,4 @@
-"""A denoiser that says what it is told to: `--plugin tests.nodes.saying`."""
+"""A denoiser that says what it is told to, and a score: `--plugin tests.nodes.saying`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from guidegraph import Prediction, Sample, hookimpl, node
+from guidegraph import Prediction, Sample, Score, hookimpl, node
 
 CALLS: list[int] = []
 """The step of each call."""
@@ -20,6 +20,12 @@ def say(x: Sample, index: int, *, gain: float = 1.0, first: int = 0, last: int =
     return Prediction(torch.ones_like(x) * (gain if first <= index <= last else 1.0), "x0")
 
 
+@node("toy.pull")
+def pull(x: Sample) -> Score:
+    """A score towards 0."""
+    return -x
+
+
 @hookimpl
 def guidegraph_nodes() -> Sequence[Callable[..., Any]]:
-    return (say,)
+    return (say, pull)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from guidegraph import WorkflowError, load_workflow
 from guidegraph.graph.events import Event, NodeTotals
-from guidegraph.graph.ir import Call, walk
 from guidegraph.graph.passes import ALL_PASSES
 from tests.nodes import saying
 
@@ -88,14 +88,16 @@ def test_a_workflow_that_lacks_noise_is_told_before_any_model_is_called(tmp_path
 
 
 def test_a_score_for_rows_without_variance_is_told_at_its_link(tmp_path: Path) -> None:
+    pull = FRESH.replace("fresh:", "pull:").partition("{")[0] + "{use: toy.pull, in: {x: carry.x}}\n"
+    text = TEXT.replace(FRESH, FRESH + pull).replace("noise: fresh, ", "noise: fresh, score: pull, ")
     with pytest.raises(WorkflowError) as caught:
-        run(tmp_path, TEXT.replace("noise: fresh, ", "noise: fresh, score: carry.x, "))
+        run(tmp_path, text)
     (problem,) = caught.value.problems
     assert saying.CALLS == []
     assert problem.code == "unfit-port"
     assert "port 'score': this sampler's steps have no variance" in problem.message
     line = (tmp_path / "w.yaml").read_text().splitlines()[problem.mark.line - 1]
-    assert line[problem.mark.column - 1 :].startswith("score: carry.x")
+    assert line[problem.mark.column - 1 :].startswith("score: pull")
 
 
 def test_an_unwired_block_port_is_told_too(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ outputs: {x: step.x, state: step.state}
     drawn, _ = run(tmp_path, text)
     assert torch.equal(drawn, run(tmp_path, WITHOUT)[0])
     saying.CALLS.clear()
-    with pytest.raises(WorkflowError, match=r"block.yaml:10:3: missing-port: scheduler.step: port 'noise'"):
+    with pytest.raises(WorkflowError, match=r"block.yaml:16:7: missing-port: scheduler.step: port 'noise'"):
         run(tmp_path, text, eta=1.0)
     assert saying.CALLS == []
 
@@ -138,18 +140,24 @@ def shipped() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("path", shipped())
-def test_every_shipped_body_wires_noise_of_its_own_for_each_step(path: Path, tmp_path: Path) -> None:
-    if path == TEMPLATE:
-        text = path.read_text(encoding="utf-8")
-        assert " noise: fresh," in text
-        assert FRESH.strip().partition("{")[2] in text
-        return
-    plugins = [str(path.parent / "__init__.py")] if path.is_relative_to(GALLERY) else []
-    graph = load_workflow(path, plugins=plugins).graph
-    calls = {op.key: op for op in walk(graph.ops) if isinstance(op, Call)}
-    steps = [call for call in calls.values() if call.spec.id == "scheduler.step"]
+def test_every_shipped_body_wires_noise_of_its_own_for_each_step(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8").replace("@", ""))
+    steps = [*bodies_with_steps(workflow["nodes"])]
     assert steps
-    for step in steps:
-        source = step.inputs["noise"]
-        fresh = calls.get(getattr(source, "op", ""))
-        assert fresh is None or "index" in fresh.inputs
+    for body, step in steps:
+        source = step["in"]["noise"]
+        if source == "params.noise":  # of a block, whose body has it
+            assert workflow["params"]["noise"]["type"] == "Noise | None"
+            continue
+        assert body[source]["use"] == "noise.gaussian"
+        assert body[source]["in"]["like"] == "carry.x"
+        assert body[source]["in"]["index"] == "loop.index"
+        assert body[source]["in"]["seed"] == "params.seed"
+
+
+def bodies_with_steps(nodes: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each `scheduler.step` with the nodes beside it."""
+    for node in nodes.values():
+        if node.get("use") == "scheduler.step":
+            yield nodes, node
+        yield from bodies_with_steps(node.get("body", {}))
