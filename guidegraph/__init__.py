@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         SkipRule,
         select_sites,
     )
+    from guidegraph.nodes.levels import levels_at_sigmas, levels_at_timesteps
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         Label,
         LabelEmbedder,
         Latent,
+        Levels,
         Mask,
         Noise,
         Prediction,
@@ -95,6 +97,7 @@ __all__ = [
     "Label",
     "LabelEmbedder",
     "Latent",
+    "Levels",
     "LoopProgress",
     "Mask",
     "ModelMoved",
@@ -135,6 +138,8 @@ __all__ = [
     "current_dtype",
     "has_values",
     "hookimpl",
+    "levels_at_sigmas",
+    "levels_at_timesteps",
     "load_workflow",
     "node",
     "per_sample",
@@ -177,6 +182,7 @@ _HOMES = {
         "SkipRule",
         "select_sites",
     ),
+    "guidegraph.nodes.levels": ("levels_at_sigmas", "levels_at_timesteps"),
     "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
@@ -190,6 +196,7 @@ _HOMES = {
         "Label",
         "LabelEmbedder",
         "Latent",
+        "Levels",
         "Mask",
         "Noise",
         "Prediction",

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from guidegraph.graph.node import node
 from guidegraph.nodes.checkpoints.options import AttentionOrder, NoiseSchedule, PredictionChoice
 from guidegraph.nodes.model import Missing
+from guidegraph.nodes.schedule import trained
 from guidegraph.nodes.types import Autoencoder, Classifier, Denoiser, LabelEmbedder, Schedule, TextEmbedder
 
 
@@ -52,6 +53,7 @@ def load_checkpoint(
     has both; false takes the others: a CompVis file's own, or the variant `non_ema` of a diffusers folder.
     pack: on a CPU, keep the denoiser's convolutions in the layout of its kernels too: faster, the more the smaller the
     picture is, for as much memory again as those weights take.
+    Released models were trained at all timesteps of their schedule, and so the schedule says.
     A part that the checkpoint does not hold raises an error when it is used.
     """
     from torch import nn
@@ -64,5 +66,7 @@ def load_checkpoint(
     parts = load_parts(path, options)
     if isinstance(denoiser := parts.get("denoiser"), nn.Module):
         set_packing(denoiser, pack)
+    if isinstance(schedule := parts.get("schedule"), Schedule):
+        parts["schedule"] = trained(schedule)
     held: dict[str, Any] = {name: parts.get(name, Missing.of(path, name, parts)) for name in Checkpoint._fields}
     return Checkpoint(**held)

@@ -1,5 +1,8 @@
 """Samplers: each node computes a table, once, that scheduler.step applies row by row.
 
+Port levels: the levels to visit, of any levels node. Without it, the settings steps, spacing, offset, final, sigmas and
+strength choose them within the timesteps that the schedule's model knows (trained_from … trained_to).
+
 All settings that several samplers share:
 steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
 2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
@@ -22,14 +25,15 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
+from guidegraph.nodes.levels import as_noise, as_tables
 from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
-from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState, Timesteps
+from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime import samplers
 from guidegraph_runtime.samplers import Warmup
 from guidegraph_runtime.tables.ancestral import Variance
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SamplerTable
+from guidegraph_runtime.tables.sampler import SamplerTable, check_shorthand
 from guidegraph_runtime.tables.unipc import B
 
 
@@ -42,6 +46,7 @@ class Sampler(NamedTuple):
 @node("scheduler.ddpm", runtime=True)
 def ddpm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps | None = None,
     spacing: Spacing = "leading",
@@ -61,6 +66,7 @@ def ddpm(
 @node("scheduler.ddim", runtime=True)
 def ddim(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 50,
     spacing: Spacing = "leading",
@@ -80,6 +86,7 @@ def ddim(
 @node("scheduler.pndm", runtime=True)
 def pndm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 50,
     spacing: Spacing = "leading",
@@ -103,6 +110,7 @@ def pndm(
 @node("scheduler.euler", runtime=True)
 def euler(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -122,6 +130,7 @@ def euler(
 @node("scheduler.euler_ancestral", runtime=True)
 def euler_ancestral(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -141,6 +150,7 @@ def euler_ancestral(
 @node("scheduler.heun", runtime=True)
 def heun(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -160,6 +170,7 @@ def heun(
 @node("scheduler.dpm2", runtime=True)
 def dpm2(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -179,6 +190,7 @@ def dpm2(
 @node("scheduler.lms", runtime=True)
 def lms(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -199,6 +211,7 @@ def lms(
 @node("scheduler.dpmpp_2m", runtime=True)
 def dpmpp_2m(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -217,6 +230,7 @@ def dpmpp_2m(
 @node("scheduler.dpmpp_2m_sde", runtime=True)
 def dpmpp_2m_sde(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -234,6 +248,7 @@ def dpmpp_2m_sde(
 @node("scheduler.dpmpp_2s", runtime=True)
 def dpmpp_2s(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -252,6 +267,7 @@ def dpmpp_2s(
 @node("scheduler.dpmpp_sde", runtime=True)
 def dpmpp_sde(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -270,6 +286,7 @@ def dpmpp_sde(
 @node("scheduler.unipc", runtime=True)
 def unipc(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -293,6 +310,7 @@ def unipc(
 @node("scheduler.deis", runtime=True)
 def deis(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -313,6 +331,7 @@ def deis(
 @node("scheduler.edm", runtime=True)
 def edm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -335,12 +354,16 @@ def edm(
     return _sampler(samplers.edm, **locals())
 
 
-def _sampler(table_of: Callable[..., SamplerTable], schedule: Schedule, **settings: Any) -> Sampler:
+def _sampler(
+    table_of: Callable[..., SamplerTable], schedule: Schedule, levels: Levels | None, **settings: Any
+) -> Sampler:
     """A node's values from the table that the runtime's function of the same name computes of the same settings."""
     import torch
 
     device = current_device()
-    fields = table_of(schedule.alphas_bar.double().cpu().numpy(), **settings)._asdict()
+    visited = None if levels is None else as_tables(levels)
+    check_shorthand(table_of, visited, settings)
+    fields = table_of(as_noise(schedule), visited, **settings)._asdict()
     columns = {name: torch.from_numpy(v).to(device) for name, v in fields.items() if isinstance(v, np.ndarray)}
     scheduler = Scheduler(**fields | columns)
     state = SchedulerState(torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(K, device=device))

@@ -1,8 +1,9 @@
 """Samplers: each function computes a table, once, that a step applies row by row, in float64 NumPy.
 
-All of them take a schedule's ᾱ (T), decreasing, in [0, 1], and raise ``ValueError`` for a setting that is out of its
-range, for steps that do not fit into the schedule, and for a schedule that starts at α = 0 where the solver needs σ/α.
-The settings that several share are those of the nodes of the same names:
+All of them take a schedule, or its ᾱ (T), decreasing, in [0, 1], and the levels to visit; without levels, the settings
+steps, spacing, offset, final, sigmas and strength choose them within what the schedule's model knows. They raise
+``ValueError`` for a setting that is out of its range, for steps that do not fit into the schedule, and for levels that
+start at α = 0 where the solver needs σ/α. The settings that several share are those of the nodes of the same names:
 steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
 2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
 final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
@@ -22,7 +23,7 @@ from guidegraph_runtime.checks import choice, number, whole
 from guidegraph_runtime.tables import ancestral, dpm, multistep, ratio
 from guidegraph_runtime.tables import unipc as uni
 from guidegraph_runtime.tables.ancestral import Variance
-from guidegraph_runtime.tables.grid import LAMBDA, RATIO, SUBSEQUENCE, Final, Sigmas, Spacing
+from guidegraph_runtime.tables.grid import LAMBDA, RATIO, SUBSEQUENCE, Final, Levels, Noise, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import (
     SamplerTable,
@@ -37,7 +38,8 @@ Warmup: TypeAlias = Literal["plms", "runge_kutta"]
 
 
 def ddpm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int | None = None,
     spacing: Spacing = "leading",
@@ -54,13 +56,14 @@ def ddpm(
     ancestral_eta(eta)
     choice("variance", variance, get_args(Variance))
     noise = noise_of(alphas_bar)
-    count = len(noise.log_ratio) if steps is None else steps
-    visited = visited_levels(noise, SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
+    count = noise.whole_times if steps is None else steps
+    visited = visited_levels(noise, levels, SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
     return sampler_table(ancestral.ddpm(visited, variance), clip, threshold, learned=variance == "learned")
 
 
 def ddim(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 50,
     spacing: Spacing = "leading",
@@ -74,12 +77,15 @@ def ddim(
     strength: float = 1.0,
 ) -> SamplerTable:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    visited = visited_levels(noise_of(alphas_bar), SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength, rising=eta == 0
+    )
     return sampler_table(ancestral.ddim(visited, number("eta", eta, low=0, high=1)), clip, threshold, rederive_eps)
 
 
 def pndm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 50,
     spacing: Spacing = "leading",
@@ -96,14 +102,15 @@ def pndm(
     """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it."""
     drawing_none(eta)
     choice("warmup", warmup, get_args(Warmup))
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
     rows = multistep.plms(visited) if warmup == "plms" else multistep.runge_kutta(visited, noise.at)
     return sampler_table(rows, clip, threshold, rederive_eps)
 
 
 def euler(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -118,12 +125,15 @@ def euler(
 ) -> SamplerTable:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(ratio.euler(visited), clip, threshold, rederive_eps)
 
 
 def euler_ancestral(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -137,14 +147,15 @@ def euler_ancestral(
     strength: float = 1.0,
 ) -> SamplerTable:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
         ratio.euler_ancestral(visited, number("eta", eta, low=0, high=1)), clip, threshold, rederive_eps
     )
 
 
 def heun(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -159,12 +170,15 @@ def heun(
 ) -> SamplerTable:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(ratio.heun(visited), clip, threshold, rederive_eps)
 
 
 def dpm2(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -179,13 +193,14 @@ def dpm2(
 ) -> SamplerTable:
     """DPM-Solver-2 (Lu et al. 2022) in x/α, of second order: 2·steps − 1 calls."""
     drawing_none(eta)
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
     return sampler_table(ratio.dpm2(visited, noise.at_ratio), clip, threshold, rederive_eps)
 
 
 def lms(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -201,12 +216,15 @@ def lms(
 ) -> SamplerTable:
     """Linear multistep in x/α, of order up to 4: one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(ratio.lms(visited, whole("order", order, low=1, high=4)), clip, threshold, rederive_eps)
 
 
 def dpmpp_2m(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -220,12 +238,15 @@ def dpmpp_2m(
 ) -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
     return sampler_table(dpm.dpmpp_2m(visited), clip, threshold)
 
 
 def dpmpp_2m_sde(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -237,12 +258,13 @@ def dpmpp_2m_sde(
     strength: float = 1.0,
 ) -> SamplerTable:
     """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
 
 
 def dpmpp_2s(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -256,12 +278,15 @@ def dpmpp_2s(
 ) -> SamplerTable:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(dpm.dpmpp_2s(visited), clip, threshold)
 
 
 def dpmpp_sde(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -274,13 +299,14 @@ def dpmpp_sde(
     strength: float = 1.0,
 ) -> SamplerTable:
     """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise."""
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(dpm.dpmpp_sde(visited, noise.at_ratio, number("eta", eta, low=0, high=1)), clip, threshold)
 
 
 def unipc(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -297,12 +323,15 @@ def unipc(
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
     drawing_none(eta)
     choice("variant", variant, get_args(uni.B))
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(uni.unipc(visited, whole("order", order, low=1, high=3), variant), clip, threshold)
 
 
 def deis(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -318,12 +347,15 @@ def deis(
 ) -> SamplerTable:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(ratio.deis(visited, whole("order", order, low=1, high=3)), clip, threshold, rederive_eps)
 
 
 def edm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -343,8 +375,8 @@ def edm(
 
     churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     churn, s_min = number("churn", churn, low=0), number("s_min", s_min, low=0)
     s_max, s_noise = number("s_max", s_max, above=0), number("s_noise", s_noise, above=0)
     return sampler_table(

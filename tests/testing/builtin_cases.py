@@ -144,6 +144,7 @@ def overrides() -> list[NodeCase]:
                 ]
             },
         ),
+        case("condition.vector", inputs={"values": draw(("B", "D"), 1)}),
         case("data.degrade", skip=WHOLE_BATCH),
         case("data.drop_labels", settings={"p": 0.5, "classes": 10, "seed": 2}, skip=BY_PLACE),
         case("data.emoji", settings={"batch": 2, "count": 2}),

@@ -35,6 +35,13 @@ class Level:
     alpha: float
     sigma: float
 
+    @classmethod
+    def at(cls, t: float, ratio: float) -> Level:
+        """The level at time t where σ/α is `ratio`, which may be infinite."""
+        if ratio == math.inf:
+            return cls(t, 0.0, 1.0)
+        return cls(t, 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+
     @property
     def ratio(self) -> float:
         """σ/α, the σ of solvers that think in x/α; infinite where α = 0."""
