@@ -94,7 +94,8 @@ def test_soup_of_a_shipped_model_warns_and_a_good_picture_does_not(tmp_path: Pat
     """From σ/α = 20,291 (t = 999), ε̂ of text_and_classifier says nothing of x0: 8 of 8 pictures are noise."""
     shipped = (ROOT / "workflows" / "text_and_classifier.yaml").read_text()
     here = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule,"
-    there = "plain: {use: schedule.cosine}\n  scheduler: {use: scheduler.dpmpp_2m, in: {schedule: plain,"
+    all_levels = "plain: {use: schedule.trained, in: {schedule: model.schedule}, with: {first: 0, last: 999}}"
+    there = f"{all_levels}\n  scheduler: {{use: scheduler.dpmpp_2m, in: {{schedule: plain,"
     assert here in shipped
     path = tmp_path / "w.yaml"
     path.write_text(shipped.replace(here, there) if is_soup else shipped)
