@@ -156,7 +156,7 @@ def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
 @pytest.mark.parametrize(
     ("build", "ports", "message"),
     [
-        (samplers.ddpm, {}, "port 'noise' has none: wire a noise.gaussian with index: loop.index"),
+        (samplers.ddpm, {}, "port 'noise': this sampler draws noise at its steps and nothing is wired"),
         (samplers.ddim, {"score": torch.zeros(SHAPE)}, "use guidance.shift_eps"),
         (samplers.dpmpp_2m, {"renoise": Prediction(torch.zeros(SHAPE), "eps")}, "do not read ε"),
         (samplers.euler, {"prediction": Prediction(torch.zeros(2, 6, 4, 4), "eps")}, r"\(2, 6, 4, 4\) and x has"),

@@ -69,8 +69,8 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 class Noise:
     """log(σ/α) at t = 0 … T−1, interpolated between, and the timesteps low ≤ high that default levels stay within.
 
-    They are those that the model was trained at. Where nothing says which, they are all, or on a schedule that runs into
-    pure noise those whose σ/α is at most 20.
+    They are those that the model was trained at. Where nothing says which, they are all, or, on a schedule that runs
+    into pure noise, those whose σ/α is at most 20.
     """
 
     log_ratio: Array
