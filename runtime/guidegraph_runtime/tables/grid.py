@@ -18,7 +18,7 @@ Final: TypeAlias = Literal["one", "first"]
 CLIFF = math.log(2)
 """A schedule whose log(σ/α) rises by more than this in its last timestep runs into pure noise.
 
-The cosine schedule goes from 642 to 20,291 there, and one with zero terminal SNR to infinity; the linear one to 157 by 1 %.
+The cosine schedule goes from 642 to 20,291 there, one with zero terminal SNR to infinity; the linear one rises by 1 %.
 """
 START = 20.0
 """σ/α of the first default level on a schedule that runs into pure noise."""
