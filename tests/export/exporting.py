@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,11 @@ LEVEL = 2 / 255
 
 @dataclass(frozen=True)
 class Made:
-    """A workflow, the parameters at export, its bundle, and how many seconds it took to export it."""
+    """A workflow, the parameters at export and its bundle."""
 
     workflow: Path
     params: Mapping[str, Any]
     bundle: Bundle
-    seconds: float
     plugins: tuple[str, ...] = ()
 
     def run(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> Arrays:
@@ -59,14 +57,12 @@ def changed(workflow: Path, changes: Sequence[tuple[str, str]], folder: Path) ->
 def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: Any) -> Made:
     """A workflow exported with parameters."""
     loaded = load_workflow(workflow, plugins=plugins)
-    started = time.perf_counter()
     exported = export_workflow(loaded.graph, loaded.bind(params))
     outputs = loaded.graph.outputs
     kinds = {name: "image" if is_image(outputs[name].type) else "tensor" for name in exported.outputs}
     write_bundle(exported, folder / "bundle", kinds=kinds, versions={"guidegraph": "0.1.0"})
-    seconds = time.perf_counter() - started
     bundle = Bundle(folder / "bundle", SessionSettings.on("cpu", intra_threads=1))
-    return Made(workflow, params, bundle, seconds, plugins)
+    return Made(workflow, params, bundle, plugins)
 
 
 def difference(found: Arrays, expected: Arrays) -> float:
