@@ -161,7 +161,9 @@ def _held_by_structured(kind: Any) -> frozenset[Content]:
     held: set[Content] = set()
     for field in dataclasses.fields(kind):
         if field.name in axes:
-            held |= {"tensor", "float"} | ({"batch"} if "B" in axes[field.name] else set())
+            held.update(("tensor", "float"))
+            if "B" in axes[field.name]:
+                held.add("batch")
         else:
             held |= held_by(port_type(hints[field.name]))
     return frozenset(held)
