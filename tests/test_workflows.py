@@ -31,7 +31,7 @@ def parameters(workflow: Path) -> dict[str, Any]:
 
 def settings(workflow: Path, folder: Path) -> list[str]:
     """Two steps and few samples; training writes its model and its checkpoint below ``folder``."""
-    small = {"steps": 2, "ancestral_steps": 2, "count": 10, "references": 20}
+    small = {"steps": 2, "ancestral_steps": 2, "sampling_steps": 2, "count": 10, "references": 20}
     if workflow.parent.name in WRITING:
         small |= {"batch": 2, "first_steps": 2, "path": folder / "model"}
         small |= {"checkpoint": folder / "checkpoint", "first_checkpoint": folder / "first_checkpoint"}
