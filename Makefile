@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/first-picture
 ARGS ?=
+# Tests whose results come from float kernels, for the pass that is kept to AVX2.
+KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/checkpoints tests/plugins/test_diffusers_models.py \
+	tests/plugins/test_diffusers_steps.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml))
@@ -25,11 +28,12 @@ list_files = find guidegraph graph nodes plugins workflows runtime -name __pycac
 said_prompt = $(filter command%,$(origin PROMPT))
 export PROMPT
 
-.PHONY: help run test test-all lint format bench clean links
+.PHONY: help run test test-avx2 test-all lint format bench clean links
 
 help:
 	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
 	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
+	@echo 'make test-avx2 those of them that compute with floats, as on a processor with AVX2 alone'
 	@echo 'make test-all  all tests'
 	@echo 'make lint      ruff, mypy --strict and the layers'
 	@echo 'make format    let ruff put the code in shape'
@@ -42,6 +46,9 @@ run: $(BASE) links
 
 test: $(DEV) links
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-avx2: $(DEV) links
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" $(KERNEL_TESTS) $(ARGS)
 
 test-all: $(DEV) links
 	$(BIN)/python -m pytest $(ARGS)

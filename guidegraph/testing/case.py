@@ -8,8 +8,8 @@ from typing import Any
 
 from guidegraph.graph.errors import choices
 from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.run import CHECKS
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,22 @@ class Case:
     text: Texts = ()
 
 
+ONE_LEVEL: dict[str, Any] = {
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "block_out_channels": (32,),
+}
+"""Settings of a U-Net that exports sooner; test_trace.py exports one of several levels."""
+
+
 def stable_diffusion(folder: Path) -> dict[str, Any]:
     """A checkpoint of Stable Diffusion's shape, whose text encoder gives no mean of zero: weights restore the mean."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.checkpoints import pipelines
+    from tests.checkpoints import pipelines, tiny
 
     pipe = pipelines.pipeline("sd1", folder)
+    pipe.register_modules(unet=tiny.unet("sd1", **ONE_LEVEL))
     getattr(pipe.text_encoder, "text_model", pipe.text_encoder).final_layer_norm.bias.data.fill_(0.3)
     pipe.save_pretrained(folder / "checkpoint")
     return {"checkpoint": str(folder / "checkpoint")}

@@ -225,7 +225,6 @@ def overrides() -> list[NodeCase]:
                 "prior": draw((3,), 3).abs(),
             },
             settings={"resamples": 2},
-            skip=OF_A_CHAIN,
         ),
         case("metric.psnr", skip=METRIC),
         case("metric.ssim", skip=METRIC),

@@ -9,7 +9,6 @@ from typing import Any
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable
 from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
@@ -20,8 +19,7 @@ LIMIT = 400
 def check_identity(case: NodeCase) -> None:
     """Where ``identity=`` names a port, the node gives what is wired there."""
     spec = case.spec
-    if spec.identity is None:
-        raise Inapplicable("it declares no identity")
+    assert spec.identity is not None, "the check applies where identity= is declared"
     named = False
     for settings in _combinations(case, spec.identity_settings):
         port = _asked(case, "identity", spec.identity, settings)
@@ -55,8 +53,7 @@ def check_identity(case: NodeCase) -> None:
 def check_needs(case: NodeCase) -> None:
     """A port that ``needs=`` leaves out does not change the result."""
     spec = case.spec
-    if spec.needs is None:
-        raise Inapplicable("it declares no needs")
+    assert spec.needs is not None, "the check applies where needs= is declared"
     left_out = False
     for settings in _combinations(case, spec.needs_arguments):
         needed = _asked(case, "needs", spec.needs, settings)
