@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         OutputReady,
         RunFinished,
         RunStarted,
+        TrainingStarted,
     )
     from guidegraph.graph.export.decompositions import register_decomposition
     from guidegraph.graph.export.errors import ExportError
@@ -128,6 +129,7 @@ __all__ = [
     "Tensor",
     "TextEmbedder",
     "Timesteps",
+    "TrainingStarted",
     "Workflow",
     "WorkflowError",
     "__version__",
@@ -158,6 +160,7 @@ _HOMES = {
         "OutputReady",
         "RunFinished",
         "RunStarted",
+        "TrainingStarted",
     ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
     "guidegraph.graph.export.decompositions": ("register_decomposition",),
