@@ -14,6 +14,7 @@ space := $(subst ,, )
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(BIN)/python tools/install.py
 BASE := $(VENV)/.guidegraph-base
 DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
@@ -41,6 +42,7 @@ help:
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
 run: $(BASE) links
+	@echo 'drawing a picture with the embedded model: some seconds'
 	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(said_prompt),--set "prompt=$$PROMPT") $(ARGS)
 	@echo "The picture: $(abspath $(OUT))/image.png"
 
@@ -74,18 +76,22 @@ clean:
 
 $(BASE): $(METADATA)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "guidegraph needs Python 3.11 or later: make PYTHON=python3.11 …")'
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q 'setuptools>=77' -e ./runtime -e .
+	@[ -x $(BIN)/python ] || echo 'creating the virtual environment $(VENV)'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo 'installing guidegraph with torch and what else it needs: a GB or more on disk, a minute or more'
+	@$(INSTALL) 'setuptools>=77' -e ./runtime -e .
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) install -q -e ./runtime -e '.[test,lint]'
+	@echo 'installing what the tests need: half a GB on disk, a minute or more'
+	@$(INSTALL) -e ./runtime -e '.[test,lint]'
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(BENCH): $(BASE)
-	$(PIP) install -q -e ./runtime -e '.[bench]'
+	@echo 'installing what the benchmarks need'
+	@$(INSTALL) -e ./runtime -e '.[bench]'
 	@touch $@
 
 links: $(BASE)

@@ -191,8 +191,11 @@ class Digests(dict[str, str]):
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
         return labelled([("node", spec), *inputs, *settings])
 
-    def loop(self, loop: Loop, *, steps: bool = True) -> str:
-        """The digest of a loop as one unit; ``steps=False`` leaves out how long a training loop runs."""
+    def loop(self, loop: Loop, *, resumed: bool = False) -> str:
+        """The digest of a loop as one unit.
+
+        resumed: leave out what may differ when a training goes on, for how long and in which precision it trains.
+        """
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
         parts = [("loop over", self.source(loop.over))]
@@ -200,17 +203,19 @@ class Digests(dict[str, str]):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
         parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
         if loop.training:
-            parts += self._training(loop.training, steps)
+            parts += self._training(loop.training, resumed)
         return labelled(parts)
 
-    def _training(self, training: Training, steps: bool) -> list[tuple[str, str]]:
-        parts = [("precision", training.precision), ("options", value_digest(dict(training.options)))]
+    def _training(self, training: Training, resumed: bool) -> list[tuple[str, str]]:
+        parts = [("options", value_digest(dict(training.options)))]
         for m in training.models:
             plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
             parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
             parts += [(f"{name} of {m.model}", self.source(source)) for name, source in m.linked.items()]
-        if steps and training.steps is not None:
-            parts.append(("steps", self.source(training.steps)))
+        if not resumed:
+            parts.append(("precision", training.precision))
+            if training.steps is not None:
+                parts.append(("steps", self.source(training.steps)))
         return parts
 
 

@@ -74,6 +74,19 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
+class TrainingStarted:
+    """The training loop at ``path`` begins, or goes on after ``step`` steps of its checkpoint.
+
+    ``precision`` is what it computes in, fp32 or bf16; ``asked`` is what its workflow says: auto, fp32 or bf16.
+    """
+
+    path: str
+    precision: str
+    asked: str
+    step: int
+
+
+@dataclass(frozen=True)
 class ModelMoved:
     """A model went to a device. ``path`` and ``output`` name where it was made (``params``: given from outside).
 
@@ -108,6 +121,7 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
+    | TrainingStarted
     | ModelMoved
     | OutputReady
     | RunFinished

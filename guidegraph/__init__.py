@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         OutputReady,
         RunFinished,
         RunStarted,
+        TrainingStarted,
     )
     from guidegraph.graph.export.decompositions import register_decomposition
     from guidegraph.graph.export.errors import ExportError
@@ -131,6 +132,7 @@ __all__ = [
     "Tensor",
     "TextEmbedder",
     "Timesteps",
+    "TrainingStarted",
     "Workflow",
     "WorkflowError",
     "__version__",
@@ -163,6 +165,7 @@ _HOMES = {
         "OutputReady",
         "RunFinished",
         "RunStarted",
+        "TrainingStarted",
     ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
     "guidegraph.graph.export.decompositions": ("register_decomposition",),
