@@ -80,6 +80,7 @@ TYPES = (
     "SchedulerState",
     "Score",
     "Segmenter",
+    "SemanticEmbedder",
     "SemanticMap",
     "StepContext",
     "Table",
