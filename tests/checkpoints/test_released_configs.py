@@ -41,15 +41,20 @@ def on_meta(name: str) -> dict[str, Tensor]:
     return latent_files.checkpoint_tensors(MODELS[name], "meta")
 
 
-def load_on_meta(tensors: dict[str, Tensor], where: Path, options: LoadOptions = LoadOptions()) -> dict[str, Any]:
+def load_on_meta(tensors: dict[str, Tensor], where: Path, **settings: Any) -> dict[str, Any]:
     with placement("meta", "float32"):
-        return load_compvis(tensors, where / "model.ckpt", options)
+        return load_compvis(tensors, where / "model.ckpt", LoadOptions(**settings))
 
 
 def alphas_bar(model: dict[str, Any]) -> Tensor:
     """ᾱ of β that are squares of evenly spaced roots, as latent diffusion's `linear` has them."""
     roots = np.linspace(model["linear_start"] ** 0.5, model["linear_end"] ** 0.5, model["timesteps"])
     return torch.from_numpy(np.cumprod(1 - roots**2))
+
+
+def scale_of(model: dict[str, Any]) -> float:
+    """The scale of the latents: the buffer of the file where it was measured."""
+    return 0.7 if model.get("scale_by_std") else float(model.get("scale_factor", 1.0))
 
 
 def check_heads(network: nn.Module, params: dict[str, Any]) -> None:
@@ -76,9 +81,7 @@ def test_a_released_file_has_the_heads_scale_and_schedule_of_its_configuration(
     check_heads(denoiser.network, model["unet_config"]["params"])
     assert denoiser.network.shape.kind == "eps"
     assert not denoiser.network.shape.new_attention_order
-    assert parts["autoencoder"].scale == pytest.approx(
-        0.7 if model.get("scale_by_std") else model.get("scale_factor", 1.0)
-    )
+    assert parts["autoencoder"].scale == pytest.approx(scale_of(model))
     torch.testing.assert_close(parts["schedule"].alphas_bar, alphas_bar(model), rtol=1e-12, atol=0)
     extra = set(parts) - {"denoiser", "autoencoder", "schedule"}
     assert extra == ({PARTS[name]} if name in PARTS else set())
@@ -94,7 +97,7 @@ def test_a_released_first_stage_has_its_scale_or_asks_for_it(name: str, tmp_path
             load_on_meta(tensors, tmp_path)
     else:
         assert load_on_meta(tensors, tmp_path)["autoencoder"].scale == 1.0
-    assert load_on_meta(tensors, tmp_path, LoadOptions(scale=0.5))["autoencoder"].scale == 0.5
+    assert load_on_meta(tensors, tmp_path, scale=0.5)["autoencoder"].scale == 0.5
     latent_files.write_config(tmp_path, FIRST_STAGES[name], AUTOENCODER)
     stage = load_on_meta(tensors, tmp_path)["autoencoder"]
     assert stage.scale == 1.0
@@ -149,7 +152,7 @@ def test_a_small_model_of_each_layout_is_the_network_of_its_configuration(name: 
     expected = reference.unet(part_of(tensors, "model.diffusion_model."), x, t, network, tokens)
     close(predict(loaded.denoiser, x[:, :channels], t, condition).value, expected)
     scale = loaded.autoencoder.scale
-    assert scale == pytest.approx(0.7 if model.get("scale_by_std") else model.get("scale_factor", 1.0))
+    assert scale == pytest.approx(scale_of(model))
     weights = part_of(tensors, "first_stage_model.")
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64) * 2 - 1
     latent = reference.encode(weights, image, first)[:, : first["embed_dim"]]
@@ -179,13 +182,13 @@ def test_settings_come_before_the_config_and_the_config_before_the_table(tmp_pat
     latent_files.write_config(tmp_path, MODELS["rdm768"] | {"scale_factor": 0.3, "parameterization": "v"})
     parts = load_on_meta(tensors, tmp_path)
     assert (parts["autoencoder"].scale, parts["denoiser"].network.shape.kind) == (0.3, "v")
-    parts = load_on_meta(tensors, tmp_path, LoadOptions(scale=0.4, heads=7, prediction="x0"))
+    parts = load_on_meta(tensors, tmp_path, scale=0.4, heads=7, prediction="x0")
     shape = parts["denoiser"].network.shape
     assert (parts["autoencoder"].scale, shape.kind, shape.heads) == (0.4, "x0", (7, 7, 7, 7))
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
     named = latent_files.write_config(elsewhere, MODELS["rdm768"])
-    assert load_on_meta(tensors, tmp_path, LoadOptions(config=named))["autoencoder"].scale == 0.22765929
+    assert load_on_meta(tensors, tmp_path, config=named)["autoencoder"].scale == 0.22765929
 
 
 def test_a_config_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -213,7 +216,7 @@ def test_a_config_of_other_software_beside_the_file_is_none_of_its(tmp_path: Pat
     tensors = on_meta("cin256")
     assert load_on_meta(tensors, tmp_path)["autoencoder"].scale == 1.0
     with pytest.raises(ValueError, match=r"config\.yaml' is no config\.yaml of CompVis'"):
-        load_on_meta(tensors, tmp_path, LoadOptions(config=tmp_path / "config.yaml"))
+        load_on_meta(tensors, tmp_path, config=tmp_path / "config.yaml")
 
 
 def test_a_config_is_data_and_never_code(tmp_path: Path) -> None:
