@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Ge, Gt
 
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Beside
 from guidegraph.nodes.checkpoints.options import AttentionOrder, NoiseSchedule, PredictionChoice
 from guidegraph.nodes.model import Missing
 from guidegraph.nodes.types import (
@@ -36,7 +37,7 @@ class Checkpoint(NamedTuple):
 @node("checkpoint.load", host=True)
 def load_checkpoint(
     *,
-    path: Path,
+    path: Annotated[Path, Beside("config.yaml")],
     attention: AttentionOrder = "auto",
     heads: Annotated[int, Ge(1)] | None = None,
     head_channels: Annotated[int, Ge(1)] | None = None,

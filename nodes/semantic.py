@@ -22,16 +22,17 @@ GOLDEN = 0.6180339887498949
 
 
 @node("semantic.load", io=True, host=True, runtime=True)
-def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
-    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes.
+def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
+    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of so many of any kind.
 
     A grey picture, or one with a palette, holds the classes' indices; one in colours their colours, as
-    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel.
+    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel. classes: K, for
+    classes other than those of scenes, which have no colours.
     Raises an error for an index or a colour that stands for no class.
     """
     import torch
 
-    return torch.from_numpy(host.load(path=path, size=size)).to(current_device(), current_dtype())
+    return torch.from_numpy(host.load(path=path, size=size, classes=classes)).to(current_device(), current_dtype())
 
 
 @node("semantic.picture")

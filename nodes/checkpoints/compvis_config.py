@@ -14,8 +14,12 @@ from guidegraph.nodes.models.released_autoencoder import FirstStageShape
 from guidegraph.nodes.types import PredictionKind
 
 CONFIG = "config.yaml"
+SUFFIXES = (".ckpt", ".safetensors", ".pt")
 MAX_BYTES = 1 << 20
 PREDICTIONS: dict[str, PredictionKind] = {"eps": "eps", "x0": "x0", "v": "v"}
+SCALINGS: dict[str, PredictionKind] = {"EpsScaling": "eps", "VScaling": "v"}
+"""SDXL's software: what the network gives, by the class that scales it."""
+
 BETAS = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 """Latent diffusion's names of schedules, and ours: its `linear` is linear in √β."""
 
@@ -47,6 +51,25 @@ class ModelConfig:
     network: Mapping[str, Any] | None
     first_stage: Mapping[str, Any] | None
     conditioner: Mapping[str, Any]
+
+
+def is_compvis_folder(folder: Path) -> bool:
+    """Whether a folder holds a config.yaml of CompVis' beside checkpoint files, as the models were released."""
+    config = folder / CONFIG
+    return config.is_file() and is_compvis_config(load_yaml(config)) and any(_checkpoints(folder))
+
+
+def file_in(folder: Path) -> Path:
+    """The only checkpoint file of such a folder. Raises ``ValueError`` for several."""
+    files = _checkpoints(folder)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"'{folder}' holds {len(files)} checkpoint files, {names}: name the file")
+    return files[0]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
 def find_config(checkpoint: Path, named: Path | None) -> ModelConfig | None:
@@ -182,8 +205,10 @@ def _heads(network: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 def _schedule(config: ModelConfig) -> BetaSchedule | None:
     """The β of training; None for a kind that has other numbers than a start and an end, which the file must hold."""
+    if "denoiser_config" in config.model:
+        return _discretisation(config)
     name = config.model.get("beta_schedule", "linear")
-    if name not in BETAS or "unet_config" not in config.model:
+    if name not in BETAS:
         return None
     start, end = (
         _number(config.model, f"linear_{side}", default, config.path)
@@ -194,18 +219,30 @@ def _schedule(config: ModelConfig) -> BetaSchedule | None:
 
 
 def _prediction(config: ModelConfig) -> PredictionKind | None:
-    """`parameterization`, ε where it is left out; None where the software is another that says it elsewhere."""
-    if "unet_config" not in config.model:
-        return None
+    """`parameterization`, ε where it is left out; SDXL's software names it by the scaling of its denoiser."""
+    if "denoiser_config" in config.model:
+        scaling = _params(config.model, "denoiser_config") or {}
+        return SCALINGS.get(_class_name(scaling, "scaling_config"))
     name = config.model.get("parameterization", "eps")
     if name not in PREDICTIONS:
         raise ValueError(f"'{config.path}': 'parameterization' is {name!r}; supported are {', '.join(PREDICTIONS)}")
     return PREDICTIONS[name]
 
 
+def _discretisation(config: ModelConfig) -> BetaSchedule | None:
+    """The β of SDXL's software, whose discretisation of DDPM has latent diffusion's numbers unless it says others."""
+    denoiser = _params(config.model, "denoiser_config") or {}
+    if _class_name(denoiser, "discretization_config") != "LegacyDDPMDiscretization":
+        return None
+    numbers = _params(denoiser, "discretization_config") or {}
+    start = _number(numbers, "linear_start", 0.00085, config.path)
+    end = _number(numbers, "linear_end", 0.012, config.path)
+    return BetaSchedule(start, end, steps=_whole(numbers, "num_timesteps", 1000, config.path))
+
+
 def _rescaler(config: ModelConfig) -> Rescaler | None:
     params = config.conditioner
-    if not str(_target(config)).endswith("SpatialRescaler"):
+    if _class_name(config.model, "cond_stage_config") != "SpatialRescaler":
         return None
     method = str(params.get("method", "bilinear"))
     if method not in ("nearest", "bilinear", "bicubic", "area"):
@@ -216,9 +253,10 @@ def _rescaler(config: ModelConfig) -> Rescaler | None:
     return Rescaler(_whole(params, "n_stages", 1, config.path), _number(params, "multiplier", 0.5, config.path), method)
 
 
-def _target(config: ModelConfig) -> object:
-    part = config.model.get("cond_stage_config")
-    return part.get("target") if isinstance(part, Mapping) else None
+def _class_name(params: Mapping[str, Any], name: str) -> str:
+    """The class that a part `{target, params}` names, without its module; empty for what is no such part."""
+    part = params.get(name)
+    return str(part.get("target", "")).rpartition(".")[2] if isinstance(part, Mapping) else ""
 
 
 def _structure(network: Mapping[str, Any], where: Path) -> Structure:
