@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from guidegraph.nodes.checkpoint import load_checkpoint
 from guidegraph.nodes.checkpoints.compvis import load_compvis
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.denoiser import predict
+from guidegraph.nodes.models.released_config import UNetShape
 from guidegraph.nodes.models.released_layers import Attention, AttentionBlock
 from guidegraph.nodes.types import Condition
 from tests.checkpoints import latent_configs, latent_files
 from tests.checkpoints import latent_reference as reference
 from tests.checkpoints.guided_reference import weights_of
+from tests.checkpoints.test_structure import SD1, SD2, SDXL, tensors_of
 
 MODELS, FIRST_STAGES = latent_configs.MODELS, latent_configs.FIRST_STAGES
 PARTS = {
@@ -270,3 +273,70 @@ def test_the_tokens_of_a_layout_are_no_text(tmp_path: Path) -> None:
     parts = load_on_meta(on_meta("layout2img-openimages256"), tmp_path)
     with pytest.raises(ValueError, match="are the boxes and classes of a layout, not words"):
         parts["text"](["a tiger"])
+
+
+def stable_tensors(shape: UNetShape) -> dict[str, Tensor]:
+    """A U-Net of Stable Diffusion alone; names and shapes are held to diffusers' in test_released_shapes."""
+    return {f"model.diffusion_model.{name}": value for name, value in tensors_of(shape).items()}
+
+
+@pytest.mark.parametrize(("shape", "kind"), [(SD1, "eps"), (replace(SD1, spatial_channels=5), "eps"), (SDXL, "eps")])
+def test_stable_diffusion_has_its_heads(shape: UNetShape, kind: str, tmp_path: Path) -> None:
+    loaded = load_on_meta(stable_tensors(shape), tmp_path)["denoiser"].network.shape
+    # without the first stage, channels beyond the output's are those of a spatial condition
+    assert loaded == replace(shape, kind=kind)
+
+
+def test_stable_diffusion_2_asks_what_it_predicts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Stable Diffusion 2.*set `prediction` of checkpoint\.load to v"):
+        load_on_meta(stable_tensors(SD2), tmp_path)
+    assert load_on_meta(stable_tensors(SD2), tmp_path, prediction="v")["denoiser"].network.shape == SD2
+    inpainting = stable_tensors(replace(SD2, spatial_channels=5))
+    assert load_on_meta(inpainting, tmp_path)["denoiser"].network.shape.kind == "eps"
+
+
+@pytest.mark.parametrize("name", ["joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight"])
+def test_an_intact_file_of_an_unknown_family_is_called_that(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"model.diffusion_model.{name}": torch.zeros(2, 2)}}, tmp_path / "model.ckpt")
+    with pytest.raises(
+        ValueError, match=r"model\.ckpt' is of a family that is not known: its denoiser holds"
+    ) as raised:
+        load_checkpoint(path=tmp_path / "model.ckpt")
+    assert "damaged" not in str(raised.value)
+    assert "fetch" not in str(raised.value)
+
+
+def test_a_first_stage_of_no_released_shape_asks_for_its_scale(tmp_path: Path) -> None:
+    params = latent_configs.shrink(MODELS["txt2img-1p4B"])["first_stage_config"]["params"]
+    tensors = latent_files.first_stage_tensors(params, "meta")
+    with pytest.raises(ValueError, match=r"none of the released shapes of first stages\. Set scale on"):
+        load_on_meta(tensors, tmp_path)
+    with pytest.raises(ValueError, match="without a U-Net: leave heads, prediction out"):
+        load_on_meta(tensors, tmp_path, heads=4, prediction="v", scale=1.0)
+
+
+def test_a_conditioner_that_is_another_first_stage_is_refused(tmp_path: Path) -> None:
+    model = latent_configs.shrink(MODELS["inpainting_big"])
+    tensors = latent_files.checkpoint_tensors(model)
+    latent_files.write_config(tmp_path, model)
+    name = "cond_stage_model.encoder.conv_in.bias"
+    torch.save({"state_dict": tensors | {name: tensors[name] + 1}}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"another first stage than its own \(1 tensors differ: encoder\.conv"):
+        load_checkpoint(path=tmp_path / "model.ckpt")
+
+
+def test_how_a_map_is_shrunk_is_asked_for(tmp_path: Path) -> None:
+    save(tmp_path, latent_configs.shrink(MODELS["semantic_synthesis256"]))
+    said = {"heads": 8, "attention": "legacy", "scale": 1.0, "noise_schedule": "linear", "prediction": "eps"}
+    with pytest.raises(ValueError, match="its tensors do not tell config: set"):
+        load(tmp_path / "model.ckpt", **said)
+
+
+def test_a_folder_holds_one_file_and_its_config(tmp_path: Path) -> None:
+    model = latent_configs.shrink(MODELS["celeba256"])
+    save(tmp_path, model)
+    latent_files.write_config(tmp_path, model)
+    assert load(tmp_path).autoencoder.scale == 1.0
+    (tmp_path / "other.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds 2 checkpoint files, model\.ckpt, other\.ckpt: name the file"):
+        load(tmp_path)
