@@ -70,8 +70,9 @@ def load_conditioner(
     if kind == "none":
         return {}
     if kind == "classes":
+        count, width = with_axes(tensors["embedding.weight"], str(where), "embedding.weight", 2).shape
         with torch.device("meta"):
-            labels = ClassTokens(*tensors["embedding.weight"].shape, null_class=bool(facts.null_class))
+            labels = ClassTokens(count, width, bool(facts.null_class))
         fill(labels, tensors, str(where), current_dtype(), current_device())
         return {"label": labels}
     if kind == "rescaler":

@@ -298,9 +298,7 @@ def test_stable_diffusion_2_asks_what_it_predicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["joint_blocks.0.x_block.attn.qkv.weight", "double_blocks.0.img_attn.qkv.weight"])
 def test_an_intact_file_of_an_unknown_family_is_called_that(name: str, tmp_path: Path) -> None:
     torch.save({"state_dict": {f"model.diffusion_model.{name}": torch.zeros(2, 2)}}, tmp_path / "model.ckpt")
-    with pytest.raises(
-        ValueError, match=r"model\.ckpt' is of a family that is not known: its denoiser holds"
-    ) as raised:
+    with pytest.raises(ValueError, match=r"model\.ckpt' is of a family that is not known: its denois") as raised:
         load_checkpoint(path=tmp_path / "model.ckpt")
     assert "damaged" not in str(raised.value)
     assert "fetch" not in str(raised.value)
