@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import Beside
 from guidegraph_runtime import files
 
 FRESH = "!"
@@ -138,6 +139,16 @@ def _spec_digest(spec: NodeSpec, place: str) -> str:
     return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
 
 
+def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
+    """The files beside the one that a setting names which its node reads too, by name, with their digests."""
+    names = [entry.name for entry in getattr(setting.annotation, "__metadata__", ()) if isinstance(entry, Beside)]
+    path = value.value if isinstance(value, Literal) else None
+    if not names or not isinstance(path, Path) or path.is_dir():
+        return []
+    found = ((name, path.parent / name) for name in names)
+    return [(f"{setting.name} beside {name}", path_digest(file)) for name, file in found if file.is_file()]
+
+
 class Digests(dict[str, str]):
     """Digests by operation key. ``place`` names device and dtype.
 
@@ -189,6 +200,7 @@ class Digests(dict[str, str]):
             self._specs[id(call.spec)] = spec
         inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
+        settings += [pair for name, value in call.settings.items() for pair in _beside(call.spec.settings[name], value)]
         return labelled([("node", spec), *inputs, *settings])
 
     def loop(self, loop: Loop, *, resumed: bool = False) -> str:

@@ -11,7 +11,6 @@ many there are. in_channels: of the samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -129,7 +128,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
         if kind == "table":
             table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained)
-        return replace(SCHEDULES[kind](**settings), **trained)
+        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
     except Exception as error:
         raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
 

@@ -372,6 +372,13 @@ class ImageEmbedder(Protocol):
 
 
 @runtime_checkable
+class SemanticEmbedder(Protocol):
+    """Semantic maps (B, K, H, W) of the size of the picture to a condition that holds what is where."""
+
+    def __call__(self, semantic: Tensor) -> Condition: ...
+
+
+@runtime_checkable
 class ConditionAdapter(Protocol):
     """The condition of one encoder in the tokens and the vector of another."""
 

@@ -85,6 +85,7 @@ TYPES = (
     "SchedulerState",
     "Score",
     "Segmenter",
+    "SemanticEmbedder",
     "SemanticMap",
     "StepContext",
     "Table",

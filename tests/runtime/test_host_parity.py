@@ -239,6 +239,7 @@ def test_pixels_are_what_torch_makes_of_them(folder: Path) -> None:
 def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size: Any) -> None:
     given = {} if size is None else {"size": size}
     semantic = compare("semantic.load", path=folder / "map.png", **given)["out"]
+    assert compare("semantic.load", path=folder / "map.png", classes=40, **given)["out"].shape[1] == 40
     indices = torch.tensor(np.asarray(Image.open(folder / "map.png")))[None, None].float()
     nearest = indices if size is None else torch.nn.functional.interpolate(indices, size, mode="nearest-exact")
     assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())

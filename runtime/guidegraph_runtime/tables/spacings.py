@@ -32,7 +32,8 @@ ALIGNED: dict[str, tuple[float, ...]] = {
 def simple(first: float, last: float, steps: int) -> Array:
     """Timesteps from the last of training on, T/steps apart and rounded up: ComfyUI's `simple`."""
     span = last - first + 1
-    return last - np.floor(np.arange(steps) * (span / steps))
+    times: Array = last - np.floor(np.arange(steps) * (span / steps))
+    return times
 
 
 def sgm_uniform(first: float, last: float, steps: int) -> Array:
@@ -43,7 +44,7 @@ def sgm_uniform(first: float, last: float, steps: int) -> Array:
 def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); equal ones are one level."""
     share = 1 - np.linspace(0, 1, steps, endpoint=False)
-    times = first + np.round(np.array([beta_quantile(float(p), a, b) for p in share]) * (last - first))
+    times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in share]) * (last - first))
     return times[np.append(True, np.diff(times) != 0)]
 
 
