@@ -45,7 +45,8 @@ def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
     """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); equal ones are one level."""
     share = 1 - np.linspace(0, 1, steps, endpoint=False)
     times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in share]) * (last - first))
-    return times[np.append(True, np.diff(times) != 0)]
+    distinct: Array = times[np.append(True, np.diff(times) != 0)]
+    return distinct
 
 
 def polyexponential(high: float, low: float, steps: int, rho: float) -> Array:
