@@ -306,7 +306,7 @@ class _Runner:
             with residency.placement(i, self.options.dtype):
                 self._compute(step, slots, futures)
             residency.settle(i, slots)
-        except (NodeError, Cancelled):
+        except GuidegraphError:
             raise
         except Exception as error:
             raise fail(step, error) from error

@@ -120,7 +120,7 @@ def step(
     drawn = torch.zeros_like(row.x) if noise is None else noise.to(row.x).expand_as(x) * spread
     x0, eps = row.x0_and_eps(prediction, renoise)
     if data_rms is not None:
-        _watch_range(x0, data_rms)
+        _watch_range(x0, data_rms, row)
     moved, slots = row.apply(x0, eps, drawn)
     if score is not None:
         moved = moved + row.score_gain * spread**2 * score.to(row.x)
@@ -246,10 +246,17 @@ class _Row:
         return replace(prediction, value=prediction.value.to(self.x))
 
 
-def _watch_range(x0: Tensor, data_rms: float) -> None:
-    """Let the run warn if the largest root mean square of a sample's x̂0 stays far beyond that of the data."""
+def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
+    """Let the run warn if the largest root mean square of a sample's x̂0 stays far beyond that of the data.
+
+    Only where σ ≤ α: x̂0 of a noisier x is a guess, and a sampler may stop there for another one to go on.
+    """
     import torch
 
     if is_watched():
         sizes = torch.linalg.vector_norm(x0.flatten(1), dim=1) / math.sqrt(x0[0].numel())
-        watch_size(sizes.amax(), FAR * data_rms, OUT_OF_RANGE.replace("DATA", f"{data_rms:g}"))
+        watch_size(
+            torch.where(row.sigma <= row.alpha, sizes.amax(), 0.0),
+            FAR * data_rms,
+            OUT_OF_RANGE.replace("DATA", f"{data_rms:g}"),
+        )

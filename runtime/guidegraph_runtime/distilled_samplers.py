@@ -17,10 +17,9 @@ from guidegraph_runtime.tables.grid import (
     Levels,
     Noise,
     Sigmas,
-    compress_times,
+    fit_times,
     kept_steps,
     landing,
-    round_times,
 )
 from guidegraph_runtime.tables.rows import Array, Level
 from guidegraph_runtime.tables.sampler import SamplerTable, noise_of, sampler_table, visited_levels
@@ -48,7 +47,17 @@ def lcm(
 
     timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
     """
-    visited = _visited(noise_of(alphas_bar), levels, steps, original_steps, spacing, offset, final, sigmas, strength)
+    visited = _visited(
+        noise_of(alphas_bar).with_signal(zero=True),
+        levels,
+        steps,
+        original_steps,
+        spacing,
+        offset,
+        final,
+        sigmas,
+        strength,
+    )
     rows = consistency.lcm(visited, number("timestep_scaling", timestep_scaling, above=0))
     return sampler_table(rows, clip, threshold, threshold_max)
 
@@ -74,7 +83,7 @@ def tcd(
 
     eta: the paper's γ, from 0, which is DDIM, to 1, which is multistep consistency sampling.
     """
-    noise = noise_of(alphas_bar)
+    noise = noise_of(alphas_bar).with_signal(zero=True)
     visited = _visited(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
     rows = consistency.tcd(visited, noise.at, number("eta", eta, low=0, high=1))
     return sampler_table(rows, clip, threshold, threshold_max, rederive_eps)
@@ -93,7 +102,7 @@ def _visited(
 ) -> list[Level]:
     """The levels that are given, or those that the settings choose: by default of the distillation's timesteps.
 
-    Those are compressed, as `grid.timesteps` are, into what the schedule's model knows.
+    Those are mapped, as `grid.timesteps` are, onto what the schedule's model knows where they would leave it.
     """
     choice("spacing", spacing, get_args(DistilledSpacing))
     steps, original_steps = whole("steps", steps, low=1), whole("original_steps", original_steps, low=1)
@@ -102,6 +111,6 @@ def _visited(
         return visited_levels(noise, levels, SUBSEQUENCE, steps, usual, offset, final, sigmas, strength)
     choice("final", final, get_args(Final))
     times = consistency.distilled_timesteps(len(noise.log_ratio), original_steps, steps)
-    known = compress_times(np.array(times, dtype=np.float64), noise.low, noise.high)
+    known = fit_times(np.array(times, dtype=np.float64), noise, whole=True)
     kept = known[steps - kept_steps(steps, number("strength", strength, above=0, high=1)) :]
-    return [*(noise.at(float(t)) for t in round_times(kept)), landing(noise, final)]
+    return [*(noise.at(float(t)) for t in kept), landing(noise, final)]

@@ -48,7 +48,16 @@ def dpmpp_2m(
     flag("lower_order_final", lower_order_final)
     flag("euler_at_final", euler_at_final)
     visited = visited_levels(
-        noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True
+        noise_of(alphas_bar).with_signal(zero=True),
+        levels,
+        LAMBDA,
+        steps,
+        spacing,
+        offset,
+        final,
+        sigmas,
+        strength,
+        rising=True,
     )
     rows = dpm.dpmpp_2m(
         visited, solver_type, 0.0, lower_order_final, euler_at_final, skipped_steps(visited, levels, steps)
@@ -81,7 +90,9 @@ def dpmpp_2m_sde(
     choice("solver_type", solver_type, get_args(Solver))
     flag("lower_order_final", lower_order_final)
     flag("euler_at_final", euler_at_final)
-    visited = visited_levels(noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(zero=True), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     rows = dpm.dpmpp_2m(
         visited,
         solver_type,
@@ -142,7 +153,7 @@ def dpmpp_2s_ancestral(
     noise = noise_of(alphas_bar).with_signal()
     visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
-        dpm.dpmpp_2s_ancestral(visited, noise.at_ratio, number("eta", eta, low=0, high=1)),
+        dpm.dpmpp_2s_ancestral(visited, noise.near, number("eta", eta, low=0, high=1)),
         clip,
         threshold,
         threshold_max,
@@ -168,7 +179,7 @@ def dpmpp_sde(
     noise = noise_of(alphas_bar).with_signal()
     visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
-        dpm.dpmpp_sde(visited, noise.at_ratio, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max
+        dpm.dpmpp_sde(visited, noise.near, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max
     )
 
 
@@ -191,7 +202,9 @@ def dpmpp_3m_sde(
 
     Its quadratic term counts half, as there, so at eta 0 it is of second order.
     """
-    visited = visited_levels(noise_of(alphas_bar), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(zero=True), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(dpm.dpmpp_3m_sde(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max)
 
 

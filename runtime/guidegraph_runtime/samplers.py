@@ -149,7 +149,16 @@ def euler(
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
     drawing_none(eta)
     visited = visited_levels(
-        noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+        noise_of(alphas_bar).with_signal(zero=True),
+        levels,
+        RATIO,
+        steps,
+        spacing,
+        offset,
+        final,
+        sigmas,
+        strength,
+        rising=True,
     )
     return sampler_table(ratio.euler(visited), clip, threshold, threshold_max, rederive_eps)
 
@@ -171,7 +180,9 @@ def euler_ancestral(
     strength: float = 1.0,
 ) -> SamplerTable:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    visited = visited_levels(noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(zero=True), levels, RATIO, steps, spacing, offset, final, sigmas, strength
+    )
     return sampler_table(
         ratio.euler_ancestral(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
     )
@@ -221,7 +232,7 @@ def dpm2(
     drawing_none(eta)
     noise = noise_of(alphas_bar).with_signal()
     visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
-    return sampler_table(ratio.dpm2(visited, noise.at_ratio), clip, threshold, threshold_max, rederive_eps)
+    return sampler_table(ratio.dpm2(visited, noise.near), clip, threshold, threshold_max, rederive_eps)
 
 
 def dpm2_ancestral(
@@ -244,7 +255,7 @@ def dpm2_ancestral(
     noise = noise_of(alphas_bar).with_signal()
     visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
-        ratio.dpm2_ancestral(visited, noise.at_ratio, number("eta", eta, low=0, high=1)),
+        ratio.dpm2_ancestral(visited, noise.near, number("eta", eta, low=0, high=1)),
         clip,
         threshold,
         threshold_max,

@@ -26,6 +26,8 @@ def unread_operations(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]
     flags: dict[str, list[tuple[str, bool]]] = {}
     read = {*loop.next.values(), *loop.collect.values()}
     for operation in _nested(body):
+        if operation.op == "loop":
+            read |= _read_by(Loop.of(operation))
         unread = _flags(operation)
         for at in operation.inputs.values():
             if at in unread:
@@ -69,6 +71,12 @@ def _flags(operation: Operation) -> dict[str, tuple[str, bool]]:
             raise ValueError(f"'unread' of a part has a field and what it is; found {flag!r:.80}")
         flags[str(name)] = (field, value)
     return flags
+
+
+def _read_by(loop: Loop) -> set[str]:
+    """The values that a nested loop reads besides those of its body."""
+    over = {loop.over} if isinstance(loop.over, str) else set()
+    return {*over, *loop.start.values(), *loop.next.values(), *loop.collect.values(), *loop.result.values()}
 
 
 def _nested(body: Sequence[Operation]) -> list[Operation]:

@@ -62,7 +62,9 @@ def linspace(
 def simple(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
     """Whole timesteps from the last one down, T / steps apart and rounded up (ComfyUI's `simple`)."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
-    return _at_times(noise, spacings.simple(noise.low, noise.high, steps), final)
+    if steps > noise.whole_times:
+        raise ValueError(f"{steps} steps do not fit into the {noise.whole_times} timesteps that the model knows")
+    return _at_times(noise, spacings.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
 
 
 @operation("levels.sgm_uniform")
@@ -79,7 +81,7 @@ def beta(
     """Whole timesteps at the quantiles of Beta(a, b) (Lee et al. 2024); equal ones are visited once."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
     a, b = number("a", a, above=0), number("b", b, above=0)
-    return _at_times(noise, spacings.beta(noise.low, noise.high, steps, a, b), final)
+    return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
 
 
 @operation("levels.karras")
@@ -151,7 +153,7 @@ def ays(schedule: Mapping[str, Any], *, steps: int = 10, model: Aligned = "sd1",
     noise, steps = noise_of_fields(schedule), _steps(steps)
     choice("model", model, get_args(Aligned))
     choice("final", final, get_args(Final))
-    visited = [_near(noise, float(ratio)) for ratio in spacings.aligned(model, steps)]
+    visited = [noise.near(float(ratio)) for ratio in spacings.aligned(model, steps)]
     return _checked(Levels.of([*visited, landing(noise, final)]))
 
 
@@ -210,9 +212,15 @@ def reverse(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
     """
     given, noise = levels_of_fields(levels), noise_of_fields(schedule)
     visited = given.visited()[::-1]
+    if visited[-1].alpha == 0:
+        raise ValueError("levels that start at α = 0 have no way back to it: leave the first one out")
     if visited[0].sigma == 0:
         lowest = noise.at(noise.low)
         visited = visited[1:] if visited[1].ratio <= lowest.ratio else [lowest, *visited[1:]]
+    elif visited[0].ratio == visited[1].ratio:  # a last step of length zero
+        visited = visited[1:]
+    if len(visited) < 2:
+        raise ValueError("one level has no other to go to: reverse levels of two steps or more")
     return _checked(Levels.of(visited))
 
 
@@ -252,11 +260,9 @@ def _steps(steps: int) -> int:
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
     """The levels of the largest and the smallest σ/α: by default, those that the model knows and that hold signal."""
     first = (
-        noise.at(noise.with_signal().high)
-        if sigma_max is None
-        else _near(noise, number("sigma_max", sigma_max, above=0))
+        noise.at(noise.with_signal().high) if sigma_max is None else noise.near(number("sigma_max", sigma_max, above=0))
     )
-    last = noise.at(noise.low) if sigma_min is None else _near(noise, number("sigma_min", sigma_min, above=0))
+    last = noise.at(noise.low) if sigma_min is None else noise.near(number("sigma_min", sigma_min, above=0))
     if last.ratio >= first.ratio:
         raise ValueError(f"sigma_min {last.ratio:g} must be below sigma_max {first.ratio:g}")
     return first, last
@@ -270,14 +276,8 @@ def _at_times(noise: Noise, times: Array, final: Final) -> Fields:
 def _between(noise: Noise, first: Level, last: Level, ratios: Array, final: Final) -> Fields:
     """Levels from `first` to `last` with σ/α between them, the ends of `ratios` being those two."""
     choice("final", final, get_args(Final))
-    inner = [_near(noise, float(ratio)) for ratio in ratios[1:-1]]
+    inner = [noise.near(float(ratio)) for ratio in ratios[1:-1]]
     return _checked(Levels.of([*[first, *inner, last][: len(ratios)], landing(noise, final)]))
-
-
-def _near(noise: Noise, ratio: float) -> Level:
-    """The level at the time where σ/α is `ratio`, and beyond the schedule this σ/α at the time of its end."""
-    low, high = noise.log_ratio[[0, -1]]
-    return noise.at_ratio(ratio) if low <= math.log(ratio) <= high else noise.exactly(ratio)
 
 
 def _listed(noise: Noise, visited: list[Level], final: Listed) -> Fields:

@@ -37,7 +37,8 @@ def lcm(levels: Sequence[Level], timestep_scaling: float = 10.0) -> list[Row]:
     for a, b in pairwise(levels):
         squared = (timestep_scaling * a.t) ** 2 + SIGMA_DATA**2
         f = SIGMA_DATA**2 / squared * X + timestep_scaling * a.t / math.sqrt(squared) * X0
-        rows.append(Row(a, b.alpha * f + b.sigma * NOISE, score_gain=b.sigma**2))
+        noise = b.sigma if b.t > 0 else 0.0  # a landing at ᾱ_0 is the end
+        rows.append(Row(a, b.alpha * f + noise * NOISE, score_gain=noise**2))
     return rows
 
 

@@ -100,9 +100,19 @@ class Noise:
         """How many whole timesteps the model knows."""
         return math.floor(self.high) - math.ceil(self.low) + 1
 
-    def with_signal(self) -> Noise:
-        """The same for solvers that divide by α: default levels stay where signal is left, whatever the model knows."""
+    def with_signal(self, zero: bool = False) -> Noise:
+        """The same with default levels only where signal is left, whatever the model knows.
+
+        zero: a schedule that ends at α = 0 is left whole, for solvers that can start there: its model was trained to.
+        """
+        if zero and self.at(self.high).alpha == 0:
+            return self
         return Noise(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+
+    def near(self, ratio: float) -> Level:
+        """The level at the time where σ/α is `ratio` within the schedule, and this σ/α itself beyond it."""
+        low, high = self.log_ratio[[0, -1]]
+        return self.at_ratio(ratio) if low <= math.log(ratio) <= high else self.exactly(ratio)
 
     def at(self, t: float) -> Level:
         """The level at time t, rounded to float32 since a network is told t in float32: α and σ are those of that t."""
@@ -139,6 +149,11 @@ def levels(
     last part of the steps, for a start from a picture.
     """
     known = noise if sigmas == "schedule" else noise.with_signal()
+    if known.low >= known.high:
+        raise ValueError(
+            f"the model knows the timesteps from {noise.low:g} on, where no signal is left for this solver to start from: "
+            "use ddim or ddpm, or wire levels"
+        )
     if sigmas != "schedule" and rule.full:
         visited = respaced(sigmas, steps, known.at(known.high), known.at(known.low), known)
     else:
@@ -161,13 +176,18 @@ def kept_steps(steps: int, strength: float) -> int:
 def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
     """Times in decreasing order (Lin et al. 2023, table 2).
 
-    They are those of the whole schedule as far as the model knows them; a grid that would leave what it knows is
-    compressed to begin, or end, where that does.
+    They are those of the whole schedule; where these would leave what the model knows, the whole schedule is mapped onto
+    that. As many whole timesteps as the model knows are all of those.
     """
     train_steps = len(noise.log_ratio)
-    points = steps + rule.lands
+    points = steps + (rule.lands and spacing != "trailing")
     if points > train_steps and (rule.whole or spacing != "linspace"):
-        raise ValueError(f"{steps} steps do not fit into the schedule's {train_steps} timesteps")
+        most = train_steps - (points - steps)
+        raise ValueError(
+            f"{steps} steps do not fit into the schedule's {train_steps} timesteps, which hold {most} with this spacing"
+        )
+    if rule.whole and not rule.lands and offset == 0 and steps == noise.whole_times:
+        return np.arange(math.floor(noise.high), math.ceil(noise.low) - 1, -1, dtype=np.float64)
     if spacing == "leading":
         spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
     elif spacing == "trailing":
@@ -178,24 +198,19 @@ def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: in
         raise ValueError(
             f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {train_steps - 1}"
         )
-    return round_times(compress_times(spaced, noise.low, noise.high), rule.whole)[:steps]
+    return fit_times(spaced, noise, rule.whole)[:steps]
 
 
-def round_times(t: Array, whole: bool = True) -> Array:
-    """Whole timesteps, where that keeps them apart."""
-    rounded = np.round(t)
+def fit_times(t: Array, noise: Noise, whole: bool) -> Array:
+    """Times of the whole schedule, in decreasing order, within what the model knows.
+
+    They stay as they are where they lie within; otherwise 0 … T − 1 is mapped onto low … high. whole: rounded, where
+    that keeps them apart.
+    """
+    if t[0] > noise.high or t[-1] < noise.low:
+        t = noise.low + t * ((noise.high - noise.low) / noise.last)
+    rounded = np.clip(np.round(t), math.ceil(noise.low), math.floor(noise.high))
     return rounded if whole and len(np.unique(rounded)) == len(t) else t
-
-
-def compress_times(t: Array, low: float, high: float) -> Array:
-    """Times in decreasing order moved into low … high, in proportion; as they are where they lie within."""
-    first, last = min(t[0], high), max(t[-1], low)
-    if (first, last) == (t[0], t[-1]):
-        return t
-    if t[0] == t[-1]:
-        return np.full_like(t, min(max(t[0], low), high))
-    moved: Array = last + (t - t[-1]) * ((first - last) / (t[0] - t[-1]))
-    return moved
 
 
 def respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:

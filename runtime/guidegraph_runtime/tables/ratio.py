@@ -100,7 +100,8 @@ def edm(
 
     def lifted(level: Level) -> Level:
         churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
-        return at_ratio(level.ratio * (1 + gamma)) if churned else level
+        higher = at_ratio(level.ratio * (1 + gamma)) if churned else level
+        return higher if higher.ratio > level.ratio else level
 
     rows = []
     hat = lifted(levels[0])
