@@ -8,7 +8,6 @@ checkpoint to the same losses. Several processes take a share of the rows of eve
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from guidegraph.graph.plan import BodyPlan, Plan, Step
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
+from guidegraph.graph.trained import live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
 from guidegraph.graph.types import describe, is_tensor
 
@@ -136,9 +136,9 @@ class _Fit:
         value = self.outside[self.loop.carry[spec.model]]
         if not isinstance(value, torch.nn.Module):
             raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
-        model = copy.deepcopy(value).to(device).train().requires_grad_(True)
-        average = copy.deepcopy(value).to(device).eval().requires_grad_(False) if spec.ema is not None else None
-        parameters = list(model.parameters())
+        model = live_copy(value, device).train()
+        average = live_copy(value, device).eval().requires_grad_(False) if spec.ema is not None else None
+        parameters = [p.requires_grad_(True) for p in trained_parameters(model)]
         keywords = {k: v for k, v in spec.options.items() if k in ("betas", "weight_decay", "eps", "momentum")}
         if "betas" in keywords:
             keywords["betas"] = tuple(keywords["betas"])
@@ -270,10 +270,10 @@ class _Fit:
             return
         state = State(done, dict(self.generators))
         for name, t in self.trained.items():
-            state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}
+            state.tensors |= {f"model.{name}.{k}": v for k, v in trained_state(t.model).items()}
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
             if t.average is not None:
-                state.tensors |= {f"ema.{name}.{k}": v for k, v in t.average.state_dict().items()}
+                state.tensors |= {f"ema.{name}.{k}": v for k, v in trained_state(t.average).items()}
         state.values = {"history": {n: _packed(v) for n, v in self.history.items()}, "carry": self._untrained()}
         write_state(self.folder, self.key, state)
 
@@ -286,10 +286,10 @@ class _Fit:
         if state is None:
             return 0
         for name, t in self.trained.items():
-            t.model.load_state_dict(state.part(f"model.{name}."))
+            load_trained_state(t.model, state.part(f"model.{name}."))
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
             if t.average is not None:
-                t.average.load_state_dict(state.part(f"ema.{name}."))
+                load_trained_state(t.average, state.part(f"ema.{name}."))
         kept = brought(state.values, self.device)
         self.history = {name: _unpacked(packed) for name, packed in kept["history"].items()}
         self.carry.update(kept["carry"])
@@ -347,7 +347,7 @@ def _follow(t: Trained, i: int) -> None:
         begun = i - t.spec.start
         decay = min(decay, (1 + begun) / (10 + begun))
     with torch.no_grad():
-        for kept, live in zip(t.average.parameters(), t.model.parameters(), strict=True):
+        for kept, live in zip(trained_parameters(t.average), t.parameters, strict=True):
             kept.lerp_(live, 1 - decay)
         for to, origin in zip(t.average.buffers(), t.model.buffers(), strict=True):
             to.copy_(origin)

@@ -49,8 +49,9 @@ class ExtendedEmbedding(nn.Module):
             errors.append(f"size mismatch for {name}: {tuple(table.shape)}, expected {tuple(self.weight.shape)}")
         else:
             with torch.no_grad():
-                self.known.copy_(table[: len(self.known)])
-                self.added.copy_(table[len(self.known) :])
+                for rows, saved in ((self.known, table[: len(self.known)]), (self.added, table[len(self.known) :])):
+                    if not torch.equal(rows, saved):  # known rows that stayed as they are may be another model's too
+                        rows.copy_(saved)
 
 
 class ExtendedTextModel(TextModel):
