@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
@@ -12,6 +12,9 @@ from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
 from guidegraph.graph.types import describe, mismatch
+
+if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
 
 
 @dataclass
@@ -27,13 +30,14 @@ class Totals:
 class Body:
     """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
 
-    ``totals``, by the node's key, are kept where someone observes the run.
+    ``totals``, by the node's key, are kept where someone observes the run. ``on_preview`` is given what previews make.
     """
 
     cancel: CancelToken
     observers: Sequence[Observer] = ()
     at: list[int] = field(default_factory=list)
     totals: dict[str, Totals] = field(default_factory=dict)
+    on_preview: Callable[[Previewed], None] | None = None
 
     def count(self, step: Step, seconds: float) -> None:
         """Add a step that has run; what ran together shares its time equally."""

@@ -74,6 +74,15 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
+class PreviewReady:
+    """An output of the preview of the training loop at ``path`` is complete, after ``step`` steps."""
+
+    path: str
+    name: str
+    step: int
+
+
+@dataclass(frozen=True)
 class ModelMoved:
     """A model went to a device. ``path`` and ``output`` name where it was made (``params``: given from outside).
 
@@ -108,6 +117,7 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
+    | PreviewReady
     | ModelMoved
     | OutputReady
     | RunFinished

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -23,9 +22,11 @@ from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, re
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
+from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
+from guidegraph.graph.preview import is_due, run_preview
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
@@ -163,6 +164,7 @@ class _Fit:
                 progress(self.body, self.loop, done, self.total, values)
                 if folder is not None and every and done % every == 0 and done < self.total:
                     self._save(done)
+                self._preview(done)
         except Cancelled:
             if folder is not None and done > begin:
                 self._save(done)
@@ -171,6 +173,16 @@ class _Fit:
             self._save(done)
         self.body.at.pop()
         return self._results()
+
+    def _preview(self, done: int) -> None:
+        """Run the preview where one is due: by the first process, with the averages where there are some."""
+        preview = self.training.preview
+        if preview is None or not self.processes.first:
+            return
+        if is_due(int(self.outside[preview.every]), done, self.total):
+            models = {name: t.model if t.average is None else t.average for name, t in self.trained.items()}
+            carry = {**self.carry, **models}
+            run_preview(self.loop, preview, done, carry, self.outside, self.body, self.plan, self.device)
 
     def _check_cancelled(self) -> None:
         """Raise ``Cancelled`` in all processes at the same step: one that goes on would wait for the others."""
@@ -306,34 +318,6 @@ class _Fit:
             else:
                 out[name] = self.carry[name]
         return {**out, **{name: stack(values) for name, values in self.history.items()}}
-
-
-def generators_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, torch's generators of the CPU and of a device may be used: they are put back at the end."""
-    import torch
-
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Torch's generator of the CPU as ``rng``, and that of another device, which dropout draws from there."""
-    import torch
-
-    states = {"rng": torch.random.get_rng_state()}
-    if device.type != "cpu":
-        states["rng.device"] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def set_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``generator_states`` gave. On another kind of device than then, its generator stays as it is."""
-    import torch
-
-    torch.random.set_rng_state(states["rng"])
-    if device.type != "cpu" and "rng.device" in states:
-        torch.get_device_module(device).set_rng_state(states["rng.device"], device)
 
 
 def _follow(t: Trained, i: int) -> None:

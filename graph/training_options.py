@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Ge
+
 from guidegraph.graph.errors import Mark, choices
 from guidegraph.graph.ir import Optimised, Source, Training
 from guidegraph.graph.literals import literal_value
@@ -25,6 +27,8 @@ def _port(name: str, annotation: Any, default: Any = None) -> Port:
 
 
 CHECKPOINT = _port("path", Path)
+PREVIEW_EVERY = _port("every", Annotated[int, Ge(0)])
+"""Steps between two previews; 0 for none."""
 
 
 def _ports() -> dict[str, Port]:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         NodeStarted,
         NodeTotals,
         OutputReady,
+        PreviewReady,
         RunFinished,
         RunStarted,
     )
     from guidegraph.graph.export.decompositions import register_decomposition
     from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.node import node
+    from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.denoiser import predict
@@ -108,6 +110,8 @@ __all__ = [
     "OutputReady",
     "Prediction",
     "PredictionKind",
+    "PreviewReady",
+    "Previewed",
     "Rule",
     "RunFinished",
     "RunInfo",
@@ -156,6 +160,7 @@ _HOMES = {
         "NodeStarted",
         "NodeTotals",
         "OutputReady",
+        "PreviewReady",
         "RunFinished",
         "RunStarted",
     ),
@@ -163,6 +168,7 @@ _HOMES = {
     "guidegraph.graph.export.decompositions": ("register_decomposition",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.preview": ("Previewed",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
