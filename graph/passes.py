@@ -13,7 +13,21 @@ from typing import Any
 
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Optimised, Output, Param, Preview, Source, Sources
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Op,
+    Optimised,
+    Output,
+    Param,
+    Preview,
+    Source,
+    Sources,
+)
 from guidegraph.graph.literals import is_plain
 from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor, takes_literal
@@ -79,9 +93,7 @@ def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
     bare = op.training
     if bare and preview:
         bare = replace(bare, preview=replace(preview, ops={}))
-    outer = rewrite(
-        replace(op, body={}, training=bare), lambda s: values.get(s.name, s) if isinstance(s, Param) else s
-    )
+    outer = rewrite(replace(op, body={}, training=bare), lambda s: values.get(s.name, s) if isinstance(s, Param) else s)
     assert isinstance(outer, Loop)
     training = outer.training
     if training and training.preview and preview:
