@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from guidegraph import load_workflow
 from guidegraph.graph.trained import live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.nodes.checkpoints.lora_file import read_lora
 from guidegraph.nodes.denoiser import predict
@@ -157,3 +158,46 @@ def test_what_makes_no_sense_is_refused(own: Any, tmp_path: Path) -> None:
         config_of(lora)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lora\.new takes a denoiser of checkpoint\.load or model\.load; found int"):
         new_lora(3)  # type: ignore[arg-type]
+
+
+TRAINING = """
+guidegraph: 1
+params: {steps: 6}
+nodes:
+  plain:    {use: model.unet, with: {channels: 8, multipliers: [1], attention: [0], heads: 2, context_dim: null, vector_dim: null}}
+  start:    {use: lora.new, in: {denoiser: plain}, with: {rank: 2, targets: all}}
+  schedule: {use: schedule.cosine}
+  fit:
+    loop: {over: params.steps, as: i}
+    carry: {denoiser: start}
+    body:
+      x0:        {use: noise.gaussian, with: {seed: 1, shape: [4, 4, 4], batch: 2}}
+      noise:     {use: noise.gaussian, in: {index: loop.index}, with: {seed: 2, shape: [4, 4, 4], batch: 2}}
+      t:         {use: timesteps.uniform, in: {like: x0, schedule: schedule, index: loop.index}}
+      noisy:     {use: schedule.add_noise, in: {x0: x0, noise: noise, t: t, schedule: schedule}}
+      predicted: {use: denoiser.predict, in: {denoiser: carry.denoiser, x: noisy, t: t}}
+      loss:      {use: loss.denoising, in: {prediction: predicted, x0: x0, noise: noise, t: t, schedule: schedule}}
+    train: [{model: denoiser, loss: loss, lr: 0.05, weight_decay: 0.1, ema: 0.5}]
+    checkpoint: {path: checkpoint, every: 2}
+    collect: {loss: loss}
+outputs: {plain: plain, denoiser: fit.denoiser, loss: fit.loss}
+"""
+
+
+def test_a_training_loop_changes_the_factors_alone_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    results = {}
+    for folder, lengths in {"whole": (6,), "broken": (3, 6)}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.yaml").write_text(TRAINING)
+        for steps in lengths:
+            results[folder] = load_workflow(tmp_path / folder / "train.yaml").run(steps=steps)
+    whole, broken = results["whole"], results["broken"]
+    plain = dict(whole["plain"].named_parameters())
+    kept = {name.replace(".base.", "."): p for name, p in whole["denoiser"].named_parameters() if "lora_" not in name}
+    assert kept.keys() == plain.keys()
+    assert all(torch.equal(kept[name], plain[name]) for name in plain)  # weight decay has not touched them either
+    factors = [p for name, p in whole["denoiser"].named_parameters() if name.endswith("lora_B")]
+    assert any(float(p.abs().max()) > 0 for p in factors)
+    assert torch.equal(whole["loss"], broken["loss"])
+    for a, b in zip(whole["denoiser"].parameters(), broken["denoiser"].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
