@@ -76,14 +76,14 @@ def new_lora(
 ) -> Denoiser:
     """A denoiser with a LoRA to train: h = W₀ x + α/r · BA x in some layers (Hu et al. 2022, eq. 3).
 
-    B is zero, so that it predicts at first what the denoiser does; training changes A and B alone. All other tensors are
-    shared with the denoiser, which is of `model.load` or `checkpoint.load`.
+    denoiser: of `model.load` or `checkpoint.load`. B is zero, so that the result first predicts what the denoiser does;
+    training changes A and B alone, and all other tensors are shared.
     rank: r. alpha: α, by default r. targets: the layers: those of `attention`, `all` linear layers and convolutions, or
     patterns of their names such as `*.query`. seed: of A.
     Raises an error for a pattern that no layer matches, and for a denoiser that has a LoRA to train already.
     """
     from guidegraph.nodes.models.hooks import AttentionLayer
-    from guidegraph.nodes.models.low_rank import add_low_rank, changeable, low_rank_layers, matching_layers
+    from guidegraph.nodes.models.low_rank import add_low_rank, low_rank_layers, matching_layers
 
     network = _adaptable(denoiser, "lora.new").network
     if any(low_rank_layers(network)):
@@ -118,8 +118,8 @@ def save_lora(
 ) -> str:
     """Write the LoRA of a denoiser of `lora.new` as a safetensors file that `lora.apply` reads, and give its path.
 
-    layout: whose names the file has: `kohya`, with α in the file, or `peft`, as diffusers writes it, with α and r in the
-    header. Layers of `checkpoint.load` have diffusers' names, so that other tools read the file. dtype: of A and B.
+    layout: whose names the file has: `kohya`, with α in the file, or `peft`, as diffusers writes it, with α and r in
+    its header. Layers of `checkpoint.load` have diffusers' names, so that other tools read the file. dtype: of A and B.
     Raises an error for a denoiser without a LoRA to train, and for a path that does not end in `.safetensors`.
     """
     import torch

@@ -2,9 +2,9 @@
 
     python tools/few_pictures.py runs/own/few [--each 20] [--seed 0] [--objects turtle tractor snail]
 
-Writes CLASS/NAME.png: one object of the packed emoji in each picture, none of which `pkg:scenes` was trained on, large on a
-ground under a sky that do not depend on the class. Two artworks an object come in turn. --seed: other seeds give
-other pictures of the same objects, to judge by.
+Writes CLASS/NAME.png: in each picture one object of the packed emoji, large on a ground under a sky that do not depend on
+the class. `pkg:scenes` was trained on none of the three objects. The two artworks of an object come in turn. --seed: other
+seeds give other pictures of the same objects, to judge by.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OBJECTS = ("turtle", "tractor", "snail")
 
 
 def artworks(name: str) -> list[Image.Image]:
-    """The artworks of one object as RGBA, without the white around them. Raises ``ValueError`` for a name without any."""
+    """The artworks of an object as RGBA, without the white around them. Raises ``ValueError`` where there are none."""
     emoji = load_emoji()
     drawings = [
         Image.fromarray(palette[pixels])

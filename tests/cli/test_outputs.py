@@ -201,7 +201,9 @@ def test_an_output_may_not_take_the_records_name() -> None:
 
 
 def test_a_preview_is_written_by_loop_name_and_step(tmp_path: Path) -> None:
-    writer = OutputWriter(graph(image=port_type(Image)), REGISTRY, tmp_path, lambda output, i, batch: {"recipe": output})
+    writer = OutputWriter(
+        graph(image=port_type(Image)), REGISTRY, tmp_path, lambda output, i, batch: {"recipe": output}
+    )
     for step in (200, 400):
         writer.preview(Previewed("fit", step, "sheet", torch.zeros(1, 3, 2, 2), port_type(Image)))
     writer.preview(Previewed("fit", 400, "score", 0.5, port_type(float)))

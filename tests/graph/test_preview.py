@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph import Cancelled, NodeError, PreviewReady, Previewed, WorkflowError
+from guidegraph import Cancelled, NodeError, Previewed, PreviewReady, WorkflowError
 from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
 from guidegraph.graph.events import CancelToken, Event, LoopProgress
@@ -75,7 +75,7 @@ def test_zero_is_never_and_a_parameter_can_say_how_often(tmp_path: Path) -> None
     assert [p.step for p in run(text(every="params.every"), tmp_path)[1]] == [4, 8, 10]
     assert [p.step for p in run(text(every="params.every"), tmp_path, params={"every": 5})[1]] == [5, 10]
     assert not is_due(0, 10, 10)
-    with pytest.raises(WorkflowError, match="'every' of the preview of loop nodes.fit"):
+    with pytest.raises(WorkflowError, match=r"'every' of the preview of loop nodes\.fit"):
         run(text(every="params.every"), tmp_path, params={"every": -1})
 
 

@@ -1,4 +1,4 @@
-"""lora.new, lora.merge and lora.save: nothing changes at first, A and B alone are trained, and files hold what was trained."""
+"""lora.new, lora.merge and lora.save: A and B alone are trained, and files hold what was trained."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_what_makes_no_sense_is_refused(own: Any, tmp_path: Path) -> None:
         save_lora(own, path=tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match=r"does not end in \.safetensors"):
         save_lora(lora, path=tmp_path / "lora.pt")
-    with pytest.raises(ValueError, match="save the LoRA by lora.save"):
+    with pytest.raises(ValueError, match=r"save the LoRA by lora\.save"):
         config_of(lora)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"lora\.new takes a denoiser of checkpoint\.load or model\.load; found int"):
         new_lora(3)  # type: ignore[arg-type]
@@ -164,7 +164,9 @@ TRAINING = """
 guidegraph: 1
 params: {steps: 6}
 nodes:
-  plain:    {use: model.unet, with: {channels: 8, multipliers: [1], attention: [0], heads: 2, context_dim: null, vector_dim: null}}
+  plain:
+    use: model.unet
+    with: {channels: 8, multipliers: [1], attention: [0], heads: 2, context_dim: null, vector_dim: null}
   start:    {use: lora.new, in: {denoiser: plain}, with: {rank: 2, targets: all}}
   schedule: {use: schedule.cosine}
   fit:

@@ -100,5 +100,5 @@ def test_labels_become_captions() -> None:
     assert caption_labels(torch.tensor([0]), names, template="{} on grass") == ("fire engine on grass",)
     with pytest.raises(ValueError, match=r"labels are 0 … 1; found 0 … 2"):
         caption_labels(torch.tensor([0, 2]), names)
-    with pytest.raises(ValueError, match="has no {} for the name"):
+    with pytest.raises(ValueError, match=r"has no \{\} for the name"):
         caption_labels(torch.tensor([0]), names, template="a photo")
