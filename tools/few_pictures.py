@@ -2,9 +2,9 @@
 
     python tools/few_pictures.py runs/own/few [--each 20] [--seed 0] [--objects turtle tractor snail]
 
-Writes CLASS/NAME.png: in each picture one object of the packed emoji, large on a ground under a sky that do not depend on
-the class. `pkg:scenes` was trained on none of the three objects. The two artworks of an object come in turn. --seed: other
-seeds give other pictures of the same objects, to judge by.
+Writes CLASS/NAME.png: in each picture one object of the packed emoji, large on a ground under a sky that do not depend
+on the class. `pkg:scenes` was trained on none of the three objects. The two artworks of an object come in turn. --seed:
+other seeds give other pictures of the same objects, to judge by.
 """
 
 from __future__ import annotations

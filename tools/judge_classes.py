@@ -4,8 +4,8 @@
 
 The judge is a linear classifier of EfficientNet-lite0's features (the extra `efficientnet`), trained on the folder's
 pictures (CLASS/*.png), their mirror images and small shifts of both. It judges the pictures of a run of
-workflows/own/draw_finetuned.yaml or draw_lora.yaml, which draw the classes in turn, and says for each class how many are
-taken for it. Held-out pictures are the ceiling; drawn pictures with their classes in random order are chance.
+workflows/own/draw_finetuned.yaml or draw_lora.yaml, which draw the classes in turn, and says for each class how many
+are taken for it. Held-out pictures are the ceiling; drawn pictures with their classes in random order are chance.
 """
 
 from __future__ import annotations

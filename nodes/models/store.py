@@ -149,8 +149,8 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
         )
     if any(low_rank_layers(module)):
         raise ValueError(
-            "a denoiser with a LoRA to train cannot be saved as a model: save the LoRA by lora.save, or wire the denoiser "
-            "of lora.merge"
+            "a denoiser with a LoRA to train cannot be saved as a model: save the LoRA by lora.save, or wire the "
+            "denoiser of lora.merge"
         )
     match module:
         case UNetDenoiser():
