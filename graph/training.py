@@ -139,7 +139,9 @@ class _Fit:
             raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
         model = live_copy(value, device).train()
         average = live_copy(value, device).eval().requires_grad_(False) if spec.ema is not None else None
-        parameters = [p.requires_grad_(True) for p in trained_parameters(model)]
+        parameters = trained_parameters(model)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         keywords = {k: v for k, v in spec.options.items() if k in ("betas", "weight_decay", "eps", "momentum")}
         if "betas" in keywords:
             keywords["betas"] = tuple(keywords["betas"])
