@@ -71,7 +71,7 @@ def test_plan_shows_passes_and_steps(cli: Command) -> None:
 
 def test_plan_shows_a_preview_beside_the_iterations(cli: Command) -> None:
     workflow = ROOT / "workflows" / "own" / "lora_classes.yaml"
-    lines = cli("plan", workflow, "--set", "preview=40").stdout.splitlines()
+    lines = cli("plan", workflow, "--set", "preview=40").out.splitlines()
     start = lines.index("     as a preview, every 40 iterations:")
     assert "nodes.fit.preview/drawn/prompts = text.prompts(captions=captions" in lines[start + 1]
 
