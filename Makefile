@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/first-picture
 ARGS ?=
+# Tests whose results come from float kernels, for the pass that is kept to AVX2.
+KERNEL_TESTS ?= tests/test_tolerance.py tests/nodes tests/checkpoints tests/plugins/test_diffusers_models.py \
+	tests/plugins/test_diffusers_steps.py plugins/gallery
 BENCHMARKS ?= $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 GALLERY := $(patsubst %/pyproject.toml,%,$(wildcard $(CURDIR)/plugins/gallery/*/pyproject.toml))
@@ -11,6 +14,7 @@ space := $(subst ,, )
 
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(BIN)/python tools/install.py
 BASE := $(VENV)/.guidegraph-base
 DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
@@ -25,11 +29,12 @@ list_files = find guidegraph graph nodes plugins workflows runtime -name __pycac
 said_prompt = $(filter command%,$(origin PROMPT))
 export PROMPT
 
-.PHONY: help run test test-all lint format bench clean links
+.PHONY: help run test test-avx2 test-all lint format bench clean links
 
 help:
 	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
 	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
+	@echo 'make test-avx2 those of them that compute with floats, as on a processor with AVX2 alone'
 	@echo 'make test-all  all tests'
 	@echo 'make lint      ruff, mypy --strict and the layers'
 	@echo 'make format    let ruff put the code in shape'
@@ -37,11 +42,15 @@ help:
 	@echo 'make clean     remove the virtual environment, builds and caches'
 
 run: $(BASE) links
+	@echo 'drawing a picture with the embedded model: some seconds'
 	$(BIN)/guidegraph run workflows/text_to_image.yaml --out $(OUT) $(if $(said_prompt),--set "prompt=$$PROMPT") $(ARGS)
 	@echo "The picture: $(abspath $(OUT))/image.png"
 
 test: $(DEV) links
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-avx2: $(DEV) links
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -m "not slow" $(KERNEL_TESTS) $(ARGS)
 
 test-all: $(DEV) links
 	$(BIN)/python -m pytest $(ARGS)
@@ -67,18 +76,22 @@ clean:
 
 $(BASE): $(METADATA)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "guidegraph needs Python 3.11 or later: make PYTHON=python3.11 …")'
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q 'setuptools>=77' -e ./runtime -e .
+	@[ -x $(BIN)/python ] || echo 'creating the virtual environment $(VENV)'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo 'installing guidegraph with torch and what else it needs: a GB or more on disk, a minute or more'
+	@$(INSTALL) 'setuptools>=77' -e ./runtime -e .
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) install -q -e ./runtime -e '.[test,lint]'
+	@echo 'installing what the tests need: half a GB on disk, a minute or more'
+	@$(INSTALL) -e ./runtime -e '.[test,lint]'
 	@$(list_files) > $(LINKS)
 	@touch $@
 
 $(BENCH): $(BASE)
-	$(PIP) install -q -e ./runtime -e '.[bench]'
+	@echo 'installing what the benchmarks need'
+	@$(INSTALL) -e ./runtime -e '.[bench]'
 	@touch $@
 
 links: $(BASE)

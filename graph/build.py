@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from guidegraph.graph.bind import unfit
+from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.elaborate import Elaborator, Place
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
@@ -89,4 +90,5 @@ class _Builder:
             )
         if self.problems or self._in_files:
             raise WorkflowError([*self._in_files, *self.problems])
+        check_wiring(ops.values(), {})
         return Graph(path, params, ops, outputs, self.sources)

@@ -12,6 +12,7 @@ from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
 from guidegraph.graph.types import describe, mismatch
+from guidegraph.graph.watch import LoopWatch
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -30,13 +31,16 @@ class Totals:
 class Body:
     """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
 
-    ``totals``, by the node's key, are kept where someone observes the run. ``on_preview`` is given what previews make.
+    ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
+    the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
     """
 
     cancel: CancelToken
     observers: Sequence[Observer] = ()
     at: list[int] = field(default_factory=list)
     totals: dict[str, Totals] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+    watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
 
     def count(self, step: Step, seconds: float) -> None:

@@ -26,11 +26,15 @@ class CheckpointError(GuidegraphError):
 
 @dataclass
 class State:
-    """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind."""
+    """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
+
+    precision: what the last of these steps were computed in; None where a checkpoint does not say.
+    """
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    precision: str | None = None
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors under a prefix, by the rest of their names."""
@@ -47,6 +51,8 @@ def write_state(folder: Path, key: str, state: State) -> None:
     # Copied one by one to the CPU: the memory of a GPU need not hold them twice.
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in named.items()}
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
+    if state.precision is not None:
+        metadata["precision"] = state.precision
     with atomic_path(folder / FILE) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
 
@@ -74,7 +80,8 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
             tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
             held = {n.removeprefix(VALUE): t for n, t in tensors.items() if n.startswith(VALUE)}
             kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
-            return State(json.loads(metadata["step"]), kept, decode(json.loads(metadata["values"]), held))
+            values = decode(json.loads(metadata["values"]), held)
+            return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): move it away to start anew") from error
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import Beside
 from guidegraph_runtime import files
 
 FRESH = "!"
@@ -138,6 +139,16 @@ def _spec_digest(spec: NodeSpec, place: str) -> str:
     return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
 
 
+def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
+    """The files beside the one that a setting names which its node reads too, by name, with their digests."""
+    names = [entry.name for entry in getattr(setting.annotation, "__metadata__", ()) if isinstance(entry, Beside)]
+    path = value.value if isinstance(value, Literal) else None
+    if not names or not isinstance(path, Path) or path.is_dir():
+        return []
+    found = ((name, path.parent / name) for name in names)
+    return [(f"{setting.name} beside {name}", path_digest(file)) for name, file in found if file.is_file()]
+
+
 class Digests(dict[str, str]):
     """Digests by operation key. ``place`` names device and dtype.
 
@@ -189,10 +200,14 @@ class Digests(dict[str, str]):
             self._specs[id(call.spec)] = spec
         inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
+        settings += [pair for name, value in call.settings.items() for pair in _beside(call.spec.settings[name], value)]
         return labelled([("node", spec), *inputs, *settings])
 
-    def loop(self, loop: Loop, *, steps: bool = True) -> str:
-        """The digest of a loop as one unit; ``steps=False`` leaves out how long a training loop runs."""
+    def loop(self, loop: Loop, *, resumed: bool = False) -> str:
+        """The digest of a loop as one unit.
+
+        resumed: leave out what may differ when a training goes on, for how long and in which precision it trains.
+        """
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
         parts = [("loop over", self.source(loop.over))]
@@ -200,17 +215,19 @@ class Digests(dict[str, str]):
             parts += [(f"{label} {name}", self.source(source)) for name, source in links.items()]
         parts += [("effect", self[key]) for key, op in loop.body.items() if not is_pure(op)]
         if loop.training:
-            parts += self._training(loop.training, steps)
+            parts += self._training(loop.training, resumed)
         return labelled(parts)
 
-    def _training(self, training: Training, steps: bool) -> list[tuple[str, str]]:
-        parts = [("precision", training.precision), ("options", value_digest(dict(training.options)))]
+    def _training(self, training: Training, resumed: bool) -> list[tuple[str, str]]:
+        parts = [("options", value_digest(dict(training.options)))]
         for m in training.models:
             plain = [m.model, m.optimizer, m.lr, m.ema, m.start, dict(m.options)]
             parts += [(f"train {m.model}", value_digest(plain)), (f"loss {m.model}", self.source(m.loss))]
             parts += [(f"{name} of {m.model}", self.source(source)) for name, source in m.linked.items()]
-        if steps and training.steps is not None:
-            parts.append(("steps", self.source(training.steps)))
+        if not resumed:
+            parts.append(("precision", training.precision))
+            if training.steps is not None:
+                parts.append(("steps", self.source(training.steps)))
         return parts
 
 

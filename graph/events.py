@@ -74,11 +74,23 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class PreviewReady:
     """An output of the preview of the training loop at ``path`` is complete, after ``step`` steps."""
 
     path: str
     name: str
+=======
+class TrainingStarted:
+    """The training loop at ``path`` begins, or goes on after ``step`` steps of its checkpoint.
+
+    ``precision`` is what it computes in, fp32 or bf16; ``asked`` is what its workflow says: auto, fp32 or bf16.
+    """
+
+    path: str
+    precision: str
+    asked: str
+>>>>>>> main
     step: int
 
 
@@ -117,7 +129,11 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
+<<<<<<< HEAD
     | PreviewReady
+=======
+    | TrainingStarted
+>>>>>>> main
     | ModelMoved
     | OutputReady
     | RunFinished

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -11,17 +12,19 @@ from guidegraph.graph import events
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
 from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
-from guidegraph.graph.ir import Carry, Index, Item, Loop, Source
+from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
 from guidegraph.graph.types import describe, is_tensor
+from guidegraph.graph.watch import LoopWatch, watching
 
 PRECOMPUTE_LIMIT = 64 << 20
 
 
 def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
-    """Run a loop and store its outputs. Raises ``NodeError`` and ``Cancelled``."""
+    """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
     loop, body_plan = step.op, step.body
     assert isinstance(loop, Loop)
     assert body_plan is not None
@@ -52,27 +55,42 @@ def _iterate(
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
+    check_wiring(loop.body.values(), outside)
+    body_plan = body_plan.specialise(outside)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
     early = _precompute(step, body_plan, outside, items, body, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
     body.at.append(0)
-    for i in range(total):
-        body.cancel.check()
-        body.at[-1] = i
-        entry = brought(fetch(step, items, i), device)
-        values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
-        here: dict[Source, Any] = {**outside, **values, **carry}
-        enter(here, body_plan.late_inputs, loop, entry, i)
-        region = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
-        results = run_region(region, here, body, plan)
-        for name, source in loop.collect.items():
-            collected[name].append(results[source])
-        carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
-        progress(body, loop, i + 1, total, {})
+    with _watching(body) as watch:
+        for i in range(total):
+            body.cancel.check()
+            body.at[-1] = watch.iteration = i
+            entry = brought(fetch(step, items, i), device)
+            values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
+            here: dict[Source, Any] = {**outside, **values, **carry}
+            enter(here, body_plan.late_inputs, loop, entry, i)
+            region = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
+            results = run_region(region, here, body, plan)
+            for name, source in loop.collect.items():
+                collected[name].append(results[source])
+            carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
+            progress(body, loop, i + 1, total, {})
+    watch.finish(total)
     body.at.pop()
     stacked = {name: stack(values) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
+
+
+@contextmanager
+def _watching(body: Body) -> Iterator[LoopWatch]:
+    """The watch of a loop, which takes the place of that of the loop around it."""
+    outer, body.watch = body.watch, LoopWatch(body.warned)
+    try:
+        with watching(body.watch):
+            yield body.watch
+    finally:
+        body.watch = outer
 
 
 def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
@@ -141,10 +159,12 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
         slots[slot] = value
     for source, slot in region.inputs:
         slots[slot] = here[source]
-    timed = bool(body.observers)
+    timed, watch = bool(body.observers), body.watch
     try:
         for step in region.steps:
             started = time.perf_counter() if timed else 0.0
+            if watch is not None:
+                watch.call = step.op if isinstance(step.op, Call) else None
             if step.body is None:
                 invoke(step, slots)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 REQUIRED = inspect.Parameter.empty
 ATTRIBUTE = "__guidegraph__"
+WIRED = "wired"
+"""What ``check=`` calls the names of the ports and settings that are linked or given."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,10 @@ class NodeSpec:
     batchable: tuple[str, ...] = ()
     needs: Callable[..., set[str]] | None = None
     identity: Callable[..., str | None] | None = None
-    needs_settings: tuple[str, ...] = ()
+    check: Callable[..., Mapping[str, str]] | None = None
+    needs_arguments: tuple[str, ...] = ()
     identity_settings: tuple[str, ...] = ()
+    check_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
 
     def port(self, name: str) -> Port | None:
@@ -137,6 +141,7 @@ def node(
     batchable: Iterable[str] = (),
     needs: Callable[..., set[str]] | None = None,
     identity: Callable[..., str | None] | None = None,
+    check: Callable[..., Mapping[str, str]] | None = None,
     version: str | int = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a typed function a node with the given id (``namespace.name``).
@@ -150,9 +155,13 @@ def node(
         ``Split``, or ``None`` where it cannot be.
     batchable: ports along whose batch axis several calls may become one; the first has the batch's size, the others
         that or 1.
-    needs: given settings by name, the ports whose values matter; a port left out receives any value of
-        its type (that of a needed port), since the result must not depend on it.
+    needs: given settings and ports by name, the ports whose values matter; a port left out receives any value of
+        its type (that of a needed port), since the result must not depend on it. It is asked once the values that it
+        names are known, and none of them is a tensor.
     identity: given settings by name, the port that is returned unchanged, or ``None``.
+    check: given settings and ports by name, and ``wired`` (the names of those that are linked or given), what is wrong
+        with the wiring: a message for each port, or an empty mapping. It is asked as early as ``needs`` is, and before
+        anything else of the loop in which the call is.
     version: part of the cache key; raise it when the result changes.
 
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
@@ -162,7 +171,7 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (("needs", needs), ("identity", identity), ("split", split)):
+    for trait, given in (("needs", needs), ("identity", identity), ("check", check), ("split", split)):
         if given is not None and not callable(given):
             raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
 
@@ -172,7 +181,7 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits["split"] = split
-        setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, traits))
+        setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
         return function
 
     return register
@@ -187,7 +196,9 @@ def spec_of(function: Callable[..., Any]) -> NodeSpec:
     return spec
 
 
-def _spec(id: str, function: Callable[..., Any], needs: Any, identity: Any, traits: dict[str, Any]) -> NodeSpec:
+def _spec(
+    id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
+) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
     if not id or not all(part.isidentifier() for part in id.split(".")) or "." not in id:
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
@@ -212,7 +223,7 @@ def _spec(id: str, function: Callable[..., Any], needs: Any, identity: Any, trai
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named = _outputs(name, hints["return"])
-    _check_traits(name, traits["batchable"], needs, identity, inputs, settings)
+    _check_traits(name, traits["batchable"], {"needs": needs, "identity": identity, "check": check}, inputs, settings)
     return NodeSpec(
         id,
         function,
@@ -222,8 +233,10 @@ def _spec(id: str, function: Callable[..., Any], needs: Any, identity: Any, trai
         named,
         needs=needs,
         identity=identity,
-        needs_settings=_arguments(needs),
+        check=check,
+        needs_arguments=_arguments(needs),
         identity_settings=_arguments(identity),
+        check_arguments=tuple(name for name in _arguments(check) if name != WIRED),
         **traits,
     )
 
@@ -246,13 +259,15 @@ def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
 def _check_traits(
     name: str,
     batchable: tuple[str, ...],
-    needs: Any,
-    identity: Any,
+    traits: Mapping[str, Any],
     inputs: dict[str, Port],
     settings: dict[str, Port],
 ) -> None:
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
-    for trait, function in (("needs", needs), ("identity", identity)):
-        if unknown := [a for a in _arguments(function) if a not in settings]:
-            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no settings of it")
+    for trait, function in traits.items():
+        known = {*settings} if trait == "identity" else {*settings, *inputs}
+        known |= {WIRED} if trait == "check" else set()
+        if unknown := [a for a in _arguments(function) if a not in known]:
+            kinds = "settings" if trait == "identity" else "settings or ports"
+            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no {kinds} of it")

@@ -33,7 +33,7 @@ from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor, takes_literal
 
 PASSES: dict[str, str] = {
-    "skip": "leave out ports that a node's settings say it does not need",
+    "skip": "leave out ports that a node says it does not need",
     "hoist": "move what no iteration changes out of its loop",
     "merge": "compute equal nodes once",
     "prune": "drop nodes that no output needs",
@@ -181,16 +181,17 @@ def _inside(source: Source, loop: Loop, kept: Ops) -> bool:
     return isinstance(source, Output) and source.op in kept
 
 
-def known_settings(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
-    """The settings of these names where all are plain known values, else ``None``.
+def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
+    """The settings and ports of these names where all are plain known values, else ``None``.
 
     ``values`` holds what is known of links; tensors count as unknown.
     """
     found: dict[str, Any] = {}
     for name in names:
-        source = call.settings.get(name)
+        source = argument_source(call, name)
         if source is None:
-            value = call.spec.settings[name].default
+            port = call.spec.port(name)
+            value = REQUIRED if port is None else port.default
             if value is REQUIRED:
                 return None
         elif isinstance(source, Literal):
@@ -205,28 +206,37 @@ def known_settings(call: Call, names: Iterable[str], values: Mapping[Source, Any
     return found
 
 
+def argument_source(call: Call, name: str) -> Sources | None:
+    """What feeds a port or setting; ``None`` where nothing does."""
+    return call.settings[name] if name in call.settings else call.inputs.get(name)
+
+
 def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
-    """The wired ports that the settings say do not matter."""
+    """The wired ports that do not matter, as ``needs`` says of the values that are known."""
     if call.spec.needs is None:
         return frozenset()
-    settings = known_settings(call, call.spec.needs_settings, values)
-    if settings is None:
+    known = known_arguments(call, call.spec.needs_arguments, values)
+    if known is None:
         return frozenset()
-    needed = frozenset(_trait(call, "needs", call.spec.needs, settings))
-    _check_ports(call, "needs", needed)
+    needed = frozenset(ask_trait(call, "needs", call.spec.needs, known))
+    check_ports(call, "needs", needed)
     return frozenset(call.inputs) - needed
 
 
-def _trait(call: Call, name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
-    """What a trait says of these settings. Raises ``NodeError`` where it fails."""
+def ask_trait(call: Call, name: str, function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
+    """What a trait says of these values. Raises ``NodeError`` where it fails."""
     try:
-        return function(**settings)
+        return function(**known)
     except Exception as error:
-        cause = RuntimeError(f"its '{name}' failed for {dict(settings)}: {type(error).__name__}: {error}")
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {type(error).__name__}: {error}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
 
 
-def _check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
+def _format_values(known: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.40}" for name, value in known.items()) or "any values"
+
+
+def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
     if unknown := sorted(set(ports) - set(call.spec.inputs)):
         known = ", ".join(call.spec.inputs)
         cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {known}")
@@ -250,7 +260,7 @@ def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
 
 
 def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
-    """Apply ``needs`` and ``identity`` where their settings are known; also gives the aliases of identities."""
+    """Apply ``needs`` and ``identity`` where what they ask for is known; also gives the aliases of identities."""
     out: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     for op in ops.values():
@@ -271,9 +281,9 @@ def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[So
 def _identity(call: Call, values: Mapping[Source, Any]) -> str | None:
     if call.spec.identity is None:
         return None
-    settings = known_settings(call, call.spec.identity_settings, values)
+    settings = known_arguments(call, call.spec.identity_settings, values)
     if settings is None:
         return None
-    port: str | None = _trait(call, "identity", call.spec.identity, settings)
-    _check_ports(call, "identity", [port] if port is not None else [])
+    port: str | None = ask_trait(call, "identity", call.spec.identity, settings)
+    check_ports(call, "identity", [port] if port is not None else [])
     return port

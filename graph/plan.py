@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.batch import BatchCall, batched
+from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
 from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
+    argument_source,
     bind_params,
     hoist,
     merge,
@@ -81,6 +83,23 @@ class BodyPlan:
     decider_sources: tuple[Source, ...]
     late_inputs: tuple[Source, ...]
     _variants: dict[frozenset[tuple[str, str]], RegionPlan] = field(default_factory=dict)
+    _specialised: dict[frozenset[tuple[str, str]], BodyPlan] = field(default_factory=dict)
+
+    def specialise(self, outside: Mapping[Source, Any]) -> BodyPlan:
+        """The plan once the values from outside of the loop are known.
+
+        What they leave out in every iteration is dropped from the body, so that it is not computed ahead either.
+        """
+        dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, outside))
+        if not dropped:
+            return self
+        plan = self._specialised.get(dropped)
+        if plan is None:
+            body = _without_ports(self.loop.body, dropped)
+            if "prune" in self.passes:
+                body = prune(body, self.roots)
+            plan = self._specialised[dropped] = body_plan(replace(self.loop, body=body), self.passes)
+        return plan
 
     def variant(self, values: Mapping[Source, Any]) -> RegionPlan:
         """The plan for an iteration in which these values are known."""
@@ -91,11 +110,16 @@ class BodyPlan:
         return plan
 
     def _compile(self, dropped: frozenset[tuple[str, str]]) -> RegionPlan:
-        ops: dict[str, Op] = {}
-        for key, op in self.late.items():
-            ports = frozenset(p for k, p in dropped if k == key)
-            ops[key] = without(op, ports) if isinstance(op, Call) else op
-        return flat_region(ops, self.roots, self.passes, training=self.loop.training is not None)
+        late = _without_ports(self.late, dropped)
+        return flat_region(late, self.roots, self.passes, training=self.loop.training is not None)
+
+
+def _without_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
+    """The operations with these ports, each by its call's key and its name, left out."""
+    return {
+        key: without(op, frozenset(port for k, port in dropped if k == key)) if isinstance(op, Call) else op
+        for key, op in ops.items()
+    }
 
 
 @dataclass
@@ -125,7 +149,8 @@ def compile_plan(
     """Bind the parameters and apply the graph passes, in the order in which they are listed.
 
     ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist.
+    need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist, and
+    ``WorkflowError`` for a call that these values show to be wired wrong.
     """
     chosen = frozenset(passes)
     literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
@@ -168,6 +193,7 @@ def compile_plan(
         ops = {key: _prune_body(op) for key, op in ops.items()}
         ops = prune(ops, [s for s, _ in outputs.values()], effects=only is None)
         count("prune", before, ops)
+    check_wiring(ops.values(), {})
     return Plan(graph, bound, ops, outputs, digests, chosen, effects)
 
 
@@ -346,8 +372,8 @@ def body_plan(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     watched = tuple(
         source
         for call in deciders
-        for name in call.spec.needs_settings
-        if not isinstance(source := call.settings.get(name, Literal(None)), (Literal, tuple))
+        for name in call.spec.needs_arguments
+        if not isinstance(source := argument_source(call, name) or Literal(None), (Literal, tuple))
         and not _late(source, loop, late)
     )
     entries = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)

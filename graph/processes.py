@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Processes:
     """The group that this process belongs to; alone, nothing is exchanged and nothing costs anything."""
 
-    def __init__(self, device: torch.device, precision: Any) -> None:
+    def __init__(self, device: torch.device) -> None:
         from lightning_fabric import Fabric
 
         for name in ("lightning.fabric", "lightning_fabric"):
@@ -26,12 +26,10 @@ class Processes:
         accelerator = "cuda" if device.type == "cuda" else "cpu"
         self.share: Share = process_share()
         if self.alone:
-            self.fabric: Fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+            self.fabric: Fabric = Fabric(accelerator=accelerator, devices=1)
             return
         here, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
-        self.fabric = Fabric(
-            accelerator=accelerator, devices=here, num_nodes=nodes, precision=precision, strategy="ddp"
-        )
+        self.fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy="ddp")
         self.fabric.launch()
 
     @property

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph import events
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
 from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.checked import WiringChecks, checked_first
 from guidegraph.graph.context import placement
 from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
@@ -21,6 +21,7 @@ from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
+from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
@@ -129,6 +130,7 @@ class _Runner:
 
     def execute(self) -> None:
         ops, cached = self._demanded()
+        ops = checked_first(ops)
         roots = [source for source, _ in self.plan.outputs.values()]
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
         self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
@@ -143,23 +145,28 @@ class _Runner:
             slots[slot] = found[source.op][names.index(source.name)]
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
+        wiring = WiringChecks(ops)
+        wiring.see({source: slots[slot] for source, slot in region.inputs})
         waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
         try:
             self._start_residency(region, slots)
-            self._walk(region, slots, waiting)
+            self._walk(region, slots, waiting, wiring)
         except BaseException:
             with suppress(Exception):  # what went wrong first is what counts
                 self._end_residency()
             raise
         self._end_residency()
 
-    def _walk(self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]]) -> None:
+    def _walk(
+        self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]], wiring: WiringChecks
+    ) -> None:
         """Run the steps in order."""
         with self._prefetch(region, slots) as futures:
             for i, step in enumerate(region.steps):
                 self.options.cancel.check()
                 self._run_step(i, step, slots, futures)
+                wiring.see(_values(step, slots))
                 if waiting:
                     self._complete(waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region)
                 if self.residency is not None:
@@ -238,13 +245,13 @@ class _Runner:
             return values, "disk"
         return None
 
-    def _prefetch(self, region: RegionPlan, slots: list[Any]) -> _Prefetch:
+    def _prefetch(self, region: RegionPlan, slots: list[Any]) -> Prefetch:
         """Start nodes marked ``io`` that wait for no other node on threads."""
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
         steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(reads(s))]
         if self.residency is not None:
             steps = [step for step in steps if self.residency.is_free(step)]
-        return _Prefetch(steps if len(steps) > 1 else [], slots)
+        return Prefetch(steps if len(steps) > 1 else [], slots)
 
     def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         for op in _ops(step):
@@ -336,38 +343,15 @@ class _Runner:
                 self.emit(events.OutputReady(name))
 
 
-class _Prefetch:
-    """Futures of io steps, by the step's identity; threads are joined at the end."""
-
-    def __init__(self, steps: Sequence[Step], slots: list[Any]):
-        self._steps = steps
-        self._slots = slots
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="guidegraph-io") if steps else None
-
-    def __enter__(self) -> dict[int, Future[Any]]:
-        if self._pool is None:
-            return {}
-        futures = {}
-        for step in self._steps:
-            context = contextvars.copy_context()
-            futures[id(step)] = self._pool.submit(context.run, _invoke_without_gradients, step, self._slots)
-        return futures
-
-    def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _invoke_without_gradients(step: Step, slots: list[Any]) -> None:
-    import torch
-
-    with torch.no_grad():
-        invoke(step, slots)
-
-
 def _ops(step: Step) -> tuple[Op, ...]:
     op = step.op
     return (op,) if isinstance(op, Op) else op.calls
+
+
+def _values(step: Step, slots: Sequence[Any]) -> dict[Source, Any]:
+    """What a step has computed."""
+    sources = [Output(op.key, name) for op in _ops(step) for name in op.outputs]
+    return {source: slots[slot] for source, slot in zip(sources, step.outs, strict=True)}
 
 
 def _id(op: Op) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+from guidegraph.graph import training_precision
 from guidegraph.graph.docstrings import parameter_docs, signature
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.registry import Registry
@@ -193,7 +194,11 @@ def _loop() -> Schema:
                 "description": "How many iterations to train: a number or a link.",
                 "anyOf": [{"type": "integer", "minimum": 0}, {"$ref": "#/$defs/link"}],
             },
-            "precision": {"enum": ["fp32", "bf16"], "default": "fp32"},
+            "precision": {
+                "description": "auto is bf16 where the machine computes in it, and fp32 elsewhere.",
+                "enum": list(training_precision.PRECISIONS),
+                "default": training_precision.DEFAULT,
+            },
             "seed": {"type": "integer", "description": "Of torch's generator while training."},
             "checkpoint": {
                 "type": "object",

@@ -9,6 +9,7 @@ checkpoint to the same losses. Several processes take a share of the rows of eve
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,11 @@ from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, re
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
+<<<<<<< HEAD
 from guidegraph.graph.generators import generator_states, generators_kept, set_generators
+=======
+from guidegraph.graph.events import TrainingStarted
+>>>>>>> main
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
@@ -32,12 +37,12 @@ from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
 from guidegraph.graph.trained import live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
+from guidegraph.graph.training_precision import autocast, computes_bf16, resolve_precision
 from guidegraph.graph.types import describe, is_tensor
 
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 
@@ -85,8 +90,9 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the graph of the training, but not how long it runs, nor where.
+    """What a checkpoint must have been written for: the graph of the training.
 
+    Not how long it runs, in which precision, nor where.
     Each of several processes has a device of its own, and one has another name for its device than they have.
     """
     _, _, dtype = plan.digests.place.partition(" ")
@@ -94,7 +100,7 @@ def resume_key(plan: Plan, loop: Loop) -> str:
     digests.add(plan.bound)
     bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
     assert isinstance(bound, Loop)
-    return digests.loop(bound, steps=False)
+    return digests.loop(bound, resumed=True)
 
 
 class _Fit:
@@ -121,7 +127,8 @@ class _Fit:
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
         device = self.device = current_device()
-        self.processes = Processes(device, PRECISIONS[training.precision])
+        self.processes = Processes(device)
+        self.precision = self._choose_precision(training.precision)
         self.trained = {spec.model: self._prepare(spec, device) for spec in training.models}
         self.carry: dict[str, Any] = {
             name: self.trained[name].model if name in self.trained else outside[source]
@@ -130,6 +137,14 @@ class _Fit:
         self.history: dict[str, list[Any]] = {name: [] for name in loop.collect}
         self.key = resume_key(plan, loop)
         self.folder: Path | None = None if training.checkpoint is None else outside[training.checkpoint]
+
+    def _choose_precision(self, asked: str) -> str:
+        """The precision that all processes train in; the first one warns of a bf16 that one of them only emulates."""
+        emulated = asked != "fp32" and self.processes.any(not computes_bf16(self.device))
+        with warnings.catch_warnings():
+            if not self.processes.first:
+                warnings.simplefilter("ignore")
+            return resolve_precision(asked, self.device, emulated)
 
     def _prepare(self, spec: Optimised, device: torch.device) -> Trained:
         import torch
@@ -150,6 +165,9 @@ class _Fit:
 
     def run(self) -> dict[str, Any]:
         begin = self._resume()
+        started = TrainingStarted(f"nodes.{self.loop.key}", self.precision, self.training.precision, begin)
+        for observer in self.body.observers:
+            observer(started)
         self.generators = generator_states(self.device)
         folder, every = self.folder, self.training.every
         self.body.at.append(begin)
@@ -198,7 +216,7 @@ class _Fit:
         share = self.processes.share
         enter(here, self.body_plan.late_inputs, self.loop, brought(shared(item, share), self.device), i)
         self.processes.like_first(b for t in self.trained.values() for b in t.model.buffers())
-        with self.processes.fabric.autocast(), sharing(share):
+        with autocast(self.precision, self.device), sharing(share):
             results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
         self._check_losses(results, i)
         groups = self._groups(i)
@@ -282,7 +300,7 @@ class _Fit:
         assert self.folder is not None
         if not self.processes.first:
             return
-        state = State(done, dict(self.generators))
+        state = State(done, dict(self.generators), precision=self.precision)
         for name, t in self.trained.items():
             state.tensors |= {f"model.{name}.{k}": v for k, v in trained_state(t.model).items()}
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
@@ -299,6 +317,12 @@ class _Fit:
         state = read_state(self.folder, self.key, check=check)
         if state is None:
             return 0
+        if self.processes.first and state.precision not in (None, self.precision):
+            warnings.warn(
+                f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "
+                f"on in {self.precision}: the losses differ by rounding from those of a training that was not stopped",
+                stacklevel=2,
+            )
         for name, t in self.trained.items():
             load_trained_state(t.model, state.part(f"model.{name}."))
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))

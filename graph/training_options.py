@@ -7,8 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+<<<<<<< HEAD
 from annotated_types import Ge
 
+=======
+from guidegraph.graph import training_precision
+>>>>>>> main
 from guidegraph.graph.errors import Mark, choices
 from guidegraph.graph.ir import Optimised, Source, Training
 from guidegraph.graph.literals import literal_value
@@ -114,12 +118,12 @@ def iterations(steps: Scalar, where: str, report: Report) -> int:
 def training_options(
     loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, checkpoint: Source | None, report: Report
 ) -> Training:
-    """precision (fp32, bf16), seed, and of the checkpoint: every, and check (that it is of this training)."""
+    """precision (auto, fp32, bf16), seed, and of the checkpoint: every, and check (that it is of this training)."""
     from annotated_types import Ge
 
-    precision, seed = "fp32", 0
+    precision, seed = training_precision.DEFAULT, 0
     if loop.precision is not None:
-        port = _port("precision", Literal["fp32", "bf16"], "fp32")
+        port = _port("precision", training_precision.Asked, training_precision.DEFAULT)
         precision = _check(port, loop.precision.mark, loop.precision.value, f"{loop.path}.precision", report)
     if loop.seed is not None:
         port = _port("seed", Annotated[int, Ge(0)], 0)

@@ -100,6 +100,16 @@ def type_name(cls: type) -> str:
     return "Any" if cls is object else cls.__name__
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Of a `Path` setting, in `Annotated`: files of this name in the folder of the file that it names are read too.
+
+    So they are part of what a cached result depends on.
+    """
+
+    name: str
+
+
 @cache
 def port_type(annotation: Any) -> PortType:
     """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         PreviewReady,
         RunFinished,
         RunStarted,
+        TrainingStarted,
     )
     from guidegraph.graph.export.decompositions import register_decomposition
     from guidegraph.graph.export.errors import ExportError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         SkipRule,
         select_sites,
     )
+    from guidegraph.nodes.levels import levels_at_sigmas, levels_at_timesteps
     from guidegraph.nodes.shapes import has_values
     from guidegraph.nodes.step_context import StepContext
     from guidegraph.nodes.types import (
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         Label,
         LabelEmbedder,
         Latent,
+        Levels,
         Mask,
         Noise,
         Prediction,
@@ -97,6 +100,7 @@ __all__ = [
     "Label",
     "LabelEmbedder",
     "Latent",
+    "Levels",
     "LoopProgress",
     "Mask",
     "ModelMoved",
@@ -132,6 +136,7 @@ __all__ = [
     "Tensor",
     "TextEmbedder",
     "Timesteps",
+    "TrainingStarted",
     "Workflow",
     "WorkflowError",
     "__version__",
@@ -139,6 +144,8 @@ __all__ = [
     "current_dtype",
     "has_values",
     "hookimpl",
+    "levels_at_sigmas",
+    "levels_at_timesteps",
     "load_workflow",
     "node",
     "per_sample",
@@ -163,6 +170,7 @@ _HOMES = {
         "PreviewReady",
         "RunFinished",
         "RunStarted",
+        "TrainingStarted",
     ),
     "guidegraph.graph.errors": ("Cancelled", "NodeError", "WorkflowError"),
     "guidegraph.graph.export.decompositions": ("register_decomposition",),
@@ -183,6 +191,7 @@ _HOMES = {
         "SkipRule",
         "select_sites",
     ),
+    "guidegraph.nodes.levels": ("levels_at_sigmas", "levels_at_timesteps"),
     "guidegraph.nodes.shapes": ("has_values",),
     "guidegraph.nodes.step_context": ("StepContext",),
     "guidegraph.nodes.types": (
@@ -196,6 +205,7 @@ _HOMES = {
         "Label",
         "LabelEmbedder",
         "Latent",
+        "Levels",
         "Mask",
         "Noise",
         "Prediction",

@@ -59,8 +59,13 @@ class PlainLog:
             case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
                 name = f"{path}.{output}" if output else path
                 self._write(f"{name} ({model}): {show_size(size)} to {device}, {seconds:.2f} s")
+<<<<<<< HEAD
             case events.PreviewReady(path, name, step):
                 self._write(f"{path}: preview '{name}' after {step} steps")
+=======
+            case events.TrainingStarted():
+                self._write(training_line(event))
+>>>>>>> main
             case events.LoopProgress(path, done, total, values):
                 now = time.monotonic()
                 if now - self._last.setdefault(path, now) >= self._every:
@@ -104,6 +109,8 @@ class Bars(AbstractContextManager["Bars"]):
                 self._progress.update(self._nodes, note=name if node == "loop" else f"{name} ({node})")
                 if node == "loop":
                     self._advance(path, 0, None, "")
+            case events.TrainingStarted():
+                self._progress.console.print(training_line(event), markup=False, highlight=False)
             case events.LoopProgress(path, done, total, values):
                 self._advance(path, done, total, _numbers(values))
             case events.NodeFinished(path) if self._nodes is not None:
@@ -122,6 +129,12 @@ class Bars(AbstractContextManager["Bars"]):
         """Take away the bars of a loop that is done, and of loops inside of it."""
         for inner in [p for p in self._loops if p == path or p.startswith(f"{path}.")]:
             self._progress.remove_task(self._loops.pop(inner))
+
+
+def training_line(event: events.TrainingStarted) -> str:
+    """One line that says in which precision a training computes, and from which step."""
+    why = " (auto)" if event.asked == "auto" else ""
+    return f"{event.path}: training in {event.precision}{why}, from step {event.step}"
 
 
 def _numbers(values: Any) -> str:

@@ -39,6 +39,7 @@ class RunRecord:
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
     totals: dict[str, events.NodeTotals] = field(default_factory=dict)
     moves: list[events.ModelMoved] = field(default_factory=list)
+    trainings: dict[str, events.TrainingStarted] = field(default_factory=dict)
     _clock: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: events.Event) -> None:
@@ -48,6 +49,8 @@ class RunRecord:
             self.totals[event.path] = event
         elif isinstance(event, events.ModelMoved):
             self.moves.append(event)
+        elif isinstance(event, events.TrainingStarted):
+            self.trainings[event.path] = event
 
     def write(self, folder: Path, status: str, error: str | None = None) -> None:
         """Write the record as it stands now."""
@@ -84,6 +87,10 @@ class RunRecord:
             },
             "origins": {path: event.origin for path, event in nodes.items()},
             "moves": [{**vars(move), "seconds": round(move.seconds, 6)} for move in self.moves],
+            "trainings": {
+                path: {"precision": event.precision, "asked": event.asked, "from_step": event.step}
+                for path, event in self.trainings.items()
+            },
             "versions": dict(self.versions),
         }
         write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Conditions: maps and pictures at the latent's size, pooled pictures, the null condition, and several in one."""
+"""Conditions: numbers, maps, pictures at the latent's size and pooled, the null condition, and several in one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.share import own_rows
 from guidegraph.graph.types import Tensor
@@ -62,6 +63,27 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
             *part.shape[:2], *map(int, part.shape[2:])
         )  # a graph averages over a fixed number of pixels
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
+
+
+@node("condition.vector")
+def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
+    """Numbers as a condition's vector, such as labels for a network of others that embeds them itself.
+
+    values: (B, D), or (B) for a vector of one number each, as label.constant gives it. number: in place of values, one
+    number for all samples, or a list with one for each. Whole numbers become float32.
+    Raises an error unless either values or a number is given, and for values of other axes.
+    """
+    import torch
+
+    if (values is None) == (number is None):
+        raise ValueError("expected either values or a number: wire one of them, or set `number`")
+    if values is None:
+        values = torch.tensor(number if isinstance(number, list) else [number], dtype=torch.float32)
+        values = values.to(current_device())
+    if values.ndim not in (1, 2):
+        raise ValueError(f"expected values (B) or (B, D); found shape {tuple(values.shape)}")
+    vector = values if values.is_floating_point() else values.float()
+    return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
 
 
 @node("image.embed")

@@ -10,6 +10,8 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
+from guidegraph.nodes.clipping import clip_x0
+from guidegraph.nodes.sampler_settings import Clip, Fraction, Positive
 from guidegraph.nodes.shapes import check_alike, for_batch, has_values
 from guidegraph.nodes.types import (
     Classifier,
@@ -85,6 +87,29 @@ def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, sch
     _, sigma = schedule.along(x, t)
     eps = schedule.to_eps(prediction, x, t) - sigma * score
     return schedule.convert(Prediction(eps, "eps", prediction.variance), prediction.kind, x, t)
+
+
+@node("guidance.clip")
+def clip_prediction(
+    prediction: Prediction,
+    x: Sample,
+    t: Timesteps,
+    schedule: Schedule,
+    *,
+    clip: Clip = True,
+    threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
+) -> Prediction:
+    """The prediction whose x̂0 is clipped, given back in its kind: ε and v are derived again from the clipped x̂0.
+
+    x (B, C, H, W), t (1) or (B). Before guidance.shift_eps, and with a sampler that does not clip, this is the order of
+    OpenAI's ddim_sample with clip_denoised and cond_fn: x̂0 is clipped, the classifier shifts the ε that follows from
+    it, and the x̂0 of that is not clipped again. clip, threshold, threshold_max: as the samplers have them.
+    """
+    check_alike("the prediction and x", prediction.value, x)
+    bound = (1.0 if clip else None) if isinstance(clip, bool) else clip
+    x0 = clip_x0(schedule.to_x0(prediction, x, t), bound, threshold, threshold_max)
+    return schedule.convert(Prediction(x0, "x0", prediction.variance), prediction.kind, x, t)
 
 
 @node(

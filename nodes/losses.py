@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -42,6 +43,8 @@ def uniform_timesteps(
 ) -> Timesteps:
     """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
 
+    Where the schedule says which timesteps its model knows, it is uniform over those.
+
     The strata are in random order: a sample that keeps its place in a batch does not keep its noise level. All depends
     on (seed, index) and B alone; `index` is the loop's.
     """
@@ -52,9 +55,11 @@ def uniform_timesteps(
         order, within = uniforms(seed, index, 2 * batch, TIMES).reshape(2, batch)
         return (order.argsort(kind="stable") + within) / batch
 
+    first = 0 if schedule.trained_from is None else math.ceil(schedule.trained_from)
+    last = schedule.train_steps - 1 if schedule.trained_to is None else math.floor(schedule.trained_to)
     drawn = own_rows(like.shape[0], strata)
-    t = torch.from_numpy(np.floor(drawn * schedule.train_steps)).to(device=like.device, dtype=torch.float32)
-    return t.clamp(max=schedule.train_steps - 1)
+    t = torch.from_numpy(first + np.floor(drawn * (last - first + 1))).to(device=like.device, dtype=torch.float32)
+    return t.clamp(max=last)
 
 
 @node("timesteps.constant")

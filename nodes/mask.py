@@ -69,13 +69,15 @@ def random_mask(
 
 
 @node("mask.apply")
-def apply_mask(image: Image, mask: Mask) -> Image:
-    """Pictures (B, 3, H, W) with a mid-grey (0) where the mask (B, 1, H, W) is 1; a leading axis of 1 serves them all.
+def apply_mask(image: Image, mask: Mask, *, fill: Annotated[float, Ge(-1), Le(1)] = 0.0) -> Image:
+    """Pictures (B, 3, H, W) with one grey where the mask (B, 1, H, W) is 1; a leading axis of 1 serves them all.
 
-    Raises an error for a mask of another size, and for one whose values are not from 0 to 1.
+    fill: that grey. 0 is the middle one, as Stable Diffusion's inpainting was trained; −1 is black, as latent
+    diffusion's. Raises an error for a mask of another size, and for one whose values are not from 0 to 1.
     """
     check_alike("pictures and masks", image, mask, start=2)
-    return image * (1 - as_share(mask, image))
+    share = as_share(mask, image)
+    return image * (1 - share) + fill * share
 
 
 @node("image.composite")
@@ -98,6 +100,15 @@ def fit_mask(mask: Mask, like: Sample) -> Mask:
     from torch.nn import functional
 
     return functional.interpolate(mask.to(like), like.shape[2:], mode="nearest")
+
+
+@node("mask.signed")
+def signed_mask(mask: Mask) -> Sample:
+    """A mask (B, 1, H, W) as a channel in [-1, 1], as a picture is: −1 where it is 0 and 1 where it is 1.
+
+    Latent diffusion's model of inpainting was trained with it; Stable Diffusion's takes the mask itself.
+    """
+    return 2 * mask - 1
 
 
 @node("mask.blend")

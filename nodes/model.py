@@ -43,6 +43,10 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
+TRAINED = ("trained_from", "trained_to")
+"""The fields of a schedule that say which timesteps its model knows."""
+
+
 class LoadedModel(NamedTuple):
     """The parts of a model: those of a diffusion model, its embedders of conditions, and networks that judge."""
 
@@ -107,19 +111,24 @@ def load_model(*, path: Path) -> LoadedModel:
 
 
 def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
-    """The schedule that model.json names with its settings, or that of a table of ᾱ."""
+    """The schedule that model.json names with its settings, or that of a table of ᾱ.
+
+    trained_from, trained_to: the timesteps that the model knows, where they are there.
+    """
     from safetensors.torch import load_file
 
     from guidegraph.nodes.models.store import inside
 
-    settings = {name: value for name, value in part.items() if name != "kind"}
+    settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
+    trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
     kind = part.get("kind")
     if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
     try:
         if kind == "table":
-            return Schedule(load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device()))
-        return SCHEDULES[kind](**settings)
+            table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
+            return Schedule(table, **trained)
+        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
     except Exception as error:
         raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
 
@@ -177,7 +186,8 @@ def save_model(
         tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
         path.mkdir(parents=True, exist_ok=True)
         store.write_whole(path / "schedule.safetensors", lambda file: save_file(tensors, file))
-        table = {"kind": "table", "weights": "schedule.safetensors"}
+        known = {name: getattr(schedule, name) for name in TRAINED if getattr(schedule, name) is not None}
+        table = {"kind": "table", "weights": "schedule.safetensors"} | known
     store.save_parts(path, modules, dtype=getattr(torch, dtype), schedule=table)
     return str(path)
 

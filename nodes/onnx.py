@@ -3,54 +3,115 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
+from guidegraph.nodes.edm import EdmNetwork, SigmaData, precondition
 from guidegraph.nodes.hooks import OpaqueDenoiser
+from guidegraph.nodes.types import PredictionKind, Schedule
 
 if TYPE_CHECKING:
     from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.sessions import SessionSettings
 
 PORTS = ("x", "t")
 FIELDS = ("vector", "tokens", "mask", "spatial")
 OUTPUTS = ("value", "variance")
 
+InputField: TypeAlias = Literal["x", "t", "vector", "tokens", "mask", "spatial"]
+OutputField: TypeAlias = Literal["value", "variance"]
+Constant: TypeAlias = float | list[float]
+
 
 @node("onnx.denoiser", host=True)
 def onnx_denoiser(
+    schedule: Schedule | None = None,
     *,
     path: Path,
+    inputs: dict[InputField, str] | None = None,
+    outputs: dict[OutputField, str] | None = None,
+    constants: dict[str, Constant] | None = None,
+    kind: PredictionKind | None = None,
+    edm: EdmNetwork | None = None,
+    sigma_data: SigmaData = 0.5,
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
     threads: Annotated[int, Ge(0), Le(1024)] = 0,
 ) -> OpaqueDenoiser:
-    """A denoiser that onnxruntime computes, of a bundle that `guidegraph export … --only denoiser` wrote.
+    """A denoiser that onnxruntime computes: of a bundle, or of an ONNX file that others wrote.
 
-    path: the bundle's folder. provider: where it computes; auto is the device of the run. threads: of one operator; 0
-    is one for each core. The bundle is verified as guidegraph-run does it. No gradient can be taken through the graph.
-    Raises an error for a bundle of anything else, and for a provider that this machine has not.
+    path: the folder of a bundle that `guidegraph export … --only denoiser` wrote, which says all else by itself; or an
+    .onnx file, or the folder that holds it and its weights. provider: where it computes; auto is the device of the
+    run. threads: of one operator; 0 is one for each core. Either is verified as guidegraph-run verifies a bundle. No
+    gradient can be taken through the graph.
+
+    Of an ONNX file nothing is guessed. inputs: the graph's name for x, for t and for the fields of the condition that
+    it takes; x and spatial may share an input, and are concatenated along the channels. t and vector are brought to the
+    dtype and the axes that the graph declares. constants: numbers, or a row of them, for inputs that nothing else
+    fills. outputs: the graph's name for the prediction, value, where it has several outputs, and for a learned
+    variance; where both have one name, they are its halves. kind: what the prediction is.
+    edm, sigma_data: `network` and `sigma_data` of denoiser.edm, for an EDM model; needs `schedule`. A raw network's
+    output is F where kind is left out.
+    Raises an error for a bundle of anything else, for settings that do not fit the graph, with what it declares, and
+    for a provider that this machine has not.
     """
     from guidegraph.graph.context import current_device
-    from guidegraph.nodes.models.onnx_denoiser import OnnxDenoiser
-    from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.errors import BundleError
+    from guidegraph_runtime.graph_file import is_bundle
     from guidegraph_runtime.sessions import SessionSettings
 
+    named = {"inputs": inputs, "outputs": outputs, "constants": constants, "kind": kind, "edm": edm}
     device = current_device()
     wanted = ("cpu" if device.type == "cpu" else "cuda") if provider == "auto" else provider
     try:
         settings = SessionSettings.on(wanted, device.index or 0, intra_threads=threads)
-        bundle = Bundle(path, settings)
-        part, kind, honours_mask = _described(bundle)
-        described = bundle.manifest.parts[part]
-        size = sum(bundle.manifest.files[name].size for name in (described.file, *described.externals))
-        return OnnxDenoiser(bundle.session(part), kind, honours_mask, size)
+        if is_bundle(path):
+            if said := [name for name, value in named.items() if value is not None]:
+                raise ValueError(f"'{path}' is a bundle, which says this by itself: leave out {' and '.join(said)}")
+            return _of_bundle(path, settings)
+        if edm is not None and schedule is None:
+            raise ValueError("an EDM model needs a schedule, which says what σ a t stands for: wire schedule.edm to it")
+        if edm == "raw" and kind is None:
+            kind = "eps"
+        denoiser = _of_file(path, settings, inputs or {}, outputs or {}, constants or {}, kind)
     except BundleError as error:
         raise ValueError(str(error)) from error
+    if edm is None or schedule is None:
+        return denoiser
+    return precondition(denoiser, schedule, network=edm, sigma_data=sigma_data)
 
 
-def _described(bundle: Bundle) -> tuple[str, str, bool]:
+def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:
+    from guidegraph.nodes.models.onnx_denoiser import OnnxDenoiser
+    from guidegraph.nodes.models.onnx_ports import ports_of_bundle
+    from guidegraph_runtime.bundle import Bundle
+
+    bundle = Bundle(path, settings)
+    part, kind, honours_mask = _described(bundle)
+    described = bundle.manifest.parts[part]
+    size = sum(bundle.manifest.files[name].size for name in (described.file, *described.externals))
+    return OnnxDenoiser(bundle.session(part), ports_of_bundle(described, kind), honours_mask, size)
+
+
+def _of_file(
+    path: Path,
+    settings: SessionSettings,
+    inputs: dict[InputField, str],
+    outputs: dict[OutputField, str],
+    constants: dict[str, Constant],
+    kind: PredictionKind | None,
+) -> OpaqueDenoiser:
+    from guidegraph.nodes.models.onnx_denoiser import OnnxDenoiser
+    from guidegraph.nodes.models.onnx_ports import ports_of_file
+    from guidegraph_runtime.graph_file import open_graph_file
+
+    file = open_graph_file(path, settings)
+    ports = ports_of_file(str(file.path), file.session.part, inputs, outputs, constants, kind)
+    return OnnxDenoiser(file.session, ports, "mask" in inputs, file.nbytes)
+
+
+def _described(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
     """The part of a bundle that holds a denoiser alone, the kind of its prediction, and whether it heeds masks."""
     from guidegraph_runtime.names import CALL, MASKS
     from guidegraph_runtime.names import FIELDS as FIXED
@@ -64,8 +125,8 @@ def _described(bundle: Bundle) -> tuple[str, str, bool]:
     part = bundle.manifest.parts[plan[0].node]
     names, results = {one.name for one in part.inputs}, {one.name for one in part.outputs}
     fixed = plan[0].settings.get(FIXED)
-    kind = fixed.get("kind") if isinstance(fixed, dict) else None
+    kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}
     if not fits or kind not in ("eps", "x0", "v"):
         raise ValueError(f"'{bundle.where}' is no bundle of a denoiser that is whole: export it again")
-    return plan[0].node, str(kind), plan[0].settings.get(MASKS) is True
+    return plan[0].node, kind, plan[0].settings.get(MASKS) is True

@@ -6,7 +6,7 @@ train_steps: T, of t = 0 … T−1. beta_start: β at t = 0. beta_end: β at T�
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Lt
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TrainSteps: TypeAlias = Annotated[int, Ge(2)]
 Beta: TypeAlias = Annotated[float, Gt(0), Lt(1)]
+EdmSigmas: TypeAlias = Literal["karras", "exponential"]
 
 
 @node("schedule.linear", runtime=True)
@@ -56,6 +57,27 @@ def cosine(
     return _schedule(host.cosine(train_steps=train_steps, offset=offset, beta_max=beta_max))
 
 
+@node("schedule.edm", runtime=True)
+def edm(
+    *,
+    train_steps: TrainSteps = 1000,
+    sigma_min: Annotated[float, Gt(0)] = 0.002,
+    sigma_max: Annotated[float, Gt(0)] = 80.0,
+    sigmas: EdmSigmas = "karras",
+    rho: Annotated[float, Gt(0)] = 7.0,
+) -> Schedule:
+    """The noise levels of an EDM model, whose σ is σ/α here, from sigma_min at t = 0 to sigma_max at T − 1.
+
+    sigmas: "karras", σ^(1/rho) even in t (Karras et al. 2022, eq. 5), or "exponential", log σ even in t. So samplers
+    visit such levels by default, from sigma_max on, since the model is said to know them; a network learns from
+    `denoiser.edm` or `onnx.denoiser` which σ a t stands for.
+    Raises an error where sigma_min is not below sigma_max.
+    """
+    return _schedule(
+        host.edm(train_steps=train_steps, sigma_min=sigma_min, sigma_max=sigma_max, sigmas=sigmas, rho=rho)
+    )
+
+
 @node("schedule.zero_terminal_snr", runtime=True)
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """The schedule with √ᾱ shifted and scaled so that the last timestep is pure noise (Lin et al. 2023, algorithm 1).
@@ -63,6 +85,18 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     For models that predict v or x0: at α = 0 an ε prediction says nothing of x0.
     """
     return _schedule(host.zero_terminal_snr({"alphas_bar": schedule.alphas_bar.cpu().numpy()}))
+
+
+@node("schedule.trained", runtime=True)
+def trained(
+    schedule: Schedule, *, first: Annotated[float, Ge(0)] | None = None, last: Annotated[float, Ge(0)] | None = None
+) -> Schedule:
+    """The schedule of a model that knows the timesteps from `first` to `last`, where all samplers stay by default.
+
+    first, last: none is the schedule's own end, at which a sampler may then start even where no signal is left.
+    Raises an error for timesteps beyond the schedule, or in the wrong order.
+    """
+    return _schedule(host.trained({"alphas_bar": schedule.alphas_bar.cpu().numpy()}, first=first, last=last))
 
 
 @node("schedule.convert")
@@ -86,4 +120,4 @@ def from_betas(betas: NDArray[np.float64]) -> Schedule:
 def _schedule(fields: host.Fields) -> Schedule:
     import torch
 
-    return Schedule(torch.from_numpy(fields["alphas_bar"]).to(current_device()))
+    return Schedule(**fields | {"alphas_bar": torch.from_numpy(fields["alphas_bar"]).to(current_device())})

@@ -1,47 +1,53 @@
 """Samplers: each node computes a table, once, that scheduler.step applies row by row.
 
-All settings that several samplers share:
-steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
-final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
-as Karras et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile
-of dynamic thresholding (Saharia et al. 2022). rederive_eps: ε follows the clipped x̂0. strength: only this last part
-of the steps, rounded down but at least one, for a start from a picture (scheduler.add_noise). eta: how much of DDPM's
-noise a step adds, where the sampler has a choice; the others take only the value that they have anyway, so that one can
-stand in for another.
+Settings that several samplers share: see `sampler_settings`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.nodes.sampler_settings import AncestralEta, Clip, Eta, Fraction, NoEta, Offset, Steps
-from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState, Timesteps
+from guidegraph.nodes.sampler_settings import (
+    SHARED_SETTINGS,
+    AncestralEta,
+    Clip,
+    Eta,
+    Fraction,
+    NoEta,
+    Offset,
+    Positive,
+    Steps,
+)
+from guidegraph.nodes.sampler_tables import Sampler as Sampler
+from guidegraph.nodes.sampler_tables import sampler_of
+from guidegraph.nodes.scheduler_distilled import lcm as lcm
+from guidegraph.nodes.scheduler_distilled import tcd as tcd
+from guidegraph.nodes.scheduler_exponential import deis as deis
+from guidegraph.nodes.scheduler_exponential import dpmpp_2m as dpmpp_2m
+from guidegraph.nodes.scheduler_exponential import dpmpp_2m_sde as dpmpp_2m_sde
+from guidegraph.nodes.scheduler_exponential import dpmpp_2s as dpmpp_2s
+from guidegraph.nodes.scheduler_exponential import dpmpp_2s_ancestral as dpmpp_2s_ancestral
+from guidegraph.nodes.scheduler_exponential import dpmpp_3m_sde as dpmpp_3m_sde
+from guidegraph.nodes.scheduler_exponential import dpmpp_sde as dpmpp_sde
+from guidegraph.nodes.scheduler_exponential import unipc as unipc
+from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
 from guidegraph_runtime.samplers import Warmup
 from guidegraph_runtime.tables.ancestral import Variance
 from guidegraph_runtime.tables.grid import Final, Sigmas, Spacing
-from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SamplerTable
-from guidegraph_runtime.tables.unipc import B
+from guidegraph_runtime.tables.multistep import Combine
 
-
-class Sampler(NamedTuple):
-    scheduler: Scheduler
-    steps: Timesteps
-    state: SchedulerState
+__doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
 @node("scheduler.ddpm", runtime=True)
 def ddpm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps | None = None,
     spacing: Spacing = "leading",
@@ -52,15 +58,17 @@ def ddpm(
     variance: Variance = "fixed_small",
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between the two."""
-    return _sampler(samplers.ddpm, **locals())
+    return sampler_of(samplers.ddpm, **locals())
 
 
 @node("scheduler.ddim", runtime=True)
 def ddim(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 50,
     spacing: Spacing = "leading",
@@ -70,16 +78,18 @@ def ddim(
     eta: Eta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    return _sampler(samplers.ddim, **locals())
+    return sampler_of(samplers.ddim, **locals())
 
 
 @node("scheduler.pndm", runtime=True)
 def pndm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 50,
     spacing: Spacing = "leading",
@@ -88,21 +98,24 @@ def pndm(
     sigmas: Sigmas = "schedule",
     eta: NoEta = 0.0,
     warmup: Warmup = "plms",
+    combine: Combine = "eps",
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it.
 
-    warmup: which of the two.
+    warmup: which of the two. combine: what is mixed over several calls, ε, or v as diffusers does for models of v.
     """
-    return _sampler(samplers.pndm, **locals())
+    return sampler_of(samplers.pndm, **locals())
 
 
 @node("scheduler.euler", runtime=True)
 def euler(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -112,16 +125,18 @@ def euler(
     eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
-    return _sampler(samplers.euler, **locals())
+    return sampler_of(samplers.euler, **locals())
 
 
 @node("scheduler.euler_ancestral", runtime=True)
 def euler_ancestral(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -131,16 +146,18 @@ def euler_ancestral(
     eta: Eta = 1.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    return _sampler(samplers.euler_ancestral, **locals())
+    return sampler_of(samplers.euler_ancestral, **locals())
 
 
 @node("scheduler.heun", runtime=True)
 def heun(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -150,16 +167,18 @@ def heun(
     eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
-    return _sampler(samplers.heun, **locals())
+    return sampler_of(samplers.heun, **locals())
 
 
 @node("scheduler.dpm2", runtime=True)
 def dpm2(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -169,16 +188,39 @@ def dpm2(
     eta: NoEta = 0.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """DPM-Solver-2 (Lu et al. 2022) in x/α, of second order: 2·steps − 1 calls."""
-    return _sampler(samplers.dpm2, **locals())
+    return sampler_of(samplers.dpm2, **locals())
+
+
+@node("scheduler.dpm2_ancestral", runtime=True)
+def dpm2_ancestral(
+    schedule: Schedule,
+    levels: Levels | None = None,
+    *,
+    steps: Steps = 30,
+    spacing: Spacing = "linspace",
+    offset: Offset = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    eta: Eta = 1.0,
+    clip: Clip = False,
+    threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
+    rederive_eps: bool = True,
+    strength: Fraction = 1.0,
+) -> Sampler:
+    """DPM-Solver-2 with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise."""
+    return sampler_of(samplers.dpm2_ancestral, **locals())
 
 
 @node("scheduler.lms", runtime=True)
 def lms(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 30,
     spacing: Spacing = "linspace",
@@ -189,130 +231,18 @@ def lms(
     order: Annotated[int, Ge(1), Le(4)] = 4,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
     """Linear multistep in x/α, of order up to 4: one call a step."""
-    return _sampler(samplers.lms, **locals())
-
-
-@node("scheduler.dpmpp_2m", runtime=True)
-def dpmpp_2m(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: NoEta = 0.0,
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
-    return _sampler(samplers.dpmpp_2m, **locals())
-
-
-@node("scheduler.dpmpp_2m_sde", runtime=True)
-def dpmpp_2m_sde(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
-    return _sampler(samplers.dpmpp_2m_sde, **locals())
-
-
-@node("scheduler.dpmpp_2s", runtime=True)
-def dpmpp_2s(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: NoEta = 0.0,
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
-    return _sampler(samplers.dpmpp_2s, **locals())
-
-
-@node("scheduler.dpmpp_sde", runtime=True)
-def dpmpp_sde(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: Eta = 1.0,
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise."""
-    return _sampler(samplers.dpmpp_sde, **locals())
-
-
-@node("scheduler.unipc", runtime=True)
-def unipc(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: NoEta = 0.0,
-    order: Annotated[int, Ge(1), Le(3)] = 2,
-    variant: B = "bh2",
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step.
-
-    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2.
-    """
-    return _sampler(samplers.unipc, **locals())
-
-
-@node("scheduler.deis", runtime=True)
-def deis(
-    schedule: Schedule,
-    *,
-    steps: Steps = 20,
-    spacing: Spacing = "linspace",
-    offset: Offset = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: NoEta = 0.0,
-    order: Annotated[int, Ge(1), Le(3)] = 3,
-    clip: Clip = False,
-    threshold: Fraction | None = None,
-    rederive_eps: bool = True,
-    strength: Fraction = 1.0,
-) -> Sampler:
-    """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
-    return _sampler(samplers.deis, **locals())
+    return sampler_of(samplers.lms, **locals())
 
 
 @node("scheduler.edm", runtime=True)
 def edm(
     schedule: Schedule,
+    levels: Levels | None = None,
     *,
     steps: Steps = 20,
     spacing: Spacing = "linspace",
@@ -325,6 +255,7 @@ def edm(
     s_noise: Annotated[float, Gt(0)] = 1.0,
     clip: Clip = False,
     threshold: Fraction | None = None,
+    threshold_max: Positive | None = None,
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
@@ -332,16 +263,4 @@ def edm(
 
     churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
-    return _sampler(samplers.edm, **locals())
-
-
-def _sampler(table_of: Callable[..., SamplerTable], schedule: Schedule, **settings: Any) -> Sampler:
-    """A node's values from the table that the runtime's function of the same name computes of the same settings."""
-    import torch
-
-    device = current_device()
-    fields = table_of(schedule.alphas_bar.double().cpu().numpy(), **settings)._asdict()
-    columns = {name: torch.from_numpy(v).to(device) for name, v in fields.items() if isinstance(v, np.ndarray)}
-    scheduler = Scheduler(**fields | columns)
-    state = SchedulerState(torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(K, device=device))
-    return Sampler(scheduler, scheduler.t.float(), state)
+    return sampler_of(samplers.edm, **locals())

@@ -10,7 +10,7 @@ from annotated_types import Gt
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
-from guidegraph.nodes.types import Image, Segmenter, SemanticMap
+from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.host import semantic as host
 from guidegraph_runtime.palette import COLOURS
 
@@ -22,16 +22,17 @@ GOLDEN = 0.6180339887498949
 
 
 @node("semantic.load", io=True, host=True, runtime=True)
-def load_map(*, path: Path, size: Size | None = None) -> SemanticMap:
-    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes.
+def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
+    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of so many of any kind.
 
     A grey picture, or one with a palette, holds the classes' indices; one in colours their colours, as
-    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel.
+    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel. classes: K, for
+    classes other than those of scenes, which have no colours.
     Raises an error for an index or a colour that stands for no class.
     """
     import torch
 
-    return torch.from_numpy(host.load(path=path, size=size)).to(current_device(), current_dtype())
+    return torch.from_numpy(host.load(path=path, size=size, classes=classes)).to(current_device(), current_dtype())
 
 
 @node("semantic.picture")
@@ -57,6 +58,12 @@ def hues_of_map(semantic: SemanticMap) -> Image:
     hues = [colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.65, 0.9) for k in range(1, semantic.shape[1])]
     colours = torch.tensor([(0.75, 0.75, 0.75), *hues], dtype=dtype, device=semantic.device) * 2 - 1
     return colours[semantic.argmax(1)].permute(0, 3, 1, 2).contiguous()
+
+
+@node("semantic.embed")
+def embed_map(embedder: SemanticEmbedder, semantic: SemanticMap) -> Condition:
+    """The condition of semantic maps (B, K, H, W) at the size of the picture, as the denoiser was trained with it."""
+    return embedder(semantic)
 
 
 @node("segmenter.predict", batchable=("image",))

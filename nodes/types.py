@@ -160,18 +160,30 @@ def v_of(prediction: Prediction, x: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
 class Schedule:
     """A variance-preserving noise schedule on t = 0 … T−1: x_t = α_t x0 + σ_t ε with α² = ᾱ and σ² = 1 − ᾱ.
 
-    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). All conversions between ε, x0, v and score live here.
+    ``alphas_bar``: ᾱ (T), float64, decreasing, in [0, 1). ``trained_from``, ``trained_to``: the first and the last
+    timestep that the schedule's model knows, within which default levels of all samplers stay; without them, all, as
+    long as signal is left (guidegraph_runtime.tables.grid). All conversions between ε, x0, v and score live here.
     Methods take t (1) or (B) beside x (B, …); they compute in float64 where x is float64, in float32 otherwise.
     """
 
     leaf_axes: ClassVar = {"alphas_bar": ("T",)}
 
     alphas_bar: Tensor
+    trained_from: float | None = None
+    trained_to: float | None = None
 
     @property
     def train_steps(self) -> int:
         """T."""
         return int(self.alphas_bar.shape[0])
+
+    @property
+    def known(self) -> tuple[float, float]:
+        """The first and the last timestep that default levels visit."""
+        from guidegraph_runtime.tables.grid import Noise
+
+        noise = Noise.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
+        return noise.low, noise.high
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ in the shape of t, float64 for a float64 t and float32 otherwise.
@@ -228,6 +240,20 @@ class Schedule:
 
 @structured
 @dataclass(frozen=True, eq=False)
+class Levels:
+    """The noise levels that a sampler visits, in order: N + 1 for N steps, the last being where the last step lands.
+
+    t: (N+1), timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio: (N+1), their σ/α. Both float64.
+    """
+
+    leaf_axes: ClassVar = {"t": ("N",), "ratio": ("N",)}
+
+    t: Tensor
+    ratio: Tensor
+
+
+@structured
+@dataclass(frozen=True, eq=False)
 class Scheduler:
     """A sampler as a table of R rows, one for each model call; ``scheduler.step`` applies a row.
 
@@ -251,6 +277,7 @@ class Scheduler:
     log_variance: Tensor
     clip: float | None = None
     threshold: float | None = None
+    threshold_max: float | None = None
     rederive_eps: bool = True
     learned: bool = False
     reads_eps: bool = True
@@ -342,6 +369,13 @@ class ImageEmbedder(Protocol):
     """Pictures (B, 3, H, W) in [-1, 1] to a condition that holds what is in them, not where."""
 
     def __call__(self, image: Tensor) -> Condition: ...
+
+
+@runtime_checkable
+class SemanticEmbedder(Protocol):
+    """Semantic maps (B, K, H, W) of the size of the picture to a condition that holds what is where."""
+
+    def __call__(self, semantic: Tensor) -> Condition: ...
 
 
 @runtime_checkable

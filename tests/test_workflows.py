@@ -8,13 +8,13 @@ tests of exports.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.cli.command import Command
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "workflows").rglob("*.yaml")
@@ -31,7 +31,7 @@ def parameters(workflow: Path) -> dict[str, Any]:
 
 def settings(workflow: Path, folder: Path) -> list[str]:
     """Two steps and few samples; training writes its model and its checkpoint below ``folder``."""
-    small = {"steps": 2, "ancestral_steps": 2, "count": 10, "references": 20}
+    small = {"steps": 2, "ancestral_steps": 2, "sampling_steps": 2, "count": 10, "references": 20}
     if workflow.parent.name in WRITING:
         small |= {"batch": 2, "first_steps": 2, "path": folder / "model"}
         small |= {"checkpoint": folder / "checkpoint", "first_checkpoint": folder / "first_checkpoint"}
@@ -39,13 +39,17 @@ def settings(workflow: Path, folder: Path) -> list[str]:
     return [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
 
 
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line in this process, where torch is imported once for all workflows; tests/cli starts processes."""
+    monkeypatch.chdir(ROOT)
+    return Command(ROOT, capfd)
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=str)
-def test_a_shipped_workflow_runs(workflow: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "guidegraph", "run", str(workflow), "--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*command, *settings(workflow, tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_shipped_workflow_runs(workflow: Path, cli: Command, tmp_path: Path) -> None:
+    result = cli("run", str(workflow), "--out", str(tmp_path / "out"), *settings(workflow, tmp_path))
+    assert result.code == 0, result.err
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     files = [file for output in record["outputs"].values() for file in output["files"]]
     assert files

@@ -26,7 +26,7 @@ DRAWN: dict[str, dict[str, Any]] = {
     "class_classifier_guidance_ddpm": CLOTHES,
     "class_classifier_guidance_ddim": CLOTHES,
     "class_cfg": CLOTHES,
-    "text_to_image": {"batch": COLUMNS, "prompt": "a tiger on grass under a night sky"},
+    "text_to_image": {"batch": COLUMNS, "seed": 0, "prompt": "a tiger on grass under a night sky"},
     "text_to_image_vq": {"batch": COLUMNS, "prompt": "a tiger on grass under a night sky"},
     "text_to_image_minilm": {"batch": COLUMNS},
     "text_and_classifier": {"batch": COLUMNS, "sky": [0, 0, 0, 1, 1, 1, 2, 2]},

@@ -31,8 +31,8 @@ COUNTS = (10, 20, 40, 80, 160, 320)
 GRID_STEPS = 10
 FAMILIES: dict[str, Callable[..., Sampler]] = {
     "ddim, ddpm, pndm": samplers.ddim,
-    "euler, heun, edm, dpm2, lms": samplers.euler,
-    "dpmpp_2m, dpmpp_2s, unipc, deis": samplers.dpmpp_2m,
+    "euler, euler_ancestral, heun, edm, dpm2, dpm2_ancestral, lms, dpmpp_sde, dpmpp_2s_ancestral": samplers.euler,
+    "dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, dpmpp_2s, unipc, deis": samplers.dpmpp_2m,
 }
 
 

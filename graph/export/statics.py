@@ -39,7 +39,7 @@ def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held
         return found
     for i, path, at in flags:
         value = found[at]["is"]
-        other = [*given[:i], replace(given[i], value=_with(given[i].value, path, not value)), *given[i + 1 :]]
+        other = [*given[:i], replace(given[i], value=with_field(given[i].value, path, not value)), *given[i + 1 :]]
         try:
             if _equal(_outputs(build(other)), expected):
                 del found[at]
@@ -77,7 +77,7 @@ def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(torch.allclose(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
 
 
-def _with(value: Any, path: str, other: Any) -> Any:
+def with_field(value: Any, path: str, other: Any) -> Any:
     """A structured value with another field."""
     from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 

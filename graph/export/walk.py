@@ -14,6 +14,7 @@ from guidegraph.graph.export.leaves import Leaf, base_name, leaves_of, statics_o
 from guidegraph.graph.export.parts import Given, PartPlan, is_number, plan_part
 from guidegraph.graph.export.stages import Stage, stages
 from guidegraph.graph.export.statics import fields_that_count
+from guidegraph.graph.export.unread import unread_inputs
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.loop import run_loop, stack
 from guidegraph.graph.models import freeze
@@ -137,7 +138,9 @@ class Walk:
         part = build(given)
         self.parts.append(part)
         fields = fields_that_count(part, given, build, self.statics)
-        settings = {"fields": fields} if fields else {}
+        settings: dict[str, Any] = {"fields": fields} if fields else {}
+        if where and (unread := unread_inputs(stage.ops, given, self.statics)):
+            settings["unread"] = unread
         return Operation("part", name, {one.name: one.name for one in part.inputs}, settings, part.outputs)
 
     def _keep_models(self, op: Op) -> None:

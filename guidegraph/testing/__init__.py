@@ -9,11 +9,13 @@ A plugin's author points it at a node, and example inputs are made from the type
         check()
 """
 
+from guidegraph.testing.applicable import applicable_checks, why_inapplicable
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.collect import Check, cases_of, conformance_cases, conforms
 from guidegraph.testing.examples import example, register_example
 from guidegraph.testing.outcome import Inapplicable, NoExample, Nonconforming
-from guidegraph.testing.run import CHECKS, run_check
+from guidegraph.testing.run import run_check
 
 __all__ = [
     "CHECKS",
@@ -22,10 +24,12 @@ __all__ = [
     "NoExample",
     "NodeCase",
     "Nonconforming",
+    "applicable_checks",
     "cases_of",
     "conformance_cases",
     "conforms",
     "example",
     "register_example",
     "run_check",
+    "why_inapplicable",
 ]

@@ -102,6 +102,7 @@ MAKERS: Mapping[type, Maker] = cast(
         types.TextEmbedder: models.TextEmbedder,
         types.LabelEmbedder: models.LabelEmbedder,
         types.ImageEmbedder: models.ImageEmbedder,
+        types.SemanticEmbedder: models.SemanticEmbedder,
         types.ConditionAdapter: models.ConditionAdapter,
         types.Segmenter: models.Segmenter,
         types.FeatureExtractor: models.FeatureExtractor,

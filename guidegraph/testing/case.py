@@ -8,8 +8,8 @@ from typing import Any
 
 from guidegraph.graph.errors import choices
 from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.run import CHECKS
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class NodeCase:
     node: a function made by ``@node``. inputs, settings: values in place of the examples, by name; other required ports
     and settings get one by their type, and what has a default keeps it. name: tells several cases of one node apart.
     skip: why checks do not hold by design, by the check's name. detached: why no gradient goes through a port by
-    design. tries: values of settings to try, to find those under which ``needs=`` and ``identity=`` say something.
+    design. tries: values of settings and ports to try, to find those under which ``needs=`` and ``identity=`` say
+    something.
     constant: settings that are numbers and stay fixed in an exported graph.
 
     Raises ``ValueError`` for a name that the node, or the kit, does not have.
@@ -41,7 +42,7 @@ class NodeCase:
             "settings": (self.settings, spec.settings, "settings"),
             "skip": (self.skip, CHECKS, "checks"),
             "detached": (self.detached, spec.inputs, "ports"),
-            "tries": (self.tries, spec.settings, "settings"),
+            "tries": (self.tries, {**spec.settings, **spec.inputs}, "settings and ports"),
             "constant": (self.constant, spec.settings, "settings"),
         }
         for argument, (given, names, what) in known.items():
@@ -59,9 +60,11 @@ class NodeCase:
         """What the case is called in a report."""
         return f"{self.spec.id}-{self.name}" if self.name else self.spec.id
 
-    def having(self, **settings: Any) -> NodeCase:
-        """The same case with other settings."""
-        return replace(self, settings={**self.settings, **settings})
+    def having(self, **values: Any) -> NodeCase:
+        """The same case with other values of settings and ports."""
+        ports = {name: value for name, value in values.items() if name in self.spec.inputs}
+        settings = {name: value for name, value in values.items() if name not in ports}
+        return replace(self, inputs={**self.inputs, **ports}, settings={**self.settings, **settings})
 
     def error(self, expected: str, found: str, remedy: str) -> Nonconforming:
         return Nonconforming(self.id, expected, found, remedy)

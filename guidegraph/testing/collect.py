@@ -8,9 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.node import spec_of
+from guidegraph.testing.applicable import applicable_checks
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.run import CHECKS, run_check
+from guidegraph.testing.run import run_check
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one node, to call in a test; one that says nothing of the node skips the test with the reason."""
+    """One check of one node, to call in a test; one that turns out to say nothing of the node skips the test.
+
+    The reason is in the skip. `applicable_checks` leaves out what a declaration already tells.
+    """
 
     case: NodeCase
     name: str
@@ -67,14 +72,14 @@ def _nodes_of(plugin: object) -> Iterator[Callable[..., Any]]:
 def conformance_cases(
     plugin: object, *cases: NodeCase, checks: Collection[str] = tuple(CHECKS), slow: Collection[str] = ()
 ) -> list[ParameterSet]:
-    """Parameters for ``pytest.mark.parametrize("check", …)``: each node of a plugin × each check, to call in the test.
+    """Parameters for ``pytest.mark.parametrize("check", …)``: each node of a plugin × each check that applies.
 
-    plugin and cases: see `cases_of`. checks: those to run. slow: those that get the mark ``slow``.
+    plugin and cases: see `cases_of`. checks: those to run, where they apply. slow: those that get the mark ``slow``.
     """
     pytest = import_module("pytest")
     found = []
     for case in cases_of(plugin, cases):
-        for name in checks:
+        for name in applicable_checks(case, checks):
             check = Check(case, name)
             found.append(pytest.param(check, id=check.id, marks=[pytest.mark.slow] if name in slow else []))
     return found

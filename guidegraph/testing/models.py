@@ -102,6 +102,15 @@ class ImageEmbedder(Model):
         return Condition(vector=self.row(self.filtered(image).mean((1, 2, 3)), WIDTH))
 
 
+class SemanticEmbedder(Model):
+    """Maps (B, K, H, W) to a spatial condition (B, 1, H/2, W/2)."""
+
+    def forward(self, semantic: Tensor) -> Condition:
+        weights = self.weights[torch.arange(semantic.shape[1], device=semantic.device) % len(self.weights)]
+        mixed = (semantic.to(weights.dtype) * weights[:, None, None]).sum(1, keepdim=True)
+        return Condition(spatial=halved(mixed))
+
+
 class LabelEmbedder(Model):
     """Labels (B) to a vector (B, 6); label 7 means none."""
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from guidegraph.testing.applicable import why_inapplicable
+from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.collect import Check, cases_of, conforms
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.run import CHECKS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +63,21 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return True if config.getoption("--guidegraph-plugin") and not named else None
 
 
+_LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+"""By node, the checks that say nothing of it and are no items, each with its reason."""
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """How many checks are no items, as they say nothing of their node; with -v, which and why."""
+    left_out = config.stash.get(_LEFT_OUT, {})
+    count = sum(map(len, left_out.values()))
+    if not count:
+        return []
+    if config.get_verbosity() < 1:
+        return [f"guidegraph: {count} checks say nothing of their node and are left out; -v lists them"]
+    return [f"guidegraph: not checked, {node}: {'; '.join(checks)}" for node, checks in left_out.items() if checks]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     for name in config.getoption("--guidegraph-plugin"):
@@ -69,9 +85,12 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             cases = cases_of(name)
         except Exception as error:
             raise pytest.UsageError(f"--guidegraph-plugin {name}: {type(error).__name__}: {error}") from error
+        left_out = config.stash.setdefault(_LEFT_OUT, {})
         for case in cases:
-            for one in CHECKS:
-                check = Check(case, one)
+            reasons = {check_name: why_inapplicable(case, check_name) for check_name in CHECKS}
+            left_out[case.id] = [f"{check_name} ({reason})" for check_name, reason in reasons.items() if reason]
+            for check_name in (check_name for check_name, reason in reasons.items() if reason is None):
+                check = Check(case, check_name)
                 item = ConformanceItem.from_parent(session, name=check.id, nodeid=f"{name}::{check.id}")
                 item.check = check
                 items.append(item)

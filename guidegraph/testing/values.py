@@ -236,16 +236,7 @@ def gives_model(case: NodeCase) -> bool:
 
 
 def only_traceable(case: NodeCase) -> None:
-    """Raises ``Inapplicable`` for a node that does not compute with tensors, whatever they hold."""
-    spec = case.spec
-    if spec.host:
-        raise Inapplicable("it runs on the host (host=True)")
-    if spec.io:
-        raise Inapplicable("it waits for disk or network (io=True)")
-    if not spec.pure:
-        raise Inapplicable("it has effects, or randomness without a seed (pure=False)")
-    if not spec.outputs:
-        raise Inapplicable("it gives nothing")
+    """Raises ``Inapplicable`` for a node whose call gives a model, where its types do not tell."""
     if gives_model(case):
         raise Inapplicable("it gives a model")
 

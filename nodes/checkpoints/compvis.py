@@ -12,15 +12,18 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.checkpoints.compvis_text import family, load_conditioner, load_sdxl_text
+from guidegraph.nodes.checkpoints.compvis_config import ModelConfig, find_config
+from guidegraph.nodes.checkpoints.compvis_facts import BetaSchedule
+from guidegraph.nodes.checkpoints.compvis_resolve import first_stage_scale, resolve_facts
+from guidegraph.nodes.checkpoints.compvis_text import check_same, family, load_conditioner, load_sdxl_text
 from guidegraph.nodes.checkpoints.filling import fill, with_axes
-from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage
+from guidegraph.nodes.checkpoints.first_stage import NEEDED, build_first_stage, first_stage_shape
 from guidegraph.nodes.checkpoints.guided_diffusion import noise_schedule
 from guidegraph.nodes.checkpoints.options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import Heads, Structure, measure, unet_shape
+from guidegraph.nodes.checkpoints.structure import GROUPS, measure, unet_shape
 from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released_unet import ReleasedUNet
-from guidegraph.nodes.types import PredictionKind, Schedule
+from guidegraph.nodes.types import Schedule
 
 UNET, EMA, FIRST, COND, SDXL = (
     "model.diffusion_model.",
@@ -41,10 +44,6 @@ MARKS = ("scale_factor", "cond_ids", "model_ema.decay", "model_ema.num_updates",
 LOSS = "loss."
 """Under the first stage: the discriminator and the perceptual network of its training."""
 
-SCALE_KL, SCALE_SDXL, SCALE_VQ = 0.18215, 0.13025, 1.0
-HEAD_WIDTH = 64
-LEGACY_HEADS = 8
-
 
 def is_compvis(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors are in the layout of a CompVis single file, or of a first stage alone."""
@@ -54,12 +53,14 @@ def is_compvis(tensors: Mapping[str, Tensor]) -> bool:
 def load_compvis(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions) -> dict[str, Any]:
     """The parts of a CompVis single file, frozen, on the run's device and in its dtype.
 
-    `denoiser`, `schedule`, `autoencoder`, and `text` or `label`, those that are there. Raises one ``ValueError`` that
-    names the file for keys that are missing, left over or of another shape, and for what no tensor tells and no option
-    says.
+    `denoiser`, `schedule`, `autoencoder`, and `text`, `label` or `semantic`, those that are there. What no tensor tells
+    is that of the options, of the config.yaml beside the file, or of the released model of this shape. Raises one
+    ``ValueError`` that names the file for keys that are missing, left over or of another shape, and for what none of
+    these says.
     """
+    config = find_config(where, options.config)
     if not any(name.startswith((UNET, FIRST)) for name in tensors):
-        return {"autoencoder": _first_stage(dict(tensors), tensors, where, False)}
+        return {"autoencoder": _first_stage_alone(dict(tensors), tensors, where, options, config)}
     held = {prefix: _under(tensors, prefix) for prefix in (UNET, EMA, FIRST, COND, SDXL)}
     unknown = [
         name
@@ -71,36 +72,85 @@ def load_compvis(tensors: Mapping[str, Tensor], where: Path, options: LoadOption
             f"'{where}' holds {len(unknown)} tensors that no known part has: {', '.join(sorted(unknown)[:4])}. It is "
             "of another architecture: nothing was loaded"
         )
-    parts: dict[str, Any] = {}
-    if held[FIRST]:
-        parts["autoencoder"] = _first_stage(held[FIRST], tensors, where, bool(held[SDXL]))
     if not held[UNET]:
-        return parts
+        return {"autoencoder": _first_stage_alone(held[FIRST], tensors, where, options, config)}
+    return _diffusion_model(held, tensors, where, options, config)
+
+
+def _diffusion_model(
+    held: Mapping[str, dict[str, Tensor]],
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+) -> dict[str, Any]:
+    """The parts of a file with a U-Net; `held` has its tensors by prefix."""
+    first = _without_loss(held[FIRST])
+    first_shape = first_stage_shape(first, str(where)) if first else None
     weights = _averaged(held[UNET], held[EMA], where) if options.ema else held[UNET]
-    found = measure(weights, str(where))
-    latent = parts["autoencoder"].config.latent_channels if "autoencoder" in parts else found.outputs
-    kind = _kind(tensors, held[COND], found.inputs == latent, where, options)
-    heads = _heads(found, family(held[COND]), options)
-    shape = unet_shape(weights, str(where), samples=latent, heads=heads, kind=kind)
+    measured = measure(weights, str(where))
+    conditioner = family(held[COND])
+    facts = resolve_facts(measured, first_shape, tensors, where, options, config, maps=conditioner == "rescaler")
+    assert facts.prediction is not None
+    shape = unet_shape(
+        weights,
+        str(where),
+        samples=measured.outputs if first_shape is None else first_shape.latent_channels,
+        heads=facts.layout,
+        kind=facts.prediction,
+        groups=facts.norm_groups,
+    )
     if shape.classes is not None:
         raise ValueError(f"'{where}': a U-Net with {shape.classes} label embeddings in this layout is not supported")
-    if held[SDXL]:
+    parts: dict[str, Any] = {}
+    if first_shape is not None:
+        assert facts.scale is not None
+        parts["autoencoder"] = build_first_stage(first, str(where), facts.scale, facts.norm_groups)
+    if conditioner == "first_stage":
+        check_same(_without_loss(held[COND]), first, str(where))
+    elif held[SDXL]:
         parts["text"] = load_sdxl_text(held[SDXL], shape.adm_channels, where, options.tokenizer)
     else:
-        parts.update(load_conditioner(held[COND], where, options.tokenizer))
+        parts.update(load_conditioner(held[COND], where, options.tokenizer, facts))
     with torch.device("meta"):
         network = ReleasedUNet(shape)
     fill(network, weights, str(where), current_dtype(), current_device())
     parts["denoiser"] = ReleasedDenoiser(network).eval()
-    parts["schedule"] = _schedule(tensors, where, options)
+    parts["schedule"] = _schedule(tensors, where, options, facts.schedule)
     return parts
 
 
-def _first_stage(held: dict[str, Tensor], tensors: Mapping[str, Tensor], where: Path, sdxl: bool) -> Any:
-    weights = {name: tensor for name, tensor in held.items() if not name.startswith(LOSS)}
-    default = SCALE_SDXL if sdxl else SCALE_VQ if "quantize.embedding.weight" in weights else SCALE_KL
-    scale = float(tensors["scale_factor"]) if "scale_factor" in tensors else default
-    return build_first_stage(weights, str(where), scale)
+def _first_stage_alone(
+    held: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+) -> Any:
+    """A first stage without its diffusion model; `tensors` are all of the file."""
+    _refuse_unused(where, options)
+    weights = {name: tensor for name, tensor in _without_loss(held).items() if name not in MARKS}
+    shape = first_stage_shape(weights, str(where))
+    scale = first_stage_scale(shape, tensors, where, options, config)
+    return build_first_stage(weights, str(where), scale, options.groups or GROUPS)
+
+
+def _refuse_unused(where: Path, options: LoadOptions) -> None:
+    """Raise ``ValueError`` for settings of a U-Net where there is none."""
+    said = {
+        "heads": options.heads is not None,
+        "head_channels": options.head_channels is not None,
+        "upsample_heads": options.upsample_heads is not None,
+        "attention": options.attention != "auto",
+        "prediction": options.prediction != "auto",
+        "noise_schedule": options.noise_schedule != "auto",
+    }
+    if unused := [name for name, is_set in said.items() if is_set]:
+        raise ValueError(f"'{where}' is a first stage alone, without a U-Net: leave {', '.join(unused)} out")
+
+
+def _without_loss(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in held.items() if not name.startswith(LOSS)}
 
 
 def _averaged(weights: dict[str, Tensor], ema: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
@@ -120,49 +170,25 @@ def _averaged(weights: dict[str, Tensor], ema: dict[str, Tensor], where: Path) -
     return {names[short]: tensor for short, tensor in trained.items()}
 
 
-def _kind(
-    tensors: Mapping[str, Tensor], conditioner: Mapping[str, Tensor], plain: bool, where: Path, options: LoadOptions
-) -> PredictionKind:
-    """What the network predicts: as the options or the file say, else ε; Stable Diffusion 2 leaves it open."""
-    if options.prediction != "auto":
-        return options.prediction
-    if "v_pred" in tensors:
-        return "v"
-    if family(conditioner) == "openclip" and plain:
-        raise ValueError(
-            f"'{where}' is of Stable Diffusion 2, whose files do not tell what the network predicts: set `prediction` "
-            "of checkpoint.load to v (the models of 768 pixels) or to eps (the base models of 512 pixels)"
-        )
-    return "eps"
+def _schedule(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions, known: BetaSchedule | None) -> Schedule:
+    """The schedule of the file's β or ᾱ, or the known one where it has none. Raises ``ValueError``.
 
-
-def _heads(found: Structure, conditioner: str, options: LoadOptions) -> Heads:
-    """How the heads are laid out in the released models of each kind, unless the options say it."""
-    order = "legacy" if options.attention == "auto" else options.attention
-    if options.heads is not None or options.head_channels is not None:
-        return Heads(options.heads, options.head_channels, order)
-    if found.context_dim is None:  # latent diffusion without cross-attention
-        return Heads(LEGACY_HEADS, None, order) if found.resblock_updown else Heads(None, HEAD_WIDTH // 2, order)
-    if found.linear_projections:
-        return Heads(None, HEAD_WIDTH, order)
-    return Heads(1 if conditioner == "classes" else LEGACY_HEADS, None, order)
-
-
-def _schedule(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions) -> Schedule:
-    """The schedule of the file's β or ᾱ, or Stable Diffusion's where it has none. Raises ``ValueError``."""
+    known: that of the config.yaml or of the released model; it stands in for the same numbers rounded by the file.
+    """
     if options.noise_schedule != "auto":
         return noise_schedule(options.noise_schedule)
-    released = schedules.scaled_linear()
     if "alphas_cumprod" not in tensors:
-        return schedules.zero_terminal_snr(released) if "ztsnr" in tensors else released
+        assert known is not None
+        return schedules.zero_terminal_snr(known.build()) if "ztsnr" in tensors else known.build()
     stored = with_axes(tensors["alphas_cumprod"], str(where), "alphas_cumprod", 1)
     falls = stored.is_floating_point() and bool((stored.diff() <= 0).all() and 1 >= stored[0] > stored[-1] >= 0)
     if not falls:  # in half precision, neighbours may be equal
         raise ValueError(f"'{where}' holds no schedule: its alphas_cumprod do not fall from 1: set noise_schedule")
-    exact = released.alphas_bar.cpu()
     tolerance = 8 * torch.finfo(stored.dtype).eps
-    if stored.shape == exact.shape and torch.allclose(stored.double(), exact, rtol=tolerance, atol=tolerance):
-        return released  # the same numbers, before they were rounded
+    if known is not None:
+        exact = known.build().alphas_bar.cpu()
+        if stored.shape == exact.shape and torch.allclose(stored.double(), exact, rtol=tolerance, atol=tolerance):
+            return known.build()  # the same numbers, before they were rounded
     betas = tensors.get("betas")
     if betas is not None and betas.shape == stored.shape and betas.dtype in (torch.float32, torch.float64):
         return schedules.from_betas(betas.double().numpy())

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.clip_text import NO_WEIGHTS, build_clip, check_clip, clip_settings, from_openclip
+from guidegraph.nodes.checkpoints.compvis_facts import Facts
 from guidegraph.nodes.checkpoints.diffusers_text import load_tokenizer
 from guidegraph.nodes.checkpoints.filling import fill, with_axes
+from guidegraph.nodes.checkpoints.first_stage import NEEDED
 from guidegraph.nodes.checkpoints.ldm_text import HEADS, build_ldm_text, check_ldm_text
 from guidegraph.nodes.model import Missing
 from guidegraph.nodes.models.released_ldm_text import ClassTokens
+from guidegraph.nodes.models.released_maps import MapRescaler
 from guidegraph.nodes.models.released_text import Hidden, PictureSize, ReleasedText, Tower
 from guidegraph.nodes.pretrained import import_transformers
 
@@ -23,11 +26,19 @@ Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
 """OpenCLIP fills a text up with zeros, CLIP with its mark of the end."""
 
+NOTHING_KNOWN = Facts()
+LAYOUT = (
+    "the tokens of '{where}' are the boxes and classes of a layout, not words, so that it embeds no text: give its "
+    "denoiser a condition with the tokens of its own encoder"
+)
 ACTIVATIONS = {"clip": "quick_gelu", "openclip": "gelu"}
 
 
 def family(tensors: Tensors) -> str:
-    """Which conditioner the tensors of `cond_stage_model` are: clip, openclip, ldm, classes, none or unknown."""
+    """Which conditioner the tensors of `cond_stage_model` are.
+
+    clip, openclip, ldm, classes, rescaler (of maps), first_stage (the autoencoder again), none or unknown.
+    """
     if not tensors:
         return "none"
     if any(name.startswith("transformer.") and name.endswith("embeddings.token_embedding.weight") for name in tensors):
@@ -36,14 +47,21 @@ def family(tensors: Tensors) -> str:
         return "openclip"
     if "transformer.token_emb.weight" in tensors:
         return "ldm"
+    if "channel_mapper.weight" in tensors and set(tensors) <= {"channel_mapper.weight", "channel_mapper.bias"}:
+        return "rescaler"
+    if all(name in tensors for name in NEEDED):
+        return "first_stage"
     return "classes" if set(tensors) == {"embedding.weight"} else "unknown"
 
 
-def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> dict[str, Any]:
-    """The part `text`, or `label` of a model with classes, from the tensors of `cond_stage_model`.
+def load_conditioner(
+    tensors: Tensors, where: Path, tokenizer: Path | None, facts: Facts = NOTHING_KNOWN
+) -> dict[str, Any]:
+    """The part `text`, `label` of a model with classes, or `semantic` of one with maps, from `cond_stage_model`.
 
-    Without a tokenizer, which a single file does not hold, `text` says so when it is used; its weights are checked, and
-    take no memory. Raises one ``ValueError`` for weights that are missing, left over or of another shape.
+    facts: of the model, of which those of its conditioner count. Without a tokenizer, which a single file does not
+    hold, `text` says so when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
+    weights that are missing, left over or of another shape.
     """
     kind = family(tensors)
     if kind == "unknown":
@@ -52,12 +70,18 @@ def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> d
     if kind == "none":
         return {}
     if kind == "classes":
+        count, width = with_axes(tensors["embedding.weight"], str(where), "embedding.weight", 2).shape
         with torch.device("meta"):
-            labels = ClassTokens(*tensors["embedding.weight"].shape)
+            labels = ClassTokens(count, width, bool(facts.null_class))
         fill(labels, tensors, str(where), current_dtype(), current_device())
         return {"label": labels}
+    if kind == "rescaler":
+        return {"semantic": _map_rescaler(tensors, where, facts)}
     if kind == "ldm":
         weights = _only(tensors, "transformer.", where)
+        if facts.takes_text is False:
+            check_ldm_text(weights, HEADS, str(where))
+            return {"text": Missing(LAYOUT.format(where=where))}
         if tokenizer is None:
             check_ldm_text(weights, HEADS, str(where))
             return {"text": Missing(_no_tokenizer(where, "BERT"))}
@@ -67,6 +91,43 @@ def load_conditioner(tensors: Tensors, where: Path, tokenizer: Path | None) -> d
         return {"text": Missing(_no_tokenizer(where, "CLIP"))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
     return {"text": ReleasedText([_tower(clip, kind, hidden, where, tokenizer)]).eval()}
+
+
+def check_same(conditioner: Tensors, first_stage: Tensors, where: str) -> None:
+    """Whether a conditioner that is a first stage is the model's own, so that its autoencoder serves for both.
+
+    Raises ``ValueError`` for one with other tensors.
+    """
+    odd = [name for name in {*conditioner, *first_stage} if not _equal(conditioner.get(name), first_stage.get(name))]
+    if odd:
+        raise ValueError(
+            f"'{where}' is conditioned on another first stage than its own ({len(odd)} tensors differ: "
+            f"{', '.join(sorted(odd)[:4])}), which is not supported"
+        )
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return one.device.type == "meta" or one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+
+
+def _map_rescaler(tensors: Tensors, where: Path, facts: Facts) -> MapRescaler:
+    """A SpatialRescaler, filled; how it shrinks a map is a fact that was resolved before."""
+    weight = with_axes(tensors["channel_mapper.weight"], str(where), "channel_mapper.weight", 4)
+    rescaler = facts.rescaler
+    assert rescaler is not None
+    with torch.device("meta"):
+        module = MapRescaler(
+            weight.shape[1],
+            weight.shape[0],
+            stages=rescaler.stages,
+            factor=rescaler.factor,
+            mode=rescaler.mode,
+            bias="channel_mapper.bias" in tensors,
+        )
+    fill(module, tensors, str(where), current_dtype(), current_device())
+    return module
 
 
 def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, tokenizer: Path | None) -> Any:

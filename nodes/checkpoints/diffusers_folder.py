@@ -41,6 +41,9 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
+    told = ("scale", "upsample_heads", "groups", "config")
+    if unused := [name for name in told if getattr(options, name) is not None]:
+        raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
     if options.tokenizer is not None:
         raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
     if not (folder / INDEX).is_file():

@@ -38,7 +38,7 @@ def with_axes(tensor: Tensor, where: str, name: str, axes: int) -> Tensor:
     if tensor.ndim != axes or not tensor.numel():
         raise ValueError(
             f"'{where}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It is "
-            "damaged or of another architecture: nothing was loaded"
+            "of a family that is not known: nothing was loaded"
         )
     return tensor
 

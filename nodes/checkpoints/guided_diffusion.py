@@ -15,7 +15,7 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import Heads, Structure, classifier_shape, measure, unet_shape
+from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure, classifier_shape, measure, unet_shape
 from guidegraph.nodes.model import SCHEDULES
 from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
 from guidegraph.nodes.models.released_unet import ReleasedClassifier, ReleasedUNet
@@ -73,15 +73,14 @@ def load_guided_diffusion(
     """
     if options.tokenizer is not None:
         raise ValueError(f"'{where}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
+    if unused := [name for name in ("scale", "config") if getattr(options, name) is not None]:
+        raise ValueError(f"'{where}' is a file of guided-diffusion, without latents: leave {', '.join(unused)} out")
     if any(name.startswith("output_blocks.") for name in tensors):
         return _load_denoiser(tensors, where, options, device, dtype)
-    if "out.2.positional_embedding" not in tensors:
-        raise ValueError(
-            f"'{where}' is a U-Net's encoder without out.2.positional_embedding: of guided-diffusion's classifiers, "
-            "those with attention pooling are read (classifier_pool attention)"
-        )
     heads = _with_options(CLASSIFIER_HEADS, options)
-    shape = classifier_shape(tensors, where, heads=heads, pool_head_channels=CLASSIFIER_HEADS.head_channels or 64)
+    pool_head_channels = CLASSIFIER_HEADS.head_channels or 64
+    groups = options.groups or GROUPS
+    shape = classifier_shape(tensors, where, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
     with torch.device("meta"):
         classifier = ReleasedClassifier(shape)
     fill(classifier, tensors, where, dtype, device)
@@ -96,7 +95,9 @@ def _load_denoiser(
     heads, schedule = resolve(found, where, options)
     rgb = found.inputs in (RGB, 2 * RGB) and found.outputs in (RGB, 2 * RGB)
     kind = "eps" if options.prediction == "auto" else options.prediction
-    shape = unet_shape(tensors, where, samples=RGB if rgb else found.inputs, heads=heads, kind=kind)
+    groups = options.groups or GROUPS
+    samples = RGB if rgb else found.inputs
+    shape = unet_shape(tensors, where, samples=samples, heads=heads, kind=kind, groups=groups)
     rest = dict(tensors)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
@@ -133,6 +134,8 @@ def resolve(found: Structure, where: str, options: LoadOptions) -> tuple[Heads, 
 def _with_options(heads: Heads, options: LoadOptions) -> Heads:
     if options.heads is not None or options.head_channels is not None:
         heads = replace(heads, heads=options.heads, head_channels=options.head_channels)
+    if options.upsample_heads is not None:
+        heads = replace(heads, upsample=options.upsample_heads)
     return heads if options.attention == "auto" else replace(heads, order=options.attention)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.compvis import is_compvis, load_compvis
+from guidegraph.nodes.checkpoints.compvis_config import file_in, is_compvis_folder
 from guidegraph.nodes.checkpoints.diffusers_folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.options import LoadOptions
@@ -45,7 +46,16 @@ FILES = (
     FileFormat("guided-diffusion", is_guided_diffusion, guided_diffusion),
     FileFormat("CompVis", is_compvis, load_compvis),
 )
-FOLDERS = (FolderFormat("diffusers", is_diffusers, load_diffusers),)
+
+
+def compvis_folder(path: Path, options: LoadOptions) -> dict[str, Any]:
+    return load_compvis(read_tensors(file_in(path)), file_in(path), options)
+
+
+FOLDERS = (
+    FolderFormat("diffusers", is_diffusers, load_diffusers),
+    FolderFormat("CompVis with its config.yaml", is_compvis_folder, compvis_folder),
+)
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class LoadOptions:
     many heads attention has, or how wide each is. noise_schedule: the β that the model was trained with. prediction:
     what the network gives. tokenizer: the folder of the one that a single file's text encoder was trained with. ema:
     take the moving averages of the weights where the checkpoint has both; without it, a diffusers folder must have the
-    others as its variant `non_ema`.
+    others as its variant `non_ema`. upsample_heads: heads on the way up, where they are others. groups: of GroupNorm.
+    scale: what a latent is multiplied by to have unit variance. config: the config.yaml of a CompVis file.
     """
 
     attention: AttentionOrder = "auto"
@@ -29,6 +30,10 @@ class LoadOptions:
     prediction: PredictionChoice = "auto"
     tokenizer: Path | None = None
     ema: bool = True
+    scale: float | None = None
+    upsample_heads: int | None = None
+    groups: int | None = None
+    config: Path | None = None
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.head_channels is not None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 WRAPPERS = ("ema", "state_dict", "model")
+MODULE = "module."
 MAX_MEMBERS = 100_000
 MAX_PICKLE = 1 << 28
 """The pickle of a checkpoint holds names and shapes: a few hundred bytes for each tensor."""
@@ -57,12 +58,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(candidate, Mapping):
             tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
-                return tensors
+                return without_module(tensors)
     keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
     raise ValueError(
         f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
         f"keys {keys}: save the model's state_dict"
     )
+
+
+def without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without the prefix that `DistributedDataParallel` and `DataParallel` give to all names."""
+    if not all(name.startswith(MODULE) for name in tensors):
+        return tensors
+    return {name.removeprefix(MODULE): tensor for name, tensor in tensors.items()}
 
 
 def read_nested(path: Path) -> Mapping[str, Any]:

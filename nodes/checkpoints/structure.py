@@ -14,6 +14,9 @@ from guidegraph.nodes.checkpoints.filling import with_axes
 from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape, heads_of
 from guidegraph.nodes.types import PredictionKind
 
+GROUPS = 32
+"""Of every GroupNorm: a constant in the software that writes this layout, guided-diffusion's and latent diffusion's."""
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -35,6 +38,7 @@ class Structure:
     resblock_updown: bool
     classes: int | None
     adm_channels: int | None
+    resample_convolution: bool = True
 
     @property
     def attention_levels(self) -> tuple[int, ...]:
@@ -43,58 +47,89 @@ class Structure:
 
 @dataclass(frozen=True)
 class Heads:
-    """How the attention's heads are laid out: their number, or the width of each, and the order of q, k and v."""
+    """How the attention's heads are laid out: their number, or the width of each, and the order of q, k and v.
+
+    upsample: their number on the way up (`num_heads_upsample`); None is the same as elsewhere.
+    """
 
     heads: int | None = None
     head_channels: int | None = None
     order: Literal["legacy", "new"] = "legacy"
+    upsample: int | None = None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the input blocks: a strided convolution, or a residual block with attention of some depth, or none."""
+    """One of the input blocks: a residual block with attention of some depth, or none, or a change of the resolution.
+
+    convolution: a strided one. pooled: a mean, which has no tensors.
+    """
 
     convolution: bool
     changes: bool
     width: int
     depth: int
+    pooled: bool = False
+
+    @property
+    def resamples(self) -> bool:
+        return self.convolution or self.pooled
 
 
 def unet_shape(
-    tensors: Mapping[str, Tensor], where: str, *, samples: int, heads: Heads, kind: PredictionKind = "eps"
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    samples: int,
+    heads: Heads,
+    kind: PredictionKind = "eps",
+    groups: int = GROUPS,
 ) -> UNetShape:
     """The shape of the U-Net that tensors belong to.
 
-    samples: channels of x; those of the first convolution beyond it are the spatial condition's. Raises ``ValueError``
-    that names `where` for tensors that belong to no such U-Net.
+    samples: channels of x; those of the first convolution beyond it are the spatial condition's. groups: of GroupNorm.
+    Raises ``ValueError`` that names `where` for tensors that belong to no such U-Net.
     """
     found = measure(tensors, where)
     try:
-        return _trunk(found, samples, found.outputs, heads, kind)
+        return _trunk(found, samples, found.outputs, heads, kind, groups)
     except ValueError as error:
         raise ValueError(f"'{where}': {error}") from None
 
 
 def classifier_shape(
-    tensors: Mapping[str, Tensor], where: str, *, heads: Heads, pool_head_channels: int
+    tensors: Mapping[str, Tensor], where: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
-    """The shape of the classifier of noisy samples that tensors belong to; see unet_shape."""
+    """The shape of the classifier of noisy samples that tensors belong to, its pool included; see unet_shape."""
     found = measure(tensors, where)
+    try:
+        trunk = _trunk(found, found.inputs, found.inputs, heads, "eps", groups)
+    except ValueError as error:
+        raise ValueError(f"'{where}': {error}") from None
+    if "out.2.positional_embedding" in tensors:
+        return _attention_pool(tensors, where, trunk, pool_head_channels)
+    first = tensors.get("out.0.weight")
+    if first is not None and first.ndim == 1:
+        return ClassifierShape(trunk, _needed(tensors, where, "out.3.weight", 4).shape[0], pool="adaptive")
+    hidden = _needed(tensors, where, "out.0.weight", 2).shape[0]
+    if "out.1.weight" in tensors:
+        classes = _needed(tensors, where, "out.3.weight", 2).shape[0]
+        return ClassifierShape(trunk, classes, pool="spatial_v2", hidden=hidden)
+    return ClassifierShape(trunk, _needed(tensors, where, "out.2.weight", 2).shape[0], pool="spatial", hidden=hidden)
+
+
+def _attention_pool(tensors: Mapping[str, Tensor], where: str, trunk: UNetShape, head_channels: int) -> ClassifierShape:
     positions = _needed(tensors, where, "out.2.positional_embedding", 2).shape
     classes = _needed(tensors, where, "out.2.c_proj.weight", 3).shape[0]
     side = math.isqrt(positions[-1] - 1)
     if side * side != positions[1] - 1:
         raise ValueError(f"'{where}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
-    try:
-        trunk = _trunk(found, found.inputs, found.inputs, heads, "eps")
-    except ValueError as error:
-        raise ValueError(f"'{where}': {error}") from None
-    if positions[0] % pool_head_channels:
-        raise ValueError(f"'{where}': heads of {pool_head_channels} channels do not share {positions[0]}")
-    return ClassifierShape(trunk, classes, side * trunk.factor, positions[0] // pool_head_channels)
+    if positions[0] % head_channels:
+        raise ValueError(f"'{where}': heads of {head_channels} channels do not share {positions[0]}")
+    return ClassifierShape(trunk, classes, side * trunk.factor, pool_heads=positions[0] // head_channels)
 
 
-def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind) -> UNetShape:
+def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int) -> UNetShape:
     return UNetShape(
         in_channels=samples,
         spatial_channels=found.inputs - samples,
@@ -112,12 +147,20 @@ def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: Pre
         resblock_updown=found.resblock_updown,
         classes=found.classes,
         adm_channels=found.adm_channels,
+        groups=groups,
         kind=kind,
+        upsample_heads=() if heads.upsample is None else heads_of(found.widths, heads=heads.upsample),
+        resample_convolution=found.resample_convolution,
     )
 
 
 def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
     """What the names and shapes of tensors tell. Raises ``ValueError`` that names `where` and what is missing."""
+    if tensors and not any(name.startswith("input_blocks.") for name in tensors):
+        raise ValueError(
+            f"'{where}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
+            "input_blocks as the U-Nets of guided-diffusion, latent diffusion, Stable Diffusion 1 and 2, and SDXL do"
+        )
     stem = _needed(tensors, where, "input_blocks.0.0.weight", 4).shape
     count = 1 + max(_numbers(tensors, r"input_blocks\.(\d+)\."))
     stages = [_stage(tensors, where, index) for index in range(1, count)]
@@ -145,14 +188,19 @@ def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
         context_dim=None if key is None else _needed(tensors, where, key, 2).shape[1],
         linear_projections=projection is not None and projection.ndim == 2,
         scale_shift=first == 2 * levels[0][0].width,
-        resblock_updown=len(levels) > 1 and not any(stage.convolution for stage in stages),
+        resblock_updown=len(levels) > 1 and not any(stage.resamples for stage in stages),
         classes=_length(tensors, where, "label_emb.weight", 0),
         adm_channels=_length(tensors, where, "label_emb.0.0.weight", 1),
+        resample_convolution=not any(stage.pooled for stage in stages),
     )
 
 
 def _stage(tensors: Mapping[str, Tensor], where: str, index: int) -> Stage:
     prefix = f"input_blocks.{index}."
+    if not any(name.startswith(prefix) for name in tensors):
+        return Stage(
+            False, False, _needed(tensors, where, f"input_blocks.{index - 1}.0.in_layers.2.weight", 4).shape[0], 0, True
+        )
     if f"{prefix}0.op.weight" in tensors:
         return Stage(True, False, _needed(tensors, where, f"{prefix}0.op.weight", 4).shape[0], 0)
     width = _needed(tensors, where, f"{prefix}0.in_layers.2.weight", 4).shape[0]
@@ -170,11 +218,11 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
 def _blocks(tensors: Mapping[str, Tensor], stages: list[Stage], where: str) -> int:
     """Residual blocks of each level.
 
-    A convolution that halves the resolution tells it, or the first output block that doubles it. A classifier with
-    residual blocks for both has neither; there it is the only number that makes levels of one width and one attention.
+    A layer that halves the resolution tells it, or the first output block that doubles it. A classifier with residual
+    blocks for both has neither; there it is the only number that makes levels of one width and one attention.
     """
-    if (strided := next((i for i, stage in enumerate(stages) if stage.convolution), None)) is not None:
-        return strided
+    if (halving := next((i for i, stage in enumerate(stages) if stage.resamples), None)) is not None:
+        return halving
     if any(name.startswith("output_blocks.") for name in tensors):
         doubling = r"output_blocks\.(\d+)\.[12]\.(?:in_layers|conv)\."
         return min(_numbers(tensors, doubling), default=len(stages))
@@ -197,7 +245,7 @@ def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
     alike = all(
         stage.width == level[0].width
         and stage.depth == level[0].depth
-        and not stage.convolution
+        and not stage.resamples
         and (stage is level[0] or not stage.changes)
         for level in levels
         for stage in level
@@ -206,14 +254,17 @@ def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
         stage.width == level[0].width and not stage.depth and not stage.changes
         for stage, level in zip(between, levels, strict=False)
     )
-    same = len({stage.convolution for stage in between}) <= 1
+    same = len({(stage.convolution, stage.pooled) for stage in between}) <= 1
     return levels if alike and plain and same else None
 
 
 def _needed(tensors: Mapping[str, Tensor], where: str, name: str, axes: int) -> Tensor:
     """A tensor by its name, with so many axes. Raises ``ValueError``."""
     if name not in tensors:
-        raise ValueError(f"'{where}' holds no whole U-Net: {name} is missing; fetch or save it again")
+        raise ValueError(
+            f"'{where}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
+            "nothing was loaded"
+        )
     return with_axes(tensors[name], where, name, axes)
 
 

@@ -9,61 +9,105 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from guidegraph.nodes.models.onnx_ports import GraphPorts, constant_input, describe, fit_input, takes_one
 from guidegraph.nodes.types import Condition, Prediction
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.manifest import Tensor as Described
+    from guidegraph_runtime.manifest_types import Tensor as Declared
     from guidegraph_runtime.sessions import Session
+
+Fields = Mapping[str, Tensor | None]
 
 
 class OnnxDenoiser:
-    """`(x, t, condition) -> Prediction` of a part with inputs x, t and fields of a condition, and an output `value`.
+    """`(x, t, condition) -> Prediction` of a graph; `ports` says which of its inputs takes what.
 
     On a CPU both runtimes have the same memory; on a GPU the session reads torch's, and torch what it wrote.
     nbytes: what its weights take.
     """
 
-    def __init__(self, session: Session, kind: Any, honours_mask: bool, nbytes: int) -> None:
-        self.session, self.kind, self.honours_mask, self.nbytes = session, kind, honours_mask, nbytes
+    def __init__(self, session: Session, ports: GraphPorts, honours_mask: bool, nbytes: int) -> None:
+        self.session, self.ports, self.honours_mask, self.nbytes = session, ports, honours_mask, nbytes
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
-        Floating tensors are cast to the graph's dtypes, and the prediction to that of x. Raises ``ValueError`` for what
-        the graph does not take, and where a gradient is asked for.
+        Floating tensors are cast to the graph's dtypes, and the prediction to that of x. A graph for one sample, or for
+        one t while those of the batch differ, is run for each sample. Raises ``ValueError`` for what the graph does not
+        take or give, and where a gradient is asked for.
         """
-        given: dict[str, Tensor | None] = {"x": x, "t": t, **vars(condition)}
-        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in given.values()):
+        fields: Fields = {"x": x, "t": t, **vars(condition)}
+        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in fields.values()):
             raise ValueError(
                 "an exported denoiser gives no gradient: take the one of model.load or checkpoint.load where a node "
                 "differentiates through the denoiser, or guidance that does not"
             )
-        self._check_absent(given)
+        self._check_absent(fields)
+        batch = x.shape[0]
+        if batch == 1 or not self._runs_alone(t):
+            return self._run(fields, batch)
+        samples = [
+            self._run({name: None if one is None else one[i : i + 1] for name, one in fields.items()}, 1)
+            for i in range(batch)
+        ]
+        variances = [one.variance for one in samples if one.variance is not None]
+        return Prediction(
+            torch.cat([one.value for one in samples]), self.ports.kind, torch.cat(variances) if variances else None
+        )
+
+    def _runs_alone(self, t: Tensor) -> bool:
+        """Whether the graph takes one sample at a time, or one t where those of the batch differ."""
+        declared = {key: self._declared(name) for name, fields in self.ports.inputs.items() for key in fields}
+        return takes_one(declared["x"]) or (takes_one(declared["t"]) and bool((t != t[0]).any()))
+
+    def _declared(self, name: str) -> Declared:
+        return next(one for one in self.session.part.inputs if one.name == name)
+
+    def _run(self, fields: Fields, batch: int) -> Prediction:
         provider = self.session.provider
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
-        tensors = {one.name: _fitted(one, given[one.name], device) for one in self.session.part.inputs}
-        found = run_arrays(self.session, tensors) if device.type == "cpu" else run_on_device(self.session, tensors)
-        value, variance = found["value"].to(x), found.get("variance")
-        return Prediction(value, self.kind, None if variance is None else variance.to(x))
+        tensors = {one.name: self._input(one, fields, batch, device) for one in self.session.part.inputs}
+        run = run_arrays if device.type == "cpu" else run_on_device
+        outputs, x = run(self.session, tensors), fields["x"]
+        assert x is not None
+        return self._prediction(outputs, x)
 
-    def _check_absent(self, given: dict[str, Tensor | None]) -> None:
-        taken = {one.name for one in self.session.part.inputs}
-        for name, tensor in given.items():
+    def _input(self, declared: Declared, fields: Fields, batch: int, device: torch.device) -> Tensor:
+        if declared.name in self.ports.constants:
+            return constant_input(declared, self.ports.constants[declared.name], batch, device)
+        values: dict[str, Tensor] = {}
+        for name in self.ports.inputs[declared.name]:
+            if (value := fields[name]) is None:
+                raise ValueError(
+                    f"this denoiser takes {name} in its condition, and got none: use the encoder of its model"
+                )
+            values[name] = value
+        return fit_input(declared, values, device)
+
+    def _prediction(self, outputs: Mapping[str, Tensor], x: Tensor) -> Prediction:
+        named = {key: outputs[name] for key, name in self.ports.outputs.items()}
+        value, variance = named["value"], named.get("variance")
+        halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
+        if halves and value.shape[1] == 2 * x.shape[1]:
+            value, variance = value.chunk(2, dim=1)
+        for tensor in (value, variance):
+            if tensor is not None and tensor.shape != x.shape:
+                raise ValueError(
+                    f"the graph's output has the shape {tuple(tensor.shape)}, and x {tuple(x.shape)}: they must be "
+                    f"alike; where its second half of channels is a learned variance, name it under `outputs` as value "
+                    f"and as variance. It gives {describe(self.session.part.outputs)}"
+                )
+        return Prediction(value.to(x), self.ports.kind, None if variance is None else variance.to(x))
+
+    def _check_absent(self, fields: Fields) -> None:
+        taken = self.ports.fields
+        for name, tensor in fields.items():
             if tensor is None or name in taken or (name == "mask" and bool(tensor.all())):
                 continue
             raise ValueError(
                 f"this denoiser was exported with a condition of {', '.join(sorted(taken - {'x', 't'})) or 'nothing'}, "
                 f"and got one with {name}: export it with such a condition as its example"
             )
-
-
-def _fitted(described: Described, tensor: Tensor | None, device: torch.device) -> Tensor:
-    """A tensor as the graph takes it, on the session's device."""
-    if tensor is None:
-        raise ValueError(
-            f"this denoiser takes {described.name} in its condition, and got none: use the encoder of its model"
-        )
-    return tensor.detach().to(device, getattr(torch, described.dtype)).contiguous()
 
 
 def run_arrays(session: Session, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

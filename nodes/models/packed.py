@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from guidegraph.nodes.models.pack_cache import PackCache
+
 PIXELS = 1024
 """The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
-Key: TypeAlias = tuple[object, ...]
-
-
-class Packed(NamedTuple):
-    """A packed weight, with the memory that it was made from and the version that this memory had then."""
-
-    storage: StorageWeakRef
-    version: int
-    weight: Tensor
-
-
-_packed: dict[Key, Packed] = {}
-"""Packed weights by the memory they were made of: copies of a model that share tensors share these too."""
+SPARE = 1 << 30
+"""The most bytes of packed weights in layouts of other sizes than the last (`pack_cache`)."""
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Layers that let go of unused packed weights when they go."""
@@ -35,10 +27,12 @@ _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 class PackedConv2d(nn.Conv2d):
     """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder this weight once and not at each call.
 
-    On small maps the reordering takes longer than the convolution. A weight is packed at the first call on a map of at
-    most 1,024 pixels. What is packed is as large as the weight, no part of the state, and made anew when the weight has
-    changed, as PyTorch counts changes: by operators in place, and by other memory. Writing into the memory of a frozen
-    weight behind its back, through `.data` or a NumPy array, is not counted, as it is not for gradients.
+    On small maps the reordering takes longer than the convolution. A weight is packed at the first call with each size
+    of input, for maps of at most 1,024 pixels; sizes for which oneDNN chooses one layout share a copy. A copy is as
+    large as the weight, no part of the state, and made anew when the weight has changed, as PyTorch counts changes: by
+    operators in place, and by other memory. Writing into the memory of a frozen weight behind its back, through `.data`
+    or a NumPy array, is not counted, as it is not for gradients. Copies in other layouts than the last are kept up to
+    1 GiB in all.
     Everywhere else this is `Conv2d`: with gradients, and for weights that are being trained; while tracing, under
     transforms such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; where `packs` is false.
     """
@@ -58,15 +52,15 @@ class PackedConv2d(nn.Conv2d):
         storage = StorageWeakRef(weight.untyped_storage())
         settings = (self.padding, self.stride, self.dilation, self.groups)
         key = (storage.cdata, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype, settings)
-        known = _packed.get(key)
-        if known is None or known.version != weight._version or known.storage.expired():
-            packed = _operators()._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
-            forget_unused()
-            known = _packed[key] = Packed(storage, weight._version, packed)
+
+        def pack() -> Tensor:
             if self not in _watched:
                 _watched.add(self)
                 weakref.finalize(self, forget_unused)
-        return known.weight
+            packed: Tensor = _operators()._reorder_convolution_weight(weight.detach(), *settings, list(x.shape))
+            return packed
+
+        return CACHE.get(key, (*x.shape, torch.get_num_threads()), storage, weight._version, pack)
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
@@ -108,18 +102,24 @@ def transformed() -> bool:
 
 def forget_unused() -> None:
     """Let go of the packed weights of tensors that are gone."""
-    for key, known in list(_packed.items()):
-        if known.storage.expired():
-            _packed.pop(key, None)
+    CACHE.forget_unused()
 
 
 def forget(weight: Tensor) -> None:
     """Let go of what is packed of a tensor."""
-    if not _packed:
-        return
-    place = weight.untyped_storage()._cdata
-    for key in [key for key in list(_packed) if key[0] == place]:
-        _packed.pop(key, None)
+    if len(CACHE):
+        CACHE.forget(weight.untyped_storage()._cdata)
+
+
+def measure(packed: Tensor) -> tuple[bytes, int]:
+    """The layout of a packed weight, as a digest of oneDNN's description of it, and its bytes."""
+    description: Tensor = _operators()._get_mkldnn_serialized_md(packed)
+    digest = hashlib.blake2b(description.numpy().tobytes(), digest_size=16).digest()
+    return digest, int(_operators()._nbytes(packed))
+
+
+CACHE = PackCache(SPARE, measure)
+"""Packed weights by the memory they were made of: copies of a model that share tensors share these too."""
 
 
 @cache
@@ -130,7 +130,8 @@ def _operators() -> Any:
 @cache
 def available(dtype: torch.dtype = torch.float32) -> bool:
     """Whether oneDNN computes in a dtype here, and this torch has the operators by which its compiler packs weights."""
-    names = ("_reorder_convolution_weight", "_convolution_pointwise", "_is_mkldnn_bf16_supported")
+    own = ("_reorder_convolution_weight", "_convolution_pointwise", "_get_mkldnn_serialized_md", "_nbytes")
+    names = (*own, "_is_mkldnn_bf16_supported")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(_operators(), name) for name in names):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_operators()._is_mkldnn_bf16_supported()))

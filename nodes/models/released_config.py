@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from guidegraph.nodes.types import PredictionKind
+
+Pool: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class UNetShape:
     groups, norm_eps: of every GroupNorm but those of spatial transformers, whose eps is 1e-6.
     sine_first, frequency_shift: of the embedding of t: sines before cosines; frequencies 10000^(−i / (half − shift)).
     asymmetric_downsample: a strided convolution pads on the right and below alone.
+    upsample_heads: heads of each level on the way up, where they differ from those on the way down; empty otherwise.
+    resample_convolution: a convolution changes the resolution; False means 2 × 2 means and repeated pixels, with no
+    weights (`conv_resample`). Without effect where residual blocks change it.
     kind: what the network gives: ε, x0 or v.
     """
 
@@ -53,19 +59,24 @@ class UNetShape:
     frequency_shift: int = 0
     asymmetric_downsample: bool = False
     kind: PredictionKind = "eps"
+    upsample_heads: tuple[int, ...] = ()
+    resample_convolution: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("widths", "depths", "heads"):
+        for name in ("widths", "depths", "heads", "upsample_heads"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.widths) == len(self.depths) == len(self.heads) > 0:
             raise ValueError(
                 f"expected widths, depths and heads of every level; found {len(self.widths)}, {len(self.depths)} and "
                 f"{len(self.heads)}"
             )
+        if len(self.upsample_heads) not in (0, len(self.widths)):
+            raise ValueError(f"expected upsample_heads of every level or none; found {len(self.upsample_heads)}")
+        up = self.heads_up
         for width, depth, heads in zip(
-            (*self.widths, self.widths[-1]),
-            (*self.depths, self.middle_depth),
-            (*self.heads, self.heads[-1]),
+            (*self.widths, self.widths[-1], *self.widths),
+            (*self.depths, self.middle_depth, *self.depths),
+            (*self.heads, self.heads[-1], *up),
             strict=True,
         ):
             if depth and (heads < 1 or width % heads):
@@ -78,6 +89,11 @@ class UNetShape:
                 f"expected an output of the {self.in_channels} channels of x, or twice as many for a learned variance; "
                 f"found {self.out_channels}"
             )
+
+    @property
+    def heads_up(self) -> tuple[int, ...]:
+        """Heads of each level on the way up, finest first."""
+        return self.upsample_heads or self.heads
 
     @property
     def embedding(self) -> int:
@@ -101,19 +117,26 @@ class UNetShape:
 
 @dataclass(frozen=True)
 class ClassifierShape:
-    """The shape of a ReleasedClassifier of samples (B, in_channels, size, size): a U-Net's encoder half, and a pool.
+    """The shape of a ReleasedClassifier of samples (B, in_channels, H, W): a U-Net's encoder half, and a pool.
 
-    pool_heads: of the attention that pools; out_channels of the trunk means nothing here.
+    pool: guided-diffusion's `classifier_pool`. attention: one position attends to all; the only pool that fixes the
+    size of x. adaptive: the mean of the coarsest features. spatial, spatial_v2: a network of two layers, of `hidden`
+    features between them, on the means of all levels' features.
+    size: the side of x, None for any multiple of the trunk's factor. pool_heads: of the attention that pools.
+    out_channels of the trunk means nothing here.
     """
 
     trunk: UNetShape
     classes: int
-    size: int
-    pool_heads: int
+    size: int | None = None
+    pool: Pool = "attention"
+    pool_heads: int = 1
+    hidden: int = 2048
 
     @property
     def cells(self) -> int:
-        """How many positions the coarsest level has."""
+        """How many positions the coarsest level has, where the size is fixed."""
+        assert self.size is not None
         return (self.size // self.trunk.factor) ** 2
 
 

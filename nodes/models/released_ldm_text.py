@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from guidegraph.nodes.models.pretrained_text import PretrainedText
 from guidegraph.nodes.models.released_layers import attend
+from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition
 
 
@@ -100,18 +101,28 @@ class LDMText(PretrainedText):
 class ClassTokens(nn.Module):
     """A `LabelEmbedder` of a latent diffusion model with classes: each label as one token of cross-attention.
 
-    Trained with a null class, which is the last.
+    null_class: the last of its labels means none; without it no label does.
     """
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, count: int, width: int, null_class: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(count, width)
+        self.null_class = null_class
 
     @property
     def classes(self) -> int:
-        return self.embedding.num_embeddings - 1
+        return self.embedding.num_embeddings - self.null_class
 
     def forward(self, labels: Tensor) -> Condition:
-        """The condition of labels (B), int64: tokens (B, 1, C); the label `classes` means none."""
+        """The condition of labels (B), int64: tokens (B, 1, C); the label `classes` means none.
+
+        Raises ``ValueError`` for that one where the model is not known to have a null class.
+        """
+        count = self.embedding.num_embeddings
+        if has_values(labels) and labels.numel() and int(labels.max()) >= count:
+            raise ValueError(
+                f"this model knows {count} classes, and which of them means none, if any, is not known: give labels of "
+                f"0 … {count - 1}"
+            )
         tokens = F.embedding(labels.to(self.embedding.weight.device), self.embedding.weight)
         return Condition(tokens=tokens[:, None])

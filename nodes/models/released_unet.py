@@ -17,6 +17,7 @@ from guidegraph.nodes.models.released_layers import (
     SpatialTransformer,
     timestep_embedding,
 )
+from guidegraph.nodes.shapes import check_channels, check_sides
 
 
 class Stage(nn.ModuleList):
@@ -59,7 +60,7 @@ class ReleasedEncoder(nn.Module):
         skips = [width]
         for level, out in enumerate(shape.widths):
             for _ in range(shape.blocks):
-                self.input_blocks.append(self.block(width, out, level))
+                self.input_blocks.append(self.block(width, out, level, shape.heads))
                 width = out
                 skips.append(width)
             if level < len(shape.widths) - 1:
@@ -71,18 +72,27 @@ class ReleasedEncoder(nn.Module):
         self.middle_block = Stage([ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)])
         self.skips = tuple(skips)
 
-    def block(self, width: int, out: int, level: int) -> Stage:
-        """A residual block, and attention where the level has it."""
+    def block(self, width: int, out: int, level: int, heads: tuple[int, ...]) -> Stage:
+        """A residual block, and attention where the level has it; heads: of each level."""
         shape = self.shape
         layers: list[nn.Module] = [ResidualBlock(width, out, shape)]
         if shape.depths[level]:
-            layers.append(attention(out, shape.heads[level], shape.depths[level], shape))
+            layers.append(attention(out, heads[level], shape.depths[level], shape))
         return Stage(layers)
 
     def downsample(self, width: int) -> nn.Module:
         if self.shape.resblock_updown:
             return ResidualBlock(width, width, self.shape, "down")
+        if not self.shape.resample_convolution:
+            return nn.AvgPool2d(2)
         return Downsample(width, self.shape.asymmetric_downsample)
+
+    def upsample(self, width: int) -> nn.Module:
+        if self.shape.resblock_updown:
+            return ResidualBlock(width, width, self.shape, "up")
+        if not self.shape.resample_convolution:
+            return nn.Upsample(scale_factor=2.0, mode="nearest")
+        return Upsample(width)
 
     def embed(self, t: Tensor) -> Tensor:
         """The embedding (B, 4 · channels) of times (B)."""
@@ -137,10 +147,10 @@ class ReleasedUNet(ReleasedEncoder):
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(shape.widths))):
             for index in range(shape.blocks + 1):
-                stage = self.block(width + skips.pop(), shape.widths[level], level)
+                stage = self.block(width + skips.pop(), shape.widths[level], level, shape.heads_up)
                 width = shape.widths[level]
                 if level and index == shape.blocks:
-                    stage.append(ResidualBlock(width, width, shape, "up") if shape.resblock_updown else Upsample(width))
+                    stage.append(self.upsample(width))
                 self.output_blocks.append(stage)
         self.out = nn.Sequential(
             nn.GroupNorm(shape.groups, width, shape.norm_eps),
@@ -186,23 +196,46 @@ class ReleasedClassifier(ReleasedEncoder):
     def __init__(self, shape: ClassifierShape) -> None:
         super().__init__(shape.trunk)
         self.classes, self.size = shape.classes, shape.size
-        width = shape.trunk.widths[-1]
-        self.out = nn.Sequential(
-            nn.GroupNorm(shape.trunk.groups, width, shape.trunk.norm_eps),
-            nn.SiLU(),
-            AttentionPool(width, shape.cells, shape.pool_heads, shape.classes),
-        )
+        self.pools_every_level = shape.pool in ("spatial", "spatial_v2")
+        features = sum(self.skips) + shape.trunk.widths[-1] if self.pools_every_level else shape.trunk.widths[-1]
+        self.out = pool_head(shape, features)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Logits (B, classes) in x's dtype for x (B, C, size, size) at t (B) on the schedule's axis.
+        """Logits (B, classes) in x's dtype for x (B, C, H, W) at t (B) on the schedule's axis.
 
-        Raises ``ValueError`` for samples of another size.
+        Raises ``ValueError`` for samples of a size that it does not take.
         """
-        if x.shape[1:] != (self.shape.in_channels, self.size, self.size):
+        if self.size is None:
+            check_channels(x, self.shape.in_channels, "this classifier")
+            check_sides(x, self.shape.factor, "this classifier")
+        elif x.shape[1:] != (self.shape.in_channels, self.size, self.size):
             raise ValueError(
                 f"this classifier takes samples (B, {self.shape.in_channels}, {self.size}, {self.size}); found shape "
                 f"{tuple(x.shape)}"
             )
-        h, _ = self.encode(x.to(self.dtype), self.embed(t))
+        h, skips = self.encode(x.to(self.dtype), self.embed(t))
+        if self.pools_every_level:
+            h = torch.cat([features.mean((2, 3)) for features in (*skips, h)], dim=1)
         logits: Tensor = self.out(h)
         return logits.to(x.dtype)
+
+
+def pool_head(shape: ClassifierShape, features: int) -> nn.Sequential:
+    """The layers after the encoder, numbered as in the files: features to logits (B, classes).
+
+    They take (B, features, h, w) of the coarsest level, or for the spatial pools (B, features), means of all levels.
+    """
+    groups, eps = shape.trunk.groups, shape.trunk.norm_eps
+    if shape.pool == "spatial":
+        return nn.Sequential(nn.Linear(features, shape.hidden), nn.ReLU(), nn.Linear(shape.hidden, shape.classes))
+    if shape.pool == "spatial_v2":
+        return nn.Sequential(
+            nn.Linear(features, shape.hidden),
+            nn.GroupNorm(groups, shape.hidden, eps),
+            nn.SiLU(),
+            nn.Linear(shape.hidden, shape.classes),
+        )
+    normed: list[nn.Module] = [nn.GroupNorm(groups, features, eps), nn.SiLU()]
+    if shape.pool == "adaptive":
+        return nn.Sequential(*normed, nn.AdaptiveAvgPool2d(1), nn.Conv2d(features, shape.classes, 1), nn.Flatten())
+    return nn.Sequential(*normed, AttentionPool(features, shape.cells, shape.pool_heads, shape.classes))

@@ -38,7 +38,10 @@ def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
 
     where = f"'{folder / SCHEDULER_CONFIG}'"
     alphas_bar = alphas_bar_of(full_config(read_json(folder / SCHEDULER_CONFIG), where), like, where)
-    return Schedule(torch.from_numpy(alphas_bar).to(current_device()))
+    # A pipeline's model was trained at all timesteps, at α = 0 too where its schedule ends there.
+    return Schedule(
+        torch.from_numpy(alphas_bar).to(current_device()), trained_from=0.0, trained_to=len(alphas_bar) - 1.0
+    )
 
 
 def full_config(config: dict[str, Any], where: str) -> dict[str, Any]:

@@ -65,13 +65,21 @@ COLOURS = (
 TOLERANCE = 12  # how far each channel of a colour may be off
 
 
-def read_map(file: File) -> NDArray[np.int64]:
+def read_map(file: File, classes: int | None = None) -> NDArray[np.int64]:
     """The classes (H, W) of a picture of indices (grey or with a palette), or of one in the classes' colours.
 
+    classes: how many there are, of any kind, which have no colours; None for those of scenes.
     Raises ``FileNotFoundError``, and ``ValueError`` for what is no such picture.
     """
     pixels, indexed = read_picture(file, _pixels)
-    return checked(pixels, file) if indexed else nearest_class(pixels, file)
+    if indexed:
+        return checked(pixels, file, len(CLASSES) if classes is None else classes)
+    if classes is not None:
+        raise ValueError(
+            f"{file_name(file)}: colours stand for the classes of scenes alone: for {classes} classes, give a grey "
+            "picture, or one with a palette, of their indices"
+        )
+    return nearest_class(pixels, file)
 
 
 def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
@@ -82,14 +90,13 @@ def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
     return np.array(picture.getchannel(0) if len(bands) > 1 else picture), True
 
 
-def checked(pixels: NDArray[Any], file: File) -> NDArray[np.int64]:
+def checked(pixels: NDArray[Any], file: File, classes: int) -> NDArray[np.int64]:
     """Indices (H, W), all of them from 0 to the number of classes less one."""
-    wrong = (pixels < 0) | (pixels >= len(CLASSES)) | (pixels % 1 != 0)
+    wrong = (pixels < 0) | (pixels >= classes) | (pixels % 1 != 0)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
         raise ValueError(
-            f"{file_name(file)}: the value at row {y}, column {x} is {pixels[y, x]}; "
-            f"classes are 0 to {len(CLASSES) - 1}"
+            f"{file_name(file)}: the value at row {y}, column {x} is {pixels[y, x]}; classes are 0 to {classes - 1}"
         )
     return pixels.astype(np.int64)
 

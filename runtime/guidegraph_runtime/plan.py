@@ -15,6 +15,7 @@ from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
+from guidegraph_runtime.unread import Flags, hold, unread_operations, zeros_like
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -32,6 +33,7 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
+    unread: operations that are not computed while flags of a value are as it says.
     """
 
     where: str
@@ -39,6 +41,7 @@ class PlanRun:
     files: Callable[[str], bytes]
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
+    unread: dict[str, Flags] = field(default_factory=dict)
 
     def run(self, plan: Sequence[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
@@ -60,6 +63,10 @@ class PlanRun:
     def _host(self, operation: Operation) -> None:
         if operation.op not in OPERATIONS:
             raise ValueError("this runtime has no such operation: install the guidegraph-runtime of the export")
+        flags = self.unread.get(operation.node)
+        if flags is not None and hold(flags, self.memory):
+            self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
+            return
         given = {name: self._setting(value) for name, value in operation.settings.items()}
         found = OPERATIONS[operation.op](**arguments(self._inputs(operation)), **given)
         for name, value in found.items():
@@ -92,6 +99,7 @@ class PlanRun:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
         rows = range(over) if isinstance(over, int) else over
+        self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
         for i in range(len(rows)):

@@ -1,16 +1,17 @@
 """Samplers: each function computes a table, once, that a step applies row by row, in float64 NumPy.
 
-All of them take a schedule's ᾱ (T), decreasing, in [0, 1], and raise ``ValueError`` for a setting that is out of its
-range, for steps that do not fit into the schedule, and for a schedule that starts at α = 0 where the solver needs σ/α.
-The settings that several share are those of the nodes of the same names:
+All of them take a schedule, or its ᾱ (T), decreasing, in [0, 1], and the levels to visit; without levels, the settings
+steps, spacing, offset, final, sigmas and strength choose them within what the schedule's model knows. They raise
+``ValueError`` for a setting that is out of its range, for steps that do not fit into the schedule, and for levels that
+start at α = 0 where the solver needs σ/α. The settings that several share are those of the nodes of the same names:
 steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
-final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
-as Karras et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile
-of dynamic thresholding (Saharia et al. 2022). rederive_eps: ε follows the clipped x̂0. strength: only this last part
-of the steps, rounded down but at least one, for a start from a picture. eta: how much of DDPM's noise a step adds,
-where the sampler has a choice; the others take only the value that they have anyway, so that one can stand in for
-another.
+2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps. final:
+ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced as Karras
+et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
+thresholding (Saharia et al. 2022), and threshold_max the most that it counts as. rederive_eps: ε follows the clipped
+x̂0. strength: only this last part of the steps, rounded down but at least one, for a start from a picture. eta: how
+much of DDPM's noise a step adds, where the sampler has a choice; the others take only the value that they have anyway,
+so that one can stand in for another.
 """
 
 from __future__ import annotations
@@ -19,10 +20,20 @@ import math
 from typing import Literal, TypeAlias, get_args
 
 from guidegraph_runtime.checks import choice, number, whole
-from guidegraph_runtime.tables import ancestral, dpm, multistep, ratio
-from guidegraph_runtime.tables import unipc as uni
+from guidegraph_runtime.distilled_samplers import lcm as lcm
+from guidegraph_runtime.distilled_samplers import tcd as tcd
+from guidegraph_runtime.exponential_samplers import deis as deis
+from guidegraph_runtime.exponential_samplers import dpmpp_2m as dpmpp_2m
+from guidegraph_runtime.exponential_samplers import dpmpp_2m_sde as dpmpp_2m_sde
+from guidegraph_runtime.exponential_samplers import dpmpp_2s as dpmpp_2s
+from guidegraph_runtime.exponential_samplers import dpmpp_2s_ancestral as dpmpp_2s_ancestral
+from guidegraph_runtime.exponential_samplers import dpmpp_3m_sde as dpmpp_3m_sde
+from guidegraph_runtime.exponential_samplers import dpmpp_sde as dpmpp_sde
+from guidegraph_runtime.exponential_samplers import unipc as unipc
+from guidegraph_runtime.tables import ancestral, multistep, ratio
 from guidegraph_runtime.tables.ancestral import Variance
-from guidegraph_runtime.tables.grid import LAMBDA, RATIO, SUBSEQUENCE, Final, Sigmas, Spacing
+from guidegraph_runtime.tables.grid import RATIO, SUBSEQUENCE, Final, Levels, Noise, Sigmas, Spacing
+from guidegraph_runtime.tables.multistep import Combine
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import (
     SamplerTable,
@@ -37,7 +48,8 @@ Warmup: TypeAlias = Literal["plms", "runge_kutta"]
 
 
 def ddpm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int | None = None,
     spacing: Spacing = "leading",
@@ -48,19 +60,23 @@ def ddpm(
     variance: Variance = "fixed_small",
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     strength: float = 1.0,
 ) -> SamplerTable:
     """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between the two."""
     ancestral_eta(eta)
     choice("variance", variance, get_args(Variance))
     noise = noise_of(alphas_bar)
-    count = len(noise.log_ratio) if steps is None else steps
-    visited = visited_levels(noise, SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
-    return sampler_table(ancestral.ddpm(visited, variance), clip, threshold, learned=variance == "learned")
+    count = noise.whole_times if steps is None else steps
+    visited = visited_levels(noise, levels, SUBSEQUENCE, count, spacing, offset, final, sigmas, strength)
+    return sampler_table(
+        ancestral.ddpm(visited, variance), clip, threshold, threshold_max, learned=variance == "learned"
+    )
 
 
 def ddim(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 50,
     spacing: Spacing = "leading",
@@ -70,16 +86,22 @@ def ddim(
     eta: float = 0.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """DDIM (Song et al. 2021): deterministic at eta 0, as random as DDPM at eta 1."""
-    visited = visited_levels(noise_of(alphas_bar), SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ancestral.ddim(visited, number("eta", eta, low=0, high=1)), clip, threshold, rederive_eps)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength, rising=eta == 0
+    )
+    return sampler_table(
+        ancestral.ddim(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
+    )
 
 
 def pndm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 50,
     spacing: Spacing = "leading",
@@ -88,22 +110,29 @@ def pndm(
     sigmas: Sigmas = "schedule",
     eta: float = 0.0,
     warmup: Warmup = "plms",
+    combine: Combine = "eps",
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
-    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it."""
+    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it.
+
+    warmup: which of the two. combine: what is mixed over several calls, ε, or v as diffusers does for models of v.
+    """
     drawing_none(eta)
     choice("warmup", warmup, get_args(Warmup))
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
-    rows = multistep.plms(visited) if warmup == "plms" else multistep.runge_kutta(visited, noise.at)
-    return sampler_table(rows, clip, threshold, rederive_eps)
+    choice("combine", combine, get_args(Combine))
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, SUBSEQUENCE, steps, spacing, offset, final, sigmas, strength)
+    rows = multistep.plms(visited, combine) if warmup == "plms" else multistep.runge_kutta(visited, noise.at, combine)
+    return sampler_table(rows, clip, threshold, threshold_max, rederive_eps)
 
 
 def euler(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -113,17 +142,21 @@ def euler(
     eta: float = 0.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ratio.euler(visited), clip, threshold, rederive_eps)
+    visited = visited_levels(
+        noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
+    return sampler_table(ratio.euler(visited), clip, threshold, threshold_max, rederive_eps)
 
 
 def euler_ancestral(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -133,18 +166,20 @@ def euler_ancestral(
     eta: float = 1.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
+    visited = visited_levels(noise_of(alphas_bar), levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
-        ratio.euler_ancestral(visited, number("eta", eta, low=0, high=1)), clip, threshold, rederive_eps
+        ratio.euler_ancestral(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
     )
 
 
 def heun(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -154,17 +189,21 @@ def heun(
     eta: float = 0.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ratio.heun(visited), clip, threshold, rederive_eps)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
+    )
+    return sampler_table(ratio.heun(visited), clip, threshold, threshold_max, rederive_eps)
 
 
 def dpm2(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -174,18 +213,48 @@ def dpm2(
     eta: float = 0.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """DPM-Solver-2 (Lu et al. 2022) in x/α, of second order: 2·steps − 1 calls."""
     drawing_none(eta)
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ratio.dpm2(visited, noise.at_ratio), clip, threshold, rederive_eps)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
+    return sampler_table(ratio.dpm2(visited, noise.at_ratio), clip, threshold, threshold_max, rederive_eps)
+
+
+def dpm2_ancestral(
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
+    *,
+    steps: int = 30,
+    spacing: Spacing = "linspace",
+    offset: int = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    eta: float = 1.0,
+    clip: bool | float = False,
+    threshold: float | None = None,
+    threshold_max: float | None = None,
+    rederive_eps: bool = True,
+    strength: float = 1.0,
+) -> SamplerTable:
+    """DPM-Solver-2 with fresh noise at every step, as in k-diffusion: 2·steps − 1 calls; eta scales that noise."""
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
+    return sampler_table(
+        ratio.dpm2_ancestral(visited, noise.at_ratio, number("eta", eta, low=0, high=1)),
+        clip,
+        threshold,
+        threshold_max,
+        rederive_eps,
+    )
 
 
 def lms(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 30,
     spacing: Spacing = "linspace",
@@ -196,134 +265,23 @@ def lms(
     order: int = 4,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
     """Linear multistep in x/α, of order up to 4: one call a step."""
     drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), RATIO, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ratio.lms(visited, whole("order", order, low=1, high=4)), clip, threshold, rederive_eps)
-
-
-def dpmpp_2m(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: float = 0.0,
-    clip: bool | float = False,
-    threshold: float | None = None,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step."""
-    drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(dpm.dpmpp_2m(visited), clip, threshold)
-
-
-def dpmpp_2m_sde(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    clip: bool | float = False,
-    threshold: float | None = None,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022): fresh noise at every step."""
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(dpm.dpmpp_2m(visited, stochastic=True), clip, threshold)
-
-
-def dpmpp_2s(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: float = 0.0,
-    clip: bool | float = False,
-    threshold: float | None = None,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step."""
-    drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(dpm.dpmpp_2s(visited), clip, threshold)
-
-
-def dpmpp_sde(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: float = 1.0,
-    clip: bool | float = False,
-    threshold: float | None = None,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """DPM-Solver++ (SDE) as in k-diffusion: 2·steps − 1 calls, with noise at each; eta scales the noise."""
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(dpm.dpmpp_sde(visited, noise.at_ratio, number("eta", eta, low=0, high=1)), clip, threshold)
-
-
-def unipc(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: float = 0.0,
-    order: int = 2,
-    variant: uni.B = "bh2",
-    clip: bool | float = False,
-    threshold: float | None = None,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step."""
-    drawing_none(eta)
-    choice("variant", variant, get_args(uni.B))
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(uni.unipc(visited, whole("order", order, low=1, high=3), variant), clip, threshold)
-
-
-def deis(
-    alphas_bar: Array,
-    *,
-    steps: int = 20,
-    spacing: Spacing = "linspace",
-    offset: int = 0,
-    final: Final = "one",
-    sigmas: Sigmas = "schedule",
-    eta: float = 0.0,
-    order: int = 3,
-    clip: bool | float = False,
-    threshold: float | None = None,
-    rederive_eps: bool = True,
-    strength: float = 1.0,
-) -> SamplerTable:
-    """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step."""
-    drawing_none(eta)
-    visited = visited_levels(noise_of(alphas_bar), LAMBDA, steps, spacing, offset, final, sigmas, strength)
-    return sampler_table(ratio.deis(visited, whole("order", order, low=1, high=3)), clip, threshold, rederive_eps)
+    visited = visited_levels(
+        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength
+    )
+    return sampler_table(
+        ratio.lms(visited, whole("order", order, low=1, high=4)), clip, threshold, threshold_max, rederive_eps
+    )
 
 
 def edm(
-    alphas_bar: Array,
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
     *,
     steps: int = 20,
     spacing: Spacing = "linspace",
@@ -336,6 +294,7 @@ def edm(
     s_noise: float = 1.0,
     clip: bool | float = False,
     threshold: float | None = None,
+    threshold_max: float | None = None,
     rederive_eps: bool = True,
     strength: float = 1.0,
 ) -> SamplerTable:
@@ -343,10 +302,10 @@ def edm(
 
     churn: S_churn; s_min, s_max: the σ/α between which noise is added; s_noise: S_noise.
     """
-    noise = noise_of(alphas_bar)
-    visited = visited_levels(noise, RATIO, steps, spacing, offset, final, sigmas, strength)
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     churn, s_min = number("churn", churn, low=0), number("s_min", s_min, low=0)
     s_max, s_noise = number("s_max", s_max, above=0), number("s_noise", s_noise, above=0)
     return sampler_table(
-        ratio.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise), clip, threshold, rederive_eps
+        ratio.edm(visited, noise.at_ratio, churn, s_min, s_max, s_noise), clip, threshold, threshold_max, rederive_eps
     )

@@ -149,29 +149,36 @@ def make_session(
     described = bundle.manifest.parts[part]
     where = str(bundle.path / described.file)
     _check_required(where, bundle, settings)
-    options = _options(onnxruntime, settings)
     weights = bundle.externals(part) if weights is None else weights
-    if weights:
-        _add_weights(where, options, weights)
-    # Without a fallback inside of it and without options from the file: a graph cannot choose how it is run.
-    session = _guard(
-        where,
-        "session-failed",
-        lambda: onnxruntime.InferenceSession(
-            bundle.data(described.file),
-            options,
-            providers=_ort_providers(settings),
-            enable_fallback=0,
-            read_config_from_model=0,
-        ),
-    )
-    verify_providers(where, session.get_providers(), settings.providers)
+    session = create_session(where, bundle.data(described.file), weights, settings)
     for kind, nodes, tensors in (
         ("input", session.get_inputs(), described.inputs),
         ("output", session.get_outputs(), described.outputs),
     ):
         _check_described(where, kind, nodes, tensors)
     return Session(where, described, session, settings, onnxruntime)
+
+
+def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settings: SessionSettings) -> Any:
+    """The `onnxruntime.InferenceSession` of a checked graph's bytes and of the files of its weights, by name.
+
+    Without a fallback inside of it and without options from the file: a graph cannot choose how it is run. Raises
+    ``BundleError`` where onnxruntime refuses the graph, or lacks a provider.
+    """
+    import onnxruntime
+
+    options = _options(onnxruntime, settings)
+    if weights:
+        _add_weights(where, options, weights)
+    session = _guard(
+        where,
+        "session-failed",
+        lambda: onnxruntime.InferenceSession(
+            data, options, providers=_ort_providers(settings), enable_fallback=0, read_config_from_model=0
+        ),
+    )
+    verify_providers(where, session.get_providers(), settings.providers)
+    return session
 
 
 def _ort_providers(settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:

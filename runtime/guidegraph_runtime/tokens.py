@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
+
+NEAR = 0.6
+"""How alike two words are at least, as `difflib` has it, for one to be suggested in place of the other."""
+
+AS_NEAR = 0.1
+"""How much less alike than the nearest word another may be to be suggested too."""
+
+LONGEST_WORD = 40
+LISTED, SAMPLED = 120, 20
+"""The most words that a message lists in full, and how many it gives of a longer list."""
 
 
 @lru_cache(maxsize=8)
@@ -55,15 +66,38 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     ]
 
 
+def known_words(tokenizer: Tokenizer) -> list[str]:
+    """The words that the tokenizer knows, in order: without marks such as [PAD], punctuation and pieces of words."""
+    return sorted(word for word in tokenizer.get_vocab() if word.isalpha())
+
+
+def near_words(word: str, known: Sequence[str]) -> list[str]:
+    """The known words that a word may be a misspelling of: the nearest one, and any that are about as near."""
+    lower = word.lower()[:LONGEST_WORD]
+    near = difflib.get_close_matches(lower, known, n=3, cutoff=NEAR)
+    likeness = [difflib.SequenceMatcher(None, each, lower).ratio() for each in near]
+    return [each for each, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - AS_NEAR]
+
+
+def unknown_words_message(words: Iterable[str], known: Sequence[str]) -> str:
+    """What to say of words that are not known: the near ones of each, and the list, or a sample of a long one."""
+    named = []
+    for word in words:
+        meant = " or ".join(f"'{each}'" for each in near_words(word, known))
+        named.append(f"'{word}' (did you mean {meant}?)" if meant else f"'{word}'")
+    if len(known) <= LISTED:
+        which = f"it knows: {', '.join(known)}"
+    else:
+        every = len(known) // SAMPLED
+        sample = ", ".join(known[::every][:SAMPLED])
+        which = f"it knows {len(known)} words, among them: {sample}; tokenizer.json beside its weights lists all"
+    return f"words this model was not trained on: {', '.join(named)}; {which}"
+
+
 def warn_of_unknown_words(tokenizer: Tokenizer, texts: Sequence[str], ids: NDArray[np.int64]) -> None:
     """A warning that names the words of texts that became [UNK] among the ids (B, L), where there are some."""
     unknown = tokenizer.token_to_id(UNKNOWN)
     if unknown is None or not (ids == unknown).any():
         return
     words = dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text))
-    known = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 2)
-    warnings.warn(
-        f"words this model was not trained on: {', '.join(words)}; it knows, among others: "
-        f"{', '.join(known[:: max(1, len(known) // 16)])}",
-        stacklevel=3,
-    )
+    warnings.warn(unknown_words_message(words, known_words(tokenizer)), stacklevel=3)

@@ -98,24 +98,29 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
         graph = read_graph(data[part.file])
     except Malformed as error:
         _refuse(where, f"expected an ONNX graph, found {error}", "export the workflow again")
-    _check_operators(where, graph)
+    check_operators(where, graph)
     _check_externals(where, part, graph, data)
     if graph.opsets != dict(part.opsets):
         _refuse(where, f"expected the operator sets {dict(part.opsets)}, found {graph.opsets}", "export again")
     return graph
 
 
-def _check_operators(where: str, graph: OnnxGraph) -> None:
+def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow again") -> None:
+    """Raise ``BundleError`` for operators that are not standard, or newer than the installed onnxruntime.
+
+    do: what the message tells a person to do about operators that are not standard.
+    """
     for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
-            _refuse(where, f"expected standard operators only, found {shown(op)} of the domain {shown(domain)}")
+            message = f"expected standard operators only, found {shown(op)} of the domain {shown(domain)}"
+            _refuse(where, message, do)
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
         if domain not in STANDARD:
-            _refuse(where, f"expected the standard operator sets only, found that of {shown(domain)}")
+            _refuse(where, f"expected the standard operator sets only, found that of {shown(domain)}", do)
         if not 1 <= version <= newest[domain]:
-            do = "update onnxruntime, or export with an older opset"
-            _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", do)
+            update = "update onnxruntime, or export with an older opset"
+            _refuse(where, f"expected opset 1 to {newest[domain]} of '{domain}', found {version}", update)
 
 
 def _check_externals(where: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:

@@ -36,6 +36,7 @@ class Flags:
     use_new_attention_order: bool = False
     upsampler: bool = False
     num_classes: int = 1000
+    classifier_pool: str = "attention"
 
 
 MULT = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4), 512: (0.5, 1, 1, 2, 2, 4, 4)}
@@ -193,7 +194,17 @@ def unet(w: Weights, x: Tensor, t: Tensor, flags: Flags, y: Tensor | None = None
 
 def classifier(w: Weights, x: Tensor, t: Tensor, flags: Flags) -> Tensor:
     """The logits (B, num_classes) of x (B, 3, H, W)."""
-    h = encoder(w, x, embedded(w, t, flags), flags)[-1]
+    outputs = encoder(w, x, embedded(w, t, flags), flags)
+    if flags.classifier_pool.startswith("spatial"):
+        means = torch.cat([features.mean((2, 3)) for features in outputs], 1)
+        hidden = dense(w, "out.0", means, 2048)
+        if flags.classifier_pool == "spatial":
+            return dense(w, "out.2", hidden.clamp(min=0), flags.num_classes)
+        return dense(w, "out.3", swish(normed(w, "out.1", hidden)), flags.num_classes)
+    h = outputs[-1]
+    if flags.classifier_pool == "adaptive":
+        pooled = swish(normed(w, "out.0", h)).mean((2, 3), keepdim=True)
+        return convolution(w, "out.3", pooled, flags.num_classes, 1)[:, :, 0, 0]
     tokens = swish(normed(w, "out.0", h)).flatten(2)
     tokens = torch.cat([tokens.mean(2, keepdim=True), tokens], 2)
     tokens = tokens + w("out.2.positional_embedding", *tokens.shape[1:])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from tests.checkpoints import compvis_writer, tiny
@@ -70,7 +71,7 @@ def pipeline(family: str, folder: Path, **scheduling: Any) -> Any:
 
 
 def single_file(pipe: Any, family: str, path: Path) -> Path:
-    """The same weights as CompVis wrote them: `.ckpt` or `.safetensors` by the path's name."""
+    """The same weights as CompVis wrote them, with a config.yaml: `.ckpt` or `.safetensors` by the path's name."""
     tensors = {f"model.diffusion_model.{name}": value for name, value in compvis_writer.unet(pipe.unet).items()}
     tensors |= {f"first_stage_model.{name}": value for name, value in compvis_writer.first_stage(pipe.vae).items()}
     if family == "sdxl":
@@ -88,12 +89,51 @@ def single_file(pipe: Any, family: str, path: Path) -> Path:
             tensors |= {f"cond_stage_model.transformer.{_old(name)}": value for name, value in clip.items()}
             positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
             tensors[positions] = torch.arange(77)[None]
+    (path.parent / "config.yaml").write_text(yaml.safe_dump(config_of(family)))
     whole = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     if path.suffix == ".safetensors":
         save_file(whole, path)
     else:
         torch.save({"state_dict": whole, "global_step": 470000}, path)
     return path
+
+
+def config_of(family: str) -> dict[str, Any]:
+    """The config.yaml of a tiny family, in the form of Stable Diffusion's, or of SDXL's own software."""
+    settings = tiny.UNETS[family]
+    network = {
+        "in_channels": settings.get("in_channels", 4),
+        "out_channels": 4,
+        "model_channels": settings["block_out_channels"][0],
+        "channel_mult": [1, 2],
+        "num_res_blocks": settings["layers_per_block"],
+        "attention_resolutions": [2 if family == "sdxl" else 1],
+        "use_spatial_transformer": True,
+        "transformer_depth": [1, 2] if family == "sdxl" else 1,
+        "context_dim": settings["cross_attention_dim"],
+        "legacy": False,
+    }
+    heads = {"num_heads": 8} if family in ("sd1", "inpaint") else {"num_head_channels": 64}
+    network |= heads | ({} if "num_heads" in heads else {"use_linear_in_transformer": True})
+    if family != "sdxl":
+        params = {"linear_start": 0.00085, "linear_end": 0.012, "scale_factor": 0.18215, "timesteps": 1000}
+        params["unet_config"] = {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": network}
+        return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
+    network |= {"adm_in_channels": settings["projection_class_embeddings_input_dim"], "num_classes": "sequential"}
+    denoiser = {
+        "num_idx": 1000,
+        "scaling_config": {"target": "sgm.modules.diffusionmodules.denoiser_scaling.EpsScaling"},
+        "discretization_config": {"target": "sgm.modules.diffusionmodules.discretizer.LegacyDDPMDiscretization"},
+    }
+    params = {
+        "scale_factor": 0.13025,
+        "denoiser_config": {
+            "target": "sgm.modules.diffusionmodules.denoiser.DiscreteDenoiser",
+            "params": denoiser,
+        },
+        "network_config": {"target": "sgm.modules.diffusionmodules.openaimodel.UNetModel", "params": network},
+    }
+    return {"model": {"target": "sgm.models.diffusion.DiffusionEngine", "params": params}}
 
 
 def _openclip_of_sd2(text: Any) -> dict[str, torch.Tensor]:

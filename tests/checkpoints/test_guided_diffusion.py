@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,46 @@ def test_a_classifier_gives_the_published_logits_and_its_gradient(updown: bool) 
     (gradient,) = torch.autograd.grad(torch.log_softmax(expected, 1)[[0, 1], label].sum(), x)
     score = classifier_guidance(classifier, x.detach(), t, label, scale=2.0)
     torch.testing.assert_close(score, 2 * gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["adaptive", "spatial", "spatial_v2"])
+@pytest.mark.parametrize("updown", [False, True])
+def test_a_classifier_with_another_pool_gives_the_published_logits_at_any_size(pool: str, updown: bool) -> None:
+    flags = reference.small(
+        num_channels=64, num_head_channels=64, num_res_blocks=2, channel_mult=(1, 1, 2), resblock_updown=updown
+    )
+    flags = replace(flags, classifier_pool=pool)
+    tensors = reference.state(flags, judge=True, device="cpu")
+    classifier = load(tensors, LoadOptions())["classifier"]
+    assert (classifier.size, classifier.classes) == (None, 7)
+    t = torch.tensor([0.0, 640.0])
+    for size in (16, 24):
+        x = torch.randn(2, 3, size, size)
+        at_size = replace(flags, image_size=size, attention_resolutions=(size // 2,))
+        expected = reference.classifier(reference.weights_of(tensors), x, t, at_size)
+        assert expected.std() > 0.02
+        torch.testing.assert_close(classifier(x, t), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(
+        ValueError, match="this classifier takes pictures whose sides are multiples of 4; found 18 × 16"
+    ):
+        classifier(torch.randn(2, 3, 18, 16), t)
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict"])
+def test_names_of_data_parallel_training_are_read(tmp_path: Path, wrapper: str | None) -> None:
+    flags = reference.small(class_cond=True)
+    plain = reference.state(flags, device="cpu")
+    tensors = {f"module.{name}": value for name, value in plain.items()}
+    torch.save(tensors if wrapper is None else {wrapper: tensors}, tmp_path / "parallel.pt")
+    assert read_tensors(tmp_path / "parallel.pt").keys() == plain.keys()
+    torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "mixed.pt")
+    assert set(read_tensors(tmp_path / "mixed.pt")) == {"module.a", "b"}
+
+
+def test_settings_of_latents_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    tensors = reference.state(reference.small())
+    with pytest.raises(ValueError, match="without latents: leave scale, config out"):
+        load(tensors, replace(OPTIONS, scale=0.5, config=tmp_path), "meta")
 
 
 def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.checkpoints.compvis_writer import under
 transformers = pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 
+SAID: Any = {"scale": 0.18215, "noise_schedule": "scaled_linear", "prediction": "eps"}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *tiny.LETTERS]
 TEXTS = ["a b c", ""]
 LENGTH = 12
@@ -94,7 +95,7 @@ def test_the_text_encoder_is_that_of_diffusers_from_a_folder_and_from_a_file(tmp
         eps = unet(x, t, encoder_hidden_states=expected).sample
     for found in (
         load_checkpoint(path=tmp_path / "folder"),
-        load_checkpoint(path=path, tokenizer=tmp_path / "words"),
+        load_checkpoint(path=path, tokenizer=tmp_path / "words", heads=8, **SAID),
     ):
         condition = encode_text(found.text, TEXTS)
         assert condition.tokens is not None
@@ -108,7 +109,7 @@ def test_the_text_encoder_is_that_of_diffusers_from_a_folder_and_from_a_file(tmp
         encode_text(found.text, "a " * LENGTH)
     del parts["cond_stage_model.transformer"]["attn_layers.layers.3.1.net.2.bias"]
     with pytest.raises(ValueError, match=r"1 missing: attn_layers\.layers\.3\.1\.net\.2\.bias"):
-        load_checkpoint(path=save(tmp_path / "less.ckpt", parts), tokenizer=tmp_path / "words")
+        load_checkpoint(path=save(tmp_path / "less.ckpt", parts), tokenizer=tmp_path / "words", heads=8, **SAID)
 
 
 def test_classes_are_tokens_of_cross_attention(tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ def test_classes_are_tokens_of_cross_attention(tmp_path: Path) -> None:
         "first_stage_model": compvis_writer.first_stage(pipelines.vae()),
         "cond_stage_model": {"embedding.weight": table},
     }
-    found = load_checkpoint(path=save(tmp_path / "model.ckpt", parts))
+    found = load_checkpoint(path=save(tmp_path / "model.ckpt", parts), heads=1, **SAID)
     x, t, labels = torch.randn(2, 4, 16, 16), torch.tensor([5.0, 400.0]), torch.tensor([3, 10])
-    assert found.label.classes == 10  # the last is the null class
+    assert found.label.classes == 11  # which of them means none is not known
     condition = found.label(labels)
     with torch.no_grad():
         expected = unet(x, t, encoder_hidden_states=table[labels][:, None]).sample

@@ -73,7 +73,7 @@ def test_weights_that_do_not_fit_are_named(stable: tuple[Path, dict[str, Tensor]
     torch.save({name: value for name, value in mixed.items() if value is not None}, tmp_path / "odd.ckpt")
     for tokenizer in (None, stable[0].parent / "eos"):
         with pytest.raises(ValueError, match=rf"odd\.ckpt'.*{message}"):
-            load_checkpoint(path=tmp_path / "odd.ckpt", tokenizer=tokenizer)
+            load_checkpoint(path=tmp_path / "odd.ckpt", tokenizer=tokenizer, config=stable[0].parent / "config.yaml")
 
 
 @pytest.mark.parametrize(

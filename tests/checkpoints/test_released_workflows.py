@@ -28,6 +28,8 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
 PROMPT, NEGATIVE, SIDE, SEED = "a tiger on grass", "b", 32, 5
 SHAPE = [4, SIDE // 2, SIDE // 2]
 TOLERANCE = 1e-3
+FEW = 6
+"""Steps where the networks or what they are given are the point; other tests hold the sampler over twenty."""
 LAYOUTS = ["folder", "file"]
 THEIRS = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"
 """Where diffusers draws by itself, in ways that no argument of a pipeline changes: the noise, and a latent's sample."""
@@ -91,25 +93,34 @@ def test_twenty_steps_at_guidance_seven_and_a_half(stable: Made, layout: str) ->
     assert (other - expected).norm() / expected.norm() > 10 * TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made("sdxl", tmp_path_factory.mktemp("large"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", ["sd2", "sdxl"])
-def test_the_other_families_draw_the_same(tmp_path: Path, family: str, layout: str) -> None:
-    made = Made(family, tmp_path)
+@pytest.mark.parametrize("negative", [NEGATIVE, ""])
+def test_sdxl_draws_the_same(large: Made, layout: str, negative: str) -> None:
     side = 1024 if layout == "file" else 256  # what the text encoder tells of the picture where nobody does
-    sizes = {"original_size": (side, side), "target_size": (side, side)} if family == "sdxl" else {}
-    given: dict[str, Any] = {"num_inference_steps": 20, "latents": noise(), "height": SIDE, "width": SIDE}
-    check(made.run("text_to_image.yaml", layout, "eps", steps=20, shape=SHAPE), made.theirs(**given, **sizes))
-    if family == "sdxl":  # an empty negative prompt is none: zeros
-        none = made.theirs(**given, **sizes, negative_prompt=None)
-        check(made.run("text_to_image.yaml", layout, steps=20, shape=SHAPE, negative=""), none)
+    sizes = {"original_size": (side, side), "target_size": (side, side)}
+    given: dict[str, Any] = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
+    expected = large.theirs(**given, **sizes, negative_prompt=negative or None)  # an empty one is none: zeros
+    check(large.run("text_to_image.yaml", layout, steps=FEW, shape=SHAPE, negative=negative), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_v_prediction_with_guidance_rescaled(tmp_path: Path, layout: str) -> None:
+def test_stable_diffusion_2_draws_the_same(tmp_path: Path) -> None:
+    made = Made("sd2", tmp_path)
+    expected = made.theirs(num_inference_steps=FEW, latents=noise(), height=SIDE, width=SIDE)
+    for layout in LAYOUTS:
+        check(made.run("text_to_image.yaml", layout, "eps", steps=FEW, shape=SHAPE), expected)
+
+
+def test_v_prediction_with_guidance_rescaled(tmp_path: Path) -> None:
     made = Made("sd2", tmp_path, prediction_type="v_prediction")
-    given = {"num_inference_steps": 20, "latents": noise(), "height": SIDE, "width": SIDE}
+    given = {"num_inference_steps": FEW, "latents": noise(), "height": SIDE, "width": SIDE}
     expected = made.theirs(**given, guidance_rescale=0.7)
-    check(made.run("text_to_image.yaml", layout, "v", steps=20, shape=SHAPE, rescale=0.7), expected)
+    for layout in LAYOUTS:
+        check(made.run("text_to_image.yaml", layout, "v", steps=FEW, shape=SHAPE, rescale=0.7), expected)
 
 
 def test_zero_terminal_snr_with_trailing_steps(tmp_path: Path) -> None:
@@ -136,8 +147,7 @@ def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
     check(found, expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_inpainting_by_nine_channels(tmp_path: Path, layout: str) -> None:
+def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
     made = Made("inpaint", tmp_path)
     picture, mask = load_image(path=tmp_path / "picture.png"), load_mask(path=tmp_path / "mask.png")
     files = {"image": str(tmp_path / "picture.png"), "mask": str(tmp_path / "mask.png"), "size": SIDE}
@@ -148,10 +158,11 @@ def test_inpainting_by_nine_channels(tmp_path: Path, layout: str) -> None:
         latents=noise(),
         height=SIDE,
         width=SIDE,
-        num_inference_steps=20,
+        num_inference_steps=FEW,
         strength=1.0,
     )
-    check(made.run("inpaint.yaml", layout, steps=20, **files), expected)
+    for layout in LAYOUTS:
+        check(made.run("inpaint.yaml", layout, steps=FEW, **files), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -176,11 +187,11 @@ def test_inpainting_by_blending(stable: Made, layout: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "inpaint", "inpaint_blend"])
-def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(tmp_path: Path, name: str) -> None:
-    made = Made("inpaint" if name == "inpaint" else "sd1", tmp_path)
-    params = {"shape": SHAPE} if name == "text_to_image" else {"image": tmp_path / "picture.png", "size": SIDE}
+def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Made, tmp_path: Path, name: str) -> None:
+    made = Made("inpaint", tmp_path) if name == "inpaint" else stable
+    params = {"shape": SHAPE} if name == "text_to_image" else {"image": made.root / "picture.png", "size": SIDE}
     if name.startswith("inpaint"):
-        params["mask"] = tmp_path / "mask.png"
+        params["mask"] = made.root / "mask.png"
     states: list[Tensor] = []
     forward = ReleasedDenoiser.forward
 

@@ -46,7 +46,8 @@ def written(path: Path, extra: dict[str, Tensor]) -> Path:
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_a_whole_file_with_a_vq_first_stage(tmp_path: Path, scale: float | None) -> None:
     path = written(tmp_path / "model.ckpt", {} if scale is None else {"scale_factor": torch.tensor(scale)})
-    found = load_checkpoint(path=path)
+    said: Any = {} if scale else {"scale": 1.0}
+    found = load_checkpoint(path=path, heads=1, noise_schedule="scaled_linear", prediction="eps", **said)
     model = vq()
     latent, image = torch.randn(2, CHANNELS, 16, 16), torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():

@@ -65,13 +65,16 @@ UNETS: dict[str, dict[str, Any]] = {
 }
 
 
-def unet(family: str) -> Any:
-    """A U-Net of diffusers in evaluation mode; its output is not as small as at initialisation."""
+def unet(family: str, **changes: Any) -> Any:
+    """A U-Net of diffusers in evaluation mode; its output is not as small as at initialisation.
+
+    changes: settings in the place of the family's.
+    """
     import diffusers
 
     torch.manual_seed(1)
     kind = diffusers.UNet2DConditionModel if "cross_attention_dim" in UNETS[family] else diffusers.UNet2DModel
-    model: Any = kind(**UNETS[family]).eval()
+    model: Any = kind(**{**UNETS[family], **changes}).eval()
     return model.requires_grad_(False)
 
 

@@ -89,6 +89,24 @@ def test_a_moved_model_is_in_the_logs() -> None:
     assert lines[1] == "nodes.model.text (ReleasedText): 246 MB to cuda, 0.12 s"
 
 
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ("auto", "nodes.fit: training in bf16 (auto), from step 20"),
+        ("bf16", "nodes.fit: training in bf16, from step 20"),
+    ],
+)
+def test_the_precision_of_a_training_is_in_the_logs(asked: str, line: str) -> None:
+    event = events.TrainingStarted("nodes.fit", "bf16", asked, 20)
+    lines: list[str] = []
+    PlainLog(lines.append, nodes=False)(event)
+    assert lines == [line]
+    screen = io.StringIO()
+    with Bars(Console(file=screen, force_terminal=True, width=120)) as bars:
+        bars(event)
+    assert line in screen.getvalue()
+
+
 def test_plain_log_does_not_flood() -> None:
     lines: list[str] = []
     log = PlainLog(lines.append, every=1000)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import time
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from guidegraph import load_workflow
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.workflow import export_workflow
+from guidegraph.nodes.models.store import build_unet
 from guidegraph.outputs import is_image
 from guidegraph_runtime.bundle import Bundle
 from guidegraph_runtime.sessions import SessionSettings
@@ -26,12 +30,11 @@ LEVEL = 2 / 255
 
 @dataclass(frozen=True)
 class Made:
-    """A workflow, the parameters at export, its bundle, and how many seconds it took to export it."""
+    """A workflow, the parameters at export and its bundle."""
 
     workflow: Path
     params: Mapping[str, Any]
     bundle: Bundle
-    seconds: float
     plugins: tuple[str, ...] = ()
 
     def run(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> Arrays:
@@ -59,14 +62,31 @@ def changed(workflow: Path, changes: Sequence[tuple[str, str]], folder: Path) ->
 def made(workflow: Path, folder: Path, plugins: tuple[str, ...] = (), **params: Any) -> Made:
     """A workflow exported with parameters."""
     loaded = load_workflow(workflow, plugins=plugins)
-    started = time.perf_counter()
     exported = export_workflow(loaded.graph, loaded.bind(params))
     outputs = loaded.graph.outputs
     kinds = {name: "image" if is_image(outputs[name].type) else "tensor" for name in exported.outputs}
     write_bundle(exported, folder / "bundle", kinds=kinds, versions={"guidegraph": "0.1.0"})
-    seconds = time.perf_counter() - started
     bundle = Bundle(folder / "bundle", SessionSettings.on("cpu", intra_threads=1))
-    return Made(workflow, params, bundle, seconds, plugins)
+    return Made(workflow, params, bundle, plugins)
+
+
+def small_class_model(folder: Path) -> Path:
+    """A model folder in the place of `pkg:fashion_class`, with a denoiser of a few thousand random weights."""
+    source = WORKFLOWS / "models" / "fashion_class"
+    folder.mkdir()
+    for name in ("label", "schedule"):
+        shutil.copy(source / f"{name}.safetensors", folder)
+    index = json.loads((source / "model.json").read_text(encoding="utf-8"))
+    part = index["parts"]["denoiser"]
+    part["config"] |= {"channels": 8, "multipliers": [1], "attention": [], "heads": 1}
+    (folder / "model.json").write_text(json.dumps(index), encoding="utf-8")
+    torch.manual_seed(0)
+    denoiser = build_unet(part["config"], folder, part)
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    save_file(denoiser.state_dict(), folder / part["weights"])
+    return folder
 
 
 def difference(found: Arrays, expected: Arrays) -> float:

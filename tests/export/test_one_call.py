@@ -22,8 +22,11 @@ from guidegraph import Condition, load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.one_call import export_call
+from guidegraph.nodes.denoiser import expand
+from guidegraph.nodes.edm import precondition
 from guidegraph.nodes.models.onnx_denoiser import run_arrays, run_on_device
 from guidegraph.nodes.onnx import onnx_denoiser
+from guidegraph.nodes.schedule import edm
 from guidegraph_runtime import Bundle, BundleError, SessionSettings
 from tests.cli.command import ROOT, Command, Result, environment
 from tests.export import small_denoiser
@@ -149,6 +152,25 @@ def test_it_gives_the_networks_numbers_at_other_sizes(made: Made) -> None:
     alone = bundle.run(**{**inputs, "t": inputs["t"][:1].astype(np.float64)})  # one for all, cast
     same = expected({**inputs, "t": np.repeat(inputs["t"][:1], 3)})
     assert relative(alone["value"], same.value) < 1e-5
+
+
+def test_edm_preconditioning_goes_into_the_graph(cli: Command) -> None:
+    text = TORCH.replace("  model: {use: small.denoiser}", "  raw: {use: small.denoiser}")
+    text = text.replace(
+        "  schedule:  {use: schedule.linear}",
+        "  schedule:  {use: schedule.edm}\n"
+        "  model: {use: denoiser.edm, in: {denoiser: raw, schedule: schedule}, with: {sigma_data: 0.7}}",
+    )
+    result = cli("export", cli.workflow("edm.yaml", text), "-o", "bundle", "--plugin", NODES, "--only", "denoiser")
+    assert (result.code, result.err) == (0, "")
+    x, t, condition = torch.randn(3, 3, 6, 10), torch.tensor([0.0, 411.5, 999.0]), small_denoiser.condition()
+    condition = expand(condition, 3)
+    exported, model = onnx_denoiser(path=cli.folder / "bundle", provider="cpu"), small_denoiser.denoiser()
+    with torch.no_grad():
+        expected = precondition(model.eval(), edm(), sigma_data=0.7)(x, t, condition)  # type: ignore[attr-defined]
+        found = exported(x, t, condition)
+    assert found.kind == expected.kind == "x0"
+    assert relative(found.value, expected.value) < 1e-5
 
 
 def test_files_are_tensors_on_the_command_line_of_the_runtime(made: Made, tmp_path: Path) -> None:
@@ -317,7 +339,7 @@ def test_other_bundles_and_missing_providers_are_refused(made: Made, cli: Comman
         onnx_denoiser(path=cli.folder / "bundle")
     with pytest.raises(ValueError, match="no-provider: expected tensorrt, but"):
         onnx_denoiser(path=made.bundle, provider="tensorrt")
-    with pytest.raises(ValueError, match="expected the folder of a bundle, found none"):
+    with pytest.raises(ValueError, match=r"expected an \.onnx file or the folder of a bundle, found nothing"):
         onnx_denoiser(path=cli.folder / "nowhere")
 
 

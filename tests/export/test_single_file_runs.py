@@ -116,11 +116,10 @@ def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconf
     [
         ("text_to_image", {"steps": 4, "batch": 2, "scale": 2.5, "seed": 5}),
         ("class_classifier_guidance_ddim", {"steps": 5, "batch": 2, "scale": 6.0, "label": [3, 8]}),
-        pytest.param(
-            "class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}, marks=pytest.mark.slow
-        ),
+        ("class_classifier_guidance_ddpm", {"steps": 6, "batch": 1, "scale": 1.0, "seed": 2}),
     ],
 )
+@pytest.mark.slow  # the small workflow above has all that these have but the size
 def test_shipped_workflows_in_python_and_in_node(
     name: str, change: dict[str, Any], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

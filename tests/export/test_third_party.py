@@ -8,7 +8,7 @@ import pytest
 
 from guidegraph import load_workflow
 from guidegraph.graph.export.errors import ExportError
-from tests.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
+from tests.export.exporting import LEVEL, WORKFLOWS, changed, difference, made, small_class_model
 
 PLUGIN = '''
 """Guidance of a third party."""
@@ -111,7 +111,8 @@ def refined(how: str) -> list[tuple[str, str]]:
 
 
 def test_predictions_with_a_state_in_a_carry_export_in_the_step(plugin: str, tmp_path: Path) -> None:
-    workflow = changed(WORKFLOWS / "class_cfg.yaml", CARRY, tmp_path)
+    small = ('"pkg:fashion_class"', f'"{small_class_model(tmp_path / "model")}"')
+    workflow = changed(WORKFLOWS / "class_cfg.yaml", [*CARRY, small], tmp_path)
     found = made(workflow, tmp_path, (plugin,), steps=3, batch=2)
     assert set(found.bundle.manifest.parts) == {"encode", "sample.step"} | {"encode2"} & set(
         found.bundle.manifest.parts
@@ -119,7 +120,7 @@ def test_predictions_with_a_state_in_a_carry_export_in_the_step(plugin: str, tmp
     (tmp_path / "engine").mkdir()
     for given in ({}, {"steps": 5, "scale": 3.0, "batch": 3}):
         assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
-    plain = load_workflow(WORKFLOWS / "class_cfg.yaml").run(steps=3, batch=2)
+    plain = load_workflow(changed(WORKFLOWS / "class_cfg.yaml", [small], tmp_path / "engine")).run(steps=3, batch=2)
     assert difference(found.run(), {name: one.numpy() for name, one in plain.items()}) > LEVEL
 
 
@@ -139,7 +140,8 @@ def test_a_gradient_through_the_denoiser_exports_in_the_step(plugin: str, tmp_pa
 def test_a_node_that_cannot_be_traced_is_named_and_nothing_is_written(
     plugin: str, tmp_path: Path, how: str, reason: str
 ) -> None:
-    workflow = changed(WORKFLOWS / "class_cfg.yaml", refined(how), tmp_path)
+    small = ('"pkg:fashion_class"', f'"{small_class_model(tmp_path / "model")}"')
+    workflow = changed(WORKFLOWS / "class_cfg.yaml", [*refined(how), small], tmp_path)
     with pytest.raises(ExportError, match=reason) as caught:
         made(workflow, tmp_path, (plugin,), steps=3, batch=2)
     message = str(caught.value)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.host import OPERATIONS
 from tests.export.exporting import LEVEL, WORKFLOWS, Made, changed, difference, made
 
 Texts = tuple[tuple[str, str], ...]
@@ -51,13 +52,22 @@ class Case:
     text: Texts = ()
 
 
+ONE_LEVEL: dict[str, Any] = {
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+    "block_out_channels": (32,),
+}
+"""Settings of a U-Net that exports sooner; test_trace.py exports one of several levels."""
+
+
 def stable_diffusion(folder: Path) -> dict[str, Any]:
     """A checkpoint of Stable Diffusion's shape, whose text encoder gives no mean of zero: weights restore the mean."""
     pytest.importorskip("transformers")
     pytest.importorskip("diffusers")
-    from tests.checkpoints import pipelines
+    from tests.checkpoints import pipelines, tiny
 
     pipe = pipelines.pipeline("sd1", folder)
+    pipe.register_modules(unet=tiny.unet("sd1", **ONE_LEVEL))
     getattr(pipe.text_encoder, "text_model", pipe.text_encoder).final_layer_norm.bias.data.fill_(0.3)
     pipe.save_pretrained(folder / "checkpoint")
     return {"checkpoint": str(folder / "checkpoint")}
@@ -108,6 +118,11 @@ CASES = {
         {
             **SAMPLING,
             "sampler": LEADING,
+            "a sampler that draws noise": Change(
+                {"steps": 4},
+                {"scheduler.use": "scheduler.euler_ancestral", "scheduler.spacing": "leading"},
+                (("scheduler.ddim", "scheduler.euler_ancestral"), ("{clip: true}", "{clip: true, spacing: leading}")),
+            ),
             "labels": Change({"label": [1, 2, 3], "batch": 3}),
             "size": Change(nodes={"noise.shape": [1, 24, 40]}, text=(("[1, 32, 32]", "[1, 24, 40]"),)),
         },
@@ -205,10 +220,28 @@ def test_a_bundle_gives_the_engines_picture(
     assert change == "example" or example["image"].shape != found["image"].shape or difference(found, example) > LEVEL
 
 
+def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
+    bundle_of: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws: list[int | None] = []
+    gaussian = OPERATIONS["noise.gaussian"]
+
+    def counted(**given: Any) -> dict[str, Any]:
+        draws.append(given.get("index"))
+        return gaussian(**given)
+
+    monkeypatch.setattr("guidegraph_runtime.plan.OPERATIONS", {**OPERATIONS, "noise.gaussian": counted})
+    bundle = bundle_of("class_cfg")
+    bundle.run(steps=3)
+    assert draws == [None]
+    draws.clear()
+    bundle.run({"scheduler.eta": 0.5}, steps=3)
+    assert draws == [None, 0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "nodes", "params", "said"),
     [
-        marked("class_cfg", {"scheduler.use": "scheduler.euler_ancestral"}, {}, r"reads_noise.*wire a noise\.gaussian"),
         marked("class_cfg", {"scheduler.clip": False}, {}, r"'scheduler\.scheduler\.clip' is None .*traced with 1\.0"),
         marked("class_cfg", {"scheduler.threshold": 0.9}, {}, r"'scheduler\.scheduler\.threshold' is 0\.9"),
         marked("class_classifier_guidance_ddpm", HEUN, {}, "reads_score.*cannot shift their mean"),

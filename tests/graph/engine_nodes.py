@@ -15,6 +15,7 @@ from guidegraph.graph.build import build
 from guidegraph.graph.node import spec_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, RunResult, run
+from guidegraph.graph.types import Beside
 
 calls: Counter[str] = Counter()
 
@@ -154,6 +155,13 @@ def read(*, path: Path) -> str:
     return path.read_text()
 
 
+@node("toy.read_both", io=True)
+def read_both(*, path: Annotated[Path, Beside("beside.txt")]) -> str:
+    """A file's text, and that of the one beside it, where there is one."""
+    beside = path.parent / "beside.txt"
+    return path.read_text() + (beside.read_text() if beside.is_file() else "")
+
+
 @node("toy.opaque")
 def opaque(*, value: float = 1.0) -> Any:
     """An object that does not serialise."""
@@ -259,7 +267,8 @@ def look(model: Any, scale: float = 1.0, index: int = -1) -> Any:
 
 NODES = (
     number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
-    mean, read, opaque, unwrap, line, batches, files, reseeding, loss, judged, look,
+    mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judged,
+    look,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})

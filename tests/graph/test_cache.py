@@ -107,6 +107,19 @@ def test_files_count_by_content(tmp_path: Path) -> None:
     assert run_text(text, tmp_path, memory=memory).outputs["a"] == "two!"
 
 
+def test_files_that_are_read_beside_another_count_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    memory = MemoryCache()
+    text = "nodes: {a: {use: toy.read_both, with: {path: a.txt}}}\noutputs: {a: a}"
+    assert run_text(text, tmp_path, memory=memory).outputs["a"] == "one"
+    (tmp_path / "other.txt").write_text("unread")
+    assert executed(run_text(text, tmp_path, memory=memory)) == set()
+    for content in ("two", "three"):
+        (tmp_path / "beside.txt").write_text(content)
+        assert run_text(text, tmp_path, memory=memory).outputs["a"] == f"one{content}"
+        assert executed(run_text(text, tmp_path, memory=memory)) == set()
+
+
 def test_all_sources_of_a_package_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "some_nodes" / "deep").mkdir(parents=True)
     for name in ("__init__", "helper", "deep/__init__", "deep/nodes"):

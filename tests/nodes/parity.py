@@ -20,7 +20,7 @@ from torch import Tensor
 
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.scheduler import Sampler
-from tests.nodes.closed_form import eps_star, normal, sample, scaled_linear
+from tests.nodes.closed_form import eps_star, network, normal, sample, scaled_linear
 
 STEPS = 20
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -42,11 +42,31 @@ RATIO: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
 LAMBDA: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("dpmpp_2m", {}, "DPMSolverMultistepScheduler", ZERO),
     ("dpmpp_2m", {"final": "first"}, "DPMSolverMultistepScheduler", LAST),
+    ("dpmpp_2m", {"solver_type": "heun"}, "DPMSolverMultistepScheduler", {"solver_type": "heun"} | ZERO),
+    (
+        "dpmpp_2m",
+        {"final": "first", "euler_at_final": True},
+        "DPMSolverMultistepScheduler",
+        {"euler_at_final": True} | LAST,
+    ),
     ("dpmpp_2m_sde", {}, "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    (
+        "dpmpp_2m_sde",
+        {"solver_type": "heun"},
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    ("dpmpp_3m_sde", {"eta": 0.0}, "DPMSolverMultistepScheduler", {"solver_order": 3} | ZERO),
     ("unipc", {}, "UniPCMultistepScheduler", ZERO),
     ("unipc", {"final": "first"}, "UniPCMultistepScheduler", LAST),
     ("unipc", {"order": 1}, "UniPCMultistepScheduler", {"solver_order": 1}),
     ("unipc", {"order": 3}, "UniPCMultistepScheduler", {"solver_order": 3}),
+    (
+        "unipc",
+        {"lower_order_final": False, "final": "first"},
+        "UniPCMultistepScheduler",
+        {"lower_order_final": False} | LAST,
+    ),
     ("unipc", {"variant": "bh1", "final": "first"}, "UniPCMultistepScheduler", {"solver_type": "bh1"} | LAST),
     ("deis", {"order": 2, "final": "first"}, "DEISMultistepScheduler", {"solver_order": 2}),
     ("deis", {"order": 3, "final": "first"}, "DEISMultistepScheduler", {"solver_order": 3}),
@@ -88,6 +108,9 @@ def cases() -> Iterator[Case]:
     for final, theirs, steps in (("one", ZERO, 20), ("one", ZERO, 21), ("first", LAST, 20)):
         more = {"final": final, "steps": steps}
         yield Case("dpmpp_2s", more, "DPMSolverSinglestepScheduler", "linspace", 0, partial(dpmpp_2s, theirs, **more))
+    more = {"solver_type": "heun", "steps": 20}
+    heun = partial(dpmpp_2s, ZERO | {"solver_type": "heun"}, "one", 20, solver_type="heun")
+    yield Case("dpmpp_2s", more, "DPMSolverSinglestepScheduler", "linspace", 0, heun)
     for final, spacing in product(("one", "first"), ("leading", "trailing")):
         yield Case("ddim", {"final": final}, "DDIMScheduler", spacing, 0, partial(ddim, spacing, final))
     for eta in (0.0, 0.5, 1.0):
@@ -95,9 +118,18 @@ def cases() -> Iterator[Case]:
         yield Case("ddim", more, "DDIMScheduler", "leading", 0, partial(noisy_ddim, **more))
     for warmup, spacing in product(("plms", "runge_kutta"), ("leading", "trailing")):
         yield Case("pndm", {"warmup": warmup}, "PNDMScheduler", spacing, 0, partial(pndm, warmup, spacing))
+    for warmup in ("plms", "runge_kutta"):
+        more = {"warmup": warmup, "combine": "v"}
+        yield Case("pndm", more, "PNDMScheduler", "leading", 0, partial(pndm, warmup, "leading", "v"))
     for variance, spacing in product(("fixed_small", "fixed_large"), SPACINGS):
         yield Case("ddpm", {"variance": variance}, "DDPMScheduler", spacing, 0, partial(ddpm, variance, spacing))
     yield Case("euler_ancestral", {}, "EulerAncestralDiscreteScheduler", "trailing", 0, euler_ancestral)
+    yield Case("dpm2_ancestral", {}, "KDPM2AncestralDiscreteScheduler", "linspace", 0.002, dpm2_ancestral)
+    for steps in (1, 4, 10):
+        yield Case("lcm", {"steps": steps}, "LCMScheduler", "of the distillation", 0, partial(lcm, steps))
+    for steps, eta in ((1, 0.3), (4, 0.0), (4, 0.3), (10, 1.0)):
+        more = {"steps": steps, "eta": eta}
+        yield Case("tcd", more, "TCDScheduler", "of the distillation", 0, partial(tcd, **more))
     for sigmas in ("schedule", "karras"):
         yield Case("dpmpp_sde", {}, "DPMSolverSDEScheduler", sigmas, 0.002, partial(dpmpp_sde, sigmas))
 
@@ -108,7 +140,7 @@ def theirs(name: str, **settings: Any) -> Any:
     return found
 
 
-def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None) -> Tensor:
+def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None, kind: str = "eps") -> Tensor:
     """Their loop. The denoiser sees their level of each call, since some of them round the timesteps of a σ grid."""
     for i, t in enumerate(reference.timesteps):
         if hasattr(reference, "is_scale_input_called") or hasattr(reference, "state_in_first_order"):
@@ -122,7 +154,7 @@ def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None) -> Ten
             seen, bar = x, float(reference.alphas_cumprod[int(t)])
             alpha, sigma = math.sqrt(bar), math.sqrt(1 - bar)
         more = {} if noises is None else {"variance_noise": noises[i]}
-        x = reference.step(eps_star(seen, alpha, sigma), t, x, return_dict=False, **more)[0]
+        x = reference.step(network(seen, alpha, sigma, kind).value, t, x, return_dict=False, **more)[0]
     return x
 
 
@@ -154,10 +186,10 @@ def in_lambda(name: str, more: Any, cls: str, settings: Any, spacing: str, sigma
     return difference(ours, reference, sample(ours, x, noises), follow(reference, x, noises))
 
 
-def dpmpp_2s(settings: Any, final: Any, steps: int) -> Difference:
+def dpmpp_2s(settings: Any, final: Any, steps: int, **more: Any) -> Difference:
     reference = diffusers.DPMSolverSinglestepScheduler(**BETAS, **settings, lower_order_final=final == "one")
     reference.set_timesteps(steps)
-    ours = samplers.dpmpp_2s(scaled_linear(), steps=steps, final=final)
+    ours = samplers.dpmpp_2s(scaled_linear(), steps=steps, final=final, **more)
     return difference(ours, reference, sample(ours, normal(1, 64)), follow(reference, normal(1, 64)))
 
 
@@ -182,12 +214,17 @@ def noisy_ddim(eta: float, clip: float, rederive_eps: bool) -> Difference:
     return difference(ours, reference, sample(ours, x, noises), y)
 
 
-def pndm(warmup: Any, spacing: Any) -> Difference:
+def pndm(warmup: Any, spacing: Any, kind: Any = "eps") -> Difference:
     reference = theirs(
-        "PNDMScheduler", timestep_spacing=spacing, skip_prk_steps=warmup == "plms", set_alpha_to_one=True
+        "PNDMScheduler",
+        timestep_spacing=spacing,
+        skip_prk_steps=warmup == "plms",
+        set_alpha_to_one=True,
+        prediction_type={"eps": "epsilon", "v": "v_prediction"}[kind],
     )
-    ours = samplers.pndm(scaled_linear(), steps=STEPS, spacing=spacing, warmup=warmup)
-    return difference(ours, reference, sample(ours, normal(1, 64)), follow(reference, normal(1, 64)))
+    ours = samplers.pndm(scaled_linear(), steps=STEPS, spacing=spacing, warmup=warmup, combine=kind)
+    x = normal(1, 64)
+    return difference(ours, reference, sample(ours, x, kind=kind), follow(reference, x, kind=kind))
 
 
 def ddpm(variance: Any, spacing: Any) -> Difference:
@@ -208,6 +245,38 @@ def euler_ancestral() -> Difference:
     x = normal(1, 64)
     with drawing("scheduling_euler_ancestral_discrete", noises):
         return difference(ours, reference, sample(ours, x, noises), follow(reference, x / ours.scheduler.alpha[0]))
+
+
+def dpm2_ancestral() -> Difference:
+    reference = theirs("KDPM2AncestralDiscreteScheduler")
+    ours = samplers.dpm2_ancestral(scaled_linear(), steps=STEPS)
+    noises = [normal(1, 64, seed=i + 1) for i in range(len(ours.steps))]
+    x = normal(1, 64)
+    with drawing("scheduling_k_dpm_2_ancestral_discrete", noises[1::2]):
+        return difference(ours, reference, sample(ours, x, noises), follow(reference, x / ours.scheduler.alpha[0]))
+
+
+def lcm(steps: int) -> Difference:
+    reference = diffusers.LCMScheduler(**BETAS)
+    reference.set_timesteps(steps)
+    ours = samplers.lcm(scaled_linear(), steps=steps)
+    x, noises = normal(1, 64), [normal(1, 64, seed=i + 1) for i in range(steps)]
+    with drawing("scheduling_lcm", noises):
+        return difference(ours, reference, sample(ours, x, noises), follow(reference, x))
+
+
+def tcd(steps: int, eta: float) -> Difference:
+    reference = diffusers.TCDScheduler(**BETAS)
+    reference.set_timesteps(steps)
+    ours = samplers.tcd(scaled_linear(), steps=steps, eta=eta)
+    x, noises = normal(1, 64), [normal(1, 64, seed=i + 1) for i in range(steps)]
+    expected = x
+    with drawing("scheduling_tcd", noises):
+        for t in reference.timesteps:
+            alpha, sigma = (c.item() for c in scaled_linear().alpha_sigma(t.double().reshape(1)))
+            eps = eps_star(expected, alpha, sigma)
+            expected = reference.step(eps, t, expected, eta=eta, return_dict=False)[0]
+    return difference(ours, reference, sample(ours, x, noises), expected)
 
 
 def drawing(module: str, noises: list[Tensor]) -> Any:

@@ -72,6 +72,71 @@ def test_scales_for_another_batch_are_refused(batch: int) -> None:
         guidance.classifier_guidance(classifier, x, t, label, scale=scale)
 
 
+def upstream_ddim(x: Tensor, label: Tensor, times: list[int], scale: float, bound: float) -> Tensor:
+    """guided-diffusion's ddim_sample with clip_denoised and cond_fn, stated by itself."""
+    schedule = scaled_linear()
+    for i, t in enumerate(times):
+        bar = float(schedule.alphas_bar[t])
+        after = float(schedule.alphas_bar[times[i + 1]]) if i + 1 < len(times) else 1.0
+        alpha, sigma = math.sqrt(bar), math.sqrt(1 - bar)
+        x0 = ((x - sigma * wild_eps(x, alpha, sigma)) / alpha).clamp(-bound, bound)
+        eps = (x - alpha * x0) / sigma - sigma * scale * gradient_by_hand(x, label, alpha, sigma)
+        x = math.sqrt(after) * (x - sigma * eps) / alpha + math.sqrt(1 - after) * eps
+    return x
+
+
+def wild_eps(x: Tensor, alpha: Any, sigma: Any) -> Tensor:
+    """A denoiser's ε whose x̂0 is often out of bounds."""
+    return eps_star(x, alpha, sigma) * 0.9 + 0.1 * torch.sin(3 * x)
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_clip_before_the_shift_is_upstreams_order(kind: Any) -> None:
+    schedule, bound, scale = scaled_linear(), 0.5, 2.0
+    sampler = samplers.ddim(schedule, steps=10)
+    x, label = normal(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    expected = upstream_ddim(x, label, [int(t) for t in sampler.steps], scale, bound)
+    state = sampler.state
+    for t in sampler.steps.split(1):
+        eps = Prediction(wild_eps(x, *schedule.along(x, t)), "eps")
+        clipped = guidance.clip_prediction(schedule.convert(eps, kind, x, t), x, t, schedule, clip=bound)
+        score = guidance.classifier_guidance(GaussianClassifier(schedule), x, t, label, scale=scale)
+        guided = guidance.shift_eps(clipped, score, x, t, schedule)
+        assert clipped.kind == guided.kind == kind
+        x, state = step(sampler.scheduler, x, guided, state, t)
+    torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
+
+
+def test_clip_after_the_shift_is_another_order() -> None:
+    """That of a sampler that clips: the two differ where x̂0 is out of bounds."""
+    schedule, bound, scale = scaled_linear(), 0.5, 2.0
+    sampler = samplers.ddim(schedule, steps=10, clip=bound)
+    x, label, state = normal(3, 1, 2, 2), torch.tensor([0, 1, 2]), sampler.state
+    upstream = upstream_ddim(x, label, [int(t) for t in sampler.steps], scale, bound)
+    for t in sampler.steps.split(1):
+        eps = Prediction(wild_eps(x, *schedule.along(x, t)), "eps")
+        score = guidance.classifier_guidance(GaussianClassifier(schedule), x, t, label, scale=scale)
+        x, state = step(sampler.scheduler, x, guidance.shift_eps(eps, score, x, t, schedule), state, t)
+    assert float((x - upstream).abs().max()) > 0.05
+
+
+def test_clip_keeps_what_is_in_bounds_and_the_learned_variance() -> None:
+    schedule, x, t = scaled_linear(), normal(2, 1, 3, 3), torch.tensor([500.0])
+    inside = Prediction(torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64), "x0", variance=normal(2, 1, 3, 3))
+    found = guidance.clip_prediction(inside, x, t, schedule)
+    assert torch.equal(found.value, inside.value)
+    assert found.variance is inside.variance
+
+
+def test_clip_thresholds_as_a_sampler_does() -> None:
+    schedule, x, t = scaled_linear(), normal(2, 1, 8, 8), torch.tensor([0.0])
+    x0 = Prediction(3 * normal(2, 1, 8, 8, seed=1), "x0")
+    found = guidance.clip_prediction(x0, x, t, schedule, threshold=0.8, threshold_max=1.5)
+    edge = x0.value.abs().flatten(1).quantile(0.8, dim=1).clamp(1.0, 1.5).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(found.value, x0.value.clamp(-edge, edge) / edge)
+    assert float(edge.max()) == 1.5
+
+
 def test_predictions_of_other_sizes_are_refused() -> None:
     large, small = Prediction(normal(2, 3, 4, 4), "eps"), Prediction(normal(2, 3, 1, 1), "eps")
     for call in (guidance.classifier_free_guidance, guidance.rescale):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guidegraph.nodes.mask import apply_mask, box_mask, composite, load_mask, random_mask
+from guidegraph.nodes.mask import apply_mask, box_mask, composite, load_mask, random_mask, signed_mask
 
 
 def test_a_box_is_one_inside_and_zero_outside() -> None:
@@ -54,6 +54,14 @@ def test_a_masked_picture_is_mid_grey_under_the_mask() -> None:
     masked = apply_mask(image, mask)
     assert masked[:, :, :4].abs().max() == 0
     assert torch.equal(masked[:, :, 4:], image[:, :, 4:])
+
+
+def test_latent_diffusion_has_black_under_the_mask_and_a_mask_from_minus_one_to_one() -> None:
+    image, mask = torch.rand(2, 3, 8, 8), box_mask(size=8, top=0, left=0, height=4, width=8)
+    masked = apply_mask(image, mask, fill=-1.0)
+    assert torch.equal(masked[:, :, :4], -torch.ones(2, 3, 4, 8))
+    assert torch.equal(masked[:, :, 4:], image[:, :, 4:])
+    assert signed_mask(mask)[0, 0, :, 0].tolist() == [1, 1, 1, 1, -1, -1, -1, -1]
 
 
 def test_a_mask_of_any_dtype_is_the_same_mask_and_values_beyond_1_are_refused() -> None:

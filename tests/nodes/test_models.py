@@ -158,9 +158,10 @@ def test_a_condition_does_not_depend_on_its_padding_or_its_neighbours() -> None:
     assert not torch.allclose(both.tokens[0, 0], both.tokens[1, 0])
 
 
-def test_unknown_words_are_named_in_a_warning_with_some_known_ones() -> None:
-    with pytest.warns(UserWarning, match="not trained on: dragon, Castle; it knows, among others: .*tiger"):
-        text_model()(["a dragon and a Castle"])
+def test_unknown_words_are_named_in_a_warning_with_near_ones_and_the_list() -> None:
+    known = "it knows: a, and, .*, tiger"
+    with pytest.warns(UserWarning, match=rf"not trained on: 'dragon', 'Tigre' \(did you mean 'tiger'\?\); {known}"):
+        text_model()(["a dragon and a Tigre"])
 
 
 def small_autoencoder() -> KLAutoencoder:

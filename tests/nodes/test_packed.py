@@ -28,8 +28,11 @@ def plain(layer: PackedConv2d, x: Tensor) -> Tensor:
 
 
 def is_packed(layer: PackedConv2d) -> bool:
-    place = layer.weight.untyped_storage()._cdata
-    return any(key[0] == place and not known.storage.expired() for key, known in packed._packed.items())
+    return bool(copies(layer))
+
+
+def copies(layer: PackedConv2d) -> list[Tensor]:
+    return packed.CACHE.copies(layer.weight.untyped_storage()._cdata)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def is_packed(layer: PackedConv2d) -> bool:
 @torch.no_grad()
 def test_it_is_the_convolution(settings: dict[str, int], batch: int, height: int, width: int) -> None:
     layer = convolution(**settings)
-    for x in (torch.randn(batch, 24, height, width), torch.randn(1, 24, 8, 8)):  # packed for one size, used at another
+    for x in (torch.randn(batch, 24, height, width), torch.randn(1, 24, 8, 8)):
         torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-5)
     assert is_packed(layer)
 
@@ -83,13 +86,13 @@ def test_a_changed_weight_is_packed_anew(change: str) -> None:
 def test_copies_that_share_a_weight_share_what_is_packed() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
-    count = len(packed._packed)
+    count = len(packed.CACHE)
     shared = frozen_copy(layer)
     torch.testing.assert_close(shared(x), layer(x), rtol=0, atol=0)
-    assert len(packed._packed) == count
+    assert len(packed.CACHE) == count
     layer.weight.mul_(2)  # the copy shares this change, as it shares the tensor
     torch.testing.assert_close(shared(x), plain(layer, x), rtol=1e-5, atol=1e-5)
-    assert len(packed._packed) == count
+    assert len(packed.CACHE) == count
     assert sorted(layer.state_dict()) == ["bias", "weight"]
     assert not is_packed(copy.deepcopy(layer))
 
@@ -97,14 +100,14 @@ def test_copies_that_share_a_weight_share_what_is_packed() -> None:
 @torch.no_grad()
 def test_what_is_packed_goes_with_the_weights() -> None:
     packed.forget_unused()
-    before = len(packed._packed)
+    before = len(packed.CACHE)
     layers = [convolution() for _ in range(3)]
     for layer in layers:
         layer(torch.randn(1, 24, 8, 8))
-    assert len(packed._packed) == before + 3
+    assert len(packed.CACHE) == before + 3
     del layers, layer
     packed.forget_unused()
-    assert len(packed._packed) == before
+    assert len(packed.CACHE) == before
 
 
 def test_where_it_is_a_plain_convolution() -> None:
@@ -191,11 +194,11 @@ def test_inputs_and_settings_of_a_plain_convolution() -> None:
 def test_what_is_kept_does_not_grow_with_changes() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)
     layer(x)
-    count, watched = len(packed._packed), len(packed._watched)
+    count, watched = len(packed.CACHE), len(packed._watched)
     for _ in range(3):
         layer.weight.mul_(0.9)
         layer(x)
-    assert (len(packed._packed), len(packed._watched)) == (count, watched)
+    assert (len(packed.CACHE), len(packed._watched)) == (count, watched)
 
 
 def test_a_processor_without_bfloat16() -> None:

@@ -20,7 +20,12 @@ ORDERS = [
     ("edm", {}, 2.0),
     ("dpm2", {}, 2.0),
     ("dpmpp_2m", {}, 2.0),
+    ("dpmpp_2m", {"solver_type": "heun"}, 2.0),
     ("dpmpp_2s", {}, 2.0),
+    ("dpmpp_2s", {"solver_type": "heun"}, 2.0),
+    ("dpm2_ancestral", {"eta": 0.0}, 2.0),
+    ("dpmpp_2s_ancestral", {"eta": 0.0}, 2.0),
+    ("dpmpp_3m_sde", {"eta": 0.0}, 2.0),  # k-diffusion's quadratic counts half
     ("deis", {"order": 2}, 2.0),
     ("deis", {"order": 3}, 3.0),
     ("unipc", {"order": 2}, 3.0),
@@ -34,7 +39,7 @@ def error(name: str, steps: int, more: dict[str, Any]) -> float:
     """From σ_max to σ_min on the Karras grid of `steps` steps; the last row, of length zero, is left out."""
     found: Sampler = getattr(samplers, name)(scaled_linear(), steps=steps + 1, sigmas="karras", final="first", **more)
     table = found.scheduler
-    last = {"heun": 2, "edm": 2, "dpm2": 2}.get(name, 1)
+    last = {"heun": 2, "edm": 2, "dpm2": 2, "dpm2_ancestral": 2, "dpmpp_2s_ancestral": 2}.get(name, 1)
     x = normal(1, 64)
     truth = ode_solution(x, (table.alpha[0], table.sigma[0]), (table.alpha[-1], table.sigma[-1]))
     return float((sample(found, x, rows=len(found.steps) - last) - truth).abs().max())
@@ -102,7 +107,11 @@ def test_stochastic_samplers_reach_the_datas_deviation() -> None:
         ("ddpm", {}),
         ("ddim", {"eta": 0.5}),
         ("euler_ancestral", {}),
+        ("dpm2_ancestral", {}),
         ("dpmpp_2m_sde", {}),
+        ("dpmpp_2m_sde", {"solver_type": "heun", "eta": 0.5}),
+        ("dpmpp_2s_ancestral", {}),
+        ("dpmpp_3m_sde", {}),
         ("dpmpp_sde", {}),
         ("edm", {"churn": 20.0, "s_noise": 1.0}),
     ]:

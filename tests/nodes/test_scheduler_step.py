@@ -98,6 +98,13 @@ def test_dynamic_thresholding_scales_each_sample_by_its_own_quantile() -> None:
     torch.testing.assert_close(found[1], big[1].clamp(-edge, edge) / edge)
 
 
+def test_dynamic_thresholding_scales_from_no_more_than_its_cap() -> None:
+    sampler = samplers.dpmpp_2m(scaled_linear(), steps=5, threshold=0.8, threshold_max=1.5)
+    big = 5 * normal(*SHAPE)
+    found = one_step(sampler, 4, normal(*SHAPE), Prediction(big, "x0")).x  # the last row gives x0 itself
+    torch.testing.assert_close(found, big.clamp(-1.5, 1.5) / 1.5)
+
+
 @pytest.mark.parametrize("fraction", [-1.0, 0.0, 0.5, 1.0])
 def test_learned_variance_chooses_between_posterior_and_beta(fraction: float) -> None:
     schedule = schedules.linear()
@@ -149,7 +156,7 @@ def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
 @pytest.mark.parametrize(
     ("build", "ports", "message"),
     [
-        (samplers.ddpm, {}, "port 'noise' has none: wire a noise.gaussian with index: loop.index"),
+        (samplers.ddpm, {}, "port 'noise': this sampler draws noise at its steps and nothing is wired"),
         (samplers.ddim, {"score": torch.zeros(SHAPE)}, "use guidance.shift_eps"),
         (samplers.dpmpp_2m, {"renoise": Prediction(torch.zeros(SHAPE), "eps")}, "do not read ε"),
         (samplers.euler, {"prediction": Prediction(torch.zeros(2, 6, 4, 4), "eps")}, r"\(2, 6, 4, 4\) and x has"),

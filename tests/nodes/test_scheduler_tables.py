@@ -12,6 +12,7 @@ import torch
 from guidegraph.graph.node import ATTRIBUTE
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes import scheduler as samplers
+from guidegraph.nodes.levels import timesteps
 from guidegraph.nodes.scheduler import Sampler
 from guidegraph.nodes.step import add_noise, table
 from tests.nodes.closed_form import normal, sample, scaled_linear
@@ -44,10 +45,65 @@ def test_a_rows_alpha_and_sigma_are_the_schedules_at_its_time(name: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("ddim", 25), ("heun", 49), ("dpm2", 49), ("edm", 49), ("pndm", 26), ("unipc", 25), ("dpmpp_sde", 49)],
+    [
+        ("lcm", 25),
+        ("tcd", 25),
+        ("dpm2_ancestral", 49),
+        ("ddim", 25),
+        ("heun", 49),
+        ("dpm2", 49),
+        ("edm", 49),
+        ("pndm", 26),
+        ("unipc", 25),
+        ("dpmpp_sde", 49),
+    ],
 )
 def test_a_row_is_a_model_call(name: str, rows: int) -> None:
     assert len(ALL[name](scaled_linear(), steps=25).steps) == rows
+
+
+def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
+    for node, final in ((samplers.lcm, 0.0), (samplers.tcd, 1 - scaled_linear().alphas_bar[0].item())):
+        found = node(scaled_linear(), steps=4)
+        assert found.steps.tolist() == [999, 759, 499, 259]
+        assert node(scaled_linear(), steps=4, original_steps=1000).steps.tolist() == [999, 749, 499, 249]
+        assert node(scaled_linear(), steps=4, strength=0.5).steps.tolist() == [499, 259]
+        lands_at_x0 = (1 - found.scheduler.matrix[-1, 0, 1] ** 2).item()
+        assert lands_at_x0 == pytest.approx(final, abs=1e-6)
+    with pytest.raises(ValueError, match="8 steps are more than the 4 that the model was distilled at"):
+        samplers.lcm(scaled_linear(), steps=8, original_steps=4)
+
+
+def test_a_start_in_the_middle_keeps_the_pairs_and_the_length_of_the_whole_run() -> None:
+    """dpmpp_2s pairs steps as the whole run does; 12 of 20 steps are not yet few."""
+    whole, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
+    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[4:])
+    whole, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))
+    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[9:])
+
+
+@pytest.mark.parametrize(
+    "name", ["dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "tcd", "dpmpp_2s"]
+)
+def test_samplers_that_cannot_go_from_the_data_to_the_noise_say_so(name: str) -> None:
+    schedule = scaled_linear()
+    with pytest.raises(ValueError, match="from the data to the noise, which this solver cannot"):
+        ALL[name](schedule, timesteps(schedule, timesteps=[0, 200, 400, 600], final="listed"))
+
+
+def test_heun_of_dpmpp_2m_goes_from_the_data_to_the_noise_and_back() -> None:
+    schedule = scaled_linear()
+    there = timesteps(schedule, timesteps=list(range(20, 820, 20)), final="listed")
+    back = timesteps(schedule, timesteps=list(range(800, 0, -20)), final="listed")
+    x = normal(1, 64)
+    noisy = sample(samplers.dpmpp_2m(schedule, there, solver_type="heun"), x)
+    found = sample(samplers.dpmpp_2m(schedule, back, solver_type="heun"), noisy)
+    torch.testing.assert_close(found, x, atol=0.02, rtol=0)
+
+
+def test_threshold_max_is_the_steps() -> None:
+    scheduler = samplers.dpmpp_2m(scaled_linear(), steps=4, threshold=0.9, threshold_max=1.5).scheduler
+    assert (scheduler.threshold, scheduler.threshold_max) == (0.9, 1.5)
 
 
 def test_spacings_are_those_of_lin_et_al() -> None:
@@ -129,7 +185,7 @@ def test_final_first_lands_at_the_first_alpha_bar() -> None:
     torch.testing.assert_close(row[2] ** 2, 1 - schedule.alphas_bar[0])
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "unipc"])  # whose row first corrects the last one
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("unipc", "lcm")])  # they correct, or add noise
 def test_a_last_step_of_length_zero_changes_nothing(name: str) -> None:
     found = ALL[name](scaled_linear(), steps=17, final="first", sigmas="karras")
     noises = [torch.zeros(1, 5, dtype=torch.float64)] * len(found.steps)
@@ -150,7 +206,9 @@ def test_strength_keeps_the_last_part_of_the_steps() -> None:
     assert len(samplers.ddim(schedule, steps=100, strength=0.29).steps) == 29
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize(
+    "name", ["ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde"]
+)
 def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
     schedule = schedules.zero_terminal_snr(scaled_linear())
     found = ALL[name](schedule, steps=400, spacing="trailing")
@@ -161,10 +219,19 @@ def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
     assert x.std().item() == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("name", ["heun", "dpm2", "lms", "pndm", "unipc", "deis", "edm", "dpmpp_2s", "dpmpp_sde"])
-def test_other_samplers_refuse_zero_terminal_snr(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("heun", "dpm2", "dpm2_ancestral", "lms", "pndm", "unipc", "deis", "edm"),
+        *("dpmpp_2s", "dpmpp_2s_ancestral", "dpmpp_sde"),
+    ],
+)
+def test_other_samplers_start_where_signal_is_left_and_refuse_to_start_without(name: str) -> None:
+    schedule = schedules.zero_terminal_snr(scaled_linear())
+    start = ALL[name](schedule, steps=12, spacing="trailing", sigmas="schedule").scheduler
+    assert 0 < start.sigma[0].item() / start.alpha[0].item() <= 20
     with pytest.raises(ValueError, match=rf"{name} works in x/α.*zero terminal SNR"):
-        ALL[name](schedules.zero_terminal_snr(scaled_linear()), steps=12, spacing="trailing", sigmas="schedule")
+        ALL[name](schedule, timesteps(schedule, timesteps=[999, 800, 600, 400, 200]))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +240,6 @@ def test_other_samplers_refuse_zero_terminal_snr(name: str) -> None:
         (lambda s: samplers.ddim(s, steps=1001), "1001 steps do not fit into the schedule's 1000 timesteps"),
         (lambda s: samplers.ddim(s, steps=10, offset=100), "offset 100 moves the first timestep to 1000"),
         (lambda s: samplers.pndm(s, steps=3, warmup="runge_kutta"), "at least 4 steps"),
-        (lambda s: samplers.euler(schedules.zero_terminal_snr(s), sigmas="karras"), "ends at α = 0"),
     ],
 )
 def test_grids_that_cannot_be_are_refused(build: Callable[[Any], Sampler], message: str) -> None:

@@ -37,6 +37,18 @@ def test_a_grey_picture_holds_indices_and_scales_by_the_nearest_pixel(tmp_path: 
     assert torch.equal(semantic.sum(1), torch.ones(1, 4, 4))
 
 
+def test_classes_of_any_kind_are_indices_without_colours(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 181], [23, 7]], dtype=np.uint8)).save(tmp_path / "map.png")
+    semantic = load_map(path=tmp_path / "map.png", classes=182)
+    assert semantic.shape == (1, 182, 2, 2)
+    assert semantic.argmax(1)[0].tolist() == [[0, 181], [23, 7]]
+    with pytest.raises(ValueError, match="the value at row 0, column 1 is 181; classes are 0 to 180"):
+        load_map(path=tmp_path / "map.png", classes=181)
+    Image.fromarray(np.zeros((1, 1, 3), dtype=np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(ValueError, match=r"rgb\.png: colours stand for the classes of scenes alone: for 182 classes"):
+        load_map(path=tmp_path / "rgb.png", classes=182)
+
+
 def test_what_stands_for_no_class_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 23]], dtype=np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"grey.png: the value at row 0, column 1 is 23; classes are 0 to 22"):

@@ -24,6 +24,7 @@ from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.text import load_text
+from tests.tolerance import assert_same_up_to_rounding, terms_of
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -105,10 +106,10 @@ def test_a_model_is_called_as_it_is_alone(tmp_path: Path, name: str) -> None:
     assert isinstance(denoiser, Denoiser)
     found, expected = denoiser(sample(), T, condition), call(model, sample())
     assert found.kind == "eps"
-    torch.testing.assert_close(found.value, expected[:, :4], atol=1e-6, rtol=1e-5)
+    assert_same_up_to_rounding(found.value, expected[:, :4], terms_of(model))
     if expected.shape[1] == 8:
         assert found.variance is not None
-        torch.testing.assert_close(found.variance, expected[:, 4:], atol=1e-6, rtol=1e-5)
+        assert_same_up_to_rounding(found.variance, expected[:, 4:], terms_of(model))
 
 
 def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -> None:
@@ -120,11 +121,12 @@ def test_a_dit_has_classes_a_null_class_and_a_learned_variance(tmp_path: Path) -
     given = embed_label(labels, torch.tensor([7, 1000]))
     found = denoiser(sample(), T, given)
     expected = direct(model, sample(), T, torch.tensor([7, 1000]))
-    torch.testing.assert_close(found.value, expected[:, :4], atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(found.variance, expected[:, 4:], atol=1e-6, rtol=1e-5)
+    assert_same_up_to_rounding(found.value, expected[:, :4], terms_of(model))
+    assert found.variance is not None
+    assert_same_up_to_rounding(found.variance, expected[:, 4:], terms_of(model))
     for null in (embed_label(labels), null_condition(given)):
         value = denoiser(sample(), T, Condition(vector=null.vector.expand(2, -1))).value  # type: ignore[union-attr]
-        torch.testing.assert_close(value[1], expected[1, :4], atol=1e-6, rtol=1e-5)
+        assert_same_up_to_rounding(value[1], expected[1, :4], terms_of(model))
 
 
 def test_folders_of_before_dit_had_a_class_of_its_own_load(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_a_spatial_condition_is_concatenated(tmp_path: Path) -> None:
     found = denoiser(sample(), T, Condition(tokens=TOKENS, spatial=sample(5)))
     expected = direct(model, torch.cat([sample(), sample(5)], dim=1), T, TOKENS)
     assert found.kind == "v"
-    torch.testing.assert_close(found.value, expected, atol=1e-6, rtol=1e-5)
+    assert_same_up_to_rounding(found.value, expected, terms_of(model))
 
 
 @pytest.mark.parametrize(("said", "kind"), [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
@@ -254,10 +256,10 @@ def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         expected = encode(model, image)
         latent = autoencoder.encode(image)
-        torch.testing.assert_close(latent, expected, atol=1e-6, rtol=1e-5)
+        assert_same_up_to_rounding(latent, expected, terms_of(model))
         scale, shift = model.config.get("scaling_factor") or 1.0, model.config.get("shift_factor") or 0.0
         picture = model.decode(expected / scale + shift).sample
-        torch.testing.assert_close(autoencoder.decode(latent), picture, atol=1e-5, rtol=1e-5)
+        assert_same_up_to_rounding(autoencoder.decode(latent), picture, terms_of(model))
     assert latent.shape == (2, expected.shape[1], 4, 6)
     with pytest.raises(ValueError, match=r"whose sides are multiples of 2; found shape \(2, 3, 8, 11\)"):
         autoencoder.encode(image[..., :11])

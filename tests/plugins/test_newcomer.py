@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import sysconfig
-import time
 import venv
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +62,8 @@ class Newcomer:
 
     bin: Path
     folder: Path
-    ran: list[tuple[str, float]] = field(default_factory=list)
 
     def run(self, command: str) -> str:
-        started = time.perf_counter()
         if command.startswith("cd "):
             self.folder /= command.removeprefix("cd ")
             assert self.folder.is_dir()
@@ -88,7 +84,6 @@ class Newcomer:
             )
             output = result.stdout
             assert result.returncode == 0, f"{command}\n{output}"
-        self.ran.append((command, time.perf_counter() - started))
         return output
 
     def picture(self, name: str) -> np.ndarray:
@@ -115,20 +110,16 @@ def newcomer(source: Path, wheel: Path, tmp_path: Path) -> Newcomer:
         "python -c 'import guidegraph.graph as g, guidegraph_runtime as r; print(g.__file__, r.__file__)'"
     )
     assert where.count(str(packages)) == 2
-    found.ran.clear()
     return found
 
 
 @pytest.mark.slow
-def test_a_newcomer_follows_the_guide_from_nothing_to_a_bundle(
-    newcomer: Newcomer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_newcomer_follows_the_guide_from_nothing_to_a_bundle(newcomer: Newcomer) -> None:
     done: dict[str, str] = {}
     edited = False
     for command in commands():
         if not edited and "--out second" in command:
             assert re.search(r"\d+ passed", newcomer.run("pytest"))  # as it was written
-            newcomer.ran.pop()
             for old, new in edits():
                 node = newcomer.folder / PACKAGE / "__init__.py"
                 node.write_text(node.read_text().replace(f"{old}\n", f"{new}\n"))
@@ -144,15 +135,7 @@ def test_a_newcomer_follows_the_guide_from_nothing_to_a_bundle(
     assert "image: as the engine" in exported
     with zipfile.ZipFile(next(newcomer.folder.glob("dist/*.whl"))) as archive:
         assert f"{PACKAGE}/text_to_image.yaml" in archive.namelist()
-    total = sum(seconds for _, seconds in newcomer.ran)
-    own = list(newcomer.ran)
     # From the installed wheel, in another folder: the bundle draws what the engine draws.
     newcomer.run("guidegraph run soft:text_to_image.yaml --set seed=3 --out engine")
     assert np.abs(newcomer.picture("engine") - newcomer.picture("headless")).max() <= 1  # 2/255 from −1 to 1
     assert "editable" not in newcomer.run("pip show -v guidegraph-soft").lower()
-    with capsys.disabled():
-        lines = [f"  {seconds:6.1f} s  {command}" for command, seconds in own]
-        text = "\n".join(
-            ["", *lines, f"{len(own)} commands, {len(edits())} edited line, {total:.0f} s on {sys.platform}"]
-        )
-        sys.stdout.write(text + "\n")

@@ -62,7 +62,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         (
             "scheduler.ddim",
             {},
-            "scheduler.ddim: missing a required argument: 'schedule'; it takes schedule, st",
+            "scheduler.ddim: missing a required argument: 'schedule'; it takes schedule, levels, st",
         ),
         ("scheduler.ddim", {"schedule": LINEAR, "stepz": 3}, "got an unexpected keyword argument 'stepz'"),
         ("scheduler.ddim", {"schedule": {}}, "schedule: expected the fields alphas_bar; alphas_bar is not there"),
@@ -82,6 +82,8 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         ("schedule.linear", {"train_steps": 1}, "train_steps: expected a whole number of at least 2; found int 1"),
         ("schedule.linear", {"beta_end": 1}, "beta_end: expected a number above 0 and below 1; found 1"),
         ("schedule.linear", {"beta_start": 0.5}, "beta_start 0.5 must not be above beta_end 0.02"),
+        ("schedule.edm", {"sigma_min": 3, "sigma_max": 2}, "sigma_min 3.0 must be below sigma_max 2.0"),
+        ("schedule.edm", {"sigmas": "linear"}, "sigmas: expected one of karras, exponential; found str 'linear'"),
         ("schedule.cosine", {"offset": -1}, "offset: expected a number of at least 0; found int -1"),
         ("noise.gaussian", {}, "the noise has no shape: wire 'like', or set 'shape'"),
         ("noise.gaussian", {"shape": [3], "rng": "torch"}, "rng: 'torch' draws from torch's own generator"),

@@ -17,11 +17,13 @@ from guidegraph.graph.node import REQUIRED, NodeSpec, spec_of
 from guidegraph.nodes.models.text import build_tokenizer, tokenize
 from guidegraph.nodes.types import Schedule, Scheduler, SchedulerState
 from guidegraph.plugins.builtin import guidegraph_nodes
+from guidegraph_runtime import host
 from guidegraph_runtime.host import OPERATIONS, schedule
 
 NODES = {spec.id: spec for spec in map(spec_of, guidegraph_nodes())}
 SHARED = sorted(id for id, spec in NODES.items() if spec.runtime)
-SAMPLERS = [id for id in SHARED if "steps" in NODES[id].settings]
+SAMPLERS = [id for id in SHARED if id.startswith("scheduler.") and "steps" in NODES[id].settings]
+DRAWS = ("ddim", "euler_ancestral", "dpm2_ancestral", "dpmpp_sde", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde")
 STRUCTURES = {"schedule": Schedule, "scheduler": Scheduler, "state": SchedulerState}
 SCHEDULES = {
     "linear": schedule.linear(),
@@ -37,6 +39,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"steps": 12, "spacing": "linspace", "eta": 0.5, "order": 1, "variant": "bh1", "warmup": "runge_kutta"},
     {"steps": 11, "variance": "fixed_large", "churn": 5, "s_min": 0.1, "s_max": 10.0, "s_noise": 1.01},
     {"steps": 11, "variance": "learned"},
+    {"steps": 11, "solver_type": "heun", "lower_order_final": False, "euler_at_final": True, "combine": "v"},
+    {"steps": 11, "threshold": 0.9, "threshold_max": 1.5, "original_steps": 100, "timestep_scaling": 5.0},
 ]
 
 
@@ -88,7 +92,7 @@ def refusal(function: Callable[..., Any], given: dict[str, Any]) -> str:
 def test_nodes_say_of_themselves_what_the_runtime_has() -> None:
     assert sorted(set(OPERATIONS) & set(NODES)) == SHARED
     assert set(OPERATIONS) - set(NODES) == {"text.chunks", "text.tokenize"}
-    assert len(SAMPLERS) == 15
+    assert sum(id.startswith("scheduler.") for id in SAMPLERS) == len(host.scheduler.SAMPLERS)
 
 
 @pytest.mark.parametrize("spec", [NODES[id] for id in SHARED], ids=SHARED)
@@ -111,7 +115,7 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
     equal = 0
     for settings in SETTINGS:
         known = {key: value for key, value in settings.items() if key in NODES[id].settings}
-        if "eta" in known and id not in ("scheduler.ddim", "scheduler.euler_ancestral", "scheduler.dpmpp_sde"):
+        if "eta" in known and id.partition(".")[2] not in (*DRAWS, "tcd"):
             known["eta"] = NODES[id].settings["eta"].default
         given = {"schedule": SCHEDULES[name], **known}
         if message := refusal(NODES[id].function, {key: as_torch(key, value) for key, value in given.items()}):
@@ -119,8 +123,7 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
         else:
             compare(id, **given)
             equal += 1
-    needs_signal = ("pndm", "heun", "dpm2", "lms", "dpmpp_2s", "dpmpp_sde", "unipc", "deis", "edm")
-    assert equal >= (0 if name == "zero_snr" and id.partition(".")[2] in needs_signal else 5)
+    assert equal >= 5
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,9 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
         ("schedule.scaled_linear", {"train_steps": 30}),
         ("schedule.sigmoid", {"beta_end": 0.03}),
         ("schedule.cosine", {"train_steps": 100, "offset": 0.01, "beta_max": 0.99}),
+        ("schedule.edm", {}),
+        ("schedule.edm", {"train_steps": 60, "sigma_min": 0.01, "sigma_max": 500, "sigmas": "exponential"}),
+        ("schedule.edm", {"rho": 3.0}),
         ("schedule.zero_terminal_snr", {"schedule": SCHEDULES["short_cosine"]}),
     ],
 )
@@ -233,6 +239,7 @@ def test_pixels_are_what_torch_makes_of_them(folder: Path) -> None:
 def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size: Any) -> None:
     given = {} if size is None else {"size": size}
     semantic = compare("semantic.load", path=folder / "map.png", **given)["out"]
+    assert compare("semantic.load", path=folder / "map.png", classes=40, **given)["out"].shape[1] == 40
     indices = torch.tensor(np.asarray(Image.open(folder / "map.png")))[None, None].float()
     nearest = indices if size is None else torch.nn.functional.interpolate(indices, size, mode="nearest-exact")
     assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())
@@ -253,7 +260,7 @@ def test_tokens_are_those_of_the_text_model() -> None:
     data = tokenizer.to_str().encode()
     texts = ["A tiger on grass", "", "a tiger, on on on on on"]
     ids, mask = tokenize(tokenizer, texts)
-    with pytest.warns(UserWarning, match=r"words this model was not trained on: ,; it knows, among others: grass"):
+    with pytest.warns(UserWarning, match=r"words this model was not trained on: ','; it knows: a, grass, on, tiger"):
         found = OPERATIONS["text.tokenize"](texts=texts, tokenizer=data)
     assert list(found) == ["ids", "mask"]
     assert_same(ids, found["ids"])

@@ -45,7 +45,7 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.identity_of_one, "identity", "port 'cond' unchanged under scale = 1", "a result that differs"),
     (wrong.identity_port, "identity", "identity= to name a port", "'x'"),
     (wrong.needs, "needs", "does not depend on port 'uncond' under scale = 1", "it changes by"),
-    (wrong.never, "needs", "settings under which needs= leaves out a port", "none among"),
+    (wrong.never, "needs", "values under which needs= leaves out a port", "none among"),
     (wrong.onnx, "ONNX export", "a node that can be traced", "wrong_nodes.py"),
     (wrong.fails, "types", "a result for x (2, 4, 8, 12)", "ValueError: this node takes no sample at all"),
 ]

@@ -15,8 +15,6 @@ from guidegraph.testing.values import Arguments, arguments, call, leaves_out
 
 def check_types(case: NodeCase) -> None:
     """Every output is of the type that the annotation names."""
-    if not case.spec.outputs:
-        raise Inapplicable("it gives nothing")
     _fit(case, call(case, arguments(case)), "")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable
 from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
@@ -20,8 +19,7 @@ LIMIT = 400
 def check_identity(case: NodeCase) -> None:
     """Where ``identity=`` names a port, the node gives what is wired there."""
     spec = case.spec
-    if spec.identity is None:
-        raise Inapplicable("it declares no identity")
+    assert spec.identity is not None, "the check applies where identity= is declared"
     named = False
     for settings in _combinations(case, spec.identity_settings):
         port = _asked(case, "identity", spec.identity, settings)
@@ -55,10 +53,9 @@ def check_identity(case: NodeCase) -> None:
 def check_needs(case: NodeCase) -> None:
     """A port that ``needs=`` leaves out does not change the result."""
     spec = case.spec
-    if spec.needs is None:
-        raise Inapplicable("it declares no needs")
+    assert spec.needs is not None, "the check applies where needs= is declared"
     left_out = False
-    for settings in _combinations(case, spec.needs_settings):
+    for settings in _combinations(case, spec.needs_arguments):
         needed = _asked(case, "needs", spec.needs, settings)
         if unknown := [name for name in needed if name not in spec.inputs]:
             known = ", ".join(spec.inputs)
@@ -70,7 +67,7 @@ def check_needs(case: NodeCase) -> None:
         left_out = True
         expected = call(case, given)
         for name in spare:
-            for other in _others(given, name, needed):
+            for other in _others(case, given, name, needed):
                 found = call(case, given.with_port(name, other))
                 apart = difference(found, expected)
                 if apart > rounding(expected):
@@ -81,23 +78,29 @@ def check_needs(case: NodeCase) -> None:
                     )
     if not left_out:
         raise case.error(
-            "settings under which needs= leaves out a port",
-            f"none among the usual values of {', '.join(spec.needs_settings)}",
-            "give them: NodeCase(…, tries={'setting': [value]}); or take needs= away",
+            "values under which needs= leaves out a port",
+            f"none among the usual values of {', '.join(spec.needs_arguments)}",
+            "give them: NodeCase(…, tries={'name': [value]}); or take needs= away",
         )
 
 
-def _others(given: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
-    """Another value, and what the engine puts there: the value of a needed port of the same kind."""
+def _others(case: NodeCase, given: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
+    """Another value, and what the engine puts there: the value of a needed port of the same type, or None."""
     yield changed(given.ports[name])
-    yield from (given.ports[n] for n in needed if type(given.ports.get(n)) is type(given.ports[name]))
+    ports = case.spec.inputs
+    alike = [given.ports[n] for n in needed if n in given.ports and ports[n].type == ports[name].type]
+    yield from alike or [None]
 
 
 def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Settings to try: those of the case, then all combinations of what each may be."""
+    """Values to try: those of the case, then all combinations of what each setting or port may be."""
     spec = case.spec
+    examples = arguments(case).ports
     options = []
     for name in names:
+        if name in spec.inputs:
+            options.append([*([examples[name]] if name in examples else []), *case.tries.get(name, ())])
+            continue
         port = spec.settings[name]
         given = [case.settings[name]] if name in case.settings else []
         default = [] if port.required else [port.default]
@@ -132,7 +135,7 @@ def _asked(case: NodeCase, trait: str, function: Callable[..., Any], settings: d
         raise case.error(
             f"{trait}= to answer for {_shown(settings)}",
             f"{type(error).__name__}: {error}",
-            f"make {trait}= a function of settings that are allowed, without exceptions",
+            f"make {trait}= a function of values that are allowed, without exceptions",
         ) from error
 
 

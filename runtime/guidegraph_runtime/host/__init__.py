@@ -1,6 +1,6 @@
 """What a bundle's host plan calls between its graphs: NumPy alone, under the ids of the nodes that do the same."""
 
-from guidegraph_runtime.host import image, label, mask, noise, schedule, scheduler, semantic, tensor, text
+from guidegraph_runtime.host import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
 from guidegraph_runtime.host.operation import OPERATIONS as OPERATIONS
 from guidegraph_runtime.host.operation import SHAPES_READ as SHAPES_READ
 from guidegraph_runtime.host.operation import Operation as Operation
@@ -11,6 +11,7 @@ __all__ = [
     "Operation",
     "image",
     "label",
+    "levels",
     "mask",
     "noise",
     "schedule",

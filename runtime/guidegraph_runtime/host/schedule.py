@@ -1,4 +1,8 @@
-"""Noise schedules, each as its one field: alphas_bar, ᾱ (T), float64."""
+"""Noise schedules, each as its fields.
+
+alphas_bar: ᾱ (T), float64. trained_from, trained_to: the timesteps that the schedule's model knows, or None where
+nothing says so.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from guidegraph_runtime.checks import array, fields, number, whole
+from guidegraph_runtime.checks import array, choice, fields, number, whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import Array
+from guidegraph_runtime.tables.sampler import checked_alphas_bar
 
-Fields: TypeAlias = dict[str, Array]
+Fields: TypeAlias = dict[str, Any]
 
 
 @operation("schedule.linear")
@@ -43,17 +49,62 @@ def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 
     return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], _beta("beta_max", beta_max)))
 
 
+@operation("schedule.edm")
+def edm(
+    *,
+    train_steps: int = 1000,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    sigmas: str = "karras",
+    rho: float = 7.0,
+) -> Fields:
+    """σ/α from sigma_min to sigma_max (Karras et al. 2022, eq. 5, or even in log σ): ᾱ = 1/(1 + (σ/α)²)."""
+    low, high = (number(name, value, above=0) for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)))
+    if low >= high:
+        raise ValueError(f"sigma_min {low} must be below sigma_max {high}: noise only grows with t")
+    ramp = np.linspace(0, 1, _steps(train_steps))
+    if choice("sigmas", sigmas, ("karras", "exponential")) == "karras":
+        power = 1 / number("rho", rho, above=0)
+        ratio = (low**power + ramp * (high**power - low**power)) ** (1 / power)
+    else:
+        ratio = np.exp(np.log(low) + ramp * (np.log(high) - np.log(low)))
+    return _fields(1 / (1 + ratio**2), 0.0, float(len(ratio) - 1))
+
+
 @operation("schedule.zero_terminal_snr")
 def zero_terminal_snr(schedule: Mapping[str, Any]) -> Fields:
     """The schedule with √ᾱ shifted and scaled so that its end is pure noise (Lin et al. 2023, algorithm 1)."""
     root = np.sqrt(array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f"))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return {"alphas_bar": (root**2).astype(np.float64)}
+    return _fields((root**2).astype(np.float64), None, float(len(root) - 1))
+
+
+@operation("schedule.trained")
+def trained(schedule: Mapping[str, Any], *, first: float | None = None, last: float | None = None) -> Fields:
+    """The schedule of a model that knows the timesteps from `first` to `last`; None is the schedule's own end."""
+    bar = array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
+    end = float(len(bar) - 1)
+    low = 0.0 if first is None else number("first", first, low=0, high=end)
+    high = end if last is None else number("last", last, low=0, high=end)
+    if low >= high:
+        raise ValueError(f"first {low:g} must be below last {high:g}")
+    return _fields(bar.astype(np.float64), low, high)
+
+
+def noise_of_fields(schedule: Mapping[str, Any]) -> Noise:
+    """The fields of a Schedule as the tables see them. Raises ``ValueError`` for what is none."""
+    given = fields("schedule", schedule, "alphas_bar")
+    bar = checked_alphas_bar(array("schedule.alphas_bar", given["alphas_bar"], "(T)", "f"))
+    return Noise.of(bar, given.get("trained_from"), given.get("trained_to"))
 
 
 def from_betas(betas: Array) -> Fields:
     """ᾱ_t = Π_{s ≤ t} (1 − β_s)."""
-    return {"alphas_bar": np.cumprod(1 - np.asarray(betas), dtype=np.float64)}
+    return _fields(np.cumprod(1 - np.asarray(betas), dtype=np.float64))
+
+
+def _fields(alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Fields:
+    return {"alphas_bar": alphas_bar, "trained_from": trained_from, "trained_to": trained_to}
 
 
 def _steps(train_steps: int) -> int:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime import samplers
 from guidegraph_runtime.checks import alike, array, fields
+from guidegraph_runtime.host.levels import levels_of_fields
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.host.schedule import noise_of_fields
 from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SamplerTable
+from guidegraph_runtime.tables.sampler import SamplerTable, check_shorthand
 
 SAMPLERS = (
     samplers.ddpm,
@@ -23,14 +25,19 @@ SAMPLERS = (
     samplers.euler_ancestral,
     samplers.heun,
     samplers.dpm2,
+    samplers.dpm2_ancestral,
     samplers.lms,
     samplers.dpmpp_2m,
     samplers.dpmpp_2m_sde,
     samplers.dpmpp_2s,
+    samplers.dpmpp_2s_ancestral,
     samplers.dpmpp_sde,
+    samplers.dpmpp_3m_sde,
     samplers.unipc,
     samplers.deis,
     samplers.edm,
+    samplers.lcm,
+    samplers.tcd,
 )
 
 
@@ -43,11 +50,12 @@ class Sampler(NamedTuple):
 
 
 def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
-    """The operation of a sampler: of a schedule's fields in place of ᾱ, with the same settings."""
+    """The operation of a sampler: of the fields of a schedule and of levels, with the same settings."""
 
-    def sampler(schedule: Mapping[str, Any], **settings: Any) -> Sampler:
-        alphas_bar = array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
-        table = table_of(alphas_bar, **settings)
+    def sampler(schedule: Mapping[str, Any], levels: Mapping[str, Any] | None = None, **settings: Any) -> Sampler:
+        visited = None if levels is None else levels_of_fields(levels)
+        check_shorthand(table_of, visited, settings)
+        table = table_of(noise_of_fields(schedule), visited, **settings)
         state: dict[str, NDArray[Any]] = {"index": np.zeros(1, dtype=np.int64), "slots": np.zeros(K, dtype=np.float32)}
         return Sampler(table._asdict(), table.t.astype(np.float32), state)
 

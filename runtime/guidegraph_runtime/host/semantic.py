@@ -12,19 +12,19 @@ from guidegraph_runtime.palette import CLASSES, read_map
 
 
 @operation("semantic.load")
-def load(*, path: FilePath, size: Size | None = None) -> NDArray[np.float32]:
-    """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes.
+def load(*, path: FilePath, size: Size | None = None, classes: int | None = None) -> NDArray[np.float32]:
+    """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes, or of so many of any kind.
 
     A grey picture, or one with a palette, holds the classes' indices; one in colours their colours. size: the wanted
     side, or [height, width], by the nearest pixel. Raises an error for an index or a colour that stands for no class.
     """
     wanted = None if size is None else sides("size", size)
-    indices = read_map(file_given("path", path))
+    indices = read_map(file_given("path", path), classes)
     if wanted is not None:
         rows, columns = (_nearest(*pair) for pair in zip(indices.shape, wanted, strict=True))
         indices = indices[rows[:, None], columns]
-    classes = np.arange(len(CLASSES))[:, None, None]
-    semantic: NDArray[np.float32] = (indices == classes).astype(np.float32)[None]
+    every = np.arange(len(CLASSES) if classes is None else classes)[:, None, None]
+    semantic: NDArray[np.float32] = (indices == every).astype(np.float32)[None]
     return semantic
 
 

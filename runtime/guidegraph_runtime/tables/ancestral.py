@@ -41,7 +41,7 @@ def ddim(levels: Sequence[Level], eta: float = 0.0) -> list[Row]:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at η = 0, DDPM's marginals at η = 1."""
     rows = []
     for a, b in pairwise(levels):
-        std = eta * b.sigma / a.sigma * math.sqrt(1 - (a.alpha / b.alpha) ** 2)
+        std = eta * b.sigma / a.sigma * math.sqrt(max(1 - (a.alpha / b.alpha) ** 2, 0))
         direction = math.sqrt(max(b.sigma**2 - std**2, 0))
         rows.append(Row(a, b.alpha * X0 + direction * EPS + std * NOISE, score_gain=std**2))
     return rows

@@ -5,47 +5,114 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal, NamedTuple, TypeAlias
 
-from guidegraph_runtime.tables.rows import NOISE, S1, S2, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import (
+    NOISE,
+    S1,
+    S2,
+    X0,
+    Array,
+    Level,
+    Row,
+    X,
+    ancestral_split,
+    need_signal,
+)
+
+Solver: TypeAlias = Literal["midpoint", "heun"]
 
 
-def dpmpp_2m(levels: Sequence[Level], stochastic: bool = False) -> list[Row]:
-    """DPM-Solver++(2M), algorithm 2, with the midpoint rule; first order at the start and at the end.
+def dpmpp_2m(
+    levels: Sequence[Level],
+    solver_type: Solver = "midpoint",
+    eta: float = 0.0,
+    lower_order_final: bool = True,
+    euler_at_final: bool = False,
+    skipped: int = 0,
+) -> list[Row]:
+    """DPM-Solver++(2M), algorithm 2, and SDE-DPM-Solver++(2M), appendix B: first order at the start.
 
-    The last step is of first order where it lands at σ = 0, or where there are fewer than 15 steps. Stochastic: the
-    same for the reverse SDE (SDE-DPM-Solver++, appendix B).
+    solver_type: how x̂0's slope counts over a step h of λ: (1 − e^{−h})/2 of it, the midpoint rule, or its exact
+    integral 1 − (1 − e^{−h})/h ("heun"). eta: η = 0 follows the ODE and η = 1 the reverse SDE; h is (1 + η)h above,
+    and the noise has the variance σ′²(1 − e^{−2ηh}), as in k-diffusion.
+    A last step to σ = 0 is of first order. So is any last step with euler_at_final, and with lower_order_final one of
+    fewer than 15 steps, where skipped steps that a start in the middle left out count.
     """
     rows = []
     last = len(levels) - 2
+    euler = euler_at_final or (lower_order_final and last + 1 + skipped < 15)
     for i, (a, b) in enumerate(pairwise(levels)):
-        estimate = X0
-        if i > 0 and not (i == last and (b.sigma == 0 or last < 14)):
-            half = (b.lam - a.lam) / (a.lam - levels[i - 1].lam) / 2  # 1/(2r)
-            estimate = X0 + half * (X0 - S1)
-        if stochastic:
-            decay = a.alpha * b.sigma / (b.alpha * a.sigma)  # e^{−h}
-            variance = b.sigma**2 * (1 - decay**2)
-            x = b.sigma / a.sigma * decay * X + b.alpha * (1 - decay**2) * estimate + math.sqrt(variance) * NOISE
-            rows.append(Row(a, x, slots=(X0,), score_gain=variance))
-        else:
-            rows.append(Row(a, integrate(X, a, b, estimate), slots=(X0,)))
+        change = _exponential(a, b, eta)
+        x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
+        if i > 0 and not (i == last and (b.sigma == 0 or euler)):
+            slope = (X0 - S1) * (b.lam - a.lam) / (a.lam - levels[i - 1].lam)
+            x = x + b.alpha * _slope_weight(change, solver_type) * slope
+        rows.append(Row(a, x, slots=(X0,), score_gain=change.noise**2))
     return rows
 
 
-def dpmpp_2s(levels: Sequence[Level]) -> list[Row]:
+def dpmpp_3m_sde(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
+    """DPM-Solver++(3M) of the reverse SDE (k-diffusion's sample_dpmpp_3m_sde), η = 0: of the ODE.
+
+    x̂0 is a quadratic in λ through the last three calls, integrated exactly; of lower order in the first two steps,
+    and of first order to σ = 0. As in k-diffusion, and in diffusers' third order, the quadratic term counts half (D₂ is
+    a divided difference where the derivation has a derivative): without noise the order of convergence is 2.
+    """
+    rows = []
+    for i, (a, b) in enumerate(pairwise(levels)):
+        change = _exponential(a, b, eta)
+        x = change.keep * X + b.alpha * change.gain * X0 + change.noise * NOISE
+        if i > 0 and b.sigma > 0:
+            h = b.lam - a.lam
+            h1 = a.lam - levels[i - 1].lam
+            slope = (X0 - S1) * h / h1
+            if i > 1:
+                h2 = levels[i - 1].lam - levels[i - 2].lam
+                bend = (slope - (S1 - S2) * h / h2) / (h1 + h2)
+                slope = slope + h1 * bend
+                x = x - b.alpha * _phi3(change.h) * h * bend
+            x = x + b.alpha * _phi2(change.h) * slope
+        rows.append(Row(a, x, slots=(X0, S1), score_gain=change.noise**2))
+    return rows
+
+
+def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped: int = 0) -> list[Row]:
     """DPM-Solver++(2S), algorithm 1: pairs of steps, the second again from where the first started.
 
-    The pair's first landing is its inner point. A step that lands at σ = 0 is of first order.
+    The pair's first landing is its inner point. A step that lands at σ = 0 is of first order. solver_type: as for
+    `dpmpp_2m`. skipped: the steps that a start in the middle left out; pairs are those of the whole run, so that after
+    an odd number there is a single step first.
     """
     need_signal(levels, "dpmpp_2s")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
-        if i % 2 and b.sigma > 0:
+        if i > 0 and (skipped + i) % 2 and b.sigma > 0:
             start = levels[i - 1]
-            half = (b.lam - start.lam) / (a.lam - start.lam) / 2  # 1/(2r)
-            rows.append(Row(a, integrate(S2, start, b, S1 + half * (X0 - S1))))
+            slope = (X0 - S1) * (b.lam - start.lam) / (a.lam - start.lam)
+            weight = _slope_weight(_exponential(start, b, eta=0.0), solver_type)
+            rows.append(Row(a, integrate(S2, start, b, S1) + b.alpha * weight * slope))
         else:
             rows.append(Row(a, integrate(X, a, b, X0), slots=(X0, X)))
+    return rows
+
+
+def dpmpp_2s_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
+    """DPM-Solver++(2S) to s_down, then noise of s_up back to s′ (k-diffusion's sample_dpmpp_2s_ancestral).
+
+    The inner call is at the midpoint of λ between s = σ/α and s_down. η scales s_up. Euler to σ = 0.
+    """
+    need_signal(levels, "dpmpp_2s_ancestral")
+    rows = []
+    for a, b in pairwise(levels):
+        down, up = ancestral_split(a.ratio, b.ratio, eta)
+        if down == 0:
+            rows.append(Row(a, integrate(X, a, b, X0)))
+            continue
+        middle = at_ratio(math.sqrt(a.ratio * down))
+        rows.append(Row(a, integrate(X, a, middle, X0), slots=(X / a.alpha,)))
+        x = b.alpha * (down / a.ratio * S1 + (1 - down / a.ratio) * X0 + up * NOISE)
+        rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
 
 
@@ -77,7 +144,40 @@ def integrate(x: Array, a: Level, b: Level, x0: Array) -> Array:
 
 def _ancestral(y: Array, a: Level, b: Level, noise: Array, eta: float) -> Array:
     """From y = x/α at a down to s_down with x̂0 constant, then up to s′ with noise."""
-    up = min(eta * b.ratio * math.sqrt(1 - (b.ratio / a.ratio) ** 2), b.ratio)
-    down = math.sqrt(b.ratio**2 - up**2)
+    down, up = ancestral_split(a.ratio, b.ratio, eta)
     x: Array = b.alpha * (down / a.ratio * y + (1 - down / a.ratio) * X0 + up * noise)
     return x
+
+
+class _Change(NamedTuple):
+    """x′ = keep·x + α′·gain·x̂0 + noise·z for a constant x̂0, gain = 1 − e^{−h}; h is (1 + η) times the step of λ."""
+
+    keep: float
+    gain: float
+    noise: float
+    h: float
+
+
+def _exponential(a: Level, b: Level, eta: float) -> _Change:
+    decay = a.alpha * b.sigma / (b.alpha * a.sigma)  # e^{−h} of the step of λ
+    return _Change(
+        keep=b.sigma / a.sigma * decay**eta,
+        gain=1 - decay ** (1 + eta),
+        noise=b.sigma * math.sqrt(1 - decay ** (2 * eta)),
+        h=-(1 + eta) * math.log(decay) if decay > 0 else math.inf,
+    )
+
+
+def _slope_weight(change: _Change, solver_type: Solver) -> float:
+    """What x̂0's slope over a step counts for: half of the gain, or the slope's exact integral."""
+    return change.gain / 2 if solver_type == "midpoint" else _phi2(change.h)
+
+
+def _phi2(h: float) -> float:
+    """(e^{−h} − 1)/h + 1, the integral of a slope; its limits are 0 at h = 0 and 1 at infinity."""
+    return 1 + math.expm1(-h) / h if h else 0.0
+
+
+def _phi3(h: float) -> float:
+    """φ₂/h − ½, minus the integral of a curvature."""
+    return _phi2(h) / h - 0.5 if h else 0.0

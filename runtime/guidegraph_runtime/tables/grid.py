@@ -1,10 +1,11 @@
-"""Which noise levels a sampler visits."""
+"""A noise schedule as the tables see it, and the levels that a sampler visits when nothing is wired to its `levels`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,13 +15,40 @@ Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
 Sigmas: TypeAlias = Literal["schedule", "karras", "exponential"]
 Final: TypeAlias = Literal["one", "first"]
 
+CLIFF = math.log(2)
+"""A schedule whose log(σ/α) rises by more than this in its last timestep runs into pure noise.
+
+The cosine schedule goes from 642 to 20,291 there, one with zero terminal SNR to infinity; the linear one rises by 1 %.
+"""
+START = 20.0
+"""σ/α of the first default level on a schedule that runs into pure noise."""
+LANDING = -1.0
+"""The timestep of a landing at σ = 0, where no network is called."""
+
+
+class Levels(NamedTuple):
+    """Noise levels in the order of the visit: N + 1 for N steps, the last being where the last step lands.
+
+    t (N+1): timesteps on the schedule's axis, −1 for a landing at σ = 0. ratio (N+1): their σ/α. Both float64.
+    """
+
+    t: Array
+    ratio: Array
+
+    @classmethod
+    def of(cls, levels: Sequence[Level]) -> Levels:
+        return cls(np.array([level.t for level in levels]), np.array([level.ratio for level in levels]))
+
+    def visited(self) -> list[Level]:
+        return [Level.at(float(t), float(ratio)) for t, ratio in zip(self.t, self.ratio, strict=True)]
+
 
 @dataclass(frozen=True)
 class Rule:
     """How a family of solvers reads `spacing`, as its reference implementations do.
 
-    whole: timesteps are rounded. lands: leading and linspace divide [0, T−1] into steps + 1 points and leave the
-    last, t = 0, to the landing. full: Karras and exponential levels span the whole schedule, not just the levels
+    whole: timesteps are rounded. lands: leading and linspace divide the timesteps into steps + 1 points and leave the
+    last, t = 0, to the landing. full: Karras and exponential levels span all that the model knows, not just the levels
     from the first to the last timestep of the spacing.
     """
 
@@ -39,31 +67,60 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """log(σ/α) at t = 0 … T−1, interpolated between: the schedule as the tables see it."""
+    """log(σ/α) at t = 0 … T−1, interpolated between, and the timesteps low ≤ high that default levels stay within.
+
+    They are those that the model was trained at. Where nothing says which, they are all, or, on a schedule that runs
+    into pure noise, those whose σ/α is at most 20.
+    """
 
     log_ratio: Array
+    low: float
+    high: float
 
     @classmethod
-    def of(cls, alphas_bar: Array) -> Noise:
+    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Noise:
+        """The schedule of ᾱ (T). Raises ``ValueError`` for trained timesteps that are not in order within 0 … T−1."""
         with np.errstate(divide="ignore"):
-            return cls(0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar)))
+            log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
+        low = 0.0 if trained_from is None else float(trained_from)
+        high = _last_with_signal(log_ratio, len(log_ratio) - 1.0) if trained_to is None else float(trained_to)
+        if not 0 <= low < high <= len(log_ratio) - 1:
+            raise ValueError(
+                f"expected trained_from below trained_to, from 0 to {len(log_ratio) - 1}; found {low:g} and {high:g}"
+            )
+        return cls(log_ratio, low, high)
 
     @property
     def last(self) -> float:
         """T − 1."""
         return float(len(self.log_ratio) - 1)
 
+    @property
+    def whole_times(self) -> int:
+        """How many whole timesteps the model knows."""
+        return math.floor(self.high) - math.ceil(self.low) + 1
+
+    def with_signal(self) -> Noise:
+        """The same for solvers that divide by α: default levels stay where signal is left, whatever the model knows."""
+        return Noise(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+
     def at(self, t: float) -> Level:
         """The level at time t, rounded to float32 since a network is told t in float32: α and σ are those of that t."""
         t = float(np.float32(t))
         log_ratio = float(np.interp(t, np.arange(len(self.log_ratio)), self.log_ratio))
-        if log_ratio == math.inf:
-            return Level(t, 0.0, 1.0)
-        return Level(t, 1 / math.sqrt(1 + math.exp(2 * log_ratio)), 1 / math.sqrt(1 + math.exp(-2 * log_ratio)))
+        return Level.at(t, math.exp(log_ratio))
 
     def at_ratio(self, ratio: float) -> Level:
-        """The level where σ/α is `ratio`; beyond the schedule, its nearer end."""
-        return self.at(float(np.interp(math.log(ratio), self.log_ratio, np.arange(len(self.log_ratio)))))
+        """The level at the time where σ/α is `ratio`; beyond the schedule, its nearer end."""
+        return self.at(self.time_of(ratio))
+
+    def exactly(self, ratio: float) -> Level:
+        """The level whose σ/α is `ratio` itself, also beyond the schedule, where t is that of its nearer end."""
+        return Level.at(float(np.float32(self.time_of(ratio))) if ratio > 0 else LANDING, ratio)
+
+    def time_of(self, ratio: float) -> float:
+        """The time where σ/α is `ratio` > 0, within 0 … T − 1."""
+        return float(np.interp(math.log(ratio), self.log_ratio, np.arange(len(self.log_ratio))))
 
 
 def levels(
@@ -81,43 +138,89 @@ def levels(
     final: the landing's ᾱ is 1, or ᾱ_0, which makes a last step from t = 0 one of length zero. strength: only the
     last part of the steps, for a start from a picture.
     """
+    known = noise if sigmas == "schedule" else noise.with_signal()
     if sigmas != "schedule" and rule.full:
-        found = _respaced(sigmas, steps, noise.at(noise.last), noise.at(0.0), noise)
+        visited = respaced(sigmas, steps, known.at(known.high), known.at(known.low), known)
     else:
-        found = [noise.at(float(t)) for t in timesteps(int(noise.last) + 1, rule, steps, spacing, offset)]
+        visited = [noise.at(float(t)) for t in timesteps(known, rule, steps, spacing, offset)]
         if sigmas != "schedule":
-            found = _respaced(sigmas, steps, found[0], found[-1], noise)
-    landing = Level(-1.0, 1.0, 0.0) if final == "one" else noise.at(0.0)
-    return [*found[steps - max(1, int(steps * strength + 1e-6)) :], landing]
+            visited = respaced(sigmas, steps, visited[0], visited[-1], noise)
+    return [*visited[steps - kept_steps(steps, strength) :], landing(noise, final)]
 
 
-def timesteps(train_steps: int, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
-    """Times in decreasing order (Lin et al. 2023, table 2)."""
+def landing(noise: Noise, final: Final) -> Level:
+    """Where the last step lands: at ᾱ = 1, or at ᾱ_0."""
+    return Level.at(LANDING, 0.0) if final == "one" else noise.at(0.0)
+
+
+def kept_steps(steps: int, strength: float) -> int:
+    """How many of the last steps a start from a picture takes: strength · steps, rounded down, at least one."""
+    return max(1, int(steps * strength + 1e-6))
+
+
+def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
+    """Times in decreasing order (Lin et al. 2023, table 2).
+
+    They are those of the whole schedule as far as the model knows them; a grid that would leave what it knows is
+    compressed to begin, or end, where that does.
+    """
+    train_steps = len(noise.log_ratio)
     points = steps + rule.lands
     if points > train_steps and (rule.whole or spacing != "linspace"):
         raise ValueError(f"{steps} steps do not fit into the schedule's {train_steps} timesteps")
     if spacing == "leading":
-        found = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
+        spaced = np.arange(points, dtype=np.float64)[::-1] * (train_steps // points) + offset
     elif spacing == "trailing":
-        found = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
+        spaced = np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
     else:
-        found = np.linspace(0, train_steps - 1, points)[::-1] if points > 1 else np.array([train_steps - 1.0])
-        found = np.round(found) if rule.whole else found
-    found = found[:steps]
-    if found[0] > train_steps - 1:
+        spaced = np.linspace(0, train_steps - 1, points)[::-1] if points > 1 else np.array([train_steps - 1.0])
+    if spaced[0] > train_steps - 1:
         raise ValueError(
-            f"offset {offset} moves the first timestep to {found[0]:g}, past the schedule's last, {train_steps - 1}"
+            f"offset {offset} moves the first timestep to {spaced[0]:g}, past the schedule's last, {train_steps - 1}"
         )
-    return found
+    return round_times(compress_times(spaced, noise.low, noise.high), rule.whole)[:steps]
 
 
-def _respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
+def round_times(t: Array, whole: bool = True) -> Array:
+    """Whole timesteps, where that keeps them apart."""
+    rounded = np.round(t)
+    return rounded if whole and len(np.unique(rounded)) == len(t) else t
+
+
+def compress_times(t: Array, low: float, high: float) -> Array:
+    """Times in decreasing order moved into low … high, in proportion; as they are where they lie within."""
+    first, last = min(t[0], high), max(t[-1], low)
+    if (first, last) == (t[0], t[-1]):
+        return t
+    if t[0] == t[-1]:
+        return np.full_like(t, min(max(t[0], low), high))
+    moved: Array = last + (t - t[-1]) * ((first - last) / (t[0] - t[-1]))
+    return moved
+
+
+def respaced(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
+    """Levels from `first` to `last` whose σ/α are spaced as Karras et al. (2022, eq. 5, ρ = 7) do, or exponentially."""
     high, low = first.ratio, last.ratio
-    if high == math.inf:
-        raise ValueError(f"sigmas '{sigmas}' need a largest σ/α, and this schedule ends at α = 0: use 'schedule'")
     ramp = np.linspace(0, 1, steps)[1:-1]
-    if sigmas == "karras":  # Karras et al. 2022, eq. 5, ρ = 7
-        ratios = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-    else:
-        ratios = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
-    return [first, *(noise.at_ratio(float(r)) for r in ratios), last][:steps]
+    ratios = polynomial(high, low, ramp, 7.0) if sigmas == "karras" else exponential(high, low, ramp)
+    return [first, *(noise.at_ratio(float(ratio)) for ratio in ratios), last][:steps]
+
+
+def polynomial(high: float, low: float, ramp: Array, rho: float) -> Array:
+    """From high to low, even in the ρ-th root (Karras et al. 2022, eq. 5); ramp from 0 to 1."""
+    root: Array = high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))
+    return root**rho
+
+
+def exponential(high: float, low: float, ramp: Array) -> Array:
+    """From high to low, even in the logarithm; ramp from 0 to 1."""
+    spaced: Array = np.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
+    return spaced
+
+
+def _last_with_signal(log_ratio: Array, last: float) -> float:
+    """`last`, or the last whole t with σ/α ≤ 20 where the schedule runs into pure noise at `last`."""
+    before, there = np.interp([last - 1, last], np.arange(len(log_ratio)), log_ratio)
+    if there - before <= CLIFF:
+        return last
+    return float(np.flatnonzero(log_ratio <= math.log(START)).max(initial=1))

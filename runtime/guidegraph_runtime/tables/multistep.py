@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
-from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+
+Combine: TypeAlias = Literal["eps", "v"]
+"""What the formulas add up over several levels: ε, or v, from which ε follows at the level where the step starts."""
 
 
-def plms(levels: Sequence[Level]) -> list[Row]:
+def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
     """PLMS (eq. 12), started as the first latent diffusion code does: the first step is done twice.
 
     One row more than steps: the second timestep repeats.
     """
     need_signal(levels, "pndm")
     first, second, *_ = levels
+    start = _output(first, combine)
     if len(levels) == 2:
-        return [Row(first, _transfer(X / first.alpha, first, second, EPS))]
+        return [Row(first, _Transfer(first, second, combine)(X, start))]
+    step = _Transfer(first, second, combine)
     rows = [
-        Row(first, _transfer(X / first.alpha, first, second, EPS), slots=(EPS, NOTHING, NOTHING, X / first.alpha)),
-        Row(second, _transfer(S4, first, second, (EPS + S1) / 2), slots=(S1,)),
+        Row(first, step(X, start), slots=(start, NOTHING, NOTHING, X)),
+        Row(second, step(S4, (_output(second, combine) + S1) / 2), slots=(S1,)),
     ]
-    return rows + _multistep(levels, start=1)
+    return rows + _multistep(levels, 1, combine)
 
 
-def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level]) -> list[Row]:
+def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
     need_signal(levels, "pndm")
     if len(levels) < 5:
@@ -32,32 +38,53 @@ def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level]) -> list[R
     rows = []
     for a, b in list(pairwise(levels))[:3]:
         middle = at((a.t + b.t) / 2)
-        half, whole = middle.ratio - a.ratio, b.ratio - a.ratio
-        y = X / a.alpha
-        rows.append(Row(a, middle.alpha * (y + half * EPS), slots=(EPS, S1, S2)))
-        # The slots keep the ε of three steps and the sum so far, which leaves none for y: x tells it.
-        y = X / middle.alpha - half * S1
-        rows.append(Row(middle, middle.alpha * (y + half * EPS), slots=(S1, S2, S3, y + whole / 6 * (S1 + 2 * EPS))))
-        share = whole / (3 * half)  # of the second ε in the sum, whose other part is y itself
-        y = (S4 - whole / 6 * S1 - share * X / middle.alpha) / (1 - share)
-        rows.append(Row(middle, b.alpha * (y + whole * EPS), slots=(S1, S2, S3, S4 + whole / 3 * EPS)))
-        rows.append(Row(b, b.alpha * (S4 + whole / 6 * EPS), slots=(S1, S2, S3)))
-    return rows + _multistep(levels, start=3)
+        half, whole = _Transfer(a, middle, combine), _Transfer(a, b, combine)
+        output = _output(a, combine)
+        rows.append(Row(a, half(X, output), slots=(output, S1, S2)))
+        # The slots keep the outputs of three steps and the sum so far, which leaves none for the step's start: x tells.
+        output = _output(middle, combine)
+        start = (X / middle.alpha - half.output * S1) / half.x
+        total = whole.x * start + whole.output / 6 * (S1 + 2 * output)
+        rows.append(Row(middle, half(start, output), slots=(S1, S2, S3, total)))
+        share = whole.output / (3 * half.output)  # of the second output in the sum, whose other part is the start
+        start = (S4 - whole.output / 6 * S1 - share * X / middle.alpha) / (whole.x - share * half.x)
+        rows.append(Row(middle, whole(start, output), slots=(S1, S2, S3, S4 + whole.output / 3 * output)))
+        rows.append(Row(b, b.alpha * (S4 + whole.output / 6 * _output(b, combine)), slots=(S1, S2, S3)))
+    return rows + _multistep(levels, 3, combine)
 
 
-def _multistep(levels: Sequence[Level], start: int) -> list[Row]:
+def _multistep(levels: Sequence[Level], start: int, combine: Combine) -> list[Row]:
     """Adams-Bashforth rows for the steps from `start` on, of up to the fourth order."""
     rows = []
     for i, (a, b) in list(enumerate(pairwise(levels)))[start:]:
-        eps = (
-            (3 * EPS - S1) / 2,
-            (23 * EPS - 16 * S1 + 5 * S2) / 12,
-            (55 * EPS - 59 * S1 + 37 * S2 - 9 * S3) / 24,
+        output = _output(a, combine)
+        mixed = (
+            (3 * output - S1) / 2,
+            (23 * output - 16 * S1 + 5 * S2) / 12,
+            (55 * output - 59 * S1 + 37 * S2 - 9 * S3) / 24,
         )[min(i, 3) - 1]
-        rows.append(Row(a, _transfer(X / a.alpha, a, b, eps), slots=(EPS, S1, S2)))
+        rows.append(Row(a, _Transfer(a, b, combine)(X, mixed), slots=(output, S1, S2)))
     return rows
 
 
-def _transfer(y: Array, a: Level, b: Level, eps: Array) -> Array:
-    """Eq. 11 for y = x/α: the same as DDIM's step from a to b."""
-    return b.alpha * (y + (b.ratio - a.ratio) * eps)
+def _output(level: Level, combine: Combine) -> Array:
+    """ε, or v = αε − σx̂0, of a call at this level."""
+    output: Array = EPS if combine == "eps" else level.alpha * EPS - level.sigma * X0
+    return output
+
+
+class _Transfer:
+    """Eq. 11 from level a to b, the same as DDIM's step: x′ = α′(p x + q m), with p = `x` and q = `output`.
+
+    m is a mix of ε, or of v: then ε = αm + σx, with the x and the level that the step starts from.
+    """
+
+    def __init__(self, a: Level, b: Level, combine: Combine) -> None:
+        change = b.ratio - a.ratio
+        self.alpha = b.alpha
+        self.x = 1 / a.alpha + (change * a.sigma if combine == "v" else 0)
+        self.output = change * (a.alpha if combine == "v" else 1)
+
+    def __call__(self, x: Array, output: Array) -> Array:
+        moved: Array = self.alpha * (self.x * x + self.output * output)
+        return moved

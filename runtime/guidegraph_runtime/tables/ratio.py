@@ -8,7 +8,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from guidegraph_runtime.tables.rows import EPS, NOISE, S1, S2, S3, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import (
+    EPS,
+    NOISE,
+    S1,
+    S2,
+    S3,
+    X0,
+    Array,
+    Level,
+    Row,
+    X,
+    ancestral_split,
+    need_signal,
+)
 
 
 def euler(levels: Sequence[Level]) -> list[Row]:
@@ -20,8 +33,7 @@ def euler_ancestral(levels: Sequence[Level], eta: float = 1.0) -> list[Row]:
     """Euler to s_down, then noise of s_up back to s′, with s_down² + s_up² = s′². η scales s_up."""
     rows = []
     for a, b in pairwise(levels):
-        up = min(eta * b.ratio * math.sqrt(1 - (b.ratio / a.ratio) ** 2), b.ratio)
-        down = math.sqrt(b.ratio**2 - up**2)
+        down, up = ancestral_split(a.ratio, b.ratio, eta)
         rows.append(Row(a, b.alpha * (X0 + down * EPS + up * NOISE), score_gain=(b.alpha * up) ** 2))
     return rows
 
@@ -48,6 +60,25 @@ def dpm2(levels: Sequence[Level], at_ratio: Callable[[float], Level]) -> list[Ro
         middle = at_ratio(math.sqrt(a.ratio * b.ratio))
         rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
         rows.append(Row(middle, b.alpha * (S1 + (b.ratio - a.ratio) * EPS)))
+    return rows
+
+
+def dpm2_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: float = 1.0) -> list[Row]:
+    """DPM-Solver-2 to s_down, then noise of s_up back to s′ (k-diffusion's sample_dpm_2_ancestral); η scales s_up.
+
+    The inner call is at the midpoint of log s between s and s_down. Euler to σ = 0.
+    """
+    need_signal(levels, "dpm2_ancestral")
+    rows = []
+    for a, b in pairwise(levels):
+        down, up = ancestral_split(a.ratio, b.ratio, eta)
+        if down == 0:
+            rows.append(Row(a, _toward(b)))
+            continue
+        middle = at_ratio(math.sqrt(a.ratio * down))
+        rows.append(Row(a, _toward(middle), slots=(X / a.alpha,)))
+        x = b.alpha * (S1 + (down - a.ratio) * EPS + up * NOISE)
+        rows.append(Row(middle, x, score_gain=(b.alpha * up) ** 2))
     return rows
 
 
@@ -94,17 +125,18 @@ def lms(levels: Sequence[Level], order: int = 4) -> list[Row]:
     return rows
 
 
-def deis(levels: Sequence[Level], order: int = 3) -> list[Row]:
+def deis(levels: Sequence[Level], order: int = 3, lower_order_final: bool = True, skipped: int = 0) -> list[Row]:
     """DEIS, log ρ variant (Zhang & Chen 2023): as LMS, with a polynomial in u = log s.
 
-    The last step is of first order where it lands at σ = 0, or where there are fewer than 15 steps; the one before is
-    then at most of second order.
+    A step that lands at σ = 0 is of first order. lower_order_final: with fewer than 15 steps the last is of first
+    order too, and the one before at most of second. skipped: as for `dpm.dpmpp_2m`.
     """
     need_signal(levels, "deis")
     rows = []
     steps = len(levels) - 1
+    lower = lower_order_final and steps + skipped < 15
     for i, (a, b) in enumerate(pairwise(levels)):
-        used = min(order, steps - i) if steps < 15 else order
+        used = min(order, steps - i) if lower else order
         if b.sigma == 0:
             rows.append(Row(a, _toward(b)))
             continue

@@ -35,6 +35,13 @@ class Level:
     alpha: float
     sigma: float
 
+    @classmethod
+    def at(cls, t: float, ratio: float) -> Level:
+        """The level at time t where σ/α is `ratio`, which may be infinite."""
+        if ratio == math.inf:
+            return cls(t, 0.0, 1.0)
+        return cls(t, 1 / math.hypot(1, ratio), ratio / math.hypot(1, ratio))
+
     @property
     def ratio(self) -> float:
         """σ/α, the σ of solvers that think in x/α; infinite where α = 0."""
@@ -89,10 +96,16 @@ def stack(rows: Sequence[Row]) -> Table:
     return table
 
 
+def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]:
+    """(s_down, s_up) of an ancestral step from σ/α = start to end: s_down² + s_up² = end², and η scales s_up."""
+    up = min(eta * end * math.sqrt(1 - (end / start) ** 2), end)
+    return math.sqrt(end**2 - up**2), up
+
+
 def need_signal(levels: Sequence[Level], solver: str) -> None:
     """Refuse a schedule that starts from pure noise, α = 0, where σ/α is infinite."""
     if levels[0].alpha == 0:
         raise ValueError(
             f"{solver} works in x/α, and this schedule starts at α = 0 (zero terminal SNR); "
-            "ddpm, ddim, euler, euler_ancestral and dpmpp_2m can start there"
+            "ddpm, ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lcm and tcd can start there"
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
 
 from guidegraph_runtime.checks import choice, flag, number, whole
 from guidegraph_runtime.tables import grid
-from guidegraph_runtime.tables.grid import Final, Noise, Rule, Sigmas, Spacing
+from guidegraph_runtime.tables.grid import Final, Levels, Noise, Rule, Sigmas, Spacing
 from guidegraph_runtime.tables.rows import Array, Level, Row, stack
+
+SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
+"""The settings of a sampler that choose its levels."""
 
 
 class SamplerTable(NamedTuple):
@@ -27,6 +31,7 @@ class SamplerTable(NamedTuple):
     log_variance: Array
     clip: float | None
     threshold: float | None
+    threshold_max: float | None
     rederive_eps: bool
     learned: bool
     reads_eps: bool
@@ -51,18 +56,24 @@ def ancestral_eta(eta: float) -> float:
     return eta
 
 
-def noise_of(alphas_bar: Array) -> Noise:
-    """The schedule of ᾱ (T) as the tables see it."""
+def noise_of(schedule: Array | Noise) -> Noise:
+    """A schedule, given as it is or as its ᾱ (T), as the tables see it."""
+    return schedule if isinstance(schedule, Noise) else Noise.of(checked_alphas_bar(schedule))
+
+
+def checked_alphas_bar(alphas_bar: Array) -> Array:
+    """ᾱ (T) in float64. Raises ``ValueError`` for what is none."""
     array = np.asarray(alphas_bar)
     if array.dtype.kind != "f" or array.ndim != 1 or len(array) < 2 or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(
             f"expected ᾱ (T), two or more numbers from 0 to 1; found an array {array.shape} of {array.dtype}"
         )
-    return Noise.of(array.astype(np.float64))
+    return array.astype(np.float64)
 
 
 def visited_levels(
     noise: Noise,
+    levels: Levels | None,
     rule: Rule,
     steps: int,
     spacing: Spacing,
@@ -70,19 +81,72 @@ def visited_levels(
     final: Final,
     sigmas: Sigmas,
     strength: float,
+    *,
+    rising: bool = False,
 ) -> list[Level]:
-    """`grid.levels` of settings that are checked first."""
+    """The levels that are given, or `grid.levels` of the settings; both are checked first.
+
+    rising: whether the solver can go from the data to the noise. Raises ``ValueError`` for levels in no order, and for
+    rising ones where it cannot.
+    """
+    if levels is not None:
+        return check_levels(levels, rising).visited()
     for name, value, choices in (("spacing", spacing, Spacing), ("final", final, Final), ("sigmas", sigmas, Sigmas)):
         choice(name, value, get_args(choices))
     steps, offset = whole("steps", steps, low=1), whole("offset", offset, low=0)
     strength = number("strength", strength, above=0, high=1)
-    return grid.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
+    chosen = grid.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
+    return Levels.of(chosen).visited()
+
+
+def skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
+    """How many of the steps a start in the middle (strength) left out; none that is known where levels are wired."""
+    return 0 if levels is not None else steps - (len(visited) - 1)
+
+
+def check_levels(levels: Levels, rising: bool = True) -> Levels:
+    """The levels, which fall, or rise where they may. Raises ``ValueError`` that says what is wrong with them."""
+    ratio = levels.ratio
+    if levels.t.shape != ratio.shape or ratio.ndim != 1 or len(ratio) < 2:
+        raise ValueError(
+            f"levels have one t and one σ/α each, two or more; found shapes {levels.t.shape}, {ratio.shape}"
+        )
+    if np.isnan(ratio).any() or (ratio < 0).any() or np.isnan(levels.t).any():
+        raise ValueError("levels have σ/α of at least 0; one of them is negative or not a number")
+    falls = (ratio[:-1] > ratio[1:]).all() or ((ratio[:-2] > ratio[1:-1]).all() and ratio[-2] == ratio[-1])
+    if falls and ratio[-2] > 0:
+        return levels
+    if (ratio[:-1] < ratio[1:]).all() and ratio[0] > 0 and np.isfinite(ratio[-1]):
+        if rising:
+            return levels
+        raise ValueError(
+            "the levels go from the data to the noise, which this solver cannot: use ddim with eta 0, euler, heun, "
+            "dpm2 or dpmpp_2m"
+        )
+    shown = ", ".join(f"{value:.4g}" for value in ratio[:8]) + (", …" if len(ratio) > 8 else "")
+    raise ValueError(f"the σ/α of levels fall, or rise, from one to the next and are 0 at the landing alone: {shown}")
+
+
+def check_shorthand(table_of: Callable[..., object], levels: Levels | None, settings: Mapping[str, object]) -> None:
+    """Raises ``ValueError`` where levels are wired and a setting that would choose them says otherwise."""
+    if levels is None:
+        return
+    defaults = {name: parameter.default for name, parameter in inspect.signature(table_of).parameters.items()}
+    steps = len(levels.ratio) - 1
+    for name in SHORTHAND:
+        value = settings.get(name, defaults.get(name))
+        if value != defaults.get(name) and not (name == "steps" and value == steps):
+            raise ValueError(
+                f"the sampler's levels are wired, so its setting {name} = {value!r} would change nothing: leave it "
+                f"out, or set it at the levels' node (there are {steps} steps)"
+            )
 
 
 def sampler_table(
     rows: Sequence[Row],
     clip: bool | float,
     threshold: float | None,
+    threshold_max: float | None,
     rederive_eps: bool = True,
     learned: bool = False,
 ) -> SamplerTable:
@@ -93,6 +157,7 @@ def sampler_table(
         *table,
         clip=bound,
         threshold=None if threshold is None else number("threshold", threshold, above=0, high=1),
+        threshold_max=None if threshold_max is None else number("threshold_max", threshold_max, above=0),
         rederive_eps=flag("rederive_eps", rederive_eps),
         learned=learned,
         reads_eps=bool(table.matrix[:, :, 2].any()),

@@ -15,9 +15,10 @@ from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row
 B: TypeAlias = Literal["bh1", "bh2"]
 
 
-def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2") -> list[Row]:
-    """UniPC-p of x̂0 with B₁(h) = h or B₂(h) = e^h − 1 (algorithm 5 and 6), p ≤ 3; lower order at both ends.
+def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2", lower_order_final: bool = True) -> list[Row]:
+    """UniPC-p of x̂0 with B₁(h) = h or B₂(h) = e^h − 1 (algorithm 5 and 6), p ≤ 3; lower order at the start.
 
+    A step to σ = 0 is of first order. lower_order_final: the last steps are of orders p − 1, …, 1.
     Slots: the last three x̂0 and the last corrected sample. x between rows is the prediction; the row corrects it first.
     """
     need_signal(levels, "unipc")
@@ -28,7 +29,9 @@ def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2") -> list[Row]:
         x = X
         if i > 0:
             x = _update(S4, levels[i - 1 :: -1][:used], here, (S1, S2, S3), b, corrector=X0)
-        used = min(order, i + 1, steps - i)
+        used = 1 if there.sigma == 0 else min(order, i + 1)
+        if lower_order_final:
+            used = min(used, steps - i)
         rows.append(Row(here, _update(x, levels[i::-1][:used], there, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
     return rows
 

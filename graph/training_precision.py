@@ -1,0 +1,103 @@
+"""The precision that a training computes in: what its workflow asks for, and what the machine computes in.
+
+bf16 is mixed precision: weights, optimisers and averages stay in float32, and products and convolutions of the body
+are computed in bfloat16. It pays where the hardware multiplies bfloat16. Elsewhere oneDNN and torch emulate it by
+conversions, and a step takes many times as long as in fp32.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    import torch
+
+Asked: TypeAlias = Literal["auto", "fp32", "bf16"]
+"""What a workflow can say."""
+
+PRECISIONS = get_args(Asked)
+DEFAULT: Asked = "fp32"
+
+AMPERE = 8
+"""The compute capability from which CUDA devices multiply bfloat16."""
+
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""The variables that keep oneDNN from newer instructions; the first that is set counts."""
+
+BELOW_AVX512 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"})
+BELOW_BF16 = BELOW_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
+BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_512"}
+"""Values of these variables that leave out AVX-512, any multiplication of bfloat16, and AMX."""
+
+SLOWDOWN_AVX2 = "6 to 18"
+SLOWDOWN_AVX512 = "1.5 to 3"
+"""How many times as long a training step takes in emulated bf16 as in fp32 (docs/training.md)."""
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware, rather than emulating it.
+
+    A CPU does with AMX or AVX512-BF16, unless oneDNN is off or kept from them by ``ONEDNN_MAX_CPU_ISA``; a CUDA device
+    does from compute capability 8.0. Any other device counts as one that does not.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= AMPERE
+    return device.type == "cpu" and _cpu_computes_bf16()
+
+
+def _cpu_computes_bf16() -> bool:
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    limit = _isa_limit()
+    amx = torch.cpu._is_amx_tile_supported() and limit not in BELOW_AMX
+    avx512 = torch.cpu._is_avx512_bf16_supported() and limit not in BELOW_BF16
+    return amx or avx512
+
+
+def _isa_limit() -> str | None:
+    limit = next((os.environ[name] for name in ISA_LIMITS if os.environ.get(name)), None)
+    return None if limit is None else limit.upper()
+
+
+def resolve_precision(asked: str, device: torch.device, emulated: bool) -> Literal["fp32", "bf16"]:
+    """The precision to train in on a device. ``emulated``: whether it, or that of another process, only emulates bf16.
+
+    ``auto`` is bf16 where all devices compute in it, and fp32 elsewhere. An explicit ``bf16`` is kept, with a warning
+    where it is emulated. Raises ``ValueError`` for another name.
+    """
+    if asked not in PRECISIONS:
+        raise ValueError(f"there is no precision '{asked}'; precisions: {', '.join(PRECISIONS)}")
+    if asked == "fp32" or (asked == "auto" and emulated):
+        return "fp32"
+    if emulated:
+        warnings.warn(
+            f"bf16 is only emulated here: {_cost_of_emulation(device)}; write 'precision: auto' to train in fp32 on "
+            "machines like this one",
+            stacklevel=2,
+        )
+    return "bf16"
+
+
+def _cost_of_emulation(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return "CUDA devices compute in it from compute capability 8.0, and a training step takes longer than in fp32"
+    avx512 = torch.cpu._is_avx512_supported() and _isa_limit() not in BELOW_AVX512
+    return f"a training step takes {SLOWDOWN_AVX512 if avx512 else SLOWDOWN_AVX2} times as long as in fp32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, the body of a training computes in a precision: fp32 or bf16."""
+    import torch
+
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

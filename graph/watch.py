@@ -1,0 +1,95 @@
+"""Numbers that a loop's nodes watch: they stay on their device, and are read once, when the loop has ended.
+
+A node says what it watches with ``watch_size``. What is beyond its limit at the end is a warning of the run, and
+never changes a result. Outside of a loop, and while a graph is traced, nothing is watched.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from guidegraph.graph.ir import Call
+
+
+@dataclass
+class Watched:
+    """Sizes that calls of one node have seen, with the iterations, the limit, and what to say beyond it."""
+
+    call: Call
+    limit: float
+    message: str
+    iterations: list[int] = field(default_factory=list)
+    sizes: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class LoopWatch:
+    """What the nodes of one loop watch. call and iteration: what runs now. warned: nodes that the run has warned of."""
+
+    warned: set[str]
+    call: Call | None = None
+    iteration: int = 0
+    watched: dict[str, Watched] = field(default_factory=dict)
+
+    def add(self, size: Tensor, limit: float, message: str) -> None:
+        if self.call is None or self.call.key in self.warned:
+            return
+        here = self.watched.setdefault(self.call.key, Watched(self.call, limit, message))
+        here.iterations.append(self.iteration)
+        here.sizes.append(size.detach())
+
+    def finish(self, total: int) -> None:
+        """Warn of the nodes whose last size is beyond its limit. total: how many iterations the loop had."""
+        import torch
+
+        for key, here in self.watched.items():
+            sizes: list[float] = torch.stack(here.sizes).tolist()
+            first = _beyond_since(sizes, here.limit)
+            if first is not None:
+                self.warned.add(key)
+                step = f"step {here.iterations[first] + 1} of {total}"
+                place = f"{here.call.mark}: nodes.{key} ({here.call.spec.id})"
+                warnings.warn(f"{place}: from {step} on {here.message.format(size=sizes[-1])}", stacklevel=2)
+
+
+def _beyond_since(sizes: Sequence[float], limit: float) -> int | None:
+    """The position from which all sizes are beyond the limit, or no numbers; ``None`` where the last is within."""
+    within = [i for i, size in enumerate(sizes) if size <= limit]
+    first = within[-1] + 1 if within else 0
+    return first if first < len(sizes) else None
+
+
+_watch: ContextVar[LoopWatch | None] = ContextVar("guidegraph_watch", default=None)
+
+
+@contextmanager
+def watching(watch: LoopWatch) -> Iterator[None]:
+    """Let nodes called inside watch sizes."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def is_watched() -> bool:
+    """Whether a loop watches, so that a size is worth computing."""
+    return _watch.get() is not None
+
+
+def watch_size(size: Tensor, limit: float, message: str) -> None:
+    """Warn once after the loop if a size, a tensor without axes, is above a limit, or no number, to the loop's end.
+
+    message: what is so from a step on, after "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does
+    nothing outside of a loop.
+    """
+    if (watch := _watch.get()) is not None:
+        watch.add(size, limit, message)

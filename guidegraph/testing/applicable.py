@@ -1,0 +1,191 @@
+"""Which checks say something of a node, told by its declaration alone: no value is made, and torch is not imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from guidegraph.graph.hosted import kinds
+from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, structured_types
+from guidegraph.nodes.types import Schedule, Scheduler, Timesteps
+from guidegraph.testing.case import NodeCase
+from guidegraph.testing.catalogue import CHECKS
+
+Content: TypeAlias = Literal["tensor", "float", "batch", "model", "list", "text"]
+"""What a value may hold: a tensor, one of floats, one with a batch axis, a model, a list or dictionary, texts."""
+
+ANYTHING: frozenset[Content] = frozenset(("tensor", "float", "batch", "model", "list", "text"))
+
+
+def applicable_checks(case: NodeCase, names: Collection[str] = tuple(CHECKS)) -> list[str]:
+    """The checks among `names` that may say something of a node, in the order of `names`."""
+    return [name for name in names if why_inapplicable(case, name) is None]
+
+
+def why_inapplicable(case: NodeCase, name: str) -> str | None:
+    """Why a check says nothing of a node; None where it applies, or where only running it tells.
+
+    name: one of `CHECKS`.
+    """
+    if name in case.skip:
+        return f"by design: {case.skip[name]}"
+    rule = _RULES.get(name)
+    return rule(case) if rule is not None else None
+
+
+def why_untraceable(spec: NodeSpec) -> str | None:
+    """Why a node does not compute with tensors whatever they hold; None where it does, or where only a call tells."""
+    if spec.host:
+        return "it runs on the host (host=True)"
+    if spec.io:
+        return "it waits for disk or network (io=True)"
+    if reason := _why_impure(spec):
+        return reason
+    if not spec.outputs:
+        return "it gives nothing"
+    if any("model" in kinds(port) for port in spec.outputs.values()):
+        return "it gives a model"
+    return None
+
+
+def _why_impure(spec: NodeSpec) -> str | None:
+    return None if spec.pure else "it has effects, or randomness without a seed (pure=False)"
+
+
+def _types(case: NodeCase) -> str | None:
+    return None if case.spec.outputs else "it gives nothing"
+
+
+def _shapes(case: NodeCase) -> str | None:
+    if "tensor" not in _held_by_inputs(case):
+        return "no input is a tensor"
+    return None if "tensor" in _held_by_outputs(case.spec) else "no output is a tensor"
+
+
+def _dtypes(case: NodeCase) -> str | None:
+    own_dtype = (Schedule, Scheduler, Timesteps)
+    outputs = [port for port in case.spec.outputs.values() if not set(own_dtype) & set(port.alternatives)]
+    held = any("float" in held_by(port) for port in outputs)
+    return None if held else "no output is a tensor of floats in the dtype of a run"
+
+
+def _batch_invariance(case: NodeCase) -> str | None:
+    if not _held_by_inputs(case) & {"batch", "text"}:
+        return "no input has a batch axis"
+    return None if "batch" in _held_by_outputs(case.spec) else "no output has a batch axis"
+
+
+def _inputs_unchanged(case: NodeCase) -> str | None:
+    held = _held_by_inputs(case) & {"tensor", "model", "list", "text"}
+    return None if held else "it is given nothing that could be changed in place"
+
+
+def _gradients(case: NodeCase) -> str | None:
+    if reason := why_untraceable(case.spec):
+        return reason
+    no_gradient = {Schedule, Timesteps}
+    inputs = [port for port in _ports_with_values(case) if not port.setting]
+    ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in held_by(p.type)]
+    if not ports:
+        return "no input is a tensor of floats"
+    if all(port.name in case.detached for port in ports):
+        return "; ".join(f"'{name}' is detached by design: {reason}" for name, reason in case.detached.items())
+    return None if "float" in _held_by_outputs(case.spec) else "no output is a tensor of floats"
+
+
+def _onnx_export(case: NodeCase) -> str | None:
+    if reason := why_untraceable(case.spec):
+        return reason
+    if "tensor" not in _held_by_inputs(case):
+        return "no input is a tensor: what it gives is the same in every run"
+    if case.spec.runtime:
+        return "the runtime has an operation that does the same (runtime=True)"
+    if any("tensor" not in held_by(port) for port in case.spec.outputs.values()):
+        return "an output may be no tensor: inside of a step alone the node is in a graph"
+    return None
+
+
+_RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
+    "types": _types,
+    "shapes": _shapes,
+    "dtypes": _dtypes,
+    "batch invariance": _batch_invariance,
+    "determinism": lambda case: _why_impure(case.spec),
+    "inputs unchanged": _inputs_unchanged,
+    "device independence": lambda case: why_untraceable(case.spec),
+    "gradients": _gradients,
+    "identity": lambda case: None if case.spec.identity is not None else "it declares no identity",
+    "needs": lambda case: None if case.spec.needs is not None else "it declares no needs",
+    "ONNX export": _onnx_export,
+}
+"""The reason of each check; documentation can always be checked."""
+
+
+def held_by(kind: PortType) -> frozenset[Content]:
+    """What values of a port type may hold."""
+    return frozenset[Content]().union(*(_held_by(one) for one in kind.alternatives))
+
+
+def _held_by(kind: type | SequenceOf) -> frozenset[Content]:
+    if isinstance(kind, SequenceOf):
+        held = held_by(kind.element)
+        return held | {"list"} if str not in kind.element.alternatives else held | {"list", "text"}
+    if kind in (object, list, dict, tuple):
+        return ANYTHING
+    if Tensor in kind.__mro__:
+        return _held_by_tensor(kind)
+    if kind in structured_types().values():
+        return _held_by_structured(kind)
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        return frozenset[Content]().union(*(held_by(port_type(hints.get(name, Any))) for name in kind._fields))
+    return frozenset(("model",)) if kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
+
+
+def _held_by_tensor(kind: Any) -> frozenset[Content]:
+    held: set[Content] = {"tensor"}
+    if not kind.integer:
+        held.add("float")
+    if kind.axes is None or "B" in kind.axes:
+        held.add("batch")
+    return frozenset(held)
+
+
+def _held_by_structured(kind: Any) -> frozenset[Content]:
+    """Fields with declared axes are tensors; other fields hold what their annotations say."""
+    axes: Mapping[str, Any] = getattr(kind, "leaf_axes", {})
+    hints = typing.get_type_hints(kind, include_extras=True)
+    held: set[Content] = set()
+    for field in dataclasses.fields(kind):
+        if field.name in axes:
+            held.update(("tensor", "float"))
+            if "B" in axes[field.name]:
+                held.add("batch")
+        else:
+            held |= held_by(port_type(hints[field.name]))
+    return frozenset(held)
+
+
+def _ports_with_values(case: NodeCase) -> Iterator[Port]:
+    """Ports that get a value, an example or the case's own, and settings that the case gives."""
+    yield from (port for name, port in case.spec.inputs.items() if port.required or name in case.inputs)
+    yield from (port for name, port in case.spec.settings.items() if port.required or name in case.settings)
+
+
+def _held_by_inputs(case: NodeCase) -> frozenset[Content]:
+    return frozenset[Content]().union(*(_held_by_port(case, port) for port in _ports_with_values(case)))
+
+
+def _held_by_port(case: NodeCase, port: Port) -> frozenset[Content]:
+    """A number, a text or a path that the case gives tells more than the type."""
+    value = case.settings.get(port.name, case.inputs.get(port.name))
+    if isinstance(value, (bool, int, float, str)):
+        return frozenset()
+    return held_by(port.type)
+
+
+def _held_by_outputs(spec: NodeSpec) -> frozenset[Content]:
+    return frozenset[Content]().union(*(held_by(port) for port in spec.outputs.values()))

@@ -1,0 +1,21 @@
+"""The checks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+CHECKS: Mapping[str, tuple[str, str]] = {
+    "docs": ("docs", "check_docs"),
+    "types": ("results", "check_types"),
+    "shapes": ("results", "check_shapes"),
+    "dtypes": ("dtypes", "check_dtypes"),
+    "batch invariance": ("batch", "check_batch_invariance"),
+    "determinism": ("repeat", "check_determinism"),
+    "inputs unchanged": ("repeat", "check_inputs_unchanged"),
+    "device independence": ("device", "check_device_independence"),
+    "gradients": ("gradients", "check_gradients"),
+    "identity": ("traits", "check_identity"),
+    "needs": ("traits", "check_needs"),
+    "ONNX export": ("onnx", "check_onnx_export"),
+}
+"""Module and function of each check, in the order in which they are run."""

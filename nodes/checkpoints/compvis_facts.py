@@ -1,0 +1,109 @@
+"""What no tensor of a latent diffusion model tells, and where it is taken from: settings, a config.yaml, a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure
+from guidegraph.nodes.types import PredictionKind, Schedule
+
+
+@dataclass(frozen=True)
+class BetaSchedule:
+    """β from `start` to `end` in so many steps, linear in √β (`scaled_linear`) or in β (`linear`)."""
+
+    start: float
+    end: float
+    kind: Literal["scaled_linear", "linear"] = "scaled_linear"
+    steps: int = 1000
+
+    def build(self) -> Schedule:
+        make = schedules.scaled_linear if self.kind == "scaled_linear" else schedules.linear
+        return make(train_steps=self.steps, beta_start=self.start, beta_end=self.end)
+
+
+@dataclass(frozen=True)
+class Rescaler:
+    """How `SpatialRescaler` shrinks a map before its 1 × 1 convolution: `stages` times by `factor`, with `mode`."""
+
+    stages: int
+    factor: float = 0.5
+    mode: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one source says of a model; None where it says nothing.
+
+    heads, head_channels, upsample_heads, order: of attention; see `Heads`. groups: of GroupNorm. scale: what a latent
+    is multiplied by to have unit variance. schedule: of its training. prediction: what the network gives. rescaler:
+    of a model that is conditioned on maps. null_class: the last label of a model with classes means none. takes_text:
+    what its transformer encodes is words, not the boxes of a layout.
+    """
+
+    heads: int | None = None
+    head_channels: int | None = None
+    upsample_heads: int | None = None
+    order: Literal["legacy", "new"] | None = None
+    groups: int | None = None
+    scale: float | None = None
+    schedule: BetaSchedule | None = None
+    prediction: PredictionKind | None = None
+    rescaler: Rescaler | None = None
+    null_class: bool | None = None
+    takes_text: bool | None = None
+
+    @property
+    def layout(self) -> Heads:
+        """The layout of the heads, for a network that has some."""
+        return Heads(self.heads, self.head_channels, self.order or "legacy", self.upsample_heads)
+
+    @property
+    def norm_groups(self) -> int:
+        return self.groups or GROUPS
+
+
+def from_options(options: LoadOptions) -> Facts:
+    """What the settings of `checkpoint.load` say. The noise schedule is not among them: a name is no β."""
+    return Facts(
+        heads=options.heads,
+        head_channels=options.head_channels,
+        upsample_heads=options.upsample_heads,
+        order=None if options.attention == "auto" else options.attention,
+        groups=options.groups,
+        scale=options.scale,
+        prediction=None if options.prediction == "auto" else options.prediction,
+    )
+
+
+def first_known(*sources: Facts) -> Facts:
+    """Each fact from the first source that has it. How many heads there are is one fact, however it is put."""
+    merged = Facts()
+    for source in sources:
+        if merged.heads is None and merged.head_channels is None:
+            upsample = merged.upsample_heads if merged.upsample_heads is not None else source.upsample_heads
+            merged = replace(merged, heads=source.heads, head_channels=source.head_channels, upsample_heads=upsample)
+        for field in fields(Facts):
+            if field.name not in ("heads", "head_channels", "upsample_heads") and getattr(merged, field.name) is None:
+                merged = replace(merged, **{field.name: getattr(source, field.name)})
+    return merged
+
+
+def unknown_settings(facts: Facts, measured: Structure, *, latents: bool, maps: bool, schedule: bool) -> list[str]:
+    """The settings of `checkpoint.load` that say what no source says and this network needs.
+
+    latents: there is a first stage, whose scale counts. maps: there is a SpatialRescaler. schedule: the file has none.
+    """
+    attends = bool(measured.middle_depth or measured.attention_levels)
+    unknown = {
+        "heads or head_channels": attends and facts.heads is None and facts.head_channels is None,
+        "attention": attends and measured.context_dim is None and facts.order is None,
+        "scale": latents and facts.scale is None,
+        "noise_schedule": schedule and facts.schedule is None,
+        "prediction": facts.prediction is None,
+        "config": maps and facts.rescaler is None,
+    }
+    return [name for name, missing in unknown.items() if missing]

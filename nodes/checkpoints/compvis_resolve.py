@@ -1,0 +1,97 @@
+"""What holds for one file in CompVis' layout: settings before the file, before its config.yaml, before the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from guidegraph.nodes.checkpoints.compvis_config import ModelConfig, check_first_stage, check_structure, facts_of
+from guidegraph.nodes.checkpoints.compvis_facts import Facts, first_known, from_options, unknown_settings
+from guidegraph.nodes.checkpoints.compvis_releases import first_stage_of, release_of
+from guidegraph.nodes.checkpoints.options import LoadOptions
+from guidegraph.nodes.checkpoints.structure import Structure
+from guidegraph.nodes.models.released_autoencoder import FirstStageShape
+
+HINT = "set them on checkpoint.load as it was trained, or put the config.yaml of its training beside the file"
+
+
+def facts_in_file(tensors: Mapping[str, Tensor]) -> Facts:
+    """What a file says of itself: the scale of its latents, and that it predicts v. Raises ``ValueError``."""
+    scale = tensors.get("scale_factor")
+    if scale is not None and (scale.numel() != 1 or not float(scale) > 0):
+        raise ValueError(f"its scale_factor is {scale.tolist()}, and one number above 0 was expected: set scale")
+    return Facts(
+        scale=None if scale is None else float(scale),
+        prediction="v" if "v_pred" in tensors else None,
+    )
+
+
+def resolve_facts(
+    measured: Structure,
+    first: FirstStageShape | None,
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+    *,
+    maps: bool,
+) -> Facts:
+    """The facts of a diffusion model whose U-Net and first stage, where there is one, were measured.
+
+    tensors: all of the file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError`` that names
+    the settings that are needed, where no source has what the network needs.
+    """
+    sources = [from_options(options), facts_in_file(tensors)]
+    if config is not None:
+        sources.append(facts_of(config))
+        check_structure(config, measured, str(where))
+        if first is not None:
+            check_first_stage(config, first, str(where))
+    release = release_of(measured, first)
+    if release is not None:
+        sources.append(release.facts)
+    facts = first_known(*sources)
+    named = options.noise_schedule != "auto" or "alphas_cumprod" in tensors
+    unknown = unknown_settings(facts, measured, latents=first is not None, maps=maps, schedule=not named)
+    if unknown and release is not None:
+        note = release.note or f"set {', '.join(unknown)} on checkpoint.load, or put its config.yaml beside the file"
+        raise ValueError(f"'{where}' does not tell {', '.join(unknown)}: {note}")
+    if unknown:
+        beside = "" if config is None else f", '{config.path}' does not say it"
+        raise ValueError(
+            f"'{where}' is in CompVis' layout but in none of its released shapes (channels {measured.channels}, widths "
+            f"{measured.widths}, {measured.inputs} in, {measured.outputs} out){beside}, and its tensors do not tell "
+            f"{', '.join(unknown)}: {HINT}"
+        )
+    return facts
+
+
+def first_stage_scale(
+    first: FirstStageShape,
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    options: LoadOptions,
+    config: ModelConfig | None,
+) -> float:
+    """What the latents of a first stage that came without its diffusion model are multiplied by.
+
+    Raises ``ValueError`` for a shape that was not released, or released with several scales, where nothing says which.
+    """
+    sources = [from_options(options), facts_in_file(tensors)]
+    if config is not None:
+        check_first_stage(config, first, str(where))
+        sources.append(Facts(scale=facts_of(config).scale))
+    release = first_stage_of(replace(first, groups=32))
+    if release is not None:
+        sources.append(Facts(scale=release.scale))
+    scale = first_known(*sources).scale
+    if scale is None:
+        why = release.note if release is not None else "it is in none of the released shapes of first stages"
+        raise ValueError(
+            f"'{where}' is a first stage that does not tell the scale of its latents: {why}. Set scale on "
+            "checkpoint.load, or put the config.yaml of its training beside the file"
+        )
+    return scale

@@ -1,0 +1,189 @@
+"""Which input of a graph takes what a denoiser is given, and which of its outputs is what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
+
+import torch
+from torch import Tensor
+
+from guidegraph.graph.errors import choices
+from guidegraph.nodes.onnx import Constant, InputField, OutputField
+from guidegraph.nodes.types import PredictionKind
+
+if TYPE_CHECKING:
+    from guidegraph_runtime.manifest_types import Part
+    from guidegraph_runtime.manifest_types import Tensor as Declared
+
+_AXES = {"x": (4,), "t": (0, 1, 2), "vector": (1, 2), "tokens": (3,), "mask": (2,), "spatial": (4,)}
+_MAPS = ("x", "spatial")
+
+
+@dataclass(frozen=True)
+class GraphPorts:
+    """The fields that each input takes, by its name; numbers for the other inputs; the fields' outputs; the kind.
+
+    Two fields of one input, x and spatial, are concatenated along the channels. Two fields of one output are its
+    halves.
+    """
+
+    inputs: Mapping[str, tuple[InputField, ...]]
+    outputs: Mapping[OutputField, str]
+    kind: PredictionKind
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> set[str]:
+        """All that the graph takes."""
+        return {name for fields in self.inputs.values() for name in fields}
+
+
+def ports_of_bundle(part: Part, kind: PredictionKind) -> GraphPorts:
+    """The ports of a graph whose inputs and outputs are named as the fields are."""
+    inputs: dict[str, Any] = {one.name: (one.name,) for one in part.inputs}
+    outputs: dict[Any, str] = {one.name: one.name for one in part.outputs}
+    return GraphPorts(inputs, outputs, kind)
+
+
+def ports_of_file(
+    where: str,
+    part: Part,
+    inputs: Mapping[InputField, str],
+    outputs: Mapping[OutputField, str],
+    constants: Mapping[str, Constant],
+    kind: PredictionKind | None,
+) -> GraphPorts:
+    """The ports of a graph that others named. Raises ``ValueError`` for settings that do not fit what it declares."""
+    takes, gives = ({one.name: one for one in side} for side in (part.inputs, part.outputs))
+    for name in [*inputs.values(), *constants]:
+        if name not in takes:
+            _fail(where, f"it has no input '{name}'; {choices(name, takes, 'inputs')}", part)
+    taken: dict[str, tuple[InputField, ...]] = {}
+    for key in get_args(InputField):  # their order is that of the channels
+        if key in inputs:
+            taken[inputs[key]] = (*taken.get(inputs[key], ()), key)
+    if unsaid := [key for key in ("x", "t") if key not in inputs]:
+        do = ", ".join(f"{key}: NAME" for key in unsaid)
+        _fail(where, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
+    for name, fields in taken.items():
+        _check_input(where, part, takes[name], fields)
+        if name in constants:
+            _fail(where, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
+    if unfilled := [name for name in takes if name not in taken and name not in constants]:
+        _fail(where, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
+    named = _outputs(where, part, gives, outputs)
+    if kind is None:
+        _fail(where, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
+    return GraphPorts(taken, named, kind, constants)
+
+
+def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
+    """What to do about an input that nothing fills: the fields of as many axes that are still free."""
+    free = [key for key in get_args(InputField) if key not in inputs and len(declared.dims) in _AXES[key]]
+    fields = f"name it under `inputs` as {' or '.join(free)}, or " if free else ""
+    return f"{fields}give it a number in `constants`"
+
+
+def _check_input(where: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:
+    if len(fields) > 1 and any(key not in _MAPS for key in fields):
+        message = f"its input '{declared.name}' is named for {' and '.join(fields)}: only x and spatial can share one"
+        _fail(where, message, part)
+    axes = _AXES[fields[0]]
+    if len(declared.dims) not in axes:
+        expected = " or ".join(map(str, axes))
+        _fail(where, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
+
+
+def _outputs(
+    where: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
+) -> dict[OutputField, str]:
+    for name in outputs.values():
+        if name not in gives:
+            _fail(where, f"it has no output '{name}'; {choices(name, gives, 'outputs')}", part)
+    named = dict(outputs)
+    if "value" not in named:
+        if named or len(gives) != 1:
+            _fail(where, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
+        named["value"] = next(iter(gives))
+    return named
+
+
+def _fail(where: str, message: str, part: Part) -> NoReturn:
+    raise ValueError(f"'{where}': {message}. It takes {describe(part.inputs)}, and gives {describe(part.outputs)}")
+
+
+def describe(tensors: Sequence[Declared]) -> str:
+    """Tensors with dtypes and shapes; "?" is an axis of any size."""
+    return ", ".join(f"{one.name} ({one.dtype}, {_shape(one)})" for one in tensors) or "nothing"
+
+
+def _shape(tensor: Declared) -> str:
+    return " × ".join("?" if isinstance(dim, str) else str(dim) for dim in tensor.dims) or "one number"
+
+
+def fit_input(declared: Declared, fields: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    """The tensor of an input from the values of its fields, in the dtype and number of axes that the graph declares.
+
+    Several maps are concatenated along the channels. A vector (B, 1) fits an input of one axis, and t (B) one of none
+    (the same t for all samples), one or two. Raises ``ValueError`` where a dtype of whole numbers would round.
+    """
+    (name, first), *others = fields.items()
+    tensor = torch.cat([first, *(value.to(first) for _, value in others)], dim=1) if others else first
+    tensor = _fit_axes(declared, name, tensor.detach())
+    dtype = getattr(torch, declared.dtype)
+    if tensor.is_floating_point() and not (dtype.is_floating_point or dtype == torch.bool):
+        _check_whole(declared, name, tensor)
+    return tensor.to(device, dtype).contiguous()
+
+
+def _fit_axes(declared: Declared, name: str, tensor: Tensor) -> Tensor:
+    axes = len(declared.dims)
+    if name == "t":
+        if takes_one(declared):
+            tensor = tensor[:1]
+        return tensor[0] if axes == 0 else tensor.reshape(-1, *(1,) * (axes - 1))
+    if name == "vector" and axes == 1:
+        if tensor.shape[1] != 1:
+            raise ValueError(
+                f"the graph's input '{declared.name}' is one number for each sample, and the condition's vector has "
+                f"{tensor.shape[1]}: condition.vector makes one of numbers and labels"
+            )
+        return tensor[:, 0]
+    return tensor
+
+
+def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
+    if bool((tensor == tensor.round()).all()):
+        return
+    value = float(tensor[tensor != tensor.round()].flatten()[0])
+    do = (
+        "choose levels at whole timesteps, with `spacing: leading` or `trailing` and `sigmas: schedule`"
+        if name == "t"
+        else "give whole numbers"
+    )
+    raise ValueError(f"the graph's input '{declared.name}' takes {declared.dtype}, and {name} has {value:g}: {do}")
+
+
+def takes_one(declared: Declared) -> bool:
+    """Whether an input is one number, or one row, whatever the batch is."""
+    return declared.dims[:1] in ((), (1,))
+
+
+def constant_input(declared: Declared, constant: Constant, batch: int, device: torch.device) -> Tensor:
+    """A number, or a row of them, in the shape that the graph declares; an open leading axis is the batch.
+
+    Raises ``ValueError`` where a row is not as long as the last axis, or another axis is open.
+    """
+    values = torch.tensor(constant, dtype=torch.float64)
+    shape = [batch if i == 0 and isinstance(dim, str) else dim for i, dim in enumerate(declared.dims)]
+    if values.ndim and shape and isinstance(shape[-1], str):
+        shape[-1] = len(values)
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if len(sizes) < len(shape) or (values.ndim and (not sizes or sizes[-1] != len(values))):
+        raise ValueError(
+            f"the graph's input '{declared.name}' has the shape {_shape(declared)}, which {constant} in `constants` "
+            "does not fill: give a number for sizes that are fixed, or one row of its last axis"
+        )
+    return fit_input(declared, {"constant": values.expand(sizes)}, device)

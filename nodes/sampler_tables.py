@@ -1,0 +1,36 @@
+"""What a sampler's node gives: its table, the times of its rows, and the state that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from guidegraph.graph.context import current_device
+from guidegraph.nodes.levels import as_noise, as_tables
+from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
+from guidegraph_runtime.tables.rows import K
+from guidegraph_runtime.tables.sampler import SamplerTable, check_shorthand
+
+
+class Sampler(NamedTuple):
+    scheduler: Scheduler
+    steps: Timesteps
+    state: SchedulerState
+
+
+def sampler_of(
+    table_of: Callable[..., SamplerTable], schedule: Schedule, levels: Levels | None, **settings: Any
+) -> Sampler:
+    """A node's values from the table that the runtime's function of the same name computes of the same settings."""
+    import torch
+
+    device = current_device()
+    visited = None if levels is None else as_tables(levels)
+    check_shorthand(table_of, visited, settings)
+    fields = table_of(as_noise(schedule), visited, **settings)._asdict()
+    columns = {name: torch.from_numpy(v).to(device) for name, v in fields.items() if isinstance(v, np.ndarray)}
+    scheduler = Scheduler(**fields | columns)
+    state = SchedulerState(torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(K, device=device))
+    return Sampler(scheduler, scheduler.t.float(), state)

@@ -1,0 +1,107 @@
+"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `samplers`.
+
+original_steps: how many timesteps the model was distilled at. spacing: by default some of those, evenly by their index.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from guidegraph_runtime.checks import choice, number, whole
+from guidegraph_runtime.tables import consistency
+from guidegraph_runtime.tables.grid import (
+    SUBSEQUENCE,
+    Final,
+    Levels,
+    Noise,
+    Sigmas,
+    compress_times,
+    kept_steps,
+    landing,
+    round_times,
+)
+from guidegraph_runtime.tables.rows import Array, Level
+from guidegraph_runtime.tables.sampler import SamplerTable, noise_of, sampler_table, visited_levels
+
+DistilledSpacing: TypeAlias = Literal["distilled", "leading", "trailing", "linspace"]
+
+
+def lcm(
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
+    *,
+    steps: int = 4,
+    original_steps: int = 50,
+    spacing: DistilledSpacing = "distilled",
+    offset: int = 0,
+    final: Final = "one",
+    sigmas: Sigmas = "schedule",
+    timestep_scaling: float = 10.0,
+    clip: bool | float = False,
+    threshold: float | None = None,
+    threshold_max: float | None = None,
+    strength: float = 1.0,
+) -> SamplerTable:
+    """Latent consistency models (Luo et al. 2023): the consistency function, then fresh noise of the next level.
+
+    timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
+    """
+    visited = _visited(noise_of(alphas_bar), levels, steps, original_steps, spacing, offset, final, sigmas, strength)
+    rows = consistency.lcm(visited, number("timestep_scaling", timestep_scaling, above=0))
+    return sampler_table(rows, clip, threshold, threshold_max)
+
+
+def tcd(
+    alphas_bar: Array | Noise,
+    levels: Levels | None = None,
+    *,
+    steps: int = 4,
+    original_steps: int = 50,
+    spacing: DistilledSpacing = "distilled",
+    offset: int = 0,
+    final: Final = "first",
+    sigmas: Sigmas = "schedule",
+    eta: float = 0.3,
+    clip: bool | float = False,
+    threshold: float | None = None,
+    threshold_max: float | None = None,
+    rederive_eps: bool = True,
+    strength: float = 1.0,
+) -> SamplerTable:
+    """Trajectory consistency distillation (Zheng et al. 2024): DDIM below the next level, then fresh noise up to it.
+
+    eta: the paper's γ, from 0, which is DDIM, to 1, which is multistep consistency sampling.
+    """
+    noise = noise_of(alphas_bar)
+    visited = _visited(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
+    rows = consistency.tcd(visited, noise.at, number("eta", eta, low=0, high=1))
+    return sampler_table(rows, clip, threshold, threshold_max, rederive_eps)
+
+
+def _visited(
+    noise: Noise,
+    levels: Levels | None,
+    steps: int,
+    original_steps: int,
+    spacing: DistilledSpacing,
+    offset: int,
+    final: Final,
+    sigmas: Sigmas,
+    strength: float,
+) -> list[Level]:
+    """The levels that are given, or those that the settings choose: by default of the distillation's timesteps.
+
+    Those are compressed, as `grid.timesteps` are, into what the schedule's model knows.
+    """
+    choice("spacing", spacing, get_args(DistilledSpacing))
+    steps, original_steps = whole("steps", steps, low=1), whole("original_steps", original_steps, low=1)
+    if levels is not None or spacing != "distilled" or sigmas != "schedule":
+        usual = "trailing" if spacing == "distilled" else spacing
+        return visited_levels(noise, levels, SUBSEQUENCE, steps, usual, offset, final, sigmas, strength)
+    choice("final", final, get_args(Final))
+    times = consistency.distilled_timesteps(len(noise.log_ratio), original_steps, steps)
+    known = compress_times(np.array(times, dtype=np.float64), noise.low, noise.high)
+    kept = known[steps - kept_steps(steps, number("strength", strength, above=0, high=1)) :]
+    return [*(noise.at(float(t)) for t in round_times(kept)), landing(noise, final)]

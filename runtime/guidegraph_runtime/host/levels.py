@@ -1,0 +1,297 @@
+"""Noise levels for a sampler to visit, as the fields of a Levels: t and ratio (N + 1), float64, noisiest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+
+from guidegraph_runtime.checks import array, choice, fields, flag, number, whole
+from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.host.schedule import noise_of_fields
+from guidegraph_runtime.tables import spacings
+from guidegraph_runtime.tables.grid import (
+    LANDING,
+    Final,
+    Levels,
+    Noise,
+    Rule,
+    Spacing,
+    kept_steps,
+    landing,
+    polynomial,
+    timesteps,
+)
+from guidegraph_runtime.tables.grid import exponential as exponentially
+from guidegraph_runtime.tables.rows import Array, Level
+from guidegraph_runtime.tables.sampler import check_levels
+from guidegraph_runtime.tables.spacings import Aligned
+
+Fields: TypeAlias = dict[str, Array]
+Listed: TypeAlias = Literal["one", "first", "listed"]
+
+
+@operation("levels.leading")
+def leading(schedule: Mapping[str, Any], *, steps: int = 30, offset: int = 0, final: Final = "one") -> Fields:
+    """Every (T // steps)-th timestep from 0 + offset on (Lin et al. 2023, table 2)."""
+    return _spaced(schedule, "leading", steps, True, whole("offset", offset, low=0), final)
+
+
+@operation("levels.trailing")
+def trailing(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
+    """Every (T / steps)-th timestep from the last one down, rounded (Lin et al. 2023, table 2)."""
+    return _spaced(schedule, "trailing", steps, True, 0, final)
+
+
+@operation("levels.linspace")
+def linspace(
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    whole_times: bool = False,
+    lands: bool = False,
+    final: Final = "one",
+) -> Fields:
+    """Timesteps evenly from the last one to the first, both visited; with `lands`, the first is left to the landing."""
+    return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
+
+
+@operation("levels.simple")
+def simple(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
+    """Whole timesteps from the last one down, T / steps apart and rounded up (ComfyUI's `simple`)."""
+    noise, steps = noise_of_fields(schedule), _steps(steps)
+    return _at_times(noise, spacings.simple(noise.low, noise.high, steps), final)
+
+
+@operation("levels.sgm_uniform")
+def sgm_uniform(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
+    """Timesteps evenly from the last one toward the first, which is not visited (ComfyUI's `sgm_uniform`)."""
+    noise, steps = noise_of_fields(schedule), _steps(steps)
+    return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
+
+
+@operation("levels.beta")
+def beta(
+    schedule: Mapping[str, Any], *, steps: int = 30, a: float = 0.6, b: float = 0.6, final: Final = "one"
+) -> Fields:
+    """Whole timesteps at the quantiles of Beta(a, b) (Lee et al. 2024); equal ones are visited once."""
+    noise, steps = noise_of_fields(schedule), _steps(steps)
+    a, b = number("a", a, above=0), number("b", b, above=0)
+    return _at_times(noise, spacings.beta(noise.low, noise.high, steps, a, b), final)
+
+
+@operation("levels.karras")
+def karras(
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    rho: float = 7.0,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    final: Final = "one",
+) -> Fields:
+    """σ/α even in the ρ-th root (Karras et al. 2022, eq. 5)."""
+    noise, ramp = noise_of_fields(schedule), np.linspace(0, 1, _steps(steps))
+    first, last = _ends(noise, sigma_max, sigma_min)
+    ratios = polynomial(first.ratio, last.ratio, ramp, number("rho", rho, above=0))
+    return _between(noise, first, last, ratios, final)
+
+
+@operation("levels.exponential")
+def exponential(
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    final: Final = "one",
+) -> Fields:
+    """σ/α even in the logarithm, which is even in λ (Lu et al. 2022)."""
+    noise, ramp = noise_of_fields(schedule), np.linspace(0, 1, _steps(steps))
+    first, last = _ends(noise, sigma_max, sigma_min)
+    return _between(noise, first, last, exponentially(first.ratio, last.ratio, ramp), final)
+
+
+@operation("levels.polyexponential")
+def polyexponential(
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    rho: float = 1.0,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    final: Final = "one",
+) -> Fields:
+    """σ/α whose logarithm is a polynomial of degree ρ (k-diffusion's)."""
+    noise, steps, rho = noise_of_fields(schedule), _steps(steps), number("rho", rho, above=0)
+    first, last = _ends(noise, sigma_max, sigma_min)
+    return _between(noise, first, last, spacings.polyexponential(first.ratio, last.ratio, steps, rho), final)
+
+
+@operation("levels.kl_optimal")
+def kl_optimal(
+    schedule: Mapping[str, Any],
+    *,
+    steps: int = 30,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    final: Final = "one",
+) -> Fields:
+    """σ/α = tan of even angles, the optimum for Gaussian data (Sabour et al. 2024)."""
+    noise, steps = noise_of_fields(schedule), _steps(steps)
+    first, last = _ends(noise, sigma_max, sigma_min)
+    return _between(noise, first, last, spacings.kl_optimal(first.ratio, last.ratio, steps), final)
+
+
+@operation("levels.ays")
+def ays(schedule: Mapping[str, Any], *, steps: int = 10, model: Aligned = "sd1", final: Final = "one") -> Fields:
+    """Align Your Steps (Sabour et al. 2024): σ/α optimised for a released model."""
+    noise, steps = noise_of_fields(schedule), _steps(steps)
+    choice("model", model, get_args(Aligned))
+    choice("final", final, get_args(Final))
+    visited = [_near(noise, float(ratio)) for ratio in spacings.aligned(model, steps)]
+    return _checked(Levels.of([*visited, landing(noise, final)]))
+
+
+@operation("levels.timesteps")
+def listed_timesteps(schedule: Mapping[str, Any], *, timesteps: Sequence[float], final: Listed = "one") -> Fields:
+    """These timesteps, falling or rising; `final: listed` lands at the last of them."""
+    noise = noise_of_fields(schedule)
+    times = [number(f"timesteps[{i}]", t, low=0, high=noise.last) for i, t in enumerate(timesteps)]
+    return _listed(noise, [noise.at(t) for t in times], final)
+
+
+@operation("levels.sigmas")
+def listed_sigmas(schedule: Mapping[str, Any], *, sigmas: Sequence[float], final: Listed = "one") -> Fields:
+    """These σ/α, just as they are; a 0 at the end is the landing, and `final: listed` lands at whatever is last."""
+    noise = noise_of_fields(schedule)
+    ratios = [number(f"sigmas[{i}]", ratio, low=0) for i, ratio in enumerate(sigmas)]
+    if len(ratios) > 1 and ratios[-1] == 0:
+        final = "listed"
+    return _listed(noise, [noise.exactly(ratio) for ratio in ratios], final)
+
+
+class Halves(NamedTuple):
+    """The levels before a step and those from it on; both have the one where they meet."""
+
+    before: Fields
+    after: Fields
+
+
+@operation("levels.split")
+def split(levels: Mapping[str, Any], *, at: int) -> Halves:
+    """The levels of the first `at` steps, and of the others."""
+    given = levels_of_fields(levels)
+    steps = len(given.t) - 1
+    if not 1 <= whole("at", at) < steps:
+        raise ValueError(
+            f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
+        )
+    return Halves(_fields(given.t[: at + 1], given.ratio[: at + 1]), _fields(given.t[at:], given.ratio[at:]))
+
+
+@operation("levels.start")
+def start(levels: Mapping[str, Any], *, strength: float = 1.0) -> Fields:
+    """Only the last part of the steps, rounded down but at least one, for a start from a picture."""
+    given = levels_of_fields(levels)
+    steps = len(given.t) - 1
+    first = steps - kept_steps(steps, number("strength", strength, above=0, high=1))
+    return _fields(given.t[first:], given.ratio[first:])
+
+
+@operation("levels.reverse")
+def reverse(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
+    """From the data to the noise: the same levels the other way round.
+
+    A landing at σ = 0, where no network is called, becomes the first level that the model knows; it is left out where
+    the levels visit that one anyway.
+    """
+    given, noise = levels_of_fields(levels), noise_of_fields(schedule)
+    visited = given.visited()[::-1]
+    if visited[0].sigma == 0:
+        lowest = noise.at(noise.low)
+        visited = visited[1:] if visited[1].ratio <= lowest.ratio else [lowest, *visited[1:]]
+    return _checked(Levels.of(visited))
+
+
+@operation("levels.whole")
+def whole_timesteps(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
+    """The levels at the nearest whole timesteps; those that come to be equal are visited once. Landings stay."""
+    given, noise = levels_of_fields(levels), noise_of_fields(schedule)
+    visited = [noise.at(float(np.round(level.t))) if level.sigma > 0 else level for level in given.visited()]
+    kept = [level for i, level in enumerate(visited) if i == 0 or level.ratio != visited[i - 1].ratio]
+    return _checked(Levels.of(kept))
+
+
+def levels_of_fields(levels: Mapping[str, Any]) -> Levels:
+    """The fields of a Levels as the tables see them. Raises ``ValueError`` for what is none."""
+    given = fields("levels", levels, "t", "ratio")
+    t, ratio = (array(f"levels.{name}", given[name], "(N+1)", "f").astype(np.float64) for name in ("t", "ratio"))
+    return check_levels(Levels(t, ratio))
+
+
+def _spaced(
+    schedule: Mapping[str, Any],
+    spacing: Spacing,
+    steps: int,
+    rounds: bool,
+    offset: int,
+    final: Final,
+    lands: bool = False,
+) -> Fields:
+    noise = noise_of_fields(schedule)
+    return _at_times(noise, timesteps(noise, Rule(rounds, lands, True), _steps(steps), spacing, offset), final)
+
+
+def _steps(steps: int) -> int:
+    return whole("steps", steps, low=1)
+
+
+def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
+    """The levels of the largest and the smallest σ/α: by default, those that the model knows and that hold signal."""
+    first = (
+        noise.at(noise.with_signal().high)
+        if sigma_max is None
+        else _near(noise, number("sigma_max", sigma_max, above=0))
+    )
+    last = noise.at(noise.low) if sigma_min is None else _near(noise, number("sigma_min", sigma_min, above=0))
+    if last.ratio >= first.ratio:
+        raise ValueError(f"sigma_min {last.ratio:g} must be below sigma_max {first.ratio:g}")
+    return first, last
+
+
+def _at_times(noise: Noise, times: Array, final: Final) -> Fields:
+    choice("final", final, get_args(Final))
+    return _checked(Levels.of([*(noise.at(float(t)) for t in times), landing(noise, final)]))
+
+
+def _between(noise: Noise, first: Level, last: Level, ratios: Array, final: Final) -> Fields:
+    """Levels from `first` to `last` with σ/α between them, the ends of `ratios` being those two."""
+    choice("final", final, get_args(Final))
+    inner = [_near(noise, float(ratio)) for ratio in ratios[1:-1]]
+    return _checked(Levels.of([*[first, *inner, last][: len(ratios)], landing(noise, final)]))
+
+
+def _near(noise: Noise, ratio: float) -> Level:
+    """The level at the time where σ/α is `ratio`, and beyond the schedule this σ/α at the time of its end."""
+    low, high = noise.log_ratio[[0, -1]]
+    return noise.at_ratio(ratio) if low <= math.log(ratio) <= high else noise.exactly(ratio)
+
+
+def _listed(noise: Noise, visited: list[Level], final: Listed) -> Fields:
+    choice("final", final, get_args(Listed))
+    if final == "one":
+        visited = [*visited, Level.at(LANDING, 0.0)]
+    elif final == "first":
+        visited = [*visited, noise.at(0.0)]
+    return _checked(Levels.of(visited))
+
+
+def _checked(levels: Levels) -> Fields:
+    return check_levels(levels)._asdict()
+
+
+def _fields(t: Array, ratio: Array) -> Fields:
+    return _checked(Levels(t, ratio))

@@ -1,0 +1,69 @@
+"""Spacings of noise levels beside those of the schedule itself, each as timesteps or σ/α in decreasing order."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from guidegraph_runtime.tables.beta import beta_quantile
+from guidegraph_runtime.tables.grid import exponential
+from guidegraph_runtime.tables.rows import Array
+
+Aligned: TypeAlias = Literal["sd1", "sdxl", "svd"]
+
+# fmt: off
+ALIGNED: dict[str, tuple[float, ...]] = {
+    "sd1": (
+        14.6146412293, 6.4745760956, 3.8636745985, 2.694615152, 1.8841921177, 1.3943805092, 0.9642583904, 0.6523686016,
+        0.3977456272, 0.1515232662, 0.0291671582,
+    ),
+    "sdxl": (
+        14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289, 0.3798540708,
+        0.2332364134, 0.1114188177, 0.0291671582,
+    ),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+# fmt: on
+"""σ/α of ten steps, optimised for each model (Sabour et al. 2024, appendix); the last is the end of the tenth."""
+
+
+def simple(first: float, last: float, steps: int) -> Array:
+    """Timesteps from the last of training on, T/steps apart and rounded up: ComfyUI's `simple`."""
+    span = last - first + 1
+    times: Array = last - np.floor(np.arange(steps) * (span / steps))
+    return times
+
+
+def sgm_uniform(first: float, last: float, steps: int) -> Array:
+    """Timesteps evenly from the last one toward the first, which is left to the landing: ComfyUI's `sgm_uniform`."""
+    return np.linspace(last, first, steps + 1)[:-1]
+
+
+def beta(first: float, last: float, steps: int, a: float, b: float) -> Array:
+    """Whole timesteps at the quantiles of a Beta(a, b) distribution (Lee et al. 2024); equal ones are one level."""
+    share = 1 - np.linspace(0, 1, steps, endpoint=False)
+    times: Array = first + np.round(np.array([beta_quantile(float(p), a, b) for p in share]) * (last - first))
+    return times[np.append(True, np.diff(times) != 0)]
+
+
+def polyexponential(high: float, low: float, steps: int, rho: float) -> Array:
+    """σ/α whose logarithm is a polynomial of degree ρ: k-diffusion's; ρ = 1 is exponential."""
+    return exponential(high, low, 1 - np.linspace(1, 0, steps) ** rho)
+
+
+def kl_optimal(high: float, low: float, steps: int) -> Array:
+    """σ/α = tan of evenly spaced angles (Sabour et al. 2024, eq. 11, the optimum for Gaussian data)."""
+    ramp = np.linspace(0, 1, steps)
+    angles: Array = ramp * math.atan(low) + (1 - ramp) * math.atan(high)
+    return np.tan(angles)
+
+
+def aligned(model: Aligned, steps: int) -> Array:
+    """Align Your Steps (Sabour et al. 2024): ten steps optimised for a model, interpolated in log σ for other counts.
+
+    steps levels; the end of the last step is not among them.
+    """
+    known = np.log(ALIGNED[model])
+    return np.exp(np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(known)), known))[:-1]

@@ -1,0 +1,346 @@
+"""Levels as a value: each grid against a statement of its own, and what samplers do with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers import AysSchedules
+from scipy.stats import beta as beta_distribution
+
+from guidegraph import load_workflow
+from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.nodes import levels as grids
+from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes import scheduler as samplers
+from guidegraph.nodes.levels import as_noise
+from guidegraph.nodes.losses import uniform_timesteps
+from guidegraph.nodes.types import Levels, Schedule
+from guidegraph_runtime.tables.beta import beta_quantile
+from tests.nodes.closed_form import normal, ode_solution, sample, scaled_linear
+
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    name: value for name, value in vars(samplers).items() if hasattr(value, ATTRIBUTE)
+}
+
+
+def sigmas_of(schedule: Schedule) -> np.ndarray[Any, Any]:
+    bar = schedule.alphas_bar.numpy()
+    return np.sqrt((1 - bar) / bar)
+
+
+def sigma_at(schedule: Schedule, t: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """σ at fractional timesteps, interpolated in log σ as k-diffusion's and ComfyUI's wrappers do."""
+    sigmas = np.log(sigmas_of(schedule))
+    low = np.floor(t).astype(int)
+    high = np.minimum(low + 1, len(sigmas) - 1)
+    weight = t - low
+    return np.exp((1 - weight) * sigmas[low] + weight * sigmas[high])
+
+
+def assert_ratios(levels: Levels, expected: np.ndarray[Any, Any]) -> None:
+    """σ/α of the visited levels; they are those of the timestep in float32, whose rounding allows 1e-6."""
+    np.testing.assert_allclose(levels.ratio[:-1].numpy(), expected, rtol=1e-6)
+    assert (levels.t[-1].item(), levels.ratio[-1].item()) == (-1, 0)
+
+
+# k-diffusion's and ComfyUI's grids, stated from their definitions
+
+ENDS = float(sigmas_of(scaled_linear())[-1]), float(sigmas_of(scaled_linear())[0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 30])
+@pytest.mark.parametrize("rho", [7.0, 3.0])
+def test_karras(steps: int, rho: float) -> None:
+    high, low = ENDS
+    ramp = np.linspace(0, 1, steps)
+    expected = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    assert_ratios(grids.karras(scaled_linear(), steps=steps, rho=rho), expected)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 31])
+def test_exponential_is_even_in_lambda(steps: int) -> None:
+    expected = np.exp(np.linspace(math.log(ENDS[0]), math.log(ENDS[1]), steps))
+    assert_ratios(grids.exponential(scaled_linear(), steps=steps), expected)
+
+
+def test_exponential_is_lu_et_als_spacing() -> None:
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_lu_lambdas=True
+    )
+    theirs.set_timesteps(12)
+    ours = grids.exponential(scaled_linear(), steps=12)
+    np.testing.assert_allclose(ours.ratio[:-1].numpy(), theirs.sigmas[:-1].numpy(), rtol=2e-5)  # theirs are float32
+
+
+@pytest.mark.parametrize("rho", [0.7, 1.0, 2.0])
+def test_polyexponential(rho: float) -> None:
+    ramp = np.linspace(1, 0, 10) ** rho
+    expected = np.exp(ramp * (math.log(ENDS[0]) - math.log(ENDS[1])) + math.log(ENDS[1]))
+    assert_ratios(grids.polyexponential(scaled_linear(), steps=10, rho=rho), expected)
+
+
+def test_kl_optimal() -> None:
+    share = np.arange(10) / 9
+    expected = np.tan(share * math.atan(ENDS[1]) + (1 - share) * math.atan(ENDS[0]))
+    assert_ratios(grids.kl_optimal(scaled_linear(), steps=10), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 30])
+def test_comfyuis_normal_and_sgm_uniform(steps: int) -> None:
+    schedule = scaled_linear()
+    assert_ratios(grids.linspace(schedule, steps=steps), sigma_at(schedule, np.linspace(999, 0, steps)))
+    assert_ratios(grids.sgm_uniform(schedule, steps=steps), sigma_at(schedule, np.linspace(999, 0, steps + 1)[:-1]))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 30, 1000])
+def test_comfyuis_simple(steps: int) -> None:
+    sigmas = sigmas_of(scaled_linear())
+    expected = np.array([sigmas[-(1 + int(i * (len(sigmas) / steps)))] for i in range(steps)])
+    assert_ratios(grids.simple(scaled_linear(), steps=steps), expected)
+
+
+@pytest.mark.parametrize("steps", [5, 20, 600])
+def test_comfyuis_beta(steps: int) -> None:
+    times = np.rint(beta_distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), 0.6, 0.6) * 999)
+    distinct = [t for i, t in enumerate(times) if i == 0 or t != times[i - 1]]
+    assert grids.beta(scaled_linear(), steps=steps).t[:-1].tolist() == distinct
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (1, 1), (0.3, 2), (20, 30)])
+def test_quantiles_of_beta_are_scipys(a: float, b: float) -> None:
+    p = np.linspace(0, 1, 41)
+    ours = [beta_quantile(float(share), a, b) for share in p]
+    np.testing.assert_allclose(ours, beta_distribution.ppf(p, a, b), atol=1e-13)
+
+
+def test_ten_aligned_steps_are_those_published_and_others_lie_between() -> None:
+    schedule = scaled_linear()
+    ten = grids.ays(schedule, steps=10)
+    np.testing.assert_allclose(ten.ratio[:-1].numpy(), AysSchedules["StableDiffusionSigmas"][:-1], rtol=4e-3)
+    assert ten.t[:-1].round().tolist() == pytest.approx(AysSchedules["StableDiffusionTimesteps"], abs=1)
+    twenty = grids.ays(schedule, steps=20)
+    torch.testing.assert_close(twenty.ratio[:-1:2], ten.ratio[:-1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        twenty.ratio[1:-2:2].log(), (ten.ratio[:-2].log() + ten.ratio[1:-1].log()) / 2, atol=1e-6, rtol=0
+    )
+
+
+# today's settings are a shorthand for levels
+
+SHORTHAND = [
+    ("ddim", {"spacing": "leading", "offset": 1}, lambda s: grids.leading(s, steps=12, offset=1)),
+    ("ddim", {"spacing": "trailing", "final": "first"}, lambda s: grids.trailing(s, steps=12, final="first")),
+    ("ddpm", {"spacing": "linspace"}, lambda s: grids.linspace(s, steps=12, whole_times=True)),
+    ("euler", {}, lambda s: grids.linspace(s, steps=12)),
+    ("heun", {"sigmas": "karras"}, lambda s: grids.karras(s, steps=12)),
+    ("dpmpp_2m", {}, lambda s: grids.linspace(s, steps=12, whole_times=True, lands=True)),
+    ("unipc", {"sigmas": "exponential"}, lambda s: grids.exponential(s, steps=12)),
+    ("euler_ancestral", {"strength": 0.5}, lambda s: grids.start(grids.linspace(s, steps=12), strength=0.5)),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "levels"), SHORTHAND, ids=[f"{n}-{s}" for n, s, _ in SHORTHAND])
+def test_settings_are_a_shorthand_for_levels(
+    name: str, settings: dict[str, Any], levels: Callable[..., Levels]
+) -> None:
+    schedule = scaled_linear()
+    short = SAMPLERS[name](schedule, steps=12, **settings)
+    wired = SAMPLERS[name](schedule, levels(schedule))
+    assert torch.equal(short.scheduler.matrix, wired.scheduler.matrix)
+    assert torch.equal(short.steps, wired.steps)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_takes_levels_and_follows_them(name: str) -> None:
+    schedule = scaled_linear()
+    levels = grids.timesteps(schedule, timesteps=[990, 801.5, 610, 400, 300, 150, 60, 5])
+    table = SAMPLERS[name](schedule, levels).scheduler
+    assert set(levels.t[:-1].tolist()) <= set(table.t.tolist())
+    assert table.t[0].item() == 990
+
+
+def test_wired_levels_and_a_setting_that_says_otherwise_are_refused() -> None:
+    schedule, levels = scaled_linear(), grids.karras(scaled_linear(), steps=9)
+    for settings in ({"spacing": "trailing"}, {"strength": 0.5}, {"sigmas": "karras"}, {"steps": 12}, {"offset": 1}):
+        with pytest.raises(ValueError, match=rf"levels are wired, so its setting {next(iter(settings))}"):
+            samplers.euler(schedule, levels, **settings)  # type: ignore[arg-type]
+    assert len(samplers.euler(schedule, levels, steps=9).steps) == 9
+
+
+# levels of one's own
+
+
+def test_timesteps_and_sigmas_of_ones_own() -> None:
+    schedule = scaled_linear()
+    listed = grids.timesteps(schedule, timesteps=[900, 350.5, 10])
+    assert listed.t.tolist() == [900, 350.5, 10, -1]
+    np.testing.assert_allclose(listed.ratio[:-1], sigma_at(schedule, np.array([900, 350.5, 10])), rtol=1e-12)
+    assert grids.timesteps(schedule, timesteps=[900, 10], final="listed").t.tolist() == [900, 10]
+    exact = grids.sigmas(schedule, sigmas=[80.0, 3.0, 0.5, 0])
+    assert exact.ratio.tolist() == [80, 3, 0.5, 0]  # beyond the schedule too
+    assert exact.t[0].item() == 999
+    scheduler = samplers.euler(schedule, exact).scheduler
+    torch.testing.assert_close(scheduler.sigma / scheduler.alpha, exact.ratio[:-1], rtol=1e-12, atol=0)
+    assert grids.sigmas(schedule, sigmas=[5, 1]).ratio.tolist() == [5, 1, 0]
+
+
+def test_a_split_goes_on_where_it_stopped() -> None:
+    schedule = scaled_linear()
+    levels = grids.karras(schedule, steps=10)
+    before, after = grids.split(levels, at=4)
+    x = normal(1, 64)
+    halfway = sample(samplers.euler(schedule, before), x)
+    torch.testing.assert_close(
+        sample(samplers.euler(schedule, after), halfway),
+        sample(samplers.euler(schedule, levels), x),
+        atol=1e-12,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm2", "dpmpp_2m"])
+def test_reversed_levels_go_from_the_data_to_the_noise(name: str) -> None:
+    schedule = scaled_linear()
+    rising = grids.reverse(grids.karras(schedule, steps=200), schedule)
+    assert rising.t[[0, -1]].tolist() == [0, 999]
+    start, end = (schedule.alpha_sigma(torch.tensor([t], dtype=torch.float64)) for t in (0.0, 999.0))
+    x = normal(1, 16) * 0.5 + 0.2
+    noised = sample(SAMPLERS[name](schedule, rising), x)
+    torch.testing.assert_close(noised, ode_solution(x, start, end), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral", "dpmpp_2m_sde", "unipc", "pndm"])
+def test_other_samplers_refuse_rising_levels(name: str) -> None:
+    schedule = scaled_linear()
+    with pytest.raises(ValueError, match=r"from the data to the noise, which this solver cannot: use ddim"):
+        SAMPLERS[name](schedule, grids.reverse(grids.trailing(schedule, steps=8), schedule))
+
+
+def test_whole_timesteps_are_distinct() -> None:
+    schedule = scaled_linear()
+    levels = grids.whole(grids.timesteps(schedule, timesteps=[700.4, 300.2, 2.4, 1.8, 0.3]), schedule)
+    assert levels.t.tolist() == [700, 300, 2, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda s: grids.timesteps(s, timesteps=[10, 20, 15]), "fall, or rise, from one to the next"),
+        (
+            lambda s: grids.timesteps(s, timesteps=[1000]),
+            r"timesteps\[0\]: expected a number of at least 0 and at most 999",
+        ),
+        (lambda s: grids.sigmas(s, sigmas=[3, 0, 0]), "0 at the landing alone"),
+        (lambda s: grids.karras(s, sigma_max=1, sigma_min=2), "sigma_min 2 must be below sigma_max 1"),
+        (lambda s: grids.split(grids.karras(s, steps=4), at=4), "from 1 to 3 of 4"),
+        (lambda s: grids.leading(s, steps=1001), "1001 steps do not fit"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(build: Callable[[Schedule], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(scaled_linear())
+
+
+def test_a_table_of_levels() -> None:
+    table = grids.levels_table(grids.timesteps(scaled_linear(), timesteps=[500]))
+    assert (table["level"], table["t"]) == ((0, 1), (500, -1))
+    assert table["alpha"][0] ** 2 + table["sigma"][0] ** 2 == pytest.approx(1)
+    assert (table["alpha"][1], table["sigma"][1], table["sigma/alpha"][1]) == (1, 0, 0)
+
+
+# what a schedule's model knows
+
+DEFAULTS: list[dict[str, Any]] = [
+    {"steps": 10},
+    {"steps": 30},
+    {"steps": 7, "sigmas": "karras"},
+    {"steps": 100, "spacing": "trailing"},
+]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("settings", DEFAULTS, ids=str)
+def test_default_levels_of_every_sampler_lie_within_what_the_model_knows(name: str, settings: dict[str, Any]) -> None:
+    schedule = replace(schedules.cosine(), trained_from=3.0, trained_to=957.0)
+    if "sigmas" in settings and "sigmas" not in getattr(SAMPLERS[name], ATTRIBUTE).settings:
+        pytest.skip("it has no such setting")
+    t = SAMPLERS[name](schedule, **settings).scheduler.t
+    assert 3 <= t.min().item() <= t.max().item() <= 957
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_sampler_starts_where_the_signal_is_nothing_unless_asked(name: str) -> None:
+    for schedule in (schedules.cosine(), replace(schedules.zero_terminal_snr(scaled_linear()), trained_to=None)):
+        start = SAMPLERS[name](schedule, steps=10).scheduler
+        assert start.sigma[0].item() / start.alpha[0].item() <= 20
+    asked = SAMPLERS[name](schedules.cosine(), grids.timesteps(schedules.cosine(), timesteps=[998, 900, 500, 100, 10]))
+    assert asked.scheduler.t[0].item() == 998
+
+
+def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
+    for schedule in (schedules.linear(), scaled_linear()):
+        assert as_noise(schedule).high == 999
+    assert len(samplers.ddpm(schedules.linear()).steps) == 1000
+
+
+def test_trained_says_which_timesteps_a_model_knows() -> None:
+    narrowed = schedules.trained(schedules.cosine(), first=10, last=900)
+    assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)
+    assert samplers.euler(narrowed, steps=3).steps.tolist() == [900, 455, 10]
+    assert len(samplers.ddpm(narrowed).steps) == 891
+    whole = schedules.trained(schedules.cosine())
+    assert samplers.ddim(whole, steps=5, spacing="trailing").steps[0].item() == 999
+    with pytest.raises(ValueError, match="first 900 must be below last 10"):
+        schedules.trained(schedules.cosine(), first=900, last=10)
+
+
+def test_training_draws_timesteps_that_the_model_is_to_know() -> None:
+    schedule = schedules.trained(schedules.cosine(), first=100, last=900)
+    t = uniform_timesteps(torch.zeros(801, 1, 1, 1), schedule)
+    assert sorted(t.tolist()) == list(range(100, 901))
+
+
+def test_a_grid_within_what_the_model_knows_stays_as_it_is() -> None:
+    schedule = replace(schedules.cosine(), trained_from=0.0, trained_to=957.0)
+    assert samplers.ddim(schedule, steps=30).steps.tolist() == [33.0 * i for i in reversed(range(30))]
+
+
+PLUGIN = '''
+from guidegraph import Levels, Schedule, hookimpl, levels_at_timesteps, node
+
+@node("quadratic.levels")
+def quadratic(schedule: Schedule, *, steps: int = 20) -> Levels:
+    """Timesteps even in their square root."""
+    first, last = schedule.known
+    return levels_at_timesteps(schedule, [first + (last - first) * (1 - i / steps) ** 2 for i in range(steps)])
+
+@hookimpl
+def guidegraph_nodes():
+    return [quadratic]
+'''
+
+WORKFLOW = """
+guidegraph: 1
+nodes:
+  schedule:  {use: schedule.scaled_linear}
+  levels:    {use: quadratic.levels, in: {schedule: schedule}, with: {steps: 4}}
+  scheduler: {use: scheduler.dpmpp_2m, in: {schedule: schedule, levels: levels}}
+  rows:      {use: scheduler.table, in: {scheduler: scheduler.scheduler}}
+outputs: {rows: rows}
+"""
+
+
+def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
+    (tmp_path / "quadratic.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "workflow.yaml").write_text(WORKFLOW, encoding="utf-8")
+    plugin = str(tmp_path / "quadratic.py")
+    rows = load_workflow(tmp_path / "workflow.yaml", plugins=[plugin]).run()["rows"]
+    assert rows["t"] == pytest.approx([999, 561.9375, 249.75, 62.4375])

@@ -1,0 +1,115 @@
+"""A check is collected where it applies; what a declaration says of that is what a call would show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from guidegraph import Image, Prediction, Sample, Schedule, Timesteps, node
+from guidegraph.graph.types import port_type
+from guidegraph.testing import CHECKS, NodeCase, applicable_checks, cases_of, conformance_cases, why_inapplicable
+from guidegraph.testing.applicable import held_by
+from guidegraph.testing.batches import is_texts
+from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+from tests.testing import wrong_nodes
+from tests.testing.builtin_cases import NOT_BUILT, overrides, specs
+
+ALWAYS = ["docs", "types", "dtypes", "determinism"]
+
+
+@node("applicable.random", pure=False)
+def random(x: Sample) -> Sample:
+    """A sample with noise."""
+    return x + torch.randn_like(x)
+
+
+@node("applicable.number")
+def number(x: Sample, *, name: str) -> str:
+    """A text about a sample; name: its beginning."""
+    return f"{name} {x.mean()}"
+
+
+@pytest.mark.parametrize(
+    ("case", "left_out"),
+    [
+        (NodeCase(wrong_nodes.good), set()),
+        (NodeCase(wrong_nodes.good, skip={"docs": "told elsewhere"}), {"docs"}),
+        (NodeCase(wrong_nodes.mixes), {"identity", "needs"}),
+        (NodeCase(wrong_nodes.on_host), set(CHECKS) - {"docs", "types", "determinism"}),
+        (NodeCase(random), {"determinism", "device independence", "gradients", "identity", "needs", "ONNX export"}),
+        (
+            NodeCase(number),
+            {"shapes", "dtypes", "batch invariance", "gradients", "identity", "needs", "ONNX export"},
+        ),
+        (
+            NodeCase(wrong_nodes.mixes, detached={"prediction": "a constant"}),
+            {"gradients", "identity", "needs"},
+        ),
+    ],
+    ids=lambda value: value.id if isinstance(value, NodeCase) else "",
+)
+def test_what_a_declaration_tells(case: NodeCase, left_out: set[str]) -> None:
+    assert set(CHECKS) - set(applicable_checks(case)) == left_out
+    assert [check.values[0].name for check in conformance_cases([case.node], case)] == applicable_checks(case)  # type: ignore[attr-defined]
+
+
+def test_an_optional_port_counts_where_the_case_gives_it() -> None:
+    (pooled,) = (s.function for s in specs().values() if s.id == "denoiser.features")
+    spec = NodeCase(pooled).spec
+    assert not spec.inputs["condition"].required
+    assert why_inapplicable(NodeCase(pooled), "shapes") is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (Image, {"tensor", "float", "batch"}),
+        (Timesteps, {"tensor", "float", "batch"}),
+        (Prediction, {"tensor", "float", "batch"}),
+        (Schedule, {"tensor", "float"}),
+        (list[str], {"list", "text"}),
+        (float | torch.Tensor, {"tensor", "float", "batch"}),
+        (int, set()),
+    ],
+)
+def test_what_a_type_may_hold(annotation: Any, expected: set[str]) -> None:
+    assert held_by(port_type(annotation)) == expected
+
+
+def builtin_cases() -> Iterator[NodeCase]:
+    functions = [spec.function for id, spec in specs().items() if id not in NOT_BUILT]
+    yield from cases_of(functions, overrides())
+
+
+def test_no_check_of_a_built_in_node_is_left_out_that_values_would_allow() -> None:
+    """Held against the values themselves: the tensors that each node is given and those that it gives."""
+    compared = 0
+    for case in builtin_cases():
+        reasons = {name: why_inapplicable(case, name) for name in ("shapes", "batch invariance", "inputs unchanged")}
+        reasons = {name: reason for name, reason in reasons.items() if reason and not reason.startswith("by design")}
+        if not reasons:
+            continue
+        given = arguments(case)
+        outputs = call(case, given) if any("no output" in reason for reason in reasons.values()) else {}
+        for name, reason in reasons.items():
+            assert not contradicts(case, given, outputs, reason), (case.id, name, reason)
+            compared += 1
+    assert compared > 100
+
+
+def contradicts(case: NodeCase, given: Arguments, outputs: dict[str, Any], reason: str) -> bool:
+    """Whether the values of a node show that the reason to leave a check out is wrong."""
+    inputs = [leaf for _, leaf in given.leaves(case)]
+    results = [leaf for _, leaf in leaves_out(case, outputs)]
+    contradictions = {
+        "no input is a tensor": bool(inputs),
+        "no output is a tensor": bool(results),
+        "no input has a batch axis": any("B" in leaf.axes for leaf in inputs)
+        or any(map(is_texts, given.ports.values())),
+        "no output has a batch axis": any("B" in leaf.axes for leaf in results),
+        "it is given nothing that could be changed in place": bool(inputs),
+    }
+    return contradictions[reason]
