@@ -74,13 +74,15 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
 class PreviewReady:
     """An output of the preview of the training loop at ``path`` is complete, after ``step`` steps."""
 
     path: str
     name: str
-=======
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
     """The training loop at ``path`` begins, or goes on after ``step`` steps of its checkpoint.
 
@@ -90,7 +92,6 @@ class TrainingStarted:
     path: str
     precision: str
     asked: str
->>>>>>> main
     step: int
 
 
@@ -129,11 +130,8 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
-<<<<<<< HEAD
     | PreviewReady
-=======
     | TrainingStarted
->>>>>>> main
     | ModelMoved
     | OutputReady
     | RunFinished

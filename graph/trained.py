@@ -55,3 +55,14 @@ def load_trained_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor
     missing = [name for name in result.missing_keys if name not in frozen_names(module)]
     if missing or result.unexpected_keys:
         raise RuntimeError(f"missing: {', '.join(missing)}; unexpected: {', '.join(result.unexpected_keys)}")
+
+
+def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Move an average of a model towards it: decay · average + (1 − decay) · model; buffers are copied."""
+    import torch
+
+    with torch.no_grad():
+        for kept, live in zip(trained_parameters(average), trained_parameters(model), strict=True):
+            kept.lerp_(live, 1 - decay)
+        for to, origin in zip(average.buffers(), model.buffers(), strict=True):
+            to.copy_(origin)

@@ -23,11 +23,8 @@ from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, re
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
-<<<<<<< HEAD
-from guidegraph.graph.generators import generator_states, generators_kept, set_generators
-=======
 from guidegraph.graph.events import TrainingStarted
->>>>>>> main
+from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
@@ -35,7 +32,7 @@ from guidegraph.graph.preview import is_due, run_preview
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
-from guidegraph.graph.trained import live_copy, load_trained_state, trained_parameters, trained_state
+from guidegraph.graph.trained import follow, live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
 from guidegraph.graph.training_precision import autocast, computes_bf16, resolve_precision
 from guidegraph.graph.types import describe, is_tensor
@@ -90,9 +87,8 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the graph of the training.
+    """What a checkpoint must have been written for: the training's graph; not how long it runs, how precisely or where.
 
-    Not how long it runs, in which precision, nor where.
     Each of several processes has a device of its own, and one has another name for its device than they have.
     """
     _, _, dtype = plan.digests.place.partition(" ")
@@ -348,19 +344,13 @@ class _Fit:
 
 def _follow(t: Trained, i: int) -> None:
     """Move the average towards the model; with ``ema_warmup`` faster early on, so that the start is forgotten."""
-    import torch
-
     if t.average is None or t.spec.ema is None:
         return
     decay = t.spec.ema
     if t.spec.options.get("ema_warmup"):
         begun = i - t.spec.start
         decay = min(decay, (1 + begun) / (10 + begun))
-    with torch.no_grad():
-        for kept, live in zip(trained_parameters(t.average), t.parameters, strict=True):
-            kept.lerp_(live, 1 - decay)
-        for to, origin in zip(t.average.buffers(), t.model.buffers(), strict=True):
-            to.copy_(origin)
+    follow(t.average, t.model, decay)
 
 
 def detached(value: Any) -> Any:

@@ -59,13 +59,10 @@ class PlainLog:
             case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
                 name = f"{path}.{output}" if output else path
                 self._write(f"{name} ({model}): {show_size(size)} to {device}, {seconds:.2f} s")
-<<<<<<< HEAD
             case events.PreviewReady(path, name, step):
                 self._write(f"{path}: preview '{name}' after {step} steps")
-=======
             case events.TrainingStarted():
                 self._write(training_line(event))
->>>>>>> main
             case events.LoopProgress(path, done, total, values):
                 now = time.monotonic()
                 if now - self._last.setdefault(path, now) >= self._every:
