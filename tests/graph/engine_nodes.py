@@ -254,7 +254,7 @@ class Look(NamedTuple):
     weight: Tensor
     frozen: bool
     scale: float
-    index: int
+    iteration: int
 
 
 @node("toy.look", pure=False)

@@ -66,7 +66,7 @@ def run(
 def test_a_preview_is_run_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
     _, seen = run(text(), tmp_path)
     assert [(p.loop, p.step, p.name) for p in seen] == [("fit", step, "seen") for step in (4, 8, 10)]
-    assert [p.value.index for p in seen] == [3, 7, 9]
+    assert [p.value.iteration for p in seen] == [3, 7, 9]
     assert not torch.equal(seen[0].value.weight, seen[1].value.weight)
 
 

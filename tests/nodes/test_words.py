@@ -72,7 +72,7 @@ def test_frozen_all_but_the_new_rows_stay(text: Any, freeze: bool) -> None:
 def test_it_is_saved_as_a_plain_encoder_and_goes_through_a_checkpoint(text: Any, tmp_path: Path) -> None:
     first: Any = add_unknown_words(text, TEXTS, seed=1, freeze=True)
     save_parts(tmp_path, {"text": first}, dtype=torch.float32)
-    loaded = load_part(tmp_path, "text", device=CPU, dtype=torch.float32)
+    loaded: Any = load_part(tmp_path, "text", device=CPU, dtype=torch.float32)
     assert type(loaded.encoder.token_embedding) is torch.nn.Embedding
     torch.testing.assert_close(tokens(loaded, "a red turtle"), tokens(first, "a red turtle"), rtol=0, atol=0)
     second: Any = add_unknown_words(text, TEXTS, seed=2, freeze=True)
@@ -91,7 +91,7 @@ def test_words_are_added_to_what_has_words_already(text: Any) -> None:
 
 def test_other_encoders_are_refused() -> None:
     with pytest.raises(ValueError, match=r"text\.add_words takes a model\.text_transformer; found function"):
-        add_unknown_words(lambda texts: None, TEXTS)  # type: ignore[arg-type,return-value]
+        add_unknown_words(lambda texts: None, TEXTS)  # type: ignore[arg-type]
 
 
 def test_labels_become_captions() -> None:
