@@ -243,8 +243,8 @@ class Graph:
         return self.file.stem
 
 
-def walk(ops: Mapping[str, Op]) -> Iterator[Op]:
-    """Every operation, loops before their bodies and their previews."""
+def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
+    """Every operation, loops before their bodies and, where asked, their previews."""
     stack: list[Iterator[Op]] = [iter(ops.values())]
     while stack:
         op = next(stack[-1], None)
@@ -253,5 +253,5 @@ def walk(ops: Mapping[str, Op]) -> Iterator[Op]:
             continue
         yield op
         if isinstance(op, Loop):
-            preview = op.training.preview if op.training else None
+            preview = op.training.preview if op.training and previews else None
             stack.append(chain(op.body.values(), preview.ops.values() if preview else ()))
