@@ -11,7 +11,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
-from guidegraph.graph.training_options import linkable_options
+from guidegraph.graph.training_options import PREVIEW_EVERY, linkable_options
 from guidegraph.graph.types import describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
@@ -145,6 +145,12 @@ def _unfit_loop(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             continue
         if reason := _uncountable(values[source.name], counts):
             yield source.name, f"loop nodes.{loop.key}: {reason}"
+    every = loop.training.preview.every if loop.training and loop.training.preview else None
+    if isinstance(every, Param) and every.name in values:
+        try:
+            literal_value(PREVIEW_EVERY, values[every.name], Path())
+        except ValueError as error:
+            yield every.name, f"'every' of the preview of loop nodes.{loop.key}: {error}"
     for model in loop.training.models if loop.training else ():
         ports = linkable_options(model.optimizer)
         for option, source in model.linked.items():

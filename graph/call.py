@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
@@ -13,6 +13,9 @@ from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
+
+if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Body:
     """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
 
     ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
-    the run has warned, ``watch`` is that of the innermost loop.
+    the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
     """
 
     cancel: CancelToken
@@ -38,6 +41,7 @@ class Body:
     totals: dict[str, Totals] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
+    on_preview: Callable[[Previewed], None] | None = None
 
     def count(self, step: Step, seconds: float) -> None:
         """Add a step that has run; what ran together shares its time equally."""

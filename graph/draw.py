@@ -271,8 +271,8 @@ def _text(kind: str, x: float, y: float, text: str) -> str:
 
 def _head(graph: Graph, params: list[tuple[str, str]], width: float) -> tuple[list[str], float]:
     """Title and parameters; with them, where the graph begins."""
-    loops = sum(isinstance(op, Loop) for op in walk(graph.ops))
-    total = sum(1 for _ in walk(graph.ops)) - loops
+    loops = sum(isinstance(op, Loop) for op in walk(graph.ops, previews=False))
+    total = sum(1 for _ in walk(graph.ops, previews=False)) - loops
     counted = f"{total} node{'s' * (total != 1)}" + (f", {loops} loop{'s' * (loops != 1)}" if loops else "")
     parts = [
         _text("name", MARGIN, 36, graph.name),

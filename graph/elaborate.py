@@ -84,13 +84,14 @@ class Elaborator(Wiring):
         scope.nodes |= {name: Entry(broken=True) for name in order.cyclic}
         ops: dict[str, Op] = {}
         for name in order.names:
-            found, entry = self._op(nodes[name], scope, f"{place.prefix}{name}", place)
+            found, entry = self.operation(nodes[name], scope, f"{place.prefix}{name}", place)
             if name not in order.cyclic:
                 scope.nodes[name] = entry
                 ops.update(found)
         return ops
 
-    def _op(self, op: ParsedOp, scope: Scope, key: str, place: Place) -> tuple[dict[str, Op], Entry]:
+    def operation(self, op: ParsedOp, scope: Scope, key: str, place: Place) -> tuple[dict[str, Op], Entry]:
+        """The operations that a node stands for, and its outputs; ``key`` is its own."""
         if isinstance(op, ParsedBroken):
             return {}, Entry(broken=True)
         if isinstance(op, ParsedLoop):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.elaborate_preview import elaborate_preview
 from guidegraph.graph.errors import Mark, Problem, choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
 from guidegraph.graph.parse import MAX_NESTING
@@ -44,6 +45,8 @@ def elaborate_loop(
     readable = {"body", "next"} - loop.unread
     collected = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
     training = _training(e, loop, scope, inner, place) if loop.train else None
+    if training is not None:
+        training = replace(training, preview=elaborate_preview(e, loop, inner, key, place))
     kinds = {name: _stacked(found[1]) if found else ANY for name, found in collected.items()}
     outputs = {**inner.carry, **kinds}
     partial = bool(loop.unread & {"carry", "collect", "body"})

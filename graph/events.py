@@ -74,6 +74,15 @@ class LoopProgress:
 
 
 @dataclass(frozen=True)
+class PreviewReady:
+    """An output of the preview of the training loop at ``path`` is complete, after ``step`` steps."""
+
+    path: str
+    name: str
+    step: int
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
     """The training loop at ``path`` begins, or goes on after ``step`` steps of its checkpoint.
 
@@ -121,6 +130,7 @@ Event: TypeAlias = (
     | NodeTotals
     | NodeFailed
     | LoopProgress
+    | PreviewReady
     | TrainingStarted
     | ModelMoved
     | OutputReady

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,29 @@ class Optimised:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """Operations that a training loop runs every so many steps with what it carries, and their outputs by name.
+
+    ``every`` is a literal or a parameter.
+    """
+
+    every: Source
+    ops: Mapping[str, Op]
+    outputs: Mapping[str, GraphOutput]
+
+    def sources(self, loop: str) -> Iterator[Source]:
+        """Everything it reads from outside of the loop with this key."""
+        yield self.every
+        read = [source for op in self.ops.values() for source in op.sources()]
+        for source in (*read, *(output.source for output in self.outputs.values())):
+            if isinstance(source, (Carry, Item, Index)) and source.loop == loop:
+                continue
+            if isinstance(source, Output) and source.op in self.ops:
+                continue
+            yield source
+
+
+@dataclass(frozen=True)
 class Training:
     """The training part of a loop: the models, and how long, in which precision, saved where.
 
@@ -148,6 +172,7 @@ class Training:
     checkpoint: Source | None
     every: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    preview: Preview | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +206,8 @@ class Loop:
         if self.training:
             yield from (s for s in (self.training.steps, self.training.checkpoint) if s is not None)
             yield from (source for model in self.training.models for source in model.linked.values())
+            if self.training.preview:
+                yield from self.training.preview.sources(self.key)
         for source in self.inner_sources():
             if isinstance(source, (Carry, Item, Index)) and source.loop == self.key:
                 continue
@@ -216,9 +243,9 @@ class Graph:
         return self.file.stem
 
 
-def walk(ops: Mapping[str, Op]) -> Iterator[Op]:
-    """Every operation, loops before their bodies."""
-    stack = [iter(ops.values())]
+def walk(ops: Mapping[str, Op], *, previews: bool = True) -> Iterator[Op]:
+    """Every operation, loops before their bodies and, where asked, their previews."""
+    stack: list[Iterator[Op]] = [iter(ops.values())]
     while stack:
         op = next(stack[-1], None)
         if op is None:
@@ -226,4 +253,5 @@ def walk(ops: Mapping[str, Op]) -> Iterator[Op]:
             continue
         yield op
         if isinstance(op, Loop):
-            stack.append(iter(op.body.values()))
+            preview = op.training.preview if op.training and previews else None
+            stack.append(chain(op.body.values(), preview.ops.values() if preview else ()))

@@ -15,6 +15,7 @@ from guidegraph.graph.parsed import (
     ParsedNode,
     ParsedOp,
     ParsedParam,
+    ParsedPreview,
     ParsedTrain,
     ParsedWorkflow,
 )
@@ -38,8 +39,8 @@ MAX_NESTING = 8
 
 WORKFLOW_KEYS = ("guidegraph", "name", "description", "requires", "params", "nodes", "outputs")
 NODE_KEYS = ("use", "in", "with")
-LOOP_KEYS = ("loop", "carry", "body", "next", "collect", "train", "steps", "precision", "checkpoint", "seed")
-TRAINING_KEYS = ("steps", "precision", "checkpoint", "seed")
+LOOP_KEYS = ("loop", "carry", "body", "next", "collect", "train", "steps", "precision", "checkpoint", "seed", "preview")
+TRAINING_KEYS = ("steps", "precision", "checkpoint", "seed", "preview")
 
 Entries: TypeAlias = dict[str, tuple[Scalar, Tree]]
 
@@ -232,7 +233,10 @@ class _Parser:
         entries = self.mapping(tree, path, "a node") or {}
         if "loop" in entries or ("use" not in entries and {"carry", "body"} & entries.keys()):
             return self._loop(key, entries, path, depth)
-        meant = self.known(entries, NODE_KEYS, path)
+        return self._node(key, entries, path, NODE_KEYS)
+
+    def _node(self, key: Scalar, entries: Entries, path: str, keys: tuple[str, ...]) -> ParsedNode | None:
+        meant = self.known(entries, keys, path)
         if "use" not in entries:
             if "use" not in meant:
                 self.add(key.mark, "missing-key", "expected 'use', the node's id, or 'loop'", path)
@@ -248,7 +252,7 @@ class _Parser:
         literals = self.mapping(_tree(entries, "with"), f"{path}.with", "values by setting")
         for port, (at, value) in (literals or {}).items():
             node.literals[port] = (at.mark, self.value(value, f"{path}.with.{short(port)}"))
-        unknown = (tree for name, (_, tree) in entries.items() if name not in NODE_KEYS)
+        unknown = (tree for name, (_, tree) in entries.items() if name not in keys)
         node.partial = inputs is None or literals is None or any(isinstance(tree, Mapping) for tree in unknown)
         return node
 
@@ -338,9 +342,22 @@ class _Parser:
                     loop.checkpoint[name] = (tree.mark, literal)
             if saved is not None and "path" not in saved and "path" not in meant:
                 self.add(entries["checkpoint"][0].mark, "missing-key", "a checkpoint needs its 'path', a folder", where)
+        if "preview" in entries:
+            self._preview(loop, *entries["preview"])
         for name in TRAINING_KEYS:
             if name in entries and "train" not in entries and "train" not in loop.unread:
                 self.add(entries[name][0].mark, "unknown-key", f"'{name}' belongs to a loop with 'train'", loop.path)
+
+    def _preview(self, loop: ParsedLoop, key: Scalar, tree: Tree) -> None:
+        where = f"{loop.path}.preview"
+        entries = self.mapping(tree, where, "{every: …, use: …, in: {…}}")
+        node = self._node(key, entries, where, ("every", *NODE_KEYS)) if entries is not None else None
+        if entries is None or node is None:
+            return
+        if "every" not in entries:
+            self.add(key.mark, "missing-key", "a preview needs 'every', the number of steps between two", where)
+        elif (every := self.value(entries["every"][1], f"{where}.every")) is not None:
+            loop.preview = ParsedPreview(node, every)
 
     def _train(self, entry: tuple[Scalar, Tree] | None, path: str) -> list[ParsedTrain] | None:
         if entry is None:

@@ -68,6 +68,14 @@ class ParsedTrain:
 
 
 @dataclass
+class ParsedPreview:
+    """What a training loop runs every so many steps: a node, and ``every`` as it is written."""
+
+    node: ParsedNode
+    every: Tree
+
+
+@dataclass
 class ParsedLoop:
     """A loop as written. ``over`` is None where it could not be read; ``unread`` has such keys of the loop."""
 
@@ -87,6 +95,7 @@ class ParsedLoop:
     precision: Scalar | None = None
     seed: Scalar | None = None
     checkpoint: dict[str, tuple[Mark, Tree]] = field(default_factory=dict)
+    preview: ParsedPreview | None = None
 
     def links(self) -> Iterator[Scalar]:
         """All links of the loop and its bodies."""
@@ -97,6 +106,8 @@ class ParsedLoop:
         yield from (t.loss for t in self.train)
         if self.steps is not None:
             yield self.steps
+        if self.preview is not None:
+            yield from self.preview.node.links()
         for inner in self.body.values():
             yield from inner.links()
 

@@ -13,7 +13,21 @@ from typing import Any
 
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Optimised, Output, Param, Source, Sources
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Op,
+    Optimised,
+    Output,
+    Param,
+    Preview,
+    Source,
+    Sources,
+)
 from guidegraph.graph.literals import is_plain
 from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor, takes_literal
@@ -41,7 +55,8 @@ def rewrite(op: Op, change: Rewrite) -> Op:
         models = tuple(_rewrite_model(m, change) for m in training.models)
         steps = change(training.steps) if training.steps is not None else None
         checkpoint = change(training.checkpoint) if training.checkpoint is not None else None
-        training = replace(training, models=models, steps=steps, checkpoint=checkpoint)
+        preview = _rewrite_preview(training.preview, change) if training.preview else None
+        training = replace(training, models=models, steps=steps, checkpoint=checkpoint, preview=preview)
     return replace(
         op,
         over=change(op.over),
@@ -57,6 +72,11 @@ def _rewrite_model(model: Optimised, change: Rewrite) -> Optimised:
     return replace(model, loss=change(model.loss), linked=_single(model.linked, change))
 
 
+def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
+    outputs = {name: replace(output, source=change(output.source)) for name, output in preview.outputs.items()}
+    return Preview(change(preview.every), {key: rewrite(op, change) for key, op in preview.ops.items()}, outputs)
+
+
 def _mapped(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
     return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
 
@@ -69,9 +89,17 @@ def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
     """The operation with parameters replaced by their values, each as the port that it feeds has it; others stay."""
     if isinstance(op, Call):
         return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
-    outer = rewrite(replace(op, body={}), lambda s: values.get(s.name, s) if isinstance(s, Param) else s)
+    preview = op.training.preview if op.training else None
+    bare = op.training
+    if bare and preview:
+        bare = replace(bare, preview=replace(preview, ops={}))
+    outer = rewrite(replace(op, body={}, training=bare), lambda s: values.get(s.name, s) if isinstance(s, Param) else s)
     assert isinstance(outer, Loop)
-    return replace(outer, body={key: bind_params(inner, values) for key, inner in op.body.items()})
+    training = outer.training
+    if training and training.preview and preview:
+        ops = {key: bind_params(inner, values) for key, inner in preview.ops.items()}
+        training = replace(training, preview=replace(training.preview, ops=ops))
+    return replace(outer, body={key: bind_params(inner, values) for key, inner in op.body.items()}, training=training)
 
 
 def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[str, Literal]) -> dict[str, Sources]:

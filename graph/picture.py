@@ -79,7 +79,7 @@ def picture_of(graph: Graph) -> Panel:
 class _Builder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops)}
+        self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
         self.used = {s for s in self._all_sources() if isinstance(s, Output)}
 
     def _all_sources(self) -> Iterator[Source]:

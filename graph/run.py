@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
@@ -26,11 +26,15 @@ from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
 
+if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
+
 
 @dataclass
 class RunOptions:
     """How to run. ``on_output`` is called with name, value and type as soon as an output is complete.
 
+    on_preview: is called with what a training loop's previews make.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
     """
@@ -44,6 +48,7 @@ class RunOptions:
     cancel: events.CancelToken = field(default_factory=events.CancelToken)
     only: Collection[str] | None = None
     on_output: Callable[[str, Any, PortType], None] | None = None
+    on_preview: Callable[[Previewed], None] | None = None
     memory_budget: int | None = None
     mover: Mover | None = None
 
@@ -116,7 +121,7 @@ class _Runner:
         self.options = options
         self.observers = tuple(options.observers)
         self.result = RunResult({}, {}, {}, {})
-        self.body = Body(options.cancel, self.observers)
+        self.body = Body(options.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
 
     def emit(self, event: events.Event) -> None:

@@ -211,11 +211,23 @@ def _loop() -> Schema:
                 },
                 "additionalProperties": False,
             },
+            "preview": {
+                "type": "object",
+                "description": "A node or workflow that is run every so many steps with what is trained so far.",
+                "required": ["every", "use"],
+                "properties": {
+                    "every": _number("integer", "Steps between two; 0 for none.", minimum=0),
+                    "use": {"type": "string"},
+                    "in": {"type": "object", "additionalProperties": {"$ref": "#/$defs/link"}},
+                    "with": {"type": "object"},
+                },
+                "additionalProperties": False,
+            },
         },
         "additionalProperties": False,
         "dependentSchemas": {
             "carry": {"anyOf": [{"required": ["next"]}, {"required": ["train"]}]},
-            **{name: {"required": ["train"]} for name in ("steps", "precision", "checkpoint", "seed")},
+            **{name: {"required": ["train"]} for name in ("steps", "precision", "checkpoint", "seed", "preview")},
         },
     }
 

@@ -8,12 +8,10 @@ checkpoint to the same losses. Several processes take a share of the rows of eve
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,12 +24,15 @@ from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted
+from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
 from guidegraph.graph.plan import BodyPlan, Plan, Step
+from guidegraph.graph.preview import is_due, run_preview
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
+from guidegraph.graph.trained import follow, live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
 from guidegraph.graph.training_precision import autocast, computes_bf16, resolve_precision
 from guidegraph.graph.types import describe, is_tensor
@@ -86,9 +87,8 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the graph of the training.
+    """What a checkpoint must have been written for: the training's graph; not how long it runs, how precisely or where.
 
-    Not how long it runs, in which precision, nor where.
     Each of several processes has a device of its own, and one has another name for its device than they have.
     """
     _, _, dtype = plan.digests.place.partition(" ")
@@ -148,9 +148,11 @@ class _Fit:
         value = self.outside[self.loop.carry[spec.model]]
         if not isinstance(value, torch.nn.Module):
             raise PortError(spec.model, f"only a torch module can be trained; found {type(value).__name__}")
-        model = copy.deepcopy(value).to(device).train().requires_grad_(True)
-        average = copy.deepcopy(value).to(device).eval().requires_grad_(False) if spec.ema is not None else None
-        parameters = list(model.parameters())
+        model = live_copy(value, device).train()
+        average = live_copy(value, device).eval().requires_grad_(False) if spec.ema is not None else None
+        parameters = trained_parameters(model)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
         keywords = {k: v for k, v in spec.options.items() if k in ("betas", "weight_decay", "eps", "momentum")}
         if "betas" in keywords:
             keywords["betas"] = tuple(keywords["betas"])
@@ -178,6 +180,7 @@ class _Fit:
                 progress(self.body, self.loop, done, self.total, values)
                 if folder is not None and every and done % every == 0 and done < self.total:
                     self._save(done)
+                self._preview(done)
         except Cancelled:
             if folder is not None and done > begin:
                 self._save(done)
@@ -186,6 +189,16 @@ class _Fit:
             self._save(done)
         self.body.at.pop()
         return self._results()
+
+    def _preview(self, done: int) -> None:
+        """Run the preview where one is due: by the first process, with the averages where there are some."""
+        preview = self.training.preview
+        if preview is None or not self.processes.first:
+            return
+        if is_due(int(self.outside[preview.every]), done, self.total):
+            models = {name: t.model if t.average is None else t.average for name, t in self.trained.items()}
+            carry = {**self.carry, **models}
+            run_preview(self.loop, preview, done, carry, self.outside, self.body, self.plan, self.device)
 
     def _check_cancelled(self) -> None:
         """Raise ``Cancelled`` in all processes at the same step: one that goes on would wait for the others."""
@@ -285,10 +298,10 @@ class _Fit:
             return
         state = State(done, dict(self.generators), precision=self.precision)
         for name, t in self.trained.items():
-            state.tensors |= {f"model.{name}.{k}": v for k, v in t.model.state_dict().items()}
+            state.tensors |= {f"model.{name}.{k}": v for k, v in trained_state(t.model).items()}
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
             if t.average is not None:
-                state.tensors |= {f"ema.{name}.{k}": v for k, v in t.average.state_dict().items()}
+                state.tensors |= {f"ema.{name}.{k}": v for k, v in trained_state(t.average).items()}
         state.values = {"history": {n: _packed(v) for n, v in self.history.items()}, "carry": self._untrained()}
         write_state(self.folder, self.key, state)
 
@@ -307,10 +320,10 @@ class _Fit:
                 stacklevel=2,
             )
         for name, t in self.trained.items():
-            t.model.load_state_dict(state.part(f"model.{name}."))
+            load_trained_state(t.model, state.part(f"model.{name}."))
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
             if t.average is not None:
-                t.average.load_state_dict(state.part(f"ema.{name}."))
+                load_trained_state(t.average, state.part(f"ema.{name}."))
         kept = brought(state.values, self.device)
         self.history = {name: _unpacked(packed) for name, packed in kept["history"].items()}
         self.carry.update(kept["carry"])
@@ -329,49 +342,15 @@ class _Fit:
         return {**out, **{name: stack(values) for name, values in self.history.items()}}
 
 
-def generators_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, torch's generators of the CPU and of a device may be used: they are put back at the end."""
-    import torch
-
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Torch's generator of the CPU as ``rng``, and that of another device, which dropout draws from there."""
-    import torch
-
-    states = {"rng": torch.random.get_rng_state()}
-    if device.type != "cpu":
-        states["rng.device"] = torch.get_device_module(device).get_rng_state(device)
-    return states
-
-
-def set_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``generator_states`` gave. On another kind of device than then, its generator stays as it is."""
-    import torch
-
-    torch.random.set_rng_state(states["rng"])
-    if device.type != "cpu" and "rng.device" in states:
-        torch.get_device_module(device).set_rng_state(states["rng.device"], device)
-
-
 def _follow(t: Trained, i: int) -> None:
     """Move the average towards the model; with ``ema_warmup`` faster early on, so that the start is forgotten."""
-    import torch
-
     if t.average is None or t.spec.ema is None:
         return
     decay = t.spec.ema
     if t.spec.options.get("ema_warmup"):
         begun = i - t.spec.start
         decay = min(decay, (1 + begun) / (10 + begun))
-    with torch.no_grad():
-        for kept, live in zip(t.average.parameters(), t.model.parameters(), strict=True):
-            kept.lerp_(live, 1 - decay)
-        for to, origin in zip(t.average.buffers(), t.model.buffers(), strict=True):
-            to.copy_(origin)
+    follow(t.average, t.model, decay)
 
 
 def detached(value: Any) -> Any:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Ge
+
 from guidegraph.graph import training_precision
 from guidegraph.graph.errors import Mark, choices
 from guidegraph.graph.ir import Optimised, Source, Training
@@ -26,10 +28,12 @@ def _port(name: str, annotation: Any, default: Any = None) -> Port:
 
 
 CHECKPOINT = _port("path", Path)
+PREVIEW_EVERY = _port("every", Annotated[int, Ge(0)])
+"""Steps between two previews; 0 for none."""
 
 
 def _ports() -> dict[str, Port]:
-    from annotated_types import Ge, Gt, Len, Lt
+    from annotated_types import Gt, Len, Lt
 
     positive: Any = Annotated[float, Gt(0)]
     fraction: Any = Annotated[float, Ge(0), Lt(1)]
@@ -103,8 +107,6 @@ def with_links(model: Optimised, values: Mapping[Source, Any]) -> Optimised:
 
 def iterations(steps: Scalar, where: str, report: Report) -> int:
     """The number of steps that a literal says."""
-    from annotated_types import Ge
-
     return int(_check(_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, where, report))
 
 
@@ -112,8 +114,6 @@ def training_options(
     loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, checkpoint: Source | None, report: Report
 ) -> Training:
     """precision (auto, fp32, bf16), seed, and of the checkpoint: every, and check (that it is of this training)."""
-    from annotated_types import Ge
-
     precision, seed = training_precision.DEFAULT, 0
     if loop.precision is not None:
         port = _port("precision", training_precision.Asked, training_precision.DEFAULT)

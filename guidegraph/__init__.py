@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         NodeStarted,
         NodeTotals,
         OutputReady,
+        PreviewReady,
         RunFinished,
         RunStarted,
         TrainingStarted,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.decompositions import register_decomposition
     from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.node import node
+    from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
     from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.denoiser import predict
@@ -112,6 +114,8 @@ __all__ = [
     "OutputReady",
     "Prediction",
     "PredictionKind",
+    "PreviewReady",
+    "Previewed",
     "Rule",
     "RunFinished",
     "RunInfo",
@@ -163,6 +167,7 @@ _HOMES = {
         "NodeStarted",
         "NodeTotals",
         "OutputReady",
+        "PreviewReady",
         "RunFinished",
         "RunStarted",
         "TrainingStarted",
@@ -171,6 +176,7 @@ _HOMES = {
     "guidegraph.graph.export.decompositions": ("register_decomposition",),
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
+    "guidegraph.graph.preview": ("Previewed",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),

@@ -21,6 +21,7 @@ from guidegraph.graph.sizes import parse_size
 from guidegraph.graph.types import PortType
 
 if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
     from guidegraph.plugins.manager import PluginManager
 
 CacheChoice = str | Path | None
@@ -89,14 +90,16 @@ class Workflow:
         only: Collection[str] | None = None,
         cancel: CancelToken | None = None,
         on_output: Callable[[str, Any, PortType], None] | None = None,
+        on_preview: Callable[[Previewed], None] | None = None,
     ) -> RunResult:
-        """Run with control over what is made, cancellation and outputs as they come."""
+        """Run with control over what is made, cancellation, and outputs and a training's previews as they come."""
         values = self.bind(params)
         place = f"{self.options.device} {self.options.dtype}"
         options = replace(
             self.options,
             only=only,
             on_output=on_output,
+            on_preview=on_preview,
             cancel=cancel or CancelToken(),
             observers=(*self.options.observers, *self._plugins(values)),
         )

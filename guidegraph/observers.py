@@ -59,6 +59,8 @@ class PlainLog:
             case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
                 name = f"{path}.{output}" if output else path
                 self._write(f"{name} ({model}): {show_size(size)} to {device}, {seconds:.2f} s")
+            case events.PreviewReady(path, name, step):
+                self._write(f"{path}: preview '{name}' after {step} steps")
             case events.TrainingStarted():
                 self._write(training_line(event))
             case events.LoopProgress(path, done, total, values):

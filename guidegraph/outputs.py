@@ -11,16 +11,19 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError, Problem
-from guidegraph.graph.ir import Graph
+from guidegraph.graph.ir import Graph, Loop, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files import atomic_path, write_text
 from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels
+
+if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
 
 RECORD = "run.json"
 ROWS_SHOWN = 40
@@ -34,10 +37,14 @@ class OutputError(GuidegraphError):
 
 
 class OutputWriter:
-    """Writes outputs into a folder as they come; ``files`` names them by output, ``tables`` are those to be shown."""
+    """Writes outputs into a folder as they come; ``files`` names them by output, ``tables`` are those to be shown.
+
+    ``previews`` names the files of previews by LOOP/NAME. text: what a picture of an output carries.
+    """
 
     def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
         self.files: dict[str, list[str]] = {}
+        self.previews: dict[str, list[str]] = {}
         self.tables: dict[str, str] = {}
         self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
 
@@ -49,6 +56,17 @@ class OutputWriter:
             hint = "" if isinstance(error, OSError) else saving_hint(kind, self._registry)
             mark = self._graph.outputs[name].mark
             raise OutputError(f"{mark}: output-failed: output '{name}' {error}{hint} [outputs.{name}]") from error
+
+    def preview(self, made: Previewed) -> None:
+        """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``OutputError``."""
+        folder = f"{made.loop}/{made.name}"
+        try:
+            (self._folder / folder).mkdir(parents=True, exist_ok=True)
+            files = self._write(f"{folder}/step-{made.step:06d}", made.value, made.type)
+        except (OutputError, OSError) as error:
+            where = f"nodes.{made.loop}.preview"
+            raise OutputError(f"{where}: output-failed: '{made.name}' after {made.step} steps {error}") from error
+        self.previews[folder] = [*self.previews.get(folder, ()), *files]
 
     def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
         if value is not None and is_image(kind):
@@ -74,7 +92,8 @@ class OutputWriter:
     def _write_table(self, name: str, value: Any) -> list[str]:
         if not isinstance(value, Table):
             return []
-        self.tables[name] = value.markdown(ROWS_SHOWN)
+        if name in self._graph.outputs:
+            self.tables[name] = value.markdown(ROWS_SHOWN)
         write_text(self._folder / f"{name}.md", value.markdown() + "\n")
         return [f"{name}.md"]
 
@@ -86,7 +105,8 @@ class OutputWriter:
             raise OutputError("is an empty batch: there is no picture to write")
         files = picture_names(name, len(arrays))
         for i, (file, array) in enumerate(zip(files, arrays, strict=True)):
-            write_png(self._folder / file, array, self._text(name, i, len(arrays)))
+            text = self._text(name, i, len(arrays)) if name in self._graph.outputs else {}
+            write_png(self._folder / file, array, text)
         return files
 
 
@@ -189,6 +209,19 @@ def output_problems(graph: Graph, registry: Registry, only: Sequence[str] | None
         elif not _has_format(output.type):
             message = f"output '{name}' is of type {output.type}, for which there is no file format"
             found.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
+    return [*found, *_preview_problems(graph, registry)]
+
+
+def _preview_problems(graph: Graph, registry: Registry) -> list[Problem]:
+    """The outputs of previews whose type tells already that they cannot be written."""
+    found = []
+    for op in walk(graph.ops):
+        preview = op.training.preview if isinstance(op, Loop) and op.training else None
+        for name, output in preview.outputs.items() if preview else ():
+            if not _has_format(output.type):
+                message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"
+                hint = saving_hint(output.type, registry)
+                found.append(Problem(output.mark, "output-type", message + hint, f"nodes.{op.key}.preview"))
     return found
 
 

@@ -24,13 +24,17 @@ FORMAT = 1
 
 @dataclass
 class RunRecord:
-    """An observer that keeps what a run's record needs. ``files`` are an output's files, by its name."""
+    """An observer that keeps what a run's record needs. ``files`` are an output's files, by its name.
+
+    ``previews`` are the files of a training loop's previews, by LOOP/NAME.
+    """
 
     graph: Graph
     values: Mapping[str, Any]
     place: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, list[str]]
+    previews: Mapping[str, list[str]] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
     finished: dict[str, events.NodeFinished] = field(default_factory=dict)
     totals: dict[str, events.NodeTotals] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class RunRecord:
                 for name, output in graph.outputs.items()
                 if name in self.files
             },
+            "previews": dict(self.previews),
             "started": self.started,
             "seconds": round(time.perf_counter() - self._clock, 6),
             "nodes": {path: event.node for path, event in nodes.items()},

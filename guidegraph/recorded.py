@@ -66,7 +66,7 @@ class RecordedRun:
             "memory_budget": job.memory_budget,
             "only": job.only,
         }
-        self._record = RunRecord(graph, values, place, found, self.writer.files)
+        self._record = RunRecord(graph, values, place, found, self.writer.files, self.writer.previews)
 
     def run(
         self,
@@ -96,6 +96,7 @@ class RecordedRun:
                 cancel=cancel,
                 only=job.only,
                 on_output=self.writer,
+                on_preview=self.writer.preview,
                 memory_budget=job.memory_budget,
             )
             run_plan(plan, options)

@@ -67,6 +67,21 @@ def named_labels(
     return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
+@node("label.caption", host=True)
+def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
+    """A caption for each label (B): the template with the name of its class in place of {}.
+
+    names: of the classes, in order, such as those of data.folder; `-` and `_` in them are read as spaces.
+    Raises an error for a label that has no name, and for a template without {}.
+    """
+    if "{}" not in template:
+        raise ValueError(f"the template '{template}' has no {{}} for the name of the class, as in 'a photo of a {{}}'")
+    indices = [int(i) for i in label]
+    if indices and not 0 <= min(indices) <= max(indices) < len(names):
+        raise ValueError(f"labels are 0 … {len(names) - 1}; found {min(indices)} … {max(indices)}")
+    return tuple(template.replace("{}", names[i].replace("-", " ").replace("_", " ")) for i in indices)
+
+
 @node("label.argmax")
 def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0)] | None = None) -> Label:
     """The greatest of the scores (B, K) as a label (B), counted from `first`, among `count` columns from there on.

@@ -1,10 +1,12 @@
-"""LoRA: low-rank changes of a model's weights (Hu et al. 2022)."""
+"""LoRA: low-rank changes of a model's weights (Hu et al. 2022), trained here or read from files."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from annotated_types import Ge, Gt, MinLen
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.types import Denoiser, TextEmbedder
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from guidegraph.nodes.checkpoints.lora_file import Factors
+    from guidegraph.nodes.checkpoints.lora_layers import Adaptable
+
+Rank = Annotated[int, Ge(1)]
 
 
 class Adapted(NamedTuple):
@@ -26,22 +31,22 @@ class Adapted(NamedTuple):
 
 @node("lora.apply", host=True)
 def apply_lora(denoiser: Denoiser, text: TextEmbedder | None = None, *, path: Path, strength: float = 1.0) -> Adapted:
-    """Copies of a denoiser and a text encoder of `checkpoint.load` with a LoRA: W + strength · α/r · BA.
+    """Copies of a denoiser and a text encoder with a LoRA: W + strength · α/r · BA.
 
-    path: a file in peft's, diffusers' or kohya's layout (safetensors or `.pt`), or a folder that peft wrote; for linear
-    layers and convolutions. text: may stay unwired for a LoRA of the denoiser alone. The copies share every tensor
-    that the LoRA does not change; what came in is unchanged, so that LoRAs add up by one node after the other.
+    denoiser: of `checkpoint.load`, or of `model.load` for a LoRA that was trained here. text: of `checkpoint.load`; may
+    stay unwired for a LoRA of the denoiser alone. path: a file in peft's, diffusers' or kohya's layout (safetensors or
+    `.pt`), or a folder that peft wrote; for linear layers and convolutions. The copies share every tensor that the LoRA
+    does not change; what came in is unchanged, so that LoRAs add up by one node after the other.
     Raises one error that names the file where any of its layers is not in the model, or is of another shape there:
     it belongs to another model, and nothing is applied.
     """
     from guidegraph.nodes.checkpoints.lora_file import read_lora
     from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers, text_layers
-    from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
+    from guidegraph.nodes.models.low_rank import merge_low_rank
     from guidegraph.nodes.models.released_text import ReleasedText
     from guidegraph.nodes.models.sharing import shared_copy
 
-    if not isinstance(denoiser, ReleasedDenoiser):
-        raise ValueError(f"lora.apply takes a denoiser of checkpoint.load; found {type(denoiser).__name__}")
+    denoiser = merge_low_rank(_adaptable(denoiser, "lora.apply"))
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
@@ -58,6 +63,94 @@ def apply_lora(denoiser: Denoiser, text: TextEmbedder | None = None, *, path: Pa
     if isinstance(text, ReleasedText) and changes["text"]:
         text = shared_copy(text, _changed(text, changes["text"], strength, path))
     return Adapted(new_denoiser, text)
+
+
+@node("lora.new")
+def new_lora(
+    denoiser: Denoiser,
+    *,
+    rank: Rank = 8,
+    alpha: Annotated[float, Gt(0)] | None = None,
+    targets: Literal["attention", "all"] | Annotated[list[str], MinLen(1)] = "attention",
+    seed: Annotated[int, Ge(0)] = 0,
+) -> Denoiser:
+    """A denoiser with a LoRA to train: h = W₀ x + α/r · BA x in some layers (Hu et al. 2022, eq. 3).
+
+    denoiser: of `model.load` or `checkpoint.load`. B is zero, so that the result first predicts what the denoiser does;
+    training changes A and B alone, and all other tensors are shared.
+    rank: r. alpha: α, by default r. targets: the layers: those of `attention`, `all` linear layers and convolutions, or
+    patterns of their names such as `*.query`. seed: of A.
+    Raises an error for a pattern that no layer matches, and for a denoiser that has a LoRA to train already.
+    """
+    from guidegraph.nodes.models.hooks import AttentionLayer
+    from guidegraph.nodes.models.low_rank import add_low_rank, low_rank_layers, matching_layers
+
+    network = _adaptable(denoiser, "lora.new").network
+    if any(low_rank_layers(network)):
+        raise ValueError("this denoiser has a LoRA to train already: wire the one without, or lora.merge's")
+    if targets == "attention":
+        modules = network.named_modules()
+        owners = [f"{name}." for name, module in modules if isinstance(module, AttentionLayer)]
+        names = [name for name in matching_layers(network, ["*"]) if name.startswith(tuple(owners))]
+    else:
+        names = matching_layers(network, ["*"] if targets == "all" else targets)
+    if not names:
+        raise ValueError("this denoiser has no attention of linear layers: set 'targets' to all, or to names of layers")
+    factor = float(rank if alpha is None else alpha)
+    return add_low_rank(denoiser, [f"network.{name}" for name in names], rank=rank, alpha=factor, seed=seed)  # type: ignore[type-var]
+
+
+@node("lora.merge")
+def merge_lora(denoiser: Denoiser) -> Denoiser:
+    """A denoiser of `lora.new` with its LoRA in the weights, W₀ + α/r · BA, as fast as one without and to be saved."""
+    from guidegraph.nodes.models.low_rank import merge_low_rank
+
+    return merge_low_rank(_adaptable(denoiser, "lora.merge"))
+
+
+@node("lora.save", pure=False, host=True)
+def save_lora(
+    denoiser: Denoiser,
+    *,
+    path: Path,
+    layout: Literal["kohya", "peft"] = "kohya",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+) -> str:
+    """Write the LoRA of a denoiser of `lora.new` as a safetensors file that `lora.apply` reads, and give its path.
+
+    layout: whose names the file has: `kohya`, with α in the file, or `peft`, as diffusers writes it, with α and r in
+    its header. Layers of `checkpoint.load` have diffusers' names, so that other tools read the file. dtype: of A and B.
+    Raises an error for a denoiser without a LoRA to train, and for a path that does not end in `.safetensors`.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from guidegraph.nodes.checkpoints.lora_layers import lora_tensors, peft_settings
+    from guidegraph.nodes.models.low_rank import low_rank_layers
+    from guidegraph.nodes.models.store import write_whole
+
+    network = _adaptable(denoiser, "lora.save")
+    if not any(low_rank_layers(network)):
+        raise ValueError("this denoiser has no LoRA that was trained: wire lora.new's, or that of the training loop")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"'{path}' does not end in .safetensors, and a LoRA is written as such a file")
+    tensors = lora_tensors(network, layout, getattr(torch, dtype))
+    header = peft_settings(network) if layout == "peft" else {"format": "pt"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: save_file(tensors, file, metadata=header))
+    return str(path)
+
+
+def _adaptable(denoiser: Denoiser, node_id: str) -> Adaptable:
+    """A denoiser whose layers have names in LoRA files. Raises ``ValueError`` for any other."""
+    from guidegraph.nodes.models.denoiser import UNetDenoiser
+    from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
+
+    if not isinstance(denoiser, (ReleasedDenoiser, UNetDenoiser)):
+        raise ValueError(
+            f"{node_id} takes a denoiser of checkpoint.load or model.load; found {type(denoiser).__name__}"
+        )
+    return denoiser
 
 
 def _changed(module: nn.Module, changes: Mapping[str, Factors], strength: float, path: Path) -> dict[str, Tensor]:

@@ -58,3 +58,22 @@ def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[s
     words: from what (case does not matter) to what. Raises an error for an empty word.
     """
     return host.replace(text, words=words)
+
+
+@node("text.add_words", host=True)
+def add_unknown_words(
+    embedder: TextEmbedder, texts: Sequence[str], *, seed: Annotated[int, Ge(0)] = 0, freeze: bool = False
+) -> TextEmbedder:
+    """A text encoder of `model.load` that also knows all words of the texts, for training; the rest is shared.
+
+    texts: captions, or names of classes. Each new word gets a random embedding with the mean and spread of the known
+    ones. freeze: training changes these embeddings alone (Gal et al. 2023), and not the rest of the encoder.
+    seed: of the new embeddings.
+    Raises an error for an encoder that is no `model.text_transformer`.
+    """
+    from guidegraph.nodes.models.text import TextModel
+    from guidegraph.nodes.models.words import add_words, unknown_words
+
+    if not isinstance(embedder, TextModel):
+        raise ValueError(f"text.add_words takes a model.text_transformer; found {type(embedder).__name__}")
+    return add_words(embedder, unknown_words(embedder.tokenizer, texts), seed=seed, frozen=freeze)

@@ -69,6 +69,10 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
         row["collect"] = {name: _link(source, items) for name, source in loop.collect.items()}
     if loop.training is not None:
         row["trains"] = {m.model: _link(m.loss, items) for m in loop.training.models}
+        if preview := loop.training.preview:
+            roots = [output.source for output in preview.outputs.values()]
+            steps = _rows(flat_region(preview.ops, roots, body.passes), items)
+            row["preview"] = {"every": _link(preview.every, items), "steps": steps}
     return row
 
 
@@ -148,6 +152,9 @@ def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
     for key in ("next", "collect", "trains"):
         if row.get(key):
             yield f"{indent}{key} {_pairs(row[key])}"
+    if "preview" in row:
+        yield f"{indent}as a preview, every {row['preview']['every']} iterations:"
+        yield from _steps(row["preview"]["steps"], f"{indent}  ")
 
 
 def _pairs(found: Mapping[str, str]) -> str:

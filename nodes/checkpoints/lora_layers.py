@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from guidegraph.nodes.checkpoints.diffusers_unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers_unet_names import to_diffusers
+from guidegraph.nodes.models.denoiser import UNetDenoiser
+from guidegraph.nodes.models.low_rank import LAYERS, low_rank_layers
 from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
 from guidegraph.nodes.models.released_text import ReleasedText
+from guidegraph_runtime.lora_pairs import METADATA
 
-LAYERS = (nn.Linear, nn.Conv2d)
+Adaptable: TypeAlias = ReleasedDenoiser | UNetDenoiser
+"""The denoisers whose layers have names in LoRA files."""
 
 
-def denoiser_layers(denoiser: ReleasedDenoiser) -> dict[str, str]:
+def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
     """The weights of a U-Net's linear and convolutional layers by all the names that LoRA files have for them.
 
-    diffusers' name with `unet.` before it or bare, and kohya's: diffusers' or the canonical one with underscores.
+    diffusers' name with `unet.` before it or bare, and kohya's: diffusers' or the canonical one with underscores. The
+    layers of a denoiser of `model.load` have no other name than the canonical one.
     """
-    layout = unet_layout(denoiser.network.shape)
+    published = published_names(denoiser, [name for name, _ in _layers(denoiser.network)])
     names: dict[str, str] = {}
-    for canonical, _ in _layers(denoiser.network):
-        theirs = to_diffusers(canonical, layout)
-        aliases = (theirs, f"unet.{theirs}", _kohya("unet", theirs), _kohya("unet", canonical))
+    for canonical, theirs in published.items():
+        aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
         names.update(dict.fromkeys(aliases, f"network.{canonical}.weight"))
     return names
+
+
+def published_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
+    """Layers of the network as files call them: by diffusers' name where it has one, else by their own."""
+    if isinstance(denoiser, UNetDenoiser):
+        return {name: name for name in canonical}
+    layout = unet_layout(denoiser.network.shape)
+    return {name: to_diffusers(name, layout) for name in canonical}
+
+
+def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The factors of a denoiser's low-rank changes as the tensors of a LoRA file, on the CPU.
+
+    kohya's layout has α in the file; of peft's, α and the rank are settings: see `peft_settings`.
+    """
+    changes = dict(low_rank_layers(denoiser.network))
+    tensors: dict[str, Tensor] = {}
+    for canonical, theirs in published_names(denoiser, changes).items():
+        change = changes[canonical]
+        name, down, up = f"unet.{theirs}", "lora_A", "lora_B"
+        if layout == "kohya":
+            name, down, up = kohya_name("unet", theirs), "lora_down", "lora_up"
+            tensors[f"{name}.alpha"] = torch.tensor(change.alpha, dtype=torch.float32)
+        for part, factor in ((down, change.lora_A), (up, change.lora_B)):
+            tensors[f"{name}.{part}.weight"] = factor.detach().to("cpu", dtype).contiguous()
+    return tensors
+
+
+def peft_settings(denoiser: Adaptable) -> dict[str, str]:
+    """The header of a file in peft's layout, as diffusers writes it: rank, α and the layers of `lora.new`."""
+    changes = dict(low_rank_layers(denoiser.network))
+    first = next(iter(changes.values()))
+    settings = {
+        "unet.r": first.rank,
+        "unet.lora_alpha": first.alpha,
+        "unet.target_modules": sorted(published_names(denoiser, changes).values()),
+    }
+    return {"format": "pt", METADATA: json.dumps(settings)}
 
 
 def text_layers(text: ReleasedText) -> dict[str, str]:
@@ -38,7 +83,7 @@ def text_layers(text: ReleasedText) -> dict[str, str]:
             bare = name.removeprefix("text_model.")
             old = bare if bare.startswith("text_projection") else f"text_model.{bare}"
             aliases = [f"text_encoder{suffix}.{word}" for word in (bare, old)]
-            aliases += [_kohya(te, word) for te in short for word in (bare, old)]
+            aliases += [kohya_name(te, word) for te in short for word in (bare, old)]
             aliases += [bare, old] if number == 0 else []
             names.update(dict.fromkeys(aliases, f"towers.{number}.model.{name}.weight"))
     return names
@@ -48,5 +93,6 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS))
 
 
-def _kohya(network: str, name: str) -> str:
+def kohya_name(network: str, name: str) -> str:
+    """A layer as kohya's files call it."""
     return f"lora_{network}_{name.replace('.', '_')}"

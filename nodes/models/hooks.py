@@ -24,6 +24,7 @@ from guidegraph.nodes.hooks import (
     site_choices,
 )
 from guidegraph.nodes.models.attention import attention
+from guidegraph.nodes.models.low_rank import trainable_names
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, Prediction
 
@@ -172,6 +173,10 @@ class HookedModel(nn.Module):
         super().__init__()
         self.network = network
         self.hooks = Hooks(rules)
+
+    def trainable_names(self) -> list[str]:
+        """The names of the parameters that training changes: those of a LoRA where there is one, and else all."""
+        return trainable_names(self)
 
     def sites(self) -> tuple[Site, ...]:
         """All sites, in the order of computing."""

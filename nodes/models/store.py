@@ -26,6 +26,7 @@ from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.hooks import HookedModel
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
+from guidegraph.nodes.models.low_rank import low_rank_layers
 from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
 from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
@@ -145,6 +146,11 @@ def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
         names = ", ".join(site.name for site in module.hooks.rules)
         raise ValueError(
             f"a denoiser with rules cannot be saved, and this one has some at {names}: wire the one without"
+        )
+    if any(low_rank_layers(module)):
+        raise ValueError(
+            "a denoiser with a LoRA to train cannot be saved as a model: save the LoRA by lora.save, or wire the "
+            "denoiser of lora.merge"
         )
     match module:
         case UNetDenoiser():

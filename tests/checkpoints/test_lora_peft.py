@@ -17,9 +17,10 @@ from guidegraph.nodes.checkpoints.diffusers_unet import unet_layout
 from guidegraph.nodes.checkpoints.diffusers_unet_names import to_canonical
 from guidegraph.nodes.checkpoints.lora_file import read_lora
 from guidegraph.nodes.denoiser import predict
-from guidegraph.nodes.lora import apply_lora
+from guidegraph.nodes.lora import apply_lora, new_lora, save_lora
 from guidegraph.nodes.noise import gaussian
 from guidegraph.nodes.text import encode_text
+from guidegraph.nodes.types import Condition
 from tests.checkpoints import figures, pipelines
 from tests.checkpoints.loras import CONVOLUTIONS, LINEAR, NETWORKS, TEXT, Lora
 
@@ -212,3 +213,25 @@ def test_each_layer_has_its_own_alpha_and_rank(made: Made) -> None:
     factors = read_lora(path)
     assert {len(pair.down) for pair in factors.values()} == {2, 3, 4, 5}
     assert {pair.scale for pair in factors.values()} == {1.0}
+
+
+def test_diffusers_loads_what_is_trained_here(tmp_path: Path) -> None:
+    made = Made("sd1", tmp_path)
+    torch.manual_seed(0)
+    targets = ["*.attn1.*", "*.attn2.*", "*_layers.*", "*.proj_in"]
+    lora: Any = new_lora(made.loaded[0].denoiser, rank=3, alpha=6.0, targets=targets)
+    with torch.no_grad():
+        for name, parameter in lora.named_parameters():
+            if name.endswith(("lora_A", "lora_B")):
+                parameter.copy_(0.1 * torch.randn(parameter.shape))
+    x, t, tokens = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 77, 64)
+    ours = predict(lora, x, t, Condition(tokens=tokens)).value
+    plain = predict(made.loaded[0].denoiser, x, t, Condition(tokens=tokens)).value
+    assert not torch.allclose(ours, plain, atol=1e-2)
+    for layout in ("kohya", "peft"):
+        pipe = pipelines.pipeline("sd1", tmp_path)
+        path = save_lora(lora, path=tmp_path / f"{layout}.safetensors", layout=layout)  # type: ignore[arg-type]
+        pipe.load_lora_weights(path)
+        with torch.no_grad():
+            theirs = pipe.unet(x, t, encoder_hidden_states=tokens).sample
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)

@@ -68,6 +68,13 @@ def test_plan_shows_passes_and_steps(cli: Command) -> None:
     assert [row["path"] for row in loop["body"]] == ["nodes.sample.body.step"]
 
 
+def test_plan_shows_a_preview_beside_the_iterations(cli: Command) -> None:
+    workflow = ROOT / "workflows" / "own" / "lora_classes.yaml"
+    lines = cli("plan", workflow, "--set", "preview=40").out.splitlines()
+    start = lines.index("     as a preview, every 40 iterations:")
+    assert "nodes.fit.preview/drawn/prompts = text.prompts(captions=captions" in lines[start + 1]
+
+
 def test_plan_drops_what_no_asked_output_needs(cli: Command) -> None:
     found = json.loads(cli("plan", cli.workflow("draw.yaml", DRAW), "--json", "--only", "table").out)
     assert [row["path"] for row in found["steps"]] == ["nodes.table"]

@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import Graph, GraphOutput, Literal
+from guidegraph.graph.ir import Graph, GraphOutput, Literal, Loop, Preview, Training
 from guidegraph.graph.node import node, spec_of
+from guidegraph.graph.preview import Previewed
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import ANY, PortType, Tensor, port_type
 from guidegraph.nodes.types import Condition, Denoiser, Image, Latent, Sample
@@ -197,3 +198,31 @@ def test_outputs_that_are_not_asked_for_are_not_checked() -> None:
 def test_an_output_may_not_take_the_records_name() -> None:
     (problem,) = output_problems(graph(run=ANY), REGISTRY, None)
     assert "run.json" in problem.message
+
+
+def test_a_preview_is_written_by_loop_name_and_step(tmp_path: Path) -> None:
+    writer = OutputWriter(
+        graph(image=port_type(Image)), REGISTRY, tmp_path, lambda output, i, batch: {"recipe": output}
+    )
+    for step in (200, 400):
+        writer.preview(Previewed("fit", step, "sheet", torch.zeros(1, 3, 2, 2), port_type(Image)))
+    writer.preview(Previewed("fit", 400, "score", 0.5, port_type(float)))
+    assert writer.previews == {
+        "fit/sheet": ["fit/sheet/step-000200.png", "fit/sheet/step-000400.png"],
+        "fit/score": ["fit/score/step-000400.json"],
+    }
+    assert all((tmp_path / file).is_file() for files in writer.previews.values() for file in files)
+    assert read_png_text(tmp_path / "fit/sheet/step-000200.png") == {}  # it cannot be made again from the workflow
+    assert writer.files == {}
+    with pytest.raises(OutputError, match=r"nodes\.fit\.preview: output-failed: 'sheet' after 600 steps is declared"):
+        writer.preview(Previewed("fit", 600, "sheet", torch.zeros(2), port_type(Image)))
+
+
+def test_a_preview_that_cannot_be_written_is_found_before_the_run(tmp_path: Path) -> None:
+    mark = Mark("w.yaml", 9, 3)
+    preview = Preview(Literal(1), {}, {"model": GraphOutput(Literal(None), port_type(Denoiser), mark)})
+    training = Training((), None, "fp32", None, 500, preview=preview)
+    loop = Loop("fit", Literal(1), "i", {}, {}, {}, {}, {}, mark, training)
+    [problem] = output_problems(Graph(Path("w.yaml"), {}, {"fit": loop}, {}, {}), REGISTRY, None)
+    assert problem.path == "nodes.fit.preview"
+    assert "the preview's output 'model' is of type Denoiser, for which there is no file format" in problem.message

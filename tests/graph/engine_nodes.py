@@ -250,9 +250,25 @@ def judged(model: Any, value: Tensor) -> Tensor:
     return result
 
 
+class Look(NamedTuple):
+    weight: Tensor
+    frozen: bool
+    scale: float
+    iteration: int
+
+
+@node("toy.look", pure=False)
+def look(model: Any, scale: float = 1.0, index: int = -1) -> Any:
+    """A model's weight now, after a draw from torch's generator, and whether it is frozen."""
+    torch.rand(3)
+    frozen = not model.training and not model.weight.requires_grad and not torch.is_grad_enabled()
+    return Look(model.weight.clone(), frozen, scale, index)
+
+
 NODES = (
     number, add, scale, total, pair, boom, mix, same, ramp, effect, random, tensor, kinds, ones, strict, model, time,
     mean, read, read_both, opaque, unwrap, line, batches, files, reseeding, loss, judged,
+    look,
 )  # fmt: skip
 
 REGISTRY = Registry({spec_of(f).id: spec_of(f) for f in NODES})

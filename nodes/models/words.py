@@ -1,0 +1,110 @@
+"""New words of a text encoder: rows added to its table of embeddings, each trained beside or without the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidegraph.nodes.models.sharing import shared_copy
+from guidegraph.nodes.models.text import PAD, START, TextModel
+from guidegraph_runtime.tokens import UNKNOWN
+
+
+class ExtendedEmbedding(nn.Module):
+    """An `nn.Embedding` whose table is `known` (N, C) above `added` (M, C), two parameters.
+
+    Its state is that of an `nn.Embedding` of N + M rows: one tensor, `weight`.
+    """
+
+    def __init__(self, known: Tensor, added: Tensor) -> None:
+        super().__init__()
+        self.known = nn.Parameter(known, requires_grad=False)
+        self.added = nn.Parameter(added, requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole table (N + M, C)."""
+        return torch.cat([self.known, self.added])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight if keep_vars else self.weight.detach()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
+        _, _, missing, _, errors = others
+        name = f"{prefix}weight"
+        table = state_dict.get(name)
+        if table is None:
+            missing.append(name)
+        elif table.shape != self.weight.shape:
+            errors.append(f"size mismatch for {name}: {tuple(table.shape)}, expected {tuple(self.weight.shape)}")
+        else:
+            with torch.no_grad():
+                for rows, saved in ((self.known, table[: len(self.known)]), (self.added, table[len(self.known) :])):
+                    if not torch.equal(rows, saved):  # known rows that stayed as they are may be another model's too
+                        rows.copy_(saved)
+
+
+class ExtendedTextModel(TextModel):
+    """A `TextModel` with new words. frozen: training changes the embeddings of these alone."""
+
+    frozen = False
+
+    def trainable_names(self) -> list[str]:
+        """The names of the parameters that training changes."""
+        names = [name for name, _ in self.named_parameters()]
+        return [name for name in names if name.endswith("token_embedding.added")] if self.frozen else names
+
+
+def unknown_words(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    """The words of texts that a tokenizer does not know, each once, in the order of the alphabet."""
+    vocabulary = tokenizer.get_vocab()
+    words: set[str] = set()
+    for text in texts:
+        plain = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
+        words.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain))
+    return sorted(word for word in words if word not in vocabulary)
+
+
+def add_words(text: TextModel, words: list[str], *, seed: int, frozen: bool) -> ExtendedTextModel:
+    """A copy of a text encoder that knows more words; everything else is shared with it.
+
+    The new rows are drawn from a normal distribution with the mean and the spread of the known words' rows.
+    frozen: see `ExtendedTextModel`. Raises ``ValueError`` for a tokenizer that has no table of words.
+    """
+    tokenizer = _extended_tokenizer(text.tokenizer, words)
+    known = text.encoder.token_embedding.weight
+    special = {text.tokenizer.token_to_id(token) for token in (PAD, START, UNKNOWN)}
+    rows = known[[index for index in range(len(known)) if index not in special]].float()
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(words), known.shape[1], generator=generator).to(known.device)
+    added = (rows.mean(0) + noise * rows.std(0)).to(known.dtype)
+
+    encoder = shared_copy(text.encoder)
+    encoder.config = replace(encoder.config, vocabulary=len(known) + len(words))
+    encoder.token_embedding = ExtendedEmbedding(known.detach(), added)  # type: ignore[assignment]
+    extended = ExtendedTextModel(encoder, tokenizer).eval()
+    extended.frozen = frozen
+    return extended
+
+
+def _extended_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
+    settings = json.loads(tokenizer.to_str())
+    if settings["model"]["type"] != "WordLevel":
+        raise ValueError(
+            f"words can be added to a tokenizer of whole words; this one is of kind {settings['model']['type']}, which "
+            "spells any word out of pieces"
+        )
+    vocabulary = settings["model"]["vocab"]
+    first = max(vocabulary.values()) + 1
+    vocabulary.update({word: first + i for i, word in enumerate(words)})
+    return Tokenizer.from_str(json.dumps(settings))
