@@ -28,6 +28,7 @@ class Watched:
     message: str
     iterations: list[int] = field(default_factory=list)
     sizes: list[Tensor] = field(default_factory=list)
+    decisive: Tensor | None = None
 
 
 @dataclass
@@ -39,12 +40,13 @@ class LoopWatch:
     iteration: int = 0
     watched: dict[str, Watched] = field(default_factory=dict)
 
-    def add(self, size: Tensor, limit: float, message: str) -> None:
+    def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
         if self.call is None or self.call.key in self.warned:
             return
         here = self.watched.setdefault(self.call.key, Watched(self.call, limit, message))
         here.iterations.append(self.iteration)
         here.sizes.append(size.detach())
+        here.decisive = decisive
 
     def finish(self, total: int) -> None:
         """Warn of the nodes whose last size is beyond its limit. total: how many iterations the loop had."""
@@ -53,7 +55,7 @@ class LoopWatch:
         for key, here in self.watched.items():
             sizes: list[float] = torch.stack(here.sizes).tolist()
             first = _beyond_since(sizes, here.limit)
-            if first is not None:
+            if first is not None and (here.decisive is None or bool(here.decisive)):
                 self.warned.add(key)
                 step = f"step {here.iterations[first] + 1} of {total}"
                 place = f"{here.call.mark}: nodes.{key} ({here.call.spec.id})"
@@ -85,11 +87,12 @@ def is_watched() -> bool:
     return _watch.get() is not None
 
 
-def watch_size(size: Tensor, limit: float, message: str) -> None:
+def watch_size(size: Tensor, limit: float, message: str, decisive: Tensor | None = None) -> None:
     """Warn once after the loop if a size, a tensor without axes, is above a limit, or no number, to the loop's end.
 
+    decisive: whether the loop may end with this size for a warning; by default it may with any.
     message: what is so from a step on, after "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does
     nothing outside of a loop.
     """
     if (watch := _watch.get()) is not None:
-        watch.add(size, limit, message)
+        watch.add(size, limit, message, decisive)

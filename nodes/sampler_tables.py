@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +11,19 @@ from guidegraph.graph.context import current_device
 from guidegraph.nodes.levels import as_noise, as_tables
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, SchedulerState, Timesteps
 from guidegraph_runtime.tables.rows import K
-from guidegraph_runtime.tables.sampler import SamplerTable, check_shorthand
+from guidegraph_runtime.tables.sampler import SHORTHAND, SamplerTable, check_shorthand
 
 
 class Sampler(NamedTuple):
     scheduler: Scheduler
     steps: Timesteps
     state: SchedulerState
+
+
+def settings_beside_levels(wired: Collection[str]) -> dict[str, str]:
+    """What is wrong with settings that would choose the levels where levels are wired."""
+    message = "the levels are wired, so it would change nothing: leave it out, or set it at the levels' node"
+    return {name: message for name in SHORTHAND if name in wired} if "levels" in wired else {}
 
 
 def sampler_of(

@@ -249,14 +249,11 @@ class _Row:
 def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
     """Let the run warn if the largest root mean square of a sample's x̂0 stays far beyond that of the data.
 
-    Only where σ ≤ α: x̂0 of a noisier x is a guess, and a sampler may stop there for another one to go on.
+    A loop that ends with σ > α says nothing: x̂0 of such an x is a guess, and another sampler may go on from there.
     """
     import torch
 
     if is_watched():
         sizes = torch.linalg.vector_norm(x0.flatten(1), dim=1) / math.sqrt(x0[0].numel())
-        watch_size(
-            torch.where(row.sigma <= row.alpha, sizes.amax(), 0.0),
-            FAR * data_rms,
-            OUT_OF_RANGE.replace("DATA", f"{data_rms:g}"),
-        )
+        message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
+        watch_size(sizes.amax(), FAR * data_rms, message, decisive=row.sigma <= row.alpha)

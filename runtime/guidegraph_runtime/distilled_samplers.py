@@ -47,17 +47,8 @@ def lcm(
 
     timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
     """
-    visited = _visited(
-        noise_of(alphas_bar).with_signal(zero=True),
-        levels,
-        steps,
-        original_steps,
-        spacing,
-        offset,
-        final,
-        sigmas,
-        strength,
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = _visited(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
     rows = consistency.lcm(visited, number("timestep_scaling", timestep_scaling, above=0))
     return sampler_table(rows, clip, threshold, threshold_max)
 

@@ -47,18 +47,8 @@ def dpmpp_2m(
     choice("solver_type", solver_type, get_args(Solver))
     flag("lower_order_final", lower_order_final)
     flag("euler_at_final", euler_at_final)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(zero=True),
-        levels,
-        LAMBDA,
-        steps,
-        spacing,
-        offset,
-        final,
-        sigmas,
-        strength,
-        rising=True,
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength, rising=True)
     rows = dpm.dpmpp_2m(
         visited, solver_type, 0.0, lower_order_final, euler_at_final, skipped_steps(visited, levels, steps)
     )
@@ -90,9 +80,8 @@ def dpmpp_2m_sde(
     choice("solver_type", solver_type, get_args(Solver))
     flag("lower_order_final", lower_order_final)
     flag("euler_at_final", euler_at_final)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(zero=True), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     rows = dpm.dpmpp_2m(
         visited,
         solver_type,
@@ -126,9 +115,8 @@ def dpmpp_2s(
     """
     drawing_none(eta)
     choice("solver_type", solver_type, get_args(Solver))
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
         dpm.dpmpp_2s(visited, solver_type, skipped_steps(visited, levels, steps)), clip, threshold, threshold_max
     )
@@ -202,9 +190,8 @@ def dpmpp_3m_sde(
 
     Its quadratic term counts half, as there, so at eta 0 it is of second order.
     """
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(zero=True), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(dpm.dpmpp_3m_sde(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max)
 
 
@@ -232,9 +219,8 @@ def unipc(
     """
     drawing_none(eta)
     choice("variant", variant, get_args(uni.B))
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     rows = uni.unipc(
         visited, whole("order", order, low=1, high=3), variant, flag("lower_order_final", lower_order_final)
     )
@@ -264,9 +250,8 @@ def deis(
     lower_order_final: with fewer than 15 steps the last one is of first order, and the one before at most of second.
     """
     drawing_none(eta)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(), levels, LAMBDA, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, LAMBDA, steps, spacing, offset, final, sigmas, strength)
     order, lower = whole("order", order, low=1, high=3), flag("lower_order_final", lower_order_final)
     rows = ratio.deis(visited, order, lower, skipped_steps(visited, levels, steps))
     return sampler_table(rows, clip, threshold, threshold_max, rederive_eps)

@@ -148,18 +148,8 @@ def euler(
 ) -> SamplerTable:
     """Euler's method in x/α (Karras et al. 2022): DDIM on any grid of σ."""
     drawing_none(eta)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(zero=True),
-        levels,
-        RATIO,
-        steps,
-        spacing,
-        offset,
-        final,
-        sigmas,
-        strength,
-        rising=True,
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
     return sampler_table(ratio.euler(visited), clip, threshold, threshold_max, rederive_eps)
 
 
@@ -180,9 +170,8 @@ def euler_ancestral(
     strength: float = 1.0,
 ) -> SamplerTable:
     """Euler's method with fresh noise at every step; eta scales that noise."""
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(zero=True), levels, RATIO, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal(zero=True)
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
         ratio.euler_ancestral(visited, number("eta", eta, low=0, high=1)), clip, threshold, threshold_max, rederive_eps
     )
@@ -206,9 +195,8 @@ def heun(
 ) -> SamplerTable:
     """Heun's method, of second order (Karras et al. 2022): 2·steps − 1 calls."""
     drawing_none(eta)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True
-    )
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength, rising=True)
     return sampler_table(ratio.heun(visited), clip, threshold, threshold_max, rederive_eps)
 
 
@@ -282,9 +270,8 @@ def lms(
 ) -> SamplerTable:
     """Linear multistep in x/α, of order up to 4: one call a step."""
     drawing_none(eta)
-    visited = visited_levels(
-        noise_of(alphas_bar).with_signal(), levels, RATIO, steps, spacing, offset, final, sigmas, strength
-    )
+    noise = noise_of(alphas_bar).with_signal()
+    visited = visited_levels(noise, levels, RATIO, steps, spacing, offset, final, sigmas, strength)
     return sampler_table(
         ratio.lms(visited, whole("order", order, low=1, high=4)), clip, threshold, threshold_max, rederive_eps
     )

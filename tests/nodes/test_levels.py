@@ -15,7 +15,7 @@ import torch
 from diffusers.schedulers import AysSchedules
 from scipy.stats import beta as beta_distribution
 
-from guidegraph import load_workflow
+from guidegraph import WorkflowError, load_workflow
 from guidegraph.graph.node import ATTRIBUTE
 from guidegraph.nodes import levels as grids
 from guidegraph.nodes import schedule as schedules
@@ -300,6 +300,85 @@ def test_trained_says_which_timesteps_a_model_knows() -> None:
     assert samplers.ddim(whole, steps=5, spacing="trailing").steps[0].item() == 999
     with pytest.raises(ValueError, match="first 900 must be below last 10"):
         schedules.trained(schedules.cosine(), first=900, last=10)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(("first", "last"), [(0, 199), (800, 999), (3.25, 957.75), (300, 700)])
+def test_a_model_that_knows_a_part_of_the_schedule_is_sampled_there(name: str, first: float, last: float) -> None:
+    schedule = schedules.trained(scaled_linear(), first=first, last=last)
+    for settings in ({"steps": 4}, {"steps": 5, "spacing": "trailing"}, {"steps": 4, "spacing": "linspace"}):
+        t = SAMPLERS[name](schedule, **settings).steps.double()
+        assert first <= t.min().item() < t.max().item() <= last
+        assert len(SAMPLERS[name](schedule, steps=2).steps) >= 2
+
+
+def test_whole_timesteps_of_a_part_of_the_schedule() -> None:
+    schedule = schedules.trained(schedules.cosine(), first=3.25, last=957.75)
+    assert samplers.ddpm(schedule).steps.tolist() == list(range(957, 3, -1))
+    for levels in (grids.simple(schedule, steps=7), grids.beta(schedule, steps=7)):
+        assert torch.equal(levels.t, levels.t.round())
+    with pytest.raises(ValueError, match="2000 steps do not fit into the 954 timesteps"):
+        grids.simple(schedule, steps=2000)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_released_cosine_model_is_sampled_from_where_signal_is_left_but_by_ddpm_and_ddim(name: str) -> None:
+    released = schedules.trained(schedules.cosine())
+    start = SAMPLERS[name](released, steps=10, spacing="trailing").steps[0].item()
+    assert start == 999 if name in ("ddpm", "ddim") else start <= 966
+
+
+def test_a_model_that_knows_only_noise_is_refused_by_solvers_that_need_signal() -> None:
+    schedule = schedules.trained(schedules.cosine(), first=975, last=999)
+    with pytest.raises(ValueError, match="knows the timesteps from 975 on, where no signal is left"):
+        samplers.heun(schedule, steps=5)
+    assert samplers.ddim(schedule, steps=2).steps.tolist()[0] > 975
+
+
+@pytest.mark.parametrize("name", ["dpmpp_sde", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "edm"])
+def test_levels_beyond_the_schedule_keep_their_inner_points_between_them(name: str) -> None:
+    schedule = scaled_linear()
+    settings = {"churn": 1.0} if name == "edm" else {}
+    scheduler = SAMPLERS[name](schedule, grids.sigmas(schedule, sigmas=[80, 40, 20, 10, 1]), **settings).scheduler
+    ratio = scheduler.sigma / scheduler.alpha
+    assert ratio[0].item() == pytest.approx(80)
+    inner = ratio[1].item()
+    assert 40 - 1e-9 <= inner <= 80
+    assert name == "edm" or (ratio[1:] <= ratio[:-1] * (1 + 1e-9)).all()
+
+
+def test_reversed_levels_that_land_at_the_first_timestep_or_cannot_turn() -> None:
+    schedule = scaled_linear()
+    rising = grids.reverse(grids.leading(schedule, steps=5, final="first"), schedule)
+    assert rising.t.tolist() == [0, 200, 400, 600, 800]
+    zero = schedules.zero_terminal_snr(schedule)
+    with pytest.raises(ValueError, match="start at α = 0 have no way back"):
+        grids.reverse(grids.trailing(zero, steps=5), zero)
+    with pytest.raises(ValueError, match="one level has no other to go to"):
+        grids.reverse(grids.leading(schedule, steps=1, final="first"), schedule)
+
+
+def test_a_consistency_model_that_lands_at_the_first_timestep_adds_no_noise_there() -> None:
+    gains = samplers.lcm(scaled_linear(), steps=4, final="first").scheduler.matrix[:, 0, 3]
+    assert (gains[:-1] > 0).all()
+    assert gains[-1].item() == 0
+
+
+BESIDE = """
+guidegraph: 1
+nodes:
+  schedule:  {use: schedule.scaled_linear}
+  levels:    {use: levels.karras, in: {schedule: schedule}, with: {steps: 5}}
+  scheduler: {use: scheduler.dpmpp_2m, in: {schedule: schedule, levels: levels}, with: {steps: 20}}
+  rows:      {use: scheduler.table, in: {scheduler: scheduler.scheduler}}
+outputs: {rows: rows}
+"""
+
+
+def test_a_setting_beside_wired_levels_is_an_error_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "beside.yaml").write_text(BESIDE, encoding="utf-8")
+    with pytest.raises(WorkflowError, match=r"beside.yaml:6:\d+: unfit-port: .*setting 'steps': the levels are wired"):
+        load_workflow(tmp_path / "beside.yaml")
 
 
 def test_training_draws_timesteps_that_the_model_is_to_know() -> None:

@@ -93,9 +93,11 @@ def test_watching_changes_no_bit(tmp_path: Path) -> None:
 def test_soup_of_a_shipped_model_warns_and_a_good_picture_does_not(tmp_path: Path, is_soup: bool) -> None:
     """From σ/α = 20,291 (t = 999), ε̂ of text_and_classifier says nothing of x0: 8 of 8 pictures are noise."""
     shipped = (ROOT / "workflows" / "text_and_classifier.yaml").read_text()
-    here = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule,"
-    all_levels = "plain: {use: schedule.trained, in: {schedule: model.schedule}, with: {first: 0, last: 999}}"
-    there = f"{all_levels}\n  scheduler: {{use: scheduler.dpmpp_2m, in: {{schedule: plain,"
+    here = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}"
+    plain = "plain: {use: schedule.trained, in: {schedule: model.schedule}}"
+    levels = "levels: {use: levels.linspace, in: {schedule: plain, steps: params.steps}}"
+    sampler = "scheduler: {use: scheduler.dpmpp_2m, in: {schedule: plain, levels: levels}}"
+    there = f"{plain}\n  {levels}\n  {sampler}"
     assert here in shipped
     path = tmp_path / "w.yaml"
     path.write_text(shipped.replace(here, there) if is_soup else shipped)

@@ -151,8 +151,8 @@ def levels(
     known = noise if sigmas == "schedule" else noise.with_signal()
     if known.low >= known.high:
         raise ValueError(
-            f"the model knows the timesteps from {noise.low:g} on, where no signal is left for this solver to start from: "
-            "use ddim or ddpm, or wire levels"
+            f"the model knows the timesteps from {noise.low:g} on, where no signal is left for this solver to start "
+            "from: use ddim or ddpm, or wire levels"
         )
     if sigmas != "schedule" and rule.full:
         visited = respaced(sigmas, steps, known.at(known.high), known.at(known.low), known)
@@ -176,8 +176,8 @@ def kept_steps(steps: int, strength: float) -> int:
 def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
     """Times in decreasing order (Lin et al. 2023, table 2).
 
-    They are those of the whole schedule; where these would leave what the model knows, the whole schedule is mapped onto
-    that. As many whole timesteps as the model knows are all of those.
+    They are those of the whole schedule; where these would leave what the model knows, the whole schedule is mapped
+    onto that. As many whole timesteps as the model knows are all of those.
     """
     train_steps = len(noise.log_ratio)
     points = steps + (rule.lands and spacing != "trailing")
