@@ -7,7 +7,6 @@ computes on exact σ/α in float64. Ours tells the network its timestep in float
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
