@@ -35,6 +35,8 @@ class Loop:
     grid: how the levels are said: by the sampler's settings, or by a levels node that starts where the signal is
     nearly nothing, as diffusers does. skipped: steps left out before the start. noised: the start is a sample with
     noise of that level. in_ratio: diffusers' state is x/α, and its tests hand the scaled model input to the step.
+    edm: the model is F of an EDM model, of its c_noise as t; the tests start from √(σ_max² + 1) times theirs and scale
+    F's input by c_in ("scaled"), or do neither ("unscaled").
     expected_sum: None where the tests assert the mean alone. differs: why ours does not give the same.
     """
 
@@ -50,6 +52,7 @@ class Loop:
     noised: bool = False
     grid: Grid = "settings"
     in_ratio: bool = False
+    edm: Literal["", "scaled", "unscaled"] = ""
     one_dimensional: bool = False
     sum_tolerance: float = 1e-2
     mean_tolerance: float = 1e-3
@@ -64,6 +67,11 @@ class Loop:
         return len(self.tests.split(","))
 
 
+def of_edm_2m(test: str, total: float | None, mean: float, **more: Any) -> Loop:
+    """EDMDPMSolverMultistepScheduler as its tests set it: it lands at σ_min."""
+    return Loop(f"edm_dpm_multi: {test}", "dpmpp_2m", total, mean, edm="unscaled", **{"settings": EDM_2M, **more})
+
+
 def of_sigmas(tests: str, sampler: str, total: float, mean: float, **more: Any) -> Loop:
     """A loop whose state is x/α, at the σ that diffusers interpolates linearly between the schedule's."""
     return Loop(tests, sampler, total, mean, betas=LONG, in_ratio=True, **{"grid": "linear sigmas", **more})
@@ -74,6 +82,7 @@ DDIM = {"clip": True, "rederive_eps": False}
 FIRST = {"final": "first"}
 LAST_AS_ANY = {"final": "first", "lower_order_final": False}
 KARRAS = {"sigmas": "karras"}
+EDM_2M = KARRAS | LAST_AS_ANY
 THRESHOLD = {"threshold": 0.87, "threshold_max": 0.5}
 PRK = {"warmup": "runge_kutta", "final": "first"}
 
@@ -174,4 +183,9 @@ LOOPS = [
     Loop("lcm: multistep", "lcm", 197.7616, 0.2575, betas=LATENT, sum_tolerance=1e-3),
     Loop("tcd: onestep_deter", "tcd", 29.8715, 0.0389, {"eta": 0.0}, betas=LATENT, steps=1, sum_tolerance=1e-3),
     Loop("tcd: multistep_deter", "tcd", 181.2040, 0.2359, {"eta": 0.0}, betas=LATENT, sum_tolerance=1e-3),
+    Loop("edm_euler: no_noise, edm_euler: device", "euler", 34.1855, 0.044, KARRAS, edm="scaled", sum_tolerance=1e-3),
+    of_edm_2m("no_noise", None, 0.0001),
+    of_edm_2m("with_noise", 8.1661, 0.0106, skipped=5, noised=True),
+    of_edm_2m("no_noise_thres", None, 0.0080, settings=EDM_2M | THRESHOLD),
+    of_edm_2m("v_prediction", None, 0.0092, kind="v"),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from guidegraph.nodes.levels import as_noise
 from guidegraph.nodes.losses import uniform_timesteps
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.tables.beta import beta_quantile
+from tests.nodes import k_diffusion
 from tests.nodes.closed_form import normal, ode_solution, sample, scaled_linear
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
@@ -36,15 +36,6 @@ def sigmas_of(schedule: Schedule) -> np.ndarray[Any, Any]:
     return np.sqrt((1 - bar) / bar)
 
 
-def sigma_at(schedule: Schedule, t: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """σ at fractional timesteps, interpolated in log σ as k-diffusion's and ComfyUI's wrappers do."""
-    sigmas = np.log(sigmas_of(schedule))
-    low = np.floor(t).astype(int)
-    high = np.minimum(low + 1, len(sigmas) - 1)
-    weight = t - low
-    return np.exp((1 - weight) * sigmas[low] + weight * sigmas[high])
-
-
 def assert_ratios(levels: Levels, expected: np.ndarray[Any, Any]) -> None:
     """σ/α of the visited levels; they are those of the timestep in float32, whose rounding allows 1e-6."""
     np.testing.assert_allclose(levels.ratio[:-1].numpy(), expected, rtol=1e-6)
@@ -53,22 +44,18 @@ def assert_ratios(levels: Levels, expected: np.ndarray[Any, Any]) -> None:
 
 # k-diffusion's and ComfyUI's grids, stated from their definitions
 
-ENDS = float(sigmas_of(scaled_linear())[-1]), float(sigmas_of(scaled_linear())[0])
+SIGMAS = sigmas_of(scaled_linear())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 30])
 @pytest.mark.parametrize("rho", [7.0, 3.0])
 def test_karras(steps: int, rho: float) -> None:
-    high, low = ENDS
-    ramp = np.linspace(0, 1, steps)
-    expected = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-    assert_ratios(grids.karras(scaled_linear(), steps=steps, rho=rho), expected)
+    assert_ratios(grids.karras(scaled_linear(), steps=steps, rho=rho), k_diffusion.karras(SIGMAS, steps, rho))
 
 
 @pytest.mark.parametrize("steps", [2, 10, 31])
 def test_exponential_is_even_in_lambda(steps: int) -> None:
-    expected = np.exp(np.linspace(math.log(ENDS[0]), math.log(ENDS[1]), steps))
-    assert_ratios(grids.exponential(scaled_linear(), steps=steps), expected)
+    assert_ratios(grids.exponential(scaled_linear(), steps=steps), k_diffusion.exponential(SIGMAS, steps))
 
 
 def test_exponential_is_lu_et_als_spacing() -> None:
@@ -82,36 +69,29 @@ def test_exponential_is_lu_et_als_spacing() -> None:
 
 @pytest.mark.parametrize("rho", [0.7, 1.0, 2.0])
 def test_polyexponential(rho: float) -> None:
-    ramp = np.linspace(1, 0, 10) ** rho
-    expected = np.exp(ramp * (math.log(ENDS[0]) - math.log(ENDS[1])) + math.log(ENDS[1]))
+    expected = k_diffusion.polyexponential(SIGMAS, 10, rho)
     assert_ratios(grids.polyexponential(scaled_linear(), steps=10, rho=rho), expected)
 
 
 def test_kl_optimal() -> None:
-    share = np.arange(10) / 9
-    expected = np.tan(share * math.atan(ENDS[1]) + (1 - share) * math.atan(ENDS[0]))
-    assert_ratios(grids.kl_optimal(scaled_linear(), steps=10), expected)
+    assert_ratios(grids.kl_optimal(scaled_linear(), steps=10), k_diffusion.kl_optimal(SIGMAS, 10))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 10, 30])
 def test_comfyuis_normal_and_sgm_uniform(steps: int) -> None:
     schedule = scaled_linear()
-    assert_ratios(grids.linspace(schedule, steps=steps), sigma_at(schedule, np.linspace(999, 0, steps)))
-    assert_ratios(grids.sgm_uniform(schedule, steps=steps), sigma_at(schedule, np.linspace(999, 0, steps + 1)[:-1]))
+    assert_ratios(grids.linspace(schedule, steps=steps), k_diffusion.normal(SIGMAS, steps))
+    assert_ratios(grids.sgm_uniform(schedule, steps=steps), k_diffusion.sgm_uniform(SIGMAS, steps))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 10, 30, 1000])
 def test_comfyuis_simple(steps: int) -> None:
-    sigmas = sigmas_of(scaled_linear())
-    expected = np.array([sigmas[-(1 + int(i * (len(sigmas) / steps)))] for i in range(steps)])
-    assert_ratios(grids.simple(scaled_linear(), steps=steps), expected)
+    assert_ratios(grids.simple(scaled_linear(), steps=steps), k_diffusion.simple(SIGMAS, steps))
 
 
 @pytest.mark.parametrize("steps", [5, 20, 600])
 def test_comfyuis_beta(steps: int) -> None:
-    times = np.rint(beta_distribution.ppf(1 - np.linspace(0, 1, steps, endpoint=False), 0.6, 0.6) * 999)
-    distinct = [t for i, t in enumerate(times) if i == 0 or t != times[i - 1]]
-    assert grids.beta(scaled_linear(), steps=steps).t[:-1].tolist() == distinct
+    assert_ratios(grids.beta(scaled_linear(), steps=steps), k_diffusion.beta(SIGMAS, steps))
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.6, 0.6), (1, 1), (0.3, 2), (20, 30)])
@@ -182,7 +162,7 @@ def test_timesteps_and_sigmas_of_ones_own() -> None:
     schedule = scaled_linear()
     listed = grids.timesteps(schedule, timesteps=[900, 350.5, 10])
     assert listed.t.tolist() == [900, 350.5, 10, -1]
-    np.testing.assert_allclose(listed.ratio[:-1], sigma_at(schedule, np.array([900, 350.5, 10])), rtol=1e-12)
+    np.testing.assert_allclose(listed.ratio[:-1], k_diffusion.at_times(SIGMAS, np.array([900, 350.5, 10])), rtol=1e-12)
     assert grids.timesteps(schedule, timesteps=[900, 10], final="listed").t.tolist() == [900, 10]
     exact = grids.sigmas(schedule, sigmas=[80.0, 3.0, 0.5, 0])
     assert exact.ratio.tolist() == [80, 3, 0.5, 0]  # beyond the schedule too

@@ -13,6 +13,7 @@ import pytest
 from guidegraph_runtime.tables import ancestral, consistency, dpm, multistep, ratio, unipc
 from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import NOTHING, Array, K, Level, Row
+from tests.nodes import k_diffusion
 from tests.nodes.closed_form import MEAN, STD, scaled_linear
 
 NOISE = Noise.of(scaled_linear().alphas_bar.double().numpy())
@@ -28,6 +29,10 @@ def denoise(y: Array, s: float) -> Array:
 
 def normal(count: int, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(count)
+
+
+RATIOS = [level.ratio for level in LEVELS]
+START = normal(64, 99) / LEVELS[0].alpha  # what k-diffusion starts from where `run` starts from normal(64, 99)
 
 
 def run(rows: Sequence[Row], x: Array, noises: Sequence[Array]) -> Array:
@@ -46,33 +51,12 @@ def of_rows(rows: Sequence[Row], last: bool) -> Iterator[Array]:
     return iter(noises[1::2] if last else noises)
 
 
-def split(start: float, end: float, eta: float) -> tuple[float, float]:
-    variance = eta**2 * end**2 * (start**2 - end**2) / start**2
-    return math.sqrt(end**2 - variance), math.sqrt(variance)
-
-
-def two_call_ancestral(eta: float, of_x0: bool, rows: Sequence[Row]) -> Array:
-    """A step to s_down by one call at the geometric mean of s and s_down, for dx/ds of ε or of x̂0; then noise."""
-    noises = of_rows(rows, last=True)
-    y = normal(64, 99) / LEVELS[0].alpha
-    for a, b in pairwise(level.ratio for level in LEVELS):
-        x0 = denoise(y, a)
-        down, up = split(a, b, eta)
-        if b == 0:
-            return x0
-        middle = math.sqrt(a * down)
-        inner = denoise(y + (middle - a) * (y - x0) / a, middle)
-        slope = (y - inner) / a if of_x0 else (y + (middle - a) * (y - x0) / a - inner) / middle
-        y = y + (down - a) * slope + up * next(noises)
-    raise AssertionError("the levels do not land at 0")
-
-
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
     rows = ratio.dpm2_ancestral(LEVELS, NOISE.at_ratio, eta)
     assert len(rows) == 2 * len(GRID) - 1
     noises = [normal(64, seed) for seed in range(len(rows))]
-    expected = two_call_ancestral(eta, False, rows)
+    expected = k_diffusion.dpm_2_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-6)
 
 
@@ -80,47 +64,15 @@ def test_dpm2_ancestral_is_a_midpoint_step_and_noise(eta: float) -> None:
 def test_dpmpp_2s_ancestral_is_an_exponential_midpoint_step_and_noise(eta: float) -> None:
     rows = dpm.dpmpp_2s_ancestral(LEVELS, NOISE.at_ratio, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
-    expected = two_call_ancestral(eta, True, rows)
+    expected = k_diffusion.dpmpp_2s_ancestral(denoise, START, RATIOS, of_rows(rows, last=True), eta)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-6)
-
-
-def multistep_sde(eta: float, order: int, solver_type: str = "heun") -> Array:
-    """k-diffusion's multistep SDE solvers: x̂0's polynomial in λ, by its divided differences, against e^{(1+η)λ}.
-
-    Its integral is a sum over Gauss points, so that no formula of ours is repeated.
-    """
-    y, past = normal(64, 99) / LEVELS[0].alpha, []
-    noises = of_rows(LEVELS, last=False)
-    for a, b in pairwise(LEVELS):
-        past = [(a.lam, denoise(y, a.ratio)), *past][:order]
-        if b.sigma == 0:
-            return past[0][1]
-        rate, h = 1 + eta, b.lam - a.lam
-        points, weights = np.polynomial.legendre.leggauss(40)
-        lam = a.lam + (points + 1) * h / 2
-        kernel = rate * np.exp(-rate * (b.lam - lam)) * weights * h / 2
-        if solver_type == "midpoint" and len(past) == 2:  # the slope counts as at the middle of the step
-            lam = np.full_like(lam, a.lam + h / 2)
-        x0 = sum(
-            np.prod([(lam - other) / (node - other) for other, _ in past if other != node], axis=0)[:, None] * value
-            if len(past) > 1
-            else np.ones_like(lam)[:, None] * value
-            for node, value in past
-        )
-        if len(past) == 3:  # k-diffusion counts half of the curvature
-            (t0, v0), (t1, v1), (t2, v2) = past
-            curvature = ((v0 - v1) / (t0 - t1) - (v1 - v2) / (t1 - t2)) / (t0 - t2)
-            x0 = x0 - 0.5 * (lam[:, None] - a.lam) ** 2 * curvature
-        noise = next(noises) * b.ratio * math.sqrt(1 - math.exp(-2 * eta * h))
-        y = math.exp(-rate * h) * y + kernel @ x0 + noise
-    raise AssertionError("the levels do not land at 0")
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
 def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta: float) -> None:
     rows = dpm.dpmpp_3m_sde(LEVELS, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
-    expected = multistep_sde(eta, 3)
+    expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, order=3)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
 
 
@@ -129,7 +81,7 @@ def test_dpmpp_3m_sde_integrates_k_diffusions_quadratic_through_three_calls(eta:
 def test_dpmpp_2m_integrates_the_line_through_two_calls_or_takes_its_middle(eta: float, solver_type: Any) -> None:
     rows = dpm.dpmpp_2m(LEVELS, solver_type, eta)
     noises = [normal(64, seed) for seed in range(len(rows))]
-    expected = multistep_sde(eta, 2, solver_type)
+    expected = k_diffusion.multistep_sde(denoise, START, RATIOS, of_rows(LEVELS, last=False), eta, 2, solver_type)
     np.testing.assert_allclose(run(rows, normal(64, 99), noises), expected, rtol=0, atol=1e-9)
 
 
