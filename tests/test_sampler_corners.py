@@ -5,15 +5,12 @@ A cell changes one line of a shipped workflow, its sampler, and eight pictures a
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from guidegraph.nodes.data.captions import SKY_PHRASES
 from guidegraph_runtime.host.scheduler import SAMPLERS
-from tools.judged_samplers import Column, columns, draw
+from tools.judged_samplers import Column, columns, draw, without_sky
 
 STEPS = 10
 MORE_STEPS = {("text_and_classifier, both", "pndm"): 30, ("text_and_classifier, both", "dpm2_ancestral"): 30}
@@ -39,19 +36,9 @@ QUICK = [
 CELLS = [(name, sampler.__name__) for name in FLOORS for sampler in SAMPLERS if sampler.__name__ != "ddim"]
 
 
-def without_sky(prompt: str) -> str:
-    """The prompt without the sky that it names, since the classifier is asked for another one."""
-    for phrase in chain.from_iterable(SKY_PHRASES.values()):
-        prompt = prompt.replace(phrase, "")
-    return prompt.strip(" ,")
-
-
 @pytest.fixture(scope="module")
 def table() -> dict[str, Column]:
-    by_name = {str(column): column for column in columns()}
-    both = by_name["text_and_classifier, both"]
-    prompts = [without_sky(prompt) for prompt in both.params["prompt"]]
-    return by_name | {str(both): replace(both, params=both.params | {"prompt": prompts})}
+    return {str(column): column for column in columns()}
 
 
 @pytest.fixture(scope="module")

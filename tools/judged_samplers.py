@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import NodeError, WorkflowError
+from guidegraph.nodes.data.captions import SKY_PHRASES
 from guidegraph.nodes.datasets import scene
 from guidegraph.nodes.detector import finds
 from guidegraph.nodes.image import resize_image
@@ -91,19 +93,21 @@ def columns() -> list[Column]:
         return psnr(out["image"], picture).value
 
     prompts = {"prompt": list(data.caption), "batch": BATCH}
+    skyless = {"prompt": [without_sky(caption) for caption in data.caption], "batch": BATCH, "sky": skies}
+    one_prompt = {"prompt": data.caption[0], "batch": BATCH}
     clothes_of = {"label": labels, "batch": BATCH}
     both = "text_and_classifier"
     return [
         Column("text_to_image", "none", prompts | {"scale": 1.0}, named(data.label)),
         Column("text_to_image", "CFG", prompts | {"scale": 4.0}, named(data.label)),
-        Column(both, "none", prompts | {"scale": 1.0, "sky": skies, "sky_scale": 0.0}, named(data.label)),
-        Column(both, "CFG", prompts | {"scale": 4.0, "sky": skies, "sky_scale": 0.0}, named(data.label)),
-        Column(both, "classifier", prompts | {"scale": 1.0, "sky": skies, "sky_scale": 4.0}, sky),
-        Column(both, "both", prompts | {"scale": 4.0, "sky": skies, "sky_scale": 4.0}, sky),
+        Column(both, "none", skyless | {"scale": 1.0, "sky_scale": 0.0}, named(data.label)),
+        Column(both, "CFG", skyless | {"scale": 4.0, "sky_scale": 0.0}, named(data.label)),
+        Column(both, "classifier", skyless | {"scale": 1.0, "sky_scale": 4.0}, sky),
+        Column(both, "both", skyless | {"scale": 4.0, "sky_scale": 4.0}, sky),
         Column("text_to_image_vq", "none", prompts | {"scale": 1.0}, named(data.label)),
         Column("text_to_image_vq", "CFG", prompts | {"scale": 4.0}, named(data.label)),
-        Column("text_to_image_minilm", "none", prompts | {"scale": 1.0}, named(data.label)),
-        Column("text_to_image_minilm", "CFG", prompts | {"scale": 4.0}, named(data.label)),
+        Column("text_to_image_minilm", "none", one_prompt | {"scale": 1.0}, named(data.label[:1])),
+        Column("text_to_image_minilm", "CFG", one_prompt | {"scale": 4.0}, named(data.label[:1])),
         Column("class_cfg", "none", clothes_of | {"scale": 1.0}, garment),
         Column("class_cfg", "CFG", clothes_of | {"scale": 2.0}, garment),
         Column("class_classifier_guidance_ddim", "none", clothes_of | {"scale": 0.0}, any_garment),
@@ -116,6 +120,13 @@ def columns() -> list[Column]:
         Column("image_to_image", "none", {"batch": BATCH, "scale": 1.0}, named(label)),
         Column("image_to_image", "CFG", {"batch": BATCH, "scale": 3.0}, named(label)),
     ]
+
+
+def without_sky(prompt: str) -> str:
+    """A prompt without the sky that it names, for a classifier that asks for another one."""
+    for phrase in chain.from_iterable(SKY_PHRASES.values()):
+        prompt = prompt.replace(phrase, "")
+    return prompt.strip(" ,")
 
 
 def grey(image: Tensor) -> Tensor:
