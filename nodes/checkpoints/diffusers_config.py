@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.nodes.checkpoints.config_values import format_value
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ``ValueError`` that names the file."""
@@ -39,10 +41,10 @@ def check_config(
             continue
         if name not in fixed:
             if value not in (None, False):
-                problems.append(f"'{name}' is {value!r}, which is not known")
+                problems.append(f"'{name}' is {format_value(value)}, which is not known")
         elif value not in fixed[name]:
             supported = " or ".join(repr(allowed) for allowed in fixed[name])
-            problems.append(f"'{name}' is {value!r}, and only {supported} is supported")
+            problems.append(f"'{name}' is {format_value(value)}, and only {supported} is supported")
     if problems:
         raise ValueError(f"'{where}' describes another network: {'; '.join(problems)}. Nothing was loaded")
 
@@ -52,6 +54,6 @@ def each_level(value: Any, levels: int, name: str, where: Path | str) -> tuple[i
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
         raise ValueError(
-            f"'{where}': '{name}' is {value!r}; expected a whole number, or one for each of {levels} levels"
+            f"'{where}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} levels"
         )
     return tuple(values)
