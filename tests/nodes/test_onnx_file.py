@@ -365,6 +365,28 @@ def test_weights_out_of_the_folder_or_cut_short_are_refused(tmp_path: Path) -> N
         open_graph_file(tmp_path / "away")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_a_folder_holds_is_none_of_another_folder_s_files(tmp_path: Path, name: str, kind: str) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    write(folder / "model.onnx", WEIGHTED, weights="weights.bin")
+    (folder / name).rename(outside)
+    if kind == "link":
+        (folder / name).symlink_to(outside)
+    elif kind == "hard link":
+        os.link(outside, folder / name)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match=rf"{name}.*(found a link|2 hard links|found a folder or a device);") as error:
+        open_graph_file(folder)
+    assert error.value.code == "bad-file"
+
+
+def test_a_file_may_be_named_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to(write(tmp_path / "away" / "raw.onnx", RAW))
+    assert open_graph_file(tmp_path / "link.onnx").session.part.inputs[0].name == "scaled"
+
+
 def test_limits_hold_before_anything_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "raw.onnx", RAW)
     with pytest.raises(BundleError, match="expected at most 10 bytes, found"):
