@@ -31,9 +31,9 @@ class PackedConv2d(nn.Conv2d):
     of input, for maps of at most 1,024 pixels; sizes for which oneDNN chooses one layout share a copy. A copy is as
     large as the weight, no part of the state, and made anew when the weight has changed, as PyTorch counts changes: by
     operators in place, and by other memory. Writing into the memory of a frozen weight behind its back, through `.data`
-    or a NumPy array, is not counted, as it is not for gradients; nor is a fused optimiser's, after which a weight that was
-    frozen before is only packed anew where a call in between saw that it trains (a compiled one does as it is traced). Copies in other layouts than the last are kept up to
-    1 GiB in all.
+    or a NumPy array, is not counted, as it is not for gradients. Nor is what a fused optimiser writes: after it, a
+    weight that was frozen before is packed anew where a call in between saw that it trains, or `torch.compile` traced
+    one. Copies in other layouts than the last are kept up to 1 GiB in all.
     Everywhere else this is `Conv2d`: with gradients, and for weights that are being trained; while tracing, under
     transforms such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; where `packs` is false.
     """

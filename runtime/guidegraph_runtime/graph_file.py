@@ -50,10 +50,10 @@ def open_graph_file(
     """A session on an ONNX file, or on the only one in a folder, with the weights that lie beside it in that folder.
 
     The file may be named by a link; what is taken from a folder, the graph or its weights, may be no link and have no
-    second name (a hard link), so that it is none of another folder's files. Every file is read once; the graph is checked as that of a bundle is: its wire format, standard operators of known
-    versions, and weights outside of it only in files of its folder. Operator sets that it names and does not use are
-    no matter. Raises ``BundleError`` for anything else, for more
-    than `max_bytes` in all, and for weights beside a graph that is given without its folder.
+    second name (a hard link), so that it is none of another folder's files. Every file is read once; the graph is
+    checked as that of a bundle is: its wire format, standard operators of known versions, and weights outside of it
+    only in files of its folder. Operator sets that it names and does not use are no matter. Raises ``BundleError`` for
+    anything else, for more than `max_bytes` in all, and for weights beside a graph that is given without its folder.
     """
     file = _graph_path(path)
     where = str(file)

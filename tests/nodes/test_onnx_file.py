@@ -299,7 +299,7 @@ def test_axes_that_no_such_field_has_are_refused(tmp_path: Path) -> None:
         (7.0, Condition(LABELS + 0.25, TOKENS), "'class_labels' takes int64, and vector has 3.25: give whole numbers"),
         (7.0, Condition(draw(2, 4), TOKENS), "'class_labels' is one number for each sample, .* vector has 4"),
         (7.0, Condition(vector=LABELS), "this denoiser takes tokens in its condition, and got none"),
-        (7.0, Condition(LABELS, TOKENS, spatial=X), "a condition of tokens, vector, and got one with spatial"),
+        (7.0, Condition(LABELS, TOKENS, spatial=X), "condition has spatial, and nothing says which input"),
     ],
 )
 def test_a_call_that_does_not_fit_is_refused(tmp_path: Path, t: float, condition: Condition, message: str) -> None:
