@@ -120,7 +120,7 @@ def read_numbers(
 def _is_size(value: object, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return False
-    return bool(0 < value <= MAX_SIZE)  # type: ignore[operator]  # and so no NaN
+    return bool(0 < value <= MAX_SIZE)  # and so no NaN
 
 
 def read_flag(params: Mapping[str, Any], name: str, default: bool, where: Path) -> bool:

@@ -24,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_config(
-    config: Mapping[str, Any],
+    config: Mapping[Any, Any],
     where: Path | str,
     used: Collection[str],
     fixed: Mapping[str, tuple[Any, ...]],
@@ -37,6 +37,9 @@ def check_config(
     """
     problems = []
     for name, value in config.items():
+        if not isinstance(name, str):  # YAML has numbers as names too
+            problems.append(f"{format_value(name)} is the name of a field, which is not known")
+            continue
         if name.startswith("_") or name in used or name in ignored:
             continue
         if name not in fixed:

@@ -11,6 +11,7 @@ from torch.utils.dlpack import from_dlpack
 
 from guidegraph.nodes.models.onnx_ports import GraphPorts, constant_input, describe, fit_input, takes_one
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
+from guidegraph_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from guidegraph_runtime.manifest_types import Tensor as Declared
@@ -73,7 +74,11 @@ class OnnxDenoiser:
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
         tensors = {one.name: self._input(one, fields, batch, device) for one in self.session.part.inputs}
         run = run_arrays if device.type == "cpu" else run_on_device
-        outputs, x = run(self.session, tensors), fields["x"]
+        try:
+            outputs = run(self.session, tensors)
+        except BundleError as error:
+            raise ValueError(str(error)) from error
+        x = fields["x"]
         assert x is not None
         return self._prediction(outputs, x)
 

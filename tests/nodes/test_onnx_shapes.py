@@ -59,6 +59,18 @@ def test_a_condition_of_another_size_is_told_what_to_give(tmp_path: Path, condit
         load(write(tmp_path / "unet.onnx", unet()), inputs=UNET_INPUTS, kind="eps")(X, torch.zeros(2), condition)
 
 
+def test_a_size_that_only_the_inside_of_a_graph_refuses_is_an_error_of_values(tmp_path: Path) -> None:
+    text = """
+    network (float[N, 3, H, W] scaled, float[N] noise_level) => (float[N, 3, H, W] out)
+    <int64[4] each = {-1, 3, 8, 8}>
+    {
+      out = Reshape(scaled, each)
+    }
+    """
+    with pytest.raises(ValueError, match=r"raw\.onnx: "):
+        load(write(tmp_path / "raw.onnx", text), inputs=PLAIN, kind="eps")(X[:1], torch.zeros(1), Condition())
+
+
 def test_maps_of_one_input_have_one_size(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"constants": {"time_ids": 0, "scale": 0}, "kind": "eps", "outputs": {"value": "out"}}
     inputs = {"x": "sample", "spatial": "sample", "t": "timestep"}
