@@ -34,7 +34,7 @@ from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
 from guidegraph.graph.trained import follow, live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
-from guidegraph.graph.training_precision import autocast, computes_bf16, resolve_precision
+from guidegraph.graph.training_precision import autocast, computes_bf16, gains_by_bf16, resolve_precision
 from guidegraph.graph.types import describe, is_tensor
 
 if TYPE_CHECKING:
@@ -136,11 +136,12 @@ class _Fit:
 
     def _choose_precision(self, asked: str) -> str:
         """The precision that all processes train in; the first one warns of a bf16 that one of them only emulates."""
-        emulated = asked != "fp32" and self.processes.any(not computes_bf16(self.device))
+        gains = asked == "auto" and not self.processes.any(not gains_by_bf16(self.device))
+        emulated = asked == "bf16" and self.processes.any(not computes_bf16(self.device))
         with warnings.catch_warnings():
             if not self.processes.first:
                 warnings.simplefilter("ignore")
-            return resolve_precision(asked, self.device, emulated)
+            return resolve_precision(asked, self.device, emulated=emulated, gains=gains)
 
     def _prepare(self, spec: Optimised, device: torch.device) -> Trained:
         import torch

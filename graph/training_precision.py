@@ -1,8 +1,9 @@
 """The precision that a training computes in: what its workflow asks for, and what the machine computes in.
 
 bf16 is mixed precision: weights, optimisers and averages stay in float32, and products and convolutions of the body
-are computed in bfloat16. It pays where the hardware multiplies bfloat16. Elsewhere oneDNN and torch emulate it by
-conversions, and a step takes many times as long as in fp32.
+are computed in bfloat16. It pays on CUDA devices that multiply bfloat16, and on CPUs with AMX. On a CPU that has
+AVX512-BF16 alone a step was measured to take longer than in fp32. Elsewhere oneDNN and torch emulate it by conversions,
+and a step takes many times as long.
 """
 
 from __future__ import annotations
@@ -47,18 +48,25 @@ def computes_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= AMPERE
-    return device.type == "cpu" and _cpu_computes_bf16()
+    avx512 = torch.cpu._is_avx512_bf16_supported() and _isa_limit() not in BELOW_BF16
+    return device.type == "cpu" and _uses_onednn() and (avx512 or _has_amx())
 
 
-def _cpu_computes_bf16() -> bool:
+def gains_by_bf16(device: torch.device) -> bool:
+    """Whether training is known to be faster in bf16 than in fp32: on CUDA devices that compute in it, and with AMX."""
+    return computes_bf16(device) and (device.type == "cuda" or _has_amx())
+
+
+def _uses_onednn() -> bool:
     import torch
 
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    limit = _isa_limit()
-    amx = torch.cpu._is_amx_tile_supported() and limit not in BELOW_AMX
-    avx512 = torch.cpu._is_avx512_bf16_supported() and limit not in BELOW_BF16
-    return amx or avx512
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+
+
+def _has_amx() -> bool:
+    import torch
+
+    return torch.cpu._is_amx_tile_supported() and _isa_limit() not in BELOW_AMX
 
 
 def _isa_limit() -> str | None:
@@ -66,15 +74,16 @@ def _isa_limit() -> str | None:
     return None if limit is None else limit.upper()
 
 
-def resolve_precision(asked: str, device: torch.device, emulated: bool) -> Literal["fp32", "bf16"]:
-    """The precision to train in on a device. ``emulated``: whether it, or that of another process, only emulates bf16.
+def resolve_precision(asked: str, device: torch.device, *, emulated: bool, gains: bool) -> Literal["fp32", "bf16"]:
+    """The precision to train in on a device.
 
-    ``auto`` is bf16 where all devices compute in it, and fp32 elsewhere. An explicit ``bf16`` is kept, with a warning
+    emulated: whether it, or that of another process, only emulates bf16. gains: whether the devices of all processes
+    gain by it. ``auto`` is bf16 where they do, and fp32 elsewhere. An explicit ``bf16`` is kept, with a warning
     where it is emulated. Raises ``ValueError`` for another name.
     """
     if asked not in PRECISIONS:
         raise ValueError(f"there is no precision '{asked}'; precisions: {', '.join(PRECISIONS)}")
-    if asked == "fp32" or (asked == "auto" and emulated):
+    if asked == "fp32" or (asked == "auto" and not gains):
         return "fp32"
     if emulated:
         warnings.warn(

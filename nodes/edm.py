@@ -11,7 +11,7 @@ from annotated_types import Gt
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.hooks import HookedDenoiser, Rule, Site
-from guidegraph.nodes.types import Condition, Denoiser, Prediction, Schedule
+from guidegraph.nodes.types import Condition, Denoiser, Prediction, PredictionKind, Schedule
 
 EdmNetwork: TypeAlias = Literal["raw", "preconditioned"]
 SigmaData: TypeAlias = Annotated[float, Gt(0)]
@@ -49,11 +49,7 @@ class PreconditionedDenoiser:
     def _output(self, x: Tensor, t: Tensor, found: Prediction) -> Prediction:
         if self.network == "preconditioned":
             return found
-        if found.kind == "x0":
-            raise ValueError(
-                "this denoiser predicts x0, which is no raw network's output: a network that is D(x; σ) by itself is "
-                "said with `network: preconditioned`, and one that takes x and t as they are needs no preconditioning"
-            )
+        check_raw_kind(found.kind)
         alpha, sigma = self.schedule.along(x, t)
         norm = self._norm(alpha, sigma)
         skip, out = alpha * self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm  # c_skip/α and c_out
@@ -96,6 +92,15 @@ class HookedPreconditionedDenoiser(PreconditionedDenoiser):
         return self._output(x, t, found), values
 
 
+def check_raw_kind(kind: PredictionKind) -> None:
+    """Raise ``ValueError`` for a prediction that is no raw network's: x0."""
+    if kind == "x0":
+        raise ValueError(
+            "this denoiser predicts x0, which is no raw network's output: a network that is D(x; σ) by itself is "
+            "said with `network: preconditioned`, and one that takes x and t as they are needs no preconditioning"
+        )
+
+
 @node("denoiser.edm")
 def precondition(
     denoiser: Denoiser, schedule: Schedule, *, network: EdmNetwork = "raw", sigma_data: SigmaData = 0.5
@@ -107,7 +112,9 @@ def precondition(
     Its output is F where the denoiser's kind is eps, and −F where it is v, as the EDM schedulers of diffusers have it.
     "preconditioned" is a network that does this inside: it is given x̃ and σ̃ and keeps its kind of prediction.
     schedule: which σ̃ a t stands for, such as `schedule.edm`. sigma_data: the standard deviation of the training data.
-    Raises an error for a raw network whose kind is x0.
+    Raises an error for a raw network whose kind is x0, where the denoiser tells its kind, else at its first call.
     """
+    if network == "raw":
+        check_raw_kind(getattr(denoiser, "kind", "eps"))
     made = HookedPreconditionedDenoiser if isinstance(denoiser, HookedDenoiser) else PreconditionedDenoiser
     return made(denoiser, schedule, network, sigma_data)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
-from guidegraph.nodes.edm import EdmNetwork, SigmaData, precondition
+from guidegraph.nodes.edm import EdmNetwork, SigmaData, check_raw_kind, precondition
 from guidegraph.nodes.hooks import OpaqueDenoiser
 from guidegraph.nodes.types import PredictionKind, Schedule
 
@@ -72,8 +72,9 @@ def onnx_denoiser(
             return _of_bundle(path, settings)
         if edm is not None and schedule is None:
             raise ValueError("an EDM model needs a schedule, which says what σ a t stands for: wire schedule.edm to it")
-        if edm == "raw" and kind is None:
-            kind = "eps"
+        if edm == "raw":
+            kind = kind or "eps"
+            check_raw_kind(kind)
         denoiser = _of_file(path, settings, inputs or {}, outputs or {}, constants or {}, kind)
     except BundleError as error:
         raise ValueError(str(error)) from error

@@ -26,12 +26,12 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     Raises an error for a folder without a scheduler, and for a file that is no checkpoint.
     """
     from guidegraph.nodes.checkpoints.compvis import is_compvis
-    from guidegraph.nodes.checkpoints.compvis_config import is_compvis_folder
     from guidegraph.nodes.checkpoints.diffusers_config import read_json
     from guidegraph.nodes.checkpoints.diffusers_schedule import CONFIG, sampling
+    from guidegraph.nodes.checkpoints.loading import COMPVIS, folder_format
     from guidegraph.nodes.checkpoints.reading import read_tensors
 
-    if path.is_dir() and not is_compvis_folder(path):
+    if path.is_dir() and folder_format(path) is not COMPVIS:
         where = path / "scheduler" / CONFIG
         return Sampling(*sampling(read_json(where), where))
     if path.is_dir() or is_compvis(read_tensors(path)):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.checkpoints.compvis_facts import BetaSchedule, Facts, Rescaler
+from guidegraph.nodes.checkpoints.compvis_facts import BetaKind, BetaSchedule, Facts, Rescaler
+from guidegraph.nodes.checkpoints.config_values import (
+    UnreadableYaml,
+    format_value,
+    load_yaml,
+    read_choice,
+    read_flag,
+    read_number,
+    read_numbers,
+    read_whole,
+)
 from guidegraph.nodes.checkpoints.diffusers_config import check_config
 from guidegraph.nodes.checkpoints.structure import GROUPS, Structure
 from guidegraph.nodes.models.released_autoencoder import FirstStageShape
@@ -15,13 +26,19 @@ from guidegraph.nodes.types import PredictionKind
 
 CONFIG = "config.yaml"
 SUFFIXES = (".ckpt", ".safetensors", ".pt")
-MAX_BYTES = 1 << 20
 PREDICTIONS: dict[str, PredictionKind] = {"eps": "eps", "x0": "x0", "v": "v"}
 SCALINGS: dict[str, PredictionKind] = {"EpsScaling": "eps", "VScaling": "v"}
 """SDXL's software: what the network gives, by the class that scales it."""
 
-BETAS = {"linear": "scaled_linear", "sqrt_linear": "linear"}
+DISCRETISATION = "LegacyDDPMDiscretization"
+"""SDXL's software: the discretisation that has the β of latent diffusion."""
+
+BETAS: dict[str, BetaKind] = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 """Latent diffusion's names of schedules, and ours: its `linear` is linear in √β."""
+
+MAX_STEPS = 100_000
+MAX_STAGES = 16
+"""The most timesteps of a schedule, and how often a map is shrunk at most."""
 
 NETWORK_USED = (
     "in_channels", "out_channels", "model_channels", "attention_resolutions", "num_res_blocks", "channel_mult",
@@ -55,8 +72,7 @@ class ModelConfig:
 
 def is_compvis_folder(folder: Path) -> bool:
     """Whether a folder holds a config.yaml of CompVis' beside checkpoint files, as the models were released."""
-    config = folder / CONFIG
-    return config.is_file() and is_compvis_config(load_yaml(config)) and any(_checkpoints(folder))
+    return is_compvis_config(_load_beside(folder)) and any(_checkpoints(folder))
 
 
 def file_in(folder: Path) -> Path:
@@ -75,14 +91,25 @@ def _checkpoints(folder: Path) -> list[Path]:
 def find_config(checkpoint: Path, named: Path | None) -> ModelConfig | None:
     """The config.yaml of a checkpoint file: the one that is named, else one of CompVis' beside the file, or None.
 
-    Raises ``ValueError`` for a named one that is not there, and for one that is not CompVis' or cannot be read.
+    One beside the file that is not plain YAML is left alone, with a warning. Raises ``ValueError`` for a named one that
+    is not there, is not CompVis', or cannot be read.
     """
     if named is not None:
         return read_config(named)
-    beside = checkpoint.parent / CONFIG
-    if not beside.is_file() or not is_compvis_config(load_yaml(beside)):
+    content = _load_beside(checkpoint.parent)
+    return _parse(checkpoint.parent / CONFIG, content) if is_compvis_config(content) else None
+
+
+def _load_beside(folder: Path) -> object:
+    """What the config.yaml of a folder holds, whosever it is; None where there is none that can be read."""
+    path = folder / CONFIG
+    if not path.is_file():
         return None
-    return read_config(beside)
+    try:
+        return load_yaml(path)
+    except UnreadableYaml as error:
+        warnings.warn(f"{error}. It was left alone, as that of other software", stacklevel=2)
+        return None
 
 
 def is_compvis_config(content: object) -> bool:
@@ -91,26 +118,14 @@ def is_compvis_config(content: object) -> bool:
     return isinstance(model, Mapping) and isinstance(model.get("params"), Mapping) and "target" in model
 
 
-def load_yaml(path: Path) -> object:
-    """What a YAML file of at most 1 MiB holds, by a safe loader. Raises ``ValueError`` that names it."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"there is no file '{path}': name the config.yaml of the model")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"'{path}' has {path.stat().st_size} bytes, and a model's config.yaml at most {MAX_BYTES}")
-    try:
-        return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"'{path}' is not YAML ({str(error).splitlines()[0]}): repair or remove it") from None
-
-
 def read_config(path: Path) -> ModelConfig:
     """A config.yaml. Raises ``ValueError`` that names the file for one that is not of CompVis' form."""
-    content = load_yaml(path)
+    return _parse(path, load_yaml(path))
+
+
+def _parse(path: Path, content: Any) -> ModelConfig:
     if not is_compvis_config(content):
         raise ValueError(f"'{path}' is no config.yaml of CompVis': expected model: {{target: …, params: …}}")
-    assert isinstance(content, Mapping)
     params: Mapping[str, Any] = content["model"]["params"]
     network = _params(params, "unet_config") or _params(params, "network_config")
     first = _params(params, "first_stage_config")
@@ -128,24 +143,37 @@ def facts_of(config: ModelConfig) -> Facts:
     if config.network is None:
         return Facts(groups=GROUPS, scale=1.0)  # an autoencoder of that software has no scale of its own
     check_config(config.network, config.path, NETWORK_USED, NETWORK_FIXED, NETWORK_IGNORED)
-    heads = _heads(config.network, config.path)
-    by_deviation = bool(config.model.get("scale_by_std", False))
+    scale, schedule = scale_of(config), _schedule(config)
+    words = config.conditioner.get("use_tokenizer") is not None
     return Facts(
-        **heads,
-        order="new" if config.network.get("use_new_attention_order", False) else "legacy",
+        **_heads(config.network, config.path),
+        order="new" if read_flag(config.network, "use_new_attention_order", False, config.path) else "legacy",
         groups=GROUPS,
-        scale=None if by_deviation else _number(config.model, "scale_factor", 1.0, config.path),
-        schedule=_schedule(config),
+        scale=scale.scale,
+        schedule=schedule.schedule,
         prediction=_prediction(config),
         rescaler=_rescaler(config),
-        takes_text=None if "use_tokenizer" not in config.conditioner else bool(config.conditioner["use_tokenizer"]),
+        takes_text=read_flag(config.conditioner, "use_tokenizer", True, config.path) if words else None,
+        unsettled=scale.unsettled + schedule.unsettled,
     )
 
 
-def check_structure(config: ModelConfig, measured: Structure, where: str) -> None:
-    """Whether the network that a config.yaml describes is the one that the tensors are of. Raises ``ValueError``."""
+def scale_of(config: ModelConfig) -> Facts:
+    """The scale of the latents alone: 1 unless it is said; with `scale_by_std`, only the trained file has it."""
     if config.network is None:
-        raise ValueError(f"'{config.path}' describes a first stage alone, and '{where}' holds a U-Net: {REMEDY}")
+        return Facts(scale=1.0)
+    if read_flag(config.model, "scale_by_std", False, config.path):
+        return Facts(unsettled=("scale",))
+    return Facts(scale=read_number(config.model, "scale_factor", 1.0, config.path))
+
+
+def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, where: str) -> str | None:
+    """Why a config.yaml describes another network than the one that the tensors are of; None where it is that one.
+
+    first: the shape of the first stage, where there is one. Raises ``ValueError`` for values that mean nothing.
+    """
+    if config.network is None:
+        return f"'{config.path}' describes a first stage alone, and '{where}' holds a U-Net: {REMEDY}"
     expected = _structure(config.network, config.path)
     odd = [
         f"{field.name} {getattr(expected, field.name)} for {getattr(measured, field.name)}"
@@ -153,20 +181,23 @@ def check_structure(config: ModelConfig, measured: Structure, where: str) -> Non
         if getattr(expected, field.name) != getattr(measured, field.name)
     ]
     if odd:
-        raise ValueError(f"'{config.path}' describes another U-Net than that of '{where}': {'; '.join(odd)}: {REMEDY}")
+        return f"'{config.path}' describes another U-Net than that of '{where}': {'; '.join(odd)}: {REMEDY}"
+    return None if first is None else first_stage_mismatch(config, first, where)
 
 
-def check_first_stage(config: ModelConfig, shape: FirstStageShape, where: str) -> None:
-    """The same for the first stage, where the config.yaml describes it. Raises ``ValueError``."""
+def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, where: str) -> str | None:
+    """The same for the first stage, where the config.yaml describes it."""
     network = config.first_stage or {}
     params = network.get("ddconfig")
     if not isinstance(params, Mapping):
-        return
+        return None
+    channels = read_whole(params, "ch", None, config.path)
+    multiples = read_numbers(params, "ch_mult", (1, 2, 4, 8), config.path, whole=True)
     described = {
-        "widths": tuple(int(params["ch"]) * int(multiple) for multiple in params.get("ch_mult", (1, 2, 4, 8))),
-        "z_channels": params.get("z_channels"),
-        "latent_channels": network.get("embed_dim"),
-        "codes": network.get("n_embed", 0),
+        "widths": tuple(int(channels * multiple) for multiple in multiples),
+        "z_channels": read_whole(params, "z_channels", None, config.path),
+        "latent_channels": read_whole(network, "embed_dim", None, config.path),
+        "codes": read_whole(network, "n_embed", 0, config.path, low=0, high=1 << 24),
     }
     odd = [
         f"{name} {value} for {getattr(shape, name)}"
@@ -174,9 +205,8 @@ def check_first_stage(config: ModelConfig, shape: FirstStageShape, where: str) -
         if value != getattr(shape, name)
     ]
     if odd:
-        raise ValueError(
-            f"'{config.path}' describes another first stage than that of '{where}': {'; '.join(odd)}: {REMEDY}"
-        )
+        return f"'{config.path}' describes another first stage than that of '{where}': {'; '.join(odd)}: {REMEDY}"
+    return None
 
 
 REMEDY = "name the right one with `config` of checkpoint.load, or put it beside the file"
@@ -193,120 +223,129 @@ def _params(params: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 def _heads(network: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """How many heads: `num_head_channels` goes before `num_heads`; among pixels alone the way up may have its own."""
-    width, count = (_whole(network, name, -1, where) for name in ("num_head_channels", "num_heads"))
-    if width != -1:
+    width, count = (_count_or_unset(network, name, where) for name in ("num_head_channels", "num_heads"))
+    if width is not None:
         return {"head_channels": width}
-    if count == -1:
+    if count is None:
         raise ValueError(f"'{where}' sets neither num_heads nor num_head_channels of the U-Net: {REMEDY}")
-    up = _whole(network, "num_heads_upsample", -1, where)
-    counts = up != -1 and network.get("legacy", True) and not network.get("use_spatial_transformer", False)
+    up = _count_or_unset(network, "num_heads_upsample", where)
+    counts = read_flag(network, "legacy", True, where)
+    counts = counts and not read_flag(network, "use_spatial_transformer", False, where)
     return {"heads": count, "upsample_heads": up if counts else None}
 
 
-def _schedule(config: ModelConfig) -> BetaSchedule | None:
-    """The β of training; None for a kind that has other numbers than a start and an end, which the file must hold."""
+def _count_or_unset(network: Mapping[str, Any], name: str, where: Path) -> int | None:
+    """A whole number from 1, or None for -1, by which that software says unset."""
+    return None if network.get(name, -1) == -1 else read_whole(network, name, None, where)
+
+
+def _schedule(config: ModelConfig) -> Facts:
+    """The β of training. A kind that has other numbers than a start and an end is unsettled: the file must hold it."""
     if "denoiser_config" in config.model:
-        return _discretisation(config)
+        return Facts(schedule=_discretisation(config))
     name = config.model.get("beta_schedule", "linear")
-    if name not in BETAS:
-        return None
+    if not isinstance(name, str):
+        raise ValueError(f"'{config.path}': 'beta_schedule' is {format_value(name)}; expected the name of a schedule")
+    rescaled = read_flag(config.model, "rescale_betas_zero_snr", False, config.path)
+    if name not in BETAS or rescaled or config.model.get("given_betas") is not None:
+        return Facts(unsettled=("schedule",))
+    return Facts(schedule=_betas(config.model, "timesteps", (1e-4, 2e-2), BETAS[name], config.path))
+
+
+def _betas(
+    params: Mapping[str, Any], steps: str, ends: tuple[float, float], kind: BetaKind, where: Path
+) -> BetaSchedule:
+    """β from `linear_start` to `linear_end`, with what they are where they are not said, over `steps` steps."""
     start, end = (
-        _number(config.model, f"linear_{side}", default, config.path)
-        for side, default in (("start", 1e-4), ("end", 2e-2))
+        read_number(params, f"linear_{side}", default, where, high=1)
+        for side, default in zip(("start", "end"), ends, strict=True)
     )
-    kind = "scaled_linear" if BETAS[name] == "scaled_linear" else "linear"
-    return BetaSchedule(start, end, kind, _whole(config.model, "timesteps", 1000, config.path))  # type: ignore[arg-type]
+    if not start <= end < 1:
+        raise ValueError(f"'{where}': β go from {start:g} to {end:g}; expected linear_start ≤ linear_end < 1: {REMEDY}")
+    return BetaSchedule(start, end, kind, read_whole(params, steps, 1000, where, high=MAX_STEPS))
 
 
-def _prediction(config: ModelConfig) -> PredictionKind | None:
+def _prediction(config: ModelConfig) -> PredictionKind:
     """`parameterization`, ε where it is left out; SDXL's software names it by the scaling of its denoiser."""
     if "denoiser_config" in config.model:
-        scaling = _params(config.model, "denoiser_config") or {}
-        return SCALINGS.get(_class_name(scaling, "scaling_config"))
-    name = config.model.get("parameterization", "eps")
-    if name not in PREDICTIONS:
-        raise ValueError(f"'{config.path}': 'parameterization' is {name!r}; supported are {', '.join(PREDICTIONS)}")
-    return PREDICTIONS[name]
+        scaling = _class_name(_params(config.model, "denoiser_config") or {}, "scaling_config")
+        if scaling not in SCALINGS:
+            raise _unsupported_class(config.path, "scaling_config", scaling, SCALINGS)
+        return SCALINGS[scaling]
+    return PREDICTIONS[read_choice(config.model, "parameterization", "eps", config.path, tuple(PREDICTIONS))]
 
 
-def _discretisation(config: ModelConfig) -> BetaSchedule | None:
+def _discretisation(config: ModelConfig) -> BetaSchedule:
     """The β of SDXL's software, whose discretisation of DDPM has latent diffusion's numbers unless it says others."""
     denoiser = _params(config.model, "denoiser_config") or {}
-    if _class_name(denoiser, "discretization_config") != "LegacyDDPMDiscretization":
-        return None
+    name = _class_name(denoiser, "discretization_config")
+    if name != DISCRETISATION:
+        raise _unsupported_class(config.path, "discretization_config", name, (DISCRETISATION,))
     numbers = _params(denoiser, "discretization_config") or {}
-    start = _number(numbers, "linear_start", 0.00085, config.path)
-    end = _number(numbers, "linear_end", 0.012, config.path)
-    return BetaSchedule(start, end, steps=_whole(numbers, "num_timesteps", 1000, config.path))
+    return _betas(numbers, "num_timesteps", (0.00085, 0.012), "scaled_linear", config.path)
+
+
+def _unsupported_class(where: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
+    return ValueError(
+        f"'{where}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
+        f"{' and '.join(supported)}. Nothing was loaded"
+    )
 
 
 def _rescaler(config: ModelConfig) -> Rescaler | None:
     params = config.conditioner
     if _class_name(config.model, "cond_stage_config") != "SpatialRescaler":
         return None
-    method = str(params.get("method", "bilinear"))
-    if method not in ("nearest", "bilinear", "bicubic", "area"):
-        raise ValueError(
-            f"'{config.path}': 'method' of the conditioner is {method!r}; supported are nearest, bilinear, bicubic and "
-            "area"
-        )
-    return Rescaler(_whole(params, "n_stages", 1, config.path), _number(params, "multiplier", 0.5, config.path), method)
+    return Rescaler(
+        read_whole(params, "n_stages", 1, config.path, low=0, high=MAX_STAGES),
+        read_number(params, "multiplier", 0.5, config.path, high=1),
+        read_choice(params, "method", "bilinear", config.path, ("nearest", "bilinear", "bicubic", "area")),
+    )
 
 
 def _class_name(params: Mapping[str, Any], name: str) -> str:
     """The class that a part `{target, params}` names, without its module; empty for what is no such part."""
     part = params.get(name)
-    return str(part.get("target", "")).rpartition(".")[2] if isinstance(part, Mapping) else ""
+    target = part.get("target", "") if isinstance(part, Mapping) else ""
+    return target.rpartition(".")[2] if isinstance(target, str) else ""
 
 
 def _structure(network: Mapping[str, Any], where: Path) -> Structure:
     """What the tensors of the described U-Net would tell."""
-    channels = _whole(network, "model_channels", None, where)
-    multiples = _list(network, "channel_mult", (1, 2, 4, 8), where)
-    tokens = bool(network.get("use_spatial_transformer", False))
-    depth = network.get("transformer_depth", 1) if tokens else 1
-    each = list(depth) if isinstance(depth, Sequence) else [depth] * len(multiples)
-    attended = [int(rate) for rate in _list(network, "attention_resolutions", None, where)]
-    pooling = bool(network.get("resblock_updown", False))
+    channels = read_whole(network, "model_channels", None, where)
+    multiples = read_numbers(network, "channel_mult", (1, 2, 4, 8), where)
+    tokens = read_flag(network, "use_spatial_transformer", False, where)
+    depths = _depths(network, len(multiples), where) if tokens else (1,) * len(multiples)
+    attended = read_numbers(network, "attention_resolutions", None, where, least=0)
+    pooling = read_flag(network, "resblock_updown", False, where)
     return Structure(
-        inputs=_whole(network, "in_channels", None, where),
-        outputs=_whole(network, "out_channels", None, where),
+        inputs=read_whole(network, "in_channels", None, where),
+        outputs=read_whole(network, "out_channels", None, where),
         channels=channels,
         widths=tuple(int(channels * multiple) for multiple in multiples),
-        blocks=_whole(network, "num_res_blocks", None, where),
-        depths=tuple(each[i] if 2**i in attended else 0 for i in range(len(multiples))),
-        middle_depth=each[-1],
-        context_dim=_whole(network, "context_dim", None, where) if tokens else None,
-        linear_projections=bool(network.get("use_linear_in_transformer", False)),
-        scale_shift=bool(network.get("use_scale_shift_norm", False)),
+        blocks=read_whole(network, "num_res_blocks", None, where),
+        depths=tuple(depth if 2**i in attended else 0 for i, depth in enumerate(depths)),
+        middle_depth=depths[-1],
+        context_dim=read_whole(network, "context_dim", None, where) if tokens else None,
+        linear_projections=read_flag(network, "use_linear_in_transformer", False, where),
+        scale_shift=read_flag(network, "use_scale_shift_norm", False, where),
         resblock_updown=pooling,
         classes=None,
-        adm_channels=network.get("adm_in_channels"),
-        resample_convolution=pooling or bool(network.get("conv_resample", True)),
+        adm_channels=None
+        if network.get("adm_in_channels") is None
+        else read_whole(network, "adm_in_channels", None, where),
+        resample_convolution=pooling or read_flag(network, "conv_resample", True, where),
     )
 
 
-def _list(params: Mapping[str, Any], name: str, default: Sequence[Any] | None, where: Path) -> Sequence[Any]:
-    value = params.get(name, default)
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, int | float) for v in value):
-        raise ValueError(f"'{where}': '{name}' is {value!r}; expected a list of numbers")
-    return value
-
-
-def _whole(params: Mapping[str, Any], name: str, default: int | None, where: Path) -> int:
-    value = params.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"'{where}': '{name}' is {value!r}; expected a whole number")
-    return value
-
-
-def _number(params: Mapping[str, Any], name: str, default: float, where: Path) -> float:
-    """A positive number; YAML 1.1 reads `1e-4` as text, and so is it read here."""
-    value = params.get(name, default)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise ValueError(f"'{where}': '{name}' is {value!r}; expected a number above 0")
-    return number
+def _depths(network: Mapping[str, Any], levels: int, where: Path) -> tuple[int, ...]:
+    """The transformer blocks of each resolution: `transformer_depth` is one number for all, or a list."""
+    depth = network.get("transformer_depth", 1)
+    if not isinstance(depth, list | tuple):
+        return (read_whole(network, "transformer_depth", 1, where),) * levels
+    if len(depth) != levels:
+        raise ValueError(
+            f"'{where}': 'transformer_depth' is {format_value(depth)}; expected a whole number, or one for each of "
+            f"{levels} resolutions: {REMEDY}"
+        )
+    return tuple(read_whole({"transformer_depth": item}, "transformer_depth", None, where, low=0) for item in depth)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure
 from guidegraph.nodes.types import PredictionKind, Schedule
+
+BetaKind: TypeAlias = Literal["scaled_linear", "linear"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class BetaSchedule:
 
     start: float
     end: float
-    kind: Literal["scaled_linear", "linear"] = "scaled_linear"
+    kind: BetaKind = "scaled_linear"
     steps: int = 1000
 
     def build(self) -> Schedule:
@@ -40,8 +42,9 @@ class Facts:
 
     heads, head_channels, upsample_heads, order: of attention; see `Heads`. groups: of GroupNorm. scale: what a latent
     is multiplied by to have unit variance. schedule: of its training. prediction: what the network gives. rescaler:
-    of a model that is conditioned on maps. null_class: the last label of a model with classes means none. takes_text:
-    what its transformer encodes is words, not the boxes of a layout.
+    of a model that is conditioned on maps. null_label: the label that means none, of a model with classes. takes_text:
+    what its transformer encodes is words, not the boxes of a layout. unsettled: facts that this source says are of its
+    own and does not give, so that none of the sources after it can have them.
     """
 
     heads: int | None = None
@@ -53,8 +56,9 @@ class Facts:
     schedule: BetaSchedule | None = None
     prediction: PredictionKind | None = None
     rescaler: Rescaler | None = None
-    null_class: bool | None = None
+    null_label: int | None = None
     takes_text: bool | None = None
+    unsettled: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Heads:
@@ -80,15 +84,20 @@ def from_options(options: LoadOptions) -> Facts:
 
 
 def first_known(*sources: Facts) -> Facts:
-    """Each fact from the first source that has it. How many heads there are is one fact, however it is put."""
+    """Each fact from the first source that has it, unless one before says that it is unsettled.
+
+    How many heads there are is one fact, however it is put.
+    """
     merged = Facts()
     for source in sources:
         if merged.heads is None and merged.head_channels is None:
             upsample = merged.upsample_heads if merged.upsample_heads is not None else source.upsample_heads
             merged = replace(merged, heads=source.heads, head_channels=source.head_channels, upsample_heads=upsample)
         for field in fields(Facts):
-            if field.name not in ("heads", "head_channels", "upsample_heads") and getattr(merged, field.name) is None:
+            settled = field.name in ("heads", "head_channels", "upsample_heads", "unsettled", *merged.unsettled)
+            if not settled and getattr(merged, field.name) is None:
                 merged = replace(merged, **{field.name: getattr(source, field.name)})
+        merged = replace(merged, unsettled=merged.unsettled + source.unsettled)
     return merged
 
 

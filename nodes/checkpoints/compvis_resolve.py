@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.compvis_config import ModelConfig, check_first_stage, check_structure, facts_of
+from guidegraph.nodes.checkpoints.compvis_config import (
+    ModelConfig,
+    facts_of,
+    first_stage_mismatch,
+    mismatch,
+    scale_of,
+)
 from guidegraph.nodes.checkpoints.compvis_facts import Facts, first_known, from_options, unknown_settings
 from guidegraph.nodes.checkpoints.compvis_releases import first_stage_of, release_of
 from guidegraph.nodes.checkpoints.options import LoadOptions
@@ -18,15 +26,21 @@ from guidegraph.nodes.models.released_autoencoder import FirstStageShape
 HINT = "set them on checkpoint.load as it was trained, or put the config.yaml of its training beside the file"
 
 
-def facts_in_file(tensors: Mapping[str, Tensor]) -> Facts:
-    """What a file says of itself: the scale of its latents, and that it predicts v. Raises ``ValueError``."""
-    scale = tensors.get("scale_factor")
-    if scale is not None and (scale.numel() != 1 or not float(scale) > 0):
-        raise ValueError(f"its scale_factor is {scale.tolist()}, and one number above 0 was expected: set scale")
-    return Facts(
-        scale=None if scale is None else float(scale),
-        prediction="v" if "v_pred" in tensors else None,
-    )
+def facts_in_file(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions) -> Facts:
+    """What a file says of itself: the scale of its latents, where no setting says it, and that it predicts v.
+
+    Raises ``ValueError`` that names the file for a scale that is none.
+    """
+    stored = tensors.get("scale_factor") if options.scale is None else None
+    scale = None
+    if stored is not None:
+        scale = float(stored) if stored.numel() == 1 and not stored.is_complex() else math.nan
+        if not 0 < scale < math.inf:
+            held = stored.tolist() if stored.numel() <= 1 else f"{stored.numel()} numbers"
+            raise ValueError(
+                f"'{where}': its scale_factor is {held}, and one finite number above 0 was expected: set scale"
+            )
+    return Facts(scale=scale, prediction="v" if "v_pred" in tensors else None)
 
 
 def resolve_facts(
@@ -44,18 +58,22 @@ def resolve_facts(
     tensors: all of the file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError`` that names
     the settings that are needed, where no source has what the network needs.
     """
-    sources = [from_options(options), facts_in_file(tensors)]
-    if config is not None:
+    sources = [from_options(options), facts_in_file(tensors, where, options)]
+    other = None if config is None else mismatch(config, measured, first, str(where))
+    if config is not None and _is_used(other, options):
         sources.append(facts_of(config))
-        check_structure(config, measured, str(where))
-        if first is not None:
-            check_first_stage(config, first, str(where))
     release = release_of(measured, first)
     if release is not None:
         sources.append(release.facts)
     facts = first_known(*sources)
     named = options.noise_schedule != "auto" or "alphas_cumprod" in tensors
     unknown = unknown_settings(facts, measured, latents=first is not None, maps=maps, schedule=not named)
+    _check_answered(unknown, other)
+    if unknown and facts.unsettled and config is not None:
+        raise ValueError(
+            f"'{where}' does not tell {', '.join(unknown)}, and '{config.path}' says that it is of this model's own "
+            f"training: set {', '.join(unknown)} on checkpoint.load"
+        )
     if unknown and release is not None:
         note = release.note or f"set {', '.join(unknown)} on checkpoint.load, or put its config.yaml beside the file"
         raise ValueError(f"'{where}' does not tell {', '.join(unknown)}: {note}")
@@ -80,14 +98,15 @@ def first_stage_scale(
 
     Raises ``ValueError`` for a shape that was not released, or released with several scales, where nothing says which.
     """
-    sources = [from_options(options), facts_in_file(tensors)]
-    if config is not None:
-        check_first_stage(config, first, str(where))
-        sources.append(Facts(scale=facts_of(config).scale))
+    sources = [from_options(options), facts_in_file(tensors, where, options)]
+    other = None if config is None else first_stage_mismatch(config, first, str(where))
+    if config is not None and _is_used(other, options):
+        sources.append(scale_of(config))
     release = first_stage_of(replace(first, groups=32))
     if release is not None:
         sources.append(Facts(scale=release.scale))
     scale = first_known(*sources).scale
+    _check_answered(["scale"] if scale is None else [], other)
     if scale is None:
         why = release.note if release is not None else "it is in none of the released shapes of first stages"
         raise ValueError(
@@ -95,3 +114,19 @@ def first_stage_scale(
             "checkpoint.load, or put the config.yaml of its training beside the file"
         )
     return scale
+
+
+def _is_used(other: str | None, options: LoadOptions) -> bool:
+    """Whether a config.yaml counts; other: why it is that of another network. Raises ``ValueError`` for a named one."""
+    if other is not None and options.config is not None:
+        raise ValueError(other)
+    return other is None
+
+
+def _check_answered(unknown: list[str], other: str | None) -> None:
+    """Raise ``ValueError`` for another network's config.yaml where something is unknown, and warn where nothing is."""
+    if other is None:
+        return
+    if unknown:
+        raise ValueError(f"{other}; or set {', '.join(unknown)} on checkpoint.load")
+    warnings.warn(f"{other}. It was left aside: settings and the released model of this shape say all", stacklevel=2)

@@ -72,7 +72,7 @@ def load_conditioner(
     if kind == "classes":
         count, width = with_axes(tensors["embedding.weight"], str(where), "embedding.weight", 2).shape
         with torch.device("meta"):
-            labels = ClassTokens(count, width, bool(facts.null_class))
+            labels = ClassTokens(count, width, facts.null_label == count - 1)
         fill(labels, tensors, str(where), current_dtype(), current_device())
         return {"label": labels}
     if kind == "rescaler":

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.nodes.checkpoints.config_values import format_value
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ``ValueError`` that names the file."""
@@ -22,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_config(
-    config: Mapping[str, Any],
+    config: Mapping[Any, Any],
     where: Path | str,
     used: Collection[str],
     fixed: Mapping[str, tuple[Any, ...]],
@@ -35,14 +37,17 @@ def check_config(
     """
     problems = []
     for name, value in config.items():
+        if not isinstance(name, str):  # YAML has numbers as names too
+            problems.append(f"{format_value(name)} is the name of a field, which is not known")
+            continue
         if name.startswith("_") or name in used or name in ignored:
             continue
         if name not in fixed:
             if value not in (None, False):
-                problems.append(f"'{name}' is {value!r}, which is not known")
+                problems.append(f"'{name}' is {format_value(value)}, which is not known")
         elif value not in fixed[name]:
             supported = " or ".join(repr(allowed) for allowed in fixed[name])
-            problems.append(f"'{name}' is {value!r}, and only {supported} is supported")
+            problems.append(f"'{name}' is {format_value(value)}, and only {supported} is supported")
     if problems:
         raise ValueError(f"'{where}' describes another network: {'; '.join(problems)}. Nothing was loaded")
 
@@ -52,6 +57,6 @@ def each_level(value: Any, levels: int, name: str, where: Path | str) -> tuple[i
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
         raise ValueError(
-            f"'{where}': '{name}' is {value!r}; expected a whole number, or one for each of {levels} levels"
+            f"'{where}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} levels"
         )
     return tuple(values)

@@ -52,10 +52,14 @@ def compvis_folder(path: Path, options: LoadOptions) -> dict[str, Any]:
     return load_compvis(read_tensors(file_in(path)), file_in(path), options)
 
 
-FOLDERS = (
-    FolderFormat("diffusers", is_diffusers, load_diffusers),
-    FolderFormat("CompVis with its config.yaml", is_compvis_folder, compvis_folder),
-)
+DIFFUSERS = FolderFormat("diffusers", is_diffusers, load_diffusers)
+COMPVIS = FolderFormat("CompVis with its config.yaml", is_compvis_folder, compvis_folder)
+FOLDERS = (DIFFUSERS, COMPVIS)
+
+
+def folder_format(path: Path) -> FolderFormat | None:
+    """The layout of a folder: the first that recognises it, or None."""
+    return next((folder for folder in FOLDERS if folder.recognise(path)), None)
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
@@ -65,9 +69,8 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     layout, and for one that is incomplete; then nothing is loaded.
     """
     if path.is_dir():
-        for folder in FOLDERS:
-            if folder.recognise(path):
-                return folder.load(path, options)
+        if (folder := folder_format(path)) is not None:
+            return folder.load(path, options)
         names = sorted(entry.name for entry in path.iterdir())
         raise ValueError(
             f"'{path}' is a folder of no known layout ({_known(FOLDERS)}); found {_first(names)}: name a checkpoint "

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from guidegraph.nodes.models.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.unet import UNet
-from guidegraph.nodes.types import Condition, Prediction
+from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
 class Takes(Protocol):
@@ -33,6 +33,11 @@ class UNetDenoiser(HookedModel):
     """
 
     network: UNet
+
+    @property
+    def kind(self) -> PredictionKind:
+        """What every prediction is of."""
+        return self.network.config.kind
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from guidegraph.nodes.models.onnx_ports import GraphPorts, constant_input, describe, fit_input, takes_one
-from guidegraph.nodes.types import Condition, Prediction
+from guidegraph.nodes.types import Condition, Prediction, PredictionKind
+from guidegraph_runtime.errors import BundleError
 
 if TYPE_CHECKING:
     from guidegraph_runtime.manifest_types import Tensor as Declared
@@ -29,6 +30,11 @@ class OnnxDenoiser:
     def __init__(self, session: Session, ports: GraphPorts, honours_mask: bool, nbytes: int) -> None:
         self.session, self.ports, self.honours_mask, self.nbytes = session, ports, honours_mask, nbytes
 
+    @property
+    def kind(self) -> PredictionKind:
+        """What every prediction is of."""
+        return self.ports.kind
+
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
@@ -44,7 +50,7 @@ class OnnxDenoiser:
             )
         self._check_absent(fields)
         batch = x.shape[0]
-        if batch == 1 or not self._runs_alone(t):
+        if batch == 1 or not self._runs_alone(t):  # else one sample after the other
             return self._run(fields, batch)
         samples = [
             self._run({name: None if one is None else one[i : i + 1] for name, one in fields.items()}, 1)
@@ -56,9 +62,9 @@ class OnnxDenoiser:
         )
 
     def _runs_alone(self, t: Tensor) -> bool:
-        """Whether the graph takes one sample at a time, or one t where those of the batch differ."""
-        declared = {key: self._declared(name) for name, fields in self.ports.inputs.items() for key in fields}
-        return takes_one(declared["x"]) or (takes_one(declared["t"]) and bool((t != t[0]).any()))
+        """Whether any field is of one sample at a time, or t is one where those of the batch differ."""
+        alone = {key for name, fields in self.ports.inputs.items() if takes_one(self._declared(name)) for key in fields}
+        return bool(alone - {"t"}) or ("t" in alone and bool((t != t[0]).any()))
 
     def _declared(self, name: str) -> Declared:
         return next(one for one in self.session.part.inputs if one.name == name)
@@ -68,7 +74,11 @@ class OnnxDenoiser:
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
         tensors = {one.name: self._input(one, fields, batch, device) for one in self.session.part.inputs}
         run = run_arrays if device.type == "cpu" else run_on_device
-        outputs, x = run(self.session, tensors), fields["x"]
+        try:
+            outputs = run(self.session, tensors)
+        except BundleError as error:
+            raise ValueError(str(error)) from error
+        x = fields["x"]
         assert x is not None
         return self._prediction(outputs, x)
 
@@ -88,7 +98,13 @@ class OnnxDenoiser:
         named = {key: outputs[name] for key, name in self.ports.outputs.items()}
         value, variance = named["value"], named.get("variance")
         halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
-        if halves and value.shape[1] == 2 * x.shape[1]:
+        if halves:
+            if value.ndim != x.ndim or value.shape[1] != 2 * x.shape[1]:
+                raise ValueError(
+                    f"the graph's output '{self.ports.outputs['value']}' is named as value and as variance, so that it "
+                    f"must have twice the {x.shape[1]} channels of x, and has the shape {tuple(value.shape)}: leave "
+                    "variance out, or name another output as it"
+                )
             value, variance = value.chunk(2, dim=1)
         for tensor in (value, variance):
             if tensor is not None and tensor.shape != x.shape:
@@ -104,6 +120,11 @@ class OnnxDenoiser:
         for name, tensor in fields.items():
             if tensor is None or name in taken or (name == "mask" and bool(tensor.all())):
                 continue
+            if self.ports.foreign:
+                raise ValueError(
+                    f"the condition has {name}, and nothing says which input of the graph takes it: name it under "
+                    f"`inputs`, or leave it out of the condition. It takes {describe(self.session.part.inputs)}"
+                )
             raise ValueError(
                 f"this denoiser was exported with a condition of {', '.join(sorted(taken - {'x', 't'})) or 'nothing'}, "
                 f"and got one with {name}: export it with such a condition as its example"

@@ -33,6 +33,8 @@ class GraphPorts:
     outputs: Mapping[OutputField, str]
     kind: PredictionKind
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    foreign: bool = False
+    """Whether the graph is a file that others wrote, and not a bundle."""
 
     @property
     def fields(self) -> set[str]:
@@ -76,7 +78,7 @@ def ports_of_file(
     named = _outputs(where, part, gives, outputs)
     if kind is None:
         _fail(where, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
-    return GraphPorts(taken, named, kind, constants)
+    return GraphPorts(taken, named, kind, constants, foreign=True)
 
 
 def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
@@ -94,6 +96,9 @@ def _check_input(where: str, part: Part, declared: Declared, fields: Sequence[In
     if len(declared.dims) not in axes:
         expected = " or ".join(map(str, axes))
         _fail(where, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
+    if fields[0] == "t" and len(declared.dims) == 2 and declared.dims[1] != 1:
+        message = f"its input '{declared.name}' has {declared.dims[1]} numbers for each sample, an embedding of t"
+        _fail(where, f"{message}: only t itself, one number for each sample, can be given", part)
 
 
 def _outputs(
@@ -127,11 +132,19 @@ def fit_input(declared: Declared, fields: Mapping[str, Tensor], device: torch.de
     """The tensor of an input from the values of its fields, in the dtype and number of axes that the graph declares.
 
     Several maps are concatenated along the channels. A vector (B, 1) fits an input of one axis, and t (B) one of none
-    (the same t for all samples), one or two. Raises ``ValueError`` where a dtype of whole numbers would round.
+    (the same t for all samples), one or two. Raises ``ValueError`` for another shape than the graph declares, with what
+    to set, and where a dtype of whole numbers would round.
     """
     (name, first), *others = fields.items()
+    for other, value in others:
+        if value.ndim != first.ndim or value.shape[2:] != first.shape[2:]:
+            raise ValueError(
+                f"the graph's input '{declared.name}' is {name} and {other} along the channels, and their shapes are "
+                f"{_sizes(first.shape)} and {_sizes(value.shape)}: give both the same height and width"
+            )
     tensor = torch.cat([first, *(value.to(first) for _, value in others)], dim=1) if others else first
     tensor = _fit_axes(declared, name, tensor.detach())
+    _check_shape(declared, " and ".join(fields), tensor)
     dtype = getattr(torch, declared.dtype)
     if tensor.is_floating_point() and not (dtype.is_floating_point or dtype == torch.bool):
         _check_whole(declared, name, tensor)
@@ -144,7 +157,7 @@ def _fit_axes(declared: Declared, name: str, tensor: Tensor) -> Tensor:
         if takes_one(declared):
             tensor = tensor[:1]
         return tensor[0] if axes == 0 else tensor.reshape(-1, *(1,) * (axes - 1))
-    if name == "vector" and axes == 1:
+    if name == "vector" and axes == 1 and tensor.ndim == 2:
         if tensor.shape[1] != 1:
             raise ValueError(
                 f"the graph's input '{declared.name}' is one number for each sample, and the condition's vector has "
@@ -154,10 +167,33 @@ def _fit_axes(declared: Declared, name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
-    if bool((tensor == tensor.round()).all()):
+def _check_shape(declared: Declared, name: str, tensor: Tensor) -> None:
+    """Raise ``ValueError`` for a tensor of another number of axes, batch or size than the graph has."""
+    shape, dims = tensor.shape, declared.dims
+    fits = (isinstance(dim, str) or dim == size for dim, size in zip(dims, shape, strict=False))
+    if len(shape) == len(dims) and all(fits):
         return
-    value = float(tensor[tensor != tensor.round()].flatten()[0])
+    message = f"the graph's input '{declared.name}' has the shape {_shape(declared)}, and {name} {_sizes(shape)}"
+    if len(shape) != len(dims):
+        raise ValueError(f"{message}: give {name} with {len(dims)} axes")
+    if isinstance(dims[0], int) and dims[0] != shape[0]:
+        raise ValueError(
+            f"{message}: draw {dims[0]} samples at a time (`batch` of noise.gaussian), without guidance "
+            "that asks for several predictions of each in one call, or export the graph with an open batch"
+        )
+    do = "draw noise of that size (`shape` of noise.gaussian)" if name == "x" else f"give {name} of that size"
+    raise ValueError(f"{message}: {do}")
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "one number"
+
+
+def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
+    odd = ~tensor.isfinite() | (tensor != tensor.round())
+    if not bool(odd.any()):
+        return
+    value = float(tensor[odd].flatten()[0])
     do = (
         "choose levels at whole timesteps, with `spacing: leading` or `trailing` and `sigmas: schedule`"
         if name == "t"

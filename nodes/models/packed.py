@@ -31,8 +31,9 @@ class PackedConv2d(nn.Conv2d):
     of input, for maps of at most 1,024 pixels; sizes for which oneDNN chooses one layout share a copy. A copy is as
     large as the weight, no part of the state, and made anew when the weight has changed, as PyTorch counts changes: by
     operators in place, and by other memory. Writing into the memory of a frozen weight behind its back, through `.data`
-    or a NumPy array, is not counted, as it is not for gradients. Copies in other layouts than the last are kept up to
-    1 GiB in all.
+    or a NumPy array, is not counted, as it is not for gradients. Nor is what a fused optimiser writes: after it, a
+    weight that was frozen before is packed anew where a call in between saw that it trains, or `torch.compile` traced
+    one. Copies in other layouts than the last are kept up to 1 GiB in all.
     Everywhere else this is `Conv2d`: with gradients, and for weights that are being trained; while tracing, under
     transforms such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; where `packs` is false.
     """
@@ -64,10 +65,10 @@ class PackedConv2d(nn.Conv2d):
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
-        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or transformed():
+        if weight.requires_grad:  # first: an optimiser may write in it without counting it as a change
+            forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
             return False
-        if weight.requires_grad:
-            forget(weight)  # an optimiser may write in it without counting it as a change
+        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or transformed():
             return False
         return (
             x.ndim == 4
@@ -106,9 +107,23 @@ def forget_unused() -> None:
 
 
 def forget(weight: Tensor) -> None:
-    """Let go of what is packed of a tensor."""
-    if len(CACHE):
-        CACHE.forget(weight.untyped_storage()._cdata)
+    """Let go of what is packed of a tensor, or of the one that a transform of `torch.func` wraps."""
+    if not len(CACHE):
+        return
+    functorch: Any = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(weight):
+        weight = functorch.get_unwrapped(weight)
+    CACHE.forget(weight.untyped_storage()._cdata)
+
+
+def forget_traced(weight: Tensor) -> bool:
+    """`forget` while a call is compiled, not each time that what was compiled runs."""
+    forget(weight)
+    return True
+
+
+# What `torch.compiler.assume_constant_result` does, without its import of all of dynamo: called once, while tracing.
+forget_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def measure(packed: Tensor) -> tuple[bytes, int]:

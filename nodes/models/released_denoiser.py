@@ -8,7 +8,7 @@ from guidegraph.nodes.models.denoiser import check_fields, check_sizes
 from guidegraph.nodes.models.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.released_unet import ReleasedUNet
 from guidegraph.nodes.shapes import has_values
-from guidegraph.nodes.types import Condition, Prediction
+from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
 class ReleasedDenoiser(HookedModel):
@@ -24,6 +24,11 @@ class ReleasedDenoiser(HookedModel):
         from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 
         return denoiser_layers(self)
+
+    @property
+    def kind(self) -> PredictionKind:
+        """What every prediction is of."""
+        return self.network.shape.kind
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.

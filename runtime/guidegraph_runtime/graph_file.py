@@ -15,6 +15,7 @@ from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
 from guidegraph_runtime.onnx_wire import Malformed
 from guidegraph_runtime.opsets import STANDARD
+from guidegraph_runtime.reading import is_link
 from guidegraph_runtime.sessions import Session, SessionSettings, create_session
 from guidegraph_runtime.verify import MAX_BUNDLE_BYTES, check_operators
 
@@ -22,6 +23,8 @@ SUFFIX = ".onnx"
 _EXPORT_AGAIN = "export the model again, with standard operators only and without fusing operators for onnxruntime"
 # Without O_NONBLOCK a pipe in a file's place would wait for a writer; flags that a system lacks are 0.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+_NO_LINK = _FLAGS | getattr(os, "O_NOFOLLOW", 0)
+_COPY = "copy the files themselves into a folder of their own"
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,15 @@ def open_graph_file(
 ) -> GraphFile:
     """A session on an ONNX file, or on the only one in a folder, with the weights that lie beside it in that folder.
 
-    Every file is read once; the graph is checked as that of a bundle is: its wire format, standard operators of known
-    versions, and weights outside of it only in files of its folder. Operator sets that it names and does not use are
-    no matter. Raises ``BundleError`` for anything else, for more
-    than `max_bytes` in all, and for weights beside a graph that is given without its folder.
+    The file may be named by a link; what is taken from a folder, the graph or its weights, may be no link and have no
+    second name (a hard link), so that it is none of another folder's files. Every file is read once; the graph is
+    checked as that of a bundle is: its wire format, standard operators of known versions, and weights outside of it
+    only in files of its folder. Operator sets that it names and does not use are no matter. Raises ``BundleError`` for
+    anything else, for more than `max_bytes` in all, and for weights beside a graph that is given without its folder.
     """
     file = _graph_path(path)
     where = str(file)
-    data = _read(file, max_bytes)
+    data = _read(file, max_bytes) if file == path else _read_in_folder(file, max_bytes)
     try:
         graph = read_graph(data)
     except Malformed as error:
@@ -97,7 +101,8 @@ def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -
             do = f"give the folder '{file.parent}' as the path, with no other graph in it"
             _refuse(where, f"expected all weights in the file, found some in {shown(one.location)}", do)
         if one.location not in read:
-            read[one.location] = _read(file.parent / one.location, max_bytes - sum(map(len, read.values())))
+            rest = max_bytes - sum(map(len, read.values()))
+            read[one.location] = _read_in_folder(file.parent / one.location, rest)
         if one.offset + one.size > len(read[one.location]):
             found = f"the weights {shown(one.name)} up to byte {one.offset + one.size}"
             do = "get both files again"
@@ -107,13 +112,26 @@ def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -
     return read
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a regular file, at most `max_bytes` of them."""
+def _read_in_folder(path: Path, max_bytes: int) -> bytes:
+    """The same for a file that nobody named: neither a link nor of a second name, which may be any file's."""
     try:
-        with open(os.open(path, _FLAGS), "rb") as file:
+        if is_link(os.lstat(path)):
+            _refuse(str(path), "expected a file, found a link", f"{_COPY} (cp -rL)", "bad-file")
+    except OSError as error:
+        _refuse(str(path), f"expected a file that can be read, found: {error.strerror}", "check the path", "bad-file")
+    return _read(path, max_bytes, _NO_LINK, names=1)
+
+
+def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = None) -> bytes:
+    """All bytes of a regular file, at most `max_bytes` of them; names: how many hard links it must have."""
+    try:
+        with open(os.open(path, flags), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 _refuse(str(path), "expected a file, found a folder or a device", "give a file", "bad-file")
+            if names is not None and status.st_nlink != names:
+                message = f"expected a file of one name, found one with {status.st_nlink} hard links"
+                _refuse(str(path), message, f"{_COPY} (cp -r)", "bad-file")
             if status.st_size > max_bytes:
                 found = f"expected at most {max_bytes} bytes, found {status.st_size}"
                 _refuse(str(path), found, "give a smaller model", "bad-file")

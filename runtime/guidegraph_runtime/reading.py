@@ -94,13 +94,18 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_regular(where: str, status: os.stat_result) -> None:
-    if stat.S_ISLNK(status.st_mode) or _is_link_like(status):
+    if is_link(status):
         fail(where, "expected a file, found a link")
     if not stat.S_ISREG(status.st_mode):
         fail(where, "expected a file, found a folder or a device")
     if status.st_nlink != 1:
         do = "copy the bundle without hard links (cp -r, not cp -rl)"
         fail(where, f"expected a file of one name, found one with {status.st_nlink} hard links", do)
+
+
+def is_link(status: os.stat_result) -> bool:
+    """Whether what `os.lstat` says is that of a link, or of a junction of Windows."""
+    return stat.S_ISLNK(status.st_mode) or _is_link_like(status)
 
 
 def _is_link_like(status: os.stat_result) -> bool:

@@ -30,3 +30,14 @@ def test_a_file_has_what_its_family_has(tmp_path: Path) -> None:
     assert checkpoint_sampling(path=tmp_path / "stable.ckpt") == (1, "first", "leading")
     torch.save({"time_embed.0.weight": torch.zeros(4, 1)}, tmp_path / "guided.pt")
     assert checkpoint_sampling(path=tmp_path / "guided.pt") == (0, "one", "leading")
+
+
+@pytest.mark.parametrize("text", ["model: {target: a, params: {}}\n", "a: !x 3\n"])
+def test_a_diffusers_folder_with_a_config_yaml_is_still_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "scheduler").mkdir()
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"steps_offset": 0, "set_alpha_to_one": True, "timestep_spacing": "trailing"}))
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert checkpoint_sampling(path=tmp_path) == (0, "one", "trailing")

@@ -17,7 +17,7 @@ from guidegraph import TrainingStarted
 from guidegraph.graph import training_precision
 from guidegraph.graph.build import build
 from guidegraph.graph.events import CancelToken, Event
-from guidegraph.graph.training_precision import computes_bf16, resolve_precision
+from guidegraph.graph.training_precision import computes_bf16, gains_by_bf16, resolve_precision
 from guidegraph.recorded import Job, RecordedRun
 from tests.graph.engine_nodes import REGISTRY, run_text
 from tests.graph.test_training import cancel_at, text
@@ -51,36 +51,43 @@ def training(precision: str, steps: int = 40, checkpoint: bool = False) -> str:
 
 
 @pytest.mark.parametrize(
-    ("amx", "bf16", "limit", "expected"),
+    ("amx", "bf16", "limit", "computes", "gains"),
     [
-        (True, True, None, True),
-        (False, True, None, True),
-        (False, False, None, False),
-        (True, True, "AVX2", False),
-        (True, True, "avx2", False),
-        (True, True, "AVX512_CORE", False),
-        (True, True, "AVX512_CORE_BF16", True),
-        (True, False, "AVX512_CORE_BF16", False),
-        (True, False, "AVX512_CORE_AMX", True),
-        (True, True, "ALL", True),
-        (True, True, "", True),
+        (True, True, None, True, True),
+        (False, True, None, True, False),
+        (False, False, None, False, False),
+        (True, True, "AVX2", False, False),
+        (True, True, "avx2", False, False),
+        (True, True, "AVX512_CORE", False, False),
+        (True, True, "AVX512_CORE_BF16", True, False),
+        (True, False, "AVX512_CORE_BF16", False, False),
+        (True, False, "AVX512_CORE_AMX", True, True),
+        (True, True, "ALL", True, True),
+        (True, True, "", True, True),
     ],
 )
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("variable", training_precision.ISA_LIMITS)
-def test_a_cpu_computes_in_bf16_where_it_has_the_instructions_and_may_use_them(
-    amx: bool, bf16: bool, limit: str | None, expected: bool, variable: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_computes_in_bf16_where_it_has_the_instructions_and_gains_by_it_with_amx_alone(
+    amx: bool,
+    bf16: bool,
+    limit: str | None,
+    computes: bool,
+    gains: bool,
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake_cpu(monkeypatch, amx=amx, bf16=bf16)
     if limit is not None:
         monkeypatch.setenv(variable, limit)
-    assert computes_bf16(CPU) is expected
+    assert (computes_bf16(CPU), gains_by_bf16(CPU)) == (computes, gains)
 
 
 def test_without_onednn_a_cpu_does_not_compute_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     with_bf16(monkeypatch)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not computes_bf16(CPU)
+    assert not gains_by_bf16(CPU)
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
@@ -89,18 +96,19 @@ def test_a_cuda_device_computes_in_bf16_from_8_0(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert computes_bf16(torch.device("cuda", 1)) is expected
+    assert gains_by_bf16(torch.device("cuda", 1)) is expected
     assert not computes_bf16(torch.device("meta"))
 
 
-def test_auto_is_bf16_where_it_is_computed_and_fp32_elsewhere() -> None:
+def test_auto_is_bf16_where_it_is_faster_and_fp32_elsewhere() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert resolve_precision("auto", CPU, emulated=False) == "bf16"
-        assert resolve_precision("auto", CPU, emulated=True) == "fp32"
-        assert resolve_precision("fp32", CPU, emulated=False) == "fp32"
-        assert resolve_precision("bf16", CPU, emulated=False) == "bf16"
+        assert resolve_precision("auto", CPU, emulated=False, gains=True) == "bf16"
+        assert resolve_precision("auto", CPU, emulated=False, gains=False) == "fp32"
+        assert resolve_precision("fp32", CPU, emulated=False, gains=True) == "fp32"
+        assert resolve_precision("bf16", CPU, emulated=False, gains=False) == "bf16"
     with pytest.raises(ValueError, match="precisions: auto, fp32, bf16"):
-        resolve_precision("fp16", CPU, emulated=False)
+        resolve_precision("fp16", CPU, emulated=False, gains=True)
 
 
 @pytest.mark.parametrize(("avx512", "factor"), [(False, "6 to 18 times"), (True, r"1\.5 to 3 times")])
@@ -109,12 +117,12 @@ def test_an_emulated_bf16_is_kept_with_its_cost_and_the_remedy(
 ) -> None:
     fake_cpu(monkeypatch, avx512=avx512)
     with pytest.warns(UserWarning, match=rf"only emulated here: .*{factor}.*'precision: auto'"):
-        assert resolve_precision("bf16", CPU, emulated=True) == "bf16"
+        assert resolve_precision("bf16", CPU, emulated=True, gains=False) == "bf16"
 
 
 def test_an_older_gpu_is_told_what_it_lacks() -> None:
     with pytest.warns(UserWarning, match=r"compute capability 8\.0"):
-        resolve_precision("bf16", torch.device("cuda"), emulated=True)
+        resolve_precision("bf16", torch.device("cuda"), emulated=True, gains=False)
 
 
 def started(precision: str, folder: Path, steps: int = 3, checkpoint: bool = False) -> TrainingStarted:
@@ -129,6 +137,11 @@ def test_a_training_says_which_precision_it_took(tmp_path: Path, monkeypatch: py
     assert started("auto", tmp_path) == TrainingStarted("nodes.fit", "bf16", "auto", 0)
     without_bf16(monkeypatch)
     assert started("auto", tmp_path) == TrainingStarted("nodes.fit", "fp32", "auto", 0)
+    fake_cpu(monkeypatch, bf16=True, avx512=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert started("auto", tmp_path) == TrainingStarted("nodes.fit", "fp32", "auto", 0)
+        assert started("bf16", tmp_path) == TrainingStarted("nodes.fit", "bf16", "bf16", 0)
 
 
 def test_auto_trains_to_the_losses_of_what_it_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,14 @@ def test_a_raw_network_that_predicts_x0_is_refused() -> None:
         denoiser(noise(1, 3, 4, 4), torch.zeros(1), Condition())
 
 
+def test_a_raw_network_that_tells_that_it_predicts_x0_is_refused_before_any_step() -> None:
+    config = UNetConfig(in_channels=3, out_channels=3, channels=16, multipliers=(1,), blocks=1, attention=(), kind="x0")
+    learned = UNetDenoiser(UNet(config)).eval()
+    with pytest.raises(ValueError, match=r"predicts x0, which is no raw network.s output"):
+        precondition(learned, schedules.edm())
+    assert precondition(learned, schedules.edm(), network="preconditioned")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_and_the_caller_see_the_dtype_of_x(dtype: torch.dtype) -> None:
     seen: list[tuple[Tensor, Tensor]] = []

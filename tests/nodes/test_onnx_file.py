@@ -299,7 +299,7 @@ def test_axes_that_no_such_field_has_are_refused(tmp_path: Path) -> None:
         (7.0, Condition(LABELS + 0.25, TOKENS), "'class_labels' takes int64, and vector has 3.25: give whole numbers"),
         (7.0, Condition(draw(2, 4), TOKENS), "'class_labels' is one number for each sample, .* vector has 4"),
         (7.0, Condition(vector=LABELS), "this denoiser takes tokens in its condition, and got none"),
-        (7.0, Condition(LABELS, TOKENS, spatial=X), "a condition of tokens, vector, and got one with spatial"),
+        (7.0, Condition(LABELS, TOKENS, spatial=X), "condition has spatial, and nothing says which input"),
     ],
 )
 def test_a_call_that_does_not_fit_is_refused(tmp_path: Path, t: float, condition: Condition, message: str) -> None:
@@ -363,6 +363,28 @@ def test_weights_out_of_the_folder_or_cut_short_are_refused(tmp_path: Path) -> N
     file.write_bytes(file.read_bytes().replace(b"weights.bin", b"../away.bin"))
     with pytest.raises(BundleError, match=r"not one that leaves it by '\.\.', found '\.\./away\.bin'"):
         open_graph_file(tmp_path / "away")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_a_folder_holds_is_none_of_another_folder_s_files(tmp_path: Path, name: str, kind: str) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    write(folder / "model.onnx", WEIGHTED, weights="weights.bin")
+    (folder / name).rename(outside)
+    if kind == "link":
+        (folder / name).symlink_to(outside)
+    elif kind == "hard link":
+        os.link(outside, folder / name)
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match=rf"{name}.*(found a link|2 hard links|found a folder or a device);") as error:
+        open_graph_file(folder)
+    assert error.value.code == "bad-file"
+
+
+def test_a_file_may_be_named_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to(write(tmp_path / "away" / "raw.onnx", RAW))
+    assert open_graph_file(tmp_path / "link.onnx").session.part.inputs[0].name == "scaled"
 
 
 def test_limits_hold_before_anything_is_read(tmp_path: Path) -> None:

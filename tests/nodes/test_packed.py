@@ -157,6 +157,42 @@ def test_a_weight_that_trains_is_not_packed() -> None:
     assert is_packed(layer)
 
 
+@pytest.mark.parametrize("how", ["packs off", "autocast", "vmap", "compiled"])
+def test_a_weight_that_trained_is_packed_anew_however_it_was_called(how: str) -> None:
+    layer, x = convolution(), torch.randn(1, 24, 8, 8)
+    with torch.no_grad():
+        layer(x)
+    assert is_packed(layer)
+    layer.requires_grad_(True)
+    if how == "packs off":
+        set_packing(layer, False)
+        out = layer(x)
+        set_packing(layer, True)
+    elif how == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x).float()
+    elif how == "vmap":
+        out = torch.func.vmap(layer)(x[None])
+    else:
+        out = torch.compile(layer, backend="aot_eager")(x)
+    out.sum().backward()
+    torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True).step()  # which does not count as a change in place
+    layer.requires_grad_(False)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_weight_that_trains_is_exported(strict: bool) -> None:
+    frozen, layer, x = convolution(), convolution().requires_grad_(True), torch.randn(1, 24, 8, 8)
+    with torch.no_grad():
+        frozen(x)
+    program = torch.export.export(layer, (x,), strict=strict)
+    torch.testing.assert_close(program.module()(x), plain(layer, x))
+    traced = torch.fx.experimental.proxy_tensor.make_fx(layer)(x)
+    assert "mkldnn" not in traced.code
+
+
 @torch.no_grad()
 def test_transforms_see_a_convolution() -> None:
     layer, x = convolution(), torch.randn(1, 24, 8, 8)

@@ -1,0 +1,143 @@
+"""Reading a config.yaml that others wrote: its text by a safe loader within bounds, and each value with its type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 100_000
+"""The most values and keys of a document, counted with its aliases written out: 1 KiB of aliases can name 9⁹ values."""
+
+MAX_SIZE = 1 << 16
+"""The largest number of channels, heads or blocks that is read."""
+
+REPAIR = "repair it, or name another with `config` of checkpoint.load"
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = 100
+_repr.maxlist = _repr.maxdict = _repr.maxtuple = 12
+
+
+class UnreadableYaml(ValueError):
+    """A file that is not YAML, or that a safe loader does not read: it has tags of its own, or is too large."""
+
+
+def format_value(value: object) -> str:
+    """A value of a file in a message, cut to a few hundred characters."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def load_yaml(path: Path) -> object:
+    """What a YAML file of at most 1 MiB holds, by a safe loader.
+
+    Raises ``ValueError`` for a file that is not there, and ``UnreadableYaml`` that names it for one that is too large,
+    in bytes or with its aliases written out, and for one that is no plain YAML.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"there is no file '{path}': name the config.yaml of the model")
+    if path.stat().st_size > MAX_BYTES:
+        raise UnreadableYaml(f"'{path}' has {path.stat().st_size} bytes, and a model's config.yaml at most {MAX_BYTES}")
+    loader_type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        loader = loader_type(path.read_bytes())
+        document = loader.get_single_node()
+        if document is None:
+            return None
+        if _count_nodes(document, {}) > MAX_NODES:
+            raise UnreadableYaml(
+                f"'{path}' has more than {MAX_NODES} values with its aliases written out, or one inside itself: "
+                "write it without aliases"
+            )
+        return loader.construct_document(document)
+    except UnreadableYaml:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # PyYAML lets int's and date's out
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnreadableYaml(f"'{path}' is not plain YAML ({reason:.200}): repair or remove it") from None
+
+
+def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+    """The nodes of a document as if each alias were written out; above `MAX_NODES` for one inside itself."""
+    if id(node) in counts:
+        return counts[id(node)]
+    if not isinstance(node.value, list):
+        return 1
+    counts[id(node)] = MAX_NODES + 1  # what an alias to it inside of it finds
+    total = 1
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):
+            total += _count_nodes(part, counts)
+    counts[id(node)] = total
+    return total
+
+
+def read_whole(
+    params: Mapping[str, Any], name: str, default: int | None, where: Path, low: int = 1, high: int = MAX_SIZE
+) -> int:
+    """A whole number from `low` to `high`, or the default where the file has none. Raises ``ValueError``."""
+    value = params.get(name, default)
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    raise _wrong(where, name, value, f"a whole number from {low} to {high}")
+
+
+def read_number(params: Mapping[str, Any], name: str, default: float, where: Path, high: float = 1e6) -> float:
+    """A number above 0, to `high`; YAML 1.1 reads `1e-4` as text, and so is it read here. Raises ``ValueError``."""
+    value = params.get(name, default)
+    try:
+        number = 0.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 0.0
+    if 0 < number <= high:
+        return number
+    raise _wrong(where, name, value, f"a number above 0, to {high:g}")
+
+
+def read_numbers(
+    params: Mapping[str, Any],
+    name: str,
+    default: Sequence[float] | None,
+    where: Path,
+    *,
+    whole: bool = False,
+    least: int = 1,
+) -> tuple[float, ...]:
+    """A list of `least` numbers or more, above 0, to 65,536; whole: of whole numbers. Raises ``ValueError``."""
+    values = params.get(name, default)
+    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, whole) for value in values):
+        return tuple(values)
+    raise _wrong(where, name, values, f"a list of {'whole ' if whole else ''}numbers above 0, to {MAX_SIZE}")
+
+
+def _is_size(value: object, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    return bool(0 < value <= MAX_SIZE)  # and so no NaN
+
+
+def read_flag(params: Mapping[str, Any], name: str, default: bool, where: Path) -> bool:
+    """true or false. Raises ``ValueError``."""
+    value = params.get(name, default)
+    if isinstance(value, bool):
+        return value
+    raise _wrong(where, name, value, "true or false")
+
+
+def read_choice(params: Mapping[str, Any], name: str, default: str, where: Path, choices: Sequence[str]) -> str:
+    """One of some names. Raises ``ValueError``."""
+    value = params.get(name, default)
+    if isinstance(value, str) and value in choices:
+        return value
+    raise ValueError(f"'{where}': '{name}' is {format_value(value)}; supported are {', '.join(choices)}: {REPAIR}")
+
+
+def _wrong(where: Path, name: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"'{where}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")
