@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.leaves import leaves_of
+from guidegraph.graph.export.leaves import leaves_of, statics_of
 from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.split import Split
@@ -41,7 +41,7 @@ def host_call(call: Call, walk: Walk) -> Operation:
     """The plan's entry of a call that the runtime does.
 
     Its inputs are links by port, ``port.field`` for those of a structured value and ``port.0``, ``port.1``, … for those
-    of a list; what is the same in every run and no tensor is a setting.
+    of a list; what is the same in every run and no tensor is a setting, ``port.field`` where it is such a field.
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
@@ -55,12 +55,21 @@ def host_call(call: Call, walk: Walk) -> Operation:
                 links |= {f"{name}.{i}" + (f".{p}" if p else ""): at for p, at in _all_named(source, walk).items()}
         else:
             links |= {name + (f".{path}" if path else ""): at for path, at in _all_named(sources, walk).items()}
+            settings |= _fixed_fields(call, name, sources, walk)
     outputs = [at for name in call.outputs for at in _all_named(Output(call.key, name), walk).values()]
     return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
 
 
 def _all_named(source: Source, walk: Walk) -> dict[str, str]:
     return walk.named(source) | walk.named_statics(source)
+
+
+def _fixed_fields(call: Call, name: str, source: Source, walk: Walk) -> dict[str, Any]:
+    """The fields of a structured value that are the same in every run and no tensors, by ``port.field``."""
+    if walk.is_dynamic(source):
+        return {}
+    fields = statics_of(walk.value(source))
+    return {f"{name}.{path}": _plain(call, name, value, walk) for path, value in fields.items() if value is not None}
 
 
 def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:

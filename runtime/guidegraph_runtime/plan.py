@@ -68,7 +68,8 @@ class PlanRun:
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
         given = {name: self._setting(value) for name, value in operation.settings.items()}
-        found = OPERATIONS[operation.op](**arguments(self._inputs(operation)), **given)
+        fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
+        found = OPERATIONS[operation.op](**arguments(self._inputs(operation) | fields), **given)
         for name, value in found.items():
             self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
 
