@@ -1,8 +1,9 @@
 """Noise levels that a sampler visits, as a value: any grid goes with any solver.
 
 All settings that several of them share:
-steps: how many. final: where the last step lands, at ᾱ = 1 (one) or at ᾱ_0 (first). sigma_max, sigma_min: the ends of
-σ/α; without them, those that the schedule's model knows, as for all levels that are not given one by one.
+steps: how many. final: where the last step lands, at ᾱ = 1 (one) or at ᾱ_0 (first). sigma_max: the first σ/α.
+sigma_min: the last one before the landing. Without them, the ends are those that the schedule's model knows, as for all
+levels that are not given one by one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from guidegraph.graph.hosted import kinds
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, structured_types
-from guidegraph.nodes.types import Schedule, Scheduler, Timesteps
+from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
 
@@ -66,7 +66,7 @@ def _shapes(case: NodeCase) -> str | None:
 
 
 def _dtypes(case: NodeCase) -> str | None:
-    own_dtype = (Schedule, Scheduler, Timesteps)
+    own_dtype = (Levels, Schedule, Scheduler, Timesteps)
     outputs = [port for port in case.spec.outputs.values() if not set(own_dtype) & set(port.alternatives)]
     held = any("float" in held_by(port) for port in outputs)
     return None if held else "no output is a tensor of floats in the dtype of a run"
@@ -86,7 +86,7 @@ def _inputs_unchanged(case: NodeCase) -> str | None:
 def _gradients(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
-    no_gradient = {Schedule, Timesteps}
+    no_gradient = {Levels, Schedule, Timesteps}
     inputs = [port for port in _ports_with_values(case) if not port.setting]
     ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in held_by(p.type)]
     if not ports:

@@ -9,6 +9,7 @@ import torch
 
 from guidegraph.nodes import types
 from guidegraph.nodes.hooks import HookedDenoiser, OpaqueDenoiser
+from guidegraph.nodes.levels import levels_at_timesteps
 from guidegraph.nodes.model import new_unet
 from guidegraph.nodes.schedule import linear
 from guidegraph.nodes.scheduler import ddim
@@ -47,6 +48,12 @@ def condition(seed: int) -> types.Condition:
 def schedule(seed: int) -> types.Schedule:
     """100 steps that end at ᾱ of about 0.01."""
     return linear(train_steps=SIZES["T"], beta_start=0.001, beta_end=0.09 + 0.005 * (seed % 3))
+
+
+def levels(seed: int) -> types.Levels:
+    """Three levels that fall, and the landing at σ = 0."""
+    falling = torch.tensor([80.0, 50.0, 20.0], dtype=torch.float64) + seed % 3
+    return levels_at_timesteps(schedule(seed), falling.tolist())
 
 
 def scheduler(seed: int) -> types.Scheduler:
@@ -91,6 +98,7 @@ MAKERS: Mapping[type, Maker] = cast(
         types.Prediction: lambda seed: types.Prediction(draw(SAMPLE, seed), "eps"),
         types.Condition: condition,
         types.Schedule: schedule,
+        types.Levels: levels,
         types.Scheduler: scheduler,
         types.SchedulerState: state,
         types.Table: table,

@@ -193,6 +193,8 @@ def overrides() -> list[NodeCase]:
         case("label.argmax", inputs={"scores": logits()}),
         case("label.caption", inputs={"names": [f"animal {i}" for i in range(10)]}),
         case("label.named", inputs={"names": ["cat", "dog", "bird"]}, settings={"batch": 2}),
+        case("levels.sigmas", settings={"sigmas": [2.0, 1.0, 0.3]}),
+        case("levels.timesteps", settings={"timesteps": [80.0, 40.0, 10.0]}),
         case("loss.cross_entropy", inputs={"logits": logits()}, skip=IN_FLOAT32),
         case("loss.detector", inputs={"detector": detector(), "image": picture(), "label": present()}),
         case(

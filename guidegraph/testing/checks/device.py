@@ -14,12 +14,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from guidegraph.graph.export.sizes import quiet
-from guidegraph.nodes.types import Schedule, Scheduler
+from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, moved, only_traceable
 
 ELSEWHERE = "meta"
+TABLES = (Levels, Schedule, Scheduler)
+"""Values that are made on the run's device, wherever what they are made of is."""
 NO_VALUES = (
     "DataDependent",
     "_local_scalar_dense",
@@ -56,7 +58,7 @@ def check_device_independence(case: NodeCase) -> None:
                 raise case.error("all tensors on the device of the inputs", _plain(error.found), REMEDY) from error
             raise
         wrong = [(place, leaf.tensor.device) for place, leaf in leaves_out(case, found) if _is_elsewhere(leaf.tensor)]
-    tables = {name for name, value in found.items() if isinstance(value, (Schedule, Scheduler))}
+    tables = {name for name, value in found.items() if isinstance(value, TABLES)}
     wrong = [(place, device) for place, device in wrong if place.partition(".")[0] not in tables]
     if wrong:
         place, device = wrong[0]
@@ -75,7 +77,9 @@ def _on_cuda(case: NodeCase, given: Arguments) -> None:
     expected = call(case, given)
     found = call(case, moved(case, given, lambda tensor: tensor.to("cuda")), "cuda")
     for place, leaf in leaves_out(case, found):
-        if leaf.tensor.device.type != "cuda" and not isinstance(found[place.partition(".")[0]], (Schedule, Scheduler)):
+        if leaf.tensor.device.type != "cuda" and not isinstance(
+            found[place.partition(".")[0]], (Levels, Schedule, Scheduler)
+        ):
             raise case.error(f"output '{place}' on cuda, as the inputs", f"it is on {leaf.tensor.device}", REMEDY)
     apart = difference({k: _home(v) for k, v in found.items()}, expected)
     if apart > 1e-2:

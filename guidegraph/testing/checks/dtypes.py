@@ -10,7 +10,7 @@ from torch import Tensor
 
 from guidegraph.graph.export.leaves import Leaf
 from guidegraph.graph.node import Port
-from guidegraph.nodes.types import Schedule, Scheduler, Timesteps
+from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, leaves_out, with_models
@@ -66,7 +66,7 @@ def _check(case: NodeCase, outputs: Mapping[str, Any], dtype: torch.dtype) -> No
 def _floats(case: NodeCase, outputs: Mapping[str, Any]) -> list[tuple[str, Leaf]]:
     found = []
     for name, value in outputs.items():
-        if isinstance(value, (Schedule, Scheduler)) or Timesteps in case.spec.outputs[name].alternatives:
+        if isinstance(value, (Levels, Schedule, Scheduler)) or Timesteps in case.spec.outputs[name].alternatives:
             continue
         found += [(p, leaf) for p, leaf in leaves_out(case, {name: value}) if leaf.tensor.is_floating_point()]
     return found
