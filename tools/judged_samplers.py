@@ -1,11 +1,11 @@
 """Every sampler in every shipped workflow that samples, drawn and judged by the judges that ship.
 
-    python tools/judged_samplers.py [--only text_to_image …] [--samplers heun …] [--steps 10 30] [--out runs/judged]
+    python tools/judged_samplers.py [--only text_to_image …] [--samplers heun …] [--steps 10 30] [--pictures 8]
 
-A cell changes one line of the workflow, the sampler's, and nothing else. Eight pictures of a cell are judged: scenes by
-the detector (all named objects found, and the right sky where the classifier guides it), clothes by their own judge,
-maps and filled holes by the segmenter's mIoU, enlarged pictures by PSNR. A cell fails where DDIM succeeds, with a
-figure of at least a half, and its own figure is below half of DDIM's. Cells are kept in `--out` and not drawn again;
+A cell changes one line of the workflow, the sampler's, and nothing else. Its pictures, eight by default, are judged:
+scenes by the detector (all named objects found, and the right sky where the classifier guides it), clothes by their own
+judge, maps and filled holes by the segmenter's mIoU, enlarged pictures by PSNR. A cell fails where DDIM succeeds, with
+a figure of at least a half, and its own figure is below half of DDIM's. Cells are kept in `--out` and not drawn again;
 `table.md` there is the table of all of them.
 """
 
@@ -36,7 +36,6 @@ from guidegraph_runtime.host.scheduler import SAMPLERS
 from guidegraph_runtime.palette import OBJECTS, SKIES
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
-BATCH = 8
 CPU = torch.device("cpu")
 Judge = Callable[[dict[str, Any]], float]
 Cells = dict[str, dict[str, Any]]
@@ -59,18 +58,18 @@ def part(model: str, name: str) -> Any:
     return load_part(WORKFLOWS / "models" / model, name, device=CPU, dtype=torch.float32)
 
 
-def columns() -> list[Column]:
-    """Every workflow under each guidance that it has."""
-    data = scene(seed=20000, batch=BATCH, split="held_out")
-    skies = [i % 3 for i in range(BATCH)]
-    labels = [i % 10 for i in range(BATCH)]
+def columns(count: int = 8) -> list[Column]:
+    """Every workflow under each guidance that it has, with so many pictures a cell."""
+    data = scene(seed=20000, batch=count, split="held_out")
+    skies = [i % 3 for i in range(count)]
+    labels = [i % 10 for i in range(count)]
     example = scene(seed=2026, batch=18)
     label, semantic, picture = example.label[17:], example.semantic[17:], example.image[17:]
     detector, segmenter = part("detector", "detector"), part("segmenter", "segmenter")
     clothes = part("fashion_judge", "classifier")
 
     def named(label: Tensor) -> Judge:
-        return lambda out: finds(detector(out["image"]), label.expand(BATCH, -1)).objects.float().mean().item()
+        return lambda out: finds(detector(out["image"]), label.expand(count, -1)).objects.float().mean().item()
 
     def sky(out: dict[str, Any]) -> float:
         logits = detector(out["image"])
@@ -80,23 +79,23 @@ def columns() -> list[Column]:
         return (found & right).float().mean().item()
 
     def garment(out: dict[str, Any]) -> float:
-        said = clothes(grey(out["image"]), torch.zeros(BATCH)).argmax(1)
+        said = clothes(grey(out["image"]), torch.zeros(count)).argmax(1)
         return (said == torch.tensor(labels)).float().mean().item()
 
     def any_garment(out: dict[str, Any]) -> float:
-        sure = clothes(grey(out["image"]), torch.zeros(BATCH)).softmax(1).amax(1)
+        sure = clothes(grey(out["image"]), torch.zeros(count)).softmax(1).amax(1)
         return (sure > 0.9).float().mean().item()
 
     def like_map(out: dict[str, Any]) -> float:
-        return mean_iou(segmenter(out["image"]), semantic.expand(BATCH, -1, -1, -1)).value
+        return mean_iou(segmenter(out["image"]), semantic.expand(count, -1, -1, -1)).value
 
     def enlarged(out: dict[str, Any]) -> float:
         return psnr(out["image"], picture).value
 
-    prompts = {"prompt": list(data.caption), "batch": BATCH}
-    skyless = {"prompt": [without_sky(caption) for caption in data.caption], "batch": BATCH, "sky": skies}
-    one_prompt = {"prompt": data.caption[0], "batch": BATCH}
-    clothes_of = {"label": labels, "batch": BATCH}
+    prompts = {"prompt": list(data.caption), "batch": count}
+    skyless = {"prompt": [without_sky(caption) for caption in data.caption], "batch": count, "sky": skies}
+    one_prompt = {"prompt": data.caption[0], "batch": count}
+    clothes_of = {"label": labels, "batch": count}
     both = "text_and_classifier"
     return [
         Column("text_to_image", "none", prompts | {"scale": 1.0}, named(data.label)),
@@ -114,12 +113,12 @@ def columns() -> list[Column]:
         Column("class_classifier_guidance_ddim", "none", clothes_of | {"scale": 0.0}, any_garment),
         Column("class_classifier_guidance_ddim", "classifier", clothes_of | {"scale": 3.0}, garment),
         Column("class_classifier_guidance_ddpm", "classifier", clothes_of | {"scale": 3.0}, garment),
-        Column("semantic_to_image", "none", {"batch": BATCH, "scale": 1.0}, like_map),
-        Column("semantic_to_image", "CFG", {"batch": BATCH, "scale": 1.5}, like_map),
+        Column("semantic_to_image", "none", {"batch": count, "scale": 1.0}, like_map),
+        Column("semantic_to_image", "CFG", {"batch": count, "scale": 1.5}, like_map),
         Column("super_resolution", "none", {}, enlarged),
-        Column("inpaint", "none", {"batch": BATCH}, like_map),
-        Column("image_to_image", "none", {"batch": BATCH, "scale": 1.0}, named(label)),
-        Column("image_to_image", "CFG", {"batch": BATCH, "scale": 3.0}, named(label)),
+        Column("inpaint", "none", {"batch": count}, like_map),
+        Column("image_to_image", "none", {"batch": count, "scale": 1.0}, named(label)),
+        Column("image_to_image", "CFG", {"batch": count, "scale": 3.0}, named(label)),
     ]
 
 
@@ -147,7 +146,7 @@ def draw(column: Column, sampler: str, steps: int, folder: Path) -> dict[str, An
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            out = load_workflow(path).run(**column.params, steps=steps)
+            out = load_workflow(path).run(**column.params, steps=steps, seed=0)
     except (NodeError, WorkflowError, ValueError) as error:
         return {"refused": str(error)}
     return {"value": round(column.judge(out), 3), "warned": any("x̂0" in str(one.message) for one in caught)}
@@ -198,13 +197,16 @@ def main() -> None:
     others = sorted({sampler.__name__ for sampler in SAMPLERS} - {"ddim"})
     parser.add_argument("--samplers", nargs="+", default=["ddim", *others])
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 30])
+    parser.add_argument("--pictures", type=int, default=8, help="of a cell; take another --out for another number")
     parser.add_argument("--out", type=Path, default=Path("runs/judged"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     store = arguments.out / "cells.json"
     cells: Cells = json.loads(store.read_text()) if store.is_file() else {}
-    chosen = [column for column in columns() if not arguments.only or column.workflow in arguments.only]
+    chosen = [
+        column for column in columns(arguments.pictures) if not arguments.only or column.workflow in arguments.only
+    ]
     for column in chosen:
         for steps in arguments.steps:
             for sampler in arguments.samplers:
