@@ -80,5 +80,5 @@ def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], whe
         for name, at in operation.inputs.items()
         if (port := name.partition(".")[0]) not in given and port in known
     }
-    settings = {name: value for name, value in operation.settings.items() if name in known}
+    settings = {name: value for name, value in operation.settings.items() if name.partition(".")[0] in known}
     return replace(operation, op=use, inputs=links, settings={**settings, **given})

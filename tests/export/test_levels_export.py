@@ -29,3 +29,7 @@ def test_a_bundle_visits_the_levels_that_its_model_knows_with_any_number_of_step
         assert engine["short"][0] == engine["wired"][0] == 957
         for name in engine:
             np.testing.assert_array_equal(bundle[name], engine[name])
+    other = exported.run({"short.use": "scheduler.dpm2"}, steps=5)
+    np.testing.assert_array_equal(
+        other["short"], exported.engine(tmp_path, [("scheduler.heun", "scheduler.dpm2")], steps=5)["short"]
+    )
