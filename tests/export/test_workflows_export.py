@@ -140,7 +140,7 @@ CASES = {
             "sampler": Change(
                 {"steps": 4},
                 {"scheduler.use": "scheduler.euler_ancestral", "scheduler.spacing": "leading"},
-                (("scheduler.ddpm", "scheduler.euler_ancestral"), ("variance: fixed_small", "spacing: leading")),
+                (("scheduler.ddpm", "scheduler.euler_ancestral"), ("{clip: true}", "{clip: true, spacing: leading}")),
             ),
         },
     ),
