@@ -120,11 +120,11 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     from guidegraph.nodes.models.store import inside
 
     settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
-    trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
     kind = part.get("kind")
     if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
     try:
+        trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
         if kind == "table":
             table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained)

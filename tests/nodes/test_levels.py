@@ -21,6 +21,7 @@ from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes import scheduler as samplers
 from guidegraph.nodes.levels import as_noise
 from guidegraph.nodes.losses import uniform_timesteps
+from guidegraph.nodes.model import load_model, read_schedule, save_model
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime.tables.beta import beta_quantile
 from tests.nodes import k_diffusion
@@ -403,3 +404,12 @@ def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
     plugin = str(tmp_path / "quadratic.py")
     rows = load_workflow(tmp_path / "workflow.yaml", plugins=[plugin]).run()["rows"]
     assert rows["t"] == pytest.approx([999, 561.9375, 249.75, 62.4375])
+
+
+def test_a_model_says_which_timesteps_it_knows_and_keeps_them_when_it_is_saved(tmp_path: Path) -> None:
+    saved = schedules.trained(schedules.cosine(), first=5, last=900)
+    save_model(schedule=saved, path=tmp_path / "model")
+    loaded = load_model(path=tmp_path / "model").schedule
+    assert (loaded.trained_from, loaded.trained_to) == (5, 900)
+    with pytest.raises(ValueError, match=r"part 'schedule' of .* cannot be loaded"):
+        read_schedule(tmp_path / "model", {"kind": "cosine", "trained_to": "late"})
