@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
-from tests.attacks.arena import Arena, Outcome, attack, recipe_picture
+from tests.attacks.arena import KEPT, Arena, Outcome, attack, recipe_picture
 
 HEAD = "guidegraph: 1\n"
 
@@ -15,15 +16,23 @@ def run_picture(arena: Arena, text: str | dict[str, str], *arguments: str | Path
     return arena.run("run", recipe_picture(arena.folder / "holiday.png", text, **more), "--out", "out", *arguments)
 
 
-def reads(node: str, path: Path | str, more: str = "") -> str:
-    return f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"{more}}}}}\noutputs: {{a: a}}\n'
+def reads(node: str, path: Path | str) -> str:
+    return f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\noutputs: {{a: a}}\n'
+
+
+def loads_script(path: str, params: str = "", link: str = "") -> str:
+    """A workflow that gives the features of noise, by a TorchScript file."""
+    setting = "" if link else f'path: "{path}", '
+    return (
+        f'{HEAD}{params}nodes:\n  a: {{use: features.torchscript, {link}with: {{{setting}range: "0..1"}}}}\n'
+        "  n: {use: noise.gaussian, with: {shape: [1, 3, 4, 4]}}\n  i: {use: image.from_sample, in: {sample: n}}\n"
+        "  f: {use: features.pooled, in: {extractor: a, image: i}}\noutputs: {f: f}\n"
+    )
 
 
 @attack("a picture that is a TorchScript archive too, and loads itself", "forbidden-code")
 def polyglot(arena: Arena) -> Outcome:
-    picture = recipe_picture(
-        arena.folder / "holiday.png", reads("features.torchscript", "holiday.png", ', range: "0..1"')
-    )
+    picture = recipe_picture(arena.folder / "holiday.png", loads_script("holiday.png"))
     with picture.open("ab") as file:
         file.write(scripted(arena.kept))
     return arena.run("run", picture, "--out", "out")
@@ -54,24 +63,23 @@ def scripted(target: Path) -> bytes:
             torch.save(torch.zeros(1), self.target)
 
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(Payload()), buffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(Payload()), buffer)
+    target.write_text(KEPT)  # saving runs the payload too
     return buffer.getvalue()
 
 
 @attack("a picture that loads TorchScript although reading it is allowed", "forbidden-code")
 def code_through_read(arena: Arena) -> Outcome:
     (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
-    text = reads("features.torchscript", "net.pt", ', range: "0..1"')
-    return run_picture(arena, text, "--allow-read", "net.pt")
+    return run_picture(arena, loads_script("net.pt"), "--allow-read", "net.pt")
 
 
 @attack("a picture that loads TorchScript from a parameter that the person sets", "forbidden-code")
 def code_through_set(arena: Arena) -> Outcome:
     (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
-    text = (
-        f"{HEAD}params: {{net: {{type: Path, default: x.pt}}}}\nnodes:\n"
-        '  a: {use: features.torchscript, in: {path: params.net}, with: {range: "0..1"}}\noutputs: {a: a}\n'
-    )
+    text = loads_script("", "params: {net: {type: Path, default: x.pt}}\n", "in: {path: params.net}, ")
     return run_picture(arena, text, "--set", "net=net.pt")
 
 
@@ -124,7 +132,7 @@ def reads_by_parameter(arena: Arena) -> Outcome:
 def reads_in_loop(arena: Arena) -> Outcome:
     text = (
         f'{HEAD}params: {{files: ["{arena.photo}"]}}\nnodes:\n  each:\n    loop: {{over: params.files, as: file}}\n'
-        "    nodes: {a: {use: image.load, in: {path: loop.file}}}\n    collect: {a: a}\noutputs: {a: each.a}\n"
+        "    body: {a: {use: image.load, in: {path: loop.file}}}\n    collect: {a: a}\noutputs: {a: each.a}\n"
     )
     return run_picture(arena, text)
 
@@ -195,14 +203,8 @@ def saves_over_given(arena: Arena) -> Outcome:
 
 @attack("a picture whose training writes its checkpoint to a folder of the machine", "forbidden-write")
 def trains_over(arena: Arena) -> Outcome:
-    text = (
-        f"{HEAD}nodes:\n  m: {{use: model.pixels}}\n  fit:\n    train: {{steps: 1, models: {{m: {{loss: l}}}}}}\n"
-        f'    checkpoint: {{path: "{arena.outside}/state"}}\n'
-        "    carry: {m: m}\n"
-        "    nodes:\n      n: {use: noise.gaussian, with: {shape: [1, 3, 4, 4]}}\n"
-        "      x: {use: autoencoder.decode, in: {autoencoder: carry.m, latent: n}}\n"
-        "      l: {use: loss.mse, in: {prediction: x, target: n}}\noutputs: {n: fit.m}\n"
-    )
+    train = Path(__file__).parents[2] / "workflows" / "train" / "class_judge.yaml"
+    text = train.read_text().replace("../../checkpoints/fashion_judge", str(arena.outside / "state"))
     return run_picture(arena, text)
 
 
