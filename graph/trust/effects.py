@@ -78,11 +78,11 @@ def _of_call(call: Call, loops: Mapping[str, Loop], values: Mapping[str, Any]) -
         for path, param in _paths(sources, loops, values):
             effect = Effect(kind, path, f"nodes.{call.key}", call.spec.id, name, mark, param)
             yield effect
-            for companion in _companions(port, path):
+            for companion in companions(port, path):
                 yield Effect("read", companion, effect.node, effect.use, name, mark, param)
 
 
-def _companions(port: Port, path: Path | None) -> Iterator[Path]:
+def companions(port: Port, path: Path | None) -> Iterator[Path]:
     """The files beside ``path`` that the node reads too."""
     for mark in _marks(port.annotation):
         if isinstance(mark, Beside) and path is not None and (companion := path.parent / mark.name).exists():
