@@ -58,3 +58,10 @@ def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
     assert "internal error" not in outcome.err
     assert SECRET not in outcome.out + outcome.err
     assert not arena.leaked()
+
+
+def test_the_page_lists_every_attack() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    listed = [line.removeprefix("- ").rstrip(".") for line in page.splitlines() if line.startswith("- ")]
+    assert [does for does in ATTACKS if does not in listed] == []
+    assert len(ATTACKS) >= 40
