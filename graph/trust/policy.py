@@ -8,7 +8,7 @@ says. Neither overwrites what ships with the package, and neither loads code fro
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Op
 from guidegraph.graph.node import Port
 from guidegraph.graph.paths import package_roots
-from guidegraph.graph.trust.effects import Effect, list_effects, writes
+from guidegraph.graph.trust.effects import Effect, Kind, list_effects, writes
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
     """What ``check_effects`` raises."""
     problems = []
     for effect in effects:
-        decide = {"read": _read, "write": _write, "code": _code}[effect.kind]
+        decide, code = _DECISIONS[effect.kind]
         if message := decide(effect, policy):
-            problems.append(Problem(effect.mark, f"forbidden-{effect.kind}", message, effect.node))
+            problems.append(Problem(effect.mark, code, message, effect.node))
     return problems
 
 
@@ -110,6 +110,13 @@ def _code(effect: Effect, policy: Policy) -> str:
         f"{_subject(effect, policy)} would load '{effect.path}', and loading such a file runs code that it holds; "
         f"if you trust it: --allow-code {effect.path}"
     )
+
+
+_DECISIONS: Mapping[Kind, tuple[Callable[[Effect, Policy], str], str]] = {
+    "read": (_read, "forbidden-read"),
+    "write": (_write, "forbidden-write"),
+    "code": (_code, "forbidden-code"),
+}
 
 
 def _subject(effect: Effect, policy: Policy) -> str:
