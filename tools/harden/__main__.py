@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PARTS = ("mutants", "graphs", "kills", "soak")
+GOOD = ("whole", "the same picture", "exit code 0", "exit code 1", "exit code 2", "ran")
 PACKAGES = ("torch", "numpy", "onnxruntime", "pydantic")
 
 
