@@ -14,7 +14,7 @@ from pathlib import Path
 
 PARTS = ("mutants", "graphs", "kills", "soak")
 GOOD = ("whole", "the same picture", "exit code 0", "exit code 1", "exit code 2", "ran")
-PACKAGES = ("torch", "numpy", "onnxruntime", "pydantic")
+PACKAGES = ("torch", "numpy", "pydantic")
 
 
 def main() -> None:
@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=300, help="runs, and runs of a bundle, on four threads")
     parser.add_argument("--only", choices=PARTS, action="append", help="leave out the others")
     given = parser.parse_args()
-    versions = " ".join(f"{name} {version(name)}" for name in PACKAGES)
+    import onnxruntime
+
+    versions = " ".join(f"{name} {version(name)}" for name in PACKAGES) + f" onnxruntime {onnxruntime.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(versions, flush=True)
     failed = False
