@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
+    from guidegraph.graph.trust.limits import LimitExceeded, Limits
     from guidegraph.graph.types import Tensor, structured
     from guidegraph.nodes.denoiser import predict
     from guidegraph.nodes.hooks import (
@@ -101,6 +102,8 @@ __all__ = [
     "LabelEmbedder",
     "Latent",
     "Levels",
+    "LimitExceeded",
+    "Limits",
     "LoopProgress",
     "Mask",
     "ModelMoved",
@@ -178,6 +181,7 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.preview": ("Previewed",),
     "guidegraph.graph.split": ("Split",),
+    "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),
     "guidegraph.graph.types": ("Tensor", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.hooks": (

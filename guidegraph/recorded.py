@@ -108,7 +108,8 @@ class RecordedRun:
         try:
             yield
         except BaseException as error:
-            status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
+            interrupted = isinstance(error, KeyboardInterrupt)
+            status = error.status if isinstance(error, Cancelled) else "cancelled" if interrupted else "failed"
             with suppress(OSError):  # what went wrong first is what counts
                 self._record.write(self.folder, status, str(error) or type(error).__name__)
             raise

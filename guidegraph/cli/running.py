@@ -13,6 +13,7 @@ from guidegraph.cli.options import (
     Dtype,
     Events,
     File,
+    LimitSettings,
     NodeTraceback,
     NoPlugins,
     Only,
@@ -69,6 +70,7 @@ def run(
     restarts: Annotated[
         int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
     ] = 3,
+    limit: LimitSettings = None,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -78,6 +80,7 @@ def run(
     """
     from guidegraph.cli.launch import Processes
     from guidegraph.cli.run import Arguments, run_command
+    from guidegraph.cli.source import limits_in_force
 
     given = Arguments(
         workflow,
@@ -95,7 +98,8 @@ def run(
         chosen(plugin, no_plugins),
         Processes(devices, nodes, node_rank, rendezvous, restarts),
     )
-    run_command(given)
+    with limits_in_force(limit):
+        run_command(given)
 
 
 @app.command(
@@ -139,6 +143,7 @@ def sweep(
     json: Events = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    limit: LimitSettings = None,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -146,6 +151,7 @@ def sweep(
     on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
     --ray needs pip install "guidegraph[ray]".
     """
+    from guidegraph.cli.source import limits_in_force
     from guidegraph.cli.sweep import Arguments, sweep_command
 
     given = Arguments(
@@ -162,7 +168,8 @@ def sweep(
         json,
         chosen(plugin, no_plugins),
     )
-    sweep_command(given)
+    with limits_in_force(limit):
+        sweep_command(given)
 
 
 @app.command(
@@ -208,6 +215,7 @@ def export(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     traceback: NodeTraceback = False,
+    limit: LimitSettings = None,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
 
@@ -220,13 +228,15 @@ def export(
     Needs pip install "guidegraph[export]".
     """
     from guidegraph.cli.export import Arguments, export_command
+    from guidegraph.cli.source import limits_in_force
 
     given = Arguments(
         workflow, output, set or [], only, check, not no_reference, precision or [], chosen(plugin, no_plugins)
     )
-    if single_file:
-        from guidegraph.cli.export_single import single_command
+    with limits_in_force(limit):
+        if single_file:
+            from guidegraph.cli.export_single import single_command
 
-        single_command(given)
-    else:
-        export_command(given)
+            single_command(given)
+        else:
+            export_command(given)

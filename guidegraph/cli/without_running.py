@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.cli.options import File, Json, NoPlugins, Only, Output, Passes, Plugins, Settings
+from guidegraph.cli.options import File, Json, LimitSettings, NoPlugins, Only, Output, Passes, Plugins, Settings
 from guidegraph.cli.root import app, chosen, examples
 
 
@@ -17,11 +17,14 @@ def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    limit: LimitSettings = None,
 ) -> None:
     """Check workflows without running them, and print every error of each."""
     from guidegraph.cli.inspect import validate_command
+    from guidegraph.cli.source import limits_in_force
 
-    validate_command(workflows, chosen(plugin, no_plugins))
+    with limits_in_force(limit):
+        validate_command(workflows, chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
@@ -33,19 +36,30 @@ def plan(
     json: Json = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    limit: LimitSettings = None,
 ) -> None:
     """Show the passes and the flat plan that a run would follow."""
     from guidegraph.cli.inspect import plan_command
+    from guidegraph.cli.source import limits_in_force
 
-    plan_command(workflow, set or [], only, passes, json, chosen(plugin, no_plugins))
+    with limits_in_force(limit):
+        plan_command(workflow, set or [], only, passes, json, chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
-def draw(workflow: File, output: Output = None, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
+def draw(
+    workflow: File,
+    output: Output = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+    limit: LimitSettings = None,
+) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
     from guidegraph.cli.inspect import draw_command
+    from guidegraph.cli.source import limits_in_force
 
-    draw_command(workflow, output, chosen(plugin, no_plugins))
+    with limits_in_force(limit):
+        draw_command(workflow, output, chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler"))

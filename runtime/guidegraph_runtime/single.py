@@ -25,6 +25,7 @@ from guidegraph_runtime.names import wrong_label
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, check_fields
 from guidegraph_runtime.reading import sha256
+from guidegraph_runtime.regular_files import open_regular
 from guidegraph_runtime.single_shapes import Axis, Size
 from guidegraph_runtime.strict_json import MAX_BYTES, Cursor, loads
 
@@ -230,7 +231,7 @@ def _files(path: Path, data: Cursor, offsets: Cursor, recipe: Manifest) -> dict[
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = file.read(limit + 1)
     except OSError as error:
         raise BundleError(str(path), "no-file", f"cannot be read: {error.strerror}") from None
