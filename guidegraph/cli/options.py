@@ -56,9 +56,7 @@ Events: TypeAlias = Annotated[
 NodeTraceback: TypeAlias = Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")]
 LimitSettings: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--limit", metavar="NAME=VALUE", help="Raise or lower a limit: trips=20M, file_bytes=100GB, nodes=off."
-    ),
+    typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit: trips=20M, file_bytes=100GB, nodes=off."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output: TypeAlias = Annotated[
