@@ -16,6 +16,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.outputs import OutputWriter
 from guidegraph.record import RunRecord, versions
 from guidegraph.rerun import Recipe, portable_params, seeds_of
+from guidegraph_runtime.ending import before_exit
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
@@ -83,7 +84,7 @@ class RecordedRun:
         from guidegraph.graph.run import RunOptions, run_plan
 
         job = self.job
-        with self._recorded():
+        with self._recorded(), before_exit(self._abandon):
             place = f"{job.device} {job.dtype}"
             plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only)
             options = RunOptions(
@@ -100,6 +101,10 @@ class RecordedRun:
                 memory_budget=job.memory_budget,
             )
             run_plan(plan, options)
+
+    def _abandon(self) -> None:
+        """Record that the process was ended amid the run."""
+        self._record.write(self.folder, "cancelled", "the process was ended amid the run")
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:

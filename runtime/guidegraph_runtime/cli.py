@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime.ending import ended_by_sigterm
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.say import note, out
 
@@ -34,12 +33,11 @@ exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 1
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
-    # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = _say_warning
     try:
-        code = _command(_parser().parse_args(arguments))
+        # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
+        with ended_by_sigterm():
+            code = _command(_parser().parse_args(arguments))
     except BundleError as error:
         code = _end(FAILED if error.code in _WHILE_RUNNING else WRONG, str(error))
     except KeyboardInterrupt:
