@@ -34,9 +34,13 @@ class Limits:
     file_bytes: of any other file: weights, tensors, pictures, all files of a bundle together.
     pixels: of one picture, height times width.
     elements: of one tensor whose shape a file or a setting declares: an array's header, noise, a constant of a graph.
-    trips: iterations of all loops in one run together, those of inner loops counted each time.
+    trips: iterations of all loops in one run together, those of inner loops counted each time; of the loops in an ONNX
+    graph, those of one loop.
+    steps: of a sampler, or of the schedule that a model was trained with.
     seconds: of one run, checked between nodes and at each iteration. None: no limit.
     call_seconds: of one call of a part of a bundle, or of another ONNX graph; a longer one is ended.
+    memory_bytes: that onnxruntime takes for values on the CPU, beside the weights; the first that a process uses holds
+    until its end. None: three quarters of the machine's.
     """
 
     nodes: int = 20_000
@@ -46,14 +50,16 @@ class Limits:
     pixels: int = 100_000_000
     elements: int = 500_000_000
     trips: int = 10_000_000
+    steps: int = 100_000
     seconds: float | None = None
     call_seconds: float | None = 3600.0
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in LIMIT_NAMES:
             value = getattr(self, name)
             timed = name in _TIMED
-            if value is None and timed:
+            if value is None and name in _OPTIONAL:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float) if timed else int) or not value > 0:
                 kind = "a number of seconds" if timed else "a whole number"
@@ -62,6 +68,7 @@ class Limits:
 
 LIMIT_NAMES = tuple(field.name for field in fields(Limits))
 _TIMED = ("seconds", "call_seconds")
+_OPTIONAL = (*_TIMED, "memory_bytes")
 
 
 class LimitExceeded(ValueError):

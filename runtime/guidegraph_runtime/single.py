@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.manifest_types import DTYPES
 from guidegraph_runtime.memory import Memory
@@ -134,7 +135,9 @@ def _drawn(
         steps: list[int | None] = [None]
     else:
         over = memory.read(noise.over)
-        steps = list(range(over if isinstance(over, int) else len(over)))
+        trips = over if isinstance(over, int) else len(over)
+        check_limit("trips", trips, f"the loop takes {trips:,} trips")
+        steps = list(range(trips))
         links["index"] = "index"
     drawn = []
     for step in steps:
