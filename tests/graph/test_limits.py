@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -188,6 +189,14 @@ def test_noise_of_many_elements_is_refused_before_it_is_drawn(tmp_path: Path) ->
     (tmp_path / "w.yaml").write_text(text)
     with pytest.raises(NodeError, match=r"28,800,000,000 elements; the limit is 500,000,000"):
         load_workflow(tmp_path / "w.yaml", registry=REGISTRY, cache="off").run()
+
+
+def test_the_page_lists_every_limit_with_its_default() -> None:
+    from guidegraph.graph.trust.limits import LIMIT_NAMES, Limits, show_limit
+
+    text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+    assert rows == [(name, show_limit(name, getattr(Limits(), name))) for name in LIMIT_NAMES]
 
 
 class TestParsing:
