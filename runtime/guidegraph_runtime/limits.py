@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from guidegraph_runtime.sizes import parse_size, show_size
 
@@ -139,7 +140,8 @@ def parse_limits(settings: Sequence[str], base: Limits | None = None) -> Limits:
             close = difflib.get_close_matches(name[:80], LIMIT_NAMES, n=1)
             guess = f"did you mean '{close[0]}'? " if close else ""
             raise ValueError(f"there is no limit '{name[:80]}'; {guess}limits: {', '.join(LIMIT_NAMES)}")
-        found = replace(found, **{name: _value(name, text.strip())})
+        value: Any = _value(name, text.strip())
+        found = replace(found, **{name: value})
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -53,7 +53,7 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
         raise ValueError(f"{file_name(file)} cannot be read as a picture: {error}") from error
 
 
-def open_picture(stream: IO[bytes], name: str, formats: Sequence[str] | None = None) -> PIL.Image.Image:
+def open_picture(stream: IO[bytes], name: str, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
     """A picture whose header has been read and whose pixels have not; name: what errors call it.
 
     Raises ``LimitExceeded`` for one of more pixels than the limit, which takes the place of Pillow's own limit here.

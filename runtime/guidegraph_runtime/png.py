@@ -43,7 +43,7 @@ def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
     from guidegraph_runtime.pictures import open_picture
 
     try:
-        with open_regular(path) as file, open_picture(file, os.fspath(path), ["PNG"]) as image:
+        with open_regular(path) as file, open_picture(file, os.fspath(path), ("PNG",)) as image:
             assert isinstance(image, PngImageFile)
             image.load()  # text may follow the pixels
             return {keyword: str(value) for keyword, value in image.text.items()}

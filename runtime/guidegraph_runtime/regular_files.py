@@ -11,8 +11,8 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.sizes import show_size
@@ -49,7 +49,7 @@ def kind_of_file(mode: int) -> str:
 
 def open_regular(
     path: str | os.PathLike[str], *, limit: str = "file_bytes", roots: Sequence[Path] | None = None
-) -> BinaryIO:
+) -> BufferedReader:
     """A regular file, open for reading; links are followed.
 
     limit: the limit on its bytes, by name. roots: folders of which one must hold the file itself, after all links.
