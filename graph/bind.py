@@ -12,6 +12,7 @@ from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
 from guidegraph.graph.training_options import PREVIEW_EVERY, linkable_options
+from guidegraph.graph.trust.limits import trip_problems
 from guidegraph.graph.types import describe, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
@@ -48,6 +49,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
     for name, message in unfit(graph.ops, values):
         at = mark if name in given else graph.params[name].mark
         problems.append(Problem(at, "bad-value", f"'{name}': {message}", f"params.{name}"))
+    problems += trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values

@@ -12,6 +12,8 @@ from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
+from guidegraph.graph.trust.files import check_paths
+from guidegraph.graph.trust.limits import check_limit
 from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
@@ -35,6 +37,7 @@ class Body:
 
     ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
     the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
+    ``trips`` are the iterations of all loops that the run has begun.
     """
 
     cancel: CancelToken
@@ -44,6 +47,16 @@ class Body:
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
+    trips: int = 0
+
+    def begin_loop(self, step: Step, trips: int) -> None:
+        """Count the trips of a loop that begins. Raises ``NodeError`` where the run would have too many."""
+        self.trips += trips
+        what = f"the loop takes {trips:,} trips, and the run has {self.trips:,} then"
+        try:
+            check_limit("trips", self.trips, what)
+        except ValueError as error:
+            raise fail(step, error) from None
 
     def count(self, step: Step, seconds: float) -> None:
         """Add a step that has run; what ran together shares its time equally."""
@@ -62,10 +75,13 @@ def invoke(step: Step, slots: list[Any]) -> None:
         if step.members:
             _invoke_batch(step, slots)
         elif step.plain:
+            if step.constants:
+                check_paths(step.constants)
             args = [slots[s] for s in step.args]  # type: ignore[index]
             store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
         else:
             args, named = arguments(step, slots)
+            check_paths(named)
             store(step, slots, step.function(*args, **named))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
@@ -138,6 +154,8 @@ def _invoke_batch(step: Step, slots: list[Any]) -> None:
     assert isinstance(call, Call)
     assert first.function is not None
     gathered = [arguments(member, slots) for member in step.members]
+    for _, named in gathered:
+        check_paths(named)
     leading = list(call.spec.inputs)[: len(first.args)]
     which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
     results = call_together(first.function, gathered, which)

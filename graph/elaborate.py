@@ -61,7 +61,6 @@ class Elaborator(Wiring):
         self.params = params
         self.lacking = lacking
         self.carried: dict[str, dict[str, PortType]] = {}
-        self.size = 0
 
     def region(self, nodes: Mapping[str, ParsedOp], scope: Scope, place: Place) -> dict[str, Op]:
         """The operations of a region in topological order; ``scope`` learns their names."""
@@ -101,7 +100,6 @@ class Elaborator(Wiring):
         return self._call(op, scope, key, place.base)
 
     def _call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], Entry]:
-        self.size += 1
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
             if not (self.lacking and node.use.text.partition(".")[0] not in self._namespaces()):

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
 MAX_FILES = 32
-MAX_SIZE = 100_000
+
+
+def used_path(use: str, base: Path) -> Path:
+    """The file of a workflow that is used. Raises ``ValueError``."""
+    return Path(os.path.normpath(absolute_path(use, base)))
+
+
+def used_shown(use: str, path: Path, folder: str) -> str:
+    """A used workflow's path as errors show it; folder: that of the workflow that uses it, as errors show it."""
+    return str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(folder, use))
 
 
 def elaborate_workflow(
@@ -52,7 +61,7 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
     """The workflow's file, parsed; nothing where it cannot be used."""
     where, mark, use = f"{node.path}.use", node.use.mark, node.use.text
     try:
-        path = Path(os.path.normpath(absolute_path(use, place.base)))
+        path = used_path(use, place.base)
     except ValueError as error:
         e.add(mark, "no-file", f"cannot use '{short(use)}': {error}", where)
         return None, None
@@ -63,12 +72,8 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
     if len(place.files) >= MAX_FILES:
         e.add(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", where)
         return None, None
-    if e.size > MAX_SIZE:
-        e.add(mark, "too-large", f"with the workflows it uses, this is more than {MAX_SIZE} nodes", where)
-        return None, None
-    shown = str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(place.shown, use))
     try:
-        return path, e.parsed(path, shown)
+        return path, e.parsed(path, used_shown(use, path, place.shown))
     except WorkflowError as error:
         e.add(mark, "no-file", f"cannot use '{short(use)}': {error.problems[0].message}{_beside(path)}", where)
         return None, None

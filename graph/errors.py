@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 MANY = 300
 LONG = 100
@@ -60,7 +61,15 @@ class NodeError(GuidegraphError):
 
 
 class Cancelled(GuidegraphError):
-    """The run was cancelled; outputs finished before that are kept."""
+    """The run was cancelled; outputs finished before that are kept. ``status`` is how its record says that it ended."""
+
+    status: Literal["cancelled", "failed"] = "cancelled"
+
+
+class OutOfTime(Cancelled):
+    """A run took longer than its limit of seconds, and ended as if it had been cancelled."""
+
+    status = "failed"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

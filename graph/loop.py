@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
 def entries(step: Step, over: Any) -> Sequence[Any]:
     """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
     if isinstance(over, int) and not isinstance(over, bool):
-        return range(over)
+        return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
     if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
         raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
     if is_tensor(over) and over.ndim == 1:
@@ -55,6 +56,7 @@ def _iterate(
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
+    body.begin_loop(step, total)
     check_wiring(loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}

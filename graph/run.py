@@ -23,6 +23,7 @@ from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
+from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
@@ -39,6 +40,7 @@ class RunOptions:
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
     policy: which files the workflow may read, write and load code from.
+    limits: what the run may take; by default those in force where the options are made.
     """
 
     device: str = "cpu"
@@ -54,6 +56,7 @@ class RunOptions:
     memory_budget: int | None = None
     mover: Mover | None = None
     policy: Policy = YOURS
+    limits: Limits = field(default_factory=current_limits)
 
 
 @dataclass
@@ -70,7 +73,8 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
     """Run a validated graph with checked parameter values.
 
     Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it.
+    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it, and
+    ``OutOfTime`` where the run takes longer than its limit of seconds.
     """
     options = options or RunOptions()
     place = f"{options.device} {options.dtype}"
@@ -87,11 +91,11 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), torch.no_grad():
+    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad():
         try:
             runner.execute()
-        except Cancelled:
-            runner.emit(events.RunFinished("cancelled", time.perf_counter() - started))
+        except Cancelled as error:
+            runner.emit(events.RunFinished(error.status, time.perf_counter() - started))
             raise
         except BaseException:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
@@ -124,7 +128,9 @@ class _Runner:
         self.options = options
         self.observers = tuple(options.observers)
         self.result = RunResult({}, {}, {}, {})
-        self.body = Body(options.cancel, self.observers, on_preview=options.on_preview)
+        seconds = options.limits.seconds
+        self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
+        self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
 
     def emit(self, event: events.Event) -> None:
@@ -167,7 +173,7 @@ class _Runner:
         """Run the steps in order."""
         with self._prefetch(region, slots) as futures:
             for i, step in enumerate(region.steps):
-                self.options.cancel.check()
+                self.cancel.check()
                 self._run_step(i, step, slots, futures)
                 wiring.see(_values(step, slots))
                 if waiting:
@@ -176,7 +182,7 @@ class _Runner:
                     self._models_after(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
-        self.options.cancel.check()
+        self.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
         """Models that the run starts with come to the device; with a budget, when they are read."""

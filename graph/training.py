@@ -120,6 +120,7 @@ class _Fit:
         self.outside, self.body, self.plan = outside, body, plan
         self.items = entries(step, outside[loop.over])
         self.total = len(self.items) if training.steps is None else int(outside[training.steps])
+        body.begin_loop(step, self.total)
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
         device = self.device = current_device()

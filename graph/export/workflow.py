@@ -27,6 +27,7 @@ from guidegraph.graph.export.walk import Walk
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
 from guidegraph_runtime.manifest import Input, Operation
@@ -303,7 +304,7 @@ def _kept(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
     """The file of the bundle that an input has by default: a copy of what the parameter names at export."""
     file = f"inputs/{name}{ending(path)}"
     try:
-        host.files[file] = path.read_bytes()
+        host.files[file] = read_regular(path, limit="file_bytes")
     except OSError as error:
         reason = f"parameter '{parameter.name}' names '{path}', which cannot be read: {error.strerror}"
         raise ExportError(reason, "give it a file", place=str(parameter.mark)) from error

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
+from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.outputs import OutputError
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
@@ -50,6 +50,8 @@ def reported(tracebacks: bool) -> Iterator[None]:
         yield
     except WorkflowError as error:
         _end(WRONG, shown(error), error.__cause__ if tracebacks else None)
+    except OutOfTime as error:
+        _end(FAILED, f"error: {error}")
     except (Cancelled, KeyboardInterrupt):
         _end(CANCELLED, "cancelled")
     except (NodeError, OutputError) as error:

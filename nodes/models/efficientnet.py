@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.graph.trust.files import open_regular
+
 STEM, HEAD, CLASSES = 32, 1280, 1000
 NORM_EPSILON = 1e-3  # as in the TensorFlow weights that the file was converted from
 
@@ -134,7 +136,8 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
         network = EfficientNetLite0(size)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
     except Exception as error:  # of any kind; its text has many lines, and may advise to execute what is in the file
         raise ValueError(

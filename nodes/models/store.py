@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from guidegraph.graph.trust.files import read_regular, require_regular
 from guidegraph.nodes.models.adapter import AdapterConfig, ConditionAdapter
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
@@ -38,9 +39,10 @@ INDEX = "model.json"
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The path of a file that model.json names; it must lie in the folder itself."""
+    """The path of a regular file that model.json names; it must lie in the folder itself."""
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
         raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
+    require_regular(folder / name)
     return folder / name
 
 
@@ -110,7 +112,7 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(read_regular(path).decode())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None

@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime.ending import ended_by_sigterm
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import Limits, limited, parse_limits
 from guidegraph_runtime.say import note, out
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input")
+_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
 _EXAMPLES = """\
 examples:
   guidegraph-run scenes --describe
@@ -34,12 +34,11 @@ exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 1
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
-    # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = _say_warning
     try:
-        code = _command(_parser().parse_args(arguments))
+        # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
+        with ended_by_sigterm():
+            code = _command(_parser().parse_args(arguments))
     except BundleError as error:
         code = _end(FAILED if error.code in _WHILE_RUNNING else WRONG, str(error))
     except KeyboardInterrupt:
@@ -91,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
     add("--threads", metavar="N", type=_threads, default=0, help="threads of an operator; 0, the default: one a core")
     add("--cuda-graph", action="store_true", help="on a GPU, record the kernels of each part once and replay them")
+    add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit: call_seconds=2h, trips=off")
     add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
     add("--quiet", "-q", action="store_true", help="print nothing but errors")
     what = parser.add_mutually_exclusive_group()
@@ -101,6 +101,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(given: argparse.Namespace) -> int:
+    with limited(_limits(given.limit)):
+        return _limited_command(given)
+
+
+def _limits(settings: Sequence[str]) -> Limits:
+    try:
+        return parse_limits(settings)
+    except ValueError as error:
+        raise BundleError("--limit", "bad-limit", str(error)) from None
+
+
+def _limited_command(given: argparse.Namespace) -> int:
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.sessions import SessionSettings
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph_runtime.ending import before_exit
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.files import RUNS, run_folder
 from guidegraph_runtime.outputs import write_output
@@ -75,7 +76,8 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     """Keep ``run.json``, however the run ends."""
     record.write(folder, "running")
     try:
-        yield
+        with before_exit(lambda: record.write(folder, "cancelled", "the process was ended amid the run")):
+            yield
     except BaseException as error:
         status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(OSError):  # what went wrong first is what counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
+from guidegraph_runtime.limits import LimitExceeded, check_limit, current_limits, show_limit
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
@@ -33,7 +35,8 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says.
+    unread: operations that are not computed while flags of a value are as it says. trips: the iterations of all loops
+    that have begun; started: when the run did, by the monotonic clock.
     """
 
     where: str
@@ -42,15 +45,30 @@ class PlanRun:
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
+    trips: int = 0
+    started: float = field(default_factory=time.monotonic)
 
     def run(self, plan: Sequence[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
         for operation in plan:
+            self._check_time()
             try:
                 self._one(operation)
+            except LimitExceeded as error:
+                raise BundleError(self.where, "limit-reached", f"{operation.node} ({operation.op}): {error}") from error
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError) as error:
                 message = f"{operation.node} ({operation.op}): {error}"
                 raise BundleError(self.where, "operation-failed", message) from error
+
+    def _check_time(self) -> None:
+        """Raise ``BundleError`` where the run has taken longer than its limit of seconds."""
+        seconds = current_limits().seconds
+        if seconds is not None and time.monotonic() - self.started >= seconds:
+            message = (
+                f"the run took longer than the limit of {show_limit('seconds', seconds)}; outputs that were complete "
+                "are kept. If it may take longer, raise the limit: --limit seconds=VALUE"
+            )
+            raise BundleError(self.where, "limit-reached", message)
 
     def _one(self, operation: Operation) -> None:
         if operation.op == "loop":
@@ -101,6 +119,9 @@ class PlanRun:
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        trips = over if isinstance(over, int) else len(over)
+        self.trips += trips
+        check_limit("trips", self.trips, f"the loop takes {trips:,} trips, and the run has {self.trips:,} then")
         rows = range(over) if isinstance(over, int) else over
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, DeviceTensor, FixedBinding, Value, dtype_name, empty
+from guidegraph_runtime.call_limits import WATCH, explain, limit_memory
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import current_limits
 from guidegraph_runtime.manifest import Dims, Part, Tensor
 from guidegraph_runtime.opsets import release
 from guidegraph_runtime.providers import Provider, choose_providers, verify_providers
@@ -85,8 +87,7 @@ class Session:
         """
         arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
         check_inputs(self.where, self.part, arrays, self.weights)
-        options = self.options(adapters, NO_GRAPH)
-        found = self.guard(self.session.run, self._names, arrays, options)
+        found = self.call(self.session.run, self._names, arrays, options=self.options(adapters, NO_GRAPH))
         return {name: np.asarray(value) for name, value in zip(self._names, found, strict=True)}
 
     def bind(self) -> Binding:
@@ -118,10 +119,9 @@ class Session:
         return self._graphs
 
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any:
-        """The options of a run, or None where it needs none."""
-        if not adapters and not self.settings.cuda_graph:
-            return None
+        """The options of a run."""
         options = self.onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL
         for adapter in adapters:
             options.add_active_adapter(adapter)
         if self.settings.cuda_graph:
@@ -131,6 +131,18 @@ class Session:
     def guard(self, call: Any, *arguments: Any) -> Any:
         """Call onnxruntime; what it raises becomes one ``BundleError``."""
         return _guard(self.where, "run-failed", call, *arguments)
+
+    def call(self, run: Any, *arguments: Any, options: Any) -> Any:
+        """Run the graph: ``guard`` for a call with run options, which ends after the limit ``call_seconds``."""
+        seconds = current_limits().call_seconds
+        try:
+            with WATCH.watch(options, seconds):
+                return self.guard(run, *arguments, options)
+        except BundleError as error:
+            reason = explain(error.__cause__, seconds) if error.__cause__ is not None else None
+            if reason is None:
+                raise
+            raise BundleError(self.where, "limit-reached", reason) from error.__cause__
 
 
 def make_session(
@@ -168,6 +180,11 @@ def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settin
     import onnxruntime
 
     options = _options(onnxruntime, settings)
+    if settings.providers[0].device == "cpu":
+        limit_memory(onnxruntime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights are as large as the file, which is bounded, and are freed with their session.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
         _add_weights(where, options, weights)
     session = _guard(
