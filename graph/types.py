@@ -110,6 +110,11 @@ class Beside:
     name: str
 
 
+@dataclass(frozen=True)
+class RunsCode:
+    """Of a `Path` setting, in `Annotated`: loading the file may run code that it holds."""
+
+
 @cache
 def port_type(annotation: Any) -> PortType:
     """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""
