@@ -19,11 +19,10 @@ BASE := $(VENV)/.guidegraph-base
 DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
 LINKS := $(VENV)/.guidegraph-links
-METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml runtime/setup.cfg
+METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml
 
 # What an editable install links to. Files that come or go (a pull, a new node) need the links laid anew, edits do not.
-list_files = find guidegraph graph nodes plugins workflows runtime -name __pycache__ -prune -o -path runtime/build -prune \
-	-o -name '*.egg-info' -prune -o -type f -print | LC_ALL=C sort
+list_files = find guidegraph graph nodes plugins workflows -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 
 # Only from the command line: some shells have a variable PROMPT of their own. Exported, so that it may hold any quotes.
 said_prompt = $(filter command%,$(origin PROMPT))

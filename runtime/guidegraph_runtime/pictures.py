@@ -7,6 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+from guidegraph_runtime.optional import import_optional
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -29,6 +31,7 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
 
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
     """
+    import_optional("PIL.Image", "a picture file")
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(file, Path) and not file.is_file():
@@ -48,6 +51,7 @@ def read_rgb(file: File) -> PIL.Image.Image:
 
     Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range nothing tells.
     """
+    import_optional("PIL.ImageOps", "a picture file")
     from PIL import ImageOps
 
     picture = read_picture(file, ImageOps.exif_transpose)
