@@ -79,18 +79,6 @@ def test_all_weights_together_are_at_most_60_mb() -> None:
     assert sum(sizes) <= 60e6
 
 
-# --- dependencies ---------------------------------------------------------------------------------
-
-
-def test_what_an_export_needs_is_installed_with_guidegraph() -> None:
-    from guidegraph.cli.export import NEEDED
-
-    needed = {canonicalize_name(name) for name in (*NEEDED, "onnxruntime")}
-    declared = {requirement.name for requirement in direct_requirements()}
-    assert needed <= declared
-    assert project_table(ROOT)["optional-dependencies"]["export"] == []
-
-
 # --- distributions --------------------------------------------------------------------------------
 
 

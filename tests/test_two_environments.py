@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUILD = "import sys; sys.path.append(sys.argv[2]); import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
+BUILD = (
+    "import sys; sys.path.append(sys.argv[2]); import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
+)
 WHERE = """
 from importlib.util import find_spec
 for name in ("guidegraph.graph.node", "guidegraph_runtime"):

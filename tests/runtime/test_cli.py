@@ -28,8 +28,13 @@ from tests.runtime import bundles
 ROOT = Path(__file__).parents[2]
 ALONE = """
 import sys
-for name in ("torch", "guidegraph", "typer", "pydantic", "PIL", "tokenizers", "huggingface_hub"):
-    sys.modules[name] = None
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "guidegraph", "typer", "pydantic", "tokenizers", "huggingface_hub"):
+            raise ModuleNotFoundError(name=name)
+
+sys.meta_path.insert(0, Absent())
 from guidegraph_runtime.cli import main
 main(sys.argv[1:])
 """
