@@ -118,7 +118,7 @@ def frechet_distance(features: Tensor, reference: Tensor, *, resamples: Resample
     """The Fréchet distance of Heusel et al. (2017, eq. 6) between features (N, D) and (M, D), lower is better.
 
     |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussians with the sets' means and covariances, in float64. It is the
-    papers' FID with the features of their Inception alone (`features.torchscript`); values over other features do not
+    papers' FID with the features of their Inception alone (`features.inception`); values over other features do not
     compare with those. It is biased upwards, the more so the fewer samples: compare sets of one size.
     The interval draws both sets again with replacement, `resamples` times (0: no interval); seed: of these draws. It
     says how far other samples would move the value, not how large the bias is.

@@ -61,7 +61,7 @@ def trace_part(
     alone, or that uses an operator without an ONNX form; ``ValueError`` for names and axes that do not fit the inputs.
     """
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
-        raise ExportError(f"{' and '.join(missing)} not installed", "install it: pip install 'guidegraph[export]'")
+        raise ExportError(f"{' and '.join(missing)} not installed", f"install it: pip install {' '.join(missing)}")
     found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")

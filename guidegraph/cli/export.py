@@ -143,8 +143,8 @@ def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingExtra(
-            f"missing-extra: an export needs {' and '.join(missing)}, which is not installed; "
-            'pip install "guidegraph[export]"'
+            f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
+            f"installed; pip install {' '.join(missing)}"
         )
 
 

@@ -240,7 +240,6 @@ def export(
     engine. --precision casts the steps of loops alone: text encoders and decoders stay fp32 unless they are named.
     With --single-file it is one ONNX graph, loops inside, that any onnxruntime runs, also in Node and in a browser;
     beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
-    Needs pip install "guidegraph[export]".
     """
     from guidegraph.cli.export import Arguments, export_command
     from guidegraph.cli.source import limits_in_force

@@ -135,6 +135,8 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
     names = [member.filename for member in members]
     if len(members) > MAX_MEMBERS:
         return f"it has {len(members)} members, and a checkpoint has at most {MAX_MEMBERS}"
+    if any(name.split("/")[-1] == "constants.pkl" for name in names):
+        return "it is a TorchScript program, and only weights are read; save the state_dict() of its module"
     packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
     if packed:
         return (
@@ -145,8 +147,6 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
     if declared > size:
         return f"its members declare {declared} bytes and the file has {size}; save it with torch.save"
     pickles = [member for member in members if member.filename.split("/")[-1] == "data.pkl"]
-    if any(name.split("/")[-1] == "constants.pkl" for name in names):
-        return "it is a TorchScript program, and only weights are read; save the state_dict() of its module"
     if len(pickles) != 1:
         return "it is a zip archive that torch.save did not write (no data.pkl in it); unpack it first"
     if pickles[0].file_size > MAX_PICKLE:

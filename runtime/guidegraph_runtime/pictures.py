@@ -9,6 +9,7 @@ from threading import Lock
 from typing import IO, TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from guidegraph_runtime.limits import LimitExceeded, check_limit
+from guidegraph_runtime.optional import import_optional
 from guidegraph_runtime.regular_files import open_regular
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
 
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
     """
+    import_optional("PIL.Image", "a picture file")
     from PIL import UnidentifiedImageError
 
     if isinstance(file, Path) and not file.exists():
@@ -76,6 +78,7 @@ def read_rgb(file: File) -> PIL.Image.Image:
 
     Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range nothing tells.
     """
+    import_optional("PIL.ImageOps", "a picture file")
     from PIL import ImageOps
 
     picture = read_picture(file, ImageOps.exif_transpose)

@@ -38,6 +38,8 @@ NOT_BUILT = {
     "lora.merge": "needs a U-Net; tests/nodes/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/test_lora_training.py makes them",
     "lora.save": "writes a file, of a U-Net; tests/nodes/test_lora_training.py reads it back",
+    "features.inception": "needs a file of weights; tests/nodes/test_inception.py makes one",
+    "features.onnx": "needs an ONNX file; tests/nodes/test_inception.py makes one",
     "features.torchscript": "needs a TorchScript file",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
     "moments.load": "needs a file of statistics",
