@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept."""
+    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept.
+
+    Each file carries its digest and a checksum. One that is damaged, or another's, is removed, with a warning.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -95,8 +99,13 @@ class DiskCache:
         if not path.exists():
             return None
         try:
-            found = read_value(path, device)
-        except (ValueError, OSError) as error:
+            found = read_value(path, device, digest)
+        except ValueError as error:
+            log.warning("a cached value is computed again: %s", error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+        except OSError as error:
             log.warning("a cached value is left out: %s", error)
             return None
         return found if isinstance(found, tuple) else None
@@ -105,7 +114,7 @@ class DiskCache:
         if self._path(digest).exists():
             return
         try:
-            write_value(self._path(digest), values)
+            write_value(self._path(digest), values, digest)
         except NotSerialisable:
             return
         except OSError as error:
