@@ -352,7 +352,6 @@ class _Runner:
                     self.options.on_output(name, value, self.plan.outputs[name][1])
                 self.emit(events.OutputReady(name))
 
-
     def _own(self, value: Any) -> Any:
         """A copy of an output for the caller. Under a memory budget the weights in it are on the host."""
         host = None if self.residency is None else "cpu"

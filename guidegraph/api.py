@@ -112,7 +112,9 @@ class Workflow:
             return ()
         from guidegraph.plugins.hookspecs import RunInfo
 
-        return self.manager.observers(RunInfo(self.graph, own_parameter(values), self.options.device, self.options.dtype))
+        return self.manager.observers(
+            RunInfo(self.graph, own_parameter(values), self.options.device, self.options.dtype)
+        )
 
 
 def load_workflow(

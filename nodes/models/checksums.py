@@ -29,7 +29,9 @@ def stated(index: Any, path: Path) -> dict[str, Any]:
     """The checksums that a model.json states. Raises ``ValueError`` for an entry of another form."""
     entry = index.get(CHECKSUMS, {})
     files = entry.get("files", {}) if isinstance(entry, dict) else None
-    if not isinstance(files, dict) or not all(isinstance(text, str) for text in [*files.values(), entry.get("parts", "")]):
+    if not isinstance(files, dict) or not all(
+        isinstance(text, str) for text in [*files.values(), entry.get("parts", "")]
+    ):
         raise ValueError(f'{path}: expected "checksums": {{"files": {{FILE: TEXT}}, "parts": TEXT}}')
     return dict(entry)
 
@@ -38,7 +40,9 @@ def verify_parts(parts: Mapping[str, Any], entry: Mapping[str, Any], path: Path)
     """Raise ``ValueError`` where the parts of a model.json are not those that were saved."""
     if "parts" in entry and entry["parts"] != _parts_digest(parts):
         on_purpose = _ON_PURPOSE.format("parts", path.name)
-        raise ValueError(f"{path} is damaged: its parts are not those that were saved; restore it from a copy, or {on_purpose}")
+        raise ValueError(
+            f"{path} is damaged: its parts are not those that were saved; restore it from a copy, or {on_purpose}"
+        )
 
 
 def verify_file(file: Path, entry: Mapping[str, Any]) -> None:

@@ -143,7 +143,9 @@ WAYS: dict[str, Callable[[torch.Tensor], object]] = {
     "in place": lambda t: t.zero_(),
     "data": lambda t: t.data.zero_(),
     "numpy": lambda t: t.numpy().fill(0),
-    "dlpack": lambda t: np.from_dlpack(t).fill(0) if np.from_dlpack(t).flags.writeable else torch.from_dlpack(t).zero_(),
+    "dlpack": lambda t: (
+        np.from_dlpack(t).fill(0) if np.from_dlpack(t).flags.writeable else torch.from_dlpack(t).zero_()
+    ),
     "view": lambda t: t[0].data.zero_(),
     "storage": lambda t: t.untyped_storage().fill_(0),
     "resize": lambda t: t.resize_(0),
@@ -330,7 +332,8 @@ outputs: {a: s.a}
 
 
 @pytest.mark.parametrize(
-    ("how", "use"), [("in place", "own.ones"), ("append", "own.anything, with: {kind: list}"), ("field", "own.condition")]
+    ("how", "use"),
+    [("in place", "own.ones"), ("append", "own.anything, with: {kind: list}"), ("field", "own.condition")],
 )
 def test_a_node_that_changes_its_input_is_named(how: str, use: str, tmp_path: Path) -> None:
     text = f"""
