@@ -29,7 +29,7 @@ def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 
 def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
-    """Metadata and tensors (on the CPU) of a file, and whether a checksum vouches for them: earlier versions wrote none.
+    """Metadata and tensors (on the CPU) of a file, and whether it has a checksum: those of earlier versions have none.
 
     copy: without it the tensors are the file's pages mapped into memory, and change with it. Raises ``DamagedFile`` and
     ``OSError``.

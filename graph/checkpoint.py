@@ -46,7 +46,10 @@ class State:
 
 
 def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state, with a checksum, in place of the one before it. Raises ``NotSerialisable`` for a value that cannot be kept."""
+    """Write a state, with a checksum, in place of the one before it.
+
+    Raises ``NotSerialisable`` for a value that cannot be kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     held, tree = encode(state.values)
     named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}

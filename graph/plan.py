@@ -40,7 +40,8 @@ class Step:
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
     named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last use this is. members: the calls of a batch.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
     """
 

@@ -316,8 +316,8 @@ class _Fit:
             return 0
         if self.processes.first and not state.checked:
             warnings.warn(
-                f"the checkpoint in '{self.folder}' was written by an earlier version, without a checksum: damage to it "
-                "cannot be noticed; the next one has a checksum",
+                f"the checkpoint in '{self.folder}' was written by an earlier version, without a checksum: damage to "
+                "it cannot be noticed; the next one has a checksum",
                 stacklevel=2,
             )
         if self.processes.first and state.precision not in (None, self.precision):

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,11 @@ def test_no_flipped_bit_of_a_checkpoint_is_trained_on_from(every: int, tmp_path:
     refused = 0
     for at, damaged in flips(data, every):
         (tmp_path / FILE).write_bytes(damaged)
-        try:
+        back: State | None = None
+        with suppress(CheckpointError):
             back = read_state(tmp_path, "key")
-        except CheckpointError as error:
-            assert "move it away" in str(error)
-            refused += 1
-        else:
-            assert back is not None
-            assert same(vars(back), vars(state())), f"byte {at}"
+        assert back is None or same(vars(back), vars(state())), f"byte {at}"
+        refused += back is None
     assert refused > 0.9 * len(data) / every
 
 
@@ -186,7 +184,7 @@ def test_a_training_does_not_go_on_from_a_flipped_bit(tmp_path: Path) -> None:
     weight = next(at["data_offsets"][0] for name, at in header.items() if name.endswith(".weight"))
     data[8 + length + weight + 3] ^= 0x20  # of a weight's exponent
     path.write_bytes(data)
-    with pytest.raises(NodeError, match="damaged.*restore it from a copy, or move it away"):
+    with pytest.raises(NodeError, match=r"damaged.*restore it from a copy, or move it away"):
         run_text(text(10, checkpoint=True), tmp_path)
 
 
