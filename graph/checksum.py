@@ -20,7 +20,7 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     import torch
 
     dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return memoryview(dense.reshape(-1).view(torch.uint8).numpy())
+    return dense.reshape(-1).view(torch.uint8).numpy().data
 
 
 def file_checksum(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:

@@ -139,16 +139,28 @@ class Seal:
     @classmethod
     def of(cls, value: Any) -> Seal:
         """The seal of a value as it is now."""
+        if _is_immutable(value):
+            return _IMMUTABLE_SEAL
         tensors, held = _reach(value)
         return cls(tuple((weakref.ref(tensor), version(tensor)) for tensor in tensors), held, _checksum((value, held)))
 
     def holds(self, value: Any) -> bool:
         """Whether the value is as it was, as far as the seal tells."""
+        if self is _IMMUTABLE_SEAL:
+            return True
         for reference, count in self.tensors:
             tensor = reference()
             if tensor is not None and version(tensor) != count:
                 return False
         return _checksum((value, self.held)) == self.checksum
+
+
+_IMMUTABLE_SEAL = Seal((), (), 0)
+
+
+def _is_immutable(value: Any) -> bool:
+    """Whether a value is a plain one that nobody can change, or a tuple of such."""
+    return isinstance(value, _IMMUTABLE) or (type(value) is tuple and all(map(_is_immutable, value)))
 
 
 def version(tensor: torch.Tensor) -> int:
@@ -165,7 +177,7 @@ def _reach(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
     for _ in range(DEPTH):
         below: list[tuple[Any, bool]] = []
         for part, in_object in level:
-            if isinstance(part, _IMMUTABLE) or id(part) in seen:
+            if id(part) in seen:
                 continue
             seen.add(id(part))
             if is_module(part):
@@ -177,7 +189,7 @@ def _reach(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
                 inner = _inside(part)
                 opaque = inner is None
                 objects = list(getattr(part, "__dict__", {}).values()) if inner is None else list(inner)
-                below += [(one, in_object or opaque) for one in objects]
+                below += [(one, in_object or opaque) for one in objects if not isinstance(one, _IMMUTABLE)]
         level = below
     return tensors, tuple(held)
 
@@ -215,7 +227,7 @@ def _pieces(value: Any, depth: int) -> Iterator[Any]:
         yield f"{value.dtype} {value.shape}".encode()
         if not value.dtype.hasobject and not _is_mapped(value):
             yield memoryview(value.tobytes() if not value.flags.c_contiguous else value.reshape(-1).view("u1"))
-    elif isinstance(value, _IMMUTABLE):
+    elif isinstance(value, _IMMUTABLE) or (type(value) is list and all(isinstance(item, _IMMUTABLE) for item in value)):
         yield repr(value).encode(errors="surrogatepass")
     elif isinstance(value, bytearray):
         yield value
