@@ -13,7 +13,6 @@ from guidegraph.graph.cache import DiskCache, MemoryCache
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.named import named_workflow
-from guidegraph.graph.ownership import own_parameter
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
@@ -112,9 +111,7 @@ class Workflow:
             return ()
         from guidegraph.plugins.hookspecs import RunInfo
 
-        return self.manager.observers(
-            RunInfo(self.graph, own_parameter(values), self.options.device, self.options.dtype)
-        )
+        return self.manager.observers(RunInfo(self.graph, values, self.options.device, self.options.dtype))
 
 
 def load_workflow(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image as Pillow
 
 from guidegraph import Condition, Tensor, node
-from guidegraph.api import Workflow
+from guidegraph.api import Workflow, load_workflow
 from guidegraph.graph.build import build
 from guidegraph.graph.cache import MemoryCache
 from guidegraph.graph.errors import GuidegraphError, NodeError
@@ -441,3 +441,45 @@ outputs: {loss: fit.loss}
         spoil_value(made.value)
 
     assert torch.equal(workflow(text, tmp_path, cache="off").run_with({}, on_preview=spoils).outputs["loss"], quiet)
+
+
+class SpoilingPlugins:
+    """Plugins one of whose observers changes the parameters that it is told of."""
+
+    def observers(self, info: Any) -> list[Any]:
+        spoil_value(info.params)
+        return []
+
+
+def test_what_an_observer_of_a_plugin_does_to_parameters_stays_with_it(tmp_path: Path) -> None:
+    manager: Any = SpoilingPlugins()
+    names, tensor = ["a"], torch.ones(2)
+    runs = workflow(PARAM.format(output="a"), tmp_path, manager=manager)
+    assert runs.run(value=names)["a"] == names == ["a"]
+    assert torch.equal(runs.run(value=tensor)["a"], torch.ones(2))
+
+
+WORKFLOWS = Path(__file__).parents[2] / "workflows"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("text_to_image", {"steps": 2}),
+        ("image_to_image", {"steps": 2}),
+        ("class_cfg", {"steps": 2}),
+        ("inpaint", {"steps": 2}),
+        ("semantic_to_image", {"steps": 2}),
+    ],
+)
+def test_a_shipped_workflow_gives_the_same_after_all_of_its_results_were_changed(
+    name: str, params: dict[str, Any]
+) -> None:
+    runs = load_workflow(WORKFLOWS / f"{name}.yaml")
+    first = runs.run(**params)
+    before = {key: frozen(value) for key, value in first.items()}
+    for _ in range(2):
+        for value in runs.run(**params).values():
+            spoil_value(value)
+    assert {key: frozen(value) for key, value in runs.run(**params).items()} == before
