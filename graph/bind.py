@@ -11,6 +11,7 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
+from guidegraph.graph.ownership import own
 from guidegraph.graph.training_options import PREVIEW_EVERY, linkable_options
 from guidegraph.graph.trust.limits import trip_problems
 from guidegraph.graph.types import describe, mismatch, takes_literal
@@ -40,7 +41,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
                 message = f"'{name}' ({kind}) has no default and was not given{help}"
                 problems.append(Problem(parameter.mark, "missing-param", message, where))
             else:
-                values[name] = parameter.default
+                values[name] = own(parameter.default)
             continue
         try:
             values[name] = _value(parameter, given[name], text)

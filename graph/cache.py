@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.ownership import Seal
 from guidegraph.graph.serialise import NotSerialisable, read_value, write_value
 from guidegraph.graph.types import is_tensor
 
@@ -41,24 +43,20 @@ def nbytes(value: Any, depth: int = 8) -> int:
     return sum(nbytes(v, depth - 1) for v in inner.values()) if inner else sys.getsizeof(value)
 
 
-def _versions(values: Values) -> tuple[int, ...]:
-    return tuple(v._version if is_tensor(v) else 0 for v in values)
-
-
 class MemoryCache:
-    """The most recently used values, up to ``limit`` bytes. A tensor changed in place since is not found."""
+    """The most recently used values, up to ``limit`` bytes. Values that were altered since are not found (``Seal``)."""
 
     def __init__(self, limit: int = 2 << 30):
         self.limit = limit
         self.size = 0
-        self._entries: OrderedDict[str, tuple[Values, tuple[int, ...], int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Values, Seal, int]] = OrderedDict()
 
     def get(self, digest: str) -> Values | None:
         entry = self._entries.get(digest)
         if entry is None:
             return None
-        values, versions, _ = entry
-        if versions != _versions(values):
+        values, seal, _ = entry
+        if not seal.holds(values):
             self.drop(digest)
             return None
         self._entries.move_to_end(digest)
@@ -68,7 +66,7 @@ class MemoryCache:
         size = 64 + sum(map(nbytes, values))
         if size > self.limit or digest in self._entries:
             return
-        self._entries[digest] = (values, _versions(values), size)
+        self._entries[digest] = (values, Seal.of(values), size)
         self.size += size
         while self.size > self.limit:
             _, (_, _, dropped) = self._entries.popitem(last=False)
@@ -85,7 +83,10 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept."""
+    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept.
+
+    Each file carries its digest and a checksum. One that is damaged, or another's, is removed, with a warning.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -98,8 +99,13 @@ class DiskCache:
         if not path.exists():
             return None
         try:
-            found = read_value(path, device)
-        except (ValueError, OSError) as error:
+            found = read_value(path, device, digest)
+        except ValueError as error:
+            log.warning("a cached value is computed again: %s", error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+        except OSError as error:
             log.warning("a cached value is left out: %s", error)
             return None
         return found if isinstance(found, tuple) else None
@@ -108,7 +114,7 @@ class DiskCache:
         if self._path(digest).exists():
             return
         try:
-            write_value(self._path(digest), values)
+            write_value(self._path(digest), values, digest)
         except NotSerialisable:
             return
         except OSError as error:

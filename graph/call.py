@@ -11,6 +11,7 @@ from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
+from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import Step
 from guidegraph.graph.trust.files import check_paths
 from guidegraph.graph.trust.limits import check_limit
@@ -117,6 +118,7 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
     assert isinstance(call, Call)
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
     named = dict(step.constants)
+    named |= {name: own(named[name]) for name in step.mutable}
     for name, slot in step.wired:
         named[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
     if call.checks:

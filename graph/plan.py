@@ -14,7 +14,7 @@ from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
-from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.ownership import own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -41,7 +41,8 @@ class Step:
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
     named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
     """
 
@@ -54,6 +55,7 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -157,7 +159,7 @@ def compile_plan(
     """
     chosen = frozenset(passes)
     check_effects(needed_ops(graph, only), values, policy)
-    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
+    literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
     outputs: dict[str, tuple[Source, PortType]] = {}
@@ -329,7 +331,8 @@ def call_step(call: Call, slots: _Slots) -> Step:
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    mutable = tuple(name for name, value in constants.items() if isinstance(value, (list, dict)))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
@@ -340,6 +343,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        mutable,
     )
 
 

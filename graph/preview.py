@@ -12,6 +12,7 @@ from guidegraph.graph.generators import generators_kept
 from guidegraph.graph.ir import Carry, Index, Loop, Preview, Source
 from guidegraph.graph.loop import run_region
 from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import Plan, flat_region
 from guidegraph.graph.types import PortType
 
@@ -59,6 +60,6 @@ def run_preview(
         results = run_region(region, here, body, plan)
     for name, output in preview.outputs.items():
         if body.on_preview is not None:
-            body.on_preview(Previewed(loop.key, done, name, results[output.source], output.type))
+            body.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))
         for observer in body.observers:
             observer(events.PreviewReady(f"nodes.{loop.key}", name, done))

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
-from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
 from guidegraph.graph.context import placement
 from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
+from guidegraph.graph.in_place import State, check_inputs, input_states
 from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
+from guidegraph.graph.ownership import own, own_module
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
@@ -145,7 +147,7 @@ class _Runner:
         self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
         slots: list[Any] = [None] * region.size
         for slot, value in region.constants:
-            slots[slot] = value
+            slots[slot] = own(value) if isinstance(value, (list, dict)) else value  # literals outlive the run
         found = {key: values for key, (values, _) in cached.items()}
         for source, slot in region.inputs:
             if not isinstance(source, Output):
@@ -265,6 +267,7 @@ class _Runner:
     def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         for op in _ops(step):
             self.emit(events.NodeStarted(_path(op.key), _id(op)))
+        states = input_states(step, slots)
         started = time.perf_counter()
         try:
             if self.residency is None:
@@ -272,6 +275,7 @@ class _Runner:
             else:
                 self._compute_in_place(self.residency, i, step, slots, futures)
             seconds = time.perf_counter() - started
+            self._check_inputs(step, slots, states)
         except NodeError as error:
             self._failed(error)
             raise
@@ -291,6 +295,12 @@ class _Runner:
                 if self.options.disk is not None and values:
                     self.options.disk.put(digest, values)
             self._finished(op, seconds, "computed")
+
+    def _check_inputs(self, step: Step, slots: list[Any], states: Mapping[int, State]) -> None:
+        try:
+            check_inputs(step, slots, states)
+        except PortError as error:
+            raise fail(step, error) from error
 
     def _emit_totals(self) -> None:
         """What the nodes of a loop's body took, once the loop has ended, however it did."""
@@ -345,11 +355,16 @@ class _Runner:
     ) -> None:
         for source in sources:
             for name in waiting.pop(source, ()):
-                value = slots[region.results[source]]
+                value = self._own(slots[region.results[source]])
                 self.result.outputs[name] = value
                 if self.options.on_output is not None:
                     self.options.on_output(name, value, self.plan.outputs[name][1])
                 self.emit(events.OutputReady(name))
+
+    def _own(self, value: Any) -> Any:
+        """A copy of an output for the caller. Under a memory budget the weights in it are on the host."""
+        host = None if self.residency is None else "cpu"
+        return own(value, lambda module: own_module(module, host))
 
 
 def _ops(step: Step) -> tuple[Op, ...]:

@@ -118,7 +118,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     """
     from safetensors.torch import load_file
 
-    from guidegraph.nodes.models.store import inside
+    from guidegraph.nodes.models.store import verified
 
     settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
     kind = part.get("kind")
@@ -127,7 +127,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     try:
         trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
         if kind == "table":
-            table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
+            table = load_file(verified(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained)
         return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
     except Exception as error:

@@ -26,7 +26,7 @@ _RAW = {
 
 
 def tensor_input(name: str, one: Input, value: Any) -> Array:
-    """A value for an input of type tensor, in its dtype; of a .safetensors file, that of its name or the only one.
+    """A copy of the value for an input of type tensor, in its dtype; of a .safetensors file, its namesake or only one.
 
     A leading axis of 1 may stand for any batch. Raises ``ValueError`` for what is no such tensor.
     """
@@ -41,7 +41,7 @@ def tensor_input(name: str, one: Input, value: Any) -> Array:
     )
     if not fits:
         raise ValueError(f"'{name}': expected a tensor ({', '.join(map(str, one.dims))}), found {array.shape}")
-    return array.astype(one.dtype, copy=False)
+    return np.array(array, one.dtype)
 
 
 def _read(name: str, value: Any) -> Array:

@@ -123,6 +123,20 @@ def test_what_a_loop_collects_comes_down_after_it(
     assert min(downloads) > last_step
 
 
+@GRAPHS
+def test_an_array_that_the_caller_changes_between_runs_is_uploaded_again(
+    tmp_path: Path, open_on_device: Callable[..., Bundle]
+) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["plan"][1]["in"] = {"y": "params.x"}
+
+    path, given = write_bundle(tmp_path / "bundle", change=change), np.ones((2, 4), np.float32)
+    bundle = open_on_device(path, cuda_graph=True)
+    for factor in (1, 2, 3, 4):
+        given *= factor
+        same(bundle.run(x=given), on_cpu(path).run(x=given.copy()))
+
+
 def test_an_observer_is_told_arrays(tmp_path: Path, open_on_device: Callable[..., Bundle]) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
     told: list[list[tuple[str, Found, Found]]] = [[], []]
