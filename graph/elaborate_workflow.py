@@ -121,9 +121,9 @@ def _linked(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope)
     found = e.link(links, scope, where)
     if found is None or (fitting := e.fitting(found, parameter.port, links, scope, where)) is None:
         return None
-    given = found.wide or found.type
-    unsure = bool(fitting[1]) and narrows(given, parameter.port.type)
-    return Typed(fitting[0], parameter.port.type, given if unsure else None)
+    given = found.type if found.given is None else found.given
+    declared, is_path = parameter.port.type, not fitting[1] and narrows(given, parameter.port.type)
+    return Typed(fitting[0], declared, None if given == declared or is_path else given, found.loose)
 
 
 def _report_names(

@@ -2,7 +2,8 @@
 
 A port type is a Python class. ``Tensor`` and its descendants are *names* for the checker: at run
 time their values are plain ``torch.Tensor`` objects. A link is valid when one side's type is an
-ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects to everything.
+ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects to everything. Of a source with several
+types (``int | str``) that holds for each of them. What such a link does not promise is checked when it runs (``narrows``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -149,15 +150,15 @@ def _element(args: tuple[Any, ...]) -> PortType:
 
 def _union(parts: list[PortType]) -> PortType:
     alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
-    return PortType(tuple(alternatives), any(p.optional for p in parts))
+    return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
 
 
-def _related(a: type | SequenceOf, b: type | SequenceOf) -> bool:
+def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Callable[[Iterable[bool]], bool]) -> bool:
     if a is object or b is object:
         return True
     if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
         if isinstance(a, SequenceOf) and isinstance(b, SequenceOf):
-            return linkable(a.element, b.element)
+            return _linkable(a.element, b.element, quantify)
         plain = b if isinstance(a, SequenceOf) else a
         return plain in (list, tuple)
     if a is bool or b is bool:
@@ -167,27 +168,41 @@ def _related(a: type | SequenceOf, b: type | SequenceOf) -> bool:
     return a in b.__mro__ or b in a.__mro__
 
 
-@cache
-def linkable(source: PortType, target: PortType) -> bool:
-    """The link rule: some alternative of the source is ancestor or descendant of one of the target's."""
+def _linkable(source: PortType, target: PortType, quantify: Callable[[Iterable[bool]], bool]) -> bool:
     if source.optional and not source.alternatives:
         return target.optional or target.is_any
-    return any(_related(a, b) for a in source.alternatives for b in target.alternatives)
+    return quantify(any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives)
+
+
+@cache
+def linkable(source: PortType, target: PortType) -> bool:
+    """The link rule: each alternative of the source is ancestor or descendant of one of the target's.
+
+    A source that may be None can feed a port that takes none: that is checked when it runs.
+    """
+    return _linkable(source, target, all)
+
+
+@cache
+def may_fit(source: PortType, target: PortType) -> bool:
+    """Whether a value of the source may be one that the target takes: the rule for values checked before a run."""
+    return _linkable(source, target, any)
 
 
 @cache
 def narrows(source: PortType, target: PortType) -> bool:
     """Whether a valid link needs a check at run time: the source does not promise all that the target asks."""
 
-    def promised(a: type | SequenceOf) -> bool:
-        for b in target.alternatives:
-            if b is object or (isinstance(a, SequenceOf) and isinstance(b, SequenceOf)):
-                return True
-            if isinstance(a, type) and isinstance(b, type) and (b in a.__mro__ or (a is int and b is float)):
-                return True
-        return False
+    def promised(a: type | SequenceOf, b: type | SequenceOf) -> bool:
+        if b is object:
+            return True
+        if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
+            return isinstance(a, SequenceOf) and isinstance(b, SequenceOf) and not narrows(a.element, b.element)
+        return b in a.__mro__ or (a is int and b is float)
 
-    return not all(promised(a) for a in source.alternatives)
+    if source.optional and not (target.optional or target.is_any):
+        return True
+    return not all(any(promised(a, b) for b in target.alternatives) for a in source.alternatives)
 
 
 @cache
@@ -213,6 +228,7 @@ def have_common(a: PortType, b: PortType) -> bool:
         or any(
             isinstance(x, type)
             and isinstance(y, type)
+            and (bool not in (x, y) or x is y)
             and any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
             for x in a.alternatives
             for y in b.alternatives
@@ -222,14 +238,50 @@ def have_common(a: PortType, b: PortType) -> bool:
 
 def element_of(over: PortType) -> PortType:
     """The type of one entry of what a loop runs over."""
-    found = [a.element if isinstance(a, SequenceOf) else a for a in over.alternatives]
-    if len(found) == 1 and isinstance(found[0], PortType):
-        return found[0]
-    if len(found) == 1 and isinstance(found[0], type) and Tensor in found[0].__mro__:
+    return _union([_element_of(a) for a in over.alternatives])
+
+
+def _element_of(over: type | SequenceOf) -> PortType:
+    if isinstance(over, SequenceOf):
+        return over.element
+    if Tensor in over.__mro__:
         return PortType((Tensor,))
-    if found == [int]:
-        return PortType((int,))
-    return ANY
+    return PortType((int,)) if over is int else ANY
+
+
+def iterable(kind: PortType) -> bool:
+    """Whether a loop can run over each alternative of a type: a sequence, a tensor or a number of times."""
+    return bool(kind.alternatives) and all(map(_iterable, kind.alternatives))
+
+
+def may_iterate(kind: PortType) -> bool:
+    """Whether a loop can run over some alternative of a type."""
+    return any(map(_iterable, kind.alternatives))
+
+
+def _iterable(kind: type | SequenceOf) -> bool:
+    if isinstance(kind, SequenceOf) or kind in (object, int, list, tuple) or Tensor in kind.__mro__:
+        return True
+    if issubclass(kind, (str, bytes, Mapping)):
+        return False
+    return all(any(name in vars(cls) for cls in kind.__mro__) for name in ("__len__", "__getitem__"))
+
+
+def collected(kind: PortType) -> PortType:
+    """The type of what a loop collects: tensors and structured values are stacked, all else is listed."""
+    if kind.optional or kind.is_any or not kind.alternatives:
+        return ANY if any(map(_stacks, kind.alternatives)) else PortType((SequenceOf(kind),))
+    stacks = [_stacks(a) for a in kind.alternatives]
+    if all(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives):
+        return PortType((Tensor,))
+    if all(stacks) and len(stacks) == 1:
+        return kind
+    return ANY if any(stacks) else PortType((SequenceOf(kind),))
+
+
+def _stacks(kind: type | SequenceOf) -> bool:
+    """Whether values of a type are stacked, leaf by leaf, where their shapes agree."""
+    return isinstance(kind, type) and (kind is object or Tensor in kind.__mro__ or dataclasses.is_dataclass(kind))
 
 
 def fields_of(kind: PortType) -> dict[str, PortType] | None:
@@ -261,7 +313,10 @@ def describe(value: object) -> str:
 
 
 def mismatch(value: object, target: PortType) -> str | None:
-    """Why ``value`` does not fit ``target``; ``None`` where it fits. Protocols but capabilities accept any object."""
+    """Why ``value`` does not fit ``target``; ``None`` where it fits.
+
+    An object that has a method of a protocol is taken for one of it; for a capability it needs all of them.
+    """
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
     reasons = [_mismatch(value, a) for a in target.alternatives]
@@ -277,13 +332,24 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
         if not isinstance(value, (list, tuple)):  # made on demand: its entries are checked where they are used
             return None
         return next((reason for v in value if (reason := mismatch(v, target.element))), None)
-    if target is object or (getattr(target, "_is_protocol", False) and target not in _CAPABILITIES):
+    if target is object:
         return None
+    if getattr(target, "_is_protocol", False) and target not in _CAPABILITIES:
+        return None if any(hasattr(value, name) for name in _methods(target)) else f"not a {target.__name__}"
     if issubclass(target, Tensor):
         return _tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
     if target is float:
         return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a number"
     return None if isinstance(value, target) else f"not a {target.__name__}"
+
+
+@cache
+def _methods(protocol: Any) -> tuple[str, ...]:
+    """The methods that a protocol asks for; a value that has one of them is taken for one of it."""
+    bases = [cls for cls in protocol.__mro__ if getattr(cls, "_is_protocol", False)]
+    names = [name for cls in bases for name, member in vars(cls).items() if callable(member)]
+    methods = tuple(name for name in names if name == "__call__" or not name.startswith("_"))
+    return methods or ("__class__",)
 
 
 def _tensor_mismatch(value: Any, target: Any) -> str | None:

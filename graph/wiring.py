@@ -14,7 +14,7 @@ from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import Links, ParsedNode, links_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
-from guidegraph.graph.types import PortType, linkable, mismatch, narrows, remedies, takes_literal
+from guidegraph.graph.types import PortType, linkable, may_fit, mismatch, narrows, remedies, takes_literal
 from guidegraph.graph.yamltree import Scalar, Tree, plain, short
 
 GUESSES = 100
@@ -82,18 +82,21 @@ class Wiring:
 
     def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, Checks] | None:
         """What a link gives, for a port: the source, and what its value must be checked for at run time."""
-        source, kind, wide = found
+        source, kind = found.source, found.type
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
+            return None
+        if found.given is not None and not fits(source, found.given, port.type):
+            message = f"'{link.text}' is given {found.given} here, port '{port.name}' takes {port.type}"
+            self.add(link.mark, "type-mismatch", message, where)
             return None
         if isinstance(source, Literal):
             constant = self._passed_on(source, port, link, where)
             return None if constant is None else (constant, ())
         if _is_path(source, kind, port.type):
             return source, ()
-        declared = (kind,) if wide is not None and kind != port.type else ()
-        return source, (*declared, port.type) if narrows(wide or kind, port.type) else declared
+        return source, _checks(found, port.type)
 
     def literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, where: str) -> Literal | None:
         """A validated literal for a port; a relative path is one from ``base``. None where it is wrong."""
@@ -141,7 +144,7 @@ class Wiring:
         head = link.text.partition(".")[0]
         entry = scope.entry(head)
         outputs = entry.outputs.items() if entry else ()
-        fitting = [f"{head}.{name}" for name, (source, other, _) in outputs if fits(source, other, target)]
+        fitting = [f"{head}.{name}" for name, other in outputs if fits(other.source, other.type, target)]
         if fitting:
             return f"; of the same node, {' or '.join(fitting)} fits"
         if found := conversions(kind, target, list(self.registry.nodes.values())):
@@ -149,9 +152,25 @@ class Wiring:
         return "".join(f"; {remedy}" for remedy in remedies(target))
 
 
+def _checks(found: Typed, target: PortType) -> Checks:
+    """What a value must be checked for at run time: the type of a parameter that it goes through, and the port's."""
+    promised = [found.loose] if found.loose is not None else [found.type, found.given or found.type]
+    checks: list[PortType] = []
+    if found.widest != found.type and found.type != target:
+        checks.append(found.type)
+    if all(narrows(kind, target) for kind in promised):
+        checks.append(target)
+    return tuple(checks)
+
+
 def fits(source: Source, kind: PortType, target: PortType) -> bool:
-    """The link rule, and a parameter's or literal's text that names a path."""
-    return linkable(kind, target) or _is_path(source, kind, target)
+    """The link rule; of a parameter or literal, whose value is checked before the run, one fitting type is enough.
+
+    A text of theirs may also name a path.
+    """
+    if isinstance(source, (Param, Literal)):
+        return may_fit(kind, target) or _is_path(source, kind, target)
+    return linkable(kind, target)
 
 
 def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
