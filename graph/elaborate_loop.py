@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.elaborate_preview import elaborate_preview
 from guidegraph.graph.errors import Mark, Problem, choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Param, Source, Training
+from guidegraph.graph.link_rule import have_common, join, linkable
+from guidegraph.graph.loop_types import collected, element_of, iterable, may_iterate, unstacked
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
@@ -19,19 +21,7 @@ from guidegraph.graph.training_options import (
     optimiser_options,
     training_options,
 )
-from guidegraph.graph.types import (
-    ANY,
-    PortType,
-    SequenceOf,
-    Tensor,
-    collected,
-    element_of,
-    have_common,
-    iterable,
-    join,
-    linkable,
-    may_iterate,
-)
+from guidegraph.graph.types import ANY, PortType, Tensor
 from guidegraph.graph.yamltree import Scalar, short
 
 if TYPE_CHECKING:
@@ -63,7 +53,7 @@ def elaborate_loop(
     outputs = {**inner.carry, **kinds}
     partial = bool(loop.unread & {"carry", "collect", "body"})
     typed = {name: Typed(Output(key, name), kind) for name, kind in inner.carry.items()}
-    typed |= {name: Typed(Output(key, name), kind, loose=_unstacked(kind)) for name, kind in kinds.items()}
+    typed |= {name: Typed(Output(key, name), kind, loose=unstacked(kind)) for name, kind in kinds.items()}
     entry = Entry(typed, partial=partial)
     wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
     if over is None or wrong:
@@ -136,13 +126,6 @@ def _over(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Typed | None:
         e.add(loop.over.mark, "type-mismatch", message, where)
         return None
     return found
-
-
-def _unstacked(kind: PortType) -> PortType | None:
-    """All that a loop may give for what it collects: values whose shapes differ are listed, where others are stacked."""
-    if kind.sequence is not None or kind.is_any:
-        return None
-    return PortType((*kind.alternatives, SequenceOf(kind)))
 
 
 def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:

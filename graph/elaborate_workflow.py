@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from guidegraph.graph.errors import WorkflowError, choices, closest
 from guidegraph.graph.ir import Literal, Op, Parameter
+from guidegraph.graph.link_rule import narrows
 from guidegraph.graph.literals import absolute_path
 from guidegraph.graph.parsed import ParsedNode, ParsedWorkflow
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import narrows
 from guidegraph.graph.wiring import Origin
 from guidegraph.graph.yamltree import Scalar, short
 

@@ -8,7 +8,8 @@ from typing import NamedTuple, NoReturn
 
 from guidegraph.graph.errors import Problem, choices
 from guidegraph.graph.ir import Carry, Index, Item, Source
-from guidegraph.graph.types import ANY, PortType, fields_of, narrows
+from guidegraph.graph.link_rule import narrows
+from guidegraph.graph.types import ANY, PortType, fields_of
 from guidegraph.graph.yamltree import Scalar, kind_of, short
 
 INT = PortType((int,))
@@ -18,8 +19,8 @@ FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", 
 class Typed(NamedTuple):
     """What a link gives.
 
-    given: in a sub-workflow, the type of what its caller gives for a parameter of type ``type``. loose: all that the source
-    may be, where it is of ``type`` only as a rule.
+    given: in a sub-workflow, the type of what its caller gives for a parameter of type ``type``. loose: all that the
+    source may be, where it is of ``type`` only as a rule.
     """
 
     source: Source

@@ -1,9 +1,7 @@
-"""Port types and the link rule.
+"""Port types, and whether a value is of one.
 
 A port type is a Python class. ``Tensor`` and its descendants are *names* for the checker: at run
-time their values are plain ``torch.Tensor`` objects. A link is valid when one side's type is an
-ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects to everything. Of a source with several
-types (``int | str``) that holds for each of them. What such a link does not promise is checked when it runs (``narrows``).
+time their values are plain ``torch.Tensor`` objects. What may be linked to what is in ``link_rule``.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -92,13 +90,20 @@ class PortType:
 
 ANY = PortType((object,))
 
-_NO_ANCESTORS: tuple[Any, ...] = (typing.Generic, typing.Protocol)
-
 _LITERALS: tuple[type, ...] = (int, float, str, bool, Path, list, dict, tuple)
 
 
 def type_name(cls: type) -> str:
+    """A type as people write it; of tensors that have axes and no name of their own, with the axes."""
+    if "derived" in vars(cls):
+        return f"Tensor ({', '.join(map(str, vars(cls)['axes']))})"
     return "Any" if cls is object else cls.__name__
+
+
+@cache
+def tensor_with(axes: tuple[int | str, ...], integer: bool = False) -> type:
+    """A type of tensors with these axes that has no name: the entries of a named one, or what is stacked of them."""
+    return type("Tensor", (Tensor,), {"axes": axes, "integer": integer, "derived": True})
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ class Beside:
 def port_type(annotation: Any) -> PortType:
     """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""
     if isinstance(annotation, TypeVar):
-        return ANY
+        bounds = annotation.__constraints__ or (annotation.__bound__,)
+        return ANY if bounds == (None,) else union([port_type(bound) for bound in bounds])
     if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
         return port_type(annotation.__value__)
     if supertype := getattr(annotation, "__supertype__", None):
@@ -124,9 +130,9 @@ def port_type(annotation: Any) -> PortType:
     if origin is Annotated:
         return port_type(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return _union([port_type(a) for a in get_args(annotation)])
+        return union([port_type(a) for a in get_args(annotation)])
     if origin is Literal:
-        return _union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
+        return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
         return PortType((SequenceOf(_element(get_args(annotation))),))
     if annotation in (Any, object):
@@ -145,143 +151,13 @@ def port_type(annotation: Any) -> PortType:
 
 def _element(args: tuple[Any, ...]) -> PortType:
     kept = [a for a in args if a is not Ellipsis]
-    return _union([port_type(a) for a in kept]) if kept else ANY
+    return union([port_type(a) for a in kept]) if kept else ANY
 
 
-def _union(parts: list[PortType]) -> PortType:
+def union(parts: list[PortType]) -> PortType:
+    """The type of values that are of any of these."""
     alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
     return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
-
-
-def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Callable[[Iterable[bool]], bool]) -> bool:
-    if a is object or b is object:
-        return True
-    if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
-        if isinstance(a, SequenceOf) and isinstance(b, SequenceOf):
-            return _linkable(a.element, b.element, quantify)
-        plain = b if isinstance(a, SequenceOf) else a
-        return plain in (list, tuple)
-    if a is bool or b is bool:
-        return a is b
-    if a is int and b is float:
-        return True
-    return a in b.__mro__ or b in a.__mro__
-
-
-def _linkable(source: PortType, target: PortType, quantify: Callable[[Iterable[bool]], bool]) -> bool:
-    if source.optional and not source.alternatives:
-        return target.optional or target.is_any
-    return quantify(any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives)
-
-
-@cache
-def linkable(source: PortType, target: PortType) -> bool:
-    """The link rule: each alternative of the source is ancestor or descendant of one of the target's.
-
-    A source that may be None can feed a port that takes none: that is checked when it runs.
-    """
-    return _linkable(source, target, all)
-
-
-@cache
-def may_fit(source: PortType, target: PortType) -> bool:
-    """Whether a value of the source may be one that the target takes: the rule for values checked before a run."""
-    return _linkable(source, target, any)
-
-
-@cache
-def narrows(source: PortType, target: PortType) -> bool:
-    """Whether a valid link needs a check at run time: the source does not promise all that the target asks."""
-
-    def promised(a: type | SequenceOf, b: type | SequenceOf) -> bool:
-        if b is object:
-            return True
-        if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
-            return isinstance(a, SequenceOf) and isinstance(b, SequenceOf) and not narrows(a.element, b.element)
-        return b in a.__mro__ or (a is int and b is float)
-
-    if source.optional and not (target.optional or target.is_any):
-        return True
-    return not all(any(promised(a, b) for b in target.alternatives) for a in source.alternatives)
-
-
-@cache
-def join(a: PortType, b: PortType) -> PortType:
-    """The nearest type that holds every value of both: the type of a loop's carry."""
-    if a == b:
-        return a
-    if len(a.alternatives) == 1 and len(b.alternatives) == 1:
-        x, y = a.alternatives[0], b.alternatives[0]
-        if isinstance(x, type) and isinstance(y, type):
-            if {x, y} == {int, float}:
-                return PortType((float,), a.optional or b.optional)
-            common = next(c for c in x.__mro__ if c in y.__mro__ and c not in _NO_ANCESTORS)
-            return PortType((common,), a.optional or b.optional)
-    return _union([a, b])
-
-
-def have_common(a: PortType, b: PortType) -> bool:
-    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor."""
-    return (
-        linkable(a, b)
-        or linkable(b, a)
-        or any(
-            isinstance(x, type)
-            and isinstance(y, type)
-            and (bool not in (x, y) or x is y)
-            and any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
-            for x in a.alternatives
-            for y in b.alternatives
-        )
-    )
-
-
-def element_of(over: PortType) -> PortType:
-    """The type of one entry of what a loop runs over."""
-    return _union([_element_of(a) for a in over.alternatives])
-
-
-def _element_of(over: type | SequenceOf) -> PortType:
-    if isinstance(over, SequenceOf):
-        return over.element
-    if Tensor in over.__mro__:
-        return PortType((Tensor,))
-    return PortType((int,)) if over is int else ANY
-
-
-def iterable(kind: PortType) -> bool:
-    """Whether a loop can run over each alternative of a type: a sequence, a tensor or a number of times."""
-    return bool(kind.alternatives) and all(map(_iterable, kind.alternatives))
-
-
-def may_iterate(kind: PortType) -> bool:
-    """Whether a loop can run over some alternative of a type."""
-    return any(map(_iterable, kind.alternatives))
-
-
-def _iterable(kind: type | SequenceOf) -> bool:
-    if isinstance(kind, SequenceOf) or kind in (object, int, list, tuple) or Tensor in kind.__mro__:
-        return True
-    if issubclass(kind, (str, bytes, Mapping)):
-        return False
-    return all(any(name in vars(cls) for cls in kind.__mro__) for name in ("__len__", "__getitem__"))
-
-
-def collected(kind: PortType) -> PortType:
-    """The type of what a loop collects: tensors and structured values are stacked, all else is listed."""
-    if kind.optional or kind.is_any or not kind.alternatives:
-        return ANY if any(map(_stacks, kind.alternatives)) else PortType((SequenceOf(kind),))
-    stacks = [_stacks(a) for a in kind.alternatives]
-    if all(isinstance(a, type) and Tensor in a.__mro__ for a in kind.alternatives):
-        return PortType((Tensor,))
-    if all(stacks) and len(stacks) == 1:
-        return kind
-    return ANY if any(stacks) else PortType((SequenceOf(kind),))
-
-
-def _stacks(kind: type | SequenceOf) -> bool:
-    """Whether values of a type are stacked, leaf by leaf, where their shapes agree."""
-    return isinstance(kind, type) and (kind is object or Tensor in kind.__mro__ or dataclasses.is_dataclass(kind))
 
 
 def fields_of(kind: PortType) -> dict[str, PortType] | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, choices
 from guidegraph.graph.ir import Literal, Param, Source, Sources
+from guidegraph.graph.link_rule import linkable, may_fit, may_pass, narrows
 from guidegraph.graph.literals import absolute_path, is_text, literal_value
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import Links, ParsedNode, links_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
-from guidegraph.graph.types import PortType, linkable, may_fit, mismatch, narrows, remedies, takes_literal
+from guidegraph.graph.types import PortType, mismatch, remedies, takes_literal
 from guidegraph.graph.yamltree import Scalar, Tree, plain, short
 
 GUESSES = 100
@@ -83,12 +84,14 @@ class Wiring:
     def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, Checks] | None:
         """What a link gives, for a port: the source, and what its value must be checked for at run time."""
         source, kind = found.source, found.type
+        if kind.optional and found.given is not None and not found.given.optional and not found.given.is_any:
+            kind = replace(kind, optional=False)
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
             return None
-        if found.given is not None and not fits(source, found.given, port.type):
-            message = f"'{link.text}' is given {found.given} here, port '{port.name}' takes {port.type}"
+        if found.given is not None and not self._may_be_given(source, found.given, port.type):
+            message = f"'{link.text}' is given {found.given}, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message, where)
             return None
         if isinstance(source, Literal):
@@ -117,6 +120,12 @@ class Wiring:
         self.origins[literal] = Origin(tree.mark, base, where)
         return literal
 
+    def _may_be_given(self, source: Source, given: PortType, target: PortType) -> bool:
+        """Whether what the caller of a sub-workflow gives may be what a port inside takes."""
+        if isinstance(source, (Param, Literal)):
+            return fits(source, given, target)
+        return may_pass(given, target)
+
     def _passed_on(self, literal: Literal, port: Port, link: Scalar, where: str) -> Literal | None:
         """A literal that reaches a port through a parameter of a sub-workflow."""
         origin = self.origins.get(literal) or Origin(link.mark, Path.cwd(), where)
@@ -141,6 +150,8 @@ class Wiring:
         """What could be linked instead."""
         if target.sequence is not None and linkable(kind, target.sequence.element):
             return f"; write a list: [{link.text}]"
+        if kind.optional and linkable(replace(kind, optional=False), target):
+            return ", and never None"
         head = link.text.partition(".")[0]
         entry = scope.entry(head)
         outputs = entry.outputs.items() if entry else ()

@@ -1,4 +1,4 @@
-"""Types as Python annotations, decided without the engine: what a value is, what a type promises, what may be linked."""
+"""Types as Python annotations, decided without the engine: of what type a value is, and what may be linked."""
 
 from __future__ import annotations
 
@@ -98,11 +98,8 @@ def _below(a: Any, b: Any) -> bool:
 
 
 def related(source: Any, target: Any) -> bool:
-    """The rule of links: one side's type is an ancestor of the other's, for each type that the source may have.
-
-    None may come with any type: an output that may be None can be linked, and is checked when it runs.
-    """
-    return all(any(_kin(a, b) for b in members(target)) for a in members(source) if a is not NoneType)
+    """The rule of links: one side's type is an ancestor of the other's, for each type that the source may have."""
+    return all(any(_kin(a, b) for b in members(target)) for a in members(source))
 
 
 def may_fit(source: Any, target: Any) -> bool:

@@ -1,7 +1,7 @@
 """Random graphs from a seed: `random_graph(seed)` is a workflow that is right, `wild_graph(seed)` one that may not be.
 
-A source of a link has the type that its node declares, which is all that the checker sees, and the narrower one that its
-values have. A right graph links what the rule allows and what fits; a wild one also what merely might.
+A source of a link has the type that its node declares, which is all that the checker sees, and the narrower one that
+its values have. A right graph links what the rule allows and what fits; a wild one also what merely might.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Label, Latent, Mask, Sample, Timesteps
 from tests.random_graphs.annotations import element, may_fit, members, promises, related
-from tests.random_graphs.nodes import KEEPS, NODES, TYPES, actual_type
+from tests.random_graphs.nodes import KEEPS, NODES, TYPES, Bounds, actual_type
 
 SURE_ROWS = (Image, Latent, Mask, Label, Timesteps)
 """Tensors of which all values here have the same shape, so that a loop can run over them and stack them."""
@@ -34,19 +34,32 @@ DECIDING = ("there", "word", "rows", "kind")
 
 @dataclass(frozen=True)
 class Source:
-    """What can be linked: the text of the link, its declared type and the type of its values."""
+    """What can be linked: the text of the link, its declared type and the type of its values.
+
+    given: in a block, the type that what is linked to its parameter declares.
+    """
 
     link: str
     declared: Any
     actual: Any
+    given: Any = Any
+
+    def is_right_for(self, port: Any) -> bool:
+        """Whether a link to a port is valid, and its values fit."""
+        return related(self.declared, port) and related(self.given, port) and promises(self.actual, port)
+
+    def may_feed(self, port: Any, misfits: bool) -> bool:
+        """Whether a link to a port may fit, or must be refused; without `misfits` none that its value decides alone."""
+        decided_by_value = related(self.declared, port) and not promises(self.declared, port)
+        return may_fit(self.declared, port) and (misfits or not decided_by_value or promises(self.actual, port))
 
 
 @dataclass
 class RandomGraph:
     """A workflow, the workflows that it uses by the names of their files, and what is needed to run it.
 
-    params: values for parameters that have no default. tensor_collects: the names of loops and of what they collect, where
-    that is declared as tensors. exportable: whether `guidegraph export` takes it.
+    params: values for parameters that have no default. tensor_collects: the names of loops and of what they collect,
+    where that is declared as tensors. exportable: whether `guidegraph export` takes it.
     """
 
     seed: int
@@ -85,9 +98,13 @@ def random_graph(seed: int) -> RandomGraph:
     return _Generator(seed, wild=False).graph()
 
 
-def wild_graph(seed: int) -> RandomGraph:
-    """A workflow whose links may be wrong: `validate` has to tell."""
-    return _Generator(seed, wild=True).graph()
+def wild_graph(seed: int, misfits: bool = False) -> RandomGraph:
+    """A workflow whose links may be wrong: `validate` has to tell.
+
+    misfits: whether values may not fit where the rule of links leaves it to them: an `Any` or a `Tensor` that turns out
+    to be nothing that the port takes.
+    """
+    return _Generator(seed, wild=True, misfits=misfits).graph()
 
 
 @cache
@@ -117,6 +134,7 @@ def _yaml(tree: Mapping[str, Any]) -> str:
 class _Generator:
     seed: int
     wild: bool
+    misfits: bool = False
     rng: random.Random = field(init=False)
     count: int = 0
     files: dict[str, str] = field(default_factory=dict)
@@ -228,9 +246,10 @@ class _Generator:
         fitting: list[Source]
         if self.wild:
             anything = self.chance(0.02)
-            fitting = [source for source in visible if anything or may_fit(source.declared, port)]
+            fitting = [s for s in visible if s.may_feed(port, self.misfits) or (anything and self.misfits)]
+            fitting += [s for s in visible if anything and not related(s.declared, port)]
         else:
-            fitting = [s for s in visible if related(s.declared, port) and promises(s.actual, port)]
+            fitting = [s for s in visible if s.is_right_for(port)]
         recent = fitting[-6:]
         return self.rng.choice(recent if recent and self.chance(0.7) else fitting) if fitting else None
 
@@ -291,12 +310,7 @@ class _Generator:
         body |= nodes
         for key, start in starts.items():
             if key not in after:
-                options = [
-                    s
-                    for s in [*inside, *made]
-                    if (self.wild and may_fit(s.declared, start.declared))
-                    or (promises(s.declared, start.declared) and promises(s.actual, start.actual))
-                ]
+                options = [s for s in [*inside, *made] if self.may_follow(s, start)]
                 after[key] = self.rng.choice(options).link if options else f"carry.{key}"
         collect: dict[str, str] = {}
         outputs = [Source(f"{name}.{key}", start.declared, start.actual) for key, start in starts.items()]
@@ -312,11 +326,20 @@ class _Generator:
         tree |= {"body": body} | ({"next": after} if after else {}) | ({"collect": collect} if collect else {})
         return name, tree, outputs
 
+    def may_follow(self, source: Source, start: Source) -> bool:
+        """Whether a carry that starts with one source may go on with another."""
+        if self.misfits:
+            return may_fit(source.declared, start.declared)
+        if not promises(source.actual, start.actual):
+            return self.wild and not may_fit(source.declared, start.declared)
+        return self.wild or promises(source.declared, start.declared)
+
     def over(self, visible: Sequence[Source]) -> Source | None:
         """What a loop can run over."""
 
         def runs(source: Source) -> bool:
-            kind = source.declared if self.wild and self.chance(0.3) else source.actual
+            leap = self.wild and self.chance(0.3) and (self.misfits or source.declared is not Any)
+            kind = source.declared if leap else source.actual
             return kind is int or element(kind) is not None or kind in SURE_ROWS
 
         options = [source for source in visible if runs(source) and (self.wild or can_run(source.declared))]
@@ -337,7 +360,8 @@ class _Generator:
                 kind = self.rng.choice(declarable(source, self.wild))
                 params[key] = {"type": type_text(kind)}
                 links[key] = source.link
-                inside.append(Source(f"params.{key}", kind, source.actual))
+                given = source.declared if source.given is Any else source.given
+                inside.append(Source(f"params.{key}", kind, source.actual, given))
             else:
                 kind = self.rng.choice((int, float, str, Sequence[float]))
                 params[key] = self.declaration(kind, self.literal(kind))
@@ -401,13 +425,14 @@ def entries(link: str, over: Source) -> list[Source]:
 
 def collected(source: Source) -> tuple[Any, Any]:
     """The declared type of what a loop collects, and the type of its values."""
-    tensors = [kind is Any or (isinstance(kind, type) and issubclass(kind, Tensor)) for kind in members(source.declared)]
-    if all(tensors) and Any not in members(source.declared):
+    kinds = members(source.declared)
+    tensors = [kind is Any or (isinstance(kind, type) and issubclass(kind, Tensor)) for kind in kinds]
+    if all(tensors) and Any not in kinds:
         return Tensor, Tensor if source.actual in SURE_ROWS else Any
     if any(tensors):
         return Any, Any
-    if any(getattr(kind, "leaf_axes", None) is not None or kind in TYPES for kind in members(source.declared)):
-        return source.declared, Any
+    if any(kind is Bounds or getattr(kind, "leaf_axes", None) is not None for kind in kinds):
+        return (source.declared if len(kinds) == 1 else Any), Any
     return Sequence[source.declared], Sequence[source.declared]  # type: ignore[name-defined]
 
 
