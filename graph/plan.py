@@ -15,6 +15,7 @@ from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
 from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.output_check import Fits, output_check
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -39,7 +40,8 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
     validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
     """
@@ -53,6 +55,7 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -329,6 +332,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        tuple(map(output_check, call.outputs.values())),
     )
 
 

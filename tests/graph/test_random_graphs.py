@@ -15,6 +15,7 @@ from guidegraph.graph.build import build
 from guidegraph.graph.cache import MemoryCache
 from guidegraph.graph.call import PortError
 from guidegraph.graph.errors import NodeError, WorkflowError
+from guidegraph.graph.ir import Graph
 from guidegraph.graph.run import RunOptions, run
 from tests.random_graphs import RandomGraph, random_graph, wild_graph
 from tests.random_graphs.interpret import interpret, same
@@ -23,15 +24,17 @@ HERE = Path("/nowhere")
 SHORT, LONG = 30, 1000
 
 
-def run_graph(graph: RandomGraph, **options: Any) -> dict[str, Any]:
-    built = build(HERE / "workflow.yaml", graph.registry, graph.sources(HERE))
-    return run(built, bind(built, graph.params), RunOptions(**options)).outputs
+def built(graph: RandomGraph) -> tuple[Graph, dict[str, Any]]:
+    """The validated graph, and values of its parameters. Raises ``WorkflowError``."""
+    found = build(HERE / "workflow.yaml", graph.registry, graph.sources(HERE))
+    return found, bind(found, graph.params)
 
 
 def check_right(seed: int) -> None:
     """A right graph gives the interpreter's values, with passes and without, and again from a cache."""
     graph = random_graph(seed)
     expected = interpret(graph)
+    plan, values = built(graph)
     cache = MemoryCache()
     ways: dict[str, dict[str, Any]] = {
         "all passes": {"memory": cache},
@@ -40,7 +43,7 @@ def check_right(seed: int) -> None:
         "no pass but batch": {"passes": ("prune", "batch")},
     }
     for way, options in ways.items():
-        found = run_graph(graph, **options)
+        found = run(plan, values, RunOptions(**options)).outputs
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert same(found[name], value), f"seed {seed}, {way}: output '{name}' of\n{graph.text}"
@@ -53,13 +56,12 @@ def validated(count: int, misfits: bool) -> Iterator[tuple[int, NodeError | None
         seed += 1
         graph = wild_graph(seed, misfits)
         try:
-            built = build(HERE / "workflow.yaml", graph.registry, graph.sources(HERE))
-            values = bind(built, graph.params)
+            plan, values = built(graph)
         except WorkflowError:
             continue
         count -= 1
         try:
-            run(built, values)
+            run(plan, values)
             yield seed, None
         except NodeError as error:
             yield seed, error

@@ -121,7 +121,7 @@ def _outputs(spec: NodeSpec) -> dict[str, Any]:
     return {name: hints.get(name, annotation) for name in spec.outputs}
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

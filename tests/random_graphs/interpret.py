@@ -28,7 +28,7 @@ class _Interpreter:
     graph: RandomGraph
 
     def workflow(self, text: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, yaml.CSafeLoader)
         known: Values = {}
         for name, declared in tree.get("params", {}).items():
             default = declared.get("default") if isinstance(declared, dict) else declared
