@@ -52,7 +52,7 @@ def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Quantifier) -
 
 def _linkable(source: PortType, target: PortType, quantify: Quantifier) -> bool:
     parts = [any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives]
-    if source.optional:
+    if source.optional and not source.is_any:
         parts.append(target.optional or target.is_any)
     return quantify(parts)
 
@@ -81,7 +81,7 @@ def may_pass(source: PortType, target: PortType) -> bool:
         return _related(a, b, any) or (not plain and _axes_agree(a, b))
 
     parts = [any(passes(a, b) for b in target.alternatives) for a in source.alternatives]
-    return all(parts) and (not source.optional or target.optional or target.is_any)
+    return all(parts) and (not source.optional or source.is_any or target.optional or target.is_any)
 
 
 @cache

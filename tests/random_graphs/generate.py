@@ -357,7 +357,7 @@ class _Generator:
             key = self.name("q")
             if visible and self.chance(0.7):
                 source = self.rng.choice(visible)
-                kind = self.rng.choice(declarable(source, self.wild))
+                kind = self.rng.choice(declarable(source, self.wild, self.misfits))
                 params[key] = {"type": type_text(kind)}
                 links[key] = source.link
                 given = source.declared if source.given is Any else source.given
@@ -389,16 +389,17 @@ def declared_by(parameter: Any, kind: Any) -> Any:
     return Sequence[Any] if isinstance(default, list) else type(default)
 
 
-def declarable(source: Source, wild: bool) -> list[Any]:
+def declarable(source: Source, wild: bool, misfits: bool) -> list[Any]:
     """Types that a parameter can be declared as, for what is linked to it."""
     kinds: list[Any] = [source.declared, Any]
     if isinstance(source.declared, type) and issubclass(source.declared, Tensor):
         kinds += [cls for cls in source.declared.__mro__ if issubclass(cls, Tensor)]
-    if wild:
-        kinds += [Image, Sample, int, float, str]
-    elif isinstance(source.actual, type):
+    if isinstance(source.actual, type):
         kinds.append(source.actual)
-    return [kind for kind in kinds if kind is not NoneType and (wild or related(source.declared, kind))]
+    if not wild:
+        return [kind for kind in kinds if kind is not NoneType and source.is_right_for(kind)]
+    kinds += [kind for kind in (Image, Sample, int, float, str) if source.may_feed(kind, misfits)]
+    return [kind for kind in kinds if kind is not NoneType]
 
 
 def can_run(declared: Any) -> bool:
