@@ -48,11 +48,14 @@ def _fields(value: Any) -> list[str]:
 
 
 def _wrong_axes(value: Any) -> str | None:
-    """Tensors of a structured value that have not the axes that its type declares."""
+    """Tensors of a structured value that have not the axes that its type declares; a vector or a number may stand in.
+
+    So a sampler's state begins with as many zeros as it has slots, and gets the axes of a sample with the first step.
+    """
     declared: Mapping[str, Sequence[str | int]] = getattr(type(value), "leaf_axes", {})
     for name in _fields(value):
         part = getattr(value, name)
-        if is_tensor(part) and name in declared and part.ndim != len(declared[name]):
+        if is_tensor(part) and name in declared and part.ndim not in (0, 1, len(declared[name])):
             return f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe(part)}"
     return None
 
