@@ -77,7 +77,7 @@ def _settled(
     trained = {entry.model.text for entry in loop.train}
     wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
     kinds |= {n: ANY for n in loop.carry if n not in wanted and n not in trained}
-    clashes: list[Problem] = []
+    clashes: dict[str, Problem] = {}
     while True:
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
         inner.unread = frozenset(unread) | (scope.unread & {"params"})
@@ -87,15 +87,16 @@ def _settled(
         nexts = _links(e, wanted, inner, f"{loop.path}.next")
         joined = _joined(loop, kinds, nexts, clashes)
         if joined == kinds:
-            e.carried[key] = kinds
-            e.problems += clashes
+            # What clashes may be anything in this pass; whether it does is found again in the next one.
+            e.carried[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
+            e.problems += clashes.values()
             return inner, body, nexts
         kinds = joined
         del e.problems[noted:]
 
 
 def _joined(
-    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: list[Problem]
+    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: dict[str, Problem]
 ) -> dict[str, PortType]:
     """The carries' types widened by what ``next`` gives.
 
@@ -108,7 +109,7 @@ def _joined(
             link = loop.next[name][1]
             if name not in widen and found and link is not None:
                 message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
-                clashes.append(Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}"))
+                clashes[name] = Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}")
                 joined[name] = ANY
     return joined
 

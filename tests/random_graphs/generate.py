@@ -313,7 +313,11 @@ class _Generator:
                 options = [s for s in [*inside, *made] if self.may_follow(s, start)]
                 after[key] = self.rng.choice(options).link if options else f"carry.{key}"
         collect: dict[str, str] = {}
-        outputs = [Source(f"{name}.{key}", start.declared, start.actual) for key, start in starts.items()]
+        kinds = {source.link: source.declared for source in [*inside, *made]}
+        outputs = []
+        for key, start in starts.items():
+            stays = promises(kinds.get(after[key], start.declared), start.declared)
+            outputs.append(Source(f"{name}.{key}", start.declared if stays else Any, start.actual))
         for source in self.rng.sample(made, min(len(made), self.rng.randint(0, 2))):
             key = self.name("k")
             collect[key] = source.link
@@ -331,7 +335,9 @@ class _Generator:
         if self.misfits:
             return may_fit(source.declared, start.declared)
         if not promises(source.actual, start.actual):
-            return self.wild and not may_fit(source.declared, start.declared)
+            # Such a carry is refused, unless it starts as what a loop around it carries, which may yet become anything.
+            sure = Any not in members(start.declared) and not start.link.startswith("carry.")
+            return self.wild and sure and not may_fit(source.declared, start.declared)
         return self.wild or promises(source.declared, start.declared)
 
     def over(self, visible: Sequence[Source]) -> Source | None:
