@@ -131,9 +131,9 @@ def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             continue
         value, reason = values[name], None
         try:
-            if port.annotation is None:
+            if port.annotation is None or not takes_literal(port.type):
                 reason = mismatch(value, port.type)
-            elif (is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
+            elif is_plain(value) or isinstance(value, Path):
                 literal_value(port, value, Path())
         except ValueError as error:
             reason = str(error)

@@ -11,6 +11,7 @@ from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
+from guidegraph.graph.output_check import OutputError, output_mismatch
 from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import Step
 from guidegraph.graph.trust.files import check_paths
@@ -138,16 +139,30 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def store(step: Step, slots: list[Any], value: Any) -> None:
+    """Put what a call gave in its slots. Raises ``TypeError`` where it is not what the node's annotation says."""
     if not step.named:
         if step.outs:
+            check = step.checks[0]
+            if check is not None and not check(value):
+                raise _output_error(step, 0, value)
             slots[step.outs[0]] = value
         return
     if not isinstance(value, tuple) or len(value) != len(step.outs):
         call = step.op
         assert isinstance(call, Call)
         raise TypeError(f"expected a NamedTuple of {', '.join(call.outputs)}; found {describe(value)}")
-    for slot, part in zip(step.outs, value, strict=True):
+    for i, (slot, part) in enumerate(zip(step.outs, value, strict=True)):
+        check = step.checks[i]
+        if check is not None and not check(part):
+            raise _output_error(step, i, part)
         slots[slot] = part
+
+
+def _output_error(step: Step, index: int, value: Any) -> OutputError:
+    call = step.op
+    assert isinstance(call, Call)
+    name, kind = list(call.outputs.items())[index]
+    return OutputError(name, output_mismatch(value, kind))
 
 
 def _invoke_batch(step: Step, slots: list[Any]) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from guidegraph.graph.errors import WorkflowError, choices, closest
 from guidegraph.graph.ir import Literal, Op, Parameter
+from guidegraph.graph.link_rule import narrows
 from guidegraph.graph.literals import absolute_path
 from guidegraph.graph.parsed import ParsedNode, ParsedWorkflow
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import narrows
 from guidegraph.graph.wiring import Origin
 from guidegraph.graph.yamltree import Scalar, short
 
@@ -126,9 +126,9 @@ def _linked(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope)
     found = e.link(links, scope, where)
     if found is None or (fitting := e.fitting(found, parameter.port, links, scope, where)) is None:
         return None
-    given = found.wide or found.type
-    unsure = bool(fitting[1]) and narrows(given, parameter.port.type)
-    return Typed(fitting[0], parameter.port.type, given if unsure else None)
+    given = found.type if found.given is None else found.given
+    declared, is_path = parameter.port.type, not fitting[1] and narrows(given, parameter.port.type)
+    return Typed(fitting[0], declared, None if given == declared or is_path else given, found.loose)
 
 
 def _report_names(

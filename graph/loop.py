@@ -19,7 +19,7 @@ from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
 from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
-from guidegraph.graph.types import describe, is_tensor
+from guidegraph.graph.types import ANY, PortType, Tensor, describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
 
 PRECOMPUTE_LIMIT = 64 << 20
@@ -45,8 +45,9 @@ def entries(step: Step, over: Any) -> Sequence[Any]:
     """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
     if isinstance(over, int) and not isinstance(over, bool):
         return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
-    if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
-        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
+    rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
+    if not rows or (is_tensor(over) and over.ndim == 0):
+        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}"))
     if is_tensor(over) and over.ndim == 1:
         return over.unsqueeze(1)  # type: ignore[no-any-return]
     return over  # type: ignore[no-any-return]
@@ -81,7 +82,7 @@ def _iterate(
             progress(body, loop, i + 1, total, {})
     watch.finish(total)
     body.at.pop()
-    stacked = {name: stack(values) for name, values in collected.items()}
+    stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
@@ -119,7 +120,16 @@ def enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, entry: 
         if isinstance(source, Index) and source.loop == loop.key:
             here[source] = i
         elif isinstance(source, Item) and source.loop == loop.key:
-            here[source] = entry if source.field is None else getattr(entry, source.field)
+            here[source] = entry if source.field is None else _field(loop, entry, source.field)
+
+
+def _field(loop: Loop, entry: Any, name: str) -> Any:
+    """A field of an entry. Raises ``NodeError`` that names the loop where the entry has none of this name."""
+    try:
+        return getattr(entry, name)
+    except AttributeError:
+        error = EntryError(f"an entry has no field '{name}'; found {describe(entry)}")
+        raise NodeError(f"nodes.{loop.key}", "loop", loop.mark, error) from None
 
 
 def run_early(
@@ -184,8 +194,15 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
     return {source: slots[slot] for source, slot in region.results.items()}
 
 
-def stack(values: list[Any]) -> Any:
-    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack."""
+def stack(values: list[Any], kind: PortType = ANY) -> Any:
+    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack.
+
+    kind: the type that the loop declares for them. Of no iterations, an empty tensor (0) where that is a tensor.
+    """
+    if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
+        import torch
+
+        return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
     from torch.utils._pytree import tree_flatten, tree_unflatten

@@ -347,7 +347,7 @@ class _Fit:
                 out[name] = chosen.eval().requires_grad_(False)
             else:
                 out[name] = self.carry[name]
-        return {**out, **{name: stack(values) for name, values in self.history.items()}}
+        return {**out, **{name: stack(values, self.loop.outputs[name]) for name, values in self.history.items()}}
 
 
 def _follow(t: Trained, i: int) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError, Problem
 from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.link_rule import linkable
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files import atomic_path, write_text
 from guidegraph_runtime.outputs import PictureText, picture_names
