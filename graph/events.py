@@ -139,6 +139,10 @@ Event: TypeAlias = (
 Observer: TypeAlias = Callable[[Event], None]
 
 
+def leave_to_token(number: int, frame: object) -> None:
+    """The handler of SIGINT where Ctrl-C sets a token, by a thread that signals wake, and raises no exception."""
+
+
 class CancelToken:
     """Set from any thread or a signal handler; a run checks it between nodes and at every iteration."""
 

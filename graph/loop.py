@@ -11,7 +11,7 @@ from typing import Any
 from guidegraph.graph import events
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
-from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.call import Body, fail, invoke, is_interrupt
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
@@ -19,6 +19,7 @@ from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
 from guidegraph.graph.types import describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
+from guidegraph_runtime.error_text import describe_error
 
 PRECOMPUTE_LIMIT = 64 << 20
 
@@ -97,8 +98,12 @@ def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
     """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
     try:
         return items[i]
-    except Exception as error:
-        raise fail(step, EntryError(f"entry {i} cannot be had: {type(error).__name__}: {error}")) from error
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        unreadable = EntryError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable.__cause__ = error
+        raise fail(step, unreadable) from error
 
 
 class EntryError(GuidegraphError):

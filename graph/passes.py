@@ -31,6 +31,7 @@ from guidegraph.graph.ir import (
 from guidegraph.graph.literals import is_plain
 from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph_runtime.error_text import describe_error
 
 PASSES: dict[str, str] = {
     "skip": "leave out ports that a node says it does not need",
@@ -228,7 +229,7 @@ def ask_trait(call: Call, name: str, function: Callable[..., Any], known: Mappin
     try:
         return function(**known)
     except Exception as error:
-        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {type(error).__name__}: {error}")
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {describe_error(error)}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
 
 

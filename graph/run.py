@@ -25,6 +25,8 @@ from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
+from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -195,7 +197,8 @@ class _Runner:
             self._failed(error)
             raise
         except Exception as error:
-            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
 
     def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from guidegraph_runtime.shortages import show_size as show_size
+
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -22,12 +24,3 @@ def parse_size(value: int | str) -> int:
     if found < 1:
         raise ValueError(f"'{text}' is less than one byte")
     return found
-
-
-def show_size(count: int) -> str:
-    """A number of bytes for people, rounded up to three digits so that what is shown is never too little."""
-    for name, unit in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= unit:
-            scale = unit // (100 if count < 10 * unit else 10 if count < 100 * unit else 1)
-            return f"{-(-count // scale) * scale / unit:g} {name}"
-    return f"{count} bytes"

@@ -16,6 +16,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.outputs import OutputWriter
 from guidegraph.record import RunRecord, versions
 from guidegraph.rerun import Recipe, portable_params, seeds_of
+from guidegraph_runtime.error_text import error_text
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
@@ -110,6 +111,6 @@ class RecordedRun:
         except BaseException as error:
             status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
             with suppress(OSError):  # what went wrong first is what counts
-                self._record.write(self.folder, status, str(error) or type(error).__name__)
+                self._record.write(self.folder, status, error_text(error) or type(error).__name__)
             raise
         self._record.write(self.folder, "done")

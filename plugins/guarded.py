@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 
 from guidegraph.graph.events import Event, Observer
+from guidegraph_runtime.error_text import describe_error
 
 
 class Guarded:
@@ -26,5 +27,5 @@ class Guarded:
             raise
         except BaseException as error:
             name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
-            self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
+            self._warn(f"warning: the observer {name} failed and is left out: {describe_error(error)}")
             self._observer = None

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from guidegraph.graph.events import CancelToken
+from guidegraph.graph.events import CancelToken, leave_to_token
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CANCELLED = 130
@@ -27,7 +27,7 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    before = {number: signal.signal(number, leave_to_token) for number in SIGNALS}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=_listen, args=(ours, token, say), name="guidegraph-signals", daemon=True)
     thread.start()

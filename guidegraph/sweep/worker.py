@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from guidegraph.graph.errors import Cancelled, GuidegraphError
+from guidegraph.graph.errors import Cancelled, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
@@ -46,6 +46,5 @@ class Worker:
         except Cancelled:
             raise
         except Exception as error:
-            kind = "" if isinstance(error, GuidegraphError) else f"{type(error).__name__}: "
-            return Outcome("failed", time.perf_counter() - started, f"{kind}{error}")
+            return Outcome("failed", time.perf_counter() - started, describe_failure(error))
         return Outcome("done", time.perf_counter() - started)

@@ -14,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.say import note, out
+from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
@@ -50,10 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:
-        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {error.strerror or error}")
+        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {_os_reason(error)}")
     except Exception as error:
-        code = _end(FAILED, f"guidegraph-run: internal-error: {type(error).__name__}: {error}")
+        shortage = explain_shortage(error)
+        code = _end(FAILED, f"guidegraph-run: {shortage or f'internal-error: {describe_error(error)}'}")
     raise SystemExit(code)
+
+
+def _os_reason(error: OSError) -> str:
+    """Why, and what to do where the disk is at fault. An error that names no file is of what is printed."""
+    if isinstance(error, WriteError):
+        return f"cannot be written: {error.strerror}"
+    if error.filename is None and error.errno is not None:
+        return f"the output cannot be printed: {write_reason(error.errno)}"
+    return with_shortage(error.strerror or str(error), error)
 
 
 def process() -> NoReturn:

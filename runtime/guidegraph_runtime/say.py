@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def out(text: str) -> None:
@@ -12,6 +13,7 @@ def out(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line beside the result."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """A line beside the result. One that cannot be read, on a full disk say, is lost."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
