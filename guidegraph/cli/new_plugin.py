@@ -41,7 +41,7 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
     try:
         write(files_of(name), folder)
     except OSError as error:
-        message = f"the folder cannot be written: {with_shortage(str(error), error)}"
+        message = with_shortage(f"the folder cannot be written: {error}", error)
         raise WorkflowError([argument_problem("no-folder", message, "--output")]) from error
     for line in _next_steps(name, folder):
         typer.echo(line)

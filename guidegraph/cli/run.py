@@ -135,7 +135,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
     writer = recorded.writer
     with hold_folder(folder, "guidegraph run"):
         if (started := unfinished_start(folder / RECORD)) and not given.quiet:
-            say(f"note: the last run into '{folder}', started {started}, was killed; the files that it wrote stay")
+            say(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
         plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
         with _shown(given, writer) as shown:
             # One process, one run: values in memory would be kept for nobody.

@@ -77,16 +77,27 @@ def process() -> NoReturn:
         main()
     except SystemExit as ended:
         code = ended.code
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # who read us is gone
-        code = code or FAILED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed before we began
+                stream.flush()
+        except OSError:  # who read us is gone, or the disk is full
+            code = code or FAILED
     os._exit(code if isinstance(code, int) else DONE)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help and version are printed, or fail: argparse hides that they could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = sys.stderr if file is None else file
+        if message and stream is not None:
+            stream.write(message)
+            stream.flush()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="guidegraph-run",
         description="Run a bundle of guidegraph export: pictures to PNG, tensors to safetensors, numbers to JSON.",
         epilog=_EXAMPLES,

@@ -52,7 +52,7 @@ def _held(folder: Path, quiet: bool) -> Iterator[None]:
     try:
         with locked(folder / FOLDER_LOCK, folder, "guidegraph-run"):
             if (started := unfinished_start(folder / RECORD)) and not quiet:
-                note(f"note: the last run into '{folder}', started {started}, was killed; the files that it wrote stay")
+                note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
             yield
     except FolderBusy as busy:
         raise BundleError("--out", "folder-busy", str(busy)) from None

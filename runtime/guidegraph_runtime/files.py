@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from guidegraph_runtime.shortages import WriteError, os_error_number
+from guidegraph_runtime.shortages import WriteError, is_of_disk, os_error_number
 from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 RUNS = Path("runs")
@@ -44,7 +44,7 @@ def unfinished_start(record: Path) -> str:
 
 @contextmanager
 def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise ``WriteError`` for `path` where what happens inside fails with an error of the operating system.
+    """Raise ``WriteError`` for `path` where what happens inside fails for a reason that is the disk's.
 
     That includes errors of libraries that only tell the number in their text, as safetensors does.
     """
@@ -53,7 +53,8 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except WriteError:
         raise
     except Exception as error:
-        if (number := os_error_number(error)) is None:
+        number = os_error_number(error)
+        if number is None or not is_of_disk(number):
             raise
         raise WriteError(path, number) from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from guidegraph_runtime.error_text import causes, error_text
 
 _UNITS = {"BYTES": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_SIZE = r"(\d{1,20}(?:\.\d{1,6})?) ?(bytes|B|[KMGT]iB)?"
+_SIZE = r"(\d{1,20}(?:\.\d{0,6})?) ?(bytes|B|[KMGT]iB)?"
 _REQUESTS = (
     r"tried to allocate",  # torch, on the CPU and on CUDA
     r"Unable to allocate",  # NumPy
@@ -65,6 +65,11 @@ def os_error_number(error: BaseException) -> int | None:
     return errno.ENOSPC if _SHORT_WRITE.search(text) else None
 
 
+def is_of_disk(number: int) -> bool:
+    """Whether an ``errno`` says that the disk is full, read-only, forbidden or broken."""
+    return errno.errorcode.get(number) in _DISK
+
+
 def write_reason(number: int, path: str | os.PathLike[str] | None = None) -> str:
     """Why a file cannot be written, by ``errno``, and what to do. path: the file, which need not be there."""
     name = errno.errorcode.get(number, "")
@@ -113,7 +118,8 @@ def _memory(error: BaseException) -> str:
     requested = _size(_REQUESTED.search(text))
     free = _size(_FREE_ON_DEVICE.search(text)) if device else available_memory()
     figures = [f"{show_size(requested)} were asked for"] if requested is not None else []
-    figures += [f"{show_size(free)} are available"] if free is not None else []
+    if free is not None and (requested is None or free < requested):  # else what it had taken is free again by now
+        figures.append(f"{show_size(free)} are available")
     remedies = "make the pictures or the batch smaller, or decode in tiles (autoencoder.tiled)"
     if device:
         remedies += "; or use a smaller dtype (--dtype bfloat16), or keep fewer weights there (--memory-budget)"

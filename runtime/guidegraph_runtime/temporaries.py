@@ -27,7 +27,7 @@ OTHERS_AGE = 86_400.0
 Kind: TypeAlias = Literal["tmp", "old"]
 
 _NAME = re.compile(
-    r"\.(?P<stem>.*)-(?P<pid>\d{1,10})-(?P<machine>[0-9a-f]{8})-[0-9a-f]{12}\.(?P<kind>tmp|old)(?:\..{1,31})?",
+    r"\.(?P<stem>.*)-(?P<pid>\d{1,10})-(?P<machine>[0-9a-f]{8})-[0-9a-f]{12}\.(?P<kind>tmp|old)(?:\.\w{1,31})?",
     re.DOTALL,
 )
 _cleared: set[Path] = set()
