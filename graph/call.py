@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.events import CancelToken, Observer, leave_to_token
+from guidegraph.graph.events import CancelToken, Observer, is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
 from guidegraph.graph.types import describe, mismatch
@@ -73,16 +71,6 @@ def invoke(step: Step, slots: list[Any]) -> None:
         if is_interrupt(error):
             raise
         raise fail(step, error) from error
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Whether this is the person's Ctrl-C rather than a ``KeyboardInterrupt`` that a node's code raised.
-
-    Python raises it in the main thread alone, and not where Ctrl-C sets a token.
-    """
-    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
-        return False
-    return signal.getsignal(signal.SIGINT) is not leave_to_token
 
 
 def fail(step: Step, error: BaseException) -> NodeError:

@@ -11,7 +11,7 @@ from typing import Any
 from guidegraph.graph import events
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
-from guidegraph.graph.call import Body, fail, invoke, is_interrupt
+from guidegraph.graph.call import Body, fail, invoke
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
@@ -99,7 +99,7 @@ def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
     try:
         return items[i]
     except BaseException as error:
-        if is_interrupt(error):
+        if events.is_interrupt(error):
             raise
         unreadable = EntryError(f"entry {i} cannot be had: {describe_error(error)}")
         unreadable.__cause__ = error

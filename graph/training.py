@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.arrival import brought
-from guidegraph.graph.call import Body, PortError, fail, is_interrupt
+from guidegraph.graph.call import Body, PortError, fail
 from guidegraph.graph.checkpoint import State, hold_state, optimiser_tensors, read_state, restore_optimiser, write_state
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
-from guidegraph.graph.events import TrainingStarted
+from guidegraph.graph.events import TrainingStarted, is_interrupt
 from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack

@@ -42,7 +42,7 @@ def test_an_output_without_room_is_named_and_the_others_stay(cli: Command, large
     with file_limit(20_000):
         result = cli("run", large, "--out", "out")
     assert result.code == 1
-    assert f"{large}:8:26: output-failed: output 'large' has no file: 'out/large.safetensors' cannot" in result.err
+    assert f"{large}:8:32: output-failed: output 'large' has no file: 'out/large.safetensors' cannot" in result.err
     assert TOO_LARGE in result.err
     assert Path("out/large.safetensors").read_bytes() == before
     assert names(Path("out")) == ["large.safetensors", "run.json", "small.json"]
