@@ -42,10 +42,21 @@ def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
 
 def entries(step: Step, over: Any) -> Sequence[Any]:
     """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    try:
+        items = _entries(over)
+        len(items)
+        return items
+    except BaseException as error:  # its code is a node's, and may raise anything
+        if events.is_interrupt(error):
+            raise
+        raise fail(step, error) from error
+
+
+def _entries(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
         return range(over)
     if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
-        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
+        raise TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}")
     if is_tensor(over) and over.ndim == 1:
         return over.unsqueeze(1)  # type: ignore[no-any-return]
     return over  # type: ignore[no-any-return]

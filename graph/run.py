@@ -25,7 +25,7 @@ from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
-from guidegraph_runtime.error_text import error_text
+from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
@@ -92,8 +92,10 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
         except Cancelled:
             runner.emit(events.RunFinished("cancelled", time.perf_counter() - started))
             raise
-        except BaseException:
+        except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
+            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+                raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.result

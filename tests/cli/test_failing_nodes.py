@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph.graph.events import NodeStarted
+from guidegraph.observers import PlainLog
 from tests.cli.command import Command
 
 NODES = str(Path(__file__).with_name("failing_nodes.py"))
@@ -32,6 +34,7 @@ nodes:
     next: {x: add}
 outputs: {x: sum.x}
 """
+PLAIN = "guidegraph: 1\nnodes: {one: {use: toy.number}}\noutputs: {one: one}\n"
 SAID = {
     "no text": "NoText: (its text cannot be shown: its __str__ raised RuntimeError)",
     "own": "Own: mine",
@@ -62,6 +65,23 @@ def test_data_may_raise_anything(cli: Command, how: str) -> None:
     assert result.code == 1
     assert result.err.startswith(f"{workflow}:7:3: node-failed: nodes.sum (loop): entry 0 cannot be had: ")
     assert SAID[how] in result.err
+
+
+def test_data_without_a_length_is_no_success(cli: Command) -> None:
+    workflow = cli.workflow("rows.yaml", ROWS)
+    result = cli("run", workflow, "--plugin", NODES, "--set", "how=no length", "--out", "out")
+    assert result.code == 1
+    assert result.err == f"{workflow}:7:3: node-failed: nodes.sum (loop): SystemExit: 0\n"
+
+
+def test_an_observer_does_not_end_the_process(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(self: PlainLog, event: object) -> None:
+        if isinstance(event, NodeStarted):
+            raise SystemExit(0)
+
+    monkeypatch.setattr(PlainLog, "__call__", leave)
+    result = cli("run", cli.workflow("plain.yaml", PLAIN), "--out", "out", "-v")
+    assert (result.code, result.err) == (1, "error: code of a node or a plugin ended the run: SystemExit: 0\n")
 
 
 @pytest.mark.parametrize("how", ["no text", "circle"])
