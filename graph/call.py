@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.events import CancelToken, Observer, is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.output_check import OutputError, output_mismatch
 from guidegraph.graph.ownership import own
@@ -87,7 +87,9 @@ def invoke(step: Step, slots: list[Any]) -> None:
             store(step, slots, step.function(*args, **named))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise fail(step, error) from error
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.checked_file import DamagedFile, read_checked, write_checked
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.serialise import decode, encode
+from guidegraph_runtime.locks import FolderBusy, locked
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +47,37 @@ class State:
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
 
-def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state, with a checksum, in place of the one before it.
+@contextmanager
+def hold_state(folder: Path | None) -> Iterator[None]:
+    """Hold the folder of a training's checkpoint, by a lock beside the state; no folder needs none.
 
-    Raises ``NotSerialisable`` for a value that cannot be kept.
+    Raises ``CheckpointError`` where another training holds it, and ``OSError`` for a disk without space.
     """
+    if folder is None:
+        yield
+        return
+    try:
+        with locked(folder / f".{FILE}.lock", folder, "a training"):
+            yield
+    except FolderBusy as busy:
+        raise CheckpointError(f"the checkpoint is in use: {busy}") from None
+
+
+def write_state(folder: Path, key: str, state: State) -> None:
+    """Write a state in place of the one before it, which stays whole where this one cannot be written.
+
+    Raises ``NotSerialisable`` for a value that cannot be kept, and ``CheckpointError`` for a full disk and the like.
+    """
+    try:
+        _write_state(folder, key, state)
+    except OSError as error:
+        earlier = "there is no earlier one"
+        if (folder / FILE).is_file():
+            earlier = "the earlier one is whole: the same run, started again, goes on from it"
+        raise CheckpointError(f"the checkpoint after {state.step} steps, {error}; {earlier}") from error
+
+
+def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held, tree = encode(state.values)
     named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}

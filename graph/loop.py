@@ -21,6 +21,7 @@ from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
 from guidegraph.graph.types import ANY, PortType, Tensor, describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
+from guidegraph_runtime.error_text import describe_error
 
 PRECOMPUTE_LIMIT = 64 << 20
 
@@ -43,11 +44,22 @@ def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
 
 def entries(step: Step, over: Any) -> Sequence[Any]:
     """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    try:
+        items = _entries(over)
+        len(items)
+        return items
+    except BaseException as error:  # its code is a node's, and may raise anything
+        if events.is_interrupt(error):
+            raise
+        raise fail(step, error) from error
+
+
+def _entries(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
         return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
     rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
     if not rows or (is_tensor(over) and over.ndim == 0):
-        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}"))
+        raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}")
     if is_tensor(over) and over.ndim == 1:
         return over.unsqueeze(1)  # type: ignore[no-any-return]
     return over  # type: ignore[no-any-return]
@@ -101,8 +113,12 @@ def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
     """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
     try:
         return items[i]
-    except Exception as error:
-        raise fail(step, EntryError(f"entry {i} cannot be had: {type(error).__name__}: {error}")) from error
+    except BaseException as error:
+        if events.is_interrupt(error):
+            raise
+        unreadable = EntryError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable.__cause__ = error
+        raise fail(step, unreadable) from error
 
 
 class EntryError(GuidegraphError):

@@ -29,6 +29,8 @@ from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, li
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -99,8 +101,10 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
         except Cancelled as error:
             runner.emit(events.RunFinished(error.status, time.perf_counter() - started))
             raise
-        except BaseException:
+        except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
+            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+                raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.result
@@ -206,7 +210,8 @@ class _Runner:
             self._failed(error)
             raise
         except Exception as error:
-            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
 
     def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
         try:

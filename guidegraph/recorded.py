@@ -18,6 +18,7 @@ from guidegraph.outputs import OutputWriter
 from guidegraph.record import RunRecord, versions
 from guidegraph.rerun import Recipe, recipe_params, seeds_of
 from guidegraph_runtime.ending import before_exit
+from guidegraph_runtime.error_text import error_text
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
@@ -121,6 +122,6 @@ class RecordedRun:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = error.status if isinstance(error, Cancelled) else "cancelled" if interrupted else "failed"
             with suppress(OSError):  # what went wrong first is what counts
-                self._record.write(self.folder, status, str(error) or type(error).__name__)
+                self._record.write(self.folder, status, error_text(error) or type(error).__name__)
             raise
         self._record.write(self.folder, "done")

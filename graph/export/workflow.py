@@ -30,6 +30,7 @@ from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
+from guidegraph_runtime.error_text import causes
 from guidegraph_runtime.manifest import Input, Operation
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
@@ -261,9 +262,7 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> Trace
 
 def _named(part: PartPlan, error: ExportError) -> ExportError:
     """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, NodeError):
-        cause = cause.__cause__
+    cause = next((link for link in causes(error) if isinstance(link, NodeError)), None)
     if cause is None:
         where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
     else:

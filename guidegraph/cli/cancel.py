@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from guidegraph.graph.events import CancelToken
+from guidegraph.graph.events import CancelToken, leave_to_token
 from guidegraph_runtime.ending import CANCELLED, GRACE, GracePeriod, end_at_once, woken_by_signals
 
 __all__ = ["CANCELLED", "SIGNALS", "cancelled_by_signals"]
@@ -34,7 +34,7 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
             say("cancelling; once more to end at once")
 
     try:
-        with woken_by_signals(dict.fromkeys(SIGNALS, lambda *_: None), heard):
+        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), heard):
             yield
     finally:
         grace.stop()

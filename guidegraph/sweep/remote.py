@@ -15,7 +15,7 @@ from typing import Any
 
 from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
-from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.errors import WorkflowError, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.graph.trust.limits import Limits, current_limits, limited
 from guidegraph.graph.trust.policy import Policy
@@ -103,3 +103,5 @@ def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
             return _process.make(key, params)
     except WorkflowError as error:
         return Made(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})
+    except Exception as error:  # Ray would have to send it, and not every exception can be pickled
+        return Made(Outcome("failed", 0.0, f"on this worker: {describe_failure(error)}"), {})

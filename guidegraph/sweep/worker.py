@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from guidegraph.graph.errors import Cancelled, GuidegraphError, OutOfTime
+from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
@@ -48,6 +48,5 @@ class Worker:
                 raise
             return Outcome("failed", time.perf_counter() - started, str(error))
         except Exception as error:
-            kind = "" if isinstance(error, GuidegraphError) else f"{type(error).__name__}: "
-            return Outcome("failed", time.perf_counter() - started, f"{kind}{error}")
+            return Outcome("failed", time.perf_counter() - started, describe_failure(error))
         return Outcome("done", time.perf_counter() - started)

@@ -8,7 +8,6 @@ verified when a part is read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +34,7 @@ from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.models.vision import ImageModel, VisionConfig
+from guidegraph_runtime.files import atomic_path
 
 FORMAT = 1
 INDEX = "model.json"
@@ -241,11 +241,7 @@ def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write under a temporary name beside `path`, then rename. Raises ``WriteError`` for a full disk and the like."""
+    with atomic_path(path) as temporary:
         write(temporary)
         temporary.chmod(0o644)  # safetensors writes for the owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from guidegraph_runtime.ending import ended_by_sigterm
+from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, limited, parse_limits
 from guidegraph_runtime.say import note, out
+from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
@@ -49,10 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:
-        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {error.strerror or error}")
+        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {_os_reason(error)}")
     except Exception as error:
-        code = _end(FAILED, f"guidegraph-run: internal-error: {type(error).__name__}: {error}")
+        shortage = explain_shortage(error)
+        code = _end(FAILED, f"guidegraph-run: {shortage or f'internal-error: {describe_error(error)}'}")
     raise SystemExit(code)
+
+
+def _os_reason(error: OSError) -> str:
+    """Why, and what to do where the disk is at fault. An error that names no file is of what is printed."""
+    if isinstance(error, WriteError):
+        return f"cannot be written: {error.strerror}"
+    if error.filename is None and error.errno is not None:
+        return f"the output cannot be printed: {write_reason(error.errno)}"
+    return with_shortage(error.strerror or str(error), error)
 
 
 def process() -> NoReturn:
@@ -64,16 +76,27 @@ def process() -> NoReturn:
         main()
     except SystemExit as ended:
         code = ended.code
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # who read us is gone
-        code = code or FAILED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed before we began
+                stream.flush()
+        except OSError:  # who read us is gone, or the disk is full
+            code = code or FAILED
     os._exit(code if isinstance(code, int) else DONE)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help and version are printed, or fail: argparse hides that they could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = sys.stderr if file is None else file
+        if message and stream is not None:
+            stream.write(message)
+            stream.flush()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="guidegraph-run",
         description="Run a bundle of guidegraph export: pictures to PNG, tensors to safetensors, numbers to JSON.",
         epilog=_EXAMPLES,

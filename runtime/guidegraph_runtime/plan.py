@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
 from guidegraph_runtime.limits import LimitExceeded, check_limit, current_limits, show_limit
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
+from guidegraph_runtime.shortages import with_shortage
 from guidegraph_runtime.unread import Flags, hold, unread_operations, zeros_like
 
 Array = NDArray[Any]
@@ -56,8 +58,8 @@ class PlanRun:
                 self._one(operation)
             except LimitExceeded as error:
                 raise BundleError(self.where, "limit-reached", f"{operation.node} ({operation.op}): {error}") from error
-            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError) as error:
-                message = f"{operation.node} ({operation.op}): {error}"
+            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+                message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
                 raise BundleError(self.where, "operation-failed", message) from error
 
     def _check_time(self) -> None:

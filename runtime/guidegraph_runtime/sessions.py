@@ -10,12 +10,14 @@ import numpy as np
 
 from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, DeviceTensor, FixedBinding, Value, dtype_name, empty
 from guidegraph_runtime.call_limits import WATCH, explain, limit_memory
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import current_limits
 from guidegraph_runtime.manifest import Dims, Part, Tensor
 from guidegraph_runtime.opsets import release
 from guidegraph_runtime.providers import Provider, choose_providers, verify_providers
 from guidegraph_runtime.shapes import check_inputs, find_input
+from guidegraph_runtime.shortages import explain_shortage
 from guidegraph_runtime.verify import VerifiedBundle
 
 OPTIMIZATION = ("none", "basic", "extended", "all")
@@ -268,7 +270,9 @@ def _guard(where: str, code: str, call: Any, *arguments: Any) -> Any:
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's errors share no class of their own
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if shortage := explain_shortage(error):
+            raise BundleError(where, code, shortage) from error
+        lines = [line.strip() for line in error_text(error).splitlines() if line.strip()] or [type(error).__name__]
         raise BundleError(where, code, f"onnxruntime: {lines[0][:500]}") from error
 
 
