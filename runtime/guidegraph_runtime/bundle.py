@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, Progress
+from guidegraph_runtime.rehearsal import UNKNOWN, Rehearsal
 from guidegraph_runtime.sessions import Session, SessionSettings, make_session
 from guidegraph_runtime.verify import open_bundle
 
@@ -145,10 +146,12 @@ class Bundle:
         """
         manifest = self.manifest
         wanted = self.check_outputs(only)
+        sources = {name: manifest.outputs[name].source for name in wanted}
         values = given_inputs(manifest, params, self.where, self._verified.data)
-        plan = overridden(manifest.plan, nodes or {}, self.where)
+        plan = needed(overridden(manifest.plan, nodes or {}, self.where), [*sources.values()])
+        ready = self.admit(plan, values).made
         adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
-        memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
+        memory = self._start(values)
 
         on_device = DeviceParts(self._graphs) if self.settings.providers[0].device != "cpu" else None
 
@@ -164,11 +167,10 @@ class Bundle:
                 observer(part, inputs, {name: on_host(one) for name, one in found.items()})
             return found
 
-        run = PlanRun(self.where, run_part, self._verified.data, memory, progress)
-        sources = {name: manifest.outputs[name].source for name in wanted}
+        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=ready)
         outputs: dict[str, Array] = {}
         with self._turn:
-            for operation in needed(plan, [*sources.values()]):
+            for operation in plan:
                 started = time.perf_counter()
                 run.run([operation])
                 if finished is not None:
@@ -182,6 +184,19 @@ class Bundle:
             raise BundleError(self.where, "operation-failed", message)
         return {name: outputs[name] for name in wanted}
 
+    def admit(self, plan: Sequence[Operation], values: Mapping[str, Any]) -> Rehearsal:
+        """Refuse what cannot run, before anything does. values: those of the inputs; one left out is not known.
+
+        Raises ``BundleError`` that says what was expected, what was found and what to do.
+        """
+        memory = self._start({**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values})
+        rehearsal = Rehearsal(self.where, _no_part, self._verified.data, memory, parts=self.manifest.parts)
+        rehearsal.run(plan)
+        return rehearsal
+
+    def _start(self, values: Mapping[str, Any]) -> Memory:
+        return Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
+
     def _read_tables(self) -> dict[str, Array]:
         if TABLES not in self.manifest.files:
             return {}
@@ -191,6 +206,10 @@ class Bundle:
             return load(self._verified.data(TABLES))
         except Exception as error:
             raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:
+    raise ValueError(f"part '{part}' is not run in a rehearsal")
 
 
 def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:

@@ -33,7 +33,8 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says.
+    unread: operations that are not computed while flags of a value are as it says. ready: values of operations outside
+    of loops that are there already, by their node. code: of the errors of what fails.
     """
 
     where: str
@@ -42,6 +43,8 @@ class PlanRun:
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
+    ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: str = "operation-failed"
 
     def run(self, plan: Sequence[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
@@ -50,13 +53,15 @@ class PlanRun:
                 self._one(operation)
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError) as error:
                 message = f"{operation.node} ({operation.op}): {error}"
-                raise BundleError(self.where, "operation-failed", message) from error
+                raise BundleError(self.where, self.code, message) from error
 
     def _one(self, operation: Operation) -> None:
         if operation.op == "loop":
             self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
+        elif operation.node in self.ready:
+            self.memory.update(self.ready[operation.node])
         else:
             self._host(operation)
 
@@ -67,11 +72,16 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
+        self.memory.update(self._computed(operation, self._inputs(operation)))
+
+    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+        """What a host operation gives, by the names of its values."""
         given = {name: self._setting(value) for name, value in operation.settings.items()}
         fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
-        found = OPERATIONS[operation.op](**arguments(self._inputs(operation) | fields), **given)
-        for name, value in found.items():
-            self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        found = Memory()
+        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **given).items():
+            found.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return found
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
         """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""
