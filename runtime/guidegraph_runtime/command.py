@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
     record = record_of(bundle, params, nodes, only, lora)
-    bundle.check_outputs(only)
+    prepared = bundle.prepare(params, nodes, only)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
 
@@ -58,7 +58,7 @@ def run(
     try:
         with _recorded(record, folder):
             bundle.run_with(
-                params, nodes=nodes, lora=lora, only=only, on_output=write, finished=finished, progress=show.progress
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=show.progress
             )
         status = "done"
     except KeyboardInterrupt:

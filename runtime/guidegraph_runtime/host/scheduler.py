@@ -66,6 +66,7 @@ def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
 
     port, *settings = inspect.signature(table_of).parameters.values()
     sampler.__signature__ = inspect.Signature([port.replace(name="schedule"), *settings])  # type: ignore[attr-defined]
+    sampler.__wrapped__ = table_of  # type: ignore[attr-defined]
     sampler.__name__, sampler.__doc__ = table_of.__name__, table_of.__doc__
     return sampler
 
