@@ -151,11 +151,11 @@ class Bundle:
         params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
         host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
         sampler. lora: files of LoRA, or folders that peft wrote, that are added to the weights for this run: a path,
-        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. prepared: what `prepare`
-        gave for these params, nodes and outputs, where that was done before. on_output: is given
-        each output as soon as it is there. finished: is told of each operation outside of loops and its seconds.
-        progress: is told of each iteration of a loop. observer: is told of each part's inputs and outputs. Raises
-        ``BundleError`` for what does not fit, before anything runs where that can be known.
+        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. prepared: what
+        `prepare` gave, in place of params, nodes and only. on_output: is given each output as soon as it is there.
+        finished: is told of each operation outside of loops and its seconds. progress: is told of each iteration of a
+        loop. observer: is told of each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before
+        anything runs where that can be known.
         """
         manifest = self.manifest
         run_of = prepared or self.prepare(params, nodes, only)
@@ -226,9 +226,7 @@ class Bundle:
         return list(offers(plan, {f"params.{name}": one.default for name, one in inputs.items()}, takes))
 
     def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any]) -> Rehearsal:
-        rehearsal = Rehearsal(
-            self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts
-        )
+        rehearsal = Rehearsal(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
         rehearsal.run(plan)
         return rehearsal
 

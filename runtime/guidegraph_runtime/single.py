@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -221,19 +221,19 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         if "samples" in given and given["samples"].boolean():
             samples.add(name)
         if "multiples" in given:
-            multiples[name] = {
-                axis: at.integer(1, 2**31 - 1)
-                for axis, at in given["multiples"].entries(lambda axis, dims=dims: None if axis in dims else "one of the dims")
-            }
+            multiples[name] = _multiples(given["multiples"], dims)
     known = {one.node for one in recipe.plan}
     if strange := [one.node for one in noise.values() if one.node not in known]:
         fields["inputs"].fail("noise of nodes that the recipe has", f"'{strange[0]}'")
     if not isinstance(fields["fields"].value, dict):
         fields["fields"].fail("an object")
     files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
-    return Description(
-        where, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples
-    )
+    return Description(where, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
+
+
+def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
+    entries = cursor.entries(lambda axis: None if axis in dims else "the name of an axis of this input")
+    return {axis: at.integer(1, 2**31 - 1) for axis, at in entries}
 
 
 def _noise(cursor: Cursor) -> Noise:
