@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
@@ -152,6 +153,7 @@ def compile_plan(
     need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist, and
     ``WorkflowError`` for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     chosen = frozenset(passes)
     literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)

@@ -19,6 +19,7 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.models.index import held_parts
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -89,7 +90,7 @@ class Missing:
         raise MissingPart(self._message)
 
 
-@node("model.load", host=True)
+@node("model.load", host=True, provides=held_parts)
 def load_model(*, path: Path) -> LoadedModel:
     """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
 

@@ -25,6 +25,7 @@ from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.hooks import HookedModel
+from guidegraph.nodes.models.index import FORMAT, INDEX, inside, read_index
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.low_rank import low_rank_layers
 from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
@@ -32,17 +33,6 @@ from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.models.vision import ImageModel, VisionConfig
-
-FORMAT = 1
-INDEX = "model.json"
-
-
-def inside(folder: Path, name: object) -> Path:
-    """The path of a file that model.json names; it must lie in the folder itself."""
-    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
-    return folder / name
-
 
 def build_unet(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
     return UNetDenoiser(UNet(UNetConfig(**config)))
@@ -102,21 +92,6 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
     "image_embedding": build_vision,
     "condition_adapter": build_adapter,
 }
-
-
-def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
-    path = folder / INDEX
-    if not path.is_file():
-        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
-    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
-        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
-    return parts
 
 
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:

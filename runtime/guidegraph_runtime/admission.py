@@ -59,14 +59,9 @@ def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
 
 def number_problem(value: object, *, infinite: bool = False) -> str | None:
     """Numbers are finite, in lists, tables and arrays too. infinite: infinities are fine, NaN never is."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fc" or np.isfinite(value).all():
-            return None
-        count = int(np.isnan(value).sum())
-        if count:
-            return f"expected numbers; found nan in {count} of {value.size} elements"
-        return None if infinite else "expected finite numbers; found infinities"
-    if isinstance(value, (float, np.floating)):
+    if hasattr(value, "dtype"):
+        return _array_problem(value, infinite)
+    if isinstance(value, float):
         if math.isnan(value):
             return "expected a number; found nan"
         return f"expected a finite number; found {float(value)}" if math.isinf(value) and not infinite else None
@@ -75,6 +70,19 @@ def number_problem(value: object, *, infinite: bool = False) -> str | None:
     if isinstance(value, (list, tuple)):
         return next((wrong for one in value if (wrong := number_problem(one, infinite=infinite)) is not None), None)
     return None
+
+
+def _array_problem(value: Any, infinite: bool) -> str | None:
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc" or np.isfinite(array).all():
+        return None
+    if array.ndim == 0:
+        return number_problem(float(array.real), infinite=infinite)
+    if count := int(np.isnan(array).sum()):
+        return f"expected numbers; found nan in {count} of {array.size} elements"
+    return None if infinite else "expected finite numbers; found infinities"
 
 
 def is_infinite(value: object) -> bool:

@@ -1,0 +1,42 @@
+"""model.json of a model folder, read without torch: which parts the folder holds, and in which files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+INDEX = "model.json"
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The path of a file that model.json names; it must lie in the folder itself."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
+    return folder / name
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
+    return parts
+
+
+def held_parts(path: Path) -> list[str]:
+    """The parts that a model folder holds whole. Raises ``ValueError`` where it is none, or a file of one is missing."""
+    found = read_index(path)
+    for name, part in found.items():
+        for key in ("weights", "tokenizer"):
+            if key in part and not (file := inside(path, part[key])).is_file():
+                raise ValueError(f"part '{name}' of '{path}' needs {file.name}, which is not there: copy it there too")
+    return list(found)
