@@ -7,7 +7,7 @@ asked as soon as that value is there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from guidegraph.graph.admission import Extents
@@ -96,13 +96,17 @@ def _wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
 def _problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:
     check = call.spec.check
     assert check is not None
-    known = known_arguments(call, call.spec.check_arguments, values)
+    parameters = signature(check).parameters
+    needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
+    known = known_arguments(call, needed, values)
     if known is None:
         return
+    for name in call.spec.check_arguments:
+        known |= known_arguments(call, [name], values) or {}
     wired = _wired(call, values)
-    if WIRED in signature(check).parameters:
+    if WIRED in parameters:
         known[WIRED] = wired
-    if SHAPES in signature(check).parameters:
+    if SHAPES in parameters:
         known[SHAPES] = extents.of_ports(call)
     messages = ask_trait(call, "check", check, known)
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])

@@ -177,7 +177,8 @@ def node(
     identity: given settings by name, the port that is returned unchanged, or ``None``.
     check: given settings and ports by name, ``wired`` (the names of those that are linked or given), and ``shapes``
         (of ports by name, as far as they are known), what is wrong with the wiring: a message for each port, or an
-        empty mapping. It is asked as early as ``needs`` is, and before anything else of the loop in which the call is.
+        empty mapping. It is asked as early as ``needs`` is, and before anything else of the loop in which the call is;
+        what has a default in its signature may not be known yet, and is left out then.
     shape: the leading axes of what the node gives, as far as they follow from settings and ports: those that can be
         written down by their values, the others as something with a ``shape``, or None where they are not wired. A
         mapping has those of several outputs; None is not known. It raises ``ValueError`` for what cannot go together.
