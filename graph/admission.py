@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from inspect import signature
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,10 @@ class Extents:
             source = call.inputs.get(name)
             if source is not None and not isinstance(source, tuple) and (shape := self.shapes.get(source)):
                 rows.append((name, Rows(shape[0], self.sources[source])))
-        if rows and rows[0][0] == call.spec.batchable[0]:
-            if (reason := batch_problem(rows[0][1], [one for _, one in rows[1:]])) is not None:
-                raise ValueError(reason)
+        if not rows or rows[0][0] != call.spec.batchable[0]:
+            return
+        if (reason := batch_problem(rows[0][1], [one for _, one in rows[1:]])) is not None:
+            raise ValueError(reason)
 
     def _argument(self, call: Call, name: str) -> Any:
         """What a ``shape`` is told of a port or setting."""
@@ -221,9 +223,12 @@ def _files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> 
     for name, source in call.settings.items() if call.spec.pure else ():
         value = None if isinstance(source, tuple) else known_value(source, values)
         if isinstance(value, Path) and value not in written and not value.exists():
-            of = f"parameter '{source.name}'" if isinstance(source, Param) else f"'{name}'"
-            message = f"{call.spec.id}: {of} names '{value}', which is not there"
-            yield Problem(call.marks.get(name, call.mark), "missing-file", message, f"nodes.{call.key}.{name}")
+            of, remedy, key = f"'{name}'", "write the path of one that is", "with"
+            if isinstance(source, Param):
+                of, remedy, key = f"parameter '{source.name}'", f"make it, or give --set {source.name}=…", "in"
+            message = f"{call.spec.id}: {of} names '{normpath(value)}', which is not there: {remedy}"
+            mark = call.marks.get(name, call.mark)
+            yield Problem(mark, "missing-file", message, f"nodes.{call.key}.{key}.{name}")
 
 
 def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:

@@ -184,7 +184,8 @@ def node(
         mapping has those of several outputs; None is not known. It raises ``ValueError`` for what cannot go together.
         Without it a node that is ``batchable`` gives as many samples as its first port has.
     extras: optional packages that the node imports, by module the extra of guidegraph that brings it, or a function of
-        settings, and of ``outputs`` (the names of those that something reads), that says so. A run for which one is not installed is refused before it starts.
+        settings, and of ``outputs`` (the names of those that something reads), that says so. A run for which one is
+        not installed is refused before it starts.
     provides: given settings by name, the outputs that the node will give, for one that cannot always give all. It may
         look at a file, and imports nothing large; it raises ``ValueError`` for what it cannot use.
     version: part of the cache key; raise it when the result changes.

@@ -29,7 +29,7 @@ def settings_beside_levels(wired: Collection[str]) -> dict[str, str]:
 
 def check_sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., dict[str, str]]:
     """What is wrong with a sampler's settings: beside levels, and, once it is there, for the schedule."""
-    schedule, *settings = signature(table_of).parameters
+    settings = [*signature(table_of).parameters][1:]  # the first is the schedule
 
     def check(wired: Collection[str], **given: Any) -> dict[str, str]:
         problems = settings_beside_levels(wired)

@@ -11,7 +11,8 @@ import typer
 from guidegraph.cli.errors import WRONG, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
+from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs, with_recipe
+from guidegraph.graph.admission import LACKING, admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
@@ -20,20 +21,42 @@ from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
 
 
-def validate_command(workflows: Sequence[Path], plugins: Chosen) -> None:
+def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen) -> None:
+    """Check workflows; what only this machine lacks is said, and is an error where it is asked for (``strict``)."""
     registry = required_plugins(plugins).registry
-    wrong = 0
+    wrong = lacking = 0
     for path in workflows:
         try:
-            opened = open_workflow(path, registry)
-            if problems := unwritable(opened.graph, registry):
+            graph = with_recipe(open_workflow(path, registry))
+            if problems := unwritable(graph, registry):
                 raise WorkflowError(problems)
+            defaults = {name: p.default for name, p in graph.params.items() if not p.required}
+            problems = admission_problems(graph, defaults)
+            if refused := [problem for problem in problems if problem.code not in LACKING]:
+                raise WorkflowError(refused)
             typer.echo(f"{path}: ok")
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
-    if wrong:
+            continue
+        lacking += bool(problems)
+        if problems:
+            say(f"{path}: valid, but it cannot run here:\n{shown(WorkflowError(problems))}")
+        for line in required_lines(graph):
+            say(f"{path}: to run it, give {line}")
+    if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
+
+
+def required_lines(graph: Graph) -> list[str]:
+    """What a person has to give to run a workflow; nothing for one that others use, with models for parameters."""
+    required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
+    if not all(takes_literal(parameter.port.type) for parameter in required.values()):
+        return []
+    return [
+        f"--set {name}=… ({parameter.port.type})" + (f": {parameter.help}" if parameter.help else "")
+        for name, parameter in required.items()
+    ]
 
 
 def unwritable(graph: Graph, registry: Registry) -> list[Problem]:

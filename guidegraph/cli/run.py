@@ -26,6 +26,7 @@ from guidegraph.cli.source import (
     place_problems,
     unknown_outputs,
 )
+from guidegraph.graph.admission import admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.registry import Registry
@@ -108,7 +109,10 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     problems += unknown_outputs(opened.graph, only)
     problems += output_problems(opened.graph, registry, only)
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    return Ready(opened, bound(opened, given.settings, problems), only, dtype, passes, cache, budget)
+    values = bound(opened, given.settings, problems)
+    if refused := admission_problems(opened.graph, values, only):
+        raise WorkflowError(refused)
+    return Ready(opened, values, only, dtype, passes, cache, budget)
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:

@@ -15,13 +15,20 @@ from guidegraph.cli.root import app, chosen, examples
 @app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
+    ] = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Check workflows without running them, and print every error of each."""
+    """Check workflows without running them, and print every error of each.
+
+    With the defaults of its parameters: what cannot go together is an error. What only this machine lacks (an extra of
+    guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict.
+    """
     from guidegraph.cli.inspect import validate_command
 
-    validate_command(workflows, chosen(plugin, no_plugins))
+    validate_command(workflows, strict, chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))

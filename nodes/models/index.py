@@ -33,7 +33,7 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def held_parts(path: Path) -> list[str]:
-    """The parts that a model folder holds whole. Raises ``ValueError`` where it is none, or a file of one is missing."""
+    """The parts that a model folder holds. Raises ``ValueError`` where it is none, or a file of a part is missing."""
     found = read_index(path)
     for name, part in found.items():
         for key in ("weights", "tokenizer"):

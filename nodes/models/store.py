@@ -34,6 +34,7 @@ from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.models.vision import ImageModel, VisionConfig
 
+
 def build_unet(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
     return UNetDenoiser(UNet(UNetConfig(**config)))
 

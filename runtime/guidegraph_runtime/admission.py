@@ -14,8 +14,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 Shape: TypeAlias = tuple[int, ...]
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
