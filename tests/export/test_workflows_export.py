@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -248,6 +249,13 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
         marked("class_classifier_guidance_ddpm", {"noise.shape": [1, 40, 32]}, {}, "shape"),
         marked("checkpoint", {}, {"prompt": LONG}, "'chunks' is 2 in .* and 1 in .*example in which they differ"),
         marked("checkpoint", {}, {"prompt": "a (b"}, "has no partner"),
+        marked(
+            "checkpoint",
+            {},
+            {"prompt": ["a", "b"], "batch": 1},
+            r"'prompt' \(2 values\) is for 2 samples and .* makes 1",
+        ),
+        marked("checkpoint", {"noise.shape": [4, 17, 16]}, {}, r"expected sides that are multiples of \d+; found 17"),
     ],
 )
 def test_what_a_graph_was_not_traced_for_is_refused(
@@ -255,3 +263,18 @@ def test_what_a_graph_was_not_traced_for_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=said):
         bundle_of(name).run(nodes, **params)
+
+
+def test_everything_that_an_exported_bundle_offers_is_taken(bundle_of: Callable[[str], Made]) -> None:
+    bundle = bundle_of("class_cfg").bundle
+    inputs = {f"params.{name}": one.default for name, one in bundle.manifest.inputs.items()}
+    offered = {offer.node: offer for offer in bundle.offers()}
+    assert "clip" not in offered["scheduler"].settings  # the step was traced with it
+    assert "scheduler.heun" in offered["scheduler"].others
+    for offer in offered.values():
+        changes: dict[str, Any] = {f"{offer.node}.use": other for other in offer.others}
+        for setting, value in offer.settings.items():
+            changes[f"{offer.node}.{setting}"] = inputs[offer.linked[setting]] if setting in offer.linked else value
+        for name, value in changes.items():
+            found = bundle.run_with({"steps": 2} if not name.endswith("steps") else {}, nodes={name: value})
+            assert all(np.isfinite(one).all() for one in found.values()), name
