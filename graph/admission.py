@@ -156,7 +156,7 @@ def shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int 
 def lacking_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
     """What the machine lacks for a run: optional packages, files that are read, parts of models."""
     calls = [op for op in walk(ops) if isinstance(op, Call)]
-    asking = [call for call in calls if call.spec.extras or call.spec.provides or _reads_files(call)]
+    asking = [call for call in calls if call.spec.asks_machine]
     if not asking:
         return []
     written, readers = _written(calls, values), _readers(calls)
@@ -168,10 +168,6 @@ def lacking_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[P
             found = list(_parts(call, values, read))
         problems += found
     return problems
-
-
-def _reads_files(call: Call) -> bool:
-    return any(Path in port.type.alternatives for port in call.spec.settings.values())
 
 
 def _readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
@@ -193,6 +189,8 @@ def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection
 
 def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
     """Refuse values that cannot go together, or that are too large. Raises ``WorkflowError``."""
+    if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
+        return
     if problems := shape_problems(prune(graph.ops, _roots(graph, only), effects=only is None), values):
         raise WorkflowError(problems)
 

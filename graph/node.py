@@ -127,6 +127,12 @@ class NodeSpec:
     shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
 
+    @cached_property
+    def asks_machine(self) -> bool:
+        """Whether a machine may lack something that the node needs: a package, a file, a part of a model."""
+        paths = any(Path in port.type.alternatives for port in self.settings.values())
+        return bool(paths or self.extras or self.provides)
+
     def port(self, name: str) -> Port | None:
         return self.inputs.get(name) or self.settings.get(name)
 

@@ -143,7 +143,7 @@ def count_of(value: Any) -> int | None:
     """The rows of a value: the length of a list, the leading axis of an array; None for one that serves all."""
     if isinstance(value, (list, tuple)):
         return len(value)
-    shape = getattr(value, "shape", ())
+    shape: Any = getattr(value, "shape", ())
     return int(shape[0]) if len(shape) else None
 
 
