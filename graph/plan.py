@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
@@ -160,6 +161,7 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     chosen = frozenset(passes)
     check_effects(needed_ops(graph, only), values, policy)
     literals = {name: Literal(own_parameter(value)) for name, value in values.items()}

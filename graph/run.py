@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
+from guidegraph.graph.admission import check_lacking
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
@@ -145,6 +146,7 @@ class _Runner:
 
     def execute(self) -> None:
         ops, cached = self._demanded()
+        check_lacking(ops)
         ops = checked_first(ops)
         roots = [source for source, _ in self.plan.outputs.values()]
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
@@ -160,7 +162,7 @@ class _Runner:
             slots[slot] = found[source.op][names.index(source.name)]
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
-        wiring = WiringChecks(ops)
+        wiring = WiringChecks(ops, self.plan.bound)
         wiring.see({source: slots[slot] for source, slot in region.inputs})
         waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)

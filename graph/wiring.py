@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +17,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
 from guidegraph.graph.types import PortType, mismatch, remedies, takes_literal
 from guidegraph.graph.yamltree import Scalar, Tree, plain, short
+from guidegraph.graph.yamltree import Sequence as SequenceTree
 
 GUESSES = 100
 CONVERSIONS = 3
@@ -117,6 +118,13 @@ class Wiring:
                 message += "; a link stands under 'in'"
             self.add(tree.mark, "bad-value", message, where)
             return None
+        if links := [text for text in _plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
+            message = (
+                f"'{port.name}': '{short(links[0].text)}' is a link, and under 'with' it would be taken for a text: "
+                "put it under 'in' (quotes make it a text)"
+            )
+            self.add(links[0].mark, "bad-value", message, where)
+            return None
         self.origins[literal] = Origin(tree.mark, base, where)
         return literal
 
@@ -125,6 +133,26 @@ class Wiring:
         if isinstance(source, (Param, Literal)):
             return fits(source, given, target)
         return may_pass(given, target)
+
+    def _is_meant_as_link(self, text: Scalar, port: Port, scope: Scope) -> bool:
+        """Whether a text without quotes is surely a link: ``params.NAME`` and the like, or an output of a node."""
+        head, dot, rest = text.text.partition(".")
+        if not dot or not all(part.isidentifier() for part in rest.split(".")):
+            return False
+        if _is_link(text, scope):
+            return True
+        if Path in port.type.alternatives:  # where it may be the name of a file
+            return False
+        return head in ("params", "carry", "loop") or self._gives(scope, head, rest)
+
+    def _gives(self, scope: Scope, name: str, output: str) -> bool:
+        """Whether a node that the scope names, and that need not be resolved yet, has this output."""
+        for region in scope.chain():
+            node = region.names.get(name) if isinstance(region.names, Mapping) else None
+            if isinstance(node, ParsedNode):
+                spec = self.registry.nodes.get(node.use.text)
+                return spec is not None and output in spec.outputs
+        return False
 
     def _passed_on(self, literal: Literal, port: Port, link: Scalar, where: str) -> Literal | None:
         """A literal that reaches a port through a parameter of a sub-workflow."""
@@ -191,6 +219,16 @@ def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
         and Path in target.alternatives
         and str not in target.alternatives
     )
+
+
+def _plain_texts(tree: Tree) -> Iterator[Scalar]:
+    """The texts without quotes in a literal."""
+    if isinstance(tree, Scalar):
+        if tree.plain and isinstance(tree.value, str):
+            yield tree
+    elif isinstance(tree, SequenceTree):
+        for item in tree.items:
+            yield from _plain_texts(item)
 
 
 def _is_link(tree: Scalar, scope: Scope) -> bool:

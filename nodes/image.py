@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.nodes import extents
 from guidegraph.nodes.types import Image, Sample
 from guidegraph_runtime.host import image as host
 from guidegraph_runtime.pictures import Resize
@@ -19,7 +20,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-@node("image.load", io=True, host=True, runtime=True)
+@node("image.load", io=True, host=True, runtime=True, shape=extents.picture_shape)
 def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
     """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
 

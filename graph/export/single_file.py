@@ -18,6 +18,7 @@ from guidegraph.graph.export.before import Before, before_graph, flat
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.like import Shapes
 from guidegraph.graph.export.part import EMBEDDED_LIMIT, OPSET
+from guidegraph.graph.export.samples import input_multiples, starting_values
 from guidegraph.graph.export.single import PIXELS, Single, single_graph
 from guidegraph.graph.export.workflow import Exported
 from guidegraph_runtime.files import write_errors
@@ -104,6 +105,8 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         fields,
         recipe,
         files,
+        samples=starting_values(exported.plan) & {one.name for one in single.inputs},
+        multiples=input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
     return Written(single, described, _write(out, single, described, examples, exported))
@@ -150,6 +153,10 @@ def _write(
         name: _plain_input(tensor, described, data, examples[name], exported)
         for name, tensor in described.inputs.items()
     }
+    for name in described.samples:
+        inputs[name]["samples"] = True
+    for name, factors in described.multiples.items():
+        inputs[name]["multiples"] = dict(factors)
     places = {name: data.add(content) for name, content in described.files.items()}
     blocks = bytes(data.blocks)
     paths = [out, out.with_suffix(DATA), out.with_suffix(".json")]

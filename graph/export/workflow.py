@@ -32,6 +32,7 @@ from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
 from guidegraph_runtime.error_text import causes
 from guidegraph_runtime.manifest import Input, Operation
+from guidegraph_runtime.names import MULTIPLES
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 
@@ -110,7 +111,25 @@ def export_workflow(
         for key, model in walk.frozen.values()
         if hasattr(model, METHOD)
     }
+    plan = with_multiples(plan, {one.plan.name: multiples(one) for one in parts})
     return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values, frozen=frozen)
+
+
+def multiples(part: ExportedPart) -> dict[str, int]:
+    """What the sizes of a part's named axes have to be multiples of, where that is more than 1."""
+    return {axis.name: axis.multiple_of for here in part.axes for axis in here.values() if axis.multiple_of > 1}
+
+
+def with_multiples(plan: Sequence[Operation], found: Mapping[str, Mapping[str, int]]) -> tuple[Operation, ...]:
+    """The plan with what the axes of each part are multiples of, so that another size is refused before a run."""
+    changed = []
+    for operation in plan:
+        if operation.op == "part" and (own := found.get(operation.node)):
+            operation = replace(operation, settings={**operation.settings, MULTIPLES: dict(own)})
+        elif operation.body is not None:
+            operation = replace(operation, body=with_multiples(operation.body, found))
+        changed.append(operation)
+    return tuple(changed)
 
 
 def planned(

@@ -27,6 +27,7 @@ from guidegraph.cli.source import (
     place_problems,
     unknown_outputs,
 )
+from guidegraph.graph.admission import admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.plan import needed_ops
@@ -118,6 +119,8 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     values = bound(opened, given.settings, problems)
     policy = opened.policy(given.grants, given_names(given.settings), given.out)
     check_effects(needed_ops(opened.graph, only), values, policy)
+    if refused := admission_problems(opened.graph, values, only):
+        raise WorkflowError(refused)
     return Ready(opened, values, only, dtype, passes, cache, budget, policy)
 
 

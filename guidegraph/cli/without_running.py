@@ -29,6 +29,9 @@ from guidegraph.cli.root import app, chosen, examples
 @app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
+    ] = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     allow_read: AllowRead = None,
@@ -38,13 +41,16 @@ def validate(
 ) -> None:
     """Check workflows without running them, and print every error of each.
 
-    The files that a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
+    With the defaults of its parameters: what cannot go together is an error. What only this machine lacks (an extra of
+    guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
+    a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
     """
     from guidegraph.cli.inspect import validate_command
     from guidegraph.cli.source import limits_in_force
 
+    grants = allowed(allow_read, allow_write, allow_code)
     with limits_in_force(limit):
-        validate_command(workflows, chosen(plugin, no_plugins), allowed(allow_read, allow_write, allow_code))
+        validate_command(workflows, strict, chosen(plugin, no_plugins), grants)
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))

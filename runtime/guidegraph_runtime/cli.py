@@ -147,7 +147,7 @@ def _limited_command(given: argparse.Namespace) -> int:
     if given.describe:
         from guidegraph_runtime.describe import described
 
-        out(described(bundle.manifest, bundle.digest))
+        out(described(bundle.manifest, bundle.digest, bundle.offers()))
         return DONE
     if given.verify:
         return _verify(bundle, given)

@@ -24,7 +24,7 @@ from guidegraph_runtime.shortages import with_shortage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.bundle import Bundle, Prepared
     from guidegraph_runtime.manifest_types import Operation
 
 
@@ -41,10 +41,10 @@ def run(
 ) -> None:
     """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
     record = record_of(bundle, params, nodes, only, lora)
-    bundle.check_outputs(only)
+    prepared = bundle.prepare(params, nodes, only)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
     with _held(folder, quiet or as_json):
-        _run_into(folder, bundle, record, params, nodes, only, lora=lora, as_json=as_json, quiet=quiet)
+        _run_into(folder, bundle, record, params, prepared, lora=lora, as_json=as_json, quiet=quiet)
 
 
 @contextmanager
@@ -64,8 +64,7 @@ def _run_into(
     bundle: Bundle,
     record: Record,
     params: Mapping[str, Any],
-    nodes: Mapping[str, Any],
-    only: list[str] | None,
+    prepared: Prepared,
     *,
     lora: Sequence[str],
     as_json: bool,
@@ -94,7 +93,7 @@ def _run_into(
     try:
         with _recorded(record, folder):
             bundle.run_with(
-                params, nodes=nodes, lora=lora, only=only, on_output=write, finished=finished, progress=show.progress
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=show.progress
             )
         status = "done"
     except KeyboardInterrupt:

@@ -38,7 +38,8 @@ class PlanRun:
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
     unread: operations that are not computed while flags of a value are as it says. trips: the iterations of all loops
-    that have begun; started: when the run did, by the monotonic clock.
+    that have begun; started: when the run did, by the monotonic clock. ready: values of operations outside of loops that
+    are there already, by their node. code: of the errors of what fails.
     """
 
     where: str
@@ -49,6 +50,8 @@ class PlanRun:
     unread: dict[str, Flags] = field(default_factory=dict)
     trips: int = 0
     started: float = field(default_factory=time.monotonic)
+    ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: str = "operation-failed"
 
     def run(self, plan: Sequence[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
@@ -60,7 +63,7 @@ class PlanRun:
                 raise BundleError(self.where, "limit-reached", f"{operation.node} ({operation.op}): {error}") from error
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
                 message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
-                raise BundleError(self.where, "operation-failed", message) from error
+                raise BundleError(self.where, self.code, message) from error
 
     def _check_time(self) -> None:
         """Raise ``BundleError`` where the run has taken longer than its limit of seconds."""
@@ -77,6 +80,8 @@ class PlanRun:
             self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
+        elif operation.node in self.ready:
+            self.memory.update(self.ready[operation.node])
         else:
             self._host(operation)
         if missing := [name for name in operation.outputs if name not in self.memory]:
@@ -89,11 +94,16 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
+        self.memory.update(self._computed(operation, self._inputs(operation)))
+
+    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+        """What a host operation gives, by the names of its values."""
         given = {name: self._setting(value) for name, value in operation.settings.items()}
         fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
-        found = OPERATIONS[operation.op](**arguments(self._inputs(operation) | fields), **given)
-        for name, value in found.items():
-            self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        found = Memory()
+        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **given).items():
+            found.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return found
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
         """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""

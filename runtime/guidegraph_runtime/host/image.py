@@ -25,7 +25,18 @@ def check_pixels(height: int, width: int) -> None:
     check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
 
 
-@operation("image.load")
+def loaded_shape(size: Any) -> tuple[int, ...] | None:
+    """The shape of what `image.load` reads, where `size` says so."""
+    return None if size is None else (1, 3, *sides("size", size))
+
+
+def sample_shape(sample: Any) -> tuple[int, ...]:
+    """The shape of what `image.from_sample` makes."""
+    batch, *_, height, width = sample.shape
+    return batch, 3, height, width
+
+
+@operation("image.load", shape=loaded_shape)
 def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
     """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts lie over white.
 
@@ -44,7 +55,7 @@ def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
-@operation("image.from_sample")
+@operation("image.from_sample", shape=sample_shape)
 def from_sample(sample: NDArray[Any]) -> NDArray[Any]:
     """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,12 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.palette import CLASSES, read_map
 
 
-@operation("semantic.load")
+def map_shape(size: Any, classes: Any) -> tuple[int, ...] | None:
+    """The shape of what `semantic.load` reads, where `size` says so."""
+    return None if size is None else (1, len(CLASSES) if classes is None else classes, *sides("size", size))
+
+
+@operation("semantic.load", shape=map_shape)
 def load(*, path: FilePath, size: Size | None = None, classes: int | None = None) -> NDArray[np.float32]:
     """A picture file as a one-hot map (1, K, H, W), float32, of the classes of scenes, or of so many of any kind.
 
