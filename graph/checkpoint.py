@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.serialise import decode, encode
+from guidegraph.graph.trust.files import require_regular
 from guidegraph_runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
     path = folder / FILE
     if not path.exists():
         return None
+    require_regular(path)
     try:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}

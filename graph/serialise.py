@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.trust.files import require_regular
 from guidegraph.graph.types import is_tensor, structured_types
 from guidegraph_runtime.files import atomic_path
 
@@ -81,6 +82,7 @@ def read_value(path: Path, device: str) -> Any:
     """Read what ``write_value`` wrote. Raises ``ValueError`` or ``OSError`` for a damaged file."""
     from safetensors import SafetensorError, safe_open
 
+    require_regular(path)
     try:
         with safe_open(str(path), "pt", device=device) as file:
             metadata = file.metadata() or {}

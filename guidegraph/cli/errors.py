@@ -13,6 +13,7 @@ import typer
 
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.outputs import OutputError
+from guidegraph_runtime.limits import LimitExceeded
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
 ID, NAME = "ID", "NAME"
@@ -63,7 +64,7 @@ def reported(tracebacks: bool) -> Iterator[None]:
         raise SystemExit(FAILED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except (GuidegraphError, OSError) as error:
+    except (GuidegraphError, LimitExceeded, OSError) as error:
         _end(FAILED, f"error: {error}", error if tracebacks else None)
     except Exception as error:
         if torn := _unreadable():
