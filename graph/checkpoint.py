@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.checked_file import DamagedFile, read_checked, write_checked
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.serialise import decode, encode
+from guidegraph.graph.trust.files import require_regular
 from guidegraph_runtime.locks import FolderBusy, locked
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
     if not path.exists():
         return None
     again = "restore it from a copy, or move it away to start over"
+    require_regular(path)
     try:
         metadata, tensors, is_checked = read_checked(path, copy=False)
     except DamagedFile as error:

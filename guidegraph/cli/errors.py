@@ -15,6 +15,7 @@ import typer
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.limits import LimitExceeded
 from guidegraph_runtime.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
@@ -96,7 +97,7 @@ def reported(tracebacks: bool) -> Iterator[None]:
         raise SystemExit(FAILED) from None
     except (typer.Exit, typer.Abort, SystemExit):
         raise
-    except (GuidegraphError, OSError) as error:
+    except (GuidegraphError, LimitExceeded, OSError) as error:
         _end(FAILED, _sentence(error), error if tracebacks else None)
     except BaseException as error:
         shown_error = error if tracebacks else None

@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.limits import Limits, current_limits, show_limit
@@ -63,6 +64,7 @@ class CallWatch:
 
 
 WATCH = CallWatch()
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 _arena_lock = threading.Lock()
 _arena_bytes: int | None = None
@@ -83,11 +85,14 @@ def limit_memory(onnxruntime: Any, limits: Limits | None = None) -> int:
 
 
 def default_memory() -> int:
-    """Three quarters of this machine's memory in bytes, or 2**40 where the system does not tell it."""
+    """Three quarters of the memory of this machine, or of its container, in bytes; 2**40 where no system tells it."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         return 2**40
+    with suppress(OSError, ValueError):  # no cgroup of version 2, or "max"
+        found = min(found, int(_CGROUP.read_text()))
+    return found * 3 // 4
 
 
 def explain(error: BaseException, seconds: float | None) -> str | None:

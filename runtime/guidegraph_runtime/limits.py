@@ -147,7 +147,7 @@ def parse_limits(settings: Sequence[str], base: Limits | None = None) -> Limits:
 
 def _value(name: str, text: str) -> int | float | None:
     if text.lower() in ("off", "none"):
-        return None if name in _TIMED else UNLIMITED
+        return None if name in _OPTIONAL else UNLIMITED
     if name.endswith("_bytes"):
         try:
             return parse_size(text)

@@ -38,8 +38,8 @@ class PlanRun:
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
     unread: operations that are not computed while flags of a value are as it says. trips: the iterations of all loops
-    that have begun; started: when the run did, by the monotonic clock. ready: values of operations outside of loops that
-    are there already, by their node. code: of the errors of what fails.
+    that have begun; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
+    that are there already, by their node. code: of the errors of what fails.
     """
 
     where: str

@@ -54,3 +54,13 @@ def test_pipes_on_the_command_line_are_errors(cli: Command, tmp_path: Path) -> N
         path = cli.workflow("loop.yaml", LOOP % [1])
         result = cli("sweep", path, "--from", tmp_path / "pipe")
         assert (result.code, "found a named pipe" in result.err) == (2, True)
+
+
+def test_a_limit_that_is_exceeded_outside_of_a_node_is_no_internal_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from guidegraph.cli.errors import reported
+    from guidegraph_runtime.limits import check_limit
+
+    with pytest.raises(SystemExit) as ended, reported(False):
+        check_limit("file_bytes", 10**12, "'a' has 1 TB")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: 'a' has 1 TB; the limit is 68.8 GB.")

@@ -126,6 +126,18 @@ def test_pipes_in_the_folder_of_a_model_are_named(tmp_path: Path) -> None:
         run_node(tmp_path, "model.load", model)
 
 
+def test_a_pipe_as_a_training_state_or_a_cached_value_is_no_wait(tmp_path: Path) -> None:
+    from guidegraph.graph.cache import DiskCache
+    from guidegraph.graph.checkpoint import FILE, read_state
+
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(OSError, match="found a named pipe"):
+        read_state(tmp_path, "key")
+    (tmp_path / "ab").mkdir()
+    os.mkfifo(tmp_path / "ab" / "abc.safetensors")
+    assert DiskCache(tmp_path).get("abc", "cpu") is None
+
+
 def test_digests_do_not_wait_for_pipes(tmp_path: Path, pipe: Path) -> None:
     assert path_digest(pipe).startswith("!")
     (tmp_path / "a").write_text("a")
