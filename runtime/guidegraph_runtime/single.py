@@ -180,7 +180,7 @@ def _drawn(
 
 
 def _array(tensor: Tensor, value: Any) -> Array:
-    array = np.array(value, tensor.dtype, order="C")
+    array = np.asarray(np.asarray(value).astype(tensor.dtype, copy=False), order="C")
     if array.ndim != len(tensor.dims):
         raise ValueError(f"'{tensor.name}' has shape {array.shape} and the graph takes {len(tensor.dims)} axes")
     for size, dim in zip(array.shape, tensor.dims, strict=True):

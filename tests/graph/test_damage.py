@@ -186,11 +186,3 @@ def test_a_training_does_not_go_on_from_a_flipped_bit(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(NodeError, match=r"damaged.*restore it from a copy, or move it away"):
         run_text(text(10, checkpoint=True), tmp_path)
-
-
-def test_the_checkpoint_of_another_training_in_its_place_is_noticed(tmp_path: Path) -> None:
-    for name, dropout in (("a", 0.0), ("b", 0.5)):
-        run_text(text(6, checkpoint=True, dropout=dropout).replace("path: ckpt", f"path: {name}"), tmp_path)
-    (tmp_path / "b" / FILE).replace(tmp_path / "a" / FILE)
-    with pytest.raises(NodeError, match="belongs to another training"):
-        run_text(text(10, checkpoint=True).replace("path: ckpt", "path: a"), tmp_path)

@@ -246,10 +246,9 @@ outputs: {{a: {output}}}
 
 
 @pytest.mark.parametrize("output", ["a", "params.value"])
-@pytest.mark.parametrize(
-    "value", [torch.ones(3), np.ones(3), [torch.ones(2), "a"], {"a": [1]}, Pair(torch.ones(1), ["a"])], ids=str
-)
-def test_a_parameter_is_copied_when_the_run_starts(value: Any, output: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["tensor", "array", "list", "dict", "pair"])
+def test_a_parameter_is_copied_when_the_run_starts(kind: str, output: str, tmp_path: Path) -> None:
+    value: Any = torch.ones(3) if kind == "tensor" else anything(kind=kind)
     memory, before = MemoryCache(), frozen(value)
     text = PARAM.format(output=output)
     spoil_value(go(text, tmp_path, memory, value=value).outputs["a"])
@@ -259,14 +258,6 @@ def test_a_parameter_is_copied_when_the_run_starts(value: Any, output: str, tmp_
     spoil_value(mine)
     again = go(text, tmp_path, memory, value=own(value))
     assert frozen(kept.outputs["a"]) == frozen(again.outputs["a"]) == before
-
-
-def test_a_list_changed_after_the_run_does_not_change_what_is_cached_for_it(tmp_path: Path) -> None:
-    memory, names = MemoryCache(), ["a", "b"]
-    text = PARAM.format(output="a")
-    go(text, tmp_path, memory, value=names)
-    names.append("c")
-    assert go(text, tmp_path, memory, value=["a", "b"]).outputs["a"] == ["a", "b"]
 
 
 def test_a_parameter_changed_while_the_run_goes_on_is_as_it_was_given(tmp_path: Path) -> None:
@@ -284,7 +275,7 @@ outputs: {n: n, a: a}
 
 
 def test_what_on_output_does_to_a_value_stays_with_it(tmp_path: Path) -> None:
-    result = workflow(ONES, tmp_path).run_with(
+    result = workflow(ONES, tmp_path, cache="off").run_with(
         {}, on_output=lambda name, value, kind: value.zero_() if name == "t" else None
     )
     assert result.outputs["m"] == 1.0
