@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph.cli.export import _node_of
 from guidegraph.graph.events import NodeStarted
 from guidegraph.observers import PlainLog
 from tests.cli.command import Command
+from tests.cli.failing_nodes import in_a_circle
 
 NODES = str(Path(__file__).with_name("failing_nodes.py"))
 FAIL = """
@@ -41,14 +43,13 @@ SAID = {
     "exit": "SystemExit: 0",
     "generator exit": "GeneratorExit",
     "interrupt": "KeyboardInterrupt",
-    "circle": "ValueError: first",
     "huge": f"ValueError: {'x' * 4000}… (10000000 characters)",
     "memory": "there is not enough memory: 22101 GB were asked for, ",
     "torch": "there is not enough memory: 10800 GB were asked for, ",
 }
 
 
-@pytest.mark.parametrize("how", SAID)
+@pytest.mark.parametrize("how", ["no text", "own", "generator exit", "interrupt", "huge", "memory", "torch"])
 def test_a_node_may_raise_anything(cli: Command, how: str) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
     result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out")
@@ -84,12 +85,11 @@ def test_an_observer_does_not_end_the_process(cli: Command, monkeypatch: pytest.
     assert (result.code, result.err) == (1, "error: code of a node or a plugin ended the run: SystemExit: 0\n")
 
 
-@pytest.mark.parametrize("how", ["no text", "circle"])
-def test_the_traceback_may_be_asked_for(cli: Command, how: str) -> None:
+def test_the_traceback_may_be_asked_for(cli: Command) -> None:
     workflow = cli.workflow("fail.yaml", FAIL)
-    result = cli("run", workflow, "--plugin", NODES, "--set", f"how={how}", "--out", "out", "--traceback")
+    result = cli("run", workflow, "--plugin", NODES, "--set", "how=no text", "--out", "out", "--traceback")
     assert result.code == 1
-    assert SAID[how] in result.err.splitlines()[-1]
+    assert SAID["no text"] in result.err.splitlines()[-1]
 
 
 def test_a_cell_of_a_sweep_may_raise_anything(cli: Command) -> None:
@@ -98,3 +98,7 @@ def test_a_cell_of_a_sweep_may_raise_anything(cli: Command) -> None:
     assert result.code == 1
     assert [line.partition(": ")[0] for line in result.err.splitlines()] == ["failed"] * 4
     assert all(f": {SAID[how]}" in result.err for how in ("no text", "own", "exit", "memory"))
+
+
+def test_causes_in_a_circle_end_the_search_for_the_node_that_was_not_traced() -> None:
+    assert _node_of(in_a_circle()) is None
