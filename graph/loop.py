@@ -17,7 +17,7 @@ from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
-from guidegraph.graph.ownership import own
+from guidegraph.graph.ownership import is_mutable, own
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
 from guidegraph.graph.types import ANY, PortType, Tensor, describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
@@ -185,7 +185,7 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
     """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
     slots: list[Any] = [None] * region.size
     for slot, value in region.constants:
-        slots[slot] = own(value) if isinstance(value, (list, dict)) else value
+        slots[slot] = own(value) if is_mutable(value) else value
     for source, slot in region.inputs:
         slots[slot] = here[source]
     timed, watch = bool(body.observers), body.watch

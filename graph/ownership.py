@@ -51,6 +51,11 @@ def own_parameter(value: Any) -> Any:
     return own(value, frozen_copy)
 
 
+def is_mutable(value: Any) -> bool:
+    """Whether a literal can be changed in place: it is a list or a dict, or a tuple with one in it."""
+    return isinstance(value, (list, dict)) or (isinstance(value, tuple) and any(map(is_mutable, value)))
+
+
 def own_module(module: Any, device: str | None = None) -> Any:
     """A frozen copy of a module with weights of its own, on another device where one is named."""
     tensors = [*module.parameters(), *module.buffers()]

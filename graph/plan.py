@@ -16,7 +16,7 @@ from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
 from guidegraph.graph.output_check import Fits, output_check
-from guidegraph.graph.ownership import own_parameter
+from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -336,7 +336,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    mutable = tuple(name for name, value in constants.items() if isinstance(value, (list, dict)))
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
     plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,

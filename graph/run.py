@@ -21,7 +21,7 @@ from guidegraph.graph.in_place import State, check_inputs, input_states
 from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
-from guidegraph.graph.ownership import own, own_module
+from guidegraph.graph.ownership import is_mutable, own, own_module
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
@@ -153,7 +153,7 @@ class _Runner:
         self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
         slots: list[Any] = [None] * region.size
         for slot, value in region.constants:
-            slots[slot] = own(value) if isinstance(value, (list, dict)) else value  # literals outlive the run
+            slots[slot] = own(value) if is_mutable(value) else value  # literals outlive the run
         found = {key: values for key, (values, _) in cached.items()}
         for source, slot in region.inputs:
             if not isinstance(source, Output):

@@ -18,7 +18,7 @@ from guidegraph.graph.build import build
 from guidegraph.graph.cache import MemoryCache
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.node import spec_of
-from guidegraph.graph.ownership import own
+from guidegraph.graph.ownership import is_mutable, own
 from guidegraph.graph.preview import Previewed
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, RunResult, run
@@ -319,6 +319,7 @@ nodes:
 outputs: {a: s.a}
 """
     alone = runs.run()["a"]
+    assert [is_mutable(value) for value in ([], {}, (1, [2]), (1, (2, "a")), 1)] == [True, True, True, False, False]
     assert workflow(loop, tmp_path, passes=()).run()["a"] == [alone, alone]
 
 
