@@ -10,7 +10,7 @@ from guidegraph.graph.elaborate_preview import elaborate_preview
 from guidegraph.graph.errors import Mark, Problem, choices, closest
 from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Param, Source, Training
 from guidegraph.graph.link_rule import have_common, join, linkable
-from guidegraph.graph.loop_types import collected, element_of, iterable, may_iterate, unstacked
+from guidegraph.graph.loop_types import collected, entry_of, iterable, may_iterate, unstacked, without_axes
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
@@ -43,17 +43,19 @@ def elaborate_loop(
     _names(e, loop, scope)
     _next_names(e, loop)
     starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _settled(e, loop, scope, key, place, starts, element_of(over[1]) if over else ANY)
+    inner, body, nexts = _settled(
+        e, loop, scope, key, place, starts, entry_of(over.given or over.type) if over else ANY
+    )
     readable = {"body", "next"} - loop.unread
     collects = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
     training = _training(e, loop, scope, inner, place) if loop.train else None
     if training is not None:
         training = replace(training, preview=elaborate_preview(e, loop, inner, key, place))
-    kinds = {name: collected(found.type) if found else ANY for name, found in collects.items()}
-    outputs = {**inner.carry, **kinds}
+    kinds = {name: collected(found.given or found.type) if found else ANY for name, found in collects.items()}
+    outputs = {**inner.carry, **{name: without_axes(kind) for name, kind in kinds.items()}}
     partial = bool(loop.unread & {"carry", "collect", "body"})
     typed = {name: Typed(Output(key, name), kind) for name, kind in inner.carry.items()}
-    typed |= {name: Typed(Output(key, name), kind, loose=unstacked(kind)) for name, kind in kinds.items()}
+    typed |= {name: Typed(Output(key, name), outputs[name], kind, unstacked(kind)) for name, kind in kinds.items()}
     entry = Entry(typed, partial=partial)
     wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
     if over is None or wrong:
@@ -61,7 +63,7 @@ def elaborate_loop(
     sources = [{n: f[0] for n, f in group.items() if f} for group in (starts, nexts, collects)]
     start, after, collect = sources
     item = loop.item.text if loop.item else ""
-    op = Loop(key, over[0], item, start, body, after, collect, outputs, loop.mark, training)
+    op = Loop(key, over.source, item, start, body, after, collect, outputs, loop.mark, training)
     return {key: op}, entry
 
 
@@ -81,7 +83,8 @@ def _settled(
     while True:
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
         inner.unread = frozenset(unread) | (scope.unread & {"params"})
-        inner.item, inner.item_type, inner.carry = (loop.item.text if loop.item else None), item, kinds
+        inner.item, inner.carry = (loop.item.text if loop.item else None), kinds
+        inner.item_type, inner.item_known = without_axes(item), item
         noted = len(e.problems)
         body = e.region(loop.body, inner, inside)
         nexts = _links(e, wanted, inner, f"{loop.path}.next")

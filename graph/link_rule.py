@@ -30,6 +30,13 @@ def _axes_agree(a: Any, b: Any) -> bool:
     )
 
 
+def _axes_promised(a: Any, b: Any) -> bool:
+    """Whether every tensor with the axes of one type has those of the other."""
+    if not _axes_agree(a, b) or a.axes is None or b.axes is None or (b.integer and not a.integer):
+        return False
+    return all(x == y for x, y in zip(a.axes, b.axes, strict=True) if isinstance(y, int))
+
+
 Quantifier: TypeAlias = Callable[[Iterable[bool]], bool]
 
 
@@ -93,7 +100,7 @@ def narrows(source: PortType, target: PortType) -> bool:
             return True
         if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
             return isinstance(a, SequenceOf) and isinstance(b, SequenceOf) and not narrows(a.element, b.element)
-        return b in a.__mro__ or (a is int and b is float)
+        return b in a.__mro__ or (a is int and b is float) or ("derived" in vars(a) and _axes_promised(a, b))
 
     if source.optional and not (target.optional or target.is_any):
         return True

@@ -11,10 +11,15 @@ from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, tensor_wit
 
 def element_of(over: PortType) -> PortType:
     """The type of one entry of what a loop runs over."""
-    return union([_element_of(a) for a in over.alternatives])
+    return without_axes(entry_of(over))
 
 
-def _element_of(over: Any) -> PortType:
+def entry_of(over: PortType) -> PortType:
+    """All that is known of one entry of what a loop runs over: of a tensor's row, the axes."""
+    return union([_entry_of(a) for a in over.alternatives])
+
+
+def _entry_of(over: Any) -> PortType:
     if isinstance(over, SequenceOf):
         return over.element
     if Tensor in over.__mro__:
@@ -26,7 +31,13 @@ def _row_of(tensor: Any) -> type:
     """A row of a tensor; a vector's rows have shape (1)."""
     if tensor.axes is None:
         return Tensor
-    return tensor if len(tensor.axes) == 1 else tensor_with(tensor.axes[1:], tensor.integer)
+    return tensor_with(tensor.axes[1:] or tensor.axes, tensor.integer)
+
+
+def without_axes(kind: PortType) -> PortType:
+    """A type with `Tensor` in the place of tensors that have axes and no name."""
+    plain = [Tensor if isinstance(a, type) and "derived" in vars(a) else a for a in kind.alternatives]
+    return PortType(tuple(dict.fromkeys(plain)), kind.optional)
 
 
 def iterable(kind: PortType) -> bool:
@@ -50,7 +61,7 @@ def _iterable(kind: Any) -> bool:
 
 
 def collected(kind: PortType) -> PortType:
-    """The type of what a loop collects: tensors and structured values are stacked, all else is listed."""
+    """All that is known of what a loop collects: tensors and structured values are stacked, all else is listed."""
     listed = PortType((SequenceOf(kind),))
     if not any(map(_stacks, kind.alternatives)):
         return listed

@@ -19,8 +19,8 @@ FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", 
 class Typed(NamedTuple):
     """What a link gives.
 
-    given: in a sub-workflow, the type of what its caller gives for a parameter of type ``type``. loose: all that the
-    source may be, where it is of ``type`` only as a rule.
+    given: what is known beside ``type``: of a parameter of a sub-workflow, the type of what its caller gives; of
+    tensors of a loop, their axes. loose: all that the source may be, where it is of ``type`` only as a rule.
     """
 
     source: Source
@@ -66,6 +66,7 @@ class Scope:
     loop: str = ""
     item: str | None = None
     item_type: PortType = ANY
+    item_known: PortType = ANY
     carry: Mapping[str, PortType] = field(default_factory=dict)
 
     def chain(self) -> Iterator[Scope]:
@@ -195,7 +196,11 @@ class _Resolver:
             return Typed(Index(loops[0].loop), INT)
         for scope in loops:
             if name == scope.item:
-                return self.entry_of(scope, field_name) if "." in rest else Typed(Item(scope.loop), scope.item_type)
+                return (
+                    self.entry_of(scope, field_name)
+                    if "." in rest
+                    else Typed(Item(scope.loop), scope.item_type, scope.item_known)
+                )
         if any(scope.item is None for scope in loops):
             raise Unresolved(None)
         names = [*(s.item for s in loops if s.item), "index"]

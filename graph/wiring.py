@@ -92,7 +92,7 @@ class Wiring:
             self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
             return None
         if found.given is not None and not self._may_be_given(source, found.given, port.type):
-            message = f"'{link.text}' is given {found.given}, port '{port.name}' takes {port.type}"
+            message = f"'{link.text}' is {found.given} here, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message, where)
             return None
         if isinstance(source, Literal):

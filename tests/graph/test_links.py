@@ -94,7 +94,7 @@ REFUSED = {
             loop("a", "b: {use: rand.brighten, in: {x: loop.i}}", ", collect: {b: b}"),
             output="x: work.b",
         ),
-        "'loop.i' gives Tensor (3, H, W), port 'x' takes Image",
+        "'loop.i' is Tensor (3, H, W) here, port 'x' takes Image",
     ),
     "a stack of pictures": (
         flow(
@@ -102,11 +102,11 @@ REFUSED = {
             loop("a", "b: {use: rand.image}", ", collect: {b: b}"),
             "end: {use: rand.brighten, in: {x: work.b}}",
         ),
-        "'work.b' gives Tensor (R, B, 3, H, W), port 'x' takes Image",
+        "'work.b' is Tensor (R, B, 3, H, W) here, port 'x' takes Image",
     ),
     "through a block": (
         flow("a: {use: rand.int}", "end: {use: ./block.yaml, in: {x: a}}", output="x: end.x"),
-        "'params.x' is given int, port 'x' takes Image",
+        "'params.x' is int here, port 'x' takes Image",
     ),
     "a loop over what may be no sequence": (
         flow("a: {use: rand.int_or_word}", loop("a", "b: {use: rand.int}"), "end: {use: rand.int}"),
