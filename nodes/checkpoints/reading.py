@@ -88,9 +88,11 @@ def read_nested(path: Path) -> Mapping[str, Any]:
     content: object
     if head[:4] == b"PK\x03\x04":
         content = _read_zip(path, size)
+    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:  # its length may begin as a pickle does
+        content = _read_safetensors(path)
     elif head[:1] == b"\x80":
         content = _load(path, mmap=False)
-    elif len(head) > 8 and head[8:9] == b"{":
+    elif head[8:9] == b"{":
         content = _read_safetensors(path)
     else:
         raise ValueError(f"'{path}' is no checkpoint: {_looks_like(head, size)}")
