@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.node import READ, Port
 from guidegraph.graph.passes import argument_source, prune
 from guidegraph.graph.types import is_tensor, takes_literal
@@ -61,20 +61,25 @@ class Extents:
         """The shapes of a call's ports that are known."""
         found = {}
         for name, source in call.inputs.items():
-            if not isinstance(source, tuple) and source in self.shapes:
-                found[name] = self.shapes[source]
+            if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
+                found[name] = shape
         return found
+
+    def shape_of(self, source: Source) -> Shape | None:
+        """The leading axes of a value, where they are known."""
+        value = known_value(source, self.values)
+        return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
     def _loop(self, loop: Loop) -> None:
         for name, start in loop.carry.items():
             self._alias(Carry(loop.key, name), start)
         self.follow(loop.body.values())
         for name, after in loop.next.items():
-            self._alias(Output(loop.key, name), after if after in self.shapes else Carry(loop.key, name))
+            self._alias(Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name))
 
     def _alias(self, name: Source, source: Source) -> None:
-        if source in self.shapes:
-            self.shapes[name], self.sources[name] = self.shapes[source], self.sources[source]
+        if (shape := self.shape_of(source)) is not None:
+            self.shapes[name], self.sources[name] = shape, self._named(source)
 
     def _call(self, call: Call) -> None:
         self._check_batch(call)
@@ -90,8 +95,7 @@ class Extents:
         """The shapes of a call's outputs that are known."""
         spec = call.spec
         if spec.shape is None:
-            first = call.inputs.get(spec.batchable[0])
-            rows = self.shapes.get(first, ())[:1] if first is not None and not isinstance(first, tuple) else ()
+            rows = self.of_ports(call).get(spec.batchable[0], ())[:1]
             return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
         given = {name: self._argument(call, name) for name in spec.shape_arguments}
         if any(isinstance(value, _Unknown) for value in given.values()):
@@ -103,14 +107,18 @@ class Extents:
 
     def _check_batch(self, call: Call) -> None:
         """The ports of a batchable call go with the samples of its first one."""
-        rows = []
-        for name in call.spec.batchable:
-            source = call.inputs.get(name)
-            if source is not None and not isinstance(source, tuple) and (shape := self.shapes.get(source)):
-                rows.append((name, Rows(shape[0], self.sources[source])))
-        if not rows or rows[0][0] != call.spec.batchable[0]:
+        if not call.spec.batchable:
             return
-        if (reason := batch_problem(rows[0][1], [one for _, one in rows[1:]])) is not None:
+        shapes = self.of_ports(call)
+        rows = {
+            name: Rows(shapes[name][0], self._named(call.inputs[name]))
+            for name in call.spec.batchable
+            if shapes.get(name)
+        }
+        first, *others = call.spec.batchable
+        if first not in rows:
+            return
+        if (reason := batch_problem(rows[first], [rows[name] for name in others if name in rows])) is not None:
             raise ValueError(reason)
 
     def _argument(self, call: Call, name: str) -> Any:
@@ -135,8 +143,14 @@ class Extents:
         for source in call.sources():
             if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
                 return f"'{source.name}' ({len(value)} values)"
-        rows = [source for source in call.sources() if self.shapes.get(source, ())[:1] not in ((), (1,))]
-        return self.sources[rows[0]] if rows else f"'{call.key}'"
+        rows = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
+        return self._named(rows[0]) if rows else f"'{call.key}'"
+
+    def _named(self, source: Sources) -> str:
+        """What a value is called in a message."""
+        if isinstance(source, Param):
+            return f"'{source.name}'"
+        return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
 
 
 def known_value(source: Source, values: Mapping[str, Any]) -> Any:

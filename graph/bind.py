@@ -71,7 +71,7 @@ def _value(parameter: Parameter, value: object, text: bool) -> object:
     return literal_value(parameter.port, value, Path.cwd())
 
 
-def tensor_problem(value: object) -> str | None:
+def tensor_problem(value: Any) -> str | None:
     """Why a tensor, or one of a list, is none to compute with: it has an element that is no finite number."""
     if isinstance(value, (list, tuple)):
         return next((reason for one in value if (reason := tensor_problem(one))), None)

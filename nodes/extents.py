@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from guidegraph_runtime.admission import Rows, Shape, batch_problem
+from guidegraph_runtime.admission import Rows, Shape, batch_problem, shared_rows
 from guidegraph_runtime.host import image, mask, semantic
 from guidegraph_runtime.host.label import constant_shape
 
@@ -50,11 +50,11 @@ def vector_rows(values: Any, number: Any) -> Shape:
 
 
 def part_rows(parts: Any) -> Shape:
-    return _most(parts)
+    return _shared("the parts", parts)
 
 
 def merged_rows(conditions: Any) -> Shape:
-    return _most(conditions)
+    return _shared("the conditions", conditions)
 
 
 def batch_of_prompts(prompt: Any, batch: Any) -> Shape:
@@ -86,7 +86,7 @@ def map_shape(size: Any, classes: Any) -> Shape:
 
 def noisy_shape(x0: Any, noise: Any) -> Shape:
     """A noisy sample: as many as there are noises, or pictures."""
-    rows = max(x0.shape[0], noise.shape[0])
+    rows = shared_rows("x0 and noise", x0.shape[0], noise.shape[0])
     return (rows, *(noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape)[1:])
 
 
@@ -98,6 +98,5 @@ def guided_shape(x: Any, label: Any) -> Shape:
     return tuple(x.shape)
 
 
-def _most(values: Sequence[Any]) -> Shape:
-    """The batch of several values; 1 goes with any. Those that do not agree are for the node to name."""
-    return (max(value.shape[0] for value in values),) if values else (1,)
+def _shared(what: str, values: Sequence[Any]) -> Shape:
+    return (shared_rows(what, *(value.shape[0] for value in values)),) if values else (1,)

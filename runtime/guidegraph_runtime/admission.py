@@ -55,6 +55,18 @@ def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
     return None
 
 
+def shared_rows(what: str, *counts: int) -> int:
+    """How many samples values make together: each has one row for all of them, or one for each.
+
+    Raises ``ValueError`` where they do not agree; `what` they are: "x0 and noise".
+    """
+    most = max(counts)
+    if any(count not in (1, most) for count in counts):
+        found = " and ".join(map(str, counts))
+        raise ValueError(f"{what} must be of one batch, or one for all; found {found} samples")
+    return most
+
+
 def number_problem(value: object, *, infinite: bool = False) -> str | None:
     """Numbers are finite, in lists, tables and arrays too. infinite: infinities are fine, NaN never is."""
     if hasattr(value, "dtype"):

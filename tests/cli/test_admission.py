@@ -40,7 +40,7 @@ def test_validate_says_what_to_install_and_what_to_make(cli: Command, monkeypatc
 
 def test_what_a_machine_lacks_is_an_error_for_strict_and_for_run(cli: Command, tmp_path: Path) -> None:
     workflow = cli.workflow("reads.yaml", READS)
-    column = READS.splitlines()[3].index("params.photo") + 1
+    column = READS.splitlines()[3].index("path: params.photo") + 1
     message = (
         f"{workflow}:4:{column}: missing-file: image.load: parameter 'photo' names '{tmp_path}/photo.png', which is "
         "not there: make it, or give --set photo=… [nodes.photo.in.path]"

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from guidegraph import load_workflow
+from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.export.precision import EVERY_STEP
@@ -107,7 +108,7 @@ def test_a_single_file_refuses_what_the_engine_refuses(
     assert message in found.value.message
     if not nodes:
         with pytest.raises(GuidegraphError):
-            small.engine(**params)
+            small.engine(**bind(small.graph, params))
 
 
 def test_settings_that_the_graph_was_not_traced_with_are_named(small: Small) -> None:

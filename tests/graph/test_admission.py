@@ -153,6 +153,33 @@ def load_seeds(workflow: Workflow) -> Workflow:
     return load_workflow(path, registry=Registry({**found.nodes, spec.id: spec}, found.types), cache="off")
 
 
+def test_a_tensor_that_is_given_agrees_with_the_batch(registry: Registry, tmp_path: Path) -> None:
+    text = DRAW.replace("SHAPE", "[2, 3, 5]").replace("label: {default: 1, type: int | list}", "vector: {type: Tensor}")
+    text = text.replace("  label:     {use: label.constant, in: {label: params.label}}\n", "")
+    workflow = written(text.replace("values: label", "values: params.vector"), registry, tmp_path)
+    assert "'vector' is for 3 samples and 'noise' makes 2: give one for all" in refusal(
+        workflow, vector=torch.ones(3, 1)
+    )
+    assert workflow.run(vector=torch.ones(2, 1))["x"].shape == (2, 2, 3, 5)
+
+
+def test_a_start_and_its_noise_agree(registry: Registry, tmp_path: Path) -> None:
+    text = """
+guidegraph: 1
+params: {picture: {type: Image}, batch: 3}
+nodes:
+  denoiser:  {use: admission.denoiser}
+  schedule:  {use: schedule.linear}
+  scheduler: {use: scheduler.ddim, in: {schedule: schedule}}
+  noise:     {use: noise.gaussian, in: {batch: params.batch}, with: {shape: [3, 2, 2]}}
+  start:     {use: scheduler.add_noise, in: {scheduler: scheduler.scheduler, x0: params.picture, noise: noise}}
+outputs: {denoiser: denoiser, start: start}
+"""
+    workflow = written(text, registry, tmp_path)
+    message = refusal(workflow, picture=torch.zeros(2, 3, 2, 2))
+    assert "x0 and noise must be of one batch, or one for all; found 2 and 3 samples" in message
+
+
 def test_steps_fit_into_the_schedule(workflow: Workflow) -> None:
     with pytest.raises(WorkflowError) as found:
         workflow.run(steps=1001)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime import samplers
+from guidegraph_runtime.admission import shared_rows
 from guidegraph_runtime.checks import alike, array, fields, whole
 from guidegraph_runtime.host.levels import levels_of_fields
 from guidegraph_runtime.host.operation import operation
@@ -77,7 +78,7 @@ for _table_of in SAMPLERS:
 
 def noisy_shape(x0: Any, noise: Any) -> tuple[int, ...]:
     """The shape of what `scheduler.add_noise` makes: one picture serves a whole batch of noise."""
-    return max(x0.shape[0], noise.shape[0]), *x0.shape[1:]
+    return shared_rows("x0 and noise", x0.shape[0], noise.shape[0]), *x0.shape[1:]
 
 
 @operation("scheduler.add_noise", shape=noisy_shape)
