@@ -136,7 +136,7 @@ def test_a_run_ends_after_its_seconds(tmp_path: Path, monkeypatch: pytest.Monkey
 
     (tmp_path / "w.yaml").write_text(LOOP % 1000)
     ticks = iter(range(10**6))
-    monkeypatch.setattr(limits.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("guidegraph.graph.trust.limits.time.monotonic", lambda: float(next(ticks)))
     workflow = load_workflow(
         tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off", limits=limits.Limits(seconds=100)
     )
@@ -239,4 +239,4 @@ class TestParsing:
 
         for wrong in ({"trips": 0}, {"trips": None}, {"nodes": 1.5}, {"seconds": float("nan")}, {"pixels": True}):
             with pytest.raises(ValueError, match="limit '"):
-                Limits(**wrong)  # type: ignore[arg-type]
+                Limits(**wrong)
