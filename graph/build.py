@@ -19,25 +19,32 @@ from guidegraph.graph.requires import unmet
 from guidegraph.graph.scope import Scope, Typed
 from guidegraph.graph.trust.expansion import expansion_problems
 from guidegraph.graph.trust.limits import Limits, current_limits, limit_message, limited, trip_problems
+from guidegraph.graph.trust.policy import is_shipped
 from guidegraph.graph.yamltree import read_text
 
 
 def build(
-    path: Path, registry: Registry, sources: Mapping[str, str] | None = None, limits: Limits | None = None
+    path: Path,
+    registry: Registry,
+    sources: Mapping[str, str] | None = None,
+    *,
+    stranger: bool = False,
+    limits: Limits | None = None,
 ) -> Graph:
     """Read, check and resolve a workflow and the workflows it uses.
 
-    sources: texts that stand in for files, by absolute path. limits: by default those in force. Raises
-    ``WorkflowError`` that lists all problems.
+    sources: texts that stand in for files, by absolute path. stranger: no other file is read, but for those that ship
+    with the package. limits: by default those in force. Raises ``WorkflowError`` that lists all problems.
     """
     with limited(limits or current_limits()):
-        return _Builder(registry, sources or {}).graph(path)
+        return _Builder(registry, sources or {}, stranger).graph(path)
 
 
 class _Builder:
-    def __init__(self, registry: Registry, overlay: Mapping[str, str]):
+    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool):
         self.registry = registry
         self.overlay = overlay
+        self.stranger = stranger
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
         self._parsed: dict[Path, ParsedWorkflow | None] = {}
@@ -51,7 +58,7 @@ class _Builder:
         """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
         if path not in self._parsed:
             try:
-                text = self.overlay[str(path)] if str(path) in self.overlay else read_text(path, file)
+                text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
             except WorkflowError as error:
                 if error.problems[0].code == "no-file":
                     raise
@@ -77,6 +84,12 @@ class _Builder:
         what = f"the workflow has {self._bytes:,} bytes, with those that it uses"
         message = limit_message("workflow_bytes", self._bytes, what)
         return Problem(Mark(file, 1, 1), "too-large", message) if message else None
+
+    def _read(self, path: Path, file: str) -> str:
+        if self.stranger and not is_shipped(path):
+            message = "this workflow is a picture's, and the picture does not carry that file"
+            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", message)])
+        return read_text(path, file)
 
     def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
         """The declared parameters that are right; problems of the others are noted."""

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
     from guidegraph.graph.trust.limits import LimitExceeded, Limits
-    from guidegraph.graph.types import Tensor, structured
+    from guidegraph.graph.trust.policy import Grants, Policy
+    from guidegraph.graph.types import Beside, RunsCode, Tensor, Written, structured
     from guidegraph.nodes.denoiser import predict
     from guidegraph.nodes.hooks import (
         AttentionCall,
@@ -87,6 +88,7 @@ __all__ = [
     "AttentionCall",
     "AttentionRule",
     "Autoencoder",
+    "Beside",
     "Cancelled",
     "Classifier",
     "Condition",
@@ -95,6 +97,7 @@ __all__ = [
     "ExportError",
     "FeatureExtractor",
     "FeatureRule",
+    "Grants",
     "HookedDenoiser",
     "Image",
     "ImageEmbedder",
@@ -115,6 +118,7 @@ __all__ = [
     "Noise",
     "OpaqueDenoiser",
     "OutputReady",
+    "Policy",
     "Prediction",
     "PredictionKind",
     "PreviewReady",
@@ -123,6 +127,7 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunStarted",
+    "RunsCode",
     "Sample",
     "Scale",
     "Schedule",
@@ -142,6 +147,7 @@ __all__ = [
     "TrainingStarted",
     "Workflow",
     "WorkflowError",
+    "Written",
     "__version__",
     "current_device",
     "current_dtype",
@@ -182,7 +188,8 @@ _HOMES = {
     "guidegraph.graph.preview": ("Previewed",),
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),
-    "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.graph.trust.policy": ("Grants", "Policy"),
+    "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.hooks": (
         "AttentionCall",

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from guidegraph.cli.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
     Device,
     Dtype,
     Events,
@@ -20,6 +23,7 @@ from guidegraph.cli.options import (
     Passes,
     Plugins,
     Settings,
+    allowed,
 )
 from guidegraph.cli.root import app, chosen, examples
 
@@ -58,6 +62,9 @@ def run(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     traceback: NodeTraceback = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
     devices: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
@@ -97,6 +104,7 @@ def run(
         verbose,
         chosen(plugin, no_plugins),
         Processes(devices, nodes, node_rank, rendezvous, restarts),
+        allowed(allow_read, allow_write, allow_code),
     )
     with limits_in_force(limit):
         run_command(given)
@@ -143,6 +151,9 @@ def sweep(
     json: Events = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
     limit: LimitSettings = None,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
@@ -167,6 +178,7 @@ def sweep(
         dtype,
         json,
         chosen(plugin, no_plugins),
+        allowed(allow_read, allow_write, allow_code),
     )
     with limits_in_force(limit):
         sweep_command(given)
@@ -215,6 +227,9 @@ def export(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     traceback: NodeTraceback = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
     limit: LimitSettings = None,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
@@ -231,7 +246,15 @@ def export(
     from guidegraph.cli.source import limits_in_force
 
     given = Arguments(
-        workflow, output, set or [], only, check, not no_reference, precision or [], chosen(plugin, no_plugins)
+        workflow,
+        output,
+        set or [],
+        only,
+        check,
+        not no_reference,
+        precision or [],
+        chosen(plugin, no_plugins),
+        allowed(allow_read, allow_write, allow_code),
     )
     with limits_in_force(limit):
         if single_file:

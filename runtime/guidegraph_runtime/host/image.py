@@ -16,7 +16,7 @@ from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
-FilePath: TypeAlias = str | os.PathLike[str] | bytes
+FilePath: TypeAlias = os.PathLike[str] | bytes
 """A file's path, or the bytes that are in it."""
 
 
