@@ -39,7 +39,7 @@ class Body:
 
     ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
     the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
-    ``trips`` are the iterations of all loops that the run has begun.
+    ``trips`` counts the iterations of its loops.
     """
 
     cancel: CancelToken
@@ -49,15 +49,13 @@ class Body:
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
-    trips: int = 0
+    trips: TripCount = field(default_factory=TripCount)
 
     def begin_loop(self, step: Step, trips: int) -> None:
         """Count the trips of a loop that begins. Raises ``NodeError`` where the run would have too many."""
-        self.trips += trips
-        what = f"the loop takes {trips:,} trips, and the run has {self.trips:,} then"
         try:
-            check_limit("trips", self.trips, what)
-        except ValueError as error:
+            self.trips.begin(trips)
+        except LimitExceeded as error:
             raise fail(step, error) from None
 
     def count(self, step: Step, seconds: float) -> None:

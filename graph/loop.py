@@ -32,12 +32,13 @@ def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
     assert isinstance(loop, Loop)
     assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
-    if loop.training is not None:
-        from guidegraph.graph.training import run_training
+    with body.trips.ended():
+        if loop.training is not None:
+            from guidegraph.graph.training import run_training
 
-        results = run_training(step, outside, body, plan)
-    else:
-        results = _iterate(step, loop, body_plan, outside, body, plan)
+            results = run_training(step, outside, body, plan)
+        else:
+            results = _iterate(step, loop, body_plan, outside, body, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from guidegraph_runtime.sizes import parse_size, show_size
@@ -113,6 +115,46 @@ def check_limit(name: str, found: float, what: str, limits: Limits | None = None
     """Raise ``LimitExceeded`` where ``found`` is above a limit: of ``limits``, or of those in force."""
     if (message := limit_message(name, found, what, limits)) is not None:
         raise LimitExceeded(name, found, message)
+
+
+class TripCount:
+    """The trips of a run's loops, checked as each loop begins: those of an inner loop count for each trip around it.
+
+    So a loop in a training of days is refused in its first step, and not when the sum is reached.
+    """
+
+    def __init__(self) -> None:
+        self._around: list[int] = []
+        self._before = self._most = 0
+
+    def begin(self, trips: int) -> None:
+        """A loop begins, in those that have begun and not ended. Raises ``LimitExceeded``."""
+        self._around.append(trips)
+        total = sum(accumulate(self._around, mul))
+        self._most = max(self._most, total)
+        found = self._before + total
+        check_limit("trips", found, f"the loop takes {trips:,} trips, {found:,} with those around and before it")
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Loops that begin inside have ended after it."""
+        depth = len(self._around)
+        try:
+            yield
+        finally:
+            del self._around[depth:]
+            if not depth:
+                self._before, self._most = self._before + self._most, 0
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Loops that begin inside do not run in each trip of those around it."""
+        around, most = self._around, self._most
+        self._around, self._most = [], 0
+        try:
+            yield
+        finally:
+            self._around, self._most = around, most
 
 
 def show_limit(name: str, value: float | None) -> str:

@@ -14,7 +14,7 @@ from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
-from guidegraph_runtime.limits import LimitExceeded, check_limit, current_limits, show_limit
+from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
@@ -48,7 +48,7 @@ class PlanRun:
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
-    trips: int = 0
+    trips: TripCount = field(default_factory=TripCount)
     started: float = field(default_factory=time.monotonic)
     ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     code: str = "operation-failed"
@@ -77,7 +77,8 @@ class PlanRun:
 
     def _one(self, operation: Operation) -> None:
         if operation.op == "loop":
-            self._loop(operation)
+            with self.trips.ended():
+                self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
         elif operation.node in self.ready:
@@ -131,9 +132,7 @@ class PlanRun:
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
-        trips = over if isinstance(over, int) else len(over)
-        self.trips += trips
-        check_limit("trips", self.trips, f"the loop takes {trips:,} trips, and the run has {self.trips:,} then")
+        self.trips.begin(over if isinstance(over, int) else len(over))
         rows = range(over) if isinstance(over, int) else over
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})

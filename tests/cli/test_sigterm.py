@@ -11,21 +11,40 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import TOYS, environment, start
-from tests.cli.test_run import LOOP
+
+PLUGIN = """
+import sys, time
+from guidegraph import hookimpl, node
+
+
+@node("slow.wait")
+def wait() -> float:
+    print("asleep", file=sys.stderr, flush=True)
+    time.sleep(600)
+    return 1.0
+
+
+@hookimpl
+def guidegraph_nodes():
+    return [wait]
+"""
+WORKFLOW = """
+guidegraph: 1
+nodes: {before: {use: toy.picture}, late: {use: slow.wait}}
+outputs: {before: before, late: late}
+"""
 
 
 def test_the_first_sigterm_does_not_wait_for_the_node(tmp_path: Path) -> None:
-    (tmp_path / "loop.yaml").write_text(LOOP % [1])
-    slow = ["--set", "seconds=600"]
-    with start(["run", "loop.yaml", "--plugin", TOYS, "--out", "out", "--json", *slow], tmp_path) as running:
-        assert running.stdout
+    (tmp_path / "slow.py").write_text(PLUGIN)
+    (tmp_path / "w.yaml").write_text(WORKFLOW)
+    plugins = ["--plugin", TOYS, "--plugin", "slow.py"]
+    with start(["run", "w.yaml", *plugins, "--out", "out", "--quiet"], tmp_path) as running:
         assert running.stderr
-        for line in running.stdout:
-            if json.loads(line).get("path") == "nodes.sample":
-                break
+        assert running.stderr.readline() == "asleep\n"
         running.send_signal(signal.SIGTERM)
         try:
-            assert running.wait(30) == 130
+            assert running.wait(60) == 130
         finally:
             running.kill()
         assert "ends in at most 5 seconds" in running.stderr.read()

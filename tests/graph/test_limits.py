@@ -124,10 +124,31 @@ def test_a_loop_whose_length_a_node_tells_ends_at_its_beginning(tmp_path: Path) 
         return load_workflow(tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off", limits=limits).run()
 
     assert run(12) == {"out": 6.0}
-    with pytest.raises(NodeError, match=r"nodes.work.body.deeper .*the run has 12 then; the limit is 11"):
+    with pytest.raises(NodeError, match=r"nodes.work.body.deeper .*12 with those around and before"):
         run(11)
-    with pytest.raises(NodeError, match=r"nodes.work \(loop\): .*takes 6 trips, and the run has 6 then"):
+    with pytest.raises(
+        NodeError,
+        match=r"nodes.work \(loop\): .*takes 6 trips, 6 with those around and before it; the limit is 5",
+    ):
         run(5)
+
+
+def test_trips_are_counted_as_a_loop_begins_and_one_loop_after_the_other() -> None:
+    from guidegraph.graph.trust.limits import LimitExceeded, Limits, TripCount, limited
+
+    count = TripCount()
+    with limited(Limits(trips=100)):
+        with count.ended():
+            count.begin(8)  # 8
+            for _ in range(8):
+                with count.ended():
+                    count.begin(10)  # 80 more, in all trips of the first
+            with count.apart(), count.ended():
+                count.begin(5)  # a preview's
+        with count.ended(), pytest.raises(LimitExceeded, match=r"takes 8 trips, 101 with those around and before it;"):
+            count.begin(8)
+        with count.ended(), pytest.raises(LimitExceeded, match="102 with those around and before it; the limit is 100"):
+            count.begin(1)
 
 
 def test_a_run_ends_after_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +157,7 @@ def test_a_run_ends_after_its_seconds(tmp_path: Path, monkeypatch: pytest.Monkey
 
     (tmp_path / "w.yaml").write_text(LOOP % 1000)
     ticks = iter(range(10**6))
-    monkeypatch.setattr(limits.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("guidegraph.graph.trust.limits.time.monotonic", lambda: float(next(ticks)))
     workflow = load_workflow(
         tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off", limits=limits.Limits(seconds=100)
     )
@@ -239,4 +260,4 @@ class TestParsing:
 
         for wrong in ({"trips": 0}, {"trips": None}, {"nodes": 1.5}, {"seconds": float("nan")}, {"pixels": True}):
             with pytest.raises(ValueError, match="limit '"):
-                Limits(**wrong)  # type: ignore[arg-type]
+                Limits(**wrong)

@@ -26,9 +26,11 @@ PATHS = {
     id: [name for name, port in spec.settings.items() if Path in port.type.alternatives]
     for id, spec in REGISTRY.nodes.items()
 }
-ALONE = ("image.load", "mask.load", "semantic.load", "tensor.load", "moments.load", "model.load", "checkpoint.load")
-ALONE += ("checkpoint.sampling", "features.efficientnet", "onnx.denoiser", "text.clip", "text.minilm", "data.folder")
-ALONE += ("data.folder_sample", "data.fashion", "data.fashion_mnist")
+ALONE = [
+    *("image.load", "mask.load", "semantic.load", "tensor.load", "moments.load", "model.load", "checkpoint.load"),
+    *("checkpoint.sampling", "features.efficientnet", "onnx.denoiser", "text.clip", "text.minilm", "data.folder"),
+    *("data.folder_sample", "data.fashion", "data.fashion_mnist"),
+]
 """The built-in nodes that read a path and need nothing else."""
 
 
@@ -187,7 +189,7 @@ class TestResolver:
         (root / "linked").symlink_to(outside)
         for check in (check_path, open_regular):
             with pytest.raises(RefusedFile, match="found one outside"):
-                check(root / name, roots=[root])  # type: ignore[operator]
+                check(root / name, roots=[root])
 
     def test_what_lies_in_a_root_is_opened(self, tmp_path: Path) -> None:
         from guidegraph.graph.trust.files import RefusedFile, check_path, read_regular

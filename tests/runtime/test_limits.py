@@ -233,7 +233,10 @@ def test_the_command_takes_limits(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run("trips=5") == (0, "")
     code, said = run("trips=4")
     assert code == 1
-    assert "limit-reached: sample (loop): the loop takes 5 trips, and the run has 5 then; the limit is 4." in said
+    assert (
+        "limit-reached: sample (loop): the loop takes 5 trips, 5 with those around and before it; the limit is 4."
+        in said
+    )
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
     code, said = run("trip=4")
     assert code == 2
