@@ -15,7 +15,7 @@ from guidegraph.graph.output_check import OutputError, output_mismatch
 from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import Step
 from guidegraph.graph.trust.files import check_paths
-from guidegraph.graph.trust.limits import check_limit
+from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
