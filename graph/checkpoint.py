@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMAT = "guidegraph-training-3"
 UNCHECKED = "guidegraph-training-2"
 """The format before, without a checksum."""
+NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 FILE = "state.safetensors"
 

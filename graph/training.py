@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.call import Body, PortError, fail
-from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, restore_optimiser, write_state
+from guidegraph.graph.checkpoint import (
+    NO_CHECKSUM,
+    State,
+    optimiser_tensors,
+    read_state,
+    restore_optimiser,
+    write_state,
+)
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
@@ -315,11 +322,7 @@ class _Fit:
         if state is None:
             return 0
         if self.processes.first and not state.checked:
-            warnings.warn(
-                f"the checkpoint in '{self.folder}' was written by an earlier version, without a checksum: damage to "
-                "it cannot be noticed; the next one has a checksum",
-                stacklevel=2,
-            )
+            warnings.warn(NO_CHECKSUM.format(self.folder), stacklevel=2)
         if self.processes.first and state.precision not in (None, self.precision):
             warnings.warn(
                 f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "
