@@ -13,6 +13,9 @@ from typing import Any
 from guidegraph.graph.ownership import Seal
 from guidegraph.graph.serialise import NotSerialisable, read_value, write_value
 from guidegraph.graph.types import is_tensor
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.shortages import explain_shortage, with_shortage
+from guidegraph_runtime.temporaries import remove_stale_once
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +89,23 @@ class DiskCache:
     """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept.
 
     Each file carries its digest and a checksum. One that is damaged, or another's, is removed, with a warning.
+    A cache that cannot be written, since the disk is full say, says so once, and keeps nothing more.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._writable = True
+        for part in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
+            remove_stale_once(part)
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def get(self, digest: str, device: str) -> Values | None:
         path = self._path(digest)
-        if not path.exists():
-            return None
         try:
+            if not path.exists():
+                return None
             found = read_value(path, device, digest)
         except ValueError as error:
             log.warning("a cached value is computed again: %s", error)
@@ -111,11 +118,15 @@ class DiskCache:
         return found if isinstance(found, tuple) else None
 
     def put(self, digest: str, values: Values) -> None:
-        if self._path(digest).exists():
+        if not self._writable or self._path(digest).exists():
             return
         try:
             write_value(self._path(digest), values, digest)
         except NotSerialisable:
             return
-        except OSError as error:
-            log.warning("the disk cache cannot be written: %s", error)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not explain_shortage(error):
+                raise
+            self._writable = False
+            reason = with_shortage(describe_error(error), error)
+            log.warning("the cache keeps nothing more of this run, which goes on without it: %s", reason)

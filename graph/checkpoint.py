@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from guidegraph.graph.checked_file import DamagedFile, read_checked, write_checked
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.serialise import decode, encode
+from guidegraph.graph.trust.files import require_regular
+from guidegraph_runtime.locks import FolderBusy, locked
 
 if TYPE_CHECKING:
     import torch
@@ -31,26 +34,52 @@ class CheckpointError(GuidegraphError):
 class State:
     """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
 
-    precision: what the last of these steps were computed in; None where a checkpoint does not say. checked: whether a
-    checksum vouches for what was read, which earlier versions did not write.
+    precision: what the last of these steps were computed in; None where a checkpoint does not say. doubt: what to
+    warn of where no checksum vouches for what was read; earlier versions wrote none.
     """
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     precision: str | None = None
-    checked: bool = True
+    doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors under a prefix, by the rest of their names."""
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
 
-def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state, with a checksum, in place of the one before it.
+@contextmanager
+def hold_state(folder: Path | None) -> Iterator[None]:
+    """Hold the folder of a training's checkpoint, by a lock beside the state; no folder needs none.
 
-    Raises ``NotSerialisable`` for a value that cannot be kept.
+    Raises ``CheckpointError`` where another training holds it, and ``OSError`` for a disk without space.
     """
+    if folder is None:
+        yield
+        return
+    try:
+        with locked(folder / f".{FILE}.lock", folder, "a training"):
+            yield
+    except FolderBusy as busy:
+        raise CheckpointError(f"the checkpoint is in use: {busy}") from None
+
+
+def write_state(folder: Path, key: str, state: State) -> None:
+    """Write a state in place of the one before it, which stays whole where this one cannot be written.
+
+    Raises ``NotSerialisable`` for a value that cannot be kept, and ``CheckpointError`` for a full disk and the like.
+    """
+    try:
+        _write_state(folder, key, state)
+    except OSError as error:
+        earlier = "there is no earlier one"
+        if (folder / FILE).is_file():
+            earlier = "the earlier one is whole: the same run, started again, goes on from it"
+        raise CheckpointError(f"the checkpoint after {state.step} steps, {error}; {earlier}") from error
+
+
+def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held, tree = encode(state.values)
     named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
@@ -71,6 +100,7 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
     if not path.exists():
         return None
     again = "restore it from a copy, or move it away to start over"
+    require_regular(path)
     try:
         metadata, tensors, is_checked = read_checked(path, copy=False)
     except DamagedFile as error:
@@ -82,11 +112,12 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
             f"{path} belongs to another training (its data, models, settings or node sources differ): "
             "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
         )
+    doubt = "" if is_checked else NO_CHECKSUM.format(folder)
     held = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
     kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
     try:
         values = decode(json.loads(metadata["values"]), held)
-        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), is_checked)
+        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), doubt)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): {again}") from error
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
+from guidegraph.graph.output_check import Fits, output_check
 from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
@@ -40,7 +42,8 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
     validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
     use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
@@ -56,6 +59,7 @@ class Step:
     plain: bool
     validated: tuple[str, ...] = ()
     mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -157,6 +161,7 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     chosen = frozenset(passes)
     check_effects(needed_ops(graph, only), values, policy)
     literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
@@ -343,6 +348,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
         plain,
         tuple(validated),
         mutable,
+        tuple(map(output_check, call.outputs.values())),
     )
 
 

@@ -56,7 +56,7 @@ def run_preview(
     here: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
     here |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
     region = flat_region(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
-    with generators_kept(device), torch.no_grad():
+    with generators_kept(device), torch.no_grad(), body.trips.apart():
         results = run_region(region, here, body, plan)
     for name, output in preview.outputs.items():
         if body.on_preview is not None:

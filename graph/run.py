@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
+from guidegraph.graph.admission import check_lacking
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
@@ -25,9 +26,12 @@ from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
+from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -41,6 +45,7 @@ class RunOptions:
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
     policy: which files the workflow may read, write and load code from.
+    limits: what the run may take; by default those in force where the options are made.
     """
 
     device: str = "cpu"
@@ -56,6 +61,7 @@ class RunOptions:
     memory_budget: int | None = None
     mover: Mover | None = None
     policy: Policy = YOURS
+    limits: Limits = field(default_factory=current_limits)
 
 
 @dataclass
@@ -72,7 +78,8 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
     """Run a validated graph with checked parameter values.
 
     Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it.
+    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it, and
+    ``OutOfTime`` where the run takes longer than its limit of seconds.
     """
     options = options or RunOptions()
     place = f"{options.device} {options.dtype}"
@@ -89,14 +96,16 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), torch.no_grad():
+    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad():
         try:
             runner.execute()
-        except Cancelled:
-            runner.emit(events.RunFinished("cancelled", time.perf_counter() - started))
+        except Cancelled as error:
+            runner.emit(events.RunFinished(error.status, time.perf_counter() - started))
             raise
-        except BaseException:
+        except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
+            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+                raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.result
@@ -126,7 +135,9 @@ class _Runner:
         self.options = options
         self.observers = tuple(options.observers)
         self.result = RunResult({}, {}, {}, {})
-        self.body = Body(options.cancel, self.observers, on_preview=options.on_preview)
+        seconds = options.limits.seconds
+        self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
+        self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
 
     def emit(self, event: events.Event) -> None:
@@ -135,6 +146,7 @@ class _Runner:
 
     def execute(self) -> None:
         ops, cached = self._demanded()
+        check_lacking(ops)
         ops = checked_first(ops)
         roots = [source for source, _ in self.plan.outputs.values()]
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
@@ -150,7 +162,7 @@ class _Runner:
             slots[slot] = found[source.op][names.index(source.name)]
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
-        wiring = WiringChecks(ops)
+        wiring = WiringChecks(ops, self.plan.bound)
         wiring.see({source: slots[slot] for source, slot in region.inputs})
         waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
@@ -169,7 +181,7 @@ class _Runner:
         """Run the steps in order."""
         with self._prefetch(region, slots) as futures:
             for i, step in enumerate(region.steps):
-                self.options.cancel.check()
+                self.cancel.check()
                 self._run_step(i, step, slots, futures)
                 wiring.see(_values(step, slots))
                 if waiting:
@@ -178,7 +190,7 @@ class _Runner:
                     self._models_after(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
-        self.options.cancel.check()
+        self.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
         """Models that the run starts with come to the device; with a budget, when they are read."""
@@ -200,7 +212,8 @@ class _Runner:
             self._failed(error)
             raise
         except Exception as error:
-            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
 
     def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
         try:

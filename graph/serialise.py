@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.checked_file import read_checked, write_checked
+from guidegraph.graph.trust.files import require_regular
 from guidegraph.graph.types import is_tensor, structured_types
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def read_value(path: Path, device: str, key: str) -> Any:
 
     A file of the format before, which has neither key nor checksum, is read as it is.
     """
+    require_regular(path)
     metadata, tensors, is_checked = read_checked(path)
     stated = metadata.get("format")
     if not is_checked and stated == UNCHECKED:

@@ -20,6 +20,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.models.index import held_parts
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -90,7 +91,7 @@ class Missing:
         raise MissingPart(self._message)
 
 
-@node("model.load", host=True)
+@node("model.load", host=True, provides=held_parts)
 def load_model(*, path: Path) -> LoadedModel:
     """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
 

@@ -8,7 +8,6 @@ verified when a part is read.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,11 +21,12 @@ from torch import nn
 
 from guidegraph.nodes.models.adapter import AdapterConfig, ConditionAdapter
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
-from guidegraph.nodes.models.checksums import CHECKSUMS, checksums, stated, verify_file, verify_parts
+from guidegraph.nodes.models.checksums import CHECKSUMS, checksums, stated, verify_file
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.hooks import HookedModel
+from guidegraph.nodes.models.index import FORMAT, INDEX, inside, read_index, read_json
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.low_rank import low_rank_layers
 from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
@@ -34,22 +34,13 @@ from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.models.vision import ImageModel, VisionConfig
-
-FORMAT = 1
-INDEX = "model.json"
-
-
-def inside(folder: Path, name: object) -> Path:
-    """The path of a file that model.json names; it must lie in the folder itself."""
-    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
-    return folder / name
+from guidegraph_runtime.files import atomic_path
 
 
 def verified(folder: Path, name: object) -> Path:
     """The same, of a file that is still the one that was saved. Raises ``ValueError``."""
     path = inside(folder, name)
-    verify_file(path, stated(_read_json(folder / INDEX), folder / INDEX))
+    verify_file(path, stated(read_json(folder / INDEX), folder / INDEX))
     return path
 
 
@@ -111,26 +102,6 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
     "image_embedding": build_vision,
     "condition_adapter": build_adapter,
 }
-
-
-def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
-    path = folder / INDEX
-    if not path.is_file():
-        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
-    index = _read_json(path)
-    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
-    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
-        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
-    verify_parts(parts, stated(index, path), path)
-    return parts
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -206,7 +177,7 @@ def save_parts(
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     parts = read_index(folder) if index.is_file() else {}
-    before = stated(_read_json(index), index) if index.is_file() else {}
+    before = stated(read_json(index), index) if index.is_file() else {}
     written: list[str] = []
     for name, module in modules.items():
         kind, config = config_of(module)
@@ -239,11 +210,7 @@ def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write under a temporary name beside `path`, then rename. Raises ``WriteError`` for a full disk and the like."""
+    with atomic_path(path) as temporary:
         write(temporary)
         temporary.chmod(0o644)  # safetensors writes for the owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
