@@ -328,8 +328,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
     by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
         (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
     ]
-    constants: dict[str, Any] = {}
-    validated: list[str] = []
+    constants, validated = dict[str, Any](), list[str]()
     for name, source in call.settings.items():
         if isinstance(source, Literal):
             constants[name] = source.value
