@@ -111,6 +111,11 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Of a `Path` setting, in `Annotated`: the node writes the file or folder that it names."""
+
+
+@dataclass(frozen=True)
 class RunsCode:
     """Of a `Path` setting, in `Annotated`: loading the file may run code that it holds."""
 
