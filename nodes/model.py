@@ -19,7 +19,7 @@ from annotated_types import Ge, MinLen
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.models.index import held_parts
+from guidegraph.nodes.models.index import held_parts, inside, read_index
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -99,7 +99,7 @@ def load_model(*, path: Path) -> LoadedModel:
     """
     from guidegraph.nodes.models import store
 
-    held = store.read_index(path)
+    held = read_index(path)
 
     def part(name: str) -> Any:
         if name not in held:
@@ -117,8 +117,6 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     trained_from, trained_to: the timesteps that the model knows, where they are there.
     """
     from safetensors.torch import load_file
-
-    from guidegraph.nodes.models.store import inside
 
     settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
     kind = part.get("kind")
