@@ -20,7 +20,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.models.index import held_parts, inside, read_index
+from guidegraph.nodes.models.index import held_parts, read_index
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
