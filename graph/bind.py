@@ -11,7 +11,9 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
+from guidegraph.graph.ownership import own
 from guidegraph.graph.training_options import PREVIEW_EVERY, linkable_options
+from guidegraph.graph.trust.limits import trip_problems
 from guidegraph.graph.types import describe, is_tensor, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
@@ -41,7 +43,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
                 message = f"'{name}' ({kind}) has no default and was not given{help}"
                 problems.append(Problem(parameter.mark, "missing-param", message, where))
             else:
-                values[name] = parameter.default
+                values[name] = own(parameter.default)
             continue
         try:
             values[name] = _value(parameter, given[name], text)
@@ -50,6 +52,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
     for name, message in unfit(graph.ops, values):
         at = mark if name in given else graph.params[name].mark
         problems.append(Problem(at, "bad-value", f"'{name}': {message}", f"params.{name}"))
+    problems += trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values
@@ -140,9 +143,9 @@ def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             continue
         value, reason = values[name], None
         try:
-            if port.annotation is None:
+            if port.annotation is None or not takes_literal(port.type):
                 reason = mismatch(value, port.type)
-            elif (is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
+            elif is_plain(value) or isinstance(value, Path):
                 literal_value(port, value, Path())
         except ValueError as error:
             reason = str(error)

@@ -100,7 +100,11 @@ def _explain(error: Exception, value: object, expected: PortType) -> str:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """All the engine knows of a node. Traits tell passes what they may do."""
+    """All the engine knows of a node. Traits tell passes what they may do.
+
+    same_type: for outputs that are annotated with a type variable, the ports that share it: the output is of the type
+    of what they are linked to.
+    """
 
     id: str
     function: Callable[..., Any]
@@ -124,6 +128,7 @@ class NodeSpec:
     needs_arguments: tuple[str, ...] = ()
     identity_settings: tuple[str, ...] = ()
     check_arguments: tuple[str, ...] = ()
+    same_type: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
 
@@ -278,6 +283,7 @@ def _spec(
         check=check,
         needs_arguments=_arguments(needs),
         identity_settings=_arguments(identity),
+        same_type=_same_type(hints["return"], outputs, {name: hints[name] for name in inputs}),
         check_arguments=tuple(name for name in _arguments(check) if name not in (WIRED, SHAPES)),
         shape_arguments=_arguments(traits["shape"]),
         **traits,
@@ -293,6 +299,24 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
         raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
     fields = fields_of(kind)
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
+
+
+def _same_type(
+    annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """For each output that is of a type variable, the ports that are."""
+    origin: Any = typing.get_origin(annotation)
+    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)  # type: ignore[arg-type]
+    given = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
+    fields = typing.get_type_hints(origin, include_extras=True) if given else {}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in outputs:
+        kind = fields.get(name, annotation if name == "out" else None)
+        variable = given.get(kind, kind) if isinstance(kind, TypeVar) else None
+        ports = tuple(port for port, hint in inputs.items() if hint is variable)
+        if isinstance(variable, TypeVar) and ports:
+            found[name] = ports
+    return found
 
 
 def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:

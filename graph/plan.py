@@ -15,7 +15,8 @@ from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
-from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.output_check import Fits, output_check
+from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -29,6 +30,7 @@ from guidegraph.graph.passes import (
     unneeded,
     without,
 )
+from guidegraph.graph.trust.policy import YOURS, Policy, check_effects
 from guidegraph.graph.types import PortType
 
 Slot = int
@@ -40,8 +42,10 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
     """
 
@@ -54,6 +58,8 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -146,16 +152,19 @@ def compile_plan(
     place: str = "cpu float32",
     passes: Collection[str] = ALL_PASSES,
     only: Collection[str] | None = None,
+    policy: Policy = YOURS,
 ) -> Plan:
     """Bind the parameters and apply the graph passes, in the order in which they are listed.
 
     ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist, and
-    ``WorkflowError`` for a call that these values show to be wired wrong.
+    need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
+    ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
+    for a call that these values show to be wired wrong.
     """
     check_shapes(graph, values, only)
     chosen = frozenset(passes)
-    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
+    check_effects(needed_ops(graph, only), values, policy)
+    literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
     outputs: dict[str, tuple[Source, PortType]] = {}
@@ -197,6 +206,13 @@ def compile_plan(
         count("prune", before, ops)
     check_wiring(ops.values(), {})
     return Plan(graph, bound, ops, outputs, digests, chosen, effects)
+
+
+def needed_ops(graph: Graph, only: Collection[str] | None) -> dict[str, Op]:
+    """The operations that a run of these outputs needs; of all outputs, nodes with effects too."""
+    if only is None:
+        return dict(graph.ops)
+    return prune(graph.ops, [graph.outputs[name].source for name in only], effects=False)
 
 
 def _size(ops: Mapping[str, Op]) -> int:
@@ -312,15 +328,15 @@ def call_step(call: Call, slots: _Slots) -> Step:
     by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
         (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
     ]
-    constants: dict[str, Any] = {}
-    validated: list[str] = []
+    constants, validated = dict[str, Any](), list[str]()
     for name, source in call.settings.items():
         if isinstance(source, Literal):
             constants[name] = source.value
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
@@ -331,6 +347,8 @@ def call_step(call: Call, slots: _Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        mutable,
+        tuple(map(output_check, call.outputs.values())),
     )
 
 

@@ -57,6 +57,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     from guidegraph.nodes.models.resize import antialiased
 
     height, width = (size, size) if isinstance(size, int) else size
+    host.check_pixels(height, width)
     if mode in ("bicubic", "bilinear"):
         return antialiased(image, (height, width), mode).clamp(-1, 1)
     kind = "nearest-exact" if mode == "nearest" else mode
@@ -88,6 +89,7 @@ def image_grid(
     across = min(columns or math.ceil(math.sqrt(batch)), batch)
     down = math.ceil(batch / across)
     shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    host.check_pixels(*shape[2:])
     sheet = torch.full(shape, background, dtype=image.dtype, device=image.device)
     for i in range(batch):
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)

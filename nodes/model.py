@@ -18,8 +18,9 @@ from annotated_types import Ge, MinLen
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.models.index import held_parts, inside, read_index
+from guidegraph.nodes.models.index import held_parts, read_index
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -118,6 +119,8 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     """
     from safetensors.torch import load_file
 
+    from guidegraph.nodes.models.store import verified
+
     settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
     kind = part.get("kind")
     if kind != "table" and kind not in SCHEDULES:
@@ -125,7 +128,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     try:
         trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
         if kind == "table":
-            table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
+            table = load_file(verified(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained)
         return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
     except Exception as error:
@@ -145,7 +148,7 @@ def save_model(
     segmenter: Segmenter | None = None,
     detector: Any = None,
     *,
-    path: Path,
+    path: Annotated[Path, Written()],
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
 ) -> str:
     """Write the wired parts as a model folder that `model.load` reads; gives its path.

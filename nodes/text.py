@@ -58,7 +58,7 @@ def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[s
 
     words: from what (case does not matter) to what. Raises an error for an empty word.
     """
-    return host.replace(text, words=words)
+    return host.replace(text if isinstance(text, str) else list(text), words=words)
 
 
 @node("text.add_words", host=True)

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +19,17 @@ import typer
 from guidegraph.cli.errors import argument_problem
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, open_workflow, unknown_outputs
+from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.hosted import kinds as kinds_of
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
+from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.outputs import is_image
 from guidegraph.rerun import portable_params
+from guidegraph_runtime.error_text import causes
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported, ExportedPart
@@ -49,6 +52,7 @@ class Arguments:
     reference: bool
     precision: Sequence[str]
     plugins: Chosen
+    grants: Grants
 
 
 class MissingExtra(GuidegraphError):
@@ -57,6 +61,12 @@ class MissingExtra(GuidegraphError):
 
 def export_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for a workflow that cannot be exported, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the bundle until the check is over."""
     check_extra()
     registry = required_plugins(given.plugins).registry
     opened = open_workflow(given.workflow, registry)
@@ -65,6 +75,8 @@ def export_command(given: Arguments) -> None:
     alone = chosen_call(graph, given.only, problems)
     precision = chosen_precision(given, problems)
     values = bound(opened, given.settings, problems)
+    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
         from guidegraph.graph.export.one_call import export_call
@@ -74,11 +86,14 @@ def export_command(given: Arguments) -> None:
             check_place(given.bundle)
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         if alone:
-            exported = export_call(graph, values, alone, precision=precision, on_part=say_part)
+            exported = export_call(graph, values, alone, precision=precision, on_part=say_part, policy=policy)
         else:
-            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=say_part)
-        engine = engine_outputs(exported) if given.check or given.reference else {}
+            exported = export_workflow(
+                graph, values, only=given.only, precision=precision, on_part=say_part, policy=policy
+            )
+        engine = engine_outputs(exported, policy) if given.check or given.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if given.reference else (None, {})
         manifest = write_bundle(
@@ -137,8 +152,8 @@ def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingExtra(
-            f"missing-extra: an export needs {' and '.join(missing)}, which is not installed; "
-            'pip install "guidegraph[export]"'
+            f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
+            f"installed; pip install {' '.join(missing)}"
         )
 
 
@@ -161,10 +176,7 @@ def reported(graph: Graph) -> Iterator[None]:
 
 def _node_of(error: BaseException) -> NodeError | None:
     """The node whose function could not be traced, where one is known."""
-    at: BaseException | None = error
-    while at is not None and not isinstance(at, NodeError):
-        at = at.__cause__
-    return at
+    return next((link for link in causes(error) if isinstance(link, NodeError)), None)
 
 
 def _sentence(error: Any) -> str:
@@ -190,7 +202,7 @@ def say_part(part: ExportedPart, seconds: float) -> None:
     typer.echo(f"{what}; {seconds:.1f} s")
 
 
-def engine_outputs(exported: Exported) -> dict[str, Any]:
+def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, as the engine computes them."""
     from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
@@ -198,7 +210,7 @@ def engine_outputs(exported: Exported) -> dict[str, Any]:
     if exported.examples:
         return called(exported)
 
-    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs])).outputs
+    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs], policy=policy)).outputs
 
 
 def output_kind(graph: Graph, name: str) -> str:

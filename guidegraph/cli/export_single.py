@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,11 @@ from guidegraph.cli.export import (
     table,
 )
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, open_workflow, unknown_outputs
+from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
+from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.rerun import portable_params
 
 if TYPE_CHECKING:
@@ -36,6 +39,12 @@ if TYPE_CHECKING:
 
 def single_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for what one graph cannot hold, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the file until the check is over."""
     check_extra()
     if given.bundle.suffix != ".onnx" or given.bundle.is_dir():
         message = f"'{given.bundle}' is no name of an ONNX file; give one that ends with .onnx"
@@ -46,6 +55,8 @@ def single_command(given: Arguments) -> None:
     problems = unknown_outputs(graph, given.only)
     precision = chosen_precision(given, problems)
     values = bound(opened, given.settings, problems)
+    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.errors import ExportError
         from guidegraph.graph.export.single_file import check_single_place, write_single
@@ -56,8 +67,9 @@ def single_command(given: Arguments) -> None:
         except ExportError as error:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         exported = export_workflow(
-            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True
+            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
         )
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
@@ -65,7 +77,7 @@ def single_command(given: Arguments) -> None:
         typer.echo(line)
     sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
     typer.echo(f"wrote {sizes}")
-    if given.check and not _check(exported, given.bundle, kinds):
+    if given.check and not _check(exported, given.bundle, kinds, policy):
         raise typer.Exit(1)
 
 
@@ -80,14 +92,14 @@ def _summary(exported: Exported, written: Written) -> Iterator[str]:
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
 
 
-def _check(exported: Exported, path: Path, kinds: Mapping[str, str]) -> bool:
+def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Policy) -> bool:
     """One call of the graph on the example beside torch, and how far they are apart. Whether all outputs are near."""
     import onnxruntime
 
     from guidegraph.graph.export.check import compared
     from guidegraph_runtime.single import inputs_with, read_description
 
-    engine = engine_outputs(exported)
+    engine = engine_outputs(exported, policy)
     started = time.perf_counter()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = inputs_with(read_description(path.with_suffix(".json")), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
@@ -11,26 +11,30 @@ import typer
 from guidegraph.cli.errors import WRONG, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs, with_recipe
+from guidegraph.cli.source import bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
 from guidegraph.graph.admission import LACKING, admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.effects import Effect, list_effects
+from guidegraph.graph.trust.policy import Grants, effect_problems, is_shipped
 from guidegraph.graph.types import takes_literal
 from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
 
 
-def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen) -> None:
+def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, grants: Grants) -> None:
     """Check workflows; what only this machine lacks is said, and is an error where it is asked for (``strict``)."""
     registry = required_plugins(plugins).registry
     wrong = lacking = 0
     for path in workflows:
         try:
-            graph = with_recipe(open_workflow(path, registry))
-            if problems := unwritable(graph, registry):
-                raise WorkflowError(problems)
-            defaults = {name: p.default for name, p in graph.params.items() if not p.required}
+            opened = open_workflow(path, registry)
+            graph = with_recipe(opened)
+            defaults = {name: one.default for name, one in graph.params.items() if not one.required}
+            effects = list_effects(graph.ops, defaults)
+            if forbidden := unwritable(graph, registry) + effect_problems(effects, opened.policy(grants)):
+                raise WorkflowError(forbidden)
             problems = admission_problems(graph, defaults)
             if refused := [problem for problem in problems if problem.code not in LACKING]:
                 raise WorkflowError(refused)
@@ -39,6 +43,8 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen) -
             wrong += 1
             say(shown(error))
             continue
+        for line in effect_lines(effects):
+            typer.echo(f"  {line}")
         lacking += bool(problems)
         if problems:
             say(f"{path}: valid, but it cannot run here:\n{shown(WorkflowError(problems))}")
@@ -46,6 +52,17 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen) -
             say(f"{path}: to run it, give {line}")
     if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
+
+
+def effect_lines(effects: Iterable[Effect]) -> list[str]:
+    """What a workflow does outside of the package, a line for each file."""
+    verbs = {"read": "reads", "write": "writes", "code": "loads code from"}
+    lines = [
+        f"{verbs[effect.kind]} {effect.path or 'a file whose path is computed in the run'} ({effect.node})"
+        for effect in effects
+        if effect.path is None or not is_shipped(effect.path)
+    ]
+    return list(dict.fromkeys(lines))
 
 
 def required_lines(graph: Graph) -> list[str]:
@@ -73,15 +90,18 @@ def plan_command(
     passes: str,
     as_json: bool,
     plugins: Chosen,
+    grants: Grants,
 ) -> None:
     from guidegraph.cli.flat import plan_json, plan_text
-    from guidegraph.graph.plan import compile_plan
+    from guidegraph.graph.plan import compile_plan, needed_ops
 
     opened = open_workflow(workflow, required_plugins(plugins).registry)
     problems = unknown_outputs(opened.graph, only)
     chosen = chosen_passes(passes, problems)
     values = bound(opened, settings, problems)
-    found = plan_json(compile_plan(opened.graph, values, passes=chosen, only=only or None))
+    policy = opened.policy(grants, given_names(settings))
+    compiled = compile_plan(opened.graph, values, passes=chosen, only=only or None, policy=policy)
+    found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None), values))
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
 
 

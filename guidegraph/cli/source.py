@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from guidegraph.graph.named import named_workflow
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import parse_size
+from guidegraph.graph.trust.limits import Limits, current_limits, limited, parse_limits
+from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.rerun import Recipe, is_picture, read_recipe
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -29,6 +32,10 @@ class Opened:
     graph: Graph
     recipe: Recipe | None
 
+    def policy(self, grants: Grants, given: Iterable[str] = (), out: Path | None = None) -> Policy:
+        """What the workflow may do, where the person gives the values of the parameters ``given``."""
+        return Policy(self.recipe is not None, out, grants, frozenset(given))
+
 
 def open_workflow(path: Path, registry: Registry) -> Opened:
     """Read a workflow, that of a plugin's name, or the one inside a picture. Raises ``WorkflowError``."""
@@ -36,7 +43,7 @@ def open_workflow(path: Path, registry: Registry) -> Opened:
     if not is_picture(path):
         return Opened(build(path, registry), None)
     recipe = read_recipe(path)
-    return Opened(build(recipe.workflow, registry, recipe.sources), recipe)
+    return Opened(build(recipe.workflow, registry, recipe.sources, stranger=True), recipe)
 
 
 def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
@@ -51,6 +58,11 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
     if found:
         raise WorkflowError(found)
     return values
+
+
+def given_names(settings: Sequence[str]) -> frozenset[str]:
+    """The parameters that ``--set K=V`` gives."""
+    return frozenset(setting.partition("=")[0].strip() for setting in settings)
 
 
 def setting_texts(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:
@@ -100,6 +112,17 @@ def chosen_budget(text: str | None, device: str, problems: list[Problem]) -> int
     except ValueError as error:
         problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
         return None
+
+
+@contextmanager
+def limits_in_force(settings: Sequence[str] | None) -> Iterator[Limits]:
+    """Put the limits of ``--limit NAME=VALUE`` in force for a command. Raises ``WorkflowError``."""
+    try:
+        limits = parse_limits(settings or (), current_limits())
+    except ValueError as error:
+        raise WorkflowError([argument_problem("bad-limit", str(error), "--limit")]) from None
+    with limited(limits):
+        yield limits
 
 
 def unknown_outputs(graph: Graph, only: Sequence[str] | None) -> list[Problem]:

@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.trust.files import read_regular, require_regular
+from guidegraph.nodes.models.checksums import stated, verify_parts
+
 FORMAT = 1
 INDEX = "model.json"
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The path of a file that model.json names; it must lie in the folder itself."""
+    """The path of a regular file that model.json names; it must lie in the folder itself."""
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
         raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
+    require_regular(folder / name)
     return folder / name
 
 
@@ -22,14 +26,20 @@ def read_index(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / INDEX
     if not path.is_file():
         raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    index = read_json(path)
     parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
+    verify_parts(parts, stated(index, path), path)
     return parts
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says. Raises ``ValueError`` for a file that is none."""
+    try:
+        return json.loads(read_regular(path).decode())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def held_parts(path: Path) -> list[str]:

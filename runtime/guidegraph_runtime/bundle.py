@@ -27,6 +27,7 @@ from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, Progress
 from guidegraph_runtime.rehearsal import UNKNOWN, Rehearsal
 from guidegraph_runtime.sessions import Session, SessionSettings, make_session
+from guidegraph_runtime.trust import check_plan
 from guidegraph_runtime.verify import open_bundle
 
 Array = NDArray[Any]
@@ -67,6 +68,7 @@ class Bundle:
         self.settings = settings or SessionSettings.on()
         self.timings = Timings(opening=time.perf_counter() - started)
         self.where = os.fspath(path)
+        check_plan(self._verified.manifest, self.where)
         self._sessions: dict[str, Session] = {}
         self._adapted: tuple[Any, dict[str, Session]] = ((), {})
         self._tables = self._read_tables()
@@ -130,7 +132,10 @@ class Bundle:
         return self._adapted[1]
 
     def run(self, /, **params: Any) -> dict[str, Array]:
-        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``."""
+        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
+
+        Arrays that are given are copied when the run starts, and those that it gives are the caller's alone.
+        """
         return self.run_with(params)
 
     def run_with(
@@ -174,7 +179,7 @@ class Bundle:
             self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
             if observer is not None:
                 inputs = inputs or fitted(manifest.parts[part], {name: on_host(one) for name, one in given.items()})
-                observer(part, inputs, {name: on_host(one) for name, one in found.items()})
+                observer(part, _copies(inputs), _copies(found))
             return found
 
         run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_of.ready)
@@ -186,7 +191,8 @@ class Bundle:
                 if finished is not None:
                     finished(operation, time.perf_counter() - started)
                 for name in [name for name, at in sources.items() if at in operation.outputs]:
-                    outputs[name] = np.asarray(on_host(memory.read(sources[name])))
+                    # A copy: the value may be a table of the bundle, and operations to come may read it.
+                    outputs[name] = np.array(on_host(memory.read(sources[name])))
                     if on_output is not None:
                         on_output(name, outputs[name])
         if missing := [name for name in sources if name not in outputs]:
@@ -242,6 +248,11 @@ class Bundle:
             return load(self._verified.data(TABLES))
         except Exception as error:
             raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Arrays of their own for somebody outside of the run."""
+    return {name: np.array(on_host(value)) for name, value in values.items()}
 
 
 def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:

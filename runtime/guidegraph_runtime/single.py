@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.admission import Rows, Sized, batch_problem, memory_problem, multiple_problem
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.manifest_types import DTYPES
 from guidegraph_runtime.memory import Memory
@@ -26,6 +27,7 @@ from guidegraph_runtime.names import BATCH, wrong_label
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, check_fields
 from guidegraph_runtime.reading import sha256
+from guidegraph_runtime.regular_files import open_regular
 from guidegraph_runtime.rehearsal import REFUSED, Rehearsal
 from guidegraph_runtime.single_shapes import Axis, Size
 from guidegraph_runtime.strict_json import MAX_BYTES, Cursor, loads
@@ -164,7 +166,9 @@ def _drawn(
         steps: list[int | None] = [None]
     else:
         over = memory.read(noise.over)
-        steps = list(range(over if isinstance(over, int) else len(over)))
+        trips = over if isinstance(over, int) else len(over)
+        check_limit("trips", trips, f"the loop takes {trips:,} trips")
+        steps = list(range(trips))
         links["index"] = "index"
     drawn = []
     for step in steps:
@@ -270,7 +274,7 @@ def _files(path: Path, data: Cursor, offsets: Cursor, recipe: Manifest) -> dict[
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = file.read(limit + 1)
     except OSError as error:
         raise BundleError(str(path), "no-file", f"cannot be read: {error.strerror}") from None

@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import array, choice, file_given, number, sides, whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
-FilePath: TypeAlias = str | os.PathLike[str] | bytes
+FilePath: TypeAlias = os.PathLike[str] | bytes
 """A file's path, or the bytes that are in it."""
+
+
+def check_pixels(height: int, width: int) -> None:
+    """Raise ``LimitExceeded`` for a picture that would have more pixels than the limit."""
+    check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
 
 
 def loaded_shape(size: Any) -> tuple[int, ...] | None:
@@ -40,6 +46,8 @@ def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -
     """
     choice("resize", resize, get_args(Resize))
     wanted = None if size is None else sides("size", size)
+    if wanted is not None:
+        check_pixels(*wanted)
     picture = read_rgb(file_given("path", path))
     if wanted is not None:
         picture = resized(picture, wanted, resize)
@@ -72,6 +80,7 @@ def grid(image: NDArray[Any], *, columns: int | None = None, gap: int = 2, backg
     across = min(math.ceil(math.sqrt(batch)) if columns is None else whole("columns", columns, low=1), batch)
     down = math.ceil(batch / across)
     shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    check_pixels(*shape[2:])
     sheet = np.full(shape, background, dtype=image.dtype)
     for i in range(batch):
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 
 LARGEST = 2**63 - 1
 
@@ -36,6 +37,7 @@ def constant(*, label: int | Sequence[int], batch: int | None = None, classes: i
     Raises an error where the labels are not as many as `batch`, and for a label that is no class.
     """
     (count,) = constant_shape(label, batch)
+    check_limit("elements", count, f"a batch of {count:,} labels")
     if isinstance(label, (list, tuple)) or (isinstance(label, np.ndarray) and label.ndim):
         labels = [whole(f"label[{i}]", one, low=0, high=LARGEST) for i, one in enumerate(label)]
     else:
@@ -53,5 +55,6 @@ def cycle_shape(batch: Any) -> tuple[int, ...]:
 @operation("label.cycle", shape=cycle_shape)
 def cycle(*, classes: int, batch: int = 1, start: int = 0) -> NDArray[np.int64]:
     """Labels (batch), int64, that go round the classes: start, start + 1, …, classes − 1, 0, …"""
+    check_limit("elements", whole("batch", batch, low=1), f"a batch of {batch:,} labels")
     classes, first = whole("classes", classes, low=1), whole("start", start, low=0, high=LARGEST)
     return (np.arange(whole("batch", batch, low=1), dtype=np.int64) + first % classes) % classes

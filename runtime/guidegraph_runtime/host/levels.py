@@ -11,6 +11,7 @@ import numpy as np
 from guidegraph_runtime.checks import array, choice, fields, flag, number, whole
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.host.schedule import noise_of_fields
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables import spacings
 from guidegraph_runtime.tables.grid import (
     LANDING,
@@ -258,7 +259,9 @@ def _spaced(
 
 
 def _steps(steps: int) -> int:
-    return whole("steps", steps, low=1)
+    steps = whole("steps", steps, low=1)
+    check_limit("steps", steps, f"there are {steps:,} steps")
+    return steps
 
 
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:

@@ -25,6 +25,7 @@ def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, wid
     Raises an error for a box that reaches beyond the mask.
     """
     rows, columns = sides("size", size)
+    image.check_pixels(rows, columns)
     top, left = whole("top", top, low=0), whole("left", left, low=0)
     height, width = whole("height", height, low=1), whole("width", width, low=1)
     if top + height > rows or left + width > columns:

@@ -13,6 +13,7 @@ import numpy as np
 
 from guidegraph_runtime.checks import array, choice, fields, number, whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import checked_alphas_bar
@@ -112,7 +113,9 @@ def _fields(alphas_bar: Array, trained_from: float | None = None, trained_to: fl
 
 
 def _steps(train_steps: int) -> int:
-    return whole("train_steps", train_steps, low=2)
+    train_steps = whole("train_steps", train_steps, low=2)
+    check_limit("steps", train_steps, f"the schedule has {train_steps:,} steps")
+    return train_steps
 
 
 def _beta(name: str, value: float) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import file_given, sides
-from guidegraph_runtime.host.image import FilePath, Size
+from guidegraph_runtime.host.image import FilePath, Size, check_pixels
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.palette import CLASSES, read_map
 
 
@@ -28,8 +29,11 @@ def load(*, path: FilePath, size: Size | None = None, classes: int | None = None
     wanted = None if size is None else sides("size", size)
     indices = read_map(file_given("path", path), classes)
     if wanted is not None:
+        check_pixels(*wanted)
         rows, columns = (_nearest(*pair) for pair in zip(indices.shape, wanted, strict=True))
         indices = indices[rows[:, None], columns]
+    count = (len(CLASSES) if classes is None else classes) * indices.size
+    check_limit("elements", count, f"the map has {count:,} elements")
     every = np.arange(len(CLASSES) if classes is None else classes)[:, None, None]
     semantic: NDArray[np.float32] = (indices == every).astype(np.float32)[None]
     return semantic
