@@ -306,7 +306,7 @@ def _same_type(
 ) -> dict[str, tuple[str, ...]]:
     """For each output that is of a type variable, the ports that are."""
     origin: Any = typing.get_origin(annotation)
-    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)  # type: ignore[arg-type]
+    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)
     given = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
     fields = typing.get_type_hints(origin, include_extras=True) if given else {}
     found: dict[str, tuple[str, ...]] = {}
