@@ -92,8 +92,8 @@ def companions(port: Port, path: Path | None) -> Iterator[Path]:
 def _paths(sources: Sources, loops: Mapping[str, Loop], values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
     """The paths that sources give, each with the parameter that it comes from."""
     if isinstance(sources, tuple):
-        for source in sources:
-            yield from _paths(source, loops, values)
+        for each in sources:
+            yield from _paths(each, loops, values)
         return
     source: Source = sources
     if isinstance(source, Item) and source.field is None:
