@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
+from guidegraph_runtime.say import visible
+
 SLOW = 1.0
 """Seconds from which an import is worth a note: every command waits for it."""
 
@@ -29,7 +31,8 @@ class _Passed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self.text = (self.text + text)[:200]
-        return sys.stderr.write(text)
+        sys.stderr.write(visible(text))
+        return len(text)
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -15,7 +15,7 @@ DEBUG = "GUIDEGRAPH_DEBUG"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
     from guidegraph.cli.app import app
-    from guidegraph.cli.errors import reported, say_warning
+    from guidegraph.cli.errors import check_names, reported, say_warning
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # loop of text_to_image thirty times slower. It is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with reported(tracebacks):
+        check_names(_command(given), given)
         own = {command.callback.__name__ for command in app.registered_commands if command.callback}
         if _command(given).replace("-", "_") not in own:
             from guidegraph.cli.options import Chosen

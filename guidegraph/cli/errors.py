@@ -5,22 +5,33 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import typer
 
 from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.outputs import OutputError
+from guidegraph_runtime.say import visible, visible_json, visible_line
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
 ID, NAME = "ID", "NAME"
 
 
+def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) -> None:
+    """Print on stdout (or ``file``), control characters as escapes."""
+    typer.echo(visible(text), nl=newline, file=file)
+
+
+def print_json(text: str, file: IO[str] | None = None) -> None:
+    """Print a JSON text on stdout (or ``file``), control characters as JSON's own escapes."""
+    typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
+
+
 def say(text: str) -> None:
-    """A line for the person, not for a program: on stderr."""
-    typer.echo(text, err=True)
+    """A line for the person, not for a program: on stderr, control characters as escapes."""
+    typer.echo(visible(text), err=True)
 
 
 def say_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -39,8 +50,18 @@ def shown(error: WorkflowError) -> str:
     for problem in error.problems:
         argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
         place = problem.mark.file if argument else str(problem.mark)
-        lines.append(place + str(problem).removeprefix(str(problem.mark)))
+        lines.append(visible_line(place + str(problem).removeprefix(str(problem.mark))))
     return "\n".join(lines)
+
+
+def check_names(command: str, arguments: Sequence[str]) -> None:
+    """Raise ``WorkflowError`` for a command or an option with control characters: click would print them as they are.
+
+    A pattern of the shell may expand to a stranger's file called ``--…``. No option and no command has such a name.
+    """
+    names = [command, *(argument.partition("=")[0] for argument in arguments if argument.startswith("-"))]
+    if unknown := [name for name in names if visible_line(name) != name]:
+        raise WorkflowError(argument_problem("unknown-option", "there is no such option", name) for name in unknown)
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
 
-from guidegraph.cli.errors import WRONG, say, shown
+from guidegraph.cli.errors import WRONG, print_json, print_text, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, chosen_passes, open_workflow, unknown_outputs
@@ -18,6 +18,7 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import takes_literal
 from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
+from guidegraph_runtime.say import visible_line
 
 
 def validate_command(workflows: Sequence[Path], plugins: Chosen) -> None:
@@ -28,7 +29,7 @@ def validate_command(workflows: Sequence[Path], plugins: Chosen) -> None:
             opened = open_workflow(path, registry)
             if problems := unwritable(opened.graph, registry):
                 raise WorkflowError(problems)
-            typer.echo(f"{path}: ok")
+            print_text(visible_line(f"{path}: ok"))
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
@@ -59,7 +60,10 @@ def plan_command(
     chosen = chosen_passes(passes, problems)
     values = bound(opened, settings, problems)
     found = plan_json(compile_plan(opened.graph, values, passes=chosen, only=only or None))
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
+    if as_json:
+        print_json(json.dumps(found, indent=2))
+    else:
+        print_text("\n".join(map(visible_line, plan_text(found))))
 
 
 def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
@@ -68,8 +72,9 @@ def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
     write_or_print(draw_svg(open_workflow(workflow, required_plugins(plugins).registry).graph), output)
 
 
-def write_or_print(text: str, output: Path | None) -> None:
+def write_or_print(text: str, output: Path | None, show: Callable[[str], object] = print_text) -> None:
+    """Write a text into a file, or print it with ``show``."""
     if output is None or str(output) == "-":
-        typer.echo(text, nl=not text.endswith("\n"))
+        show(text)
     else:
         write_text(output, text)

@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from guidegraph.cli.errors import say
+from guidegraph.cli.errors import print_json, print_text, say
 from guidegraph.cli.inspect import write_or_print
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import loaded_plugins, required_plugins
@@ -21,7 +19,7 @@ def schema_command(output: Path | None, plugins: Chosen) -> None:
     from guidegraph.graph.schema import json_schema
 
     text = json.dumps(json_schema(required_plugins(plugins).registry), indent=2, ensure_ascii=False)
-    write_or_print(text + "\n", output)
+    write_or_print(text + "\n", output, print_json)
 
 
 def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
@@ -30,9 +28,9 @@ def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
     for name in manager.unknown_disabled:
         say(f"warning: {DISABLE} names '{name}'; {choices(name, manager.installed, 'installed plugins')}")
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in manager.statuses], indent=2))
+        print_json(json.dumps([asdict(status) for status in manager.statuses], indent=2))
         return
-    typer.echo("\n\n".join(map(_described, manager.statuses)))
+    print_text("\n\n".join(map(_described, manager.statuses)))
 
 
 def _described(status: PluginStatus) -> str:

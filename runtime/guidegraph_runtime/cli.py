@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.say import note, out
+from guidegraph_runtime.say import note, out, out_json
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
@@ -129,7 +129,7 @@ def _verify(bundle: Any, given: argparse.Namespace) -> int:
     found = replay(bundle)
     if given.json:
         for one in found:
-            out(json.dumps({"event": "compared", **vars(one), "fits": one.fits}))
+            out_json({"event": "compared", **vars(one), "fits": one.fits})
     elif not given.quiet:
         out(f"{given.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
         for one in found:

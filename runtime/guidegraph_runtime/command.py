@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from guidegraph_runtime.files import RUNS, run_folder
 from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.record import Record, record_of
 from guidegraph_runtime.say import out as out_line
+from guidegraph_runtime.say import out_json, visible_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +118,7 @@ class _Line(_Nothing):
     """The loop that runs, on one line of a terminal."""
 
     def progress(self, node: str, done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[K{node} {done}/{total}")
+        sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
         sys.stderr.flush()
 
     def ended(self, status: str, seconds: float) -> None:
@@ -147,4 +147,4 @@ class _Json(_Nothing):
         self._say("run_finished", status=status, seconds=seconds)
 
     def _say(self, event: str, **fields: Any) -> None:
-        out_line(json.dumps({"event": event, **fields}))
+        out_json({"event": event, **fields})
