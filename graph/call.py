@@ -11,6 +11,7 @@ from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.plan import Step
+from guidegraph.graph.trust.process_state import keep_state, put_back
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
 
@@ -55,7 +56,8 @@ class Body:
 
 
 def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls. Raises ``NodeError``."""
+    """Run a call or a batch of calls, and put back what it changes of the process. Raises ``NodeError``."""
+    kept = None if step.watch == "nothing" else keep_state(step.watch)
     try:
         if step.members:
             _invoke_batch(step, slots)
@@ -69,6 +71,9 @@ def invoke(step: Step, slots: list[Any]) -> None:
         raise
     except (Exception, SystemExit) as error:
         raise fail(step, error) from error
+    finally:
+        if kept is not None:
+            put_back(kept, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
 
 
 def fail(step: Step, error: BaseException) -> NodeError:

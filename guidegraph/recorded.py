@@ -41,6 +41,7 @@ class RecordedRun:
     """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
 
     def __init__(self, job: Job, folder: Path):
+        folder = folder.absolute()  # a node may change the current directory
         self.job, self.folder = job, folder
         graph, values, found = job.graph, job.values, versions(job.registry)
         recipe = Recipe(
@@ -91,7 +92,7 @@ class RecordedRun:
                 dtype=job.dtype,
                 passes=job.passes,
                 memory=memory(plan) if memory else None,
-                disk=DiskCache(job.cache) if job.cache else None,
+                disk=DiskCache(job.cache.absolute()) if job.cache else None,
                 observers=[self._record, *observers],
                 cancel=cancel,
                 only=job.only,
