@@ -28,6 +28,7 @@ from guidegraph.plugins.commands import added_safely
 from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
 from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requirement, distribution_of
 from guidegraph.plugins.guarded import Guarded
+from guidegraph.plugins.importing import imported
 from guidegraph.plugins.modules import folders_of, import_plugin_module
 from guidegraph.plugins.watch import watched
 
@@ -85,7 +86,7 @@ class PluginManager:
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
         self._add_builtin()
-        disabled = _disabled_by_environment() if disable is None else set(disable)
+        disabled = disabled_by_environment() if disable is None else set(disable)
         found = entries.entry_points()
         self.installed = [entry.name for entry in found]
         self.unknown_disabled = sorted(disabled - set(self.installed))
@@ -159,7 +160,7 @@ class PluginManager:
             check_entry(entry)
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[HOST])
-            with watched(notes):
+            with imported(entry.name), watched(notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 found = contribution_of(plugin, entry.name)
             self._join(entry.name, plugin, found, distribution, version, notes)
@@ -175,7 +176,7 @@ class PluginManager:
         notes: list[str] = []
         try:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
-            with watched(notes):
+            with imported(name), watched(notes):
                 module: ModuleType = _load(lambda: import_plugin_module(name), fix)
                 if self._hooks.is_registered(module):
                     return
@@ -251,7 +252,8 @@ def default_registry(
     return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
 
 
-def _disabled_by_environment() -> set[str]:
+def disabled_by_environment() -> set[str]:
+    """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
     return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 

@@ -14,10 +14,20 @@ DEBUG = "GUIDEGRAPH_DEBUG"
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
+    if arguments is not None:  # in a process that does other things too
+        _main(list(arguments))
+    given = sys.argv[1:]
+    if {"-h", "--help"} & {*given[1:]}:  # of a command: no plugin is imported
+        _main(given)
+    from guidegraph.cli.supervised import in_own_process
+
+    in_own_process(_main, given, _plugin_modules(given), "--no-plugins" not in given)
+
+
+def _main(given: list[str]) -> NoReturn:
     from guidegraph.cli.app import app
     from guidegraph.cli.errors import check_names, reported, say_warning
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
     tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
     warnings.showwarning = say_warning
     # OpenMP's threads must not spin while they wait for each other: beside other work on the machine, that made the

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from guidegraph.graph.events import CancelToken
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CANCELLED = 130
+AGAIN = 0.2
+"""Seconds within which a second signal is the first: one to a group of processes reaches the command by two ways."""
 
 
 @contextmanager
@@ -43,11 +46,15 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
 
 
 def _listen(ours: socket.socket, token: CancelToken, say: Callable[[str], None]) -> None:
+    first = 0.0
     while received := ours.recv(16):
         for number in received:
             if number not in SIGNALS:
                 continue
             if token.cancelled:
+                if time.monotonic() - first < AGAIN:
+                    continue
                 os._exit(CANCELLED)
+            first = time.monotonic()
             token.cancel()
             say("cancelling; once more to end at once")
