@@ -70,6 +70,15 @@ def check_entry(entry: EntryPoint) -> None:
         raise PluginError(f"the entry point's value '{entry.value:.60}' names no module", fix)
 
 
+def is_importable(entry: EntryPoint) -> bool:
+    """Whether a plugin is worth importing: others' than guidegraph's own, with an entry point that names a module."""
+    try:
+        check_entry(entry)
+    except PluginError:
+        return False
+    return canonical(distribution_of(entry)[0]) != HOST
+
+
 def check_requirement(entry: EntryPoint, version: str) -> None:
     """Raise ``PluginError`` where the plugin's distribution asks for another version of this one."""
     from packaging.requirements import InvalidRequirement, Requirement

@@ -95,14 +95,15 @@ def imported(name: str) -> Iterator[None]:
 def _no_way_out(plugin: str) -> Iterator[None]:
     """Functions that end the process raise, in this process and until the block ends."""
     platform: Any = __import__(os.name)  # posix or nt, from which os has them
-    owner, open_ = os.getpid(), True
+    owner, importer, open_ = os.getpid(), threading.current_thread(), True
 
     def barred(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def ends(*arguments: Any) -> Any:
             if not open_ or os.getpid() != owner:  # kept for later, or in a child process
                 return function(*arguments)
             call = f"os.{name}({', '.join(map(repr, arguments)):.60})"
-            _imports.say(f"warning: the plugin '{plugin}' would end the command with {call} when it is imported")
+            who = f"the plugin '{plugin}'" if threading.current_thread() is importer else "a plugin's thread"
+            _imports.say(f"warning: {who} would end the command with {call} while '{plugin}' is imported")
             raise ProcessEnded(f"{call} would end the command")
 
         return ends

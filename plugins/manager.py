@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +30,7 @@ from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requi
 from guidegraph.plugins.guarded import Guarded
 from guidegraph.plugins.importing import imported
 from guidegraph.plugins.modules import folders_of, import_plugin_module
-from guidegraph.plugins.watch import watched
+from guidegraph.plugins.watch import remembered, watched
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,11 @@ class PluginManager:
         *,
         disable: Iterable[str] | None = None,
         entry_points: bool = True,
+        refused: Mapping[str, str] | None = None,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
-        installed plugins are loaded; those that are not are known by name."""
+        installed plugins are loaded; those that are not are known by name. refused: plugins that are not to be
+        imported, by name, with the reason."""
         self._hooks = new_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -85,6 +87,7 @@ class PluginManager:
         self._owners: dict[str, str] = {}
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
+        self._refused = refused or {}
         self._add_builtin()
         disabled = disabled_by_environment() if disable is None else set(disable)
         found = entries.entry_points()
@@ -160,7 +163,8 @@ class PluginManager:
             check_entry(entry)
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[HOST])
-            with imported(entry.name), watched(notes):
+            self._check_refused(entry.name)
+            with self._importing(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 found = contribution_of(plugin, entry.name)
             self._join(entry.name, plugin, found, distribution, version, notes)
@@ -176,7 +180,8 @@ class PluginManager:
         notes: list[str] = []
         try:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
-            with imported(name), watched(notes):
+            self._check_refused(name)
+            with self._importing(name, distribution, notes):
                 module: ModuleType = _load(lambda: import_plugin_module(name), fix)
                 if self._hooks.is_registered(module):
                     return
@@ -192,6 +197,16 @@ class PluginManager:
             raise
         except BaseException as error:
             self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
+
+    @contextmanager
+    def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
+        own = nullcontext() if canonical(distribution) == HOST else remembered(name)
+        with imported(name), own, watched(notes):
+            yield
+
+    def _check_refused(self, name: str) -> None:
+        if reason := self._refused.get(name):
+            raise PluginError(reason, f"repair it, or leave it out with {DISABLE}={name}")
 
     def _check_namespace(self, namespace: str) -> None:
         if owner := self._owners.get(namespace):

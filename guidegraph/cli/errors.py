@@ -88,7 +88,19 @@ def reported(tracebacks: bool) -> Iterator[None]:
         if torn := _unreadable():
             _end(FAILED, torn, error if tracebacks else None)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error if tracebacks else None)
+        text = f"internal error: {type(error).__name__}: {error}{hint}{_suspects()}"
+        _end(FAILED, text, error if tracebacks else None)
+
+
+def _suspects() -> str:
+    """The plugins that have changed something of the process: what fails may be due to them."""
+    from guidegraph.plugins.traces import in_words
+    from guidegraph.plugins.watch import changed
+
+    if not changed:
+        return ""
+    plugins = "; ".join(f"'{name}' ({in_words(changes)})" for name, changes in changed.items())
+    return f"\nplugins that changed the process when they were imported: {plugins}; does it fail with --no-plugins too?"
 
 
 def _unreadable() -> str:
