@@ -70,10 +70,11 @@ def check_entry(entry: EntryPoint) -> None:
         raise PluginError(f"the entry point's value '{entry.value:.60}' names no module", fix)
 
 
-def is_importable(entry: EntryPoint) -> bool:
-    """Whether a plugin is worth importing: others' than guidegraph's own, with an entry point that names a module."""
+def is_imported(entry: EntryPoint, version: str) -> bool:
+    """Whether this version of guidegraph imports a plugin, which is not one of its own."""
     try:
         check_entry(entry)
+        check_requirement(entry, version)
     except PluginError:
         return False
     return canonical(distribution_of(entry)[0]) != HOST

@@ -73,22 +73,25 @@ def too_long(name: str, seconds: float) -> str:
 @contextmanager
 def imported(name: str) -> Iterator[None]:
     """Inside, the plugin called ``name`` is imported, and asked for its nodes."""
-    imports, seconds = _imports, limit_seconds()
-    timers = [threading.Timer(NAMED_AFTER, imports.say, [f"importing the plugin '{name}' …"])]
-    if imports.end is not None:
-        timers.append(threading.Timer(seconds, imports.end, [too_long(name, seconds)]))
-    for timer in timers:
-        timer.daemon = True
-        timer.name = "guidegraph-import"
-        timer.start()
+    imports, done = _imports, threading.Event()
+    threading.Thread(target=_tell, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
     imports.began(name)
     try:
         with _no_way_out(name):
             yield
     finally:
         imports.ended(name)
-        for timer in timers:
-            timer.cancel()
+        done.set()
+
+
+def _tell(name: str, imports: Imports, done: threading.Event) -> None:
+    """Name an import that takes long, and end one that takes too long."""
+    seconds = limit_seconds()
+    if done.wait(min(NAMED_AFTER, seconds)):
+        return
+    imports.say(f"importing the plugin '{name}' …")
+    if imports.end is not None and not done.wait(max(seconds - NAMED_AFTER, 0.0)):
+        imports.end(too_long(name, seconds))
 
 
 @contextmanager

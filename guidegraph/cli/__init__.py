@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if arguments is not None:  # in a process that does other things too
         _main(list(arguments))
     given = sys.argv[1:]
-    if {"-h", "--help"} & {*given[1:]}:  # of a command: no plugin is imported
+    if {"-h", "--help"} & {*given[1:]} or given[:1] == ["--version"]:  # no plugin is imported
         _main(given)
     from guidegraph.cli.supervised import in_own_process
 
@@ -36,7 +36,7 @@ def _main(given: list[str]) -> NoReturn:
     with reported(tracebacks):
         check_names(_command(given), given)
         own = {command.callback.__name__ for command in app.registered_commands if command.callback}
-        if _command(given).replace("-", "_") not in own:
+        if _command(given).replace("-", "_") not in own and given[:1] != ["--version"]:
             from guidegraph.cli.options import Chosen
             from guidegraph.cli.plugins import loaded_plugins
 

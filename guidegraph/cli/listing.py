@@ -13,7 +13,7 @@ from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.errors import choices
 from guidegraph.plugins.audit import Audit, Audited, audit_plugins
-from guidegraph.plugins.entries import entry_points, is_importable
+from guidegraph.plugins.entries import entry_points, is_imported
 from guidegraph.plugins.manager import DISABLE, PluginManager, PluginStatus, disabled_by_environment
 
 _encode = json.JSONEncoder(indent=2).encode
@@ -44,11 +44,13 @@ def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
 
 def _audits(plugins: Chosen) -> dict[Audited, Audit]:
     """An audit of each plugin that a command would import, but for those that come with guidegraph."""
+    from guidegraph import __version__ as version
+
     left_out = disabled_by_environment()
     installed = {
         entry.name: Audited(entry.name, entry.value)
         for entry in reversed(entry_points())
-        if plugins.installed and entry.name not in left_out and is_importable(entry)
+        if plugins.installed and entry.name not in left_out and is_imported(entry, version)
     }
     return audit_plugins([*installed.values(), *map(Audited, plugins.modules)])
 

@@ -47,8 +47,12 @@ def in_own_process(
     work: Callable[[list[str]], NoReturn], arguments: list[str], modules: Sequence[str], installed: bool
 ) -> NoReturn:
     """Run a command, which ends with ``SystemExit``: in a process of its own where others' plugins take part."""
-    remember_entry_points()
-    if not needs_supervision(modules, installed):
+    try:
+        remember_entry_points()
+        alone = not needs_supervision(modules, installed)
+    except Exception:  # the loader says what is wrong with them, and imports none
+        alone = True
+    if alone:
         tell_imports(Imports(say=say, end=_end_at_once))
         work(arguments)
     report = supervise()
