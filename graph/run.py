@@ -23,7 +23,7 @@ from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
-from guidegraph.graph.trust.process_state import telling_once
+from guidegraph.graph.trust.process_state import guarded_run
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
 
@@ -85,7 +85,7 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), torch.no_grad(), telling_once():
+    with placement(options.device, options.dtype), torch.no_grad(), guarded_run():
         try:
             runner.execute()
         except Cancelled:

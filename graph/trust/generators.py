@@ -97,22 +97,22 @@ def _blocks(words: tuple[int, ...]) -> Iterator[int]:
 
 def _python_state() -> tuple[bytes | tuple[int, ...], Any]:
     """Position and words, and the Gaussian number that is kept; read in place, for getstate() takes 20 µs."""
-    generator = random.random.__self__  # type: ignore[attr-defined]
-    if not _is_laid_out(type(generator)):
+    generator: Any = random.random.__self__  # type: ignore[attr-defined]
+    if not _is_laid_out():
         _, numbers, gauss = generator.getstate()
         return numbers, gauss
     return ctypes.string_at(id(generator) + object.__basicsize__, _BYTES), generator.gauss_next
 
 
 @cache
-def _is_laid_out(kind: type[random.Random]) -> bool:
-    """Whether a generator is, in memory, Python's header, an int and 624 words: so it is in CPython."""
-    if sys.implementation.name != "cpython" or kind.__basicsize__ < object.__basicsize__ + _BYTES:
+def _is_laid_out() -> bool:
+    """Whether Python's generator is, in memory, an object's header, an int and 624 words: so it is in CPython."""
+    if sys.implementation.name != "cpython" or random.Random.__basicsize__ < object.__basicsize__ + _BYTES:
         return False
-    generator = kind(5489)
+    generator = random.Random(5489)
     numbers = generator.getstate()[1]
     position, *words = struct.unpack(f"=i{WORDS}I", ctypes.string_at(id(generator) + object.__basicsize__, _BYTES))
-    return (*words, position) == numbers
+    return bool((*words, position) == numbers)
 
 
 def _of_python(state: tuple[bytes | tuple[int, ...], Any]) -> Twister:

@@ -67,23 +67,38 @@ class _Calls:
             self._count += 1
             return self._before
 
+    def begin_first(self) -> bool:
+        """Count one in, and whether it is the only one."""
+        with self._lock:
+            self._count += 1
+            return self._count == 1
+
     def end(self) -> None:
         with self._lock:
             self._count -= 1
 
+    def forget(self) -> None:
+        """Start over: an interrupt may have come between ``begin`` and ``end``."""
+        with self._lock:
+            self._count = 0
 
-_all_calls, _foreign_calls = _Calls(), _Calls()
+
+_all_calls, _foreign_calls, _runs = _Calls(), _Calls(), _Calls()
 _told: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_told", default=None)
 
 
 @contextmanager
-def telling_once() -> Iterator[None]:
-    """Inside, a node that changes something is named once for each thing, and not at every call."""
+def guarded_run() -> Iterator[None]:
+    """A run: a node of it that changes something is named once for each thing, and not at every call."""
+    if _runs.begin_first():
+        _all_calls.forget()
+        _foreign_calls.forget()
     token = _told.set(set())
     try:
         yield
     finally:
         _told.reset(token)
+        _runs.end()
 
 
 def keep_state(watch: Watch) -> Kept:
@@ -156,14 +171,14 @@ def _torch_state() -> _TorchState:
     dtype, threads, precision = torch.get_default_dtype, torch.get_num_threads, torch.get_float32_matmul_precision
     gradients, device = torch.is_grad_enabled, _default_device(torch)
     return _TorchState(
-        lambda: (dtype(), threads(), precision()),
-        lambda: (gradients(), device()),
+        lambda: (dtype(), precision()),
+        lambda: (threads(), gradients(), device()),
         (
             _Value("torch's default dtype", torch.set_default_dtype),
-            _Value("torch's number of threads", torch.set_num_threads),
             _Value("torch's precision of matrix products", torch.set_float32_matmul_precision),
         ),
         (
+            _Value("torch's number of threads", torch.set_num_threads),
             _Value("torch's recording of gradients", torch.set_grad_enabled),
             _Value("torch's default device", torch.set_default_device),
         ),

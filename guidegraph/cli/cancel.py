@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from guidegraph.graph.events import CancelToken
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CANCELLED = 130
-AGAIN = 0.2
-"""Seconds within which a second signal is the first: one to a group of processes reaches the command by two ways."""
+
+
+@dataclass
+class Parent:
+    """The parent of a command that runs in a process of its own (``guidegraph.cli.supervised``), if it has one.
+
+    signals: where it passes on the signals that it gets, a byte each. listening: told whether somebody reads them.
+    """
+
+    signals: socket.socket | None = None
+    listening: Callable[[bool], object] = bool
+
+
+parent = Parent()
 
 
 @contextmanager
@@ -34,9 +47,11 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=_listen, args=(ours, token, say), name="guidegraph-signals", daemon=True)
     thread.start()
+    parent.listening(True)
     try:
         yield
     finally:
+        parent.listening(False)
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -46,15 +61,22 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
 
 
 def _listen(ours: socket.socket, token: CancelToken, say: Callable[[str], None]) -> None:
-    first = 0.0
-    while received := ours.recv(16):
-        for number in received:
-            if number not in SIGNALS:
-                continue
-            if token.cancelled:
-                if time.monotonic() - first < AGAIN:
+    counts = {source: 0 for source in (ours, parent.signals) if source is not None}
+    while True:
+        for source in select.select([*counts], [], [])[0]:
+            received = source.recv(16)
+            if not received:
+                if source is ours:
+                    return
+                del counts[source]
+            for number in received:
+                if number not in SIGNALS:
                     continue
-                os._exit(CANCELLED)
-            first = time.monotonic()
-            token.cancel()
-            say("cancelling; once more to end at once")
+                before = max(counts.values())
+                counts[source] += 1
+                if counts[source] <= before:  # one that went to a group of processes comes by both ways
+                    continue
+                if token.cancelled:
+                    os._exit(CANCELLED)
+                token.cancel()
+                say("cancelling; once more to end at once")

@@ -2,7 +2,7 @@
 
 A plugin runs in the process of the command. One that calls C's ``_exit(0)``, also from a thread or in an exit handler,
 would make ``validate`` end with 0 and without a word. So the command is forked off before any plugin is imported, and
-its parent, which runs no code of a plugin, waits for it. The command says through a pipe which plugin it imports, and
+its parent, which runs no code of a plugin, waits for it. The command says through a socket which plugin it imports, and
 with which code it is about to end. A process that ends with 0 and did not say so has failed.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from guidegraph.cli.cancel import SIGNALS, parent
 from guidegraph.cli.errors import CANCELLED, FAILED, say
 from guidegraph.plugins.entries import HOST, canonical, distribution_of, entry_points, remember_entry_points
 from guidegraph.plugins.importing import Imports, limit_seconds, tell_imports, too_long
@@ -27,7 +29,7 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 GRACE = 5.0
 """Seconds beyond the limit of an import until the parent ends the command, where it has not done so itself."""
 _PERIOD = 0.25
-_BEGAN, _ENDED, _EXIT = b"b", b"e", b"x"
+_BEGAN, _ENDED, _EXIT, _LISTENS = b"b", b"e", b"x", b"l"
 _QUIET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGPIPE)
 
 
@@ -57,6 +59,7 @@ def in_own_process(
         work(arguments)
     report = supervise()
     tell_imports(report.imports())
+    parent.signals, parent.listening = report.line, report.listens
     try:
         work(arguments)
     except SystemExit as ended:
@@ -65,13 +68,17 @@ def in_own_process(
 
 
 class Report:
-    """The command's end of the pipe."""
+    """The command's end of the line."""
 
-    def __init__(self, pipe: int):
-        self._pipe = pipe
+    def __init__(self, line: socket.socket):
+        self.line = line
 
     def imports(self) -> Imports:
         return Imports(lambda name: self._write(_BEGAN, name), lambda name: self._write(_ENDED, name), say, self.end)
+
+    def listens(self, listens: bool) -> None:
+        """Say whether signals that come through the line are read."""
+        self._write(_LISTENS, str(int(listens)))
 
     def exits(self, code: int) -> None:
         """Say with which code the command is about to end."""
@@ -84,40 +91,45 @@ class Report:
 
     def _write(self, kind: bytes, text: str) -> None:
         with suppress(OSError):  # the parent was killed
-            os.write(self._pipe, kind + text.encode("utf-8", "replace").replace(b"\n", b" ")[:200] + b"\n")
+            self.line.sendall(kind + text.encode("utf-8", "replace").replace(b"\n", b" ")[:200] + b"\n")
 
 
 def supervise() -> Report:
     """Fork. Returns in the command's process alone; the parent waits, and ends with the command's exit code."""
-    reading, writing = os.pipe()
+    ours, theirs = socket.socketpair()
     signals = {*PASSED_ON, signal.SIGCHLD}
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it hands that down
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    parent = os.getpid()
+    own = os.getpid()
     child = os.fork()
     if child:
-        os.close(writing)
-        os.set_blocking(reading, False)
-        _Watch(child, reading, limit_seconds() + GRACE).wait(signals)()
-    os.close(reading)
-    _die_with(parent)
+        theirs.close()
+        ours.setblocking(False)
+        _Watch(child, ours, limit_seconds() + GRACE).wait(signals)()
+    ours.close()
+    _die_with(own)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return Report(writing)
+    return Report(theirs)
 
 
 @dataclass
 class _Watch:
-    """The parent's view of the command. plugins: those that were imported; code: what the command said it ends with."""
+    """The parent's view of the command.
+
+    plugins: those that were imported; code: what the command said it ends with. listening: whether it reads
+    signals from the line.
+    """
 
     child: int
-    pipe: int
+    line: socket.socket
     limit: float
     importing: str = ""
     since: float = 0.0
     plugins: tuple[str, ...] = ()
     code: int | None = None
+    listening: bool = False
     _rest: bytes = b""
 
     def wait(self, signals: set[signal.Signals]) -> Callable[[], NoReturn]:
@@ -125,10 +137,8 @@ class _Watch:
         while True:
             received = signal.sigtimedwait(signals, _PERIOD)
             self.read()
-            # A signal of the terminal (Ctrl-C) has reached the command too; one that a process sent has not.
-            if received is not None and received.si_signo != signal.SIGCHLD and received.si_pid:
-                with suppress(ProcessLookupError):
-                    os.kill(self.child, received.si_signo)
+            if received is not None and received.si_signo != signal.SIGCHLD:
+                self.pass_on(received)
             if self.importing and time.monotonic() - self.since > self.limit:
                 os.kill(self.child, signal.SIGKILL)
                 os.waitpid(self.child, 0)
@@ -139,9 +149,20 @@ class _Watch:
                 self.read()
                 return self.ended(os.waitstatus_to_exitcode(status))
 
+    def pass_on(self, received: signal.struct_siginfo) -> None:
+        """Let the command have a signal, unless it is from the terminal (Ctrl-C) and has reached it too."""
+        if not received.si_pid:
+            return
+        self.read()
+        with suppress(ProcessLookupError, BlockingIOError, ConnectionError):
+            if self.listening and received.si_signo in SIGNALS:
+                self.line.send(bytes([received.si_signo]))
+            else:
+                os.kill(self.child, received.si_signo)
+
     def read(self) -> None:
-        with suppress(BlockingIOError):
-            while data := os.read(self.pipe, 65536):
+        with suppress(BlockingIOError, ConnectionError):
+            while data := self.line.recv(65536):
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 for line in lines:
                     self.told(line[:1], line[1:].decode("utf-8", "replace"))
@@ -152,6 +173,8 @@ class _Watch:
             self.plugins = (*self.plugins, text)
         elif kind == _ENDED:
             self.importing = ""
+        elif kind == _LISTENS:
+            self.listening = text == "1"
         elif kind == _EXIT and text.isdigit():
             self.code = int(text)
 
@@ -204,7 +227,7 @@ def _die_of(number: signal.Signals) -> NoReturn:
     _real_exit(128 + number)
 
 
-def _die_with(parent: int) -> None:
+def _die_with(pid: int) -> None:
     """Have the system end this process when its parent is killed: nobody would be left to stop it. Linux alone can."""
     if sys.platform != "linux":
         return
@@ -213,5 +236,5 @@ def _die_with(parent: int) -> None:
     set_parent_death_signal = 1
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != pid:
         _real_exit(FAILED)

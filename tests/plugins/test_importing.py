@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -120,9 +121,9 @@ def test_a_slow_import_is_named_and_a_very_slow_one_ended(
 
 
 def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    report, parent = supervised.Report(writing), supervised._Watch(0, reading, 60.0)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    report, parent = supervised.Report(theirs), supervised._Watch(0, ours, 60.0)
     imports = report.imports()
     imports.began("first")
     imports.ended("first")
@@ -133,8 +134,8 @@ def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[st
     report.exits(2)
     parent.read()
     assert (parent.importing, parent.code) == ("", 2)
-    os.close(writing)
-    os.close(reading)
+    ours.close()
+    theirs.close()
     parent.code = None
     parent.ended(0)
     message = (
