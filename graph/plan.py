@@ -29,6 +29,7 @@ from guidegraph.graph.passes import (
     unneeded,
     without,
 )
+from guidegraph.graph.trust.policy import YOURS, Policy, check_effects
 from guidegraph.graph.types import PortType
 
 Slot = int
@@ -147,14 +148,17 @@ def compile_plan(
     place: str = "cpu float32",
     passes: Collection[str] = ALL_PASSES,
     only: Collection[str] | None = None,
+    policy: Policy = YOURS,
 ) -> Plan:
     """Bind the parameters and apply the graph passes, in the order in which they are listed.
 
     ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist, and
-    ``WorkflowError`` for a call that these values show to be wired wrong.
+    need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
+    ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
+    for a call that these values show to be wired wrong.
     """
     chosen = frozenset(passes)
+    check_effects(needed_ops(graph, only), values, policy)
     literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
@@ -197,6 +201,13 @@ def compile_plan(
         count("prune", before, ops)
     check_wiring(ops.values(), {})
     return Plan(graph, bound, ops, outputs, digests, chosen, effects)
+
+
+def needed_ops(graph: Graph, only: Collection[str] | None) -> dict[str, Op]:
+    """The operations that a run of these outputs needs; of all outputs, nodes with effects too."""
+    if only is None:
+        return dict(graph.ops)
+    return prune(graph.ops, [graph.outputs[name].source for name in only], effects=False)
 
 
 def _size(ops: Mapping[str, Op]) -> int:

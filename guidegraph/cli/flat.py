@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources, walk
 from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
+from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
 
@@ -20,8 +21,11 @@ Items = Mapping[str, str]
 """How each loop calls its entry, by the loop's key."""
 
 
-def plan_json(plan: Plan) -> Row:
-    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one."""
+def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
+    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one.
+
+    effects: the files that a run reads, writes and loads code from.
+    """
     passes = [
         {"name": name, "does": does, "applied": name in plan.passes, "effect": plan.effects.get(name, "")}
         for name, does in PASSES.items()
@@ -29,7 +33,18 @@ def plan_json(plan: Plan) -> Row:
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
     region = flat_region(plan.ops, [source for source, _ in plan.outputs.values()], plan.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
-    return {"workflow": str(plan.graph.file), "passes": passes, "steps": _rows(region, items), "outputs": outputs}
+    return {
+        "workflow": str(plan.graph.file),
+        "passes": passes,
+        "steps": _rows(region, items),
+        "outputs": outputs,
+        "files": [_file(effect) for effect in effects],
+    }
+
+
+def _file(effect: Effect) -> Row:
+    path = portable_path(effect.path) if effect.path is not None else None
+    return {"does": effect.kind, "path": path, "node": effect.node, "setting": effect.setting}
 
 
 def _rows(region: RegionPlan, items: Items) -> list[Row]:
@@ -117,6 +132,12 @@ def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
     yield "outputs:"
     for name, output in found["outputs"].items():
         yield f"  {name} = {output['from']}: {output['type']}"
+    if found["files"]:
+        yield ""
+        yield "files:"
+    for row in found["files"]:
+        path = row["path"] or "a path that is computed in the run"
+        yield f"  {row['does']:<5} {path} ({row['node']}, {row['setting']})"
 
 
 def _steps(rows: list[Row], indent: str) -> Iterator[str]:

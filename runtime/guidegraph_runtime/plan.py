@@ -59,6 +59,8 @@ class PlanRun:
             self._part(operation)
         else:
             self._host(operation)
+        if missing := [name for name in operation.outputs if name not in self.memory]:
+            raise ValueError(f"it gave no '{missing[0]}', which bundle.json says that it gives; export again")
 
     def _host(self, operation: Operation) -> None:
         if operation.op not in OPERATIONS:
