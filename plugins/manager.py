@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -200,8 +200,11 @@ class PluginManager:
 
     @contextmanager
     def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
-        own = nullcontext() if canonical(distribution) == HOST else remembered(name)
-        with imported(name), own, watched(notes):
+        with ExitStack() as stack:
+            if canonical(distribution) != HOST:
+                stack.enter_context(imported(name))
+                stack.enter_context(remembered(name))
+            stack.enter_context(watched(notes))
             yield
 
     def _check_refused(self, name: str) -> None:
