@@ -162,7 +162,7 @@ def _philox_seeded(before: Any, after: Any) -> bool:
 def _cuda_states() -> tuple[Any, ...]:
     import torch
 
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
         return ()
     return tuple(generator.get_state() for generator in torch.cuda.default_generators)
 

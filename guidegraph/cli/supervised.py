@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def supervise() -> Report:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it hands that down
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     own = os.getpid()
-    child = os.fork()
+    with warnings.catch_warnings():  # NumPy's threads: it is made for that, and no thread of Python's is there
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child:
         theirs.close()
         ours.setblocking(False)

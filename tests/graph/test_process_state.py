@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from guidegraph.graph.node import node, spec_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, run
 from guidegraph.graph.trust import process_state
-from guidegraph.graph.trust.generators import Twister, is_seeded
+from guidegraph.graph.trust.generators import Twister, _philox_seeded, is_seeded
 
 CHANGES: dict[str, Callable[[], object]] = {
     "the current directory": lambda: os.chdir("/"),
@@ -223,6 +224,16 @@ def test_a_model_that_a_node_of_guidegraph_calls_is_watched_too(tmp_path: Path) 
         "meddler.ask": "torch",
         "meddler.ask_nobody": "nothing",
     }
+
+
+def test_a_seed_on_a_gpu_is_told_from_draws_by_its_offset() -> None:
+    def state_of(seed: int, offset: int) -> torch.Tensor:
+        return torch.frombuffer(bytearray(struct.pack("<QQ", seed, offset)), dtype=torch.uint8)
+
+    before = state_of(7, 12)
+    assert not _philox_seeded(before, state_of(7, 16))
+    assert _philox_seeded(before, state_of(7, 4))
+    assert _philox_seeded(before, state_of(8, 16))
 
 
 def test_calls_that_overlap_put_back_what_was_before_the_first_of_them(tmp_path: Path) -> None:
