@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
-from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.node import Watch
+from guidegraph.graph.output_check import Fits, output_check
+from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -41,8 +43,10 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
     """
 
@@ -55,6 +59,8 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -157,9 +163,10 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     chosen = frozenset(passes)
     check_effects(needed_ops(graph, only), values, policy)
-    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
+    literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
     outputs: dict[str, tuple[Source, PortType]] = {}
@@ -331,7 +338,8 @@ def call_step(call: Call, slots: _Slots) -> Step:
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
@@ -342,6 +350,8 @@ def call_step(call: Call, slots: _Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        mutable,
+        tuple(map(output_check, call.outputs.values())),
         watch=call.spec.watch,
     )
 

@@ -47,7 +47,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
     for op in walk(ops):
         if isinstance(op, Call):
             effects += _of_call(op, loops, values)
-        elif op.training is not None and op.training.checkpoint is not None:
+        elif isinstance(op, Loop) and op.training is not None and op.training.checkpoint is not None:
             for path, param in _paths(op.training.checkpoint, loops, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", "checkpoint", op.mark, param))
     return list(dict.fromkeys(effects))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 
 _UNSEEN = re.compile(
     "["
@@ -40,21 +41,26 @@ def visible_json(text: str) -> str:
 
 
 def out(text: str) -> None:
-    """A line of a result."""
-    sys.stdout.write(f"{visible(text)}\n")
-    sys.stdout.flush()
+    """A line of a result; nothing where stdout was closed before we began."""
+    _print(visible(text))
 
 
 def out_json(value: object) -> None:
     """A line of JSON."""
-    sys.stdout.write(f"{visible_json(json.dumps(value))}\n")
-    sys.stdout.flush()
+    _print(visible_json(json.dumps(value)))
 
 
 def note(text: str) -> None:
-    """A line beside the result."""
-    sys.stderr.write(f"{visible(text)}\n")
-    sys.stderr.flush()
+    """A line beside the result. One that cannot be read, on a full disk say, is lost."""
+    with suppress(OSError, ValueError, AttributeError):  # there is no stderr where it was closed before we began
+        sys.stderr.write(f"{visible(text)}\n")
+        sys.stderr.flush()
+
+
+def _print(line: str) -> None:
+    if sys.stdout is not None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _escape(match: re.Match[str]) -> str:
