@@ -34,6 +34,7 @@ ENDS = {
     "at_exit": (AT_EXIT + node("at_exit"), WRONG, 2, "did you mean 'schedule.linear'?"),
     "crashes": (C + "ctypes.string_at(0)", FINE, -signal.SIGSEGV, "the process crashed (SIGSEGV) while the plugin"),
 }
+SLOW_ENDS = ("becomes", "crashes")
 
 
 def with_plugin(folder: Path, name: str, code: str) -> Site:
@@ -49,7 +50,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
 def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: str) -> None:
     code, workflow, exit_code, message = ENDS[name]
     result = with_plugin(tmp_path, name, code).guidegraph("validate", written(tmp_path, workflow))
