@@ -15,6 +15,7 @@ from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
+from guidegraph.graph.node import Watch
 from guidegraph.graph.output_check import Fits, output_check
 from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
@@ -46,7 +47,7 @@ class Step:
     plain: positions and constants are all there is, and nothing is checked.
     validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
     use this is. members: the calls of a batch.
-    body: a loop's body, and closure what the loop reads from outside.
+    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
     """
 
     op: Call | Loop | BatchCall
@@ -64,6 +65,7 @@ class Step:
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
+    watch: Watch = "nothing"
 
 
 @dataclass(slots=True)
@@ -310,7 +312,7 @@ def _step(op: Op | BatchCall, slots: _Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
-        return Step(op, None, (), (), {}, outs, True, False, members=members)
+        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
@@ -349,6 +351,7 @@ def call_step(call: Call, slots: _Slots) -> Step:
         tuple(validated),
         mutable,
         tuple(map(output_check, call.outputs.values())),
+        watch=call.spec.watch,
     )
 
 
