@@ -55,7 +55,7 @@ def test_numbers(tmp_path: Path, written: str, value: float) -> None:
 
 @pytest.mark.parametrize("written", [".inf", "-.inf", ".nan"])
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, written: str) -> None:
-    with pytest.raises(WorkflowError, match="expected a (finite )?number; found"):
+    with pytest.raises(WorkflowError, match=r"expected a (finite )?number; found"):
         made(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
 
 
