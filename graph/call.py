@@ -10,7 +10,7 @@ from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
-from guidegraph.graph.plan import Step
+from guidegraph.graph.steps import Step
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
 

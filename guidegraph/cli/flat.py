@@ -9,7 +9,8 @@ from typing import Any
 from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources, walk
 from guidegraph.graph.passes import PASSES
-from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
+from guidegraph.graph.plan import Plan, flat_region
+from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
 
@@ -61,7 +62,7 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
     if body.early is not None:
         row["before"] = _rows(body.early, items)
-    row["body"] = _rows(body.variant({}), items)
+    row["body"] = _rows(body.whole(), items)
     if body.deciders:
         row["decides"] = [f"nodes.{call.key}" for call in body.deciders]
     row["next"] = {name: _link(source, items) for name, source in loop.next.items()}

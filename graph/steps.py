@@ -1,0 +1,140 @@
+"""Steps with numbered slots: what a plan is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.batch import BatchCall
+from guidegraph.graph.ir import Call, Literal, Loop, Op, Output, Source, Sources
+
+if TYPE_CHECKING:
+    from guidegraph.graph.plan import BodyPlan
+
+Slot = int
+
+
+@dataclass(slots=True)
+class Step:
+    """One call, with slots for arguments.
+
+    function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
+    position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
+    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    body: a loop's body, and closure what the loop reads from outside.
+    """
+
+    op: Call | Loop | BatchCall
+    function: Callable[..., Any] | None
+    args: tuple[Slot | tuple[Slot, ...], ...]
+    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
+    constants: dict[str, Any]
+    outs: tuple[Slot, ...]
+    named: bool
+    plain: bool
+    validated: tuple[str, ...] = ()
+    frees: tuple[Slot, ...] = ()
+    members: tuple[Step, ...] = ()
+    body: BodyPlan | None = None
+    closure: tuple[tuple[Source, Slot], ...] = ()
+
+
+@dataclass(slots=True)
+class RegionPlan:
+    """Flat steps over ``size`` slots. ``inputs`` are slots filled from outside of the region."""
+
+    size: int
+    constants: list[tuple[Slot, Any]]
+    inputs: list[tuple[Source, Slot]]
+    steps: list[Step]
+    results: dict[Source, Slot]
+
+
+class Slots:
+    """The slots of a region, by the source that fills each."""
+
+    def __init__(self) -> None:
+        self.by_source: dict[Source, Slot] = {}
+        self.constants: list[tuple[Slot, Any]] = []
+        self.inputs: list[tuple[Source, Slot]] = []
+        self.size = 0
+
+    def new(self) -> Slot:
+        self.size += 1
+        return self.size - 1
+
+    def of(self, source: Source) -> Slot:
+        slot = self.by_source.get(source)
+        if slot is None:
+            slot = self.by_source[source] = self.new()
+            if isinstance(source, Literal):
+                self.constants.append((slot, source.value))
+            else:
+                self.inputs.append((source, slot))
+        return slot
+
+    def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
+        return tuple(self.of(s) for s in sources) if isinstance(sources, tuple) else self.of(sources)
+
+    def outputs(self, op: Op) -> tuple[Slot, ...]:
+        slots = []
+        for name in op.outputs:
+            slot = self.by_source[Output(op.key, name)] = self.new()
+            slots.append(slot)
+        return tuple(slots)
+
+
+def call_step(call: Call, slots: Slots) -> Step:
+    """A call with its slots. Leading ports go by position, so that no dict is built for them."""
+    args: list[Slot | tuple[Slot, ...]] = []
+    names = iter(call.spec.inputs)
+    for name in names:
+        if name not in call.inputs:
+            break
+        args.append(slots.each(call.inputs[name]))
+    by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
+        (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
+    ]
+    constants: dict[str, Any] = {}
+    validated: list[str] = []
+    for name, source in call.settings.items():
+        if isinstance(source, Literal):
+            constants[name] = source.value
+        else:
+            by_name.append((name, slots.each(source)))
+            validated.append(name)
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    return Step(
+        call,
+        call.spec.function,
+        tuple(args),
+        tuple(by_name),
+        constants,
+        slots.outputs(call),
+        call.spec.named_outputs,
+        plain,
+        tuple(validated),
+    )
+
+
+def reads(step: Step) -> Iterable[Slot]:
+    """The slots that a step reads."""
+    for member in step.members:
+        yield from reads(member)
+    for slot in (*step.args, *(s for _, s in step.wired)):
+        if isinstance(slot, tuple):
+            yield from slot
+        else:
+            yield slot
+    yield from (slot for _, slot in step.closure)
+
+
+def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
+    """Set the slots that each step is the last to use; those that are ``kept`` are not freed."""
+    seen = set(kept)
+    for step in reversed(steps):
+        last = {slot for slot in (*reads(step), *step.outs) if slot not in seen}
+        seen |= last
+        step.frees = tuple(sorted(last))
