@@ -98,3 +98,26 @@ def next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> 
         elif any(isinstance(source, Output) and source.op in waiting for source in op.sources()):
             waiting.add(op.key)
     return tuple(found)
+
+
+def branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
+    """For each operation the branches, by choice and name, of which one must be taken for it to be needed.
+
+    An operation that is needed in any case has none. Those with the same branches are needed together.
+    """
+    certain = certain_operations(ops, roots, effects=False)
+    found: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
+    for op in reversed([*ops.values()]):
+        for source, branch in _read_for(op):
+            if isinstance(source, Output) and source.op in found:
+                found[source.op] |= {(op.key, branch)} if branch else found[op.key]
+    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in found.items()}
+
+
+def _read_for(op: Op) -> Iterator[tuple[Source, str]]:
+    """What an operation reads, and for which branch; "" for what it reads in any case."""
+    if isinstance(op, Choice):
+        yield op.when, ""
+        yield from ((op.branch(name), name) for name in op.inputs)
+    else:
+        yield from ((source, "") for source in op.sources())

@@ -54,7 +54,7 @@ def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> No
         return branches[known.index(label if label in known else OTHERWISE)]
 
     ports = {label: Port(label, Any, branch) for label, branch in kinds.items()}
-    return NodeSpec("choose", choose, ports, {WHEN: when}, {"out": kind}, False, runtime=True)
+    return NodeSpec("choose", choose, ports, {WHEN: when}, {"out": kind}, False, host=True, runtime=True)
 
 
 def _links(choice: ParsedChoice, where: str) -> list[tuple[str, Scalar, str]]:

@@ -18,7 +18,6 @@ from guidegraph_runtime.device_parts import DeviceParts, Graphs
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.fitting import fitted
 from guidegraph_runtime.inputs import carried, given_inputs
-from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.lora import LORA_TABLE, Lora, adapted_weights, read_loras
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
@@ -168,7 +167,7 @@ class Bundle:
         sources = {name: manifest.outputs[name].source for name in wanted}
         outputs: dict[str, Array] = {}
         with self._turn:
-            for operation in needed(plan, [*sources.values()]):
+            for operation in run.demanded(plan, [*sources.values()]):
                 started = time.perf_counter()
                 run.run([operation])
                 if finished is not None:
@@ -191,20 +190,3 @@ class Bundle:
             return load(self._verified.data(TABLES))
         except Exception as error:
             raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
-
-
-def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
-    """The operations that some values depend on, in order."""
-    names = set(wanted)
-    kept = []
-    for operation in reversed(plan):
-        if names.isdisjoint(operation.outputs):
-            continue
-        kept.append(operation)
-        names |= _reads(operation)
-    return kept[::-1]
-
-
-def _reads(operation: Operation) -> set[str]:
-    links = {*(Loop.of(operation).reads() if operation.op == "loop" else operation.inputs.values())}
-    return links.union(*map(_reads, operation.body or ()))

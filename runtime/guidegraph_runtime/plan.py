@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.demand import CHOOSE, Choice, on_demand
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
@@ -43,7 +44,7 @@ class PlanRun:
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
 
-    def run(self, plan: Sequence[Operation]) -> None:
+    def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
         for operation in plan:
             try:
@@ -52,8 +53,18 @@ class PlanRun:
                 message = f"{operation.node} ({operation.op}): {error}"
                 raise BundleError(self.where, "operation-failed", message) from error
 
+    def demanded(self, plan: Sequence[Operation], wanted: Sequence[str]) -> Iterator[Operation]:
+        """The operations to run for some values, each to be run before the next. Raises ``BundleError``."""
+        try:
+            yield from on_demand(plan, wanted, self.memory)
+        except ValueError as error:
+            raise BundleError(self.where, "operation-failed", str(error)) from error
+
     def _one(self, operation: Operation) -> None:
-        if operation.op == "loop":
+        if operation.op == CHOOSE:
+            choice = Choice.of(operation)
+            self.memory.update(choice.values(choice.taken(self.memory), self.memory))
+        elif operation.op == "loop":
             self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
@@ -103,10 +114,12 @@ class PlanRun:
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+        wanted = [*loop.next.values(), *loop.collect.values()]
+        chooses = any(one.op == CHOOSE for one in body)
         for i in range(len(rows)):
             memory[loop.index] = i
             memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
-            self.run(body)
+            self.run(self.demanded(body, wanted) if chooses else body)
             for name, at in loop.collect.items():
                 collected[name].append(memory.read(at))
             memory.update({at: memory.read(after) for at, after in loop.next.items()})
