@@ -31,12 +31,12 @@ def label_of(value: object) -> str | None:
 def taken_branch(choice: Choice, value: Any) -> str:
     """The branch that a value of ``when`` takes. Raises ``NodeError`` where there is none."""
     label = label_of(value)
-    if label in choice.inputs and label != OTHERWISE:
-        return label
-    if label is not None and OTHERWISE in choice.inputs:
-        return OTHERWISE
     if label is None:
         message = f"a choice is made by a text, a whole number, true or false; found {describe(value)}"
+    elif label in choice.inputs and label != OTHERWISE:
+        return label
+    elif OTHERWISE in choice.inputs:
+        return OTHERWISE
     else:
         message = f"no branch '{label:.60}'; {choices(label[:60], choice.inputs, 'branches')}"
     mark = choice.marks.get(WHEN, choice.mark)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from guidegraph.graph.choices import optional_operations
 from guidegraph.graph.digest import is_pure
@@ -91,10 +91,7 @@ def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
     return bind_sources(op, {Param(name): value for name, value in values.items()})
 
 
-AnyOp = TypeVar("AnyOp", bound=Op)
-
-
-def bind_sources(op: AnyOp, values: Mapping[Source, Source]) -> AnyOp:
+def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
     """The operation with sources replaced by others, literals as the port that they feed has them.
 
     Raises ``ValueError`` for a literal that does not fit its port.

@@ -310,7 +310,7 @@ def _invariant(loop: Loop) -> dict[str, Call]:
     """The calls of a body that no iteration changes, and that were not moved before the loop."""
     found: dict[str, Call] = {}
     for key, op in loop.body.items():
-        reads = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
+        reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
         reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in found]
         if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
             found[key] = op

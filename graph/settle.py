@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from guidegraph.graph.choices import branch_operations, taken_branch
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -83,7 +83,7 @@ def _replace_sources(op: AnyOp, settled: Settled) -> AnyOp:
         return op
     values = {source: settled.source(source) for source in settled.aliases}
     try:
-        return bind_sources(op, values)
+        return cast(AnyOp, bind_sources(op, values))
     except ValueError as error:
         message = f"what a choice gives does not fit {error}"
         raise WorkflowError([Problem(op.mark, "bad-value", message, f"nodes.{op.key}")]) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.batch import BatchCall
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources, walk
+from guidegraph.graph.choices import branch_conditions
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, flat_region
 from guidegraph.graph.steps import RegionPlan, Step
@@ -28,13 +29,25 @@ def plan_json(plan: Plan) -> Row:
         for name, does in PASSES.items()
     ]
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
-    region = flat_region(plan.ops, [source for source, _ in plan.outputs.values()], plan.passes)
+    roots = [source for source, _ in plan.outputs.values()]
+    region = flat_region(plan.ops, roots, plan.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
-    return {"workflow": str(plan.graph.file), "passes": passes, "steps": _rows(region, items), "outputs": outputs}
+    steps = _conditional(_rows(region, items), plan.ops, roots)
+    found = {"workflow": str(plan.graph.file), "passes": passes, "steps": steps, "outputs": outputs}
+    return found | ({"choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()}} if plan.taken else {})
 
 
 def _rows(region: RegionPlan, items: Items) -> list[Row]:
     return [_row(step, items) for step in region.steps]
+
+
+def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
+    """The rows, those that only branches of choices need with the branches for which they are computed."""
+    for key, branches in branch_conditions(ops, roots).items():
+        for row in rows:
+            if branches and row["path"] == f"nodes.{key}":
+                row["if"] = [f"nodes.{choice} takes '{name}'" for choice, name in sorted(branches)]
+    return rows
 
 
 def _row(step: Step, items: Items) -> Row:
@@ -62,7 +75,7 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
     if body.early is not None:
         row["before"] = _rows(body.early, items)
-    row["body"] = _rows(body.whole(), items)
+    row["body"] = _conditional(_rows(body.whole(), items), body.late, body.roots)
     if body.deciders:
         row["decides"] = [f"nodes.{call.key}" for call in body.deciders]
     row["next"] = {name: _link(source, items) for name, source in loop.next.items()}
@@ -111,6 +124,10 @@ def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
     for row in found["passes"]:
         state = row["effect"] or "applied" if row["applied"] else "off"
         yield f"  {row['name']:<11} {state:<26} {row['does']}"
+    if "choices" in found:
+        yield ""
+        yield "choices:"
+        yield from (f"  {path} takes '{branch}'" for path, branch in found["choices"].items())
     yield ""
     yield "steps:"
     yield from _steps(found["steps"], "  ")
@@ -134,11 +151,13 @@ def _steps(rows: list[Row], indent: str) -> Iterator[str]:
 def _line(row: Row) -> str:
     links: dict[str, str] = {**row.get("in", {}), **row.get("settings", {})}
     given = [f"{name}={value if len(value) <= WIDTH else value[: WIDTH - 1] + '…'}" for name, value in links.items()]
-    return f"{row['path']} = {row['node']}({', '.join(given)})"
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    return f"{row['path']} = {row['node']}({', '.join(given)}){condition}"
 
 
 def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
-    yield f"{first}{row['path']}: for {row['as']} in {row['over']}"
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    yield f"{first}{row['path']}: for {row['as']} in {row['over']}{condition}"
     if row["carry"]:
         yield f"{indent}carries {_pairs(row['carry'])}"
     if row["takes"]:

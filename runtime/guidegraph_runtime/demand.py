@@ -82,7 +82,7 @@ def label_of(value: object) -> str | None:
 
     An array of one element counts as that number.
     """
-    item = value.item() if getattr(value, "size", None) == 1 else value  # type: ignore[union-attr, attr-defined]
+    item = value.item() if getattr(value, "size", None) == 1 else value  # type: ignore[attr-defined]
     if isinstance(item, bool):
         return str(item).lower()
     return str(item) if isinstance(item, (int, str)) else None
