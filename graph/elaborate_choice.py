@@ -10,7 +10,7 @@ from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op, Output, Source
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import ParsedChoice
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import PortType, Tensor, have_common, join
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, have_common, join
 from guidegraph.graph.yamltree import Scalar, short
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _ANY_VALUE = "a text, a whole number, true or false"
 def elaborate_choice(e: Elaborator, choice: ParsedChoice, scope: Scope, key: str) -> tuple[dict[str, Op], Entry]:
     """The choice as one operation with one output."""
     where = f"{choice.path}.choose"
-    given = e.link(choice.when, scope, f"{where}.{WHEN}") if choice.when is not None else None
+    given = _decider(e, choice, scope, f"{where}.{WHEN}")
     values = _values(e, choice, given, where)
     branches = {label: e.link(link, scope, path) for label, link, path in _links(choice, where)}
     kind = _joined(e, choice, branches, where)
@@ -42,6 +42,24 @@ def elaborate_choice(e: Elaborator, choice: ParsedChoice, scope: Scope, key: str
     marks = {label: link.mark for label, link, _ in _links(choice, where)} | {WHEN: choice.when.mark}
     spec = choice_spec(kinds, port, kind)
     return {key: Choice(key, spec, inputs, {WHEN: fitting[0]}, choice.mark, marks=marks)}, entry
+
+
+def _decider(e: Elaborator, choice: ParsedChoice, scope: Scope, where: str) -> Typed | None:
+    """What a choice is made by; None where it cannot be, which is reported."""
+    found = e.link(choice.when, scope, where) if choice.when is not None else None
+    if found is None or choice.when is None or any(map(_decides, found.type.alternatives)):
+        return found
+    message = f"'{choice.when.text}' gives {found.type}; a choice is made by {_ANY_VALUE}"
+    e.add(choice.when.mark, "type-mismatch", message, where)
+    return None
+
+
+def _decides(kind: type | SequenceOf) -> bool:
+    """Whether values of a type may be texts, whole numbers, true or false, or a tensor of one such number."""
+    if isinstance(kind, SequenceOf):
+        return False
+    axes = kind.axes if issubclass(kind, Tensor) else ()
+    return kind is object or kind in VALUES or (issubclass(kind, Tensor) and (axes is None or len(axes) < 2))
 
 
 def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:

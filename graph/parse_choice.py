@@ -37,11 +37,18 @@ def parse_choice(parser: Parser, key: Scalar, entries: Entries, path: str) -> Pa
 
 
 def _link(parser: Parser, entries: Entries, name: str, path: str, unread: set[str]) -> Scalar | None:
-    tree = entries[name][1] if name in entries else None
-    if tree is None or isinstance(tree, Scalar):
+    if name not in entries:
+        return None
+    link = _as_link(parser, entries[name][1], f"{path}.{name}")
+    unread |= set() if link else {name}
+    return link
+
+
+def _as_link(parser: Parser, tree: Tree, path: str) -> Scalar | None:
+    """A link; anything else is reported."""
+    if isinstance(tree, Scalar) and isinstance(tree.value, str):
         return tree
-    parser.expected("a link", tree, "not-a-link", f"{path}.{name}")
-    unread.add(name)
+    parser.expected("a link", tree, "not-a-link", path, "; make a parameter of a value and link to it")
     return None
 
 
@@ -64,12 +71,5 @@ def _branches(parser: Parser, entries: Entries, path: str, unread: set[str]) -> 
             parser.add(label.mark, "reserved-name", f"'{name}' cannot be the value of a branch{hint}", path)
             unread.add(OF)
             continue
-        branches[name] = (label, _branch_link(parser, value, f"{path}.{short(name)}"))
+        branches[name] = (label, _as_link(parser, value, f"{path}.{short(name)}"))
     return branches
-
-
-def _branch_link(parser: Parser, tree: Tree, path: str) -> Scalar | None:
-    if isinstance(tree, Scalar):
-        return tree
-    parser.expected("a link", tree, "not-a-link", path)
-    return None

@@ -36,7 +36,14 @@ class Choice:
 
     @classmethod
     def of(cls, operation: Operation) -> Choice:
-        """The choice that an operation describes. Raises ``ValueError`` for one that is not whole."""
+        """The choice that an operation describes. Raises ``ValueError``, which names it, for one that is not whole."""
+        try:
+            return cls._of(operation)
+        except ValueError as error:
+            raise ValueError(f"{operation.node} ({CHOOSE}): {error}") from None
+
+    @classmethod
+    def _of(cls, operation: Operation) -> Choice:
         settings, when = operation.settings, operation.inputs.get(WHEN)
         if unknown := settings.keys() - {WHEN, "of"}:
             raise ValueError(f"a choice has no setting '{min(unknown)}'")
@@ -49,7 +56,7 @@ class Choice:
         return cls(operation.node, when, settings.get(WHEN), branches)
 
     def taken(self, memory: Memory) -> str:
-        """The branch for the value as it is. Raises ``ValueError`` where there is none."""
+        """The branch for the value as it is. Raises ``ValueError``, which names the choice, where there is none."""
         value = self.value if self.when is None else on_host(memory.read(self.when))
         label = label_of(value)
         if label in self.branches and label != OTHERWISE:
@@ -57,8 +64,10 @@ class Choice:
         if label is not None and OTHERWISE in self.branches:
             return OTHERWISE
         if label is None:
-            raise ValueError(f"a choice is made by a text, a whole number, true or false; found {value!r:.80}")
-        raise ValueError(f"no branch '{label:.60}'; {one_of(label, self.branches)}")
+            message = f"a choice is made by a text, a whole number, true or false; found {value!r:.80}"
+        else:
+            message = f"no branch '{label:.60}'; {one_of(label, self.branches)}"
+        raise ValueError(f"{self.node} ({CHOOSE}): {message}")
 
     def values(self, label: str, memory: Memory) -> dict[str, Any]:
         """The values of the choice, by name, where it takes this branch."""

@@ -10,14 +10,11 @@ import pytest
 
 from guidegraph.graph.export.bundle import write_bundle
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.workflow import export_workflow
+from guidegraph.graph.export.workflow import export_workflow, planned
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.run import RunOptions, run
 from guidegraph_runtime.bundle import Bundle
-from guidegraph_runtime.demand import on_demand
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.manifest_types import Operation
-from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.sessions import SessionSettings
 from tests.export.planning import graph_of
 
@@ -60,6 +57,7 @@ outputs: {{end: end}}
 """
 
 
+@pytest.mark.slow
 def test_a_parameter_of_the_bundle_chooses_and_the_other_part_does_not_run(tmp_path: Path) -> None:
     made = Exported(BY_PARAMETER, tmp_path)
     assert made.parts == [("start",), ("a",), ("b",), ("end",)]
@@ -110,6 +108,7 @@ outputs: {{x: run.x, all: run.all}}
 """
 
 
+@pytest.mark.slow
 def test_a_loop_of_a_bundle_chooses_in_each_iteration(tmp_path: Path) -> None:
     made = Exported(IN_A_LOOP, tmp_path)
     made.run()
@@ -118,6 +117,7 @@ def test_a_loop_of_a_bundle_chooses_in_each_iteration(tmp_path: Path) -> None:
     assert made.ran == [names[0], names[1], names[0], names[2], names[0], names[1], names[0], names[1]]
 
 
+@pytest.mark.slow
 def test_the_host_chooses_by_what_a_graph_computes(tmp_path: Path) -> None:
     text = f"""
 params: {{seed: 0, factor: 1.0}}
@@ -137,6 +137,7 @@ outputs: {{either: either}}
     assert taken == {("encode", "encode2"), ("encode", "encode3")}
 
 
+@pytest.mark.slow
 def test_structured_values_and_nested_choices(tmp_path: Path) -> None:
     text = f"""
 params: {{seed: 0, mode: first, deep: 1}}
@@ -157,6 +158,7 @@ outputs: {{outer: outer}}
     assert made.ran == ["encode3"]
 
 
+@pytest.mark.slow
 def test_numbers_and_texts_are_chosen_too(tmp_path: Path) -> None:
     text = f"""
 params: {{seed: 0, mode: low, low: 2.0, high: 8.0}}
@@ -171,8 +173,7 @@ outputs: {{a: a}}
     made.run(mode="low", low=3.0)
 
 
-def test_a_choice_of_models_is_made_at_export_with_one_branch_alone(tmp_path: Path) -> None:
-    text = f"""
+OF_MODELS = f"""
 params: {{seed: 0, mode: low}}
 nodes:
   {NOISE}
@@ -182,11 +183,16 @@ nodes:
   a: {{use: plan.ask, in: {{denoiser: either, x: noise}}}}
 outputs: {{a: a}}
 """
-    made = Exported(text, tmp_path, mode="high")
+
+
+@pytest.mark.slow
+def test_a_choice_of_models_is_made_at_export_with_one_branch_alone(tmp_path: Path) -> None:
+    made = Exported(OF_MODELS, tmp_path, mode="high")
     assert made.fixed == {"mode": "nodes.either (choose) makes a model of it, and runs at export only"}
     made.run()
 
 
+@pytest.mark.slow
 def test_a_fixed_choice_computes_one_branch_at_export(tmp_path: Path) -> None:
     text = f"""
 params: {{seed: 0}}
@@ -219,26 +225,22 @@ outputs: {{a: a}}
 
 def test_one_graph_has_the_branch_of_its_export_alone(tmp_path: Path) -> None:
     graph = graph_of(BY_PARAMETER, tmp_path)
-    exported = export_workflow(graph, {"seed": 0, "mode": "pull"}, one_graph=True)
-    assert [part.plan.keys for part in exported.parts] == [("start", "b", "end")]
-    assert exported.fixed == {"mode": "nodes.either (choose) is made by it, and one graph has one branch of a choice"}
+    found, fixed, _, _ = planned(graph, {"seed": 0, "mode": "pull"}, one_graph=True)
+    assert [part.keys for part in found.parts] == [("start", "b", "end")]
+    assert fixed == {"mode": "nodes.either (choose) is made by it, and one graph has one branch of a choice"}
     with pytest.raises(ExportError, match=r"nodes\.run\.body\.either \(choose\) is made by what a run computes"):
-        export_workflow(graph_of(IN_A_LOOP, tmp_path), {"seed": 0, "n": 4}, one_graph=True)
+        planned(graph_of(IN_A_LOOP, tmp_path), {"seed": 0, "n": 4}, one_graph=True)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "made by one value"),
-        ({"when": "a", "of": {}}, "has its branches by value"),
-        ({"when": "a", "of": {"a": {"from": {"c": 3}}}}, "branch 'a' of a choice names values"),
-        ({"when": "a", "of": {"a": {"from": {"d": "x"}}}}, r"gives \['d'\], not \['c'\]"),
-        ({"when": "a", "of": {"a": {"is": 1}}, "more": 1}, "no setting 'more'"),
-        ({"when": 1.5, "of": {"a": {"is": 1}}}, "made by a text, a whole number"),
-        ({"when": "b", "of": {"a": {"is": 1}}}, "no branch 'b'"),
-    ],
-)
-def test_a_choice_that_is_not_whole_is_refused(settings: dict[str, Any], message: str) -> None:
-    operation = Operation("choose", "c", settings=settings, outputs=("c",))
-    with pytest.raises(ValueError, match=message):
-        list(on_demand([operation], ["c"], Memory()))
+def test_branches_are_parts_of_their_own(tmp_path: Path) -> None:
+    def parts(text: str, **values: Any) -> list[tuple[str, ...]]:
+        return [part.keys for part in planned(graph_of(text, tmp_path), {"seed": 0, **values})[0].parts]
+
+    assert parts(BY_PARAMETER, mode="half") == [("start",), ("a",), ("b",), ("end",)]
+    assert parts(IN_A_LOOP, n=4) == [("run.body.same",), ("run.body.a",), ("run.body.b",)]
+
+
+def test_a_choice_of_models_fixes_its_parameter(tmp_path: Path) -> None:
+    found, fixed, _, _ = planned(graph_of(OF_MODELS, tmp_path), {"seed": 0, "mode": "high"})
+    assert [part.keys for part in found.parts] == [("a",)]
+    assert fixed == {"mode": "nodes.either (choose) makes a model of it, and runs at export only"}
