@@ -58,8 +58,10 @@ def _decides(kind: type | SequenceOf) -> bool:
     """Whether values of a type may be texts, whole numbers, true or false, or a tensor of one such number."""
     if isinstance(kind, SequenceOf):
         return False
-    axes = kind.axes if issubclass(kind, Tensor) else ()
-    return kind is object or kind in VALUES or (issubclass(kind, Tensor) and (axes is None or len(axes) < 2))
+    if issubclass(kind, Tensor):
+        axes: tuple[int | str, ...] | None = getattr(kind, "axes", None)
+        return axes is None or len(axes) < 2
+    return kind is object or kind in VALUES
 
 
 def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -48,10 +48,14 @@ def optimise(
     found.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
     if "prune" in passes or only:
         roots = [source for source, _ in found.outputs.values()]
-        after = prune(found.ops, roots, effects=not only)
-        after = {key: _prune_body(op) for key, op in after.items()}
-        apply("prune", prune(after, roots, effects=not only))
+        apply("prune", drop_unneeded(found.ops, roots, effects=not only))
     return found
+
+
+def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
+    """Drop what no root needs, in the bodies of loops too."""
+    after = {key: _prune_body(op) for key, op in prune(ops, roots, effects=effects).items()}
+    return prune(after, roots, effects=effects)
 
 
 def _size(ops: Mapping[str, Op]) -> int:

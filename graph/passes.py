@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from guidegraph.graph.choices import optional_operations
+from guidegraph.graph.choices import branch_operations, optional_operations
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.ir import (
@@ -147,11 +147,12 @@ def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
 
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
-    """Drop what no root needs. Nodes with effects stay, unless ``effects`` is off."""
+    """Drop what no root needs. Nodes with effects stay, but for those of branches, unless ``effects`` is off."""
     wanted = {s.op for s in roots if isinstance(s, Output)}
+    inside = branch_operations(ops) if effects else set()
     kept: list[Op] = []
     for op in reversed([*ops.values()]):
-        if op.key in wanted or (effects and not is_pure(op)):
+        if op.key in wanted or (effects and op.key not in inside and not is_pure(op)):
             kept.append(op)
             wanted.update(s.op for s in op.sources() if isinstance(s, Output))
     return {op.key: op for op in reversed(kept)}

@@ -27,9 +27,10 @@ from guidegraph.graph.ir import (
     Output,
     Param,
     Source,
+    walk,
 )
 from guidegraph.graph.models import frozen_copy
-from guidegraph.graph.optimise import Wanted, optimise
+from guidegraph.graph.optimise import Wanted, drop_unneeded, optimise
 from guidegraph.graph.passes import ALL_PASSES, argument_source, bind_params, hoist, prune, unneeded, without
 from guidegraph.graph.remembered import remembered
 from guidegraph.graph.settle import settle
@@ -225,7 +226,11 @@ def _optimised(
     only: bool,
     branches: Mapping[str, str],
 ) -> Plan:
-    settled = settle(bound, [source for source, _ in wanted.values()], branches)
+    roots = [source for source, _ in wanted.values()]
+    if ("prune" in passes or only) and any(isinstance(op, Choice) for op in walk(bound)):
+        # Before choices are made: which nodes with effects are of a branch can no longer be told afterwards.
+        bound = drop_unneeded(bound, roots, effects=not only)
+    settled = settle(bound, roots, branches)
     outputs = {name: (settled.source(source), kind) for name, (source, kind) in wanted.items()}
     digests = Digests(place)
     digests.add(settled.ops)

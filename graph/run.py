@@ -206,7 +206,8 @@ class _Runner:
         others = [op for key, op in self.plan.ops.items() if key not in ops]
         read = {source for op in others for source in op.sources()} | {s for s, _ in self.plan.outputs.values()}
         keys = {source.op for source in read if isinstance(source, Output)}
-        return [Output(key, name) for key, op in ops.items() if key in keys or not is_pure(op) for name in op.outputs]
+        kept = [op for op in ops.values() if op.key in keys or not is_pure(op) or not self._prunes()]
+        return [Output(op.key, name) for op in kept for name in op.outputs]
 
     def _walk(
         self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]], wiring: WiringChecks
