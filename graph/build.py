@@ -9,7 +9,7 @@ from pathlib import Path
 from guidegraph.graph.bind import unfit
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.elaborate import Elaborator, Place
-from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
 from guidegraph.graph.parameters import declared, path_parameters
 from guidegraph.graph.parse import parse
@@ -17,21 +17,24 @@ from guidegraph.graph.parsed import ParsedWorkflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.requires import unmet
 from guidegraph.graph.scope import Scope, Typed
+from guidegraph.graph.trust.policy import is_shipped
 from guidegraph.graph.yamltree import read_text
 
 
-def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = None) -> Graph:
+def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = None, *, stranger: bool = False) -> Graph:
     """Read, check and resolve a workflow and the workflows it uses.
 
-    sources: texts that stand in for files, by absolute path. Raises ``WorkflowError`` that lists all problems.
+    sources: texts that stand in for files, by absolute path. stranger: no other file is read, but for those that ship
+    with the package. Raises ``WorkflowError`` that lists all problems.
     """
-    return _Builder(registry, sources or {}).graph(path)
+    return _Builder(registry, sources or {}, stranger).graph(path)
 
 
 class _Builder:
-    def __init__(self, registry: Registry, overlay: Mapping[str, str]):
+    def __init__(self, registry: Registry, overlay: Mapping[str, str], stranger: bool):
         self.registry = registry
         self.overlay = overlay
+        self.stranger = stranger
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
         self._parsed: dict[Path, ParsedWorkflow | None] = {}
@@ -44,7 +47,7 @@ class _Builder:
         """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
         if path not in self._parsed:
             try:
-                text = self.overlay[str(path)] if str(path) in self.overlay else read_text(path, file)
+                text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
             except WorkflowError as error:
                 if error.problems[0].code == "no-file":
                     raise
@@ -59,6 +62,12 @@ class _Builder:
                 self._lacking += [problem.path for problem in problems if problem.code == "missing-plugin"]
                 self._in_files += problems
         return self._parsed[path]
+
+    def _read(self, path: Path, file: str) -> str:
+        if self.stranger and not is_shipped(path):
+            message = "this workflow is a picture's, and the picture does not carry that file"
+            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", message)])
+        return read_text(path, file)
 
     def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
         """The declared parameters that are right; problems of the others are noted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
@@ -11,6 +12,7 @@ from guidegraph.graph.errors import Cancelled, Mark, NodeError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.steps import Step
+from guidegraph.graph.trust.policy import refuse_shipped
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
 
@@ -110,6 +112,8 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
     for name in step.validated:
         try:
             named[name] = call.spec.settings[name].check(named[name])
+            if isinstance(named[name], Path):
+                refuse_shipped(call.spec.settings[name], named[name])
         except ValueError as error:
             raise PortError(name, str(error)) from None
     return args, named

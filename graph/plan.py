@@ -33,8 +33,9 @@ from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.optimise import Wanted, drop_unneeded, optimise
 from guidegraph.graph.passes import ALL_PASSES, argument_source, bind_params, hoist, prune, unneeded, without
 from guidegraph.graph.remembered import remembered
-from guidegraph.graph.settle import settle
+from guidegraph.graph.settle import settle, settle_by_parameters
 from guidegraph.graph.steps import RegionPlan, Slots, Step, call_step, free_after_last_use
+from guidegraph.graph.trust.policy import YOURS, Policy, check_effects
 
 
 @dataclass
@@ -200,13 +201,16 @@ def compile_plan(
     place: str = "cpu float32",
     passes: Collection[str] = ALL_PASSES,
     only: Collection[str] | None = None,
+    policy: Policy = YOURS,
 ) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
     ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. Raises ``KeyError`` for an output that does not exist, and
-    ``WorkflowError`` for a call that these values show to be wired wrong.
+    need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
+    ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
+    for a call that these values show to be wired wrong.
     """
+    check_effects(needed_ops(graph, only, values), values, policy)
     literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     outputs: dict[str, Wanted] = {}
@@ -239,6 +243,18 @@ def _optimised(
     return Plan(
         graph, settled.ops, found.ops, found.outputs, digests, passes, found.effects, outputs, settled.taken, only
     )
+
+
+def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, Any]) -> dict[str, Op]:
+    """The operations that a run of these outputs needs; of all outputs, nodes with effects too.
+
+    values: of the parameters. Of the choices that they make, only the branches that are taken count.
+    """
+    roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
+    settled = settle_by_parameters(graph.ops, roots, values)
+    if only is None:
+        return settled.ops
+    return prune(settled.ops, map(settled.source, roots), effects=False)
 
 
 def loop_roots(loop: Loop) -> tuple[Source, ...]:

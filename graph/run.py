@@ -25,6 +25,7 @@ from guidegraph.graph.plan import Plan, compile_plan, flat_region
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.steps import RegionPlan, Step, reads
+from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
 
@@ -39,6 +40,7 @@ class RunOptions:
     on_preview: is called with what a training loop's previews make.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
+    policy: which files the workflow may read, write and load code from.
     """
 
     device: str = "cpu"
@@ -53,6 +55,7 @@ class RunOptions:
     on_preview: Callable[[Previewed], None] | None = None
     memory_budget: int | None = None
     mover: Mover | None = None
+    policy: Policy = YOURS
 
 
 @dataclass
@@ -73,7 +76,7 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
     """
     options = options or RunOptions()
     place = f"{options.device} {options.dtype}"
-    plan = compile_plan(graph, values, place=place, passes=options.passes, only=options.only)
+    plan = compile_plan(graph, values, place=place, passes=options.passes, only=options.only, policy=options.policy)
     return run_plan(plan, options)
 
 

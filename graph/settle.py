@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from guidegraph.graph.choices import branch_operations, taken_branch
 from guidegraph.graph.errors import Problem, WorkflowError
-from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Source, walk
+from guidegraph.graph.ir import Choice, Literal, Loop, Op, Output, Param, Source, walk
 from guidegraph.graph.passes import aliased, bind_sources
 
 Ops = Mapping[str, Op]
@@ -73,6 +73,20 @@ def _make_inside(loop: Loop, branches: Mapping[str, str], settled: Settled) -> L
         kept = _drop_untaken(preview.ops, made.training.preview.ops, roots)
         made = replace(made, training=replace(made.training, preview=replace(made.training.preview, ops=kept)))
     return made
+
+
+def settle_by_parameters(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> Settled:
+    """Make the choices that parameters make, whose values are given by name, and leave the parameters as they are."""
+    settled = Settled(dict(ops))
+    wanted = list(roots)
+    while branches := {
+        op.key: taken_branch(op, values[op.when.name])
+        for op in walk(settled.ops)
+        if isinstance(op, Choice) and isinstance(op.when, Param) and op.when.name in values
+    }:
+        following = settle(settled.ops, map(settled.source, wanted), branches)
+        settled = Settled(following.ops, settled.aliases | following.aliases, settled.taken | following.taken)
+    return settled
 
 
 AnyOp = TypeVar("AnyOp", bound=Op)

@@ -15,7 +15,7 @@ from guidegraph.graph.ir import Optimised, Source, Training
 from guidegraph.graph.literals import literal_value
 from guidegraph.graph.node import Port
 from guidegraph.graph.parsed import ParsedLoop, ParsedTrain
-from guidegraph.graph.types import port_type
+from guidegraph.graph.types import Written, port_type
 from guidegraph.graph.yamltree import Scalar, plain, short
 
 Report: TypeAlias = Callable[[Mark, str, str, str], None]
@@ -27,7 +27,7 @@ def _port(name: str, annotation: Any, default: Any = None) -> Port:
     return Port(name, annotation, port_type(annotation), default, setting=True)
 
 
-CHECKPOINT = _port("path", Path)
+CHECKPOINT = _port("path", Annotated[Path, Written()])
 PREVIEW_EVERY = _port("every", Annotated[int, Ge(0)])
 """Steps between two previews; 0 for none."""
 

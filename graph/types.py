@@ -110,6 +110,16 @@ class Beside:
     name: str
 
 
+@dataclass(frozen=True)
+class Written:
+    """Of a `Path` setting, in `Annotated`: the node writes the file or folder that it names."""
+
+
+@dataclass(frozen=True)
+class RunsCode:
+    """Of a `Path` setting, in `Annotated`: loading the file may run code that it holds."""
+
+
 @cache
 def port_type(annotation: Any) -> PortType:
     """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""

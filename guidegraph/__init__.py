@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
-    from guidegraph.graph.types import Tensor, structured
+    from guidegraph.graph.trust.policy import Grants, Policy
+    from guidegraph.graph.types import Beside, RunsCode, Tensor, Written, structured
     from guidegraph.nodes.denoiser import predict
     from guidegraph.nodes.hooks import (
         AttentionCall,
@@ -86,6 +87,7 @@ __all__ = [
     "AttentionCall",
     "AttentionRule",
     "Autoencoder",
+    "Beside",
     "Cancelled",
     "Classifier",
     "Condition",
@@ -94,6 +96,7 @@ __all__ = [
     "ExportError",
     "FeatureExtractor",
     "FeatureRule",
+    "Grants",
     "HookedDenoiser",
     "Image",
     "ImageEmbedder",
@@ -112,6 +115,7 @@ __all__ = [
     "Noise",
     "OpaqueDenoiser",
     "OutputReady",
+    "Policy",
     "Prediction",
     "PredictionKind",
     "PreviewReady",
@@ -120,6 +124,7 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunStarted",
+    "RunsCode",
     "Sample",
     "Scale",
     "Schedule",
@@ -139,6 +144,7 @@ __all__ = [
     "TrainingStarted",
     "Workflow",
     "WorkflowError",
+    "Written",
     "__version__",
     "current_device",
     "current_dtype",
@@ -178,7 +184,8 @@ _HOMES = {
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.preview": ("Previewed",),
     "guidegraph.graph.split": ("Split",),
-    "guidegraph.graph.types": ("Tensor", "structured"),
+    "guidegraph.graph.trust.policy": ("Grants", "Policy"),
+    "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
     "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.hooks": (
         "AttentionCall",

@@ -18,6 +18,7 @@ from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, RunResult, budget_problem, run_plan
 from guidegraph.graph.sizes import parse_size
+from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Workflow:
 
     device: ``cpu``, ``cuda`` or ``cuda:i``; dtype: a floating torch dtype's name. cache: ``None`` keeps values in
     memory, a folder keeps them there too, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
-    default). memory_budget: how much of the models' weights may be on the device at once, in bytes or as ``"6GB"``.
+    default). policy: which files the workflow may read, write and load code from; by default it reads and writes where
+    it says, and loads no code. memory_budget: how much of the models' weights may be on the device at once, in bytes or
+    as ``"6GB"``.
     Raises ``ValueError`` for a budget that is no size, and for one without a device that is not the CPU.
     """
 
@@ -49,6 +52,7 @@ class Workflow:
         observers: Sequence[Observer] = (),
         manager: PluginManager | None = None,
         memory_budget: int | str | None = None,
+        policy: Policy = YOURS,
     ):
         chosen = ALL_PASSES if passes is None else frozenset(passes)
         if unknown := sorted(chosen - ALL_PASSES):
@@ -63,6 +67,7 @@ class Workflow:
             disk=DiskCache(Path(cache)) if cache not in (None, "off") else None,
             observers=tuple(observers),
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
+            policy=policy,
         )
         if reason := budget_problem(self.options):
             raise ValueError(reason)
@@ -73,8 +78,7 @@ class Workflow:
 
     def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
         """The compiled plan for these parameters."""
-        place = f"{self.options.device} {self.options.dtype}"
-        return compile_plan(self.graph, self.bind(params), place=place, passes=self.options.passes, only=only)
+        return self._compile(self.bind(params), only)
 
     def run(self, /, **params: object) -> dict[str, Any]:
         """Run, and give the outputs by name.
@@ -94,7 +98,6 @@ class Workflow:
     ) -> RunResult:
         """Run with control over what is made, cancellation, and outputs and a training's previews as they come."""
         values = self.bind(params)
-        place = f"{self.options.device} {self.options.dtype}"
         options = replace(
             self.options,
             only=only,
@@ -103,7 +106,12 @@ class Workflow:
             cancel=cancel or CancelToken(),
             observers=(*self.options.observers, *self._plugins(values)),
         )
-        return run_plan(compile_plan(self.graph, values, place=place, passes=options.passes, only=only), options)
+        return run_plan(self._compile(values, only), options)
+
+    def _compile(self, values: Mapping[str, Any], only: Collection[str] | None) -> Plan:
+        options = self.options
+        place = f"{options.device} {options.dtype}"
+        return compile_plan(self.graph, values, place=place, passes=options.passes, only=only, policy=options.policy)
 
     def _plugins(self, values: Mapping[str, Any]) -> Sequence[Observer]:
         """The observers of plugins."""
@@ -126,6 +134,7 @@ def load_workflow(
     registry: Registry | None = None,
     sources: Mapping[str, str] | None = None,
     memory_budget: int | str | None = None,
+    policy: Policy = YOURS,
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
@@ -149,4 +158,5 @@ def load_workflow(
         observers=observers,
         manager=manager,
         memory_budget=memory_budget,
+        policy=policy,
     )

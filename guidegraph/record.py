@@ -14,7 +14,10 @@ from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.ir import Call, Graph, walk
+from guidegraph.graph.plan import needed_ops
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.effects import list_effects
+from guidegraph.graph.trust.policy import is_shipped
 from guidegraph.outputs import RECORD
 from guidegraph.rerun import portable_params, seeds_of
 from guidegraph_runtime.files import write_text
@@ -52,6 +55,15 @@ class RunRecord:
         elif isinstance(event, events.TrainingStarted):
             self.trainings[event.path] = event
 
+    def outside(self) -> list[dict[str, str | None]]:
+        """The files that the run reads, writes and loads code from and that neither ship nor are its outputs."""
+        effects = list_effects(needed_ops(self.graph, self.place.get("only"), self.values), self.values)
+        return [
+            {"does": one.kind, "path": str(one.path) if one.path else None, "node": one.node}
+            for one in effects
+            if one.path is None or not is_shipped(one.path)
+        ]
+
     def write(self, folder: Path, status: str, error: str | None = None) -> None:
         """Write the record as it stands now."""
         graph = self.graph
@@ -75,6 +87,7 @@ class RunRecord:
                 if name in self.files
             },
             "previews": dict(self.previews),
+            "outside": self.outside(),
             "started": self.started,
             "seconds": round(time.perf_counter() - self._clock, 6),
             "nodes": {path: event.node for path, event in nodes.items()},

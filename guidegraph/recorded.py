@@ -13,9 +13,10 @@ from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.outputs import OutputWriter
 from guidegraph.record import RunRecord, versions
-from guidegraph.rerun import Recipe, portable_params, seeds_of
+from guidegraph.rerun import Recipe, recipe_params, seeds_of
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
@@ -35,18 +36,21 @@ class Job:
     passes: frozenset[str] = ALL_PASSES
     cache: Path | None = None
     memory_budget: int | None = None
+    policy: Policy = YOURS
 
 
 class RecordedRun:
     """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
 
     def __init__(self, job: Job, folder: Path):
+        if job.policy.out is None:
+            job = replace(job, policy=replace(job.policy, out=folder))
         self.job, self.folder = job, folder
         graph, values, found = job.graph, job.values, versions(job.registry)
         recipe = Recipe(
             graph.file,
             dict(graph.sources),
-            portable_params(values),
+            recipe_params(values),
             job.only,
             job.dtype,
             seeds=seeds_of(graph, values),
@@ -85,7 +89,7 @@ class RecordedRun:
         job = self.job
         with self._recorded():
             place = f"{job.device} {job.dtype}"
-            plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only)
+            plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only, policy=job.policy)
             options = RunOptions(
                 device=job.device,
                 dtype=job.dtype,
@@ -98,6 +102,7 @@ class RecordedRun:
                 on_output=self.writer,
                 on_preview=self.writer.preview,
                 memory_budget=job.memory_budget,
+                policy=job.policy,
             )
             run_plan(plan, options)
 

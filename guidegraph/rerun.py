@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.ir import Call, Graph, Literal, Param, walk
+from guidegraph.graph.ir import Call, Graph, Param, walk
+from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.paths import PACKAGE, package_roots
 from guidegraph.outputs import OutputError, plain
 
 KEYWORD = "guidegraph"
-FORMAT = 1
+FORMAT = 2
+"""Format 1 named files by absolute paths of the machine that made the picture."""
+FORMATS = (1, FORMAT)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -25,6 +30,7 @@ class Recipe:
 
     The whole run is repeated, not one picture of a batch: the same parameters give the same files. ``index`` says
     which picture of the batch it was (with our noise, picture i of seed s is the picture of seed s + i alone).
+    sources: the texts of the workflow and of those that it uses, by path.
     """
 
     workflow: Path
@@ -39,9 +45,43 @@ class Recipe:
     versions: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> dict[str, str]:
-        """The text chunk, which ``read_recipe`` understands."""
-        known = {**vars(self), "workflow": str(self.workflow)}
-        return {KEYWORD: json.dumps({"format": FORMAT, **known})}
+        """The text chunk, which ``read_recipe`` understands. It names no folder of the machine that wrote it.
+
+        Raises ``ValueError`` where a file of the workflow cannot be named so.
+        """
+        names = file_names(self.workflow, map(Path, self.sources))
+        sources = {names[Path(path)]: text for path, text in self.sources.items()}
+        stored = {**vars(self), "workflow": names[self.workflow], "sources": sources}
+        return {KEYWORD: json.dumps({"format": FORMAT, **stored})}
+
+
+def file_names(workflow: Path, files: Iterable[Path]) -> dict[Path, str]:
+    """Names for the files of a workflow, by which ``read_recipe`` finds them again.
+
+    ``pkg:NAME`` for what ships with the package. Others are relative to the current folder, where the workflow lies
+    below it, else to the workflow's own folder; what is far from there is named as the workflow's text names it, from
+    the home folder or absolutely.
+    """
+    here = Path.cwd()
+    root = here if workflow.is_relative_to(here) else workflow.parent
+    return {path: _file_name(path, root) for path in files}
+
+
+def _file_name(path: Path, root: Path) -> str:
+    shipped = portable_path(path)
+    if shipped.startswith(PACKAGE):
+        return shipped
+    if len(Path(os.path.commonpath([path, root])).parts) > 1:  # more in common than the root of the file system
+        return Path(os.path.relpath(path, root)).as_posix()
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
+
+
+def named_file(name: str) -> Path:
+    """The file that a name of ``file_names`` means here: a relative one is relative to the current folder."""
+    if name.startswith(PACKAGE):
+        return Path(os.path.normpath(package_roots()[-1] / name.removeprefix(PACKAGE)))
+    return Path(os.path.normpath(Path(name).expanduser().absolute()))
 
 
 def is_picture(path: Path) -> bool:
@@ -68,7 +108,12 @@ def read_recipe(path: Path) -> Recipe:
         raise _problem(path, "no-workflow", message)
     try:
         return _recipe(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"]))
+        message = f"the workflow in this PNG cannot be read, it may come from another version: {where}: {wrong['msg']}"
+        raise _problem(path, "bad-workflow", message) from error
+    except (ValueError, TypeError, KeyError, RecursionError, OSError, RuntimeError) as error:
         message = f"the workflow in this PNG cannot be read, it may come from another version: {error}"
         raise _problem(path, "bad-workflow", message) from error
 
@@ -77,19 +122,33 @@ def _problem(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
+class _Stored(BaseModel):
+    """The text chunk, with the type of each entry."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    format: int
+    workflow: str
+    sources: dict[str, str]
+    params: dict[str, Any]
+    only: list[str] | None = None
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
+    output: str = ""
+    index: int = 0
+    batch: int = 1
+    seeds: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 def _recipe(data: Any) -> Recipe:
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.get("format") not in FORMATS:
         raise ValueError(f"format {FORMAT} expected")
-    known = {key: value for key, value in data.items() if key in Recipe.__dataclass_fields__}
-    recipe = Recipe(**{**known, "workflow": Path(data["workflow"])})
-    if not isinstance(recipe.params, dict) or not isinstance(recipe.dtype, str):
-        raise ValueError("its parameters are damaged")
-    if not (recipe.only is None or (isinstance(recipe.only, list) and all(isinstance(n, str) for n in recipe.only))):
-        raise ValueError("its outputs are damaged")
-    texts = recipe.sources.values() if isinstance(recipe.sources, dict) else [None]
-    if not all(isinstance(t, str) for t in texts) or str(recipe.workflow) not in recipe.sources:
+    stored = _Stored.model_validate(data)
+    if stored.workflow not in stored.sources:
         raise ValueError("the text of its workflow is missing")
-    return recipe
+    known = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
+    sources = {str(named_file(name)): text for name, text in stored.sources.items()}
+    return Recipe(named_file(stored.workflow), sources, **known)
 
 
 def portable(value: Any) -> Any:
@@ -127,6 +186,28 @@ def portable_params(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def recipe_params(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for a picture, which others may get to see: no path names a folder of this machine.
+
+    A path below the current folder is relative to it; of any other file only the name is kept.
+    """
+    return portable_params({name: _anonymous(value) for name, value in values.items()})
+
+
+def _anonymous(value: Any) -> Any:
+    if isinstance(value, Path):
+        name = portable_path(value)
+        if name.startswith(PACKAGE):
+            return name
+        absolute, here = Path(os.path.abspath(value)), Path.cwd()
+        return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else absolute.name
+    if isinstance(value, dict):
+        return {key: _anonymous(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_anonymous(part) for part in value)
+    return value
+
+
 def seeds_of(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
     """The seeds of a run, by the path of each setting called ``seed`` whose value is known before it."""
     found: dict[str, Any] = {}
@@ -136,7 +217,7 @@ def seeds_of(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
         source = op.settings.get("seed", op.inputs.get("seed"))
         if source is None:
             found[f"nodes.{op.key}"] = None if port.required else port.default
-        elif isinstance(source, Literal):
+        elif isinstance(source, Constant):
             found[f"nodes.{op.key}"] = source.value
         elif isinstance(source, Param):
             found[f"nodes.{op.key}"] = values.get(source.name)

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
-from guidegraph.graph.types import Tensor
+from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.types import FeatureExtractor
 
 Range: TypeAlias = Literal["-1..1", "0..1", "0..255", "uint8"]
@@ -20,7 +20,7 @@ Layer: TypeAlias = Literal["penultimate", "logits", "probabilities"]
 @node("features.torchscript", host=True)
 def torchscript(
     *,
-    path: Path,
+    path: Annotated[Path, RunsCode()],
     range: Range,
     size: Annotated[int, Ge(1)] | None = None,
     arguments: dict[str, bool | int | float | str] | None = None,

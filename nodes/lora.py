@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from annotated_types import Ge, Gt, MinLen
 
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Written
 from guidegraph.nodes.types import Denoiser, TextEmbedder
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def merge_lora(denoiser: Denoiser) -> Denoiser:
 def save_lora(
     denoiser: Denoiser,
     *,
-    path: Path,
+    path: Annotated[Path, Written()],
     layout: Literal["kohya", "peft"] = "kohya",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
 ) -> str:

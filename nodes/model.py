@@ -18,6 +18,7 @@ from annotated_types import Ge, MinLen
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
 from guidegraph.nodes.types import (
     Autoencoder,
@@ -146,7 +147,7 @@ def save_model(
     segmenter: Segmenter | None = None,
     detector: Any = None,
     *,
-    path: Path,
+    path: Annotated[Path, Written()],
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
 ) -> str:
     """Write the wired parts as a model folder that `model.load` reads; gives its path.

@@ -13,7 +13,7 @@ REPORTERS = {"Problem", "add", "_add", "fail", "_fail", "report", "argument_prob
 
 
 def sources() -> list[ast.Module]:
-    files = [*(ROOT / "graph").glob("*.py"), *(ROOT / "guidegraph").rglob("*.py")]
+    files = [*(ROOT / "graph").rglob("*.py"), *(ROOT / "guidegraph").rglob("*.py")]
     return [ast.parse(file.read_text()) for file in files]
 
 

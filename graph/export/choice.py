@@ -8,7 +8,7 @@ from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.leaves import leaves_of, statics_of
 from guidegraph.graph.export.parts import is_number
 from guidegraph.graph.ir import WHEN, Choice, Output, Source
-from guidegraph_runtime.demand import CHOOSE
+from guidegraph_runtime.choices import CHOOSE
 from guidegraph_runtime.manifest import Operation
 
 if TYPE_CHECKING:

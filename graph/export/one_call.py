@@ -19,6 +19,7 @@ from guidegraph.graph.export.workflow import Exported, OnPart, traced_parts
 from guidegraph.graph.hosted import kinds
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph_runtime.manifest import Input, Operation
 from guidegraph_runtime.names import CALL, FIELDS, MASKS
@@ -56,6 +57,7 @@ def export_call(
     device: str = "cpu",
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
+    policy: Policy = YOURS,
 ) -> Exported:
     """Run a workflow up to one call, and trace that call alone.
 
@@ -73,7 +75,7 @@ def export_call(
     register_structured()
     label = re.sub(r"\W", "_", name)
     with placement(device, "float32"), torch.no_grad():
-        state = _reached(graph, values, call)
+        state = _reached(graph, values, call, policy)
         state.evaluate(call)
         part, numbers = _part(call, state, label)
     precision = {label if at == EVERY_STEP else at: one for at, one in (precision or {}).items()}
@@ -93,10 +95,10 @@ def export_call(
     return Exported(graph, inputs, fixed, outputs, (operation,), (traced,), state.host, values, examples)
 
 
-def _reached(graph: Graph, values: Mapping[str, Any], call: Call) -> Walk:
+def _reached(graph: Graph, values: Mapping[str, Any], call: Call, policy: Policy) -> Walk:
     """The example run with all that a call reads, in the first iteration of the loops around it."""
     known: dict[Source, Any] = {Param(name): value for name, value in values.items()}
-    state = Walk(compile_plan(graph, values), set(), known, {})
+    state = Walk(compile_plan(graph, values, policy=policy), set(), known, {})
     around = _loops_around(graph.ops, call.key)
     needed = _needed(graph.ops, [*call.sources(), *(loop.over for loop in around)])
     region: Mapping[str, Op] = graph.ops

@@ -28,8 +28,9 @@ from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, So
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
 from guidegraph.graph.settle import settle
+from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
-from guidegraph_runtime.demand import CHOOSE, OTHERWISE, WHEN
+from guidegraph_runtime.choices import CHOOSE, OTHERWISE, WHEN
 from guidegraph_runtime.manifest import Input, Operation
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
@@ -87,15 +88,16 @@ def export_workflow(
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
     one_graph: bool = False,
+    policy: Policy = YOURS,
 ) -> Exported:
     """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
 
     only: the outputs wanted. precision: of parts by name, and of all in loops under ``EVERY_STEP``; the rest is fp32.
     on_part: is given each part once it is traced, and the seconds that it took. one_graph: all parts are to be one
-    graph, so that the runtime does only what comes before it. Raises ``ExportError`` for what can neither be traced nor
-    done by the runtime, and ``NodeError`` where the example fails.
+    graph, so that the runtime does only what comes before it. policy: which files the workflow may touch. Raises
+    ``ExportError`` for what can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
     """
-    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph)
+    walk, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
     midway = host_calls(graph.ops, numbers_in(values)) - walk.hosted if one_graph else set()
     plans = [replace(one, models=tuple(m for m in one.models if id(m) not in walk.frozen)) for one in walk.parts]
     parts = traced_parts(plans, device, precision or {}, on_part, midway)
@@ -122,6 +124,7 @@ def planned(
     device: str = "cpu",
     only: Collection[str] | None = None,
     one_graph: bool = False,
+    policy: Policy = YOURS,
 ) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
     """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
     import torch
@@ -142,7 +145,8 @@ def planned(
             wanted = {name: settled.source(source) for name, source in wanted.items()}
             continue
         left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
-        walk = Walk(compile_plan(graph, values, only=only), roles.dynamic, left, {}, hosted=roles.hosted)
+        compiled = compile_plan(graph, values, only=only, policy=policy)
+        walk = Walk(compiled, roles.dynamic, left, {}, hosted=roles.hosted)
         try:
             with placement(device, "float32"), torch.no_grad():
                 plan = walk.region(bound, [*wanted.values()], "")

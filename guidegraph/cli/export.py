@@ -19,12 +19,13 @@ import typer
 from guidegraph.cli.errors import argument_problem
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, open_workflow, unknown_outputs
+from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.hosted import kinds as kinds_of
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.outputs import is_image
 from guidegraph.rerun import portable_params
 
@@ -49,6 +50,7 @@ class Arguments:
     reference: bool
     precision: Sequence[str]
     plugins: Chosen
+    grants: Grants
 
 
 class MissingExtra(GuidegraphError):
@@ -65,6 +67,8 @@ def export_command(given: Arguments) -> None:
     alone = chosen_call(graph, given.only, problems)
     precision = chosen_precision(given, problems)
     values = bound(opened, given.settings, problems)
+    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
         from guidegraph.graph.export.one_call import export_call
@@ -75,10 +79,12 @@ def export_command(given: Arguments) -> None:
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
         if alone:
-            exported = export_call(graph, values, alone, precision=precision, on_part=say_part)
+            exported = export_call(graph, values, alone, precision=precision, on_part=say_part, policy=policy)
         else:
-            exported = export_workflow(graph, values, only=given.only, precision=precision, on_part=say_part)
-        engine = engine_outputs(exported) if given.check or given.reference else {}
+            exported = export_workflow(
+                graph, values, only=given.only, precision=precision, on_part=say_part, policy=policy
+            )
+        engine = engine_outputs(exported, policy) if given.check or given.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         reference, files = _reference(exported, engine) if given.reference else (None, {})
         manifest = write_bundle(
@@ -190,7 +196,7 @@ def say_part(part: ExportedPart, seconds: float) -> None:
     typer.echo(f"{what}; {seconds:.1f} s")
 
 
-def engine_outputs(exported: Exported) -> dict[str, Any]:
+def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
     """The outputs of the example, as the engine computes them."""
     from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
@@ -198,7 +204,7 @@ def engine_outputs(exported: Exported) -> dict[str, Any]:
     if exported.examples:
         return called(exported)
 
-    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs])).outputs
+    return run(exported.graph, exported.values, RunOptions(only=[*exported.outputs], policy=policy)).outputs
 
 
 def output_kind(graph: Graph, name: str) -> str:

@@ -24,9 +24,10 @@ from guidegraph.cli.export import (
     table,
 )
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import bound, open_workflow, unknown_outputs
+from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.rerun import portable_params
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def single_command(given: Arguments) -> None:
     problems = unknown_outputs(graph, given.only)
     precision = chosen_precision(given, problems)
     values = bound(opened, given.settings, problems)
+    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.errors import ExportError
         from guidegraph.graph.export.single_file import check_single_place, write_single
@@ -57,7 +60,7 @@ def single_command(given: Arguments) -> None:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
         exported = export_workflow(
-            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True
+            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
         )
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
@@ -65,7 +68,7 @@ def single_command(given: Arguments) -> None:
         typer.echo(line)
     sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
     typer.echo(f"wrote {sizes}")
-    if given.check and not _check(exported, given.bundle, kinds):
+    if given.check and not _check(exported, given.bundle, kinds, policy):
         raise typer.Exit(1)
 
 
@@ -80,14 +83,14 @@ def _summary(exported: Exported, written: Written) -> Iterator[str]:
         yield f"fixed {name} = {json.dumps(values.get(name), ensure_ascii=False)}: {reason}"
 
 
-def _check(exported: Exported, path: Path, kinds: Mapping[str, str]) -> bool:
+def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Policy) -> bool:
     """One call of the graph on the example beside torch, and how far they are apart. Whether all outputs are near."""
     import onnxruntime
 
     from guidegraph.graph.export.check import compared
     from guidegraph_runtime.single import inputs_with, read_description
 
-    engine = engine_outputs(exported)
+    engine = engine_outputs(exported, policy)
     started = time.perf_counter()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = inputs_with(read_description(path.with_suffix(".json")), {})

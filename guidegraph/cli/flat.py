@@ -12,6 +12,7 @@ from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Out
 from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, flat_region
 from guidegraph.graph.steps import RegionPlan, Step
+from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
 
@@ -22,8 +23,11 @@ Items = Mapping[str, str]
 """How each loop calls its entry, by the loop's key."""
 
 
-def plan_json(plan: Plan) -> Row:
-    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one."""
+def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
+    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one.
+
+    effects: the files that a run reads, writes and loads code from.
+    """
     passes = [
         {"name": name, "does": does, "applied": name in plan.passes, "effect": plan.effects.get(name, "")}
         for name, does in PASSES.items()
@@ -33,8 +37,19 @@ def plan_json(plan: Plan) -> Row:
     region = flat_region(plan.ops, roots, plan.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
     steps = _conditional(_rows(region, items), plan.ops, roots)
-    found = {"workflow": str(plan.graph.file), "passes": passes, "steps": steps, "outputs": outputs}
-    return found | ({"choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()}} if plan.taken else {})
+    return {
+        "workflow": str(plan.graph.file),
+        "passes": passes,
+        "choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()},
+        "steps": steps,
+        "outputs": outputs,
+        "files": [_file(effect) for effect in effects],
+    }
+
+
+def _file(effect: Effect) -> Row:
+    path = portable_path(effect.path) if effect.path is not None else None
+    return {"does": effect.kind, "path": path, "node": effect.node, "setting": effect.setting}
 
 
 def _rows(region: RegionPlan, items: Items) -> list[Row]:
@@ -124,7 +139,7 @@ def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
     for row in found["passes"]:
         state = row["effect"] or "applied" if row["applied"] else "off"
         yield f"  {row['name']:<11} {state:<26} {row['does']}"
-    if "choices" in found:
+    if found["choices"]:
         yield ""
         yield "choices:"
         yield from (f"  {path} takes '{branch}'" for path, branch in found["choices"].items())
@@ -135,6 +150,12 @@ def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
     yield "outputs:"
     for name, output in found["outputs"].items():
         yield f"  {name} = {output['from']}: {output['type']}"
+    if found["files"]:
+        yield ""
+        yield "files:"
+    for row in found["files"]:
+        path = row["path"] or "a path that is computed in the run"
+        yield f"  {row['does']:<5} {path} ({row['node']}, {row['setting']})"
 
 
 def _steps(rows: list[Row], indent: str) -> Iterator[str]:

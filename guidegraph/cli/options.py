@@ -8,6 +8,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from guidegraph.graph.trust.policy import Grants
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -15,6 +17,11 @@ class Chosen:
 
     modules: tuple[str, ...] = ()
     installed: bool = True
+
+
+def allowed(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:
+    """The paths of --allow-read, --allow-write and --allow-code, from the current folder."""
+    return Grants(*(tuple(path.expanduser().absolute() for path in paths or ()) for paths in (read, write, code)))
 
 
 File: TypeAlias = Annotated[
@@ -39,6 +46,18 @@ Settings: TypeAlias = Annotated[
 Only: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="OUTPUT", help="Make this output and what it needs, and nothing else."),
+]
+AllowRead: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-read", metavar="PATH", help="A file or folder that a picture's workflow may read."),
+]
+AllowWrite: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-write", metavar="PATH", help="A file or folder that a picture's workflow may write."),
+]
+AllowCode: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--allow-code", metavar="FILE", help="A file that any workflow may load code from (TorchScript)."),
 ]
 Passes: TypeAlias = Annotated[
     str, typer.Option(metavar="all|none|A,B", help="Which passes of the planner to apply ('plan' lists them).")

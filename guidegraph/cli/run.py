@@ -22,14 +22,17 @@ from guidegraph.cli.source import (
     bound,
     chosen_budget,
     chosen_passes,
+    given_names,
     open_workflow,
     place_problems,
     unknown_outputs,
 )
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.plan import needed_ops
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.share import process_share
+from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.observers import Bars, JsonLog, PlainLog
 from guidegraph.outputs import OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
@@ -56,6 +59,7 @@ class Arguments:
     verbose: bool
     plugins: Chosen
     processes: Processes
+    grants: Grants
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Ready:
     passes: frozenset[str]
     cache: Path | None
     memory_budget: int | None
+    policy: Policy
 
 
 def run_command(given: Arguments) -> None:
@@ -108,7 +113,10 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     problems += unknown_outputs(opened.graph, only)
     problems += output_problems(opened.graph, registry, only)
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    return Ready(opened, bound(opened, given.settings, problems), only, dtype, passes, cache, budget)
+    values = bound(opened, given.settings, problems)
+    policy = opened.policy(given.grants, given_names(given.settings), given.out)
+    check_effects(needed_ops(opened.graph, only, values), values, policy)
+    return Ready(opened, values, only, dtype, passes, cache, budget, policy)
 
 
 def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
@@ -127,6 +135,7 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
         ready.passes,
         ready.cache,
         ready.memory_budget,
+        ready.policy,
     )
     folder = made_folder(given.out, graph.name)
     recorded = RecordedRun(job, folder)
@@ -151,6 +160,7 @@ def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
         cancel=token,
         only=ready.only,
         memory_budget=ready.memory_budget,
+        policy=ready.policy,
     )
     run(ready.opened.graph, ready.values, options)
 

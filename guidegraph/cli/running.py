@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from guidegraph.cli.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
     Device,
     Dtype,
     Events,
@@ -19,6 +22,7 @@ from guidegraph.cli.options import (
     Passes,
     Plugins,
     Settings,
+    allowed,
 )
 from guidegraph.cli.root import app, chosen, examples
 
@@ -57,6 +61,9 @@ def run(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     traceback: NodeTraceback = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
     devices: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Share a training's batches among N processes, a device each."),
@@ -94,6 +101,7 @@ def run(
         verbose,
         chosen(plugin, no_plugins),
         Processes(devices, nodes, node_rank, rendezvous, restarts),
+        allowed(allow_read, allow_write, allow_code),
     )
     run_command(given)
 
@@ -139,6 +147,9 @@ def sweep(
     json: Events = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -161,6 +172,7 @@ def sweep(
         dtype,
         json,
         chosen(plugin, no_plugins),
+        allowed(allow_read, allow_write, allow_code),
     )
     sweep_command(given)
 
@@ -208,6 +220,9 @@ def export(
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     traceback: NodeTraceback = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
 
@@ -222,7 +237,15 @@ def export(
     from guidegraph.cli.export import Arguments, export_command
 
     given = Arguments(
-        workflow, output, set or [], only, check, not no_reference, precision or [], chosen(plugin, no_plugins)
+        workflow,
+        output,
+        set or [],
+        only,
+        check,
+        not no_reference,
+        precision or [],
+        chosen(plugin, no_plugins),
+        allowed(allow_read, allow_write, allow_code),
     )
     if single_file:
         from guidegraph.cli.export_single import single_command

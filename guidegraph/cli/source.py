@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from guidegraph.graph.named import named_workflow
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import parse_size
+from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.rerun import Recipe, is_picture, read_recipe
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -29,6 +30,10 @@ class Opened:
     graph: Graph
     recipe: Recipe | None
 
+    def policy(self, grants: Grants, given: Iterable[str] = (), out: Path | None = None) -> Policy:
+        """What the workflow may do, where the person gives the values of the parameters ``given``."""
+        return Policy(self.recipe is not None, out, grants, frozenset(given))
+
 
 def open_workflow(path: Path, registry: Registry) -> Opened:
     """Read a workflow, that of a plugin's name, or the one inside a picture. Raises ``WorkflowError``."""
@@ -36,7 +41,7 @@ def open_workflow(path: Path, registry: Registry) -> Opened:
     if not is_picture(path):
         return Opened(build(path, registry), None)
     recipe = read_recipe(path)
-    return Opened(build(recipe.workflow, registry, recipe.sources), recipe)
+    return Opened(build(recipe.workflow, registry, recipe.sources, stranger=True), recipe)
 
 
 def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
@@ -51,6 +56,11 @@ def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> d
     if found:
         raise WorkflowError(found)
     return values
+
+
+def given_names(settings: Sequence[str]) -> frozenset[str]:
+    """The parameters that ``--set K=V`` gives."""
+    return frozenset(setting.partition("=")[0].strip() for setting in settings)
 
 
 def setting_texts(settings: Sequence[str], problems: list[Problem]) -> dict[str, str]:

@@ -16,11 +16,12 @@ from guidegraph.cli.errors import FAILED, argument_problem, say
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.run import made_folder
-from guidegraph.cli.source import open_workflow, place_problems, setting_texts, with_recipe
+from guidegraph.cli.source import given_names, open_workflow, place_problems, setting_texts, with_recipe
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken
 from guidegraph.graph.named import named_workflow
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.trust.policy import Grants
 from guidegraph.outputs import output_problems
 from guidegraph.recorded import Job
 from guidegraph.rerun import portable_params
@@ -52,6 +53,7 @@ class Arguments:
     dtype: str | None
     json: bool
     plugins: Chosen
+    grants: Grants
 
 
 def sweep_command(given: Arguments) -> None:
@@ -84,7 +86,9 @@ def _checked(given: Arguments, registry: Registry) -> Sweep:
     problems += output_problems(graph, registry, only)
     grid = make_grid(graph, settings, axes, problems)
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    job = Job(graph, registry, {}, only, given.device, dtype)
+    own = {*given_names(given.settings), *(name for texts in axes for name in texts.names)}
+    policy = opened.policy(given.grants, own, given.out)
+    job = Job(graph, registry, {}, only, given.device, dtype, policy=policy)
     # A worker has another current folder.
     plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in given.plugins.modules)
     cluster = Cluster(given.ray, given.workers) if given.ray else None

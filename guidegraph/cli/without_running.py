@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from guidegraph.cli.options import File, Json, NoPlugins, Only, Output, Passes, Plugins, Settings
+from guidegraph.cli.options import (
+    AllowCode,
+    AllowRead,
+    AllowWrite,
+    File,
+    Json,
+    NoPlugins,
+    Only,
+    Output,
+    Passes,
+    Plugins,
+    Settings,
+    allowed,
+)
 from guidegraph.cli.root import app, chosen, examples
 
 
@@ -17,11 +30,17 @@ def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
 ) -> None:
-    """Check workflows without running them, and print every error of each."""
+    """Check workflows without running them, and print every error of each.
+
+    The files that a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
+    """
     from guidegraph.cli.inspect import validate_command
 
-    validate_command(workflows, chosen(plugin, no_plugins))
+    validate_command(workflows, chosen(plugin, no_plugins), allowed(allow_read, allow_write, allow_code))
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
@@ -33,11 +52,22 @@ def plan(
     json: Json = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
+    allow_read: AllowRead = None,
+    allow_write: AllowWrite = None,
+    allow_code: AllowCode = None,
 ) -> None:
-    """Show the passes and the flat plan that a run would follow."""
+    """Show the passes, the flat plan that a run would follow, and the files that it would read and write."""
     from guidegraph.cli.inspect import plan_command
 
-    plan_command(workflow, set or [], only, passes, json, chosen(plugin, no_plugins))
+    plan_command(
+        workflow,
+        set or [],
+        only,
+        passes,
+        json,
+        chosen(plugin, no_plugins),
+        allowed(allow_read, allow_write, allow_code),
+    )
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))

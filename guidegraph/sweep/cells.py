@@ -11,7 +11,9 @@ from guidegraph.graph.digest import Digests, hashed, is_pure, labelled
 from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
 from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.passes import bind_params
+from guidegraph.graph.plan import needed_ops
 from guidegraph.graph.settle import settle
+from guidegraph.graph.trust.policy import check_effects
 from guidegraph.recorded import Job
 from guidegraph.rerun import portable
 
@@ -33,6 +35,7 @@ def cell_key(job: Job) -> str:
     itself is not looked at. A node that only has an effect, such as one that saves, counts without the content of
     its paths, since they are where it writes.
     """
+    check_effects(needed_ops(job.graph, job.only, job.values), job.values, job.policy)
     values = {name: Literal(frozen_copy(value)) for name, value in job.values.items()}
     wanted = job.only if job.only is not None else list(job.graph.outputs)
     bound = {key: bind_params(op, values) for key, op in job.graph.ops.items()}

@@ -17,6 +17,7 @@ from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.events import CancelToken
+from guidegraph.graph.trust.policy import Policy
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.record import versions
 from guidegraph.recorded import Job
@@ -43,6 +44,7 @@ class Order:
     installed: bool
     versions: dict[str, str]
     workers: int | None
+    policy: Policy
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class _Process:
         torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
         self.order = order
         manager = PluginManager(order.plugins, entry_points=order.installed)
-        graph = build(order.workflow, manager.registry, order.sources)
-        self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype)
+        graph = build(order.workflow, manager.registry, order.sources, stranger=order.policy.stranger)
+        self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype, policy=order.policy)
         self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
 
     def make(self, key: str, params: Mapping[str, Any]) -> Made:

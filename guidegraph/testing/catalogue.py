@@ -7,6 +7,7 @@ from collections.abc import Mapping
 CHECKS: Mapping[str, tuple[str, str]] = {
     "docs": ("docs", "check_docs"),
     "types": ("results", "check_types"),
+    "files": ("files", "check_files"),
     "shapes": ("results", "check_shapes"),
     "dtypes": ("dtypes", "check_dtypes"),
     "batch invariance": ("batch", "check_batch_invariance"),

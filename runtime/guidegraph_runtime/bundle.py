@@ -24,6 +24,7 @@ from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, Progress
 from guidegraph_runtime.sessions import Session, SessionSettings, make_session
+from guidegraph_runtime.trust import check_plan
 from guidegraph_runtime.verify import open_bundle
 
 Array = NDArray[Any]
@@ -54,6 +55,7 @@ class Bundle:
         self.settings = settings or SessionSettings.on()
         self.timings = Timings(opening=time.perf_counter() - started)
         self.where = os.fspath(path)
+        check_plan(self._verified.manifest, self.where)
         self._sessions: dict[str, Session] = {}
         self._adapted: tuple[Any, dict[str, Session]] = ((), {})
         self._tables = self._read_tables()

@@ -73,11 +73,14 @@ def sides(name: str, value: object) -> tuple[int, int]:
 
 
 def file_given(name: str, value: object) -> Path | bytes:
-    """A file: its path, given as one or as text, or the bytes that are in it."""
+    """A file: its path, or the bytes that are in it.
+
+    A path is a ``Path``, never text: a bundle's plan holds text alone, so that it cannot name a file of the machine.
+    """
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value)
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise _unfit(name, "the path of a file, or its bytes", value)
+    if not isinstance(value, os.PathLike) or not os.fspath(value):
+        raise _unfit(name, "a file that the person gives, as a Path, or the bytes of one", value)
     return Path(value)
 
 

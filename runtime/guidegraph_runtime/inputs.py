@@ -9,6 +9,7 @@ from typing import Any
 
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest
+from guidegraph_runtime.trust import given_file
 
 
 def given_inputs(
@@ -75,7 +76,7 @@ def _checked(name: str, one: Input, value: Any, where: str) -> Any:
         raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
     if one.choices is not None and value not in one.choices:
         raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, one.choices))}")
-    return value
+    return given_file(value) if one.type in FILE_TYPES else value
 
 
 def _are_bytes(value: Any, many: bool) -> bool:

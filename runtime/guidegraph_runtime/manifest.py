@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from guidegraph_runtime.choices import CHOOSE, Choice
+from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import (
     DTYPES,
     FILE_TYPES,
@@ -262,7 +264,7 @@ def _operation(cursor: Cursor, levels: int) -> Operation:
     outputs = tuple(one.name(wrong_label) for one in fields["out"].items())
     if len(set(outputs)) < len(outputs):
         fields["out"].fail("each name once")
-    return Operation(
+    operation = Operation(
         op=fields["op"].name(wrong_label),
         node=fields["node"].name(wrong_label),
         inputs={name: one.name(wrong_label) for name, one in fields["in"].entries(wrong_label)},
@@ -270,6 +272,12 @@ def _operation(cursor: Cursor, levels: int) -> Operation:
         outputs=outputs,
         body=_operations(fields["body"], levels - 1) if "body" in fields else None,
     )
+    if operation.op in ("loop", CHOOSE):
+        try:
+            Loop.of(operation) if operation.op == "loop" else Choice.of(operation)
+        except ValueError as error:
+            fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
+    return operation
 
 
 def _reference(

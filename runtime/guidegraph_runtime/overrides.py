@@ -10,6 +10,7 @@ from typing import Any
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest_types import Operation
+from guidegraph_runtime.trust import given_file, takes_file
 
 NOT_HOSTED = ("loop", "part", "choose")
 
@@ -83,4 +84,5 @@ def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], whe
         if (port := name.partition(".")[0]) not in given and port in known
     }
     settings = {name: value for name, value in operation.settings.items() if name.partition(".")[0] in known}
+    given = {name: given_file(value) if takes_file(use, name) else value for name, value in given.items()}
     return replace(operation, op=use, inputs=links, settings={**settings, **given})

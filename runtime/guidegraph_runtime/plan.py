@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.demand import CHOOSE, Choice, on_demand
+from guidegraph_runtime.choices import CHOOSE, Choice
+from guidegraph_runtime.demand import on_demand
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
@@ -63,13 +64,16 @@ class PlanRun:
     def _one(self, operation: Operation) -> None:
         if operation.op == CHOOSE:
             choice = Choice.of(operation)
-            self.memory.update(choice.values(choice.taken(self.memory), self.memory))
+            branch = choice.taken(lambda name: on_host(self.memory.read(name)))
+            self.memory.update(choice.values(branch, self.memory.read))
         elif operation.op == "loop":
             self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
         else:
             self._host(operation)
+        if missing := [name for name in operation.outputs if name not in self.memory]:
+            raise ValueError(f"it gave no '{missing[0]}', which bundle.json says that it gives; export again")
 
     def _host(self, operation: Operation) -> None:
         if operation.op not in OPERATIONS:

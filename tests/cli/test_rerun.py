@@ -54,8 +54,8 @@ def test_the_picture_says_what_made_it(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
     assert cli("run", workflow, "--out", "a", "--set", "batch=2", "--only", "image", "--dtype", "float64").code == 0
     found = json.loads(read_png_text("a/image-0001.png")[KEYWORD])
-    assert found["workflow"] == str(workflow)
-    assert found["sources"] == {str(workflow): DRAW}
+    assert found["workflow"] == "draw.yaml"
+    assert found["sources"] == {"draw.yaml": DRAW}
     assert found["params"] == {"seed": 3, "batch": 2, "prompt": "a tiger", "sizes": [1, 2]}
     assert (found["output"], found["index"], found["batch"], found["seeds"]) == ("image", 1, 2, {"nodes.image": 3})
     assert cli("run", "a/image-0001.png", "--out", "b").code == 0
@@ -79,8 +79,7 @@ def test_the_texts_in_the_picture_win_over_files_that_changed(cli: Command) -> N
     assert cli("validate", "a/image.png").out == "a/image.png: ok\n"
 
 
-def test_paths_mean_the_same_from_any_folder(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = """
+READ = """
 guidegraph: 1
 params: {path: {type: Path}}
 nodes:
@@ -88,13 +87,46 @@ nodes:
   r: {use: toy.read, in: {path: params.path}}
 outputs: {i: i, r: r}
 """
+
+
+def test_a_picture_names_no_folder_of_its_maker(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.workflow("far/secret/a.txt", "here")
+    workflow = cli.workflow("far/draw/read.yaml", READ)
+    for name in ("near", "project"):
+        (cli.folder / name).mkdir()
+    monkeypatch.chdir(cli.folder / "project")
+    assert cli("run", workflow, "--out", "../near/a", "--set", "path=../far/secret/a.txt").code == 0
+    text = read_png_text("../near/a/i.png")[KEYWORD]
+    assert str(cli.folder) not in text
+    assert json.loads(text)["params"] == {"path": "a.txt"}
+    assert list(json.loads(text)["sources"]) == ["read.yaml"]
+
+
+def test_a_file_that_a_picture_reads_is_given_again_or_allowed(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.workflow("a.txt", "here")
-    assert cli("run", cli.workflow("read.yaml", text), "--out", "a", "--set", "path=a.txt").code == 0
+    assert cli("run", cli.workflow("read.yaml", READ), "--out", "a", "--set", "path=a.txt").code == 0
+    refused = cli("run", "a/i.png", "--out", "b")
+    assert refused.code == 2
+    assert f"--allow-read {cli.folder / 'a.txt'}, or --set path=PATH" in refused.err
+    assert not Path("b").exists()
+    assert cli("run", "a/i.png", "--out", "b", "--allow-read", "a.txt").code == 0
     elsewhere = cli.folder / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert cli("run", "../a/i.png", "--out", "b").code == 0
-    assert json.loads(Path("b/r.json").read_text()) == "here"
+    assert cli("run", "../a/i.png", "--out", "c", "--set", "path=../a.txt").code == 0
+    assert json.loads(Path("c/r.json").read_text()) == "here"
+
+
+def test_a_picture_of_the_former_format_is_made_again(cli: Command) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    workflow = str(cli.folder / "gone" / "draw.yaml")
+    info = PngInfo()
+    recipe = {"format": 1, "workflow": workflow, "sources": {workflow: DRAW}, "params": {"seed": 7}}
+    info.add_itxt(KEYWORD, json.dumps(recipe))
+    Image.new("RGB", (2, 2)).save("old.png", pnginfo=info)
+    assert cli("run", "old.png", "--out", "b").code == 0
+    assert record(Path("b"))["parameters"]["seed"] == 7
 
 
 def test_what_ships_with_the_package_is_named_so() -> None:

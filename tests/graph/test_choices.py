@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from guidegraph import NodeError, WorkflowError
+from guidegraph.graph.bind import bind
 from guidegraph.graph.cache import DiskCache, MemoryCache
 from guidegraph.graph.events import Event, NodeFinished, RunStarted
 from guidegraph.graph.passes import ALL_PASSES
-from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.plan import compile_plan, needed_ops
+from guidegraph.graph.trust.effects import list_effects
+from guidegraph.graph.trust.policy import Policy
 from tests.graph.choice_nodes import graph_of, ran, run_choice
 
 BY_PARAMETER = """
@@ -328,3 +331,36 @@ outputs: {end: end}
         match=r"choice gives does not fit 'by': .*greater than or equal to 0; found float -1.0 \[nodes\.end\]",
     ):
         run_choice(text, tmp_path, {"mode": "high"})
+
+
+PATHS = """
+params: {at: 1.0, mode: one, one: {default: one.txt, type: path}, two: {default: two.txt, type: path}}
+nodes:
+  size: {use: pick.size, in: {a: params.at}}
+  path: {choose: {when: WHEN, of: OF}}
+  text: {use: toy.read, in: {path: path}}
+outputs: {text: text}
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "of", "possible"),
+    [
+        ("params.mode", "{one: params.one, two: params.two}", ["one"]),
+        ("size", "{small: params.one, big: params.two}", ["one", "two"]),
+    ],
+)
+def test_the_files_that_a_choice_may_lead_to_are_known_before_the_run(
+    when: str, of: str, possible: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "one.txt").write_text("1")
+    text = PATHS.replace("WHEN", when).replace("OF", of)
+    assert run_choice(text, tmp_path).outputs == {"text": "1"}
+    graph = graph_of(text, tmp_path)
+    values = bind(graph, {})
+    effects = list_effects(needed_ops(graph, None, values), values)
+    assert [(effect.kind, effect.path, effect.param) for effect in effects] == [
+        ("read", tmp_path / f"{name}.txt", name) for name in possible
+    ]
+    with pytest.raises(WorkflowError, match=r"forbidden-read"):
+        compile_plan(graph, values, policy=Policy(stranger=True))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guidegraph_runtime.demand import CHOOSE, on_demand
+from guidegraph_runtime.choices import CHOOSE
+from guidegraph_runtime.demand import on_demand
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory

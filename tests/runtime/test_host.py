@@ -100,7 +100,11 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         ("label.constant", {"label": []}, "label: expected one label or more; found an empty list"),
         ("label.constant", {"label": [3, 10], "classes": 10}, "the classes are 0 … 9; found label 10"),
         ("label.cycle", {"classes": 0}, "classes: expected a whole number of at least 1; found int 0"),
-        ("image.load", {"path": "", "size": 8}, "path: expected the path of a file, or its bytes; found str ''"),
+        (
+            "image.load",
+            {"path": "", "size": 8},
+            "path: expected a file that the person gives, as a Path, or the bytes of one; found str ''",
+        ),
         ("image.load", {"path": "a.png", "size": [8]}, r"size: expected a side in pixels, or \[height, width\]"),
         (
             "image.load",

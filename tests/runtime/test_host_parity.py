@@ -221,8 +221,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["L.png", "LA.png", "RGB.png", "RGBA.png", "deep.png"])
 def test_pictures_and_masks_from_files_are_the_nodes(folder: Path, name: str) -> None:
     for more in ({}, {"size": 12}, {"size": [30, 7], "resize": "pad"}, {"size": (5, 40), "resize": "stretch"}):
-        image = compare("image.load", path=folder / name, **more)["out"]
-        assert np.array_equal(OPERATIONS["image.load"](path=str(folder / name), **more)["out"], image)
+        compare("image.load", path=folder / name, **more)
     for more in ({}, {"size": 12}, {"threshold": 0.25}):
         compare("mask.load", path=folder / name, **more)
 

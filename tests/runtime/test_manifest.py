@@ -287,7 +287,7 @@ def test_bodies_in_bodies() -> None:
     changed = value()
     body: list[Any] = []
     for _ in range(9):
-        body = [{"op": "loop", "node": "sample", "in": {}, "with": {}, "out": [], "body": body}]
+        body = [{"op": "loop", "node": "sample", "in": {}, "with": {"over": 1}, "out": [], "body": body}]
     assert "at most 8 bodies" in refusal(encode(changed | {"plan": body}))
     read_manifest(encode(changed | {"plan": body[0]["body"][0]["body"]}))
 

@@ -105,7 +105,7 @@ def test_the_entry_point_has_the_name_of_its_module() -> None:
 def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester) -> None:
     project.makepyfile(test_other="def test_not_run(): raise AssertionError")
     found = run(project, "--guidegraph-plugin", "guidegraph_mine", "-k", "not ONNX")
-    found.assert_outcomes(passed=17, failed=1, deselected=2)
+    found.assert_outcomes(passed=19, failed=1, deselected=2)
     found.stdout.fnmatch_lines(
         [
             "guidegraph: not checked, mine.guide: identity (it declares no identity); needs (it declares no needs)",
@@ -125,7 +125,7 @@ def test_a_plugin_without_tests_is_checked_node_by_node(project: pytest.Pytester
 def test_the_nodes_are_checked_beside_tests_that_are_named(project: pytest.Pytester) -> None:
     path = project.makepyfile(test_other="def test_run(): pass")
     found = run(project, "--guidegraph-plugin", "guidegraph_mine.py", "-k", "docs or test_run", str(path))
-    found.assert_outcomes(passed=3, deselected=18)
+    found.assert_outcomes(passed=3, deselected=20)
 
 
 def test_a_test_of_three_lines_checks_all_nodes(project: pytest.Pytester) -> None:
@@ -140,7 +140,7 @@ def test_a_test_of_three_lines_checks_all_nodes(project: pytest.Pytester) -> Non
         ]
     )
     found.stdout.no_fnmatch_line("*test_with_an_exception*normal*")
-    found.assert_outcomes(passed=19, failed=1)
+    found.assert_outcomes(passed=21, failed=1)
 
 
 def test_a_plugin_that_cannot_be_used_is_named(project: pytest.Pytester) -> None:

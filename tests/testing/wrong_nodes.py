@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +38,29 @@ def unsaid(x: Sample, *, strength: float = 1.0) -> Sample:
 def wrong_type(x: Sample) -> Image:
     """A picture of a sample, or so it says."""
     return x * 2
+
+
+SCRATCH = Path(tempfile.gettempdir()) / "guidegraph-wrong-nodes.txt"
+
+
+@node("wrong.reads")
+def reads(x: Sample) -> Sample:
+    """A sample times how long a file is that nobody named."""
+    return x * len(Path(__file__).with_name("wrong.txt").read_text())
+
+
+@node("wrong.writes", pure=False)
+def writes(x: Sample) -> Sample:
+    """A sample, of which a file is told."""
+    SCRATCH.write_text(str(x.shape))
+    return x
+
+
+@node("wrong.saves", pure=False)
+def saves(x: Sample, *, path: Path = SCRATCH) -> Sample:
+    """A sample, of which a file is told. path: the file."""
+    path.write_text(str(x.shape))
+    return x
 
 
 class Two(NamedTuple):

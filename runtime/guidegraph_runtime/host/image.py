@@ -15,7 +15,7 @@ from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
-FilePath: TypeAlias = str | os.PathLike[str] | bytes
+FilePath: TypeAlias = os.PathLike[str] | bytes
 """A file's path, or the bytes that are in it."""
 
 

@@ -1,0 +1,142 @@
+"""The policy: what a workflow may read, write and load code from. It is decided here, for every way to run one.
+
+A workflow is yours, when you name its file, or a stranger's, when it comes in a picture. A stranger's workflow reads
+what ships with the package, writes below the folder of its outputs, and loads no code. Yours reads and writes where it
+says. Neither overwrites what ships with the package, and neither loads code from a file that you did not allow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Op
+from guidegraph.graph.node import Port
+from guidegraph.graph.paths import package_roots
+from guidegraph.graph.trust.effects import Effect, Kind, list_effects, writes
+
+
+@dataclass(frozen=True)
+class Grants:
+    """Files and folders that the person allows, each with all that lies below it."""
+
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+    code: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a workflow may do.
+
+    stranger: whether somebody else wrote it. out: the folder of its outputs. given: the parameters whose values are
+    the person's own, not the stranger's.
+    """
+
+    stranger: bool = False
+    out: Path | None = None
+    grants: Grants = field(default_factory=Grants)
+    given: frozenset[str] = frozenset()
+
+
+YOURS = Policy()
+
+
+def check_effects(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> None:
+    """Raise ``WorkflowError`` that names each file which the policy does not allow, and how to allow it."""
+    if problems := effect_problems(list_effects(ops, values), policy):
+        raise WorkflowError(problems)
+
+
+def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
+    """What ``check_effects`` raises."""
+    problems = []
+    for effect in effects:
+        decide, code = _DECISIONS[effect.kind]
+        if message := decide(effect, policy):
+            problems.append(Problem(effect.mark, code, message, effect.node))
+    return problems
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a path lies in what ships with the package, links followed."""
+    return _lies_in(path, package_roots()[-1:])
+
+
+def refuse_shipped(port: Port, path: Path) -> None:
+    """Raise ``ValueError`` where a node would write what ships with the package."""
+    if writes(port) and is_shipped(path):
+        raise ValueError(f"'{path}' ships with guidegraph and is read-only: write somewhere else")
+
+
+def _read(effect: Effect, policy: Policy) -> str:
+    if not policy.stranger:
+        return ""
+    if effect.path is None:
+        return _computed(effect, "read")
+    if is_shipped(effect.path) or effect.param in policy.given:
+        return ""
+    if _lies_in(effect.path, (*policy.grants.read, *policy.grants.code)):
+        return ""
+    return f"{_subject(effect, policy)} would read '{effect.path}'; to allow it: {_ways(effect, 'read')}"
+
+
+def _write(effect: Effect, policy: Policy) -> str:
+    if effect.path is None:
+        return _computed(effect, "write") if policy.stranger else ""
+    if is_shipped(effect.path):
+        return f"{_subject(effect, policy)} would write '{effect.path}', which ships with guidegraph and is read-only"
+    if not policy.stranger or _lies_in(effect.path, policy.grants.write):
+        return ""
+    if policy.out is not None and _lies_in(effect.path, [policy.out]):
+        return ""
+    if effect.param in policy.given and not os.path.lexists(effect.path):
+        return ""
+    return f"{_subject(effect, policy)} would write '{effect.path}', outside of --out; to allow it: " + _ways(
+        effect, "write"
+    )
+
+
+def _code(effect: Effect, policy: Policy) -> str:
+    if effect.path is None:
+        return _computed(effect, "load code from")
+    if _lies_in(effect.path, policy.grants.code):
+        return ""
+    return (
+        f"{_subject(effect, policy)} would load '{effect.path}', and loading such a file runs code that it holds; "
+        f"if you trust it: --allow-code {effect.path}"
+    )
+
+
+_DECISIONS: Mapping[Kind, tuple[Callable[[Effect, Policy], str], str]] = {
+    "read": (_read, "forbidden-read"),
+    "write": (_write, "forbidden-write"),
+    "code": (_code, "forbidden-code"),
+}
+
+
+def _subject(effect: Effect, policy: Policy) -> str:
+    whose = "this picture's workflow" if policy.stranger else "the workflow"
+    return f"{whose} ({effect.use}, {effect.setting})"
+
+
+def _computed(effect: Effect, verb: str) -> str:
+    return (
+        f"the workflow ({effect.use}, {effect.setting}) would {verb} a file whose path another node computes, so that "
+        "it cannot be checked before the run: write the path down, or make it a parameter"
+    )
+
+
+def _ways(effect: Effect, kind: str) -> str:
+    allow = f"--allow-{kind} {effect.path}"
+    return f"{allow}, or --set {effect.param}=PATH" if effect.param else allow
+
+
+def _lies_in(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a path is one of ``folders``, or lies below one, with all links followed on both sides."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)

@@ -1,0 +1,84 @@
+"""What a call does outside of its arguments, as Python's audit events tell: files, processes and connections.
+
+Only what Python itself opens is seen. A library in another language, such as safetensors, opens files unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {"os.mkdir": "makes", "os.remove": "removes", "os.rmdir": "removes", "os.rename": "renames"}
+OTHERS = {
+    "subprocess.Popen": "starts a process",
+    "os.system": "starts a process",
+    "os.exec": "starts a process",
+    "os.posix_spawn": "starts a process",
+    "socket.connect": "connects to another machine",
+}
+
+
+@dataclass
+class Deeds:
+    """What a call did. reads, writes: paths, in order. others: in words."""
+
+    reads: list[Path] = field(default_factory=list)
+    writes: list[Path] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+_watched: dict[int, Deeds] = {}
+_installed = False
+
+
+@contextmanager
+def watched() -> Iterator[Deeds]:
+    """The deeds of this thread inside, without those that every import does."""
+    global _installed
+    if not _installed:  # a hook stays for ever, and does nothing while nobody watches
+        sys.addaudithook(_hook)
+        _installed = True
+    thread, deeds = threading.get_ident(), Deeds()
+    _watched[thread] = deeds
+    try:
+        yield deeds
+    finally:
+        del _watched[thread]
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    deeds = _watched.get(threading.get_ident()) if _watched else None
+    if deeds is None:
+        return
+    if event == "open":
+        path, _, flags = arguments
+        if isinstance(path, (str, bytes, os.PathLike)) and not _is_of_python(absolute := _absolute(path)):
+            (deeds.writes if flags & WRITING else deeds.reads).append(absolute)
+    elif event in CHANGES:
+        deeds.writes.append(_absolute(arguments[0]))
+    elif event in OTHERS:
+        deeds.others.append(OTHERS[event])
+
+
+def _absolute(path: Any) -> Path:
+    return Path(os.path.abspath(os.fsdecode(path)))
+
+
+def _is_of_python(path: Path) -> bool:
+    """Whether a path belongs to an installed package, to Python itself, or to the system's own tables."""
+    return any(path.is_relative_to(root) for root in _ROOTS) or path.suffix in (".pyc", ".py")
+
+
+_ROOTS = [
+    *{Path(sysconfig.get_path(name)).absolute() for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+    *{Path(sys.prefix).absolute(), Path(sys.base_prefix).absolute()},
+    *(Path(root) for root in ("/proc", "/sys", "/dev", "/usr/share", "/etc/ssl")),
+]

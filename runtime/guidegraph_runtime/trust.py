@@ -1,0 +1,45 @@
+"""What a bundle may read: its own files, and those that the person gives, as ``Path`` objects.
+
+A plan is JSON and so holds text. Operations that read files take a ``Path`` or bytes and no text: a plan cannot name a
+file of the machine that it runs on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from guidegraph_runtime.errors import BundleError, shown
+from guidegraph_runtime.host import OPERATIONS
+from guidegraph_runtime.manifest_types import Manifest
+from guidegraph_runtime.plan import operations
+
+
+def takes_file(operation: str, setting: str) -> bool:
+    """Whether a setting of an operation names a file."""
+    if operation not in OPERATIONS:
+        return False
+    parameter = inspect.signature(OPERATIONS[operation]).parameters.get(setting)
+    return parameter is not None and "FilePath" in str(parameter.annotation)
+
+
+def given_file(value: Any) -> Any:
+    """A person's value for a file: text becomes a ``Path``; a list, those of its entries."""
+    if isinstance(value, list):
+        return [given_file(entry) for entry in value]
+    return Path(value) if isinstance(value, str) else value
+
+
+def check_plan(manifest: Manifest, where: str) -> None:
+    """Raise ``BundleError`` for an operation that names a file which is not the bundle's."""
+    for operation in operations(manifest.plan):
+        for setting, value in operation.settings.items():
+            if not takes_file(operation.op, setting) or value is None:
+                continue
+            if not (isinstance(value, dict) and [*value] == ["file"]):
+                message = (
+                    f"{operation.node} ({operation.op}): expected one of the bundle's files for '{setting}', found "
+                    f"{shown(value)}: a bundle reads no other file of your machine; get it from somebody you trust"
+                )
+                raise BundleError(where, "forbidden-read", message)

@@ -1,0 +1,148 @@
+"""Attacks by a file from a stranger that your own workflow loads: checkpoints, tensors, models, pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.attacks.arena import Arena, Outcome, attack
+
+HEAD = "guidegraph: 1\n"
+
+
+class Payload:
+    """What runs a command while it is unpickled."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def overwrite(arena: Arena) -> Payload:
+    return Payload(f"echo gone > {arena.kept}")
+
+
+def load(arena: Arena, node: str, path: Path | str, output: str = "out") -> Outcome:
+    text = f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\noutputs: {{a: a.{output}}}\n'
+    workflow = arena.folder / "own.yaml"
+    workflow.write_text(text)
+    return arena.run("run", workflow, "--out", "out")
+
+
+def sample_of(arena: Arena, node: str, path: Path | str, output: str) -> Outcome:
+    """A workflow that decodes noise with the model that it loads."""
+    text = (
+        f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\n'
+        "  n: {use: noise.gaussian, with: {shape: [1, 4, 8, 8]}}\n  z: {use: tensor.as_latent, in: {tensor: n}}\n"
+        f"  d: {{use: autoencoder.decode, in: {{autoencoder: a.{output}, latent: z}}}}\noutputs: {{d: d}}\n"
+    )
+    workflow = arena.folder / "own.yaml"
+    workflow.write_text(text)
+    return arena.run("run", workflow, "--out", "out")
+
+
+@attack("a checkpoint that is a pickle of a command", "checkpoint.load")
+def pickled_checkpoint(arena: Arena) -> Outcome:
+    path = arena.folder / "model.ckpt"
+    path.write_bytes(pickle.dumps({"state_dict": overwrite(arena)}, protocol=2))
+    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+
+
+@attack("a checkpoint of torch's own format with a command in its pickle", "checkpoint.load")
+def zipped_checkpoint(arena: Arena) -> Outcome:
+    path = arena.folder / "model.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(overwrite(arena), protocol=2))
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+
+
+@attack("an array file of objects, whose pickle is a command", "tensor.load")
+def pickled_array(arena: Arena) -> Outcome:
+    path = arena.folder / "array.npy"
+    array = np.empty(1, dtype=object)
+    array[0] = overwrite(arena)
+    np.save(path, array, allow_pickle=True)
+    return load(arena, "tensor.load", path)
+
+
+@attack("an archive of arrays of objects, whose pickle is a command", "tensor.load")
+def pickled_arrays(arena: Arena) -> Outcome:
+    path = arena.folder / "arrays.npz"
+    array = np.empty(1, dtype=object)
+    array[0] = overwrite(arena)
+    np.savez(path, a=array)
+    return load(arena, "tensor.load", path)
+
+
+@attack("a safetensors file whose header claims more bytes than any memory has", "tensor.load")
+def claimed_header(arena: Arena) -> Outcome:
+    path = arena.folder / "t.safetensors"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    return load(arena, "tensor.load", path)
+
+
+@attack("a safetensors file with a tensor of 2^60 elements", "tensor.load")
+def claimed_tensor(arena: Arena) -> Outcome:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**30, 2**30], "data_offsets": [0, 4]}}).encode()
+    path = arena.folder / "t.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    return load(arena, "tensor.load", path)
+
+
+@attack("an array file that claims 2^60 elements", "tensor.load")
+def claimed_array(arena: Arena) -> Outcome:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (2**30, 2**30)})
+    path = arena.folder / "a.npy"
+    path.write_bytes(buffer.getvalue() + b"\0" * 16)
+    return load(arena, "tensor.load", path)
+
+
+@attack("a model folder whose index takes weights from a folder above", "model.load")
+def weights_above(arena: Arena) -> Outcome:
+    shipped = Path(__file__).parents[2] / "workflows" / "models" / "scenes" / "model.json"
+    index = shipped.read_text().replace("autoencoder.safetensors", "../../outside/kept.txt")
+    (arena.folder / "model").mkdir()
+    (arena.folder / "model" / "model.json").write_text(index)
+    return sample_of(arena, "model.load", arena.folder / "model", "autoencoder")
+
+
+@attack("a configuration beside a checkpoint with a YAML tag that makes a Python object", "checkpoint.load")
+def tagged_config(arena: Arena) -> Outcome:
+    (arena.folder / "config.yaml").write_text(f"model: !!python/object/apply:os.system ['echo gone > {arena.kept}']\n")
+    path = arena.folder / "model.ckpt"
+    path.write_bytes(b"PK")
+    return sample_of(arena, "checkpoint.load", path, "autoencoder")
+
+
+@attack("a LoRA that is a pickle of a command", "lora.apply")
+def pickled_lora(arena: Arena) -> Outcome:
+    path = arena.folder / "style.safetensors"
+    path.write_bytes(pickle.dumps(overwrite(arena)))
+    text = (
+        f'{HEAD}nodes:\n  m: {{use: model.load, with: {{path: "pkg:scenes"}}}}\n'
+        f'  l: {{use: lora.apply, in: {{denoiser: m.denoiser}}, with: {{path: "{path}"}}}}\n'
+        "  n: {use: noise.gaussian, with: {shape: [1, 4, 8, 8]}}\n  t: {use: timesteps.constant, in: {like: n}, "
+        "with: {t: 5}}\n  e: {use: text.encode, in: {embedder: m.text}, with: {prompt: a}}\n"
+        "  d: {use: denoiser.predict, in: {denoiser: l.denoiser, x: n, t: t, condition: e}}\noutputs: {d: d}\n"
+    )
+    workflow = arena.folder / "own.yaml"
+    workflow.write_text(text)
+    return arena.run("run", workflow, "--out", "out")
+
+
+@attack("a picture file that is HTML, SVG or a pickle by its content", "image.load")
+def no_picture(arena: Arena) -> Outcome:
+    path = arena.folder / "a.png"
+    path.write_bytes(pickle.dumps(overwrite(arena)))
+    return load(arena, "image.load", path)

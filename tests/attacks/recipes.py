@@ -1,0 +1,262 @@
+"""Attacks by a picture whose workflow is a stranger's: ``guidegraph run holiday.png``."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tests.attacks.arena import KEPT, Arena, Outcome, attack, recipe_picture
+
+HEAD = "guidegraph: 1\n"
+
+
+def run_picture(arena: Arena, text: str | dict[str, str], *arguments: str | Path, **more: Any) -> Outcome:
+    return arena.run("run", recipe_picture(arena.folder / "holiday.png", text, **more), "--out", "out", *arguments)
+
+
+def reads(node: str, path: Path | str) -> str:
+    return f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\noutputs: {{a: a}}\n'
+
+
+def loads_script(path: str, params: str = "", link: str = "") -> str:
+    """A workflow that gives the features of noise, by a TorchScript file."""
+    setting = "" if link else f'path: "{path}", '
+    return (
+        f'{HEAD}{params}nodes:\n  a: {{use: features.torchscript, {link}with: {{{setting}range: "0..1"}}}}\n'
+        "  n: {use: noise.gaussian, with: {shape: [1, 3, 4, 4]}}\n  i: {use: image.from_sample, in: {sample: n}}\n"
+        "  f: {use: features.pooled, in: {extractor: a, image: i}}\noutputs: {f: f}\n"
+    )
+
+
+@attack("a picture that is a TorchScript archive too, and loads itself", "forbidden-code")
+def polyglot(arena: Arena) -> Outcome:
+    picture = recipe_picture(arena.folder / "holiday.png", loads_script("holiday.png"))
+    with picture.open("ab") as file:
+        file.write(scripted(arena.kept))
+    return arena.run("run", picture, "--out", "out")
+
+
+def scripted(target: Path) -> bytes:
+    """A TorchScript archive that writes ``target`` while it is loaded."""
+    import io
+
+    import torch
+
+    class Payload(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = str(target)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+        @torch.jit.export
+        def __getstate__(self) -> tuple[str, bool]:
+            return (self.target, self.training)
+
+        @torch.jit.export
+        def __setstate__(self, state: tuple[str, bool]) -> None:
+            self.target = state[0]
+            self.training = state[1]
+            torch.save(torch.zeros(1), self.target)
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(Payload()), buffer)
+    target.write_text(KEPT)  # saving runs the payload too
+    return buffer.getvalue()
+
+
+@attack("a picture that loads TorchScript although reading it is allowed", "forbidden-code")
+def code_through_read(arena: Arena) -> Outcome:
+    (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
+    return run_picture(arena, loads_script("net.pt"), "--allow-read", "net.pt")
+
+
+@attack("a picture that loads TorchScript from a parameter that the person sets", "forbidden-code")
+def code_through_set(arena: Arena) -> Outcome:
+    (arena.folder / "net.pt").write_bytes(scripted(arena.kept))
+    text = loads_script("", "params: {net: {type: Path, default: x.pt}}\n", "in: {path: params.net}, ")
+    return run_picture(arena, text, "--set", "net=net.pt")
+
+
+@attack("a picture that reads another picture of the machine", "forbidden-read")
+def reads_photo(arena: Arena) -> Outcome:
+    return run_picture(arena, reads("image.load", arena.photo))
+
+
+@attack("a picture that reads upwards from its own folder", "forbidden-read")
+def reads_upwards(arena: Arena) -> Outcome:
+    return run_picture(arena, reads("image.load", os.path.relpath(arena.photo, arena.folder)))
+
+
+@attack("a picture that reads upwards from the package", "pkg:../")
+def reads_upwards_from_package(arena: Arena) -> Outcome:
+    return run_picture(arena, reads("image.load", "pkg:../pyproject.toml"))
+
+
+@attack("a picture that reads from the home folder", "forbidden-read")
+def reads_home(arena: Arena) -> Outcome:
+    return run_picture(arena, reads("tensor.load", "~/x.safetensors"))
+
+
+@attack("a picture that reads through a link in an allowed folder", "forbidden-read")
+def reads_through_link(arena: Arena) -> Outcome:
+    (arena.folder / "mine").mkdir()
+    (arena.folder / "mine" / "link.png").symlink_to(arena.photo)
+    return run_picture(arena, reads("image.load", "mine/link.png"), "--allow-read", "mine")
+
+
+@attack("a picture whose parameter's default names a file of the machine", "forbidden-read")
+def reads_by_default(arena: Arena) -> Outcome:
+    text = (
+        f'{HEAD}params: {{photo: {{type: Path, default: "{arena.photo}"}}}}\n'
+        "nodes:\n  a: {use: image.load, in: {path: params.photo}}\noutputs: {a: a}\n"
+    )
+    return run_picture(arena, text)
+
+
+@attack("a picture whose recorded parameter names a file of the machine", "forbidden-read")
+def reads_by_parameter(arena: Arena) -> Outcome:
+    text = (
+        f"{HEAD}params: {{photo: {{type: Path}}}}\n"
+        "nodes:\n  a: {use: image.load, in: {path: params.photo}}\noutputs: {a: a}\n"
+    )
+    return run_picture(arena, text, params={"photo": str(arena.photo)})
+
+
+@attack("a picture that reads files in a loop over paths", "forbidden-read")
+def reads_in_loop(arena: Arena) -> Outcome:
+    text = (
+        f'{HEAD}params: {{files: ["{arena.photo}"]}}\nnodes:\n  each:\n    loop: {{over: params.files, as: file}}\n'
+        "    body: {a: {use: image.load, in: {path: loop.file}}}\n    collect: {a: a}\noutputs: {a: each.a}\n"
+    )
+    return run_picture(arena, text)
+
+
+@attack("a picture that uses a workflow of the machine", "the picture does not carry that file")
+def uses_file(arena: Arena) -> Outcome:
+    (arena.outside / "other.yaml").write_text(reads("image.load", arena.photo))
+    text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/other.yaml"}}\noutputs: {{a: a.a}}\n'
+    return run_picture(arena, text)
+
+
+@attack(
+    "a picture that uses a file that is no workflow, to have its text shown", "the picture does not carry that file"
+)
+def uses_secret(arena: Arena) -> Outcome:
+    os.link(arena.secret, arena.outside / "secret.yaml")
+    text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/secret.yaml"}}\noutputs: {{a: a.a}}\n'
+    return run_picture(arena, text)
+
+
+@attack("a picture that hides a read in a workflow that it carries", "forbidden-read")
+def reads_in_block(arena: Arena) -> Outcome:
+    main = f"{HEAD}nodes:\n  a: {{use: ./block.yaml}}\noutputs: {{a: a.a}}\n"
+    return run_picture(arena, {"draw.yaml": main, "block.yaml": reads("image.load", arena.photo)})
+
+
+@attack("a picture that calls a carried workflow one of the package's, to read beside it", "forbidden-read")
+def reads_beside_package(arena: Arena) -> Outcome:
+    upwards = os.path.relpath(arena.photo, Path(__file__).parents[2] / "workflows")
+    return run_picture(arena, {"pkg:draw.yaml": reads("image.load", upwards)})
+
+
+SAVES = HEAD + (
+    'nodes:\n  m: {{use: model.pixels}}\n  s: {{use: model.save, in: {{autoencoder: m}}, with: {{path: "{path}"}}}}\n'
+    "  n: {{use: noise.gaussian, with: {{shape: [1, 3, 4, 4]}}}}\noutputs: {{n: n}}\n"
+)
+
+
+@attack("a picture that saves a model over a folder of the person's", "forbidden-write")
+def saves_over(arena: Arena) -> Outcome:
+    return run_picture(arena, SAVES.format(path=arena.outside))
+
+
+@attack("a picture that saves a model over one that ships with the package", "is read-only")
+def saves_over_package(arena: Arena) -> Outcome:
+    return run_picture(arena, SAVES.format(path="pkg:scenes"))
+
+
+@attack("a picture that saves over the package's model, though writing there is allowed", "is read-only")
+def saves_over_package_allowed(arena: Arena) -> Outcome:
+    package = Path(__file__).parents[2] / "workflows"
+    return run_picture(arena, SAVES.format(path="pkg:scenes"), "--allow-write", package)
+
+
+@attack("a picture that saves below --out, through a link that lies there", "forbidden-write")
+def saves_through_link(arena: Arena) -> Outcome:
+    (arena.folder / "out").mkdir()
+    (arena.folder / "out" / "model").symlink_to(arena.outside)
+    return run_picture(arena, SAVES.format(path="out/model"))
+
+
+@attack("a picture that saves where the person set a file to be read", "forbidden-write")
+def saves_over_given(arena: Arena) -> Outcome:
+    text = SAVES.format(path="x").replace(HEAD, HEAD + "params: {photo: {type: Path}}\n")
+    text = text.replace(', with: {path: "x"}', "").replace("autoencoder: m", "autoencoder: m, path: params.photo")
+    return run_picture(arena, text, "--set", f"photo={arena.outside}")
+
+
+@attack("a picture whose training writes its checkpoint to a folder of the machine", "forbidden-write")
+def trains_over(arena: Arena) -> Outcome:
+    train = Path(__file__).parents[2] / "workflows" / "train" / "class_judge.yaml"
+    text = train.read_text().replace("../../checkpoints/fashion_judge", str(arena.outside / "state"))
+    return run_picture(arena, text)
+
+
+@attack("a picture whose dtype is the name of a function of torch", "dtype")
+def dtype_load(arena: Arena) -> Outcome:
+    return run_picture(arena, PLAIN, dtype="load")
+
+
+PLAIN = f"{HEAD}nodes:\n  n: {{use: noise.gaussian, with: {{shape: [1, 3, 4, 4]}}}}\noutputs: {{n: n}}\n"
+
+
+@attack("a picture whose settings of the run have other types", "only")
+def settings_of_other_types(arena: Arena) -> Outcome:
+    return run_picture(arena, PLAIN, only="n", index={"a": 1})
+
+
+@attack("a picture whose workflow asks for a plugin to be imported", "missing-plugin")
+def requires_plugin(arena: Arena) -> Outcome:
+    (arena.folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
+    return run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {evil: ">=0"}\n'))
+
+
+@attack("a picture whose workflow uses a node of a module beside it", "unknown-node")
+def uses_module(arena: Arena) -> Outcome:
+    (arena.folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
+    return run_picture(arena, PLAIN.replace("noise.gaussian", "evil.node"))
+
+
+@attack("a picture with a YAML tag that makes a Python object", "yaml")
+def yaml_tag(arena: Arena) -> Outcome:
+    tag = f"!!python/object/apply:os.system ['echo gone > {arena.kept}']"
+    return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", tag))
+
+
+@attack("a picture that `validate` is asked about before it is run", "forbidden-write")
+def validated(arena: Arena) -> Outcome:
+    return arena.run("validate", recipe_picture(arena.folder / "holiday.png", SAVES.format(path=arena.outside)))
+
+
+@attack("a picture that `plan` is asked about, whose file is hashed for the plan", "forbidden-read")
+def planned(arena: Arena) -> Outcome:
+    return arena.run("plan", recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo)))
+
+
+@attack("a picture that is swept, and reads a file of the machine", "forbidden-read")
+def swept(arena: Arena) -> Outcome:
+    text = reads("image.load", arena.photo).replace(HEAD, HEAD + "params: {seed: 0}\n")
+    picture = recipe_picture(arena.folder / "holiday.png", text)
+    return arena.run("sweep", picture, "--seeds", "0:2", "--out", "out")
+
+
+@attack("a picture that is exported, to carry a file of the machine into the bundle", "forbidden-read")
+def exported(arena: Arena) -> Outcome:
+    picture = recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo))
+    return arena.run("export", picture, "-o", "bundle")

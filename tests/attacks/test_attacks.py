@@ -1,0 +1,67 @@
+"""Each attack is harmless: the command ends with an error of a line or a few, and nothing is read, written or run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from guidegraph.cli import main
+from guidegraph_runtime.cli import main as main_of_bundles
+from tests.attacks import exports, files, recipes
+from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome
+
+MODULES = (recipes, exports, files)
+
+
+@pytest.fixture
+def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Arena:
+    folder, outside = tmp_path / "here", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (outside / "secret.txt").write_text(SECRET)
+    (outside / "kept.txt").write_text(KEPT)
+    Image.new("RGB", (3, 3), (7, 8, 9)).save(outside / "photo.png")
+
+    def command(entry: Callable[[list[str]], object]) -> Callable[..., Outcome]:
+        def run(*arguments: str | Path) -> Outcome:
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                entry([*map(str, arguments)])
+            out, err = capsys.readouterr()
+            return Outcome(ended.value.code if isinstance(ended.value.code, int) else 0, out, err)
+
+        return run
+
+    return Arena(folder, outside, command(main), command(main_of_bundles))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("does", ATTACKS)
+def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
+    before = files_of(arena.outside)
+    outcome = ATTACKS[does](arena)
+    after = files_of(arena.outside)
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) <= {"other.yaml", "secret.yaml"}, "an attack left a file behind"
+    assert outcome.code != 0, outcome
+    assert EXPECTED[does] in outcome.err, outcome.err
+    assert "Traceback" not in outcome.err
+    assert "internal error" not in outcome.err
+    assert SECRET not in outcome.out + outcome.err
+    assert not arena.leaked()
+
+
+def test_the_page_lists_every_attack() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    listed = [line.removeprefix("- ").rstrip(".") for line in page.splitlines() if line.startswith("- ")]
+    assert [does for does in ATTACKS if does not in listed] == []
+    assert len(ATTACKS) >= 40
