@@ -94,8 +94,8 @@ def companions(port: Port, path: Path | None) -> Iterator[Path]:
 def _paths(sources: Sources, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
     """The paths that sources give, each with the parameter that it comes from; of a choice, those of all branches."""
     if isinstance(sources, tuple):
-        for source in sources:
-            yield from _paths(source, by_key, values)
+        for each in sources:
+            yield from _paths(each, by_key, values)
         return
     source: Source = sources
     if isinstance(source, Output) and isinstance(choice := by_key.get(source.op), Choice):
