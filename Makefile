@@ -19,24 +19,26 @@ BASE := $(VENV)/.guidegraph-base
 DEV := $(VENV)/.guidegraph-dev
 BENCH := $(VENV)/.guidegraph-bench
 LINKS := $(VENV)/.guidegraph-links
-METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml runtime/setup.cfg
+METADATA := pyproject.toml setup.py setup.cfg runtime/pyproject.toml
 
 # What an editable install links to. Files that come or go (a pull, a new node) need the links laid anew, edits do not.
-list_files = find guidegraph graph nodes plugins workflows runtime -name __pycache__ -prune -o -path runtime/build -prune \
-	-o -name '*.egg-info' -prune -o -type f -print | LC_ALL=C sort
+list_files = find guidegraph graph nodes plugins workflows -name __pycache__ -prune -o -type f -print | LC_ALL=C sort
 
 # Only from the command line: some shells have a variable PROMPT of their own. Exported, so that it may hold any quotes.
 said_prompt = $(filter command%,$(origin PROMPT))
 export PROMPT
 
-.PHONY: help run test test-avx2 test-all lint format bench clean links
+.PHONY: help run test test-avx2 test-all test-lowest test-newest lint lock format bench clean links
 
 help:
 	@echo 'make run       draw a picture: make run PROMPT="a tiger on grass under a night sky"'
 	@echo 'make test      the tests that take seconds; ARGS="-k noise" is passed to pytest'
 	@echo 'make test-avx2 those of them that compute with floats, as on a processor with AVX2 alone'
 	@echo 'make test-all  all tests'
+	@echo 'make test-lowest  make test with each dependency at its lower bound, in .venv-lowest (Python 3.11)'
+	@echo 'make test-newest  make test with the newest versions, in a new .venv-newest; PYTHON=python3.13 for another Python'
 	@echo 'make lint      ruff, mypy --strict and the layers'
+	@echo 'make lock      write requirements/release.txt, the versions of .venv with hashes; needs uv'
 	@echo 'make format    let ruff put the code in shape'
 	@echo 'make bench     all benchmarks, or BENCHMARKS=benchmarks/overhead.py ARGS=--peers'
 	@echo 'make clean     remove the virtual environment, builds and caches'
@@ -55,6 +57,19 @@ test-avx2: $(DEV) links
 test-all: $(DEV) links
 	$(BIN)/python -m pytest $(ARGS)
 
+# An older Python would be no lower bound, and for a newer one some packages have no such old versions.
+test-lowest:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lower bounds are those of Python 3.11: make test-lowest PYTHON=python3.11")'
+	@$(PYTHON) tools/requirements.py lowest > .venv-lowest.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-lowest.txt $(MAKE) test VENV=.venv-lowest
+
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest
+
+lock: $(DEV) links
+	PATH="$(BIN):$$PATH" $(BIN)/python tools/requirements.py lock
+
 lint: $(DEV) links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,7 +85,7 @@ bench: $(BENCH) links
 	for script in $(BENCHMARKS); do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
-	rm -rf .venv build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info plugins/gallery/*/build plugins/gallery/*/*.egg-info
+	rm -rf .venv .venv-lowest .venv-lowest.txt .venv-newest build dist runtime/build runtime/dist *.egg-info runtime/*.egg-info plugins/gallery/*/build plugins/gallery/*/*.egg-info
 	rm -rf .pytest_cache .ruff_cache .mypy_cache tests/.mypy_cache .import_linter_cache tests/.import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -79,7 +94,7 @@ $(BASE): $(METADATA)
 	@[ -x $(BIN)/python ] || echo 'creating the virtual environment $(VENV)'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo 'installing guidegraph with torch and what else it needs: a GB or more on disk, a minute or more'
-	@$(INSTALL) 'setuptools>=77' -e ./runtime -e .
+	@$(INSTALL) 'setuptools>=77.0.1' -e ./runtime -e .
 	@$(list_files) > $(LINKS)
 	@touch $@
 

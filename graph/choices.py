@@ -6,6 +6,7 @@ A region's operation is *optional* while it is needed by nothing but branches of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from guidegraph.graph.digest import is_pure
@@ -81,6 +82,16 @@ def optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
     if not any(isinstance(op, Choice) for op in ops.values()):
         return set()
     return branch_operations(ops) - certain_operations(ops, roots)
+
+
+def without_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
+    """The operations that are needed whichever branches are taken, in the bodies of loops too."""
+    optional = optional_operations(ops, roots)
+    return {
+        key: replace(op, body=without_optional(op.body, op.roots())) if isinstance(op, Loop) else op
+        for key, op in ops.items()
+        if key not in optional
+    }
 
 
 def next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from guidegraph.graph.choices import label_of
 from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Op, Output, Source
+from guidegraph.graph.link_rule import have_common, join
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import ParsedChoice
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, have_common, join
+from guidegraph.graph.types import PortType, SequenceOf, Tensor
 from guidegraph.graph.yamltree import Scalar, short
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _joined(e: Elaborator, choice: ParsedChoice, branches: Mapping[str, Typed | 
     for label, found in branches.items():
         if found is None:
             return None
-        given = found.wide or found.type
+        given = found.loose or found.widest
         if kind is None:
             kind, first = given, label
         elif have_common(kind, given):

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.choices import next_choices, optional_operations, taken_branch
@@ -29,8 +30,8 @@ from guidegraph.graph.ir import (
     Source,
     walk,
 )
-from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.optimise import Wanted, drop_unneeded, optimise
+from guidegraph.graph.ownership import own_parameter
 from guidegraph.graph.passes import ALL_PASSES, argument_source, bind_params, hoist, prune, unneeded, without
 from guidegraph.graph.remembered import remembered
 from guidegraph.graph.settle import settle, settle_by_parameters
@@ -210,8 +211,9 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     check_effects(needed_ops(graph, only, values), values, policy)
-    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
+    literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     outputs: dict[str, Wanted] = {}
     for name in list(graph.outputs) if only is None else list(only):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.ir import Call, Literal, Loop, Op, Output, Source, Sources
+from guidegraph.graph.output_check import Fits, output_check
+from guidegraph.graph.ownership import is_mutable
 
 if TYPE_CHECKING:
     from guidegraph.graph.plan import BodyPlan
@@ -21,8 +23,10 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
     body: a loop's body, and closure what the loop reads from outside.
     """
 
@@ -35,6 +39,8 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
@@ -105,7 +111,8 @@ def call_step(call: Call, slots: Slots) -> Step:
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
@@ -116,6 +123,8 @@ def call_step(call: Call, slots: Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        mutable,
+        tuple(map(output_check, call.outputs.values())),
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks of a user as feature extractors: a TorchScript file, or a classifier that is a value of the workflow."""
+"""Feature extractors: the papers' Inception, ONNX and TorchScript files, and classifiers of the workflow."""
 
 from __future__ import annotations
 
@@ -6,15 +6,69 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
-from guidegraph.graph.context import current_device
+from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.trust.files import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.types import FeatureExtractor
 
 Range: TypeAlias = Literal["-1..1", "0..1", "0..255", "uint8"]
 Layer: TypeAlias = Literal["penultimate", "logits", "probabilities"]
+InceptionLayer: TypeAlias = Literal["pooled", "logits", "spatial"]
+
+
+@node("features.inception", host=True)
+def inception(*, path: Path, layer: InceptionLayer = "pooled") -> FeatureExtractor:
+    """The Inception of the papers' FID, KID and Inception score, from its published weights, frozen.
+
+    path: the state dictionary `pt_inception-2015-12-05-6726825d.pth`, or its tensors as safetensors. layer: `pooled`,
+    2,048 features, for FID and KID; `logits`, 1,008 without the bias of the last layer, for the Inception score;
+    `spatial`, 17 · 17 · 7 features, for sFID. Pictures of any size are rounded to 256 values, as a file of pictures
+    has, and resized to 299 pixels a side as TensorFlow 1 does. It is float32 whatever the run's dtype, or float64.
+    Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
+    """
+    import torch
+
+    from guidegraph.nodes.models.inception import load_inception
+
+    network = load_inception(path, layer)
+    dtype = torch.promote_types(current_dtype(), torch.float32)
+    extractor: FeatureExtractor = network.to(device=current_device(), dtype=dtype)
+    return extractor
+
+
+@node("features.onnx", host=True)
+def onnx_features(
+    *,
+    path: Path,
+    range: Range,
+    size: Annotated[int, Ge(1)] | None = None,
+    output: str | None = None,
+    threads: Annotated[int, Ge(0), Le(1024)] = 0,
+) -> FeatureExtractor:
+    """A network in an ONNX file, pictures to features (B, D), that onnxruntime computes on the device of the run.
+
+    path: the .onnx file, or the folder that holds it and its weights. range: what the network takes: pictures (B, 3, H,
+    W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as floats or as bytes (`uint8`). size: pictures are
+    resized to that many pixels a side before (bilinear, smoothed as they shrink), or not at all (null). output: the
+    graph's name for the features, where it has several outputs. threads: of one operator; 0 is one for each core.
+    Only standard operators are taken, so that the file cannot run code. No gradient can be taken through the graph.
+    Raises ``ValueError`` for another file, with what it declares, and when the graph gives no (B, D).
+    """
+    from guidegraph.nodes.models.onnx_features import OnnxFeatures
+    from guidegraph_runtime.errors import BundleError
+    from guidegraph_runtime.graph_file import open_graph_file
+    from guidegraph_runtime.sessions import SessionSettings
+
+    device = current_device()
+    provider = "cpu" if device.type == "cpu" else "cuda"
+    try:
+        settings = SessionSettings.on(provider, device.index or 0, intra_threads=threads)
+        return OnnxFeatures(open_graph_file(path, settings), output, range, size)
+    except BundleError as error:
+        raise ValueError(str(error)) from error
 
 
 @node("features.torchscript", host=True)
@@ -25,16 +79,16 @@ def torchscript(
     size: Annotated[int, Ge(1)] | None = None,
     arguments: dict[str, bool | int | float | str] | None = None,
 ) -> FeatureExtractor:
-    """A network in a TorchScript file, pictures to features (B, D), frozen; with Inception's, FID is the papers'.
+    """A network in a TorchScript file, pictures to features (B, D), frozen. Loading it runs the code in it.
 
-    path: the file.
+    path: the file. A workflow of a stranger may load it only with `--allow-code FILE`; `features.inception` and
+    `features.onnx` run no code, so prefer them.
     range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
     floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
     they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward
     by name, such as {return_features: true}.
-    It may give logits or probabilities as well, for `metric.inception_score`. Loading a TorchScript file runs what is
-    in it: take it from whom you trust. Raises ``ValueError`` for another file, and when a network is called that gives
-    no (B, D).
+    It may give logits or probabilities as well, for `metric.inception_score`. Raises ``ValueError`` for another file,
+    and when a network is called that gives no (B, D).
     """
     import torch
 
@@ -43,7 +97,8 @@ def torchscript(
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
     try:
-        network = torch.jit.load(str(path), map_location="cpu")
+        with open_regular(path) as file:
+            network = torch.jit.load(file, map_location="cpu")
     except Exception as error:  # of any kind; its text has many lines
         raise ValueError(
             f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"

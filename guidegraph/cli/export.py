@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,9 +25,11 @@ from guidegraph.graph.hosted import kinds as kinds_of
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.outputs import is_image
 from guidegraph.rerun import portable_params
+from guidegraph_runtime.error_text import causes
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported, ExportedPart
@@ -59,6 +61,12 @@ class MissingExtra(GuidegraphError):
 
 def export_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for a workflow that cannot be exported, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the bundle until the check is over."""
     check_extra()
     registry = required_plugins(given.plugins).registry
     opened = open_workflow(given.workflow, registry)
@@ -78,6 +86,7 @@ def export_command(given: Arguments) -> None:
             check_place(given.bundle)
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         if alone:
             exported = export_call(graph, values, alone, precision=precision, on_part=say_part, policy=policy)
         else:
@@ -143,8 +152,8 @@ def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingExtra(
-            f"missing-extra: an export needs {' and '.join(missing)}, which is not installed; "
-            'pip install "guidegraph[export]"'
+            f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
+            f"installed; pip install {' '.join(missing)}"
         )
 
 
@@ -167,10 +176,7 @@ def reported(graph: Graph) -> Iterator[None]:
 
 def _node_of(error: BaseException) -> NodeError | None:
     """The node whose function could not be traced, where one is known."""
-    at: BaseException | None = error
-    while at is not None and not isinstance(at, NodeError):
-        at = at.__cause__
-    return at
+    return next((link for link in causes(error) if isinstance(link, NodeError)), None)
 
 
 def _sentence(error: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
 from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.rerun import portable_params
 
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
 
 def single_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for what one graph cannot hold, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the file until the check is over."""
     check_extra()
     if given.bundle.suffix != ".onnx" or given.bundle.is_dir():
         message = f"'{given.bundle}' is no name of an ONNX file; give one that ends with .onnx"
@@ -59,6 +67,7 @@ def single_command(given: Arguments) -> None:
         except ExportError as error:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         exported = export_workflow(
             graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
         )

@@ -11,7 +11,8 @@ import typer
 from guidegraph.cli.errors import WRONG, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import Opened, bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
+from guidegraph.cli.source import bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
+from guidegraph.graph.admission import LACKING, admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
@@ -22,29 +23,35 @@ from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
 
 
-def validate_command(workflows: Sequence[Path], plugins: Chosen, grants: Grants) -> None:
+def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, grants: Grants) -> None:
+    """Check workflows; what only this machine lacks is said, and is an error where it is asked for (``strict``)."""
     registry = required_plugins(plugins).registry
-    wrong = 0
+    wrong = lacking = 0
     for path in workflows:
         try:
             opened = open_workflow(path, registry)
-            effects = list_effects(opened.graph.ops, known_values(opened))
-            problems = unwritable(opened.graph, registry) + effect_problems(effects, opened.policy(grants))
-            if problems:
-                raise WorkflowError(problems)
+            graph = with_recipe(opened)
+            defaults = {name: one.default for name, one in graph.params.items() if not one.required}
+            effects = list_effects(graph.ops, defaults)
+            if forbidden := unwritable(graph, registry) + effect_problems(effects, opened.policy(grants)):
+                raise WorkflowError(forbidden)
+            problems = admission_problems(graph, defaults)
+            if refused := [problem for problem in problems if problem.code not in LACKING]:
+                raise WorkflowError(refused)
             typer.echo(f"{path}: ok")
-            for line in effect_lines(effects):
-                typer.echo(f"  {line}")
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
-    if wrong:
+            continue
+        for line in effect_lines(effects):
+            typer.echo(f"  {line}")
+        lacking += bool(problems)
+        if problems:
+            say(f"{path}: valid, but it cannot run here:\n{shown(WorkflowError(problems))}")
+        for line in required_lines(graph):
+            say(f"{path}: to run it, give {line}")
+    if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
-
-
-def known_values(opened: Opened) -> dict[str, object]:
-    """The parameters' values that are known before a person gives any: those of the picture, and the defaults."""
-    return {name: one.default for name, one in with_recipe(opened).params.items() if not one.required}
 
 
 def effect_lines(effects: Iterable[Effect]) -> list[str]:
@@ -56,6 +63,17 @@ def effect_lines(effects: Iterable[Effect]) -> list[str]:
         if effect.path is None or not is_shipped(effect.path)
     ]
     return list(dict.fromkeys(lines))
+
+
+def required_lines(graph: Graph) -> list[str]:
+    """What a person has to give to run a workflow; nothing for one that others use, with models for parameters."""
+    required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
+    if not all(takes_literal(parameter.port.type) for parameter in required.values()):
+        return []
+    return [
+        f"--set {name}=… ({parameter.port.type})" + (f": {parameter.help}" if parameter.help else "")
+        for name, parameter in required.items()
+    ]
 
 
 def unwritable(graph: Graph, registry: Registry) -> list[Problem]:

@@ -5,6 +5,7 @@ Weights of safetensors files and of zipped `.pt` files stay on disk, memory-mapp
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from guidegraph.graph.trust.files import open_regular
 
 WRAPPERS = ("ema", "state_dict", "model")
 MODULE = "module."
@@ -77,17 +80,19 @@ def read_nested(path: Path) -> Mapping[str, Any]:
     """What a file holds as it is nested there, for files that are no state_dict; see read_tensors."""
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, and a checkpoint file was expected: name the file in it")
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no file '{path}': check the path")
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(64)
     content: object
     if head[:4] == b"PK\x03\x04":
         content = _read_zip(path, size)
+    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:  # its length may begin as a pickle does
+        content = _read_safetensors(path)
     elif head[:1] == b"\x80":
         content = _load(path, mmap=False)
-    elif len(head) > 8 and head[8:9] == b"{":
+    elif head[8:9] == b"{":
         content = _read_safetensors(path)
     else:
         raise ValueError(f"'{path}' is no checkpoint: {_looks_like(head, size)}")
@@ -132,6 +137,8 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
     names = [member.filename for member in members]
     if len(members) > MAX_MEMBERS:
         return f"it has {len(members)} members, and a checkpoint has at most {MAX_MEMBERS}"
+    if any(name.split("/")[-1] == "constants.pkl" for name in names):
+        return "it is a TorchScript program, and only weights are read; save the state_dict() of its module"
     packed = [m for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
     if packed:
         return (
@@ -142,8 +149,6 @@ def _refusal(members: list[zipfile.ZipInfo], size: int) -> str | None:
     if declared > size:
         return f"its members declare {declared} bytes and the file has {size}; save it with torch.save"
     pickles = [member for member in members if member.filename.split("/")[-1] == "data.pkl"]
-    if any(name.split("/")[-1] == "constants.pkl" for name in names):
-        return "it is a TorchScript program, and only weights are read; save the state_dict() of its module"
     if len(pickles) != 1:
         return "it is a zip archive that torch.save did not write (no data.pkl in it); unpack it first"
     if pickles[0].file_size > MAX_PICKLE:

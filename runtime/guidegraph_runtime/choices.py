@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ from guidegraph_runtime.manifest_types import Operation
 CHOOSE = "choose"
 WHEN = "when"
 OTHERWISE = "otherwise"
+
+
+def has_choices(plan: Iterable[Operation]) -> bool:
+    """Whether a plan makes choices, those of bodies apart."""
+    return any(operation.op == CHOOSE for operation in plan)
 
 
 @dataclass(frozen=True)

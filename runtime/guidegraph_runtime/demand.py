@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from guidegraph_runtime.choices import CHOOSE, Choice
@@ -42,10 +42,13 @@ def _chosen_reads(choice: Choice, taken: Mapping[str, str]) -> set[str]:
     return names if choice.when is None else {*names, choice.when}
 
 
-def on_demand(plan: Sequence[Operation], wanted: Sequence[str], memory: Memory) -> Iterator[Operation]:
+def on_demand(
+    plan: Sequence[Operation], wanted: Sequence[str], memory: Memory, is_known: Callable[[Any], bool] = lambda _: True
+) -> Iterator[Operation]:
     """The operations to run for some values, in an order in which they can be, of choices the branches that they take.
 
-    Each must be run before the next is asked for. Raises ``ValueError`` for a choice whose value has no branch.
+    Each must be run before the next is asked for. is_known: whether a value is there to choose by; a choice by another
+    comes without its branches. Raises ``ValueError`` for a choice whose value has no branch.
     """
     taken: dict[str, str] = {}
     done: set[int] = set()
@@ -62,6 +65,10 @@ def on_demand(plan: Sequence[Operation], wanted: Sequence[str], memory: Memory) 
                 continue
             choice = choices.get(id(operation))
             if choice is not None and choice.node not in taken:
+                if choice.when is not None and choice.when not in waiting and not is_known(memory.read(choice.when)):
+                    yield operation
+                    done.add(id(operation))
+                    continue
                 if choice.when not in waiting:
                     taken[choice.node] = choice.taken(read)
                 waiting |= {*operation.outputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,14 +10,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from guidegraph_runtime.choices import CHOOSE, Choice
+from guidegraph_runtime.choices import CHOOSE, Choice, has_choices
 from guidegraph_runtime.demand import on_demand
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
+from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
+from guidegraph_runtime.shortages import with_shortage
 from guidegraph_runtime.unread import Flags, hold, unread_operations, zeros_like
 
 Array = NDArray[Any]
@@ -35,7 +39,9 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says.
+    unread: operations that are not computed while flags of a value are as it says. trips: the iterations of all loops
+    that have begun; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
+    that are there already, by their node. code: of the errors of what fails.
     """
 
     where: str
@@ -44,32 +50,54 @@ class PlanRun:
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
+    trips: TripCount = field(default_factory=TripCount)
+    started: float = field(default_factory=time.monotonic)
+    ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: str = "operation-failed"
 
     def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
         for operation in plan:
+            self._check_time()
             try:
                 self._one(operation)
-            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError) as error:
-                message = f"{operation.node} ({operation.op}): {error}"
-                raise BundleError(self.where, "operation-failed", message) from error
+            except LimitExceeded as error:
+                raise BundleError(self.where, "limit-reached", f"{operation.node} ({operation.op}): {error}") from error
+            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+                message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
+                raise BundleError(self.where, self.code, message) from error
+
+    def _check_time(self) -> None:
+        """Raise ``BundleError`` where the run has taken longer than its limit of seconds."""
+        seconds = current_limits().seconds
+        if seconds is not None and time.monotonic() - self.started >= seconds:
+            message = (
+                f"the run took longer than the limit of {show_limit('seconds', seconds)}; outputs that were complete "
+                "are kept. If it may take longer, raise the limit: --limit seconds=VALUE"
+            )
+            raise BundleError(self.where, "limit-reached", message)
 
     def demanded(self, plan: Sequence[Operation], wanted: Sequence[str]) -> Iterator[Operation]:
         """The operations to run for some values, each to be run before the next. Raises ``BundleError``."""
         try:
-            yield from on_demand(plan, wanted, self.memory)
+            yield from on_demand(plan, wanted, self.memory, self.is_known)
         except ValueError as error:
-            raise BundleError(self.where, "operation-failed", str(error)) from error
+            raise BundleError(self.where, self.code, str(error)) from error
+
+    def is_known(self, value: Any) -> bool:
+        """Whether a value is there, so that a choice can be made by it."""
+        return True
 
     def _one(self, operation: Operation) -> None:
         if operation.op == CHOOSE:
-            choice = Choice.of(operation)
-            branch = choice.taken(lambda name: on_host(self.memory.read(name)))
-            self.memory.update(choice.values(branch, self.memory.read))
+            self._choose(operation)
         elif operation.op == "loop":
-            self._loop(operation)
+            with self.trips.ended():
+                self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
+        elif operation.node in self.ready:
+            self.memory.update(self.ready[operation.node])
         else:
             self._host(operation)
         if missing := [name for name in operation.outputs if name not in self.memory]:
@@ -82,11 +110,16 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
+        self.memory.update(self._computed(operation, self._inputs(operation)))
+
+    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+        """What a host operation gives, by the names of its values."""
         given = {name: self._setting(value) for name, value in operation.settings.items()}
         fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
-        found = OPERATIONS[operation.op](**arguments(self._inputs(operation) | fields), **given)
-        for name, value in found.items():
-            self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        found = Memory()
+        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **given).items():
+            found.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return found
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
         """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""
@@ -106,6 +139,11 @@ class PlanRun:
             return self.files(value["file"])
         return {name: self._setting(one) for name, one in value.items()}
 
+    def _choose(self, operation: Operation) -> None:
+        choice = Choice.of(operation)
+        branch = choice.taken(lambda name: on_host(self.memory.read(name)))
+        self.memory.update(choice.values(branch, self.memory.read))
+
     def _part(self, operation: Operation) -> None:
         check_fields(operation, self.memory)
         given = {name: self.memory.read(at) for name, at in operation.inputs.items()}
@@ -114,12 +152,13 @@ class PlanRun:
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        self.trips.begin(over if isinstance(over, int) else len(over))
         rows = range(over) if isinstance(over, int) else over
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
         wanted = [*loop.next.values(), *loop.collect.values()]
-        chooses = any(one.op == CHOOSE for one in body)
+        chooses = has_choices(body)
         for i in range(len(rows)):
             memory[loop.index] = i
             memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]

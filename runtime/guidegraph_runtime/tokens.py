@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.optional import import_optional
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -30,10 +32,9 @@ LISTED, SAMPLED = 120, 20
 @lru_cache(maxsize=8)
 def load_tokenizer(data: bytes, length: int | None = None) -> Tokenizer:
     """The tokenizer of a tokenizer.json; with a length, it cuts and pads to that. Raises ``ValueError``."""
-    from tokenizers import Tokenizer
-
+    tokenizers = import_optional("tokenizers", "a text")
     try:
-        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
     except Exception as error:  # the package raises no narrower class
         raise ValueError(f"this is no tokenizer.json that can be read: {error}") from error
     if length is not None:

@@ -287,3 +287,14 @@ def test_every_key_that_does_not_fit_is_named_at_once_and_nothing_is_loaded() ->
     assert "1 of another type: steps torch.float32" in message
     assert "\n" not in message
     assert all(value.is_meta for value in module.state_dict().values())
+
+
+def test_safetensors_whose_first_byte_is_that_of_a_pickle_are_read(tmp_path: Path) -> None:
+    """The first byte is the low one of the header's length, so one file in 32 begins with 0x80, as pickles do."""
+    path = tmp_path / "model.bin"
+    for padding in range(256):
+        save_file({"weight": torch.ones(2)}, path, metadata={"padding": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert torch.equal(read_tensors(path)["weight"], torch.ones(2))

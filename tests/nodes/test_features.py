@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from guidegraph.graph.context import placement
@@ -93,6 +94,10 @@ def test_a_users_file_of_weights_is_read_and_another_file_is_refused(tmp_path: P
     image = pictures()
     ours: Any = efficientnet(size=None, path=packaged_weights())
     torch.testing.assert_close(ours(image)[-1], efficientnet(size=None)(image)[-1])
+    state = torch.load(packaged_weights(), weights_only=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "weights.safetensors")
+    safe: Any = efficientnet(size=None, path=tmp_path / "weights.safetensors")
+    torch.testing.assert_close(safe(image)[-1], ours(image)[-1])
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "text.pth").write_text("no weights")
     for name in ("other.pth", "text.pth"):

@@ -29,6 +29,22 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.reads, "files", "settings of type Path", "wrong.txt' is read"),
     (wrong.writes, "files", "Annotated[Path, Written()]", "is written"),
     (wrong.saves, "files", "Annotated[Path, Written()]", "is written"),
+    (wrong.wrong_inside, "types", "output 'out' to be Prediction", "field 'value': expected axes (B, C, H, W)"),
+    (
+        wrong.wrong_entries,
+        "types",
+        "output 'out' to be Sequence[Named]",
+        "entry 1: field 'name': expected str, found int",
+    ),
+    (
+        wrong.on_demand,
+        "types",
+        "output 'out' to be Sequence[Image]",
+        "entry 0: expected Image, found a tensor of shape",
+    ),
+    (wrong.one_choice, "types", "output 'out' to be Sample under mode = 'mean'", "shape (2, 8, 12)"),
+    (wrong.squeezes, "types", "output 'out' to be Sample under one sample", "shape (4, 8, 12)"),
+    (wrong.gives_none, "types", "output 'out' to be Sample under port 'like' wired", "found None"),
     (wrong.batch_lost, "shapes", "to be of 2 samples", "shape (1, 4, 8, 12)"),
     (wrong.score_shape, "shapes", "a score, in the shape of x", "shape (2, 1, 8, 12)"),
     (wrong.fixed_width, "shapes", "at a width that is larger by 4", "RuntimeError"),
@@ -40,6 +56,9 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.counts, "determinism", "the same result twice", "results that differ by"),
     (wrong.in_place, "inputs unchanged", "'x' as it was", "changed in place"),
     (wrong.hooks, "inputs unchanged", "the model at port 'denoiser' as it was", "hooks"),
+    (wrong.adds_to_list, "sequences", "a tuple at port 'samples' as good as a list", "TypeError"),
+    (wrong.for_lists, "sequences", "a sequence of another class at port 'samples'", "a result that differs"),
+    (wrong.two_entries, "sequences", "a result for one entry at port 'samples'", "IndexError"),
     (wrong.device, "device independence", "all tensors on the device of the inputs", "two devices"),
     (wrong.made_on_cpu, "device independence", "output 'out' on the device of the inputs", "it is on cpu"),
     (wrong.detaches, "gradients", "with respect to 'cond.value'", "none, though the result changes"),
@@ -48,6 +67,8 @@ CAUGHT: list[tuple[Callable[..., Any], str, str, str]] = [
     (wrong.identity_of_one, "identity", "port 'cond' unchanged under scale = 1", "a result that differs"),
     (wrong.identity_port, "identity", "identity= to name a port", "'x'"),
     (wrong.needs, "needs", "does not depend on port 'uncond' under scale = 1", "it changes by"),
+    (wrong.optional_read, "needs", "does not depend on port 'extra' under scale = 3.0", "it changes by"),
+    (wrong.other_setting, "needs", "on port 'uncond' under scale = 1.0, mode = 'blend'", "it changes by"),
     (wrong.never, "needs", "values under which needs= leaves out a port", "none among"),
     (wrong.onnx, "ONNX export", "a node that can be traced", "wrong_nodes.py"),
     (wrong.fails, "types", "a result for x (2, 4, 8, 12)", "ValueError: this node takes no sample at all"),
@@ -82,7 +103,7 @@ def test_a_number_that_is_fixed_while_tracing_is_found_by_onnxruntime() -> None:
 
 def test_a_good_node_conforms_and_says_what_was_not_checked() -> None:
     pytest.importorskip("onnxscript")
-    assert conforms(wrong.good) == {}
+    assert conforms(wrong.good) == {"sequences": "no port takes a sequence"}
     skipped = conforms(wrong.on_host)
     assert skipped["ONNX export"] == "it runs on the host (host=True)"
     assert skipped["identity"] == "it declares no identity"

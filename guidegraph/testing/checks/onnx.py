@@ -37,7 +37,7 @@ def check_onnx_export(case: NodeCase) -> None:
         raise Inapplicable("an output may be no tensor: inside of a step alone the node is in a graph")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise Inapplicable(f"{', '.join(missing)} not installed: pip install 'guidegraph[export]'")
+        raise Inapplicable(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
     from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.one_call import export_call
 

@@ -1,0 +1,24 @@
+"""Pictures in the range and size that a network of others takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def to_picture_range(image: Tensor, range: str, size: int | None) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] as float32, resized to `size` pixels a side where it is no None, in `range`.
+
+    range: "-1..1", "0..1", whole numbers "0..255" as floats, or those as bytes, "uint8". Bilinear, smoothed as pictures
+    shrink.
+    """
+    x = image.float()
+    if size is not None and x.shape[-2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    if range == "-1..1":
+        return x
+    if range == "0..1":
+        return (x + 1) / 2
+    whole = ((x + 1) * 127.5).round().clamp(0, 255)
+    return whole.to(torch.uint8) if range == "uint8" else whole
