@@ -14,6 +14,7 @@ from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory
 from guidegraph_runtime.plan import PlanRun
+from guidegraph_runtime.rehearsal import UNKNOWN, Rehearsal
 
 
 def part(name: str, reads: str, gives: str) -> Operation:
@@ -115,3 +116,22 @@ def test_a_choice_that_is_not_whole_is_refused(settings: dict[str, Any], message
         list(on_demand([operation], ["c"], Memory()))
     with pytest.raises(BundleError, match=message):
         Run().take([operation], "c")
+
+
+def test_a_rehearsal_looks_at_the_branch_that_is_taken() -> None:
+    def noise(node: str, rows: int) -> Operation:
+        return Operation("noise.gaussian", node, {}, {"seed": 0, "shape": [4, 16, 16], "batch": rows}, (node,))
+
+    plan = [noise("a", 1), noise("b", 10**9), choice("either", "mode", {"small": "a", "large": "b"})]
+
+    def rehearse(mode: Any) -> Any:
+        rehearsal = Rehearsal("here", gives.__getitem__, lambda name: b"", Memory(mode=mode), limit=10**6)  # type: ignore[arg-type]
+        rehearsal.run(rehearsal.demanded(plan, ["either"]))
+        return rehearsal.memory.read("either")
+
+    assert rehearse("small").shape == (1, 4, 16, 16)
+    with pytest.raises(BundleError, match=r"refused: b \(noise\.gaussian\)"):
+        rehearse("large")
+    with pytest.raises(BundleError, match=r"refused: either \(choose\): no branch 'huge'"):
+        rehearse("huge")
+    assert rehearse(UNKNOWN) is UNKNOWN
