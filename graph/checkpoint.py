@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = "guidegraph-training-3"
 UNCHECKED = "guidegraph-training-2"
 """The format before, without a checksum."""
+NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 FILE = "state.safetensors"
 
@@ -33,15 +34,15 @@ class CheckpointError(GuidegraphError):
 class State:
     """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
 
-    precision: what the last of these steps were computed in; None where a checkpoint does not say. checked: whether a
-    checksum vouches for what was read, which earlier versions did not write.
+    precision: what the last of these steps were computed in; None where a checkpoint does not say. doubt: what to
+    warn of where no checksum vouches for what was read; earlier versions wrote none.
     """
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     precision: str | None = None
-    checked: bool = True
+    doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors under a prefix, by the rest of their names."""
@@ -111,11 +112,12 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
             f"{path} belongs to another training (its data, models, settings or node sources differ): "
             "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
         )
+    doubt = "" if is_checked else NO_CHECKSUM.format(folder)
     held = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
     kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
     try:
         values = decode(json.loads(metadata["values"]), held)
-        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), is_checked)
+        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), doubt)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): {again}") from error
 

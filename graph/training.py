@@ -320,12 +320,8 @@ class _Fit:
         state = read_state(self.folder, self.key, check=check)
         if state is None:
             return 0
-        if self.processes.first and not state.checked:
-            warnings.warn(
-                f"the checkpoint in '{self.folder}' was written by an earlier version, without a checksum: damage to "
-                "it cannot be noticed; the next one has a checksum",
-                stacklevel=2,
-            )
+        if self.processes.first and state.doubt:
+            warnings.warn(state.doubt, stacklevel=2)
         if self.processes.first and state.precision not in (None, self.precision):
             warnings.warn(
                 f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "

@@ -81,8 +81,8 @@ def torchscript(
 ) -> FeatureExtractor:
     """A network in a TorchScript file, pictures to features (B, D), frozen. Loading it runs the code in it.
 
-    path: the file. A workflow of a stranger may load it only with `--allow-code FILE`; `features.inception` and
-    `features.onnx` run no code, so prefer them.
+    path: the file. It is loaded only with `--allow-code FILE`; `features.inception` and `features.onnx` run no code, so
+    prefer them.
     range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
     floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
     they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward

@@ -20,7 +20,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.models.index import held_parts
+from guidegraph.nodes.models.index import held_parts, read_index
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -100,7 +100,7 @@ def load_model(*, path: Path) -> LoadedModel:
     """
     from guidegraph.nodes.models import store
 
-    held = store.read_index(path)
+    held = read_index(path)
 
     def part(name: str) -> Any:
         if name not in held:

@@ -41,7 +41,6 @@ SAYS_NOTHING = {
     "device independence": "data.folder_latents data.latents model.detector",
     "gradients": "coding.steps data.folder_latents data.latents detector.finds",
     "shapes": "data.folder_latents data.latents",
-    "sequences": "data.folder_latents metric.start_clock",
     "ONNX export": "guidance.interval",
 }
 """Checks that say nothing of a node, as only a call of it tells: its `Tensor` is one number, its `Any` a table."""

@@ -83,21 +83,6 @@ def _inputs_unchanged(case: NodeCase) -> str | None:
     return None if held else "it is given nothing that could be changed in place"
 
 
-def _sequences(case: NodeCase) -> str | None:
-    takes = any(
-        port.type.sequence is not None and not has_length(port.annotation) for port in case.spec.inputs.values()
-    )
-    return None if takes else "no port takes a sequence"
-
-
-def has_length(annotation: Any) -> bool:
-    """Whether an annotation is, or holds, a tuple of a fixed length."""
-    inner = typing.get_args(annotation)
-    if typing.get_origin(annotation) is tuple:
-        return Ellipsis not in inner
-    return any(map(has_length, inner))
-
-
 def _gradients(case: NodeCase) -> str | None:
     if reason := why_untraceable(case.spec):
         return reason
@@ -130,7 +115,6 @@ _RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
     "batch invariance": _batch_invariance,
     "determinism": lambda case: _why_impure(case.spec),
     "inputs unchanged": _inputs_unchanged,
-    "sequences": _sequences,
     "device independence": lambda case: why_untraceable(case.spec),
     "gradients": _gradients,
     "identity": lambda case: None if case.spec.identity is not None else "it declares no identity",

@@ -13,7 +13,6 @@ CHECKS: Mapping[str, tuple[str, str]] = {
     "batch invariance": ("batch", "check_batch_invariance"),
     "determinism": ("repeat", "check_determinism"),
     "inputs unchanged": ("repeat", "check_inputs_unchanged"),
-    "sequences": ("sequences", "check_sequences"),
     "device independence": ("device", "check_device_independence"),
     "gradients": ("gradients", "check_gradients"),
     "identity": ("traits", "check_identity"),

@@ -259,7 +259,7 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
             {"prompt": ["a", "b"], "batch": 1},
             r"'prompt' \(2 values\) is for 2 samples and .* makes 1",
         ),
-        marked("checkpoint", {"noise.shape": [4, 17, 16]}, {}, r"expected sides that are multiples of \d+; found 17"),
+        marked("class_cfg", {"noise.shape": [1, 33, 32]}, {}, r"expected sides that are multiples of \d+; found 33"),
     ],
 )
 def test_what_a_graph_was_not_traced_for_is_refused(

@@ -10,18 +10,20 @@ from guidegraph.nodes.types import Condition, Prediction, Score
 from guidegraph.testing.alternatives import outputs_or_none, variations
 from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
 from guidegraph.testing.promised import lacks, wrong_inside
 from guidegraph.testing.values import Arguments, arguments, call, leaves_out
 
 
 def check_types(case: NodeCase) -> None:
-    """Every output is of the type that the annotation names, all through.
+    """Every output is of the type that the annotation names, all through, and every `Sequence` port takes sequences.
 
     Also for one sample, for each choice of a setting and with each optional port, where these values go together.
     """
     given = arguments(case)
     _fit(case, call(case, given), "")
+    check_sequences(case)
     if case.spec.host or not case.spec.pure:
         return
     for what, other in variations(case, given):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from guidegraph.testing.alternatives import outputs_or_none, with_optional_ports
-from guidegraph.testing.applicable import has_length
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.outcome import Inapplicable, Nonconforming
+from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, difference, rounding
 
 REMEDY = (
@@ -32,9 +32,16 @@ class Entries(Sequence[Any]):
 
 def check_sequences(case: NodeCase) -> None:
     """Lists, tuples and other sequences give the same; a sequence of one entry is taken, or refused by a message."""
-    checked = [_check(case, name, given) for name, given in _sequences(case)]
-    if not checked:
-        raise Inapplicable("no value of a sequence is known")
+    for name, given in _sequences(case):
+        _check(case, name, given)
+
+
+def _has_length(annotation: Any) -> bool:
+    """Whether an annotation is, or holds, a tuple of a fixed length."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple:
+        return Ellipsis not in inner
+    return any(map(_has_length, inner))
 
 
 def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
@@ -43,7 +50,7 @@ def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
     ports = {
         name
         for name, port in case.spec.inputs.items()
-        if port.type.sequence is not None and not has_length(port.annotation)
+        if port.type.sequence is not None and not _has_length(port.annotation)
     }
     yield from ((name, given) for name in ports if isinstance(given.ports.get(name), (list, tuple)))
     for name, wired in with_optional_ports(case, given):
