@@ -48,8 +48,10 @@ def branch_operations(ops: Ops) -> set[str]:
     """The keys of all operations that a branch of a choice depends on, in this region or in a body inside it."""
     found: set[str] = set()
     for op in reversed([*ops.values()]):
-        sources = op.sources() if op.key in found else _branch_sources(op)
-        found.update(source.op for source in sources if isinstance(source, Output))
+        if op.key in found:
+            found.update(source.op for source in op.sources() if isinstance(source, Output))
+        elif isinstance(op, (Choice, Loop)):
+            found.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
     return found & ops.keys()
 
 

@@ -14,10 +14,11 @@ from guidegraph.graph.admission import check_lacking
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
-from guidegraph.graph.choices import branch_operations, next_choices, taken_branch
+from guidegraph.graph.choices import branch_operations, next_choices
 from guidegraph.graph.context import placement
 from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
+from guidegraph.graph.held import Held, read_later, wanted_sources
 from guidegraph.graph.in_place import State, check_inputs, input_states
 from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
@@ -141,7 +142,7 @@ class _Runner:
         self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
         self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
-        self.held: dict[str, Values] = {}
+        self.held = Held()
         self.started = False
 
     def emit(self, event: events.Event) -> None:
@@ -150,31 +151,21 @@ class _Runner:
 
     def execute(self) -> None:
         """Make the choices that are needed, each as soon as its value is computed, then compute what is left."""
-        while choices := next_choices(self.plan.ops, self._roots(), effects=self.options.only is None):
+        while choices := next_choices(self.plan.ops, self._wanted(), effects=self.options.only is None):
             self._execute(choices)
-            self.plan = self.plan.take({choice.key: self._taken(choice) for choice in choices})
+            try:
+                taken = {choice.key: self.held.taken(choice, self.plan) for choice in choices}
+            except NodeError as error:
+                self._failed(error)
+                raise
+            self.plan = self.plan.take(taken)
         self._execute(())
-
-    def _roots(self) -> list[Source]:
-        """What the run must give; without pruning, all operations that no branch of a choice needs."""
-        roots = [source for source, _ in self.plan.outputs.values()]
-        if self._prunes():
-            return roots
-        inside = branch_operations(self.plan.ops)
-        return roots + [Output(key, "") for key in self.plan.ops if key not in inside]
 
     def _prunes(self) -> bool:
         return "prune" in self.plan.passes or self.options.only is not None
 
-    def _taken(self, choice: Choice) -> str:
-        """The branch that a choice takes, whose value was computed. Raises ``NodeError`` where there is none."""
-        assert isinstance(choice.when, Output)
-        names = list(self.plan.ops[choice.when.op].outputs)
-        try:
-            return taken_branch(choice, self.held[choice.when.op][names.index(choice.when.name)])
-        except NodeError as error:
-            self._failed(error)
-            raise
+    def _wanted(self) -> list[Source]:
+        return wanted_sources(self.plan, self._prunes())
 
     def _execute(self, choices: Sequence[Choice]) -> None:
         """Compute what choices are made by, or, where there are none, all that is left."""
@@ -182,7 +173,7 @@ class _Runner:
         check_lacking(ops)
         ops = checked_first(ops)
         outputs = [source for source, _ in self.plan.outputs.values()]
-        roots = self._read_later(ops) if choices else outputs
+        roots = read_later(ops, self.plan, self._prunes()) if choices else outputs
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
         if not self.started:
             total = len(self.plan.ops) if choices else len(ops) + len(cached)
@@ -193,10 +184,7 @@ class _Runner:
             slots[slot] = own(value) if is_mutable(value) else value  # literals outlive the run
         self.held |= {key: values for key, (values, _) in cached.items()}
         for source, slot in region.inputs:
-            if not isinstance(source, Output):
-                raise GuidegraphError(f"{source} is read outside of its loop")
-            names = list(self.plan.ops[source.op].outputs)
-            slots[slot] = self.held[source.op][names.index(source.name)]
+            slots[slot] = self.held.value(source, self.plan)
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
         if not choices:
@@ -214,17 +202,7 @@ class _Runner:
             raise
         self._end_residency()
         if choices:
-            kept = dict.fromkeys(source.op for source in roots if isinstance(source, Output) and source.op in ops)
-            for key in kept:
-                self.held[key] = tuple(slots[region.results[Output(key, name)]] for name in ops[key].outputs)
-
-    def _read_later(self, ops: Mapping[str, Op]) -> list[Source]:
-        """All outputs of the operations that others read, that choices are made by, or that must not run again."""
-        others = [op for key, op in self.plan.ops.items() if key not in ops]
-        read = {source for op in others for source in op.sources()} | {s for s, _ in self.plan.outputs.values()}
-        keys = {source.op for source in read if isinstance(source, Output)}
-        kept = [op for op in ops.values() if op.key in keys or not is_pure(op) or not self._prunes()]
-        return [Output(op.key, name) for op in kept for name in op.outputs]
+            self.held.keep(ops, region, slots)
 
     def _walk(
         self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]], wiring: WiringChecks
@@ -290,7 +268,7 @@ class _Runner:
         deciding: what choices are made by, where that is all that is wanted.
         """
         plan = self.plan
-        sources = deciding or self._roots()
+        sources = deciding or self._wanted()
         wanted = {source.op for source in sources if isinstance(source, Output)}
         effects = not deciding and self.options.only is None
         inside = branch_operations(plan.ops) if effects else set()
