@@ -257,7 +257,7 @@ def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, 
         return
     try:
         given = provides(**arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         yield Problem(call.mark, "missing-part", f"{call.spec.id}: {error}", f"nodes.{call.key}")
         return
     for reader, port, output in readers:

@@ -17,6 +17,7 @@ from guidegraph.graph.steps import Step
 from guidegraph.graph.trust.files import check_paths
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.trust.policy import refuse_shipped
+from guidegraph.graph.trust.process_state import keep_state, put_back
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
 
@@ -70,7 +71,8 @@ class Body:
 
 
 def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls. Raises ``NodeError``."""
+    """Run a call or a batch of calls, and put back what it changes of the process. Raises ``NodeError``."""
+    kept = None if step.watch == "nothing" else keep_state(step.watch)
     try:
         if step.members:
             _invoke_batch(step, slots)
@@ -89,6 +91,9 @@ def invoke(step: Step, slots: list[Any]) -> None:
         if is_interrupt(error):
             raise
         raise fail(step, error) from error
+    finally:
+        if kept is not None:
+            put_back(kept, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
 
 
 def fail(step: Step, error: BaseException) -> NodeError:

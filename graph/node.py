@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.types import ANY, PortType, fields_of, is_tensor, port_type
 from guidegraph_runtime.admission import is_infinite
@@ -98,6 +98,9 @@ def _explain(error: Exception, value: object, expected: PortType) -> str:
     return f"{why}; found {type(value).__name__} {value!r:.80}"
 
 
+Watch: TypeAlias = Literal["nothing", "torch", "everything"]
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """All the engine knows of a node. Traits tell passes what they may do.
@@ -140,6 +143,20 @@ class NodeSpec:
 
     def port(self, name: str) -> Port | None:
         return self.inputs.get(name) or self.settings.get(name)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What of the process is looked at around a call, in case it is left changed.
+
+        Nodes that do not come with guidegraph are watched for everything. A node of guidegraph runs code of others only
+        in a model that it is given, and is then watched for settings of torch.
+        """
+        from guidegraph.graph.hosted import kinds
+
+        if not self.distribution.startswith("guidegraph=="):
+            return "everything"
+        read = {kind for port in self.inputs.values() for kind in kinds(port.type)}
+        return "torch" if read & {"model", "unknown"} else "nothing"
 
     @property
     def doc(self) -> str:
@@ -306,7 +323,7 @@ def _same_type(
 ) -> dict[str, tuple[str, ...]]:
     """For each output that is of a type variable, the ports that are."""
     origin: Any = typing.get_origin(annotation)
-    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)  # type: ignore[arg-type]
+    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)
     given = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
     fields = typing.get_type_hints(origin, include_extras=True) if given else {}
     found: dict[str, tuple[str, ...]] = {}

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, mismatch
 
 Fits: TypeAlias = Callable[[Any], bool]
+ABSENT = "__guidegraph_absent__"
+"""A class attribute, true where values stand for something that is not there and say so when they are used."""
 ENTRIES = 2
 """How many entries of a list are looked at."""
 
@@ -49,7 +51,7 @@ def output_check(kind: PortType) -> Fits | None:
             return has_rank is None or has_rank(value)
         if elements and cls in (list, tuple):
             return entry is None or all(map(entry, value[:ENTRIES]))
-        if mismatch(value, kind) is not None:
+        if mismatch(value, kind) is not None and not getattr(cls, ABSENT, False):
             return False
         by_class.add(cls)
         return True

@@ -290,7 +290,7 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
-        return Step(op, None, (), (), {}, outs, True, False, members=members)
+        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))

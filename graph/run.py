@@ -31,6 +31,7 @@ from guidegraph.graph.residency import GIVEN, Made, Residency, bring
 from guidegraph.graph.steps import RegionPlan, Step, reads
 from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.trust.process_state import guarded_run
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
 from guidegraph_runtime.error_text import describe_error, error_text
@@ -99,7 +100,7 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad():
+    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad(), guarded_run():
         try:
             runner.execute()
         except Cancelled as error:

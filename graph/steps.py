@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.ir import Call, Literal, Loop, Op, Output, Source, Sources
+from guidegraph.graph.node import Watch
 from guidegraph.graph.output_check import Fits, output_check
 from guidegraph.graph.ownership import is_mutable
 
@@ -27,7 +28,7 @@ class Step:
     plain: positions and constants are all there is, and nothing is checked.
     validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
     use this is. members: the calls of a batch.
-    body: a loop's body, and closure what the loop reads from outside.
+    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
     """
 
     op: Call | Loop | BatchCall
@@ -45,6 +46,7 @@ class Step:
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
+    watch: Watch = "nothing"
 
 
 @dataclass(slots=True)
@@ -125,6 +127,7 @@ def call_step(call: Call, slots: Slots) -> Step:
         tuple(validated),
         mutable,
         tuple(map(output_check, call.outputs.values())),
+        watch=call.spec.watch,
     )
 
 

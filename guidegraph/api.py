@@ -67,7 +67,7 @@ class Workflow:
             dtype=dtype,
             passes=chosen,
             memory=None if cache == "off" else _memory,
-            disk=DiskCache(Path(cache)) if cache not in (None, "off") else None,
+            disk=DiskCache(Path(cache).absolute()) if cache not in (None, "off") else None,
             observers=tuple(observers),
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,

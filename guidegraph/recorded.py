@@ -45,6 +45,7 @@ class RecordedRun:
     """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
 
     def __init__(self, job: Job, folder: Path):
+        folder = folder.absolute()  # a node may change the current directory
         if job.policy.out is None:
             job = replace(job, policy=replace(job.policy, out=folder))
         self.job, self.folder = job, folder
@@ -97,7 +98,7 @@ class RecordedRun:
                 dtype=job.dtype,
                 passes=job.passes,
                 memory=memory(plan) if memory else None,
-                disk=DiskCache(job.cache) if job.cache else None,
+                disk=DiskCache(job.cache.absolute()) if job.cache else None,
                 observers=[self._record, *observers],
                 cancel=cancel,
                 only=job.only,

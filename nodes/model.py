@@ -71,6 +71,8 @@ class MissingPart(AttributeError, ValueError):
 class Missing:
     """Stands for a part that a model does not hold, or that needs something more: any use of it says what."""
 
+    __guidegraph_absent__ = True
+
     def __init__(self, message: str) -> None:
         self._message = message
 

@@ -17,11 +17,21 @@ DEBUG = "GUIDEGRAPH_DEBUG"
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
+    if arguments is not None:  # in a process that does other things too
+        _main(list(arguments))
+    given = sys.argv[1:]
+    if {"-h", "--help"} & {*given[1:]} or given[:1] == ["--version"]:  # no plugin is imported
+        _main(given)
+    from guidegraph.cli.supervised import in_own_process
+
+    in_own_process(_main, given, _plugin_modules(given), "--no-plugins" not in given)
+
+
+def _main(given: list[str]) -> NoReturn:
     from guidegraph.cli.app import app
     from guidegraph.cli.errors import flush_output, reported, say_warning
     from guidegraph_runtime.ending import ended_by_sigterm
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
     tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
     warnings.showwarning = say_warning
     # OpenMP's threads must not spin while they wait for each other: beside other work on the machine, that made the
@@ -38,8 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _start(given: Sequence[str], app: typer.Typer) -> None:
     """Run the command, one of ours or of a plugin."""
+    from guidegraph.cli.errors import check_names
+
+    check_names(_command(given), given)
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    if _command(given).replace("-", "_") not in own:
+    if _command(given).replace("-", "_") not in own and given[:1] != ["--version"]:
         from guidegraph.cli.options import Chosen
         from guidegraph.cli.plugins import loaded_plugins
 

@@ -7,8 +7,10 @@ long call, the process ends.
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from guidegraph.graph.events import CancelToken, leave_to_token
 from guidegraph_runtime.ending import CANCELLED, GRACE, GracePeriod, end_at_once, woken_by_signals
@@ -16,6 +18,20 @@ from guidegraph_runtime.ending import CANCELLED, GRACE, GracePeriod, end_at_once
 __all__ = ["CANCELLED", "SIGNALS", "cancelled_by_signals"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Parent:
+    """The parent of a command that runs in a process of its own (``guidegraph.cli.supervised``), if it has one.
+
+    signals: where it passes on the signals that it gets, a byte each. listening: told whether somebody reads them.
+    """
+
+    signals: socket.socket | None = None
+    listening: Callable[[bool], object] = bool
+
+
+parent = Parent()
 
 
 @contextmanager
@@ -34,7 +50,11 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
             say("cancelling; once more to end at once")
 
     try:
-        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), heard):
-            yield
+        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), heard, parent.signals):
+            parent.listening(True)
+            try:
+                yield
+            finally:
+                parent.listening(False)
     finally:
         grace.stop()

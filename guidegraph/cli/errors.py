@@ -6,9 +6,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn, TextIO
+from typing import IO, NoReturn, TextIO
 
 import typer
 
@@ -16,6 +16,7 @@ from guidegraph.graph.errors import Cancelled, GuidegraphError, Mark, NodeError,
 from guidegraph.outputs import OutputError
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.limits import LimitExceeded
+from guidegraph_runtime.say import visible, visible_json, visible_line
 from guidegraph_runtime.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
@@ -23,10 +24,23 @@ _OF_PRINTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 ID, NAME = "ID", "NAME"
 
 
+def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) -> None:
+    """Print on stdout (or ``file``), control characters as escapes."""
+    typer.echo(visible(text), nl=newline, file=file)
+
+
+def print_json(text: str, file: IO[str] | None = None) -> None:
+    """Print a JSON text on stdout (or ``file``), control characters as JSON's own escapes."""
+    typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
+
+
 def say(text: str) -> None:
-    """A line for the person, not for a program: on stderr. One that cannot be read, on a full disk say, is lost."""
+    """A line for the person, not for a program: on stderr, control characters as escapes.
+
+    One that cannot be read, on a full disk say, is lost.
+    """
     with suppress(OSError, ValueError):
-        typer.echo(text, err=True)
+        typer.echo(visible(text), err=True)
 
 
 def flush_output(code: int) -> int:
@@ -76,8 +90,18 @@ def shown(error: WorkflowError) -> str:
     for problem in error.problems:
         argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
         place = problem.mark.file if argument else str(problem.mark)
-        lines.append(place + str(problem).removeprefix(str(problem.mark)))
+        lines.append(visible_line(place + str(problem).removeprefix(str(problem.mark))))
     return "\n".join(lines)
+
+
+def check_names(command: str, arguments: Sequence[str]) -> None:
+    """Raise ``WorkflowError`` for a command or an option with control characters: click would print them as they are.
+
+    A pattern of the shell may expand to a stranger's file called ``--…``. No option and no command has such a name.
+    """
+    names = [command, *(argument.partition("=")[0] for argument in arguments if argument.startswith("-"))]
+    if unknown := [name for name in names if visible_line(name) != name]:
+        raise WorkflowError(argument_problem("unknown-option", "there is no such option", name) for name in unknown)
 
 
 @contextmanager
@@ -106,7 +130,18 @@ def reported(tracebacks: bool) -> Iterator[None]:
         if torn := _unreadable():
             _end(FAILED, torn, shown_error)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _end(FAILED, f"internal error: {describe_error(error)}{hint}", shown_error)
+        _end(FAILED, f"internal error: {describe_error(error)}{hint}{_suspects()}", shown_error)
+
+
+def _suspects() -> str:
+    """The plugins that have changed something of the process: what fails may be due to them."""
+    from guidegraph.plugins.traces import in_words
+    from guidegraph.plugins.watch import changed
+
+    if not changed:
+        return ""
+    plugins = "; ".join(f"'{name}' ({in_words(changes)})" for name, changes in changed.items())
+    return f"\nplugins that changed the process when they were imported: {plugins}; does it fail with --no-plugins too?"
 
 
 def _sentence(error: Exception) -> str:

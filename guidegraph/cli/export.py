@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
@@ -105,8 +105,8 @@ def _export(given: Arguments, held: ExitStack) -> None:
             more=files,
         )
     for line in summary(exported, manifest):
-        typer.echo(line)
-    typer.echo(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
+        print_text(line)
+    print_text(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
     if given.check:
         good = _check(exported, given.bundle, engine, kinds)
     else:
@@ -199,7 +199,7 @@ def say_part(part: ExportedPart, seconds: float) -> None:
     size = show_size(part.traced.weight_bytes)
     kind = "" if part.precision == "fp32" else f" in {part.precision}"
     what = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
-    typer.echo(f"{what}; {seconds:.1f} s")
+    print_text(f"{what}; {seconds:.1f} s")
 
 
 def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
@@ -289,15 +289,15 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     started = time.perf_counter()
     found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
     rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
-    typer.echo("")
+    print_text("")
     for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
-        typer.echo(line)
-    typer.echo("")
+        print_text(line)
+    print_text("")
     for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
-        typer.echo(line)
+        print_text(line)
     good = all(one.fits for one in found)
     seconds = time.perf_counter() - started
-    typer.echo(
+    print_text(
         f"checked in {seconds:.1f} s: {'as the engine' if good else f'differs from the engine; {path} is there'}"
     )
     return good
@@ -312,7 +312,7 @@ def _replayed(path: Path) -> bool:
     found = replay(Bundle(path, SessionSettings.on("cpu")))
     for one in found:
         far = "" if one.fits else "; --check shows which part differs from the engine"
-        typer.echo(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
+        print_text(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
     return all(one.fits for one in found)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.export import (
     Arguments,
     check_extra,
@@ -74,9 +74,9 @@ def _export(given: Arguments, held: ExitStack) -> None:
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
     for line in _summary(exported, written):
-        typer.echo(line)
+        print_text(line)
     sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
-    typer.echo(f"wrote {sizes}")
+    print_text(f"wrote {sizes}")
     if given.check and not _check(exported, given.bundle, kinds, policy):
         raise typer.Exit(1)
 
@@ -107,11 +107,11 @@ def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Pol
     outputs: dict[str, Any] = dict(zip(names, session.run(None, inputs), strict=True))
     seconds = time.perf_counter() - started
     found = compared({name: outputs.get(f"{name}.result", outputs.get(name)) for name in kinds}, engine, kinds)
-    typer.echo("")
+    print_text("")
     for line in table([("output", "engine against graph", ""), *map(difference_row, found)]):
-        typer.echo(line)
+        print_text(line)
     good = all(one.fits for one in found)
-    typer.echo(
+    print_text(
         f"ran in {seconds:.1f} s, loading included: {'as the engine' if good else f'differs from it; {path} is there'}"
     )
     return good

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import typer
 
-from guidegraph.cli.errors import WRONG, say, shown
+from guidegraph.cli.errors import WRONG, print_json, print_text, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
@@ -21,6 +21,7 @@ from guidegraph.graph.trust.policy import Grants, effect_problems, is_shipped
 from guidegraph.graph.types import takes_literal
 from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
+from guidegraph_runtime.say import visible_line
 
 
 def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, grants: Grants) -> None:
@@ -38,18 +39,18 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, g
             problems = admission_problems(graph, defaults)
             if refused := [problem for problem in problems if problem.code not in LACKING]:
                 raise WorkflowError(refused)
-            typer.echo(f"{path}: ok")
+            print_text(visible_line(f"{path}: ok"))
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
             continue
         for line in effect_lines(effects):
-            typer.echo(f"  {line}")
+            print_text(visible_line(f"  {line}"))
         lacking += bool(problems)
         if problems:
-            say(f"{path}: valid, but it cannot run here:\n{shown(WorkflowError(problems))}")
+            say(visible_line(f"{path}: valid, but it cannot run here:") + f"\n{shown(WorkflowError(problems))}")
         for line in required_lines(graph):
-            say(f"{path}: to run it, give {line}")
+            say(visible_line(f"{path}: to run it, give {line}"))
     if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
 
@@ -102,7 +103,10 @@ def plan_command(
     policy = opened.policy(grants, given_names(settings))
     compiled = compile_plan(opened.graph, values, passes=chosen, only=only or None, policy=policy)
     found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None, values), values))
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
+    if as_json:
+        print_json(json.dumps(found, indent=2))
+    else:
+        print_text("\n".join(map(visible_line, plan_text(found))))
 
 
 def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
@@ -111,8 +115,9 @@ def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
     write_or_print(draw_svg(open_workflow(workflow, required_plugins(plugins).registry).graph), output)
 
 
-def write_or_print(text: str, output: Path | None) -> None:
+def write_or_print(text: str, output: Path | None, show: Callable[[str], object] = print_text) -> None:
+    """Write a text into a file, or print it with ``show``."""
     if output is None or str(output) == "-":
-        typer.echo(text, nl=not text.endswith("\n"))
+        show(text)
     else:
         write_text(output, text)

@@ -11,10 +11,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-import typer
-
 from guidegraph.cli.errors import NAME as ARGUMENT
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import loaded_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
@@ -44,7 +42,7 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
         message = with_shortage(f"the folder cannot be written: {error}", error)
         raise WorkflowError([argument_problem("no-folder", message, "--output")]) from error
     for line in _next_steps(name, folder):
-        typer.echo(line)
+        print_text(line)
 
 
 def unfit(name: str, taken: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
-from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.errors import argument_problem, print_json, print_text, say
 from guidegraph.cli.launch import Processes, check_processes, launch
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
@@ -154,8 +154,8 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
             recorded.run([*shown, *plugins], token)
     if not (given.json or given.quiet):
         for name, text in writer.tables.items():
-            typer.echo(f"{name}\n\n{text}\n")
-        typer.echo(_summary(folder, writer))
+            print_text(f"{name}\n\n{text}\n")
+        print_text(_summary(folder, writer))
 
 
 def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
@@ -203,7 +203,7 @@ def made_folder(out: Path | None, name: str) -> Path:
 def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
     """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or a line a minute."""
     if given.json:
-        yield [JsonLog(typer.echo, lambda name: writer.files.get(name, []))]
+        yield [JsonLog(print_json, lambda name: writer.files.get(name, []))]
     elif given.verbose:
         yield [PlainLog(say)]
     elif given.quiet:

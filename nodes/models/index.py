@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.trust.files import read_regular, require_regular
+from guidegraph.graph.trust.files import check_path, read_regular
 from guidegraph.nodes.models.checksums import stated, verify_parts
 
 FORMAT = 1
@@ -14,10 +14,10 @@ INDEX = "model.json"
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The path of a regular file that model.json names; it must lie in the folder itself."""
+    """The path of a file that model.json names; it must lie in the folder itself, and be no special file."""
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
         raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
-    require_regular(folder / name)
+    check_path(folder / name)
     return folder / name
 
 
@@ -47,6 +47,9 @@ def held_parts(path: Path) -> list[str]:
     found = read_index(path)
     for name, part in found.items():
         for key in ("weights", "tokenizer"):
-            if key in part and not (file := inside(path, part[key])).is_file():
-                raise ValueError(f"part '{name}' of '{path}' needs {file.name}, which is not there: copy it there too")
+            try:
+                inside(path, part.get(key, INDEX))
+            except FileNotFoundError:
+                message = f"part '{name}' of '{path}' needs {part[key]}, which is not there: copy it there too"
+                raise ValueError(message) from None
     return list(found)

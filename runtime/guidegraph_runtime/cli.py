@@ -16,7 +16,7 @@ from guidegraph_runtime.ending import ended_by_sigterm
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.limits import Limits, limited, parse_limits
-from guidegraph_runtime.say import note, out
+from guidegraph_runtime.say import note, out, out_json
 from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
@@ -164,7 +164,7 @@ def _verify(bundle: Any, given: argparse.Namespace) -> int:
     found = replay(bundle)
     if given.json:
         for one in found:
-            out(json.dumps({"event": "compared", **vars(one), "fits": one.fits}))
+            out_json({"event": "compared", **vars(one), "fits": one.fits})
     elif not given.quiet:
         out(f"{given.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
         for one in found:

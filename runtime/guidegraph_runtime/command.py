@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from guidegraph_runtime.files import RUNS, run_folder, unfinished_start
 from guidegraph_runtime.locks import FOLDER_LOCK, FolderBusy, locked
 from guidegraph_runtime.outputs import write_output
 from guidegraph_runtime.record import RECORD, Record, record_of
-from guidegraph_runtime.say import note
+from guidegraph_runtime.say import note, out_json, visible_line
 from guidegraph_runtime.say import out as out_line
 from guidegraph_runtime.shortages import with_shortage
 
@@ -154,7 +153,7 @@ class _Line(_Nothing):
     """The loop that runs, on one line of a terminal."""
 
     def progress(self, node: str, done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[K{node} {done}/{total}")
+        sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
         sys.stderr.flush()
 
     def ended(self, status: str, seconds: float) -> None:
@@ -183,4 +182,4 @@ class _Json(_Nothing):
         self._say("run_finished", status=status, seconds=seconds)
 
     def _say(self, event: str, **fields: Any) -> None:
-        out_line(json.dumps({"event": event, **fields}))
+        out_json({"event": event, **fields})

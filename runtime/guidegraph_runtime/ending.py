@@ -8,6 +8,7 @@ Files are written under a temporary name and renamed: none is left half-written,
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
@@ -23,8 +24,13 @@ GRACE = 5.0
 
 
 @contextmanager
-def woken_by_signals(handlers: Mapping[int, Any], heard: Callable[[int], None]) -> Iterator[None]:
+def woken_by_signals(
+    handlers: Mapping[int, Any], heard: Callable[[int], None], passed_on: socket.socket | None = None
+) -> Iterator[None]:
     """Inside, ``heard`` is called on a thread for each signal of ``handlers``, which are installed.
+
+    passed_on: where a parent passes on signals that it got, a byte each. One that was sent to a group of processes
+    comes by both ways, and counts once.
 
     Outside of the main thread, which alone has signals, nothing changes.
     """
@@ -37,10 +43,20 @@ def woken_by_signals(handlers: Mapping[int, Any], heard: Callable[[int], None]) 
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
     def listen() -> None:
-        while received := ours.recv(16):
-            for number in received:
-                if number in handlers:
-                    heard(number)
+        counts = {source: 0 for source in (ours, passed_on) if source is not None}
+        while True:
+            for source in select.select([*counts], [], [])[0]:
+                received = source.recv(16)
+                if not received:
+                    if source is ours:
+                        return
+                    del counts[source]
+                for number in received:
+                    if number in handlers:
+                        before = max(counts.values())
+                        counts[source] += 1
+                        if counts[source] > before:
+                            heard(number)
 
     thread = threading.Thread(target=listen, name="guidegraph-signals", daemon=True)
     thread.start()

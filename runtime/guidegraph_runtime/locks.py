@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from guidegraph_runtime.ending import before_exit
 from guidegraph_runtime.shortages import WriteError
 from guidegraph_runtime.temporaries import remove_stale
 
@@ -75,7 +76,9 @@ def _held(file: Path, place: Path, what: str) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, _describe_self(what))
         remove_stale(file.parent)
-        yield
+        held = descriptor
+        with before_exit(lambda: _release(held, file)):
+            yield
     finally:
         _release(descriptor, file)
 

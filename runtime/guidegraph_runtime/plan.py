@@ -39,9 +39,10 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says. trips: the iterations of all loops
-    that have begun; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
-    that are there already, by their node. code: of the errors of what fails.
+    unread: operations that are not computed while flags of a value are as it says. trips: counts the
+    iterations of loops; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
+    that are there already, by their node. code: of the errors of what fails, limit_code:
+    of what is above a limit.
     """
 
     where: str
@@ -54,6 +55,7 @@ class PlanRun:
     started: float = field(default_factory=time.monotonic)
     ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     code: str = "operation-failed"
+    limit_code: str = "limit-reached"
 
     def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
@@ -62,7 +64,7 @@ class PlanRun:
             try:
                 self._one(operation)
             except LimitExceeded as error:
-                raise BundleError(self.where, "limit-reached", f"{operation.node} ({operation.op}): {error}") from error
+                raise BundleError(self.where, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
                 message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
                 raise BundleError(self.where, self.code, message) from error

@@ -44,7 +44,7 @@ UNKNOWN = Unknown()
 
 @dataclass
 class Rehearsal(PlanRun):
-    """One rehearsal of a plan. Raises ``BundleError`` with the code ``refused``.
+    """One rehearsal of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
 
     parts: by name. limit: bytes that one operation's values may take, in place of the machine's memory. drawn: nodes of
     operations that are not computed whatever is known. made: what operations outside of loops gave, by node.
@@ -53,6 +53,7 @@ class Rehearsal(PlanRun):
     parts: Mapping[str, Part] = field(default_factory=dict)
     limit: int | None = None
     code: str = REFUSED
+    limit_code: str = "over-limit"
     sources: dict[str, str] = field(default_factory=dict)
     repeated: dict[str, Rows] = field(default_factory=dict)
     made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -146,6 +147,8 @@ class Rehearsal(PlanRun):
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
+        if not isinstance(over, (Unknown, Sized)):
+            self.trips.begin(over if isinstance(over, int) else len(over))
         rows = range(over) if isinstance(over, int) else over
         starts = {at: memory.read(start) for at, start in loop.start.items()}
         self.sources |= {at: self._source(start) for at, start in loop.start.items()}
