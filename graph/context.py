@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""The dtypes that a run may have."""
+
 _device: ContextVar[str] = ContextVar("guidegraph_device", default="cpu")
 _dtype: ContextVar[str] = ContextVar("guidegraph_dtype", default="float32")
 

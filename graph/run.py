@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.admission import check_lacking
-from guidegraph.graph.cache import DiskCache, MemoryCache, Values
+from guidegraph.graph.cache import Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
 from guidegraph.graph.choices import branch_operations, next_choices
@@ -24,58 +23,21 @@ from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.ownership import is_mutable, own, own_module
-from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, compile_plan, flat_region
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
+from guidegraph.graph.run_options import RunOptions, RunResult, budget_problem, on_cpu
 from guidegraph.graph.steps import RegionPlan, Step, reads
-from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
-from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.trust.files import only_within
+from guidegraph.graph.trust.limits import TimedToken, limited
+from guidegraph.graph.trust.policy import readable_folders
 from guidegraph.graph.trust.process_state import guarded_run
-from guidegraph.graph.types import PortType, register_structured
-from guidegraph.graph.weights import Mover, TorchMover
+from guidegraph.graph.types import register_structured
+from guidegraph.graph.weights import TorchMover
 from guidegraph_runtime.error_text import describe_error, error_text
 from guidegraph_runtime.shortages import with_shortage
 
-if TYPE_CHECKING:
-    from guidegraph.graph.preview import Previewed
-
-
-@dataclass
-class RunOptions:
-    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete.
-
-    on_preview: is called with what a training loop's previews make.
-    memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
-    mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
-    policy: which files the workflow may read, write and load code from.
-    limits: what the run may take; by default those in force where the options are made.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    passes: Collection[str] = ALL_PASSES
-    memory: MemoryCache | None = None
-    disk: DiskCache | None = None
-    observers: Sequence[events.Observer] = ()
-    cancel: events.CancelToken = field(default_factory=events.CancelToken)
-    only: Collection[str] | None = None
-    on_output: Callable[[str, Any, PortType], None] | None = None
-    on_preview: Callable[[Previewed], None] | None = None
-    memory_budget: int | None = None
-    mover: Mover | None = None
-    policy: Policy = YOURS
-    limits: Limits = field(default_factory=current_limits)
-
-
-@dataclass
-class RunResult:
-    """Outputs by name; digests, seconds and origins by the path of each operation that was needed."""
-
-    outputs: dict[str, Any]
-    digests: dict[str, str]
-    seconds: dict[str, float]
-    origins: dict[str, events.Origin]
+__all__ = ["RunOptions", "RunResult", "budget_problem", "on_cpu", "run", "run_plan"]
 
 
 def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = None) -> RunResult:
@@ -100,7 +62,16 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad(), guarded_run():
+    opened = readable_folders(plan.bound, options.policy)
+    if opened is not None and options.disk is not None:
+        opened.append(options.disk.folder)
+    with (
+        placement(options.device, options.dtype),
+        limited(options.limits),
+        only_within(opened),
+        torch.no_grad(),
+        guarded_run(),
+    ):
         try:
             runner.execute()
         except Cancelled as error:
@@ -113,18 +84,6 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.result
-
-
-def budget_problem(options: RunOptions) -> str:
-    """Why a memory budget cannot be held to; empty where it can."""
-    if options.memory_budget is None or options.mover is not None or not on_cpu(options.device):
-        return ""
-    return "a memory budget is for the weights on another device than the CPU, and this run is on the CPU"
-
-
-def on_cpu(device: str) -> bool:
-    """Whether a device, by its torch name, is the CPU."""
-    return device.partition(":")[0] == "cpu"
 
 
 def _path(key: str) -> str:

@@ -8,6 +8,7 @@ says. Neither overwrites what ships with the package, and neither loads code fro
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,18 @@ def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
 def is_shipped(path: Path) -> bool:
     """Whether a path lies in what ships with the package, links followed."""
     return _lies_in(path, package_roots()[-1:])
+
+
+def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
+    """What a run that ``check_effects`` passed may open, with all links followed: ``None`` for all.
+
+    So a link in a folder that was allowed opens nothing outside of it. ops: with the parameters' values in place.
+    """
+    if not policy.stranger:
+        return None
+    effects = [effect.path for effect in list_effects(ops, {}) if effect.path is not None]
+    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *package_roots()]
+    return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
 def refuse_shipped(port: Port, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from guidegraph.cli.errors import argument_problem
 from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
+from guidegraph.graph.context import DTYPES
 from guidegraph.graph.errors import Problem, WorkflowError, choices
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.named import named_workflow
@@ -21,8 +22,6 @@ from guidegraph.graph.sizes import parse_size
 from guidegraph.graph.trust.limits import Limits, current_limits, limited, parse_limits
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.rerun import Recipe, is_picture, read_recipe
-
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)

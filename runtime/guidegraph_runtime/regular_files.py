@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path
 
@@ -27,6 +29,19 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+_roots: ContextVar[tuple[Path, ...] | None] = ContextVar("guidegraph_roots", default=None)
+
+
+@contextmanager
+def only_within(roots: Sequence[Path] | None) -> Iterator[None]:
+    """Inside, files are opened and paths checked in these folders alone, after all links; ``None`` allows all."""
+    token = _roots.set(None if roots is None else tuple(roots))
+    try:
+        yield
+    finally:
+        _roots.reset(token)
 
 
 class RefusedFile(OSError):
@@ -53,9 +68,11 @@ def open_regular(
     """A regular file, open for reading; links are followed.
 
     limit: the limit on its bytes, by name. roots: folders of which one must hold the file itself, after all links.
-    Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a file outside of ``roots``,
-    ``LimitExceeded`` for one that is too large, and ``OSError`` where there is none or it cannot be read.
+    By default those of ``only_within``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a
+    file outside of ``roots``, ``LimitExceeded`` for one that is too large, and ``OSError`` where there is none or it
+    cannot be read.
     """
+    roots = _roots.get() if roots is None else roots
     _require_regular(path, os.stat(path))
     descriptor = os.open(path, _FLAGS)
     try:
@@ -93,8 +110,10 @@ def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
     """Check a path before others get it: what is there must be a regular file, of a bounded size, or a folder.
 
     A path where nothing is passes: it may be one to write. roots: folders of which one must hold the path, after all
-    links, whether or not anything is there. Raises ``RefusedFile`` and ``LimitExceeded``.
+    links, whether or not anything is there; by default those of ``only_within``. Raises ``RefusedFile`` and
+    ``LimitExceeded``.
     """
+    roots = _roots.get() if roots is None else roots
     if roots is not None:
         require_inside(path, os.path.realpath(path), roots)
     try:

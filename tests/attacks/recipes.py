@@ -110,6 +110,18 @@ def reads_through_link(arena: Arena) -> Outcome:
     return run_picture(arena, reads("image.load", "mine/link.png"), "--allow-read", "mine")
 
 
+@attack("a picture that reads a folder that is allowed, in which a link leads out of it", "is refused")
+def reads_link_in_folder(arena: Arena) -> Outcome:
+    (arena.folder / "mine").mkdir()
+    for name in ("a.png", "b.png"):
+        (arena.folder / "mine" / name).symlink_to(arena.photo)
+    text = (
+        f"{HEAD}nodes:\n  d: {{use: data.folder_sample, with: {{path: mine, count: 2, size: 4}}}}\n"
+        "outputs: {image: d.image}\n"
+    )
+    return run_picture(arena, text, "--allow-read", "mine")
+
+
 @attack("a picture whose parameter's default names a file of the machine", "forbidden-read")
 def reads_by_default(arena: Arena) -> Outcome:
     text = (

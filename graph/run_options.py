@@ -1,0 +1,73 @@
+"""How to run, and what a run gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph import events
+from guidegraph.graph.cache import DiskCache, MemoryCache
+from guidegraph.graph.context import DTYPES
+from guidegraph.graph.passes import ALL_PASSES
+from guidegraph.graph.trust.limits import Limits, current_limits
+from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.types import PortType
+from guidegraph.graph.weights import Mover
+
+if TYPE_CHECKING:
+    from guidegraph.graph.preview import Previewed
+
+
+@dataclass
+class RunOptions:
+    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete.
+
+    on_preview: is called with what a training loop's previews make.
+    memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
+    mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
+    policy: which files the workflow may read, write and load code from.
+    limits: what the run may take; by default those in force where the options are made.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    passes: Collection[str] = ALL_PASSES
+    memory: MemoryCache | None = None
+    disk: DiskCache | None = None
+    observers: Sequence[events.Observer] = ()
+    cancel: events.CancelToken = field(default_factory=events.CancelToken)
+    only: Collection[str] | None = None
+    on_output: Callable[[str, Any, PortType], None] | None = None
+    on_preview: Callable[[Previewed], None] | None = None
+    memory_budget: int | None = None
+    mover: Mover | None = None
+    policy: Policy = YOURS
+    limits: Limits = field(default_factory=current_limits)
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a dtype that is none of ``DTYPES``."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"there is no dtype '{self.dtype}' for a run; dtypes: {', '.join(DTYPES)}")
+
+
+@dataclass
+class RunResult:
+    """Outputs by name; digests, seconds and origins by the path of each operation that was needed."""
+
+    outputs: dict[str, Any]
+    digests: dict[str, str]
+    seconds: dict[str, float]
+    origins: dict[str, events.Origin]
+
+
+def budget_problem(options: RunOptions) -> str:
+    """Why a memory budget cannot be held to; empty where it can."""
+    if options.memory_budget is None or options.mover is not None or not on_cpu(options.device):
+        return ""
+    return "a memory budget is for the weights on another device than the CPU, and this run is on the CPU"
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a device, by its torch name, is the CPU."""
+    return device.partition(":")[0] == "cpu"
