@@ -136,7 +136,8 @@ class ConvNorm(nn.Module):
 
     def __init__(self, channels: int, conv: Conv) -> None:
         super().__init__()
-        padding = tuple(side // 2 for side in conv.kernel) if conv.padded else 0
+        height, width = conv.kernel
+        padding = (height // 2, width // 2) if conv.padded else (0, 0)
         self.conv = nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(conv.channels, eps=NORM_EPSILON)
 
