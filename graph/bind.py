@@ -11,9 +11,13 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
 from guidegraph.graph.ir import Call, Graph, Loop, Op, Param, Parameter, walk
 from guidegraph.graph.literals import is_plain, literal_value
 from guidegraph.graph.node import Port
+from guidegraph.graph.ownership import own
 from guidegraph.graph.training_options import PREVIEW_EVERY, linkable_options
-from guidegraph.graph.types import describe, mismatch, takes_literal
+from guidegraph.graph.trust.limits import trip_problems
+from guidegraph.graph.types import describe, is_tensor, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
+
+INFINITIES = "expected finite numbers; found infinities"
 
 
 def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
@@ -39,7 +43,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
                 message = f"'{name}' ({kind}) has no default and was not given{help}"
                 problems.append(Problem(parameter.mark, "missing-param", message, where))
             else:
-                values[name] = parameter.default
+                values[name] = own(parameter.default)
             continue
         try:
             values[name] = _value(parameter, given[name], text)
@@ -48,6 +52,7 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
     for name, message in unfit(graph.ops, values):
         at = mark if name in given else graph.params[name].mark
         problems.append(Problem(at, "bad-value", f"'{name}': {message}", f"params.{name}"))
+    problems += trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values
@@ -60,10 +65,20 @@ def _value(parameter: Parameter, value: object, text: bool) -> object:
     if value is None and kind.is_any:
         return None
     if not (is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
-        if reason := mismatch(value, kind):
+        if reason := mismatch(value, kind) or tensor_problem(value):
             raise ValueError(reason)
         return value
     return literal_value(parameter.port, value, Path.cwd())
+
+
+def tensor_problem(value: Any) -> str | None:
+    """Why a tensor, or one of a list, is none to compute with: it has an element that is no finite number."""
+    if isinstance(value, (list, tuple)):
+        return next((reason for one in value if (reason := tensor_problem(one))), None)
+    if not is_tensor(value) or not (value.is_floating_point() or value.is_complex()) or value.isfinite().all():
+        return None
+    count = int(value.isnan().sum())
+    return f"expected numbers; found nan in {count} of {value.numel()} elements" if count else INFINITIES
 
 
 def _uncountable(value: object, steps: bool) -> str | None:
@@ -128,9 +143,9 @@ def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             continue
         value, reason = values[name], None
         try:
-            if port.annotation is None:
+            if port.annotation is None or not takes_literal(port.type):
                 reason = mismatch(value, port.type)
-            elif (is_plain(value) or isinstance(value, Path)) and takes_literal(port.type):
+            elif is_plain(value) or isinstance(value, Path):
                 literal_value(port, value, Path())
         except ValueError as error:
             reason = str(error)

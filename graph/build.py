@@ -8,7 +8,7 @@ from pathlib import Path
 
 from guidegraph.graph.bind import unfit
 from guidegraph.graph.checked import check_wiring
-from guidegraph.graph.elaborate import Elaborator, Place
+from guidegraph.graph.elaborate import WORKFLOW_ENDINGS, Elaborator, Place
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
 from guidegraph.graph.parameters import declared, path_parameters
@@ -17,17 +17,27 @@ from guidegraph.graph.parsed import ParsedWorkflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.requires import unmet
 from guidegraph.graph.scope import Scope, Typed
+from guidegraph.graph.trust.expansion import expansion_problems
+from guidegraph.graph.trust.limits import Limits, current_limits, limit_message, limited, trip_problems
 from guidegraph.graph.trust.policy import is_shipped
 from guidegraph.graph.yamltree import read_text
 
 
-def build(path: Path, registry: Registry, sources: Mapping[str, str] | None = None, *, stranger: bool = False) -> Graph:
+def build(
+    path: Path,
+    registry: Registry,
+    sources: Mapping[str, str] | None = None,
+    limits: Limits | None = None,
+    *,
+    stranger: bool = False,
+) -> Graph:
     """Read, check and resolve a workflow and the workflows it uses.
 
-    sources: texts that stand in for files, by absolute path. stranger: no other file is read, but for those that ship
-    with the package. Raises ``WorkflowError`` that lists all problems.
+    sources: texts that stand in for files, by absolute path. limits: by default those in force. stranger: no other
+    file is read, but for those that ship with the package. Raises ``WorkflowError`` that lists all problems.
     """
-    return _Builder(registry, sources or {}, stranger).graph(path)
+    with limited(limits or current_limits()):
+        return _Builder(registry, sources or {}, stranger).graph(path)
 
 
 class _Builder:
@@ -42,6 +52,7 @@ class _Builder:
         # Apart from the elaborator's, which takes problems back where it goes over a loop's body again.
         self._in_files: list[Problem] = []
         self._lacking: list[str] = []
+        self._bytes = 0
 
     def parsed(self, path: Path, file: str) -> ParsedWorkflow | None:
         """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
@@ -52,6 +63,10 @@ class _Builder:
                 if error.problems[0].code == "no-file":
                     raise
                 self._in_files += error.problems
+                self._parsed[path] = None
+                return None
+            if problem := self._too_long(text, file):
+                self._in_files.append(problem)
                 self._parsed[path] = None
                 return None
             self.sources[str(path)] = text
@@ -69,6 +84,13 @@ class _Builder:
             raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", message)])
         return read_text(path, file)
 
+    def _too_long(self, text: str, file: str) -> Problem | None:
+        """Count a file's text. A problem where this and the files before it have more bytes than the limit."""
+        self._bytes += len(text.encode(errors="surrogatepass"))
+        what = f"the workflow has {self._bytes:,} bytes, with those that it uses"
+        message = limit_message("workflow_bytes", self._bytes, what)
+        return Problem(Mark(file, 1, 1), "too-large", message) if message else None
+
     def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
         """The declared parameters that are right; problems of the others are noted."""
         if workflow.path not in self._params:
@@ -80,6 +102,8 @@ class _Builder:
         workflow = self.parsed(path, str(given))
         if workflow is None:
             raise WorkflowError(self._in_files)
+        if problems := expansion_problems(workflow, self.parsed, WORKFLOW_ENDINGS):
+            raise WorkflowError([*self._in_files, *problems])
         params = self.params(workflow)
         typed = {name: Typed(Param(name), p.port.type) for name, p in params.items()}
         broken = [name for name in workflow.params if name not in params]
@@ -97,6 +121,7 @@ class _Builder:
             self.problems.append(
                 Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
             )
+        self.problems += trip_problems(ops, defaults)
         if self.problems or self._in_files:
             raise WorkflowError([*self._in_files, *self.problems])
         check_wiring(ops.values(), {})

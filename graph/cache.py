@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.ownership import Seal
 from guidegraph.graph.serialise import NotSerialisable, read_value, write_value
 from guidegraph.graph.types import is_tensor
+from guidegraph_runtime.error_text import describe_error
+from guidegraph_runtime.shortages import explain_shortage, with_shortage
+from guidegraph_runtime.temporaries import remove_stale_once
 
 log = logging.getLogger(__name__)
 
@@ -41,24 +46,20 @@ def nbytes(value: Any, depth: int = 8) -> int:
     return sum(nbytes(v, depth - 1) for v in inner.values()) if inner else sys.getsizeof(value)
 
 
-def _versions(values: Values) -> tuple[int, ...]:
-    return tuple(v._version if is_tensor(v) else 0 for v in values)
-
-
 class MemoryCache:
-    """The most recently used values, up to ``limit`` bytes. A tensor changed in place since is not found."""
+    """The most recently used values, up to ``limit`` bytes. Values that were altered since are not found (``Seal``)."""
 
     def __init__(self, limit: int = 2 << 30):
         self.limit = limit
         self.size = 0
-        self._entries: OrderedDict[str, tuple[Values, tuple[int, ...], int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Values, Seal, int]] = OrderedDict()
 
     def get(self, digest: str) -> Values | None:
         entry = self._entries.get(digest)
         if entry is None:
             return None
-        values, versions, _ = entry
-        if versions != _versions(values):
+        values, seal, _ = entry
+        if not seal.holds(values):
             self.drop(digest)
             return None
         self._entries.move_to_end(digest)
@@ -68,7 +69,7 @@ class MemoryCache:
         size = 64 + sum(map(nbytes, values))
         if size > self.limit or digest in self._entries:
             return
-        self._entries[digest] = (values, _versions(values), size)
+        self._entries[digest] = (values, Seal.of(values), size)
         self.size += size
         while self.size > self.limit:
             _, (_, _, dropped) = self._entries.popitem(last=False)
@@ -85,31 +86,47 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept."""
+    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept.
+
+    Each file carries its digest and a checksum. One that is damaged, or another's, is removed, with a warning.
+    A cache that cannot be written, since the disk is full say, says so once, and keeps nothing more.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._writable = True
+        for part in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
+            remove_stale_once(part)
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
     def get(self, digest: str, device: str) -> Values | None:
         path = self._path(digest)
-        if not path.exists():
-            return None
         try:
-            found = read_value(path, device)
-        except (ValueError, OSError) as error:
+            if not path.exists():
+                return None
+            found = read_value(path, device, digest)
+        except ValueError as error:
+            log.warning("a cached value is computed again: %s", error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+        except OSError as error:
             log.warning("a cached value is left out: %s", error)
             return None
         return found if isinstance(found, tuple) else None
 
     def put(self, digest: str, values: Values) -> None:
-        if self._path(digest).exists():
+        if not self._writable or self._path(digest).exists():
             return
         try:
-            write_value(self._path(digest), values)
+            write_value(self._path(digest), values, digest)
         except NotSerialisable:
             return
-        except OSError as error:
-            log.warning("the disk cache cannot be written: %s", error)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not explain_shortage(error):
+                raise
+            self._writable = False
+            reason = with_shortage(describe_error(error), error)
+            log.warning("the cache keeps nothing more of this run, which goes on without it: %s", reason)

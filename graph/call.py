@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.batch import BatchCall, call_together
 from guidegraph.graph.errors import Cancelled, Mark, NodeError
-from guidegraph.graph.events import CancelToken, Observer
+from guidegraph.graph.events import CancelToken, Observer, is_interrupt
 from guidegraph.graph.ir import Call, Loop
+from guidegraph.graph.output_check import OutputError, output_mismatch
+from guidegraph.graph.ownership import own
 from guidegraph.graph.plan import Step
+from guidegraph.graph.trust.files import check_paths
+from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.trust.policy import refuse_shipped
+from guidegraph.graph.trust.process_state import keep_state, put_back
 from guidegraph.graph.types import describe, mismatch
 from guidegraph.graph.watch import LoopWatch
 
@@ -35,6 +40,7 @@ class Body:
 
     ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
     the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
+    ``trips`` counts the iterations of its loops.
     """
 
     cancel: CancelToken
@@ -44,6 +50,14 @@ class Body:
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
+    trips: TripCount = field(default_factory=TripCount)
+
+    def begin_loop(self, step: Step, trips: int) -> None:
+        """Count the trips of a loop that begins. Raises ``NodeError`` where the run would have too many."""
+        try:
+            self.trips.begin(trips)
+        except LimitExceeded as error:
+            raise fail(step, error) from None
 
     def count(self, step: Step, seconds: float) -> None:
         """Add a step that has run; what ran together shares its time equally."""
@@ -57,20 +71,29 @@ class Body:
 
 
 def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls. Raises ``NodeError``."""
+    """Run a call or a batch of calls, and put back what it changes of the process. Raises ``NodeError``."""
+    kept = None if step.watch == "nothing" else keep_state(step.watch)
     try:
         if step.members:
             _invoke_batch(step, slots)
         elif step.plain:
+            if step.constants:
+                check_paths(step.constants)
             args = [slots[s] for s in step.args]  # type: ignore[index]
             store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
         else:
             args, named = arguments(step, slots)
+            check_paths(named)
             store(step, slots, step.function(*args, **named))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise fail(step, error) from error
+    finally:
+        if kept is not None:
+            put_back(kept, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
 
 
 def fail(step: Step, error: BaseException) -> NodeError:
@@ -101,6 +124,7 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
     assert isinstance(call, Call)
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
     named = dict(step.constants)
+    named |= {name: own(named[name]) for name in step.mutable}
     for name, slot in step.wired:
         named[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
     if call.checks:
@@ -120,16 +144,30 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def store(step: Step, slots: list[Any], value: Any) -> None:
+    """Put what a call gave in its slots. Raises ``TypeError`` where it is not what the node's annotation says."""
     if not step.named:
         if step.outs:
+            check = step.checks[0]
+            if check is not None and not check(value):
+                raise _output_error(step, 0, value)
             slots[step.outs[0]] = value
         return
     if not isinstance(value, tuple) or len(value) != len(step.outs):
         call = step.op
         assert isinstance(call, Call)
         raise TypeError(f"expected a NamedTuple of {', '.join(call.outputs)}; found {describe(value)}")
-    for slot, part in zip(step.outs, value, strict=True):
+    for i, (slot, part) in enumerate(zip(step.outs, value, strict=True)):
+        check = step.checks[i]
+        if check is not None and not check(part):
+            raise _output_error(step, i, part)
         slots[slot] = part
+
+
+def _output_error(step: Step, index: int, value: Any) -> OutputError:
+    call = step.op
+    assert isinstance(call, Call)
+    name, kind = list(call.outputs.items())[index]
+    return OutputError(name, output_mismatch(value, kind))
 
 
 def _invoke_batch(step: Step, slots: list[Any]) -> None:
@@ -138,6 +176,8 @@ def _invoke_batch(step: Step, slots: list[Any]) -> None:
     assert isinstance(call, Call)
     assert first.function is not None
     gathered = [arguments(member, slots) for member in step.members]
+    for _, named in gathered:
+        check_paths(named)
     leading = list(call.spec.inputs)[: len(first.args)]
     which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
     results = call_together(first.function, gathered, which)

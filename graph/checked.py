@@ -6,30 +6,31 @@ asked as soon as that value is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from inspect import signature
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
+from guidegraph.graph.admission import Extents
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Literal, Op, Output, Source, Sources, walk
-from guidegraph.graph.node import WIRED
+from guidegraph.graph.node import SHAPES, WIRED
 from guidegraph.graph.passes import argument_source, ask_trait, check_ports, known_arguments
 
 
-def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any]) -> None:
+def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> None:
     """Raise ``WorkflowError`` for the calls, those in the bodies of loops too, that are wired wrong for these values.
 
-    ``values`` holds what is known of links; a call of which too little is known passes.
+    ``values`` holds what is known of links, and ``extents`` of shapes; a call of which too little is known passes.
     """
-    if problems := wiring_problems(ops, values):
+    if problems := wiring_problems(ops, values, extents):
         raise WorkflowError(problems)
 
 
-def wiring_problems(ops: Iterable[Op], values: Mapping[Source, Any]) -> list[Problem]:
+def wiring_problems(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> list[Problem]:
     """What ``check_wiring`` raises."""
-    calls = (op for op in walk({op.key: op for op in ops}) if isinstance(op, Call))
-    return [problem for call in calls if call.spec.check for problem in _problems(call, call.spec.check, values)]
+    calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call) and op.spec.check]
+    return [problem for call in calls for problem in _problems(call, values, extents or Extents())]
 
 
 def checked_sources(ops: Iterable[Op]) -> set[Source]:
@@ -40,11 +41,17 @@ def checked_sources(ops: Iterable[Op]) -> set[Source]:
 
 
 class WiringChecks:
-    """The checks of a region's operations, made as the values that they ask for are computed."""
+    """The checks of a region's operations, made as the values that they ask for are computed.
 
-    def __init__(self, ops: Mapping[str, Op]):
+    bound: the operations before the passes, from which shapes follow.
+    """
+
+    def __init__(self, ops: Mapping[str, Op], bound: Mapping[str, Op]):
         self.ops = ops
-        self.asked = checked_sources(ops.values())
+        self.extents = Extents()
+        self.extents.follow(bound.values())
+        self.waiting = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+        self.asked = checked_sources(self.waiting)
         self.known: dict[Source, Any] = {}
 
     def see(self, values: Mapping[Source, Any]) -> None:
@@ -52,15 +59,21 @@ class WiringChecks:
         if self.asked.isdisjoint(values):
             return
         self.known.update((source, value) for source, value in values.items() if source in self.asked)
-        check_wiring(self.ops.values(), self.known)
+        check_wiring(self.ops.values(), self.known, self.extents)
+        # A value is not held longer than it is asked for: it may be a model.
+        self.waiting = [call for call in self.waiting if not checked_sources([call]) <= self.known.keys()]
+        self.asked = checked_sources(self.waiting)
+        self.known = {source: value for source, value in self.known.items() if source in self.asked}
 
 
 def checked_first(ops: Mapping[str, Op]) -> dict[str, Op]:
     """The operations in an order in which those that a ``check`` waits for come first; otherwise as they are.
 
-    Nothing moves where an operation with effects would, since the order of effects is the workflow's.
+    Nothing moves where an operation with effects would, since the order of effects is the workflow's. A ``check`` that
+    asks for shapes too waits for a model, which is not loaded earlier for it.
     """
-    sources = checked_sources(ops.values())
+    calls = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+    sources = checked_sources(call for call in calls if SHAPES not in signature(call.spec.check or len).parameters)
     needed = {source.op for source in sources if isinstance(source, Output)}
     for op in reversed([*ops.values()]):
         if op.key in needed:
@@ -80,13 +93,21 @@ def _wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     return frozenset(name for name, source in (*call.inputs.items(), *call.settings.items()) if is_fed(source))
 
 
-def _problems(call: Call, check: Callable[..., Any], values: Mapping[Source, Any]) -> Iterator[Problem]:
-    known = known_arguments(call, call.spec.check_arguments, values)
+def _problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Iterator[Problem]:
+    check = call.spec.check
+    assert check is not None
+    parameters = signature(check).parameters
+    needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
+    known = known_arguments(call, needed, values)
     if known is None:
         return
+    for name in call.spec.check_arguments:
+        known |= known_arguments(call, [name], values) or {}
     wired = _wired(call, values)
-    if WIRED in signature(check).parameters:
+    if WIRED in parameters:
         known[WIRED] = wired
+    if SHAPES in parameters:
+        known[SHAPES] = extents.of_ports(call)
     messages = ask_trait(call, "check", check, known)
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])
     for name, message in messages.items():

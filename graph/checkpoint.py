@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph.graph.checked_file import DamagedFile, read_checked, write_checked
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.serialise import decode, encode
-from guidegraph_runtime.files import atomic_path
+from guidegraph.graph.trust.files import require_regular
+from guidegraph_runtime.locks import FolderBusy, locked
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT = "guidegraph-training-2"
+FORMAT = "guidegraph-training-3"
+UNCHECKED = "guidegraph-training-2"
+"""The format before, without a checksum."""
+NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 FILE = "state.safetensors"
 
@@ -28,23 +34,52 @@ class CheckpointError(GuidegraphError):
 class State:
     """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
 
-    precision: what the last of these steps were computed in; None where a checkpoint does not say.
+    precision: what the last of these steps were computed in; None where a checkpoint does not say. doubt: what to
+    warn of where no checksum vouches for what was read; earlier versions wrote none.
     """
 
     step: int
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     precision: str | None = None
+    doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors under a prefix, by the rest of their names."""
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
 
-def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state in place of the one before it. Raises ``NotSerialisable`` for a value that cannot be kept."""
-    from safetensors.torch import save_file
+@contextmanager
+def hold_state(folder: Path | None) -> Iterator[None]:
+    """Hold the folder of a training's checkpoint, by a lock beside the state; no folder needs none.
 
+    Raises ``CheckpointError`` where another training holds it, and ``OSError`` for a disk without space.
+    """
+    if folder is None:
+        yield
+        return
+    try:
+        with locked(folder / f".{FILE}.lock", folder, "a training"):
+            yield
+    except FolderBusy as busy:
+        raise CheckpointError(f"the checkpoint is in use: {busy}") from None
+
+
+def write_state(folder: Path, key: str, state: State) -> None:
+    """Write a state in place of the one before it, which stays whole where this one cannot be written.
+
+    Raises ``NotSerialisable`` for a value that cannot be kept, and ``CheckpointError`` for a full disk and the like.
+    """
+    try:
+        _write_state(folder, key, state)
+    except OSError as error:
+        earlier = "there is no earlier one"
+        if (folder / FILE).is_file():
+            earlier = "the earlier one is whole: the same run, started again, goes on from it"
+        raise CheckpointError(f"the checkpoint after {state.step} steps, {error}; {earlier}") from error
+
+
+def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     held, tree = encode(state.values)
     named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
@@ -53,8 +88,7 @@ def write_state(folder: Path, key: str, state: State) -> None:
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     if state.precision is not None:
         metadata["precision"] = state.precision
-    with atomic_path(folder / FILE) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+    write_checked(folder / FILE, tensors, metadata)
 
 
 def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
@@ -62,28 +96,30 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
 
     Raises ``CheckpointError`` for a damaged file, and, where ``check`` is set, for one of another training.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / FILE
     if not path.exists():
         return None
+    again = "restore it from a copy, or move it away to start over"
+    require_regular(path)
     try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is not a training checkpoint of this version: move it away")
-            if check and metadata.get("key") != key:
-                raise CheckpointError(
-                    f"{path} belongs to another training (its data, models, settings or node sources differ): "
-                    "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
-                )
-            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-            held = {n.removeprefix(VALUE): t for n, t in tensors.items() if n.startswith(VALUE)}
-            kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
-            values = decode(json.loads(metadata["values"]), held)
-            return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): move it away to start anew") from error
+        metadata, tensors, is_checked = read_checked(path, copy=False)
+    except DamagedFile as error:
+        raise CheckpointError(f"{error}: {again}") from error
+    if metadata.get("format") != (FORMAT if is_checked else UNCHECKED):
+        raise CheckpointError(f"{path} is not a training checkpoint of this version: {again}")
+    if check and metadata.get("key") != key:
+        raise CheckpointError(
+            f"{path} belongs to another training (its data, models, settings or node sources differ): "
+            "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
+        )
+    doubt = "" if is_checked else NO_CHECKSUM.format(folder)
+    held = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
+    kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
+    try:
+        values = decode(json.loads(metadata["values"]), held)
+        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), doubt)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): {again}") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -20,8 +20,10 @@ from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.trust.files import open_regular
 from guidegraph.graph.types import Beside
 from guidegraph_runtime import files
+from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
 OWN = "guidegraph."
@@ -48,11 +50,11 @@ _files: dict[tuple[str, int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's bytes, remembered by inode, size and time of change."""
+    """The digest of a regular file's bytes, remembered by inode, size and time of change."""
     stat = path.stat()
     key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in _files:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _files[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return _files[key]
 
@@ -84,14 +86,14 @@ def path_digest(path: Path) -> str:
         if path.is_dir():
             return labelled((str(f.relative_to(path)), _file_inside(f)) for f in sorted(_files_in(path)))
         return hashed("file", path.suffix, file_digest(path))
-    except OSError:
+    except (OSError, LimitExceeded):
         return fresh()
 
 
 def _file_inside(path: Path) -> str:
     try:
         return file_digest(path)
-    except OSError:
+    except (OSError, LimitExceeded):
         return "unreadable"
 
 

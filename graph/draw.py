@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
 from guidegraph.graph.ir import Graph, Loop, walk
 from guidegraph.graph.layout import Key, Placed, Size, Wire, place
 from guidegraph.graph.picture import LEFT, RIGHT, Box, Panel, Port, picture_of, shown, types_of
-from guidegraph.graph.svg import ARROW, STYLE, Palette, clipped, scoped, text_width
+from guidegraph.graph.svg import ARROW, STYLE, Palette, clipped, escape, scoped, text_width
 
 PAD = 12.0
 ROW = 18.0

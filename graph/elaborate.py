@@ -14,14 +14,15 @@ from guidegraph.graph.elaborate_loop import elaborate_loop
 from guidegraph.graph.elaborate_workflow import elaborate_workflow
 from guidegraph.graph.errors import Problem, choices, closest
 from guidegraph.graph.ir import Call, Op, Output, Parameter, Sources
-from guidegraph.graph.node import NodeSpec
+from guidegraph.graph.link_rule import narrows
+from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.order import ordered, shown
 from guidegraph.graph.parsed import ParsedBroken, ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import PortType
+from guidegraph.graph.scope import Entry, Scope, Typed, Unresolved, resolve
+from guidegraph.graph.types import PortType, union
 from guidegraph.graph.wiring import Wiring, ports_text
-from guidegraph.graph.yamltree import short
+from guidegraph.graph.yamltree import Scalar, short
 
 WORKFLOW_ENDINGS = (".yaml", ".yml")
 
@@ -61,7 +62,6 @@ class Elaborator(Wiring):
         self.params = params
         self.lacking = lacking
         self.carried: dict[str, dict[str, PortType]] = {}
-        self.size = 0
 
     def region(self, nodes: Mapping[str, ParsedOp], scope: Scope, place: Place) -> dict[str, Op]:
         """The operations of a region in topological order; ``scope`` learns their names."""
@@ -101,7 +101,6 @@ class Elaborator(Wiring):
         return self._call(op, scope, key, place.base)
 
     def _call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], Entry]:
-        self.size += 1
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
             if not (self.lacking and node.use.text.partition(".")[0] not in self._namespaces()):
@@ -135,7 +134,26 @@ class Elaborator(Wiring):
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in node.inputs.items()}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
-        return {key: call}, Entry({name: Typed(Output(key, name), kind) for name, kind in spec.outputs.items()})
+        kinds = {name: self._output_type(node, spec, name, scope) for name in spec.outputs}
+        return {key: call}, Entry({name: Typed(Output(key, name), kind) for name, kind in kinds.items()})
+
+    def _output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
+        """The type of an output: what its type variable stands for here, or what the node declares."""
+        declared = spec.outputs[output]
+        found = [self._linked_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
+        known = union([kind for kind in found if kind is not None])
+        return declared if not found or None in found or narrows(known, declared) else known
+
+    def _linked_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
+        """The type of what feeds a port, or of its default; None where that is not known."""
+        links = node.inputs[port.name][1] if port.name in node.inputs else None
+        if links is None:
+            return PortType((), optional=True) if port.name not in node.inputs and port.default is None else None
+        try:
+            found = resolve(links, scope, "", guess=False) if isinstance(links, Scalar) else None
+        except Unresolved:
+            return None
+        return None if found is None or found.loose is not None else found.given or found.type
 
     def _missing(self, node: ParsedNode, spec: NodeSpec) -> None:
         """Ports that must be given and are not, unless a misspelt one is there that was meant."""

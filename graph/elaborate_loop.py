@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.elaborate_preview import elaborate_preview
 from guidegraph.graph.errors import Mark, Problem, choices, closest
-from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Source, Training
+from guidegraph.graph.ir import Carry, Literal, Loop, Op, Optimised, Output, Param, Source, Training
+from guidegraph.graph.link_rule import have_common, join, linkable
+from guidegraph.graph.loop_types import collected, entry_of, iterable, may_iterate, unstacked, without_axes
 from guidegraph.graph.parse import MAX_NESTING
 from guidegraph.graph.parsed import NamedLinks, ParsedLoop
 from guidegraph.graph.scope import INT, Entry, Scope, Typed
@@ -19,7 +21,7 @@ from guidegraph.graph.training_options import (
     optimiser_options,
     training_options,
 )
-from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, element_of, have_common, join, linkable
+from guidegraph.graph.types import ANY, PortType, Tensor
 from guidegraph.graph.yamltree import Scalar, short
 
 if TYPE_CHECKING:
@@ -41,23 +43,27 @@ def elaborate_loop(
     _names(e, loop, scope)
     _next_names(e, loop)
     starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _settled(e, loop, scope, key, place, starts, element_of(over[1]) if over else ANY)
+    inner, body, nexts = _settled(
+        e, loop, scope, key, place, starts, entry_of(over.given or over.type) if over else ANY
+    )
     readable = {"body", "next"} - loop.unread
-    collected = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
+    collects = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
     training = _training(e, loop, scope, inner, place) if loop.train else None
     if training is not None:
         training = replace(training, preview=elaborate_preview(e, loop, inner, key, place))
-    kinds = {name: _stacked(found[1]) if found else ANY for name, found in collected.items()}
-    outputs = {**inner.carry, **kinds}
+    kinds = {name: collected(found.given or found.type) if found else ANY for name, found in collects.items()}
+    outputs = {**inner.carry, **{name: without_axes(kind) for name, kind in kinds.items()}}
     partial = bool(loop.unread & {"carry", "collect", "body"})
-    entry = Entry({name: Typed(Output(key, name), kind) for name, kind in outputs.items()}, partial=partial)
-    wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collected.values())
+    typed = {name: Typed(Output(key, name), kind) for name, kind in inner.carry.items()}
+    typed |= {name: Typed(Output(key, name), outputs[name], kind, unstacked(kind)) for name, kind in kinds.items()}
+    entry = Entry(typed, partial=partial)
+    wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
     if over is None or wrong:
         return {}, entry
-    sources = [{n: f[0] for n, f in group.items() if f} for group in (starts, nexts, collected)]
+    sources = [{n: f[0] for n, f in group.items() if f} for group in (starts, nexts, collects)]
     start, after, collect = sources
     item = loop.item.text if loop.item else ""
-    op = Loop(key, over[0], item, start, body, after, collect, outputs, loop.mark, training)
+    op = Loop(key, over.source, item, start, body, after, collect, outputs, loop.mark, training)
     return {key: op}, entry
 
 
@@ -66,32 +72,34 @@ def _settled(
 ) -> tuple[Scope, dict[str, Op], Found]:
     """The body, elaborated with carries of types that hold what ``next`` gives."""
     known = e.carried.get(key, {})  # of an earlier pass over a loop around this one: types only ever widen
-    first = {n: (f.wide or f.type) if f else ANY for n, f in starts.items()}
+    first = {n: f.widest if f else ANY for n, f in starts.items()}
     kinds = {n: join(kind, known.get(n, kind)) for n, kind in first.items()}
     inside = replace(place, prefix=f"{key}.body.", loops=place.loops + 1)
     unread = (loop.unread & {"carry"}) | ({"nodes"} if "body" in loop.unread else set())
     trained = {entry.model.text for entry in loop.train}
     wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
     kinds |= {n: ANY for n in loop.carry if n not in wanted and n not in trained}
-    clashes: list[Problem] = []
+    clashes: dict[str, Problem] = {}
     while True:
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
         inner.unread = frozenset(unread) | (scope.unread & {"params"})
-        inner.item, inner.item_type, inner.carry = (loop.item.text if loop.item else None), item, kinds
+        inner.item, inner.carry = (loop.item.text if loop.item else None), kinds
+        inner.item_type, inner.item_known = without_axes(item), item
         noted = len(e.problems)
         body = e.region(loop.body, inner, inside)
         nexts = _links(e, wanted, inner, f"{loop.path}.next")
         joined = _joined(loop, kinds, nexts, clashes)
         if joined == kinds:
-            e.carried[key] = kinds
-            e.problems += clashes
+            # What clashes may be anything in this pass; whether it does is found again in the next one.
+            e.carried[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
+            e.problems += clashes.values()
             return inner, body, nexts
         kinds = joined
         del e.problems[noted:]
 
 
 def _joined(
-    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: list[Problem]
+    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: dict[str, Problem]
 ) -> dict[str, PortType]:
     """The carries' types widened by what ``next`` gives.
 
@@ -104,7 +112,7 @@ def _joined(
             link = loop.next[name][1]
             if name not in widen and found and link is not None:
                 message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
-                clashes.append(Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}"))
+                clashes[name] = Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}")
                 joined[name] = ANY
     return joined
 
@@ -116,29 +124,12 @@ def _links(e: Elaborator, group: NamedLinks, scope: Scope, where: str) -> Found:
 def _over(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Typed | None:
     where = f"{loop.path}.loop.over"
     found = e.link(loop.over, scope, where) if loop.over is not None else None
-    if found and loop.over is not None and not _iterable(found[1]):
-        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {found[1]}"
+    runs = may_iterate if found and isinstance(found.source, Param) else iterable
+    if found and loop.over is not None and not runs(found.type):
+        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {found.type}"
         e.add(loop.over.mark, "type-mismatch", message, where)
         return None
     return found
-
-
-def _iterable(kind: PortType) -> bool:
-    return any(
-        isinstance(a, SequenceOf)
-        or a in (object, int, list, tuple)
-        or (hasattr(a, "__getitem__") and a is not str and not issubclass(a, Mapping))
-        or Tensor in a.__mro__
-        for a in kind.alternatives
-    )
-
-
-def _stacked(kind: PortType) -> PortType:
-    """What collecting values of a type gives: tensors are stacked, all else is listed."""
-    tensors = [a is object or (isinstance(a, type) and Tensor in a.__mro__) for a in kind.alternatives]
-    if tensors and all(tensors) and not kind.optional and not kind.is_any:
-        return PortType((Tensor,))
-    return ANY if any(tensors) else PortType((SequenceOf(kind),))
 
 
 def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from guidegraph.graph.errors import WorkflowError, choices, closest
 from guidegraph.graph.ir import Literal, Op, Parameter
+from guidegraph.graph.link_rule import narrows
 from guidegraph.graph.literals import absolute_path
 from guidegraph.graph.parsed import ParsedNode, ParsedWorkflow
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.graph.scope import Entry, Scope, Typed
-from guidegraph.graph.types import narrows
 from guidegraph.graph.wiring import Origin
 from guidegraph.graph.yamltree import Scalar, short
 
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
 MAX_FILES = 32
-MAX_SIZE = 100_000
+
+
+def used_path(use: str, base: Path) -> Path:
+    """The file of a workflow that is used. Raises ``ValueError``."""
+    return Path(os.path.normpath(absolute_path(use, base)))
+
+
+def used_shown(use: str, path: Path, folder: str) -> str:
+    """A used workflow's path as errors show it; folder: that of the workflow that uses it, as errors show it."""
+    return str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(folder, use))
 
 
 def elaborate_workflow(
@@ -52,7 +61,7 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
     """The workflow's file, parsed; nothing where it cannot be used."""
     where, mark, use = f"{node.path}.use", node.use.mark, node.use.text
     try:
-        path = Path(os.path.normpath(absolute_path(use, place.base)))
+        path = used_path(use, place.base)
     except ValueError as error:
         e.add(mark, "no-file", f"cannot use '{short(use)}': {error}", where)
         return None, None
@@ -63,12 +72,8 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
     if len(place.files) >= MAX_FILES:
         e.add(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", where)
         return None, None
-    if e.size > MAX_SIZE:
-        e.add(mark, "too-large", f"with the workflows it uses, this is more than {MAX_SIZE} nodes", where)
-        return None, None
-    shown = str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(place.shown, use))
     try:
-        return path, e.parsed(path, shown)
+        return path, e.parsed(path, used_shown(use, path, place.shown))
     except WorkflowError as error:
         e.add(mark, "no-file", f"cannot use '{short(use)}': {error.problems[0].message}{_beside(path)}", where)
         return None, None
@@ -121,9 +126,9 @@ def _linked(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope)
     found = e.link(links, scope, where)
     if found is None or (fitting := e.fitting(found, parameter.port, links, scope, where)) is None:
         return None
-    given = found.wide or found.type
-    unsure = bool(fitting[1]) and narrows(given, parameter.port.type)
-    return Typed(fitting[0], parameter.port.type, given if unsure else None)
+    given = found.type if found.given is None else found.given
+    declared, is_path = parameter.port.type, not fitting[1] and narrows(given, parameter.port.type)
+    return Typed(fitting[0], declared, None if given == declared or is_path else given, found.loose)
 
 
 def _report_names(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.shortages import with_shortage
 
 MANY = 300
 LONG = 100
@@ -53,14 +57,26 @@ class NodeError(GuidegraphError):
 
     def __init__(self, path: str, node_id: str, mark: Mark, cause: BaseException, iteration: str = ""):
         self.path, self.node_id, self.mark, self.cause, self.iteration = path, node_id, mark, cause, iteration
-        text = str(cause) or type(cause).__name__
-        kind = "" if isinstance(cause, GuidegraphError) else f"{type(cause).__name__}: "
         at = f" at iteration {iteration}" if iteration else ""
-        super().__init__(f"{mark}: node-failed: {path} ({node_id}){at}: {kind}{text}")
+        super().__init__(f"{mark}: node-failed: {path} ({node_id}){at}: {describe_failure(cause)}")
+
+
+def describe_failure(error: BaseException) -> str:
+    """What went wrong, for the person: disk or memory that ran out with a remedy, else class and text of the error."""
+    own = error_text(error) if isinstance(error, GuidegraphError) else ""
+    return with_shortage(own or describe_error(error), error)
 
 
 class Cancelled(GuidegraphError):
-    """The run was cancelled; outputs finished before that are kept."""
+    """The run was cancelled; outputs finished before that are kept. ``status`` is how its record says that it ended."""
+
+    status: Literal["cancelled", "failed"] = "cancelled"
+
+
+class OutOfTime(Cancelled):
+    """A run took longer than its limit of seconds, and ended as if it had been cancelled."""
+
+    status = "failed"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ observers. Events of a loop's body are folded into
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,6 +138,20 @@ Event: TypeAlias = (
     | RunFinished
 )
 Observer: TypeAlias = Callable[[Event], None]
+
+
+def leave_to_token(number: int, frame: object) -> None:
+    """The handler of SIGINT where Ctrl-C sets a token, by a thread that signals wake, and raises no exception."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is the person's Ctrl-C rather than a ``KeyboardInterrupt`` that a node's code raised.
+
+    Python raises it in the main thread alone, and not where Ctrl-C sets a token.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGINT) is not leave_to_token
 
 
 class CancelToken:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.node import Port
 from guidegraph.graph.paths import resolve
 from guidegraph.graph.types import PortType, takes_literal
+from guidegraph_runtime.admission import number_problem
 
 STR = PortType((str,))
 
@@ -20,8 +20,8 @@ def literal_value(port: Port, value: object, base: Path) -> Any:
         return None
     if not takes_literal(kind):
         raise ValueError(f"expected {kind}, which only a node gives; found {type(value).__name__} {value!r:.80}")
-    if has_nan(value):
-        raise ValueError("expected a number; found nan")
+    if (reason := number_problem(value, infinite=port.infinite)) is not None:
+        raise ValueError(reason)
     return absolute(port.literal(value), base)
 
 
@@ -43,14 +43,6 @@ def absolute_path(text: str | Path, base: Path) -> Path:
     except (OSError, RuntimeError) as error:  # a name that is too long, a user who does not exist
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(f"'{str(text)[:60]}' is not a path: {reason}") from None
-
-
-def has_nan(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isnan(value)
-    if isinstance(value, (list, tuple)):
-        return any(map(has_nan, value))
-    return isinstance(value, dict) and any(map(has_nan, value.values()))
 
 
 def is_text(kind: PortType) -> bool:

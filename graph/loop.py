@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
 from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
+from guidegraph.graph.ownership import is_mutable, own
 from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
-from guidegraph.graph.types import describe, is_tensor
+from guidegraph.graph.types import ANY, PortType, Tensor, describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
+from guidegraph_runtime.error_text import describe_error
 
 PRECOMPUTE_LIMIT = 64 << 20
 
@@ -29,22 +32,35 @@ def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
     assert isinstance(loop, Loop)
     assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
-    if loop.training is not None:
-        from guidegraph.graph.training import run_training
+    with body.trips.ended():
+        if loop.training is not None:
+            from guidegraph.graph.training import run_training
 
-        results = run_training(step, outside, body, plan)
-    else:
-        results = _iterate(step, loop, body_plan, outside, body, plan)
+            results = run_training(step, outside, body, plan)
+        else:
+            results = _iterate(step, loop, body_plan, outside, body, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
 
 
 def entries(step: Step, over: Any) -> Sequence[Any]:
     """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    try:
+        items = _entries(over)
+        len(items)
+        return items
+    except BaseException as error:  # its code is a node's, and may raise anything
+        if events.is_interrupt(error):
+            raise
+        raise fail(step, error) from error
+
+
+def _entries(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
-        return range(over)
-    if not (hasattr(over, "__len__") and hasattr(over, "__getitem__")) or isinstance(over, (str, Mapping)):
-        raise fail(step, TypeError(f"a loop runs over a sequence or a tensor; found {describe(over)}"))
+        return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
+    rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
+    if not rows or (is_tensor(over) and over.ndim == 0):
+        raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}")
     if is_tensor(over) and over.ndim == 1:
         return over.unsqueeze(1)  # type: ignore[no-any-return]
     return over  # type: ignore[no-any-return]
@@ -55,6 +71,7 @@ def _iterate(
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
+    body.begin_loop(step, total)
     check_wiring(loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
@@ -78,7 +95,7 @@ def _iterate(
             progress(body, loop, i + 1, total, {})
     watch.finish(total)
     body.at.pop()
-    stacked = {name: stack(values) for name, values in collected.items()}
+    stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
@@ -97,8 +114,12 @@ def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
     """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
     try:
         return items[i]
-    except Exception as error:
-        raise fail(step, EntryError(f"entry {i} cannot be had: {type(error).__name__}: {error}")) from error
+    except BaseException as error:
+        if events.is_interrupt(error):
+            raise
+        unreadable = EntryError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable.__cause__ = error
+        raise fail(step, unreadable) from error
 
 
 class EntryError(GuidegraphError):
@@ -116,7 +137,16 @@ def enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, entry: 
         if isinstance(source, Index) and source.loop == loop.key:
             here[source] = i
         elif isinstance(source, Item) and source.loop == loop.key:
-            here[source] = entry if source.field is None else getattr(entry, source.field)
+            here[source] = entry if source.field is None else _field(loop, entry, source.field)
+
+
+def _field(loop: Loop, entry: Any, name: str) -> Any:
+    """A field of an entry. Raises ``NodeError`` that names the loop where the entry has none of this name."""
+    try:
+        return getattr(entry, name)
+    except AttributeError:
+        error = EntryError(f"an entry has no field '{name}'; found {describe(entry)}")
+        raise NodeError(f"nodes.{loop.key}", "loop", loop.mark, error) from None
 
 
 def run_early(
@@ -156,7 +186,7 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
     """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
     slots: list[Any] = [None] * region.size
     for slot, value in region.constants:
-        slots[slot] = value
+        slots[slot] = own(value) if is_mutable(value) else value
     for source, slot in region.inputs:
         slots[slot] = here[source]
     timed, watch = bool(body.observers), body.watch
@@ -181,8 +211,15 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
     return {source: slots[slot] for source, slot in region.results.items()}
 
 
-def stack(values: list[Any]) -> Any:
-    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack."""
+def stack(values: list[Any], kind: PortType = ANY) -> Any:
+    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack.
+
+    kind: the type that the loop declares for them. Of no iterations, an empty tensor (0) where that is a tensor.
+    """
+    if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
+        import torch
+
+        return torch.empty(0)
     if not values or not any(is_tensor(v) or is_dataclass(v) for v in values):
         return values
     from torch.utils._pytree import tree_flatten, tree_unflatten

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from guidegraph.graph.types import ANY, PortType, fields_of, is_tensor, port_type
+from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -27,6 +28,12 @@ REQUIRED = inspect.Parameter.empty
 ATTRIBUTE = "__guidegraph__"
 WIRED = "wired"
 """What ``check=`` calls the names of the ports and settings that are linked or given."""
+SHAPES = "shapes"
+"""What ``check=`` calls the shapes of ports, as far as they are known before anything is computed."""
+READ = "outputs"
+"""What ``extras=`` calls the names of the outputs that something reads."""
+SETTINGS_ALONE = ("identity", "provides")
+"""The traits that ask for settings and for no port."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Port:
     type: PortType
     default: Any = REQUIRED
     setting: bool = False
+    infinite: bool = False
+    """Infinities are values of it, as they are where the default is one."""
 
     @property
     def required(self) -> bool:
@@ -89,9 +98,16 @@ def _explain(error: Exception, value: object, expected: PortType) -> str:
     return f"{why}; found {type(value).__name__} {value!r:.80}"
 
 
+Watch: TypeAlias = Literal["nothing", "torch", "everything"]
+
+
 @dataclass(frozen=True)
 class NodeSpec:
-    """All the engine knows of a node. Traits tell passes what they may do."""
+    """All the engine knows of a node. Traits tell passes what they may do.
+
+    same_type: for outputs that are annotated with a type variable, the ports that share it: the output is of the type
+    of what they are linked to.
+    """
 
     id: str
     function: Callable[..., Any]
@@ -109,13 +125,38 @@ class NodeSpec:
     needs: Callable[..., set[str]] | None = None
     identity: Callable[..., str | None] | None = None
     check: Callable[..., Mapping[str, str]] | None = None
+    shape: Callable[..., Any] | None = None
+    extras: Callable[..., Mapping[str, str]] | Mapping[str, str] | None = None
+    provides: Callable[..., Collection[str]] | None = None
     needs_arguments: tuple[str, ...] = ()
     identity_settings: tuple[str, ...] = ()
     check_arguments: tuple[str, ...] = ()
+    same_type: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shape_arguments: tuple[str, ...] = ()
     distribution: str = field(default="", compare=False)
+
+    @cached_property
+    def asks_machine(self) -> bool:
+        """Whether a machine may lack something that the node needs: a package, a file, a part of a model."""
+        paths = any(Path in port.type.alternatives for port in self.settings.values())
+        return bool(paths or self.extras or self.provides)
 
     def port(self, name: str) -> Port | None:
         return self.inputs.get(name) or self.settings.get(name)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """What of the process is looked at around a call, in case it is left changed.
+
+        Nodes that do not come with guidegraph are watched for everything. A node of guidegraph runs code of others only
+        in a model that it is given, and is then watched for settings of torch.
+        """
+        from guidegraph.graph.hosted import kinds
+
+        if not self.distribution.startswith("guidegraph=="):
+            return "everything"
+        read = {kind for port in self.inputs.values() for kind in kinds(port.type)}
+        return "torch" if read & {"model", "unknown"} else "nothing"
 
     @property
     def doc(self) -> str:
@@ -142,6 +183,9 @@ def node(
     needs: Callable[..., set[str]] | None = None,
     identity: Callable[..., str | None] | None = None,
     check: Callable[..., Mapping[str, str]] | None = None,
+    shape: Callable[..., Any] | None = None,
+    extras: Callable[..., Mapping[str, str]] | Mapping[str, str] | None = None,
+    provides: Callable[..., Collection[str]] | None = None,
     version: str | int = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a typed function a node with the given id (``namespace.name``).
@@ -159,9 +203,19 @@ def node(
         its type (that of a needed port), since the result must not depend on it. It is asked once the values that it
         names are known, and none of them is a tensor.
     identity: given settings by name, the port that is returned unchanged, or ``None``.
-    check: given settings and ports by name, and ``wired`` (the names of those that are linked or given), what is wrong
-        with the wiring: a message for each port, or an empty mapping. It is asked as early as ``needs`` is, and before
-        anything else of the loop in which the call is.
+    check: given settings and ports by name, ``wired`` (the names of those that are linked or given), and ``shapes``
+        (of ports by name, as far as they are known), what is wrong with the wiring: a message for each port, or an
+        empty mapping. It is asked as early as ``needs`` is, and before anything else of the loop in which the call is;
+        what has a default in its signature may not be known yet, and is left out then.
+    shape: the leading axes of what the node gives, as far as they follow from settings and ports: those that can be
+        written down by their values, the others as something with a ``shape``, or None where they are not wired. A
+        mapping has those of several outputs; None is not known. It raises ``ValueError`` for what cannot go together.
+        Without it a node that is ``batchable`` gives as many samples as its first port has.
+    extras: optional packages that the node imports, by module the extra of guidegraph that brings it, or a function of
+        settings, and of ``outputs`` (the names of those that something reads), that says so. A run for which one is
+        not installed is refused before it starts.
+    provides: given settings by name, the outputs that the node will give, for one that cannot always give all. It may
+        look at a file, and imports nothing large; it raises ``ValueError`` for what it cannot use.
     version: part of the cache key; raise it when the result changes.
 
     Raises ``NodeDefinitionError`` for a signature that cannot be a schema.
@@ -171,7 +225,14 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (("needs", needs), ("identity", identity), ("check", check), ("split", split)):
+    for trait, given in (
+        ("needs", needs),
+        ("identity", identity),
+        ("check", check),
+        ("shape", shape),
+        ("provides", provides),
+        ("split", split),
+    ):
         if given is not None and not callable(given):
             raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
 
@@ -180,7 +241,7 @@ def node(
             raise NodeDefinitionError(f"{id}: a node is a plain function, and this one is async")
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
-        traits["split"] = split
+        traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
         setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
         return function
 
@@ -218,12 +279,15 @@ def _spec(
             kind = port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
-        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting)
+        infinite = is_infinite(parameter.default)
+        port = Port(parameter.name, hints[parameter.name], kind, parameter.default, setting, infinite)
         (settings if setting else inputs)[parameter.name] = port
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
     outputs, named = _outputs(name, hints["return"])
-    _check_traits(name, traits["batchable"], {"needs": needs, "identity": identity, "check": check}, inputs, settings)
+    asking = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
+    asking["provides"] = traits["provides"]
+    _check_traits(name, traits["batchable"], asking, inputs, settings)
     return NodeSpec(
         id,
         function,
@@ -236,7 +300,9 @@ def _spec(
         check=check,
         needs_arguments=_arguments(needs),
         identity_settings=_arguments(identity),
-        check_arguments=tuple(name for name in _arguments(check) if name != WIRED),
+        same_type=_same_type(hints["return"], outputs, {name: hints[name] for name in inputs}),
+        check_arguments=tuple(name for name in _arguments(check) if name not in (WIRED, SHAPES)),
+        shape_arguments=_arguments(traits["shape"]),
         **traits,
     )
 
@@ -250,6 +316,24 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
         raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
     fields = fields_of(kind)
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
+
+
+def _same_type(
+    annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """For each output that is of a type variable, the ports that are."""
+    origin: Any = typing.get_origin(annotation)
+    generic = isinstance(origin, type) and issubclass(origin, typing.Generic)
+    given = dict(zip(origin.__parameters__, typing.get_args(annotation), strict=False)) if generic else {}
+    fields = typing.get_type_hints(origin, include_extras=True) if given else {}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in outputs:
+        kind = fields.get(name, annotation if name == "out" else None)
+        variable = given.get(kind, kind) if isinstance(kind, TypeVar) else None
+        ports = tuple(port for port, hint in inputs.items() if hint is variable)
+        if isinstance(variable, TypeVar) and ports:
+            found[name] = ports
+    return found
 
 
 def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
@@ -266,8 +350,8 @@ def _check_traits(
     if unknown := [p for p in batchable if p not in inputs]:
         raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
     for trait, function in traits.items():
-        known = {*settings} if trait == "identity" else {*settings, *inputs}
-        known |= {WIRED} if trait == "check" else set()
+        known = {*settings} if trait in SETTINGS_ALONE else {*settings, *inputs}
+        known |= {WIRED, SHAPES} if trait == "check" else set()
         if unknown := [a for a in _arguments(function) if a not in known]:
-            kinds = "settings" if trait == "identity" else "settings or ports"
+            kinds = "settings" if trait in SETTINGS_ALONE else "settings or ports"
             raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no {kinds} of it")

@@ -60,7 +60,8 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
             return None
         if parsed.default is not None and default is None:
             annotation = annotation if annotation is Any else annotation | None
-    port = Port(parsed.name, annotation, port_type(annotation), REQUIRED, setting=True)
+    # What the parameter feeds says whether it may be infinite.
+    port = Port(parsed.name, annotation, port_type(annotation), REQUIRED, setting=True, infinite=True)
     if parsed.default is not None and default is not None:
         try:
             if not takes_literal(port.type):

@@ -13,6 +13,7 @@ from typing import Any
 
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
+from guidegraph.graph.events import is_interrupt
 from guidegraph.graph.ir import (
     Call,
     Carry,
@@ -31,6 +32,7 @@ from guidegraph.graph.ir import (
 from guidegraph.graph.literals import is_plain
 from guidegraph.graph.node import REQUIRED, NodeSpec
 from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph_runtime.error_text import describe_error
 
 PASSES: dict[str, str] = {
     "skip": "leave out ports that a node says it does not need",
@@ -227,8 +229,10 @@ def ask_trait(call: Call, name: str, function: Callable[..., Any], known: Mappin
     """What a trait says of these values. Raises ``NodeError`` where it fails."""
     try:
         return function(**known)
-    except Exception as error:
-        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {type(error).__name__}: {error}")
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {describe_error(error)}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
 
 

@@ -27,7 +27,8 @@ from guidegraph.graph.ir import (
     walk,
 )
 from guidegraph.graph.layout import Key, Wire
-from guidegraph.graph.types import ANY, PortType, element_of, fields_of
+from guidegraph.graph.loop_types import element_of
+from guidegraph.graph.types import ANY, PortType, fields_of
 
 LEFT, RIGHT = "<", ">"
 

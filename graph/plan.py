@@ -10,11 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.digest import Digests, is_pure
 from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
-from guidegraph.graph.models import frozen_copy
+from guidegraph.graph.node import Watch
+from guidegraph.graph.output_check import Fits, output_check
+from guidegraph.graph.ownership import is_mutable, own_parameter
 from guidegraph.graph.passes import (
     ALL_PASSES,
     aliased,
@@ -40,9 +43,11 @@ class Step:
 
     function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
     position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    named: the outputs come as a NamedTuple. plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. frees: slots whose last use this is. members: the calls of a batch.
-    body: a loop's body, and closure what the loop reads from outside.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
+    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
     """
 
     op: Call | Loop | BatchCall
@@ -54,10 +59,13 @@ class Step:
     named: bool
     plain: bool
     validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
     frees: tuple[Slot, ...] = ()
     members: tuple[Step, ...] = ()
     body: BodyPlan | None = None
     closure: tuple[tuple[Source, Slot], ...] = ()
+    watch: Watch = "nothing"
 
 
 @dataclass(slots=True)
@@ -155,9 +163,10 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    check_shapes(graph, values, only)
     chosen = frozenset(passes)
     check_effects(needed_ops(graph, only), values, policy)
-    literals = {name: Literal(frozen_copy(value)) for name, value in values.items()}
+    literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     wanted = list(graph.outputs) if only is None else list(only)
     outputs: dict[str, tuple[Source, PortType]] = {}
@@ -303,7 +312,7 @@ def _step(op: Op | BatchCall, slots: _Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
-        return Step(op, None, (), (), {}, outs, True, False, members=members)
+        return Step(op, None, (), (), {}, outs, True, False, members=members, watch=members[0].watch)
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
@@ -321,15 +330,15 @@ def call_step(call: Call, slots: _Slots) -> Step:
     by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
         (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
     ]
-    constants: dict[str, Any] = {}
-    validated: list[str] = []
+    constants, validated = dict[str, Any](), list[str]()
     for name, source in call.settings.items():
         if isinstance(source, Literal):
             constants[name] = source.value
         else:
             by_name.append((name, slots.each(source)))
             validated.append(name)
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
@@ -340,6 +349,9 @@ def call_step(call: Call, slots: _Slots) -> Step:
         call.spec.named_outputs,
         plain,
         tuple(validated),
+        mutable,
+        tuple(map(output_check, call.outputs.values())),
+        watch=call.spec.watch,
     )
 
 

@@ -10,22 +10,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
+from guidegraph.graph.admission import check_lacking
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
-from guidegraph.graph.call import Body, fail, invoke
+from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
 from guidegraph.graph.context import placement
 from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
+from guidegraph.graph.in_place import State, check_inputs, input_states
 from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
+from guidegraph.graph.ownership import is_mutable, own, own_module
 from guidegraph.graph.passes import ALL_PASSES
 from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
+from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.trust.process_state import guarded_run
 from guidegraph.graph.types import PortType, register_structured
 from guidegraph.graph.weights import Mover, TorchMover
+from guidegraph_runtime.error_text import describe_error, error_text
+from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -39,6 +46,7 @@ class RunOptions:
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
     mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
     policy: which files the workflow may read, write and load code from.
+    limits: what the run may take; by default those in force where the options are made.
     """
 
     device: str = "cpu"
@@ -54,6 +62,7 @@ class RunOptions:
     memory_budget: int | None = None
     mover: Mover | None = None
     policy: Policy = YOURS
+    limits: Limits = field(default_factory=current_limits)
 
 
 @dataclass
@@ -70,7 +79,8 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
     """Run a validated graph with checked parameter values.
 
     Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it.
+    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it, and
+    ``OutOfTime`` where the run takes longer than its limit of seconds.
     """
     options = options or RunOptions()
     place = f"{options.device} {options.dtype}"
@@ -87,14 +97,16 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    with placement(options.device, options.dtype), torch.no_grad():
+    with placement(options.device, options.dtype), limited(options.limits), torch.no_grad(), guarded_run():
         try:
             runner.execute()
-        except Cancelled:
-            runner.emit(events.RunFinished("cancelled", time.perf_counter() - started))
+        except Cancelled as error:
+            runner.emit(events.RunFinished(error.status, time.perf_counter() - started))
             raise
-        except BaseException:
+        except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
+            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+                raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
     return runner.result
@@ -124,7 +136,9 @@ class _Runner:
         self.options = options
         self.observers = tuple(options.observers)
         self.result = RunResult({}, {}, {}, {})
-        self.body = Body(options.cancel, self.observers, on_preview=options.on_preview)
+        seconds = options.limits.seconds
+        self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
+        self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
 
     def emit(self, event: events.Event) -> None:
@@ -133,13 +147,14 @@ class _Runner:
 
     def execute(self) -> None:
         ops, cached = self._demanded()
+        check_lacking(ops)
         ops = checked_first(ops)
         roots = [source for source, _ in self.plan.outputs.values()]
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
         self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
         slots: list[Any] = [None] * region.size
         for slot, value in region.constants:
-            slots[slot] = value
+            slots[slot] = own(value) if is_mutable(value) else value  # literals outlive the run
         found = {key: values for key, (values, _) in cached.items()}
         for source, slot in region.inputs:
             if not isinstance(source, Output):
@@ -148,7 +163,7 @@ class _Runner:
             slots[slot] = found[source.op][names.index(source.name)]
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
-        wiring = WiringChecks(ops)
+        wiring = WiringChecks(ops, self.plan.bound)
         wiring.see({source: slots[slot] for source, slot in region.inputs})
         waiting = self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
@@ -167,7 +182,7 @@ class _Runner:
         """Run the steps in order."""
         with self._prefetch(region, slots) as futures:
             for i, step in enumerate(region.steps):
-                self.options.cancel.check()
+                self.cancel.check()
                 self._run_step(i, step, slots, futures)
                 wiring.see(_values(step, slots))
                 if waiting:
@@ -176,7 +191,7 @@ class _Runner:
                     self._models_after(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
-        self.options.cancel.check()
+        self.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
         """Models that the run starts with come to the device; with a budget, when they are read."""
@@ -198,7 +213,8 @@ class _Runner:
             self._failed(error)
             raise
         except Exception as error:
-            raise GuidegraphError(f"models cannot be brought to '{options.device}': {error}") from error
+            reason = with_shortage(error_text(error), error)
+            raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
 
     def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
         try:
@@ -259,6 +275,7 @@ class _Runner:
     def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         for op in _ops(step):
             self.emit(events.NodeStarted(_path(op.key), _id(op)))
+        states = input_states(step, slots)
         started = time.perf_counter()
         try:
             if self.residency is None:
@@ -266,6 +283,7 @@ class _Runner:
             else:
                 self._compute_in_place(self.residency, i, step, slots, futures)
             seconds = time.perf_counter() - started
+            self._check_inputs(step, slots, states)
         except NodeError as error:
             self._failed(error)
             raise
@@ -285,6 +303,12 @@ class _Runner:
                 if self.options.disk is not None and values:
                     self.options.disk.put(digest, values)
             self._finished(op, seconds, "computed")
+
+    def _check_inputs(self, step: Step, slots: list[Any], states: Mapping[int, State]) -> None:
+        try:
+            check_inputs(step, slots, states)
+        except PortError as error:
+            raise fail(step, error) from error
 
     def _emit_totals(self) -> None:
         """What the nodes of a loop's body took, once the loop has ended, however it did."""
@@ -339,11 +363,16 @@ class _Runner:
     ) -> None:
         for source in sources:
             for name in waiting.pop(source, ()):
-                value = slots[region.results[source]]
+                value = self._own(slots[region.results[source]])
                 self.result.outputs[name] = value
                 if self.options.on_output is not None:
                     self.options.on_output(name, value, self.plan.outputs[name][1])
                 self.emit(events.OutputReady(name))
+
+    def _own(self, value: Any) -> Any:
+        """A copy of an output for the caller. Under a memory budget the weights in it are on the host."""
+        host = None if self.residency is None else "cpu"
+        return own(value, lambda module: own_module(module, host))
 
 
 def _ops(step: Step) -> tuple[Op, ...]:

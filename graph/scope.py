@@ -8,6 +8,7 @@ from typing import NamedTuple, NoReturn
 
 from guidegraph.graph.errors import Problem, choices
 from guidegraph.graph.ir import Carry, Index, Item, Source
+from guidegraph.graph.link_rule import narrows
 from guidegraph.graph.types import ANY, PortType, fields_of
 from guidegraph.graph.yamltree import Scalar, kind_of, short
 
@@ -16,11 +17,21 @@ FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", 
 
 
 class Typed(NamedTuple):
-    """What a link gives. ``wide`` is all that the source promises, where that is less than ``type``."""
+    """What a link gives.
+
+    given: what is known beside ``type``: of a parameter of a sub-workflow, the type of what its caller gives; of
+    tensors of a loop, their axes. loose: all that the source may be, where it is of ``type`` only as a rule.
+    """
 
     source: Source
     type: PortType
-    wide: PortType | None = None
+    given: PortType | None = None
+    loose: PortType | None = None
+
+    @property
+    def widest(self) -> PortType:
+        """All that the source promises: what the caller gives, where that promises less than ``type``."""
+        return self.given if self.given is not None and narrows(self.given, self.type) else self.type
 
 
 @dataclass
@@ -55,6 +66,7 @@ class Scope:
     loop: str = ""
     item: str | None = None
     item_type: PortType = ANY
+    item_known: PortType = ANY
     carry: Mapping[str, PortType] = field(default_factory=dict)
 
     def chain(self) -> Iterator[Scope]:
@@ -184,7 +196,11 @@ class _Resolver:
             return Typed(Index(loops[0].loop), INT)
         for scope in loops:
             if name == scope.item:
-                return self.entry_of(scope, field_name) if "." in rest else Typed(Item(scope.loop), scope.item_type)
+                return (
+                    self.entry_of(scope, field_name)
+                    if "." in rest
+                    else Typed(Item(scope.loop), scope.item_type, scope.item_known)
+                )
         if any(scope.item is None for scope in loops):
             raise Unresolved(None)
         names = [*(s.item for s in loops if s.item), "index"]

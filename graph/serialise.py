@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.checked_file import read_checked, write_checked
+from guidegraph.graph.trust.files import require_regular
 from guidegraph.graph.types import is_tensor, structured_types
-from guidegraph_runtime.files import atomic_path
 
-FORMAT = "guidegraph-value-1"
+log = logging.getLogger(__name__)
+
+FORMAT = "guidegraph-value-2"
+UNCHECKED = "guidegraph-value-1"
+"""The format before, without key and checksum."""
 
 
 class NotSerialisable(TypeError):
@@ -31,6 +38,8 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if is_tensor(value) and type(value).__name__ == "Tensor":
+        if value.layout != sys.modules["torch"].strided or value.is_quantized:
+            raise NotSerialisable(f"a tensor of layout {value.layout} cannot be written to safetensors")
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().contiguous()
         return {"tensor": name}
@@ -66,26 +75,28 @@ def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
     return cls(**{k: decode(v, tensors) for k, v in tree["fields"].items()})
 
 
-def write_value(path: Path, value: Any) -> None:
-    """Write a value as one safetensors file, atomically. Raises ``NotSerialisable``."""
-    from safetensors.torch import save_file
-
+def write_value(path: Path, value: Any, key: str) -> None:
+    """Write a value under its key as one safetensors file with a checksum, atomically. Raises ``NotSerialisable``."""
     tensors, tree = encode(value)
-    separate = {name: tensor.clone() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        save_file(separate, str(temporary), metadata={"format": FORMAT, "tree": json.dumps(tree)})
+    copies = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    write_checked(path, copies, {"format": FORMAT, "key": key, "tree": json.dumps(tree)})
 
 
-def read_value(path: Path, device: str) -> Any:
-    """Read what ``write_value`` wrote. Raises ``ValueError`` or ``OSError`` for a damaged file."""
-    from safetensors import SafetensorError, safe_open
+def read_value(path: Path, device: str, key: str) -> Any:
+    """Read what ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for a file that is not that.
 
+    A file of the format before, which has neither key nor checksum, is read as it is.
+    """
+    require_regular(path)
+    metadata, tensors, is_checked = read_checked(path)
+    stated = metadata.get("format")
+    if not is_checked and stated == UNCHECKED:
+        log.info("%s was written by an earlier version, without a checksum: damage to it cannot be noticed", path)
+    elif not is_checked or stated != FORMAT:
+        raise ValueError(f"{path} is not a cached value")
+    elif metadata.get("key") != key:
+        raise ValueError(f"{path} holds the value of another key, {str(metadata.get('key'))[:40]!r}")
     try:
-        with safe_open(str(path), "pt", device=device) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is not a cached value")
-            return decode(json.loads(metadata["tree"]), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError) as error:
+        return decode(json.loads(metadata["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

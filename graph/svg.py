@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 
 from guidegraph.graph.types import PortType, SequenceOf, type_name
+from guidegraph_runtime.say import visible
 
 FONT = "system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif"
 
@@ -116,6 +118,11 @@ def _name(kind: PortType) -> str:
     if len(names) > 1:
         names.pop(PLAIN, None)
     return " | ".join(names) or PLAIN
+
+
+def escape(text: str) -> str:
+    """A text for markup; control characters, of which XML allows none, are shown as escapes."""
+    return html.escape(visible(text))
 
 
 _WIDTHS = {

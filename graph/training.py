@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.arrival import brought
 from guidegraph.graph.call import Body, PortError, fail
-from guidegraph.graph.checkpoint import State, optimiser_tensors, read_state, restore_optimiser, write_state
+from guidegraph.graph.checkpoint import State, hold_state, optimiser_tensors, read_state, restore_optimiser, write_state
 from guidegraph.graph.context import current_device
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.errors import Cancelled, NodeError
-from guidegraph.graph.events import TrainingStarted
+from guidegraph.graph.events import TrainingStarted, is_interrupt
 from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
 from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
@@ -79,10 +79,14 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
     try:
         with generators_kept(device), torch.enable_grad():
             torch.manual_seed(int(loop.training.options.get("seed", 0)))
-            return _Fit(step, loop, loop.training, body_plan, outside, body, plan).run()
+            fit = _Fit(step, loop, loop.training, body_plan, outside, body, plan)
+            with hold_state(fit.folder if fit.processes.first else None):
+                return fit.run()
     except (NodeError, Cancelled):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise fail(step, error) from error
 
 
@@ -120,6 +124,7 @@ class _Fit:
         self.outside, self.body, self.plan = outside, body, plan
         self.items = entries(step, outside[loop.over])
         self.total = len(self.items) if training.steps is None else int(outside[training.steps])
+        body.begin_loop(step, self.total)
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
         device = self.device = current_device()
@@ -314,6 +319,8 @@ class _Fit:
         state = read_state(self.folder, self.key, check=check)
         if state is None:
             return 0
+        if self.processes.first and state.doubt:
+            warnings.warn(state.doubt, stacklevel=2)
         if self.processes.first and state.precision not in (None, self.precision):
             warnings.warn(
                 f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "
@@ -340,7 +347,7 @@ class _Fit:
                 out[name] = chosen.eval().requires_grad_(False)
             else:
                 out[name] = self.carry[name]
-        return {**out, **{name: stack(values) for name, values in self.history.items()}}
+        return {**out, **{name: stack(values, self.loop.outputs[name]) for name, values in self.history.items()}}
 
 
 def _follow(t: Trained, i: int) -> None:

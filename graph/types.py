@@ -1,8 +1,7 @@
-"""Port types and the link rule.
+"""Port types, and whether a value is of one.
 
 A port type is a Python class. ``Tensor`` and its descendants are *names* for the checker: at run
-time their values are plain ``torch.Tensor`` objects. A link is valid when one side's type is an
-ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects to everything.
+time their values are plain ``torch.Tensor`` objects. What may be linked to what is in ``link_rule``.
 """
 
 from __future__ import annotations
@@ -91,13 +90,20 @@ class PortType:
 
 ANY = PortType((object,))
 
-_NO_ANCESTORS: tuple[Any, ...] = (typing.Generic, typing.Protocol)
-
 _LITERALS: tuple[type, ...] = (int, float, str, bool, Path, list, dict, tuple)
 
 
 def type_name(cls: type) -> str:
+    """A type as people write it; of tensors that have axes and no name of their own, with the axes."""
+    if "derived" in vars(cls):
+        return f"Tensor ({', '.join(map(str, vars(cls)['axes']))})"
     return "Any" if cls is object else cls.__name__
+
+
+@cache
+def tensor_with(axes: tuple[int | str, ...], integer: bool = False) -> type:
+    """A type of tensors with these axes that has no name: the entries of a named one, or what is stacked of them."""
+    return type("Tensor", (Tensor,), {"axes": axes, "integer": integer, "derived": True})
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ class RunsCode:
 def port_type(annotation: Any) -> PortType:
     """The port type that an annotation names. Raises ``TypeError`` for what cannot be one."""
     if isinstance(annotation, TypeVar):
-        return ANY
+        bounds = annotation.__constraints__ or (annotation.__bound__,)
+        return ANY if bounds == (None,) else union([port_type(bound) for bound in bounds])
     if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
         return port_type(annotation.__value__)
     if supertype := getattr(annotation, "__supertype__", None):
@@ -133,9 +140,9 @@ def port_type(annotation: Any) -> PortType:
     if origin is Annotated:
         return port_type(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return _union([port_type(a) for a in get_args(annotation)])
+        return union([port_type(a) for a in get_args(annotation)])
     if origin is Literal:
-        return _union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
+        return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
         return PortType((SequenceOf(_element(get_args(annotation))),))
     if annotation in (Any, object):
@@ -154,92 +161,13 @@ def port_type(annotation: Any) -> PortType:
 
 def _element(args: tuple[Any, ...]) -> PortType:
     kept = [a for a in args if a is not Ellipsis]
-    return _union([port_type(a) for a in kept]) if kept else ANY
+    return union([port_type(a) for a in kept]) if kept else ANY
 
 
-def _union(parts: list[PortType]) -> PortType:
+def union(parts: list[PortType]) -> PortType:
+    """The type of values that are of any of these."""
     alternatives = dict.fromkeys(a for p in parts for a in p.alternatives)
-    return PortType(tuple(alternatives), any(p.optional for p in parts))
-
-
-def _related(a: type | SequenceOf, b: type | SequenceOf) -> bool:
-    if a is object or b is object:
-        return True
-    if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
-        if isinstance(a, SequenceOf) and isinstance(b, SequenceOf):
-            return linkable(a.element, b.element)
-        plain = b if isinstance(a, SequenceOf) else a
-        return plain in (list, tuple)
-    if a is bool or b is bool:
-        return a is b
-    if a is int and b is float:
-        return True
-    return a in b.__mro__ or b in a.__mro__
-
-
-@cache
-def linkable(source: PortType, target: PortType) -> bool:
-    """The link rule: some alternative of the source is ancestor or descendant of one of the target's."""
-    if source.optional and not source.alternatives:
-        return target.optional or target.is_any
-    return any(_related(a, b) for a in source.alternatives for b in target.alternatives)
-
-
-@cache
-def narrows(source: PortType, target: PortType) -> bool:
-    """Whether a valid link needs a check at run time: the source does not promise all that the target asks."""
-
-    def promised(a: type | SequenceOf) -> bool:
-        for b in target.alternatives:
-            if b is object or (isinstance(a, SequenceOf) and isinstance(b, SequenceOf)):
-                return True
-            if isinstance(a, type) and isinstance(b, type) and (b in a.__mro__ or (a is int and b is float)):
-                return True
-        return False
-
-    return not all(promised(a) for a in source.alternatives)
-
-
-@cache
-def join(a: PortType, b: PortType) -> PortType:
-    """The nearest type that holds every value of both: the type of a loop's carry."""
-    if a == b:
-        return a
-    if len(a.alternatives) == 1 and len(b.alternatives) == 1:
-        x, y = a.alternatives[0], b.alternatives[0]
-        if isinstance(x, type) and isinstance(y, type):
-            if {x, y} == {int, float}:
-                return PortType((float,), a.optional or b.optional)
-            common = next(c for c in x.__mro__ if c in y.__mro__ and c not in _NO_ANCESTORS)
-            return PortType((common,), a.optional or b.optional)
-    return _union([a, b])
-
-
-def have_common(a: PortType, b: PortType) -> bool:
-    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor."""
-    return (
-        linkable(a, b)
-        or linkable(b, a)
-        or any(
-            isinstance(x, type)
-            and isinstance(y, type)
-            and any(c in y.__mro__ and c is not object and c not in _NO_ANCESTORS for c in x.__mro__)
-            for x in a.alternatives
-            for y in b.alternatives
-        )
-    )
-
-
-def element_of(over: PortType) -> PortType:
-    """The type of one entry of what a loop runs over."""
-    found = [a.element if isinstance(a, SequenceOf) else a for a in over.alternatives]
-    if len(found) == 1 and isinstance(found[0], PortType):
-        return found[0]
-    if len(found) == 1 and isinstance(found[0], type) and Tensor in found[0].__mro__:
-        return PortType((Tensor,))
-    if found == [int]:
-        return PortType((int,))
-    return ANY
+    return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
 
 
 def fields_of(kind: PortType) -> dict[str, PortType] | None:
@@ -271,7 +199,10 @@ def describe(value: object) -> str:
 
 
 def mismatch(value: object, target: PortType) -> str | None:
-    """Why ``value`` does not fit ``target``; ``None`` where it fits. Protocols but capabilities accept any object."""
+    """Why ``value`` does not fit ``target``; ``None`` where it fits.
+
+    An object that has a method of a protocol is taken for one of it; for a capability it needs all of them.
+    """
     if value is None:
         return None if target.optional or target.is_any else f"expected {target}, found None"
     reasons = [_mismatch(value, a) for a in target.alternatives]
@@ -287,13 +218,24 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
         if not isinstance(value, (list, tuple)):  # made on demand: its entries are checked where they are used
             return None
         return next((reason for v in value if (reason := mismatch(v, target.element))), None)
-    if target is object or (getattr(target, "_is_protocol", False) and target not in _CAPABILITIES):
+    if target is object:
         return None
+    if getattr(target, "_is_protocol", False) and target not in _CAPABILITIES:
+        return None if any(hasattr(value, name) for name in _methods(target)) else f"not a {target.__name__}"
     if issubclass(target, Tensor):
         return _tensor_mismatch(value, target) if is_tensor(value) else "not a tensor"
     if target is float:
         return None if isinstance(value, (int, float)) and not isinstance(value, bool) else "not a number"
     return None if isinstance(value, target) else f"not a {target.__name__}"
+
+
+@cache
+def _methods(protocol: Any) -> tuple[str, ...]:
+    """The methods that a protocol asks for; a value that has one of them is taken for one of it."""
+    bases = [cls for cls in protocol.__mro__ if getattr(cls, "_is_protocol", False)]
+    names = [name for cls in bases for name, member in vars(cls).items() if callable(member)]
+    methods = tuple(name for name in names if name == "__call__" or not name.startswith("_"))
+    return methods or ("__class__",)
 
 
 def _tensor_mismatch(value: Any, target: Any) -> str | None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, choices
 from guidegraph.graph.ir import Literal, Param, Source, Sources
+from guidegraph.graph.link_rule import linkable, may_fit, may_pass, narrows
 from guidegraph.graph.literals import absolute_path, is_text, literal_value
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.parsed import Links, ParsedNode, links_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Scope, Typed, Unresolved, resolve
-from guidegraph.graph.types import PortType, linkable, mismatch, narrows, remedies, takes_literal
+from guidegraph.graph.types import PortType, mismatch, remedies, takes_literal
 from guidegraph.graph.yamltree import Scalar, Tree, plain, short
+from guidegraph.graph.yamltree import Sequence as SequenceTree
 
 GUESSES = 100
 CONVERSIONS = 3
@@ -82,18 +84,23 @@ class Wiring:
 
     def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, Checks] | None:
         """What a link gives, for a port: the source, and what its value must be checked for at run time."""
-        source, kind, wide = found
+        source, kind = found.source, found.type
+        if kind.optional and found.given is not None and not found.given.optional and not found.given.is_any:
+            kind = replace(kind, optional=False)
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
             self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
+            return None
+        if found.given is not None and not self._may_be_given(source, found.given, port.type):
+            message = f"'{link.text}' is {found.given} here, port '{port.name}' takes {port.type}"
+            self.add(link.mark, "type-mismatch", message, where)
             return None
         if isinstance(source, Literal):
             constant = self._passed_on(source, port, link, where)
             return None if constant is None else (constant, ())
         if _is_path(source, kind, port.type):
             return source, ()
-        declared = (kind,) if wide is not None and kind != port.type else ()
-        return source, (*declared, port.type) if narrows(wide or kind, port.type) else declared
+        return source, _checks(found, port.type)
 
     def literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, where: str) -> Literal | None:
         """A validated literal for a port; a relative path is one from ``base``. None where it is wrong."""
@@ -111,8 +118,41 @@ class Wiring:
                 message += "; a link stands under 'in'"
             self.add(tree.mark, "bad-value", message, where)
             return None
+        if links := [text for text in _plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
+            message = (
+                f"'{port.name}': '{short(links[0].text)}' is a link, and under 'with' it would be taken for a text: "
+                "put it under 'in' (quotes make it a text)"
+            )
+            self.add(links[0].mark, "bad-value", message, where)
+            return None
         self.origins[literal] = Origin(tree.mark, base, where)
         return literal
+
+    def _may_be_given(self, source: Source, given: PortType, target: PortType) -> bool:
+        """Whether what the caller of a sub-workflow gives may be what a port inside takes."""
+        if isinstance(source, (Param, Literal)):
+            return fits(source, given, target)
+        return may_pass(given, target)
+
+    def _is_meant_as_link(self, text: Scalar, port: Port, scope: Scope) -> bool:
+        """Whether a text without quotes is surely a link: ``params.NAME`` and the like, or an output of a node."""
+        head, dot, rest = text.text.partition(".")
+        if not dot or not all(part.isidentifier() for part in rest.split(".")):
+            return False
+        if _is_link(text, scope):
+            return True
+        if Path in port.type.alternatives:  # where it may be the name of a file
+            return False
+        return head in ("params", "carry", "loop") or self._gives(scope, head, rest)
+
+    def _gives(self, scope: Scope, name: str, output: str) -> bool:
+        """Whether a node that the scope names, and that need not be resolved yet, has this output."""
+        for region in scope.chain():
+            node = region.names.get(name) if isinstance(region.names, Mapping) else None
+            if isinstance(node, ParsedNode):
+                spec = self.registry.nodes.get(node.use.text)
+                return spec is not None and output in spec.outputs
+        return False
 
     def _passed_on(self, literal: Literal, port: Port, link: Scalar, where: str) -> Literal | None:
         """A literal that reaches a port through a parameter of a sub-workflow."""
@@ -138,10 +178,12 @@ class Wiring:
         """What could be linked instead."""
         if target.sequence is not None and linkable(kind, target.sequence.element):
             return f"; write a list: [{link.text}]"
+        if kind.optional and linkable(replace(kind, optional=False), target):
+            return ", and never None"
         head = link.text.partition(".")[0]
         entry = scope.entry(head)
         outputs = entry.outputs.items() if entry else ()
-        fitting = [f"{head}.{name}" for name, (source, other, _) in outputs if fits(source, other, target)]
+        fitting = [f"{head}.{name}" for name, other in outputs if fits(other.source, other.type, target)]
         if fitting:
             return f"; of the same node, {' or '.join(fitting)} fits"
         if found := conversions(kind, target, list(self.registry.nodes.values())):
@@ -149,9 +191,25 @@ class Wiring:
         return "".join(f"; {remedy}" for remedy in remedies(target))
 
 
+def _checks(found: Typed, target: PortType) -> Checks:
+    """What a value must be checked for at run time: the type of a parameter that it goes through, and the port's."""
+    promised = [found.loose] if found.loose is not None else [found.type, found.given or found.type]
+    checks: list[PortType] = []
+    if found.widest != found.type and found.type != target:
+        checks.append(found.type)
+    if all(narrows(kind, target) for kind in promised):
+        checks.append(target)
+    return tuple(checks)
+
+
 def fits(source: Source, kind: PortType, target: PortType) -> bool:
-    """The link rule, and a parameter's or literal's text that names a path."""
-    return linkable(kind, target) or _is_path(source, kind, target)
+    """The link rule; of a parameter or literal, whose value is checked before the run, one fitting type is enough.
+
+    A text of theirs may also name a path.
+    """
+    if isinstance(source, (Param, Literal)):
+        return may_fit(kind, target) or _is_path(source, kind, target)
+    return linkable(kind, target)
 
 
 def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
@@ -161,6 +219,16 @@ def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
         and Path in target.alternatives
         and str not in target.alternatives
     )
+
+
+def _plain_texts(tree: Tree) -> Iterator[Scalar]:
+    """The texts without quotes in a literal."""
+    if isinstance(tree, Scalar):
+        if tree.plain and isinstance(tree.value, str):
+            yield tree
+    elif isinstance(tree, SequenceTree):
+        for item in tree.items:
+            yield from _plain_texts(item)
 
 
 def _is_link(tree: Scalar, scope: Scope) -> bool:

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import yaml
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.trust.files import read_regular
+from guidegraph_runtime.limits import LimitExceeded
 
 MAX_DEPTH = 64
 
@@ -138,7 +140,9 @@ def read_text(path: Path, file: str | None = None) -> str:
     """
     file = str(path) if file is None else file
     try:
-        data = path.read_bytes()
+        data = read_regular(path, limit="workflow_bytes")
+    except LimitExceeded as error:
+        raise WorkflowError([Problem(Mark(file, 1, 1), "too-large", str(error))]) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem(Mark(file, 1, 1), "no-file", f"cannot read the workflow: {reason}")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.node import node
     from guidegraph.graph.preview import Previewed
     from guidegraph.graph.split import Split
+    from guidegraph.graph.trust.limits import LimitExceeded, Limits
     from guidegraph.graph.trust.policy import Grants, Policy
     from guidegraph.graph.types import Beside, RunsCode, Tensor, Written, structured
     from guidegraph.nodes.denoiser import predict
@@ -104,6 +105,8 @@ __all__ = [
     "LabelEmbedder",
     "Latent",
     "Levels",
+    "LimitExceeded",
+    "Limits",
     "LoopProgress",
     "Mask",
     "ModelMoved",
@@ -186,6 +189,7 @@ _HOMES = {
     "guidegraph.graph.split": ("Split",),
     "guidegraph.graph.trust.policy": ("Grants", "Policy"),
     "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
+    "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),
     "guidegraph.nodes.denoiser": ("predict",),
     "guidegraph.nodes.hooks": (
         "AttentionCall",

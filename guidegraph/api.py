@@ -18,6 +18,7 @@ from guidegraph.graph.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.run import RunOptions, RunResult, budget_problem, run_plan
 from guidegraph.graph.sizes import parse_size
+from guidegraph.graph.trust.limits import Limits, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType
 
@@ -38,6 +39,7 @@ class Workflow:
     default). policy: which files the workflow may read, write and load code from; by default it reads and writes where
     it says, and loads no code. memory_budget: how much of the models' weights may be on the device at once, in bytes or
     as ``"6GB"``.
+    limits: what a run may take, ``Limits()`` by default.
     Raises ``ValueError`` for a budget that is no size, and for one without a device that is not the CPU.
     """
 
@@ -53,6 +55,7 @@ class Workflow:
         manager: PluginManager | None = None,
         memory_budget: int | str | None = None,
         policy: Policy = YOURS,
+        limits: Limits | None = None,
     ):
         chosen = ALL_PASSES if passes is None else frozenset(passes)
         if unknown := sorted(chosen - ALL_PASSES):
@@ -64,17 +67,19 @@ class Workflow:
             dtype=dtype,
             passes=chosen,
             memory=None if cache == "off" else _memory,
-            disk=DiskCache(Path(cache)) if cache not in (None, "off") else None,
+            disk=DiskCache(Path(cache).absolute()) if cache not in (None, "off") else None,
             observers=tuple(observers),
             memory_budget=None if memory_budget is None else parse_size(memory_budget),
             policy=policy,
+            limits=limits or current_limits(),
         )
         if reason := budget_problem(self.options):
             raise ValueError(reason)
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
         """Checked values of all parameters. Raises ``WorkflowError`` that lists everything wrong."""
-        return bind(self.graph, params)
+        with limited(self.options.limits):
+            return bind(self.graph, params)
 
     def plan(self, params: Mapping[str, object], only: Collection[str] | None = None) -> Plan:
         """The compiled plan for these parameters."""
@@ -135,6 +140,7 @@ def load_workflow(
     sources: Mapping[str, str] | None = None,
     memory_budget: int | str | None = None,
     policy: Policy = YOURS,
+    limits: Limits | None = None,
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
@@ -148,7 +154,7 @@ def load_workflow(
 
         manager = PluginManager(plugins)
         registry = manager.registry
-    graph = build(named_workflow(Path(path), registry), registry, sources)
+    graph = build(named_workflow(Path(path), registry), registry, sources, limits=limits)
     return Workflow(
         graph,
         device=device,
@@ -159,4 +165,5 @@ def load_workflow(
         manager=manager,
         memory_budget=memory_budget,
         policy=policy,
+        limits=limits,
     )

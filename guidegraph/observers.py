@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph import events
 from guidegraph.graph.sizes import show_size
+from guidegraph_runtime.say import visible_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,14 +101,15 @@ class Bars(AbstractContextManager["Bars"]):
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.RunStarted(workflow, total):
-                self._nodes = self._progress.add_task(workflow, total=total, note="")
+                self._nodes = self._progress.add_task(visible_line(workflow), total=total, note="")
             case events.NodeStarted(path, node) if self._nodes is not None:
                 name = path.removeprefix("nodes.")
-                self._progress.update(self._nodes, note=name if node == "loop" else f"{name} ({node})")
+                note = visible_line(name if node == "loop" else f"{name} ({node})")
+                self._progress.update(self._nodes, note=note)
                 if node == "loop":
                     self._advance(path, 0, None, "")
             case events.TrainingStarted():
-                self._progress.console.print(training_line(event), markup=False, highlight=False)
+                self._progress.console.print(visible_line(training_line(event)), markup=False, highlight=False)
             case events.LoopProgress(path, done, total, values):
                 self._advance(path, done, total, _numbers(values))
             case events.NodeFinished(path) if self._nodes is not None:
@@ -119,8 +121,8 @@ class Bars(AbstractContextManager["Bars"]):
     def _advance(self, path: str, done: int, total: int | None, note: str) -> None:
         if path not in self._loops:
             name = "  " * (1 + path.count(".body.")) + path.rpartition(".")[2]
-            self._loops[path] = self._progress.add_task(name, total=total, note=note)
-        self._progress.update(self._loops[path], completed=done, total=total, note=note)
+            self._loops[path] = self._progress.add_task(visible_line(name), total=total, note=visible_line(note))
+        self._progress.update(self._loops[path], completed=done, total=total, note=visible_line(note))
 
     def _drop(self, path: str) -> None:
         """Take away the bars of a loop that is done, and of loops inside of it."""

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from guidegraph.graph.errors import GuidegraphError, Problem
 from guidegraph.graph.ir import Graph, Loop, walk
+from guidegraph.graph.link_rule import linkable
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, linkable
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor
 from guidegraph.nodes.types import Image, Table
 from guidegraph_runtime.files import atomic_path, write_text
 from guidegraph_runtime.outputs import PictureText, picture_names
 from guidegraph_runtime.outputs import pixels as as_pixels
+from guidegraph_runtime.shortages import explain_shortage, with_shortage
 
 if TYPE_CHECKING:
     from guidegraph.graph.preview import Previewed
@@ -52,20 +54,23 @@ class OutputWriter:
         """Write one output. Raises ``OutputError``; no file is ever left half-written."""
         try:
             self.files[name] = self._write(name, value, kind)
-        except (OutputError, OSError) as error:
-            hint = "" if isinstance(error, OSError) else saving_hint(kind, self._registry)
+        except Exception as error:
+            if (reason := _unwritten(error)) is None:
+                raise
+            hint = saving_hint(kind, self._registry) if isinstance(error, OutputError) else ""
             mark = self._graph.outputs[name].mark
-            raise OutputError(f"{mark}: output-failed: output '{name}' {error}{hint} [outputs.{name}]") from error
+            raise OutputError(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
 
     def preview(self, made: Previewed) -> None:
         """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``OutputError``."""
         folder = f"{made.loop}/{made.name}"
         try:
-            (self._folder / folder).mkdir(parents=True, exist_ok=True)
             files = self._write(f"{folder}/step-{made.step:06d}", made.value, made.type)
-        except (OutputError, OSError) as error:
+        except Exception as error:
+            if (reason := _unwritten(error)) is None:
+                raise
             where = f"nodes.{made.loop}.preview"
-            raise OutputError(f"{where}: output-failed: '{made.name}' after {made.step} steps {error}") from error
+            raise OutputError(f"{where}: output-failed: '{made.name}' after {made.step} steps {reason}") from error
         self.previews[folder] = [*self.previews.get(folder, ()), *files]
 
     def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
@@ -108,6 +113,15 @@ class OutputWriter:
             text = self._text(name, i, len(arrays)) if name in self._graph.outputs else {}
             write_png(self._folder / file, array, text)
         return files
+
+
+def _unwritten(error: Exception) -> str | None:
+    """Why an output was not written, as the end of a sentence; None for an error that is about something else."""
+    if isinstance(error, OutputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"has no file: {with_shortage(str(error), error)}"
+    return f"has no file: {shortage}" if (shortage := explain_shortage(error)) else None
 
 
 def is_image(kind: PortType) -> bool:

@@ -17,6 +17,8 @@ from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.outputs import OutputWriter
 from guidegraph.record import RunRecord, versions
 from guidegraph.rerun import Recipe, recipe_params, seeds_of
+from guidegraph_runtime.ending import before_exit
+from guidegraph_runtime.error_text import error_text
 
 if TYPE_CHECKING:
     from guidegraph.graph.cache import MemoryCache
@@ -43,6 +45,7 @@ class RecordedRun:
     """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
 
     def __init__(self, job: Job, folder: Path):
+        folder = folder.absolute()  # a node may change the current directory
         if job.policy.out is None:
             job = replace(job, policy=replace(job.policy, out=folder))
         self.job, self.folder = job, folder
@@ -87,7 +90,7 @@ class RecordedRun:
         from guidegraph.graph.run import RunOptions, run_plan
 
         job = self.job
-        with self._recorded():
+        with self._recorded(), before_exit(self._abandon):
             place = f"{job.device} {job.dtype}"
             plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only, policy=job.policy)
             options = RunOptions(
@@ -95,7 +98,7 @@ class RecordedRun:
                 dtype=job.dtype,
                 passes=job.passes,
                 memory=memory(plan) if memory else None,
-                disk=DiskCache(job.cache) if job.cache else None,
+                disk=DiskCache(job.cache.absolute()) if job.cache else None,
                 observers=[self._record, *observers],
                 cancel=cancel,
                 only=job.only,
@@ -106,6 +109,10 @@ class RecordedRun:
             )
             run_plan(plan, options)
 
+    def _abandon(self) -> None:
+        """Record that the process was ended amid the run."""
+        self._record.write(self.folder, "cancelled", "the process was ended amid the run")
+
     @contextmanager
     def _recorded(self) -> Iterator[None]:
         """Keep ``run.json``, however the run ends."""
@@ -113,8 +120,9 @@ class RecordedRun:
         try:
             yield
         except BaseException as error:
-            status = "cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "failed"
+            interrupted = isinstance(error, KeyboardInterrupt)
+            status = error.status if isinstance(error, Cancelled) else "cancelled" if interrupted else "failed"
             with suppress(OSError):  # what went wrong first is what counts
-                self._record.write(self.folder, status, str(error) or type(error).__name__)
+                self._record.write(self.folder, status, error_text(error) or type(error).__name__)
             raise
         self._record.write(self.folder, "done")

@@ -15,6 +15,8 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.paths import PACKAGE, package_roots
+from guidegraph.graph.trust.files import open_regular
+from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.outputs import OutputError, plain
 
 KEYWORD = "guidegraph"
@@ -87,9 +89,9 @@ def named_file(name: str) -> Path:
 def is_picture(path: Path) -> bool:
     """Whether a path names a picture rather than a workflow: by its content, or by its name where it has none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(SIGNATURE)) == SIGNATURE or path.suffix.lower() == ".png"
-    except OSError:
+    except (OSError, LimitExceeded):
         return path.suffix.lower() == ".png"
 
 

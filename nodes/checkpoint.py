@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -35,7 +36,11 @@ class Checkpoint(NamedTuple):
     semantic: SemanticEmbedder
 
 
-@node("checkpoint.load", host=True)
+def _text_packages(outputs: Collection[str]) -> dict[str, str]:
+    return {"transformers": "clip"} if "text" in outputs else {}
+
+
+@node("checkpoint.load", host=True, extras=_text_packages)
 def load_checkpoint(
     *,
     path: Annotated[Path, Beside("config.yaml")],

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor, is_tensor
 
+V = TypeVar("V")
 
-class Started(NamedTuple):
+
+class Started(NamedTuple, Generic[V]):
     """A value as it came, and when the clock was read, in seconds."""
 
-    value: Any
+    value: V
     start: float
 
 
@@ -26,7 +28,7 @@ class Throughput(NamedTuple):
 
 
 @node("metric.start_clock", pure=False, host=True)
-def start_clock(value: Any, after: Sequence[Any] | None = None) -> Started:
+def start_clock(value: V, after: Sequence[Any] | None = None) -> Started[V]:
     """Passes a value on and reads the clock: what is computed from `value` is timed, up to `metric.throughput`.
 
     after: values that must be there before the clock starts, such as models. What is timed is never taken from the

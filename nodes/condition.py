@@ -12,6 +12,7 @@ from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
 from guidegraph.graph.share import own_rows
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import extents
 from guidegraph.nodes.data.scenes import DROPS, uniforms
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbedder
@@ -22,7 +23,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 Mode = Literal["area", "bilinear", "nearest"]
 
 
-@node("condition.spatial")
+@node("condition.spatial", shape=extents.part_rows)
 def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
     """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
 
@@ -65,7 +66,7 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
-@node("condition.vector")
+@node("condition.vector", shape=extents.vector_rows)
 def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
     """Numbers as a condition's vector, such as labels for a network of others that embeds them itself.
 
@@ -86,25 +87,25 @@ def vector_condition(values: Tensor | None = None, *, number: float | list[float
     return Condition(vector=vector[:, None] if vector.ndim == 1 else vector)
 
 
-@node("image.embed")
+@node("image.embed", shape=extents.image_rows)
 def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
     """The condition that holds what is in pictures (B, 3, H, W) in [-1, 1], not where."""
     return embedder(image)
 
 
-@node("condition.adapt")
+@node("condition.adapt", shape=extents.condition_rows)
 def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
     """The condition of an encoder that a denoiser was not trained with, as one that it was trained with."""
     return adapter(condition)
 
 
-@node("condition.null")
+@node("condition.null", shape=extents.like_rows)
 def null_condition(like: Condition) -> Condition:
     """The null condition of a model trained with `condition.drop`: zeros in the shape of another; its mask stays."""
     return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
 
 
-@node("condition.drop")
+@node("condition.drop", shape=extents.condition_rows)
 def drop_condition(
     condition: Condition, index: int = 0, *, p: Share = 0.1, seed: Annotated[int, Ge(0)] = 0
 ) -> Condition:
@@ -130,7 +131,7 @@ def drop_condition(
     return Condition(**{name: kept(value) for name, value in held.items()}, mask=condition.mask)
 
 
-@node("condition.merge")
+@node("condition.merge", shape=extents.merged_rows)
 def merge_conditions(conditions: Sequence[Condition]) -> Condition:
     """Several conditions, of a text and of a map, say, as one that has the fields of all.
 

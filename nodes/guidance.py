@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.graph.types import is_tensor
+from guidegraph.nodes import extents
 from guidegraph.nodes.clipping import clip_x0
 from guidegraph.nodes.sampler_settings import Clip, Fraction, Positive
 from guidegraph.nodes.shapes import check_alike, for_batch, has_values
@@ -40,7 +41,7 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
     return uncond + scale * (cond - uncond)
 
 
-@node("guidance.classifier")
+@node("guidance.classifier", shape=extents.guided_shape)
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
+from guidegraph.nodes import extents
 from guidegraph.nodes.types import Image, Sample
 from guidegraph_runtime.host import image as host
 from guidegraph_runtime.pictures import Resize
@@ -19,7 +20,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 
-@node("image.load", io=True, host=True, runtime=True)
+@node("image.load", io=True, host=True, runtime=True, shape=extents.picture_shape)
 def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
     """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
 
@@ -56,6 +57,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
     from guidegraph.nodes.models.resize import antialiased
 
     height, width = (size, size) if isinstance(size, int) else size
+    host.check_pixels(height, width)
     if mode in ("bicubic", "bilinear"):
         return antialiased(image, (height, width), mode).clamp(-1, 1)
     kind = "nearest-exact" if mode == "nearest" else mode
@@ -87,6 +89,7 @@ def image_grid(
     across = min(columns or math.ceil(math.sqrt(batch)), batch)
     down = math.ceil(batch / across)
     shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    host.check_pixels(*shape[2:])
     sheet = torch.full(shape, background, dtype=image.dtype, device=image.device)
     for i in range(batch):
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)

@@ -11,6 +11,7 @@ from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import choices
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import extents
 from guidegraph.nodes.shapes import has_values
 from guidegraph.nodes.types import Condition, Label, LabelEmbedder
 from guidegraph_runtime.host import label as host
@@ -18,7 +19,7 @@ from guidegraph_runtime.host import label as host
 Class = Annotated[int, Ge(0), Lt(2**63)]
 
 
-@node("label.constant", runtime=True)
+@node("label.constant", runtime=True, shape=host.constant_shape)
 def constant_label(
     *,
     label: Class | Annotated[list[Class], MinLen(1)],
@@ -35,7 +36,7 @@ def constant_label(
     return torch.from_numpy(host.constant(label=label, batch=batch, classes=classes)).to(current_device())
 
 
-@node("label.cycle", runtime=True)
+@node("label.cycle", runtime=True, shape=host.cycle_shape)
 def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
     """Labels (batch) that go round the classes: start, start + 1, …, classes − 1, 0, …"""
     import torch
@@ -43,7 +44,7 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
     return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
 
 
-@node("label.named", host=True)
+@node("label.named", host=True, shape=extents.batch_of_labels)
 def named_labels(
     names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
 ) -> Label:
@@ -67,7 +68,7 @@ def named_labels(
     return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
-@node("label.caption", host=True)
+@node("label.caption", host=True, shape=extents.label_rows)
 def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
     """A caption for each label (B): the template with the name of its class in place of {}.
 
@@ -96,7 +97,7 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0
     return scores[:, first:last].argmax(1)
 
 
-@node("label.embed")
+@node("label.embed", shape=extents.label_rows)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
     """The condition of class labels (1) or (B); without a label the null condition, with a leading axis of 1.
 

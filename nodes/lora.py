@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 from annotated_types import Ge, Gt, MinLen
 
@@ -23,15 +23,24 @@ if TYPE_CHECKING:
 Rank = Annotated[int, Ge(1)]
 
 
-class Adapted(NamedTuple):
-    """The denoiser and the text encoder with a LoRA in their weights."""
+Text = TypeVar("Text", bound=TextEmbedder | None)
+
+
+class Adapted(NamedTuple, Generic[Text]):
+    """The denoiser and the text encoder with a LoRA in their weights; the text encoder is None where none is wired."""
 
     denoiser: Denoiser
-    text: TextEmbedder | None
+    text: Text
 
 
 @node("lora.apply", host=True)
-def apply_lora(denoiser: Denoiser, text: TextEmbedder | None = None, *, path: Path, strength: float = 1.0) -> Adapted:
+def apply_lora(
+    denoiser: Denoiser,
+    text: Text = None,  # type: ignore[assignment]
+    *,
+    path: Path,
+    strength: float = 1.0,
+) -> Adapted[Text]:
     """Copies of a denoiser and a text encoder with a LoRA: W + strength · α/r · BA.
 
     denoiser: of `checkpoint.load`, or of `model.load` for a LoRA that was trained here. text: of `checkpoint.load`; may
@@ -61,9 +70,10 @@ def apply_lora(denoiser: Denoiser, text: TextEmbedder | None = None, *, path: Pa
         part, at = ("denoiser", places[name]) if name in places else ("text", words[name])
         changes[part][at] = pair
     new_denoiser = shared_copy(denoiser, _changed(denoiser, changes["denoiser"], strength, path))
+    new_text: Any = text
     if isinstance(text, ReleasedText) and changes["text"]:
-        text = shared_copy(text, _changed(text, changes["text"], strength, path))
-    return Adapted(new_denoiser, text)
+        new_text = shared_copy(text, _changed(text, changes["text"], strength, path))
+    return Adapted(new_denoiser, new_text)
 
 
 @node("lora.new")

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.share import first_row
+from guidegraph.nodes import extents
 from guidegraph.nodes.shapes import as_share, check_alike
 from guidegraph.nodes.types import Image, Mask, Sample
 from guidegraph_runtime.host import mask as host
@@ -20,7 +21,7 @@ Size = Pixels | tuple[Pixels, Pixels]
 Level = Annotated[float, Ge(0), Le(1)]
 
 
-@node("mask.box", runtime=True)
+@node("mask.box", runtime=True, shape=extents.mask_shape)
 def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixels = 32, width: Pixels = 32) -> Mask:
     """A mask (1, 1, H, W) that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
@@ -32,7 +33,7 @@ def box_mask(*, size: Size = 64, top: Place = 16, left: Place = 16, height: Pixe
     return torch.from_numpy(mask).to(current_device(), current_dtype())
 
 
-@node("mask.load", io=True, host=True, runtime=True)
+@node("mask.load", io=True, host=True, runtime=True, shape=extents.mask_shape)
 def load_mask(*, path: Path, size: Size | None = None, threshold: Level = 0.5) -> Mask:
     """A picture file as a mask (1, 1, H, W): 1 where it is brighter than the threshold, on a scale from 0 to 1.
 

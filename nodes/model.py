@@ -20,6 +20,7 @@ from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Written
 from guidegraph.nodes import schedule as schedules
+from guidegraph.nodes.models.index import held_parts, read_index
 from guidegraph.nodes.types import (
     Autoencoder,
     Classifier,
@@ -70,6 +71,8 @@ class MissingPart(AttributeError, ValueError):
 class Missing:
     """Stands for a part that a model does not hold, or that needs something more: any use of it says what."""
 
+    __guidegraph_absent__ = True
+
     def __init__(self, message: str) -> None:
         self._message = message
 
@@ -90,7 +93,7 @@ class Missing:
         raise MissingPart(self._message)
 
 
-@node("model.load", host=True)
+@node("model.load", host=True, provides=held_parts)
 def load_model(*, path: Path) -> LoadedModel:
     """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
 
@@ -99,7 +102,7 @@ def load_model(*, path: Path) -> LoadedModel:
     """
     from guidegraph.nodes.models import store
 
-    held = store.read_index(path)
+    held = read_index(path)
 
     def part(name: str) -> Any:
         if name not in held:
@@ -118,7 +121,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     """
     from safetensors.torch import load_file
 
-    from guidegraph.nodes.models.store import inside
+    from guidegraph.nodes.models.store import verified
 
     settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
     kind = part.get("kind")
@@ -127,7 +130,7 @@ def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
     try:
         trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
         if kind == "table":
-            table = load_file(inside(folder, settings.get("weights")))["alphas_bar"].to(current_device())
+            table = load_file(verified(folder, settings.get("weights")))["alphas_bar"].to(current_device())
             return Schedule(table, **trained)
         return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
     except Exception as error:

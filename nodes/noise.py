@@ -11,6 +11,7 @@ from guidegraph.graph.node import node
 from guidegraph.graph.share import own_rows
 from guidegraph.nodes.types import Noise, Sample
 from guidegraph_runtime import noise as philox
+from guidegraph_runtime.host.noise import noise_shape
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ Seed: TypeAlias = Annotated[int, Ge(0)]
 Size: TypeAlias = Annotated[int, Ge(1)]
 
 
-@node("noise.gaussian", host=True, runtime=True)
+@node("noise.gaussian", host=True, runtime=True, shape=noise_shape)
 def gaussian(
     like: Sample | None = None,
     index: int | None = None,

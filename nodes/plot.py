@@ -28,7 +28,7 @@ Limits: TypeAlias = tuple[float, float] | None
 DOTS_PER_INCH = 100
 
 
-@node("plot.lines", host=True)
+@node("plot.lines", host=True, extras={"matplotlib": "plot"})
 def plot_lines(
     table: Table,
     *,
@@ -68,7 +68,7 @@ def plot_lines(
     return sheet.image(legend=bool(by) or len(several) > 1)
 
 
-@node("plot.scatter", host=True)
+@node("plot.scatter", host=True, extras={"matplotlib": "plot"})
 def plot_scatter(
     table: Table,
     *,

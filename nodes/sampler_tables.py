@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from inspect import Parameter, Signature, signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,27 @@ def settings_beside_levels(wired: Collection[str]) -> dict[str, str]:
     """What is wrong with settings that would choose the levels where levels are wired."""
     message = "the levels are wired, so it would change nothing: leave it out, or set it at the levels' node"
     return {name: message for name in SHORTHAND if name in wired} if "levels" in wired else {}
+
+
+def check_sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., dict[str, str]]:
+    """What is wrong with a sampler's settings: beside levels, and, once it is there, for the schedule."""
+    settings = [*signature(table_of).parameters][1:]  # the first is the schedule
+
+    def check(wired: Collection[str], **given: Any) -> dict[str, str]:
+        problems = settings_beside_levels(wired)
+        if problems or len(given) <= len(settings):  # some are not known yet
+            return problems
+        noise, levels = as_noise(given.pop("schedule")), given.pop("levels")
+        try:
+            table_of(noise, None if levels is None else as_tables(levels), **given)
+        except ValueError as error:
+            return {"steps" if levels is None and "steps" in given else "schedule": str(error)}
+        return {}
+
+    asked = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ("schedule", *settings)]
+    wired = Parameter("wired", Parameter.POSITIONAL_OR_KEYWORD)
+    check.__signature__ = Signature([wired, *asked])  # type: ignore[attr-defined]
+    return check
 
 
 def sampler_of(

@@ -23,7 +23,7 @@ from guidegraph.nodes.sampler_settings import (
     Steps,
 )
 from guidegraph.nodes.sampler_tables import Sampler as Sampler
-from guidegraph.nodes.sampler_tables import sampler_of, settings_beside_levels
+from guidegraph.nodes.sampler_tables import check_sampler, sampler_of
 from guidegraph.nodes.scheduler_distilled import lcm as lcm
 from guidegraph.nodes.scheduler_distilled import tcd as tcd
 from guidegraph.nodes.scheduler_exponential import deis as deis
@@ -44,7 +44,7 @@ from guidegraph_runtime.tables.multistep import Combine
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
-@node("scheduler.ddpm", runtime=True, check=settings_beside_levels)
+@node("scheduler.ddpm", runtime=True, check=check_sampler(samplers.ddpm))
 def ddpm(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -65,7 +65,7 @@ def ddpm(
     return sampler_of(samplers.ddpm, **locals())
 
 
-@node("scheduler.ddim", runtime=True, check=settings_beside_levels)
+@node("scheduler.ddim", runtime=True, check=check_sampler(samplers.ddim))
 def ddim(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -86,7 +86,7 @@ def ddim(
     return sampler_of(samplers.ddim, **locals())
 
 
-@node("scheduler.pndm", runtime=True, check=settings_beside_levels)
+@node("scheduler.pndm", runtime=True, check=check_sampler(samplers.pndm))
 def pndm(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -112,7 +112,7 @@ def pndm(
     return sampler_of(samplers.pndm, **locals())
 
 
-@node("scheduler.euler", runtime=True, check=settings_beside_levels)
+@node("scheduler.euler", runtime=True, check=check_sampler(samplers.euler))
 def euler(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -133,7 +133,7 @@ def euler(
     return sampler_of(samplers.euler, **locals())
 
 
-@node("scheduler.euler_ancestral", runtime=True, check=settings_beside_levels)
+@node("scheduler.euler_ancestral", runtime=True, check=check_sampler(samplers.euler_ancestral))
 def euler_ancestral(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -154,7 +154,7 @@ def euler_ancestral(
     return sampler_of(samplers.euler_ancestral, **locals())
 
 
-@node("scheduler.heun", runtime=True, check=settings_beside_levels)
+@node("scheduler.heun", runtime=True, check=check_sampler(samplers.heun))
 def heun(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -175,7 +175,7 @@ def heun(
     return sampler_of(samplers.heun, **locals())
 
 
-@node("scheduler.dpm2", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpm2", runtime=True, check=check_sampler(samplers.dpm2))
 def dpm2(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -196,7 +196,7 @@ def dpm2(
     return sampler_of(samplers.dpm2, **locals())
 
 
-@node("scheduler.dpm2_ancestral", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpm2_ancestral", runtime=True, check=check_sampler(samplers.dpm2_ancestral))
 def dpm2_ancestral(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -217,7 +217,7 @@ def dpm2_ancestral(
     return sampler_of(samplers.dpm2_ancestral, **locals())
 
 
-@node("scheduler.lms", runtime=True, check=settings_beside_levels)
+@node("scheduler.lms", runtime=True, check=check_sampler(samplers.lms))
 def lms(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -239,7 +239,7 @@ def lms(
     return sampler_of(samplers.lms, **locals())
 
 
-@node("scheduler.edm", runtime=True, check=settings_beside_levels)
+@node("scheduler.edm", runtime=True, check=check_sampler(samplers.edm))
 def edm(
     schedule: Schedule,
     levels: Levels | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.sampler_settings import SHARED_SETTINGS, Clip, Eta, Fraction, Offset, Positive, Steps
-from guidegraph.nodes.sampler_tables import Sampler, sampler_of, settings_beside_levels
+from guidegraph.nodes.sampler_tables import Sampler, check_sampler, sampler_of
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
 from guidegraph_runtime.distilled_samplers import DistilledSpacing
@@ -16,7 +16,7 @@ from guidegraph_runtime.tables.grid import Final, Sigmas
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
-@node("scheduler.lcm", runtime=True, check=settings_beside_levels)
+@node("scheduler.lcm", runtime=True, check=check_sampler(samplers.lcm))
 def lcm(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -40,7 +40,7 @@ def lcm(
     return sampler_of(samplers.lcm, **locals())
 
 
-@node("scheduler.tcd", runtime=True, check=settings_beside_levels)
+@node("scheduler.tcd", runtime=True, check=check_sampler(samplers.tcd))
 def tcd(
     schedule: Schedule,
     levels: Levels | None = None,

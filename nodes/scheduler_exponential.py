@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 
 from guidegraph.graph.node import node
 from guidegraph.nodes.sampler_settings import SHARED_SETTINGS, Clip, Eta, Fraction, NoEta, Offset, Positive, Steps
-from guidegraph.nodes.sampler_tables import Sampler, sampler_of, settings_beside_levels
+from guidegraph.nodes.sampler_tables import Sampler, check_sampler, sampler_of
 from guidegraph.nodes.types import Levels, Schedule
 from guidegraph_runtime import samplers
 from guidegraph_runtime.tables.dpm import Solver
@@ -21,7 +21,7 @@ from guidegraph_runtime.tables.unipc import B
 __doc__ = f"{__doc__}\n{SHARED_SETTINGS}"
 
 
-@node("scheduler.dpmpp_2m", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_2m", runtime=True, check=check_sampler(samplers.dpmpp_2m))
 def dpmpp_2m(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -48,7 +48,7 @@ def dpmpp_2m(
     return sampler_of(samplers.dpmpp_2m, **locals())
 
 
-@node("scheduler.dpmpp_2m_sde", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_2m_sde", runtime=True, check=check_sampler(samplers.dpmpp_2m_sde))
 def dpmpp_2m_sde(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -74,7 +74,7 @@ def dpmpp_2m_sde(
     return sampler_of(samplers.dpmpp_2m_sde, **locals())
 
 
-@node("scheduler.dpmpp_2s", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_2s", runtime=True, check=check_sampler(samplers.dpmpp_2s))
 def dpmpp_2s(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -98,7 +98,7 @@ def dpmpp_2s(
     return sampler_of(samplers.dpmpp_2s, **locals())
 
 
-@node("scheduler.dpmpp_2s_ancestral", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_2s_ancestral", runtime=True, check=check_sampler(samplers.dpmpp_2s_ancestral))
 def dpmpp_2s_ancestral(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -118,7 +118,7 @@ def dpmpp_2s_ancestral(
     return sampler_of(samplers.dpmpp_2s_ancestral, **locals())
 
 
-@node("scheduler.dpmpp_sde", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_sde", runtime=True, check=check_sampler(samplers.dpmpp_sde))
 def dpmpp_sde(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -138,7 +138,7 @@ def dpmpp_sde(
     return sampler_of(samplers.dpmpp_sde, **locals())
 
 
-@node("scheduler.dpmpp_3m_sde", runtime=True, check=settings_beside_levels)
+@node("scheduler.dpmpp_3m_sde", runtime=True, check=check_sampler(samplers.dpmpp_3m_sde))
 def dpmpp_3m_sde(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -161,7 +161,7 @@ def dpmpp_3m_sde(
     return sampler_of(samplers.dpmpp_3m_sde, **locals())
 
 
-@node("scheduler.unipc", runtime=True, check=settings_beside_levels)
+@node("scheduler.unipc", runtime=True, check=check_sampler(samplers.unipc))
 def unipc(
     schedule: Schedule,
     levels: Levels | None = None,
@@ -187,7 +187,7 @@ def unipc(
     return sampler_of(samplers.unipc, **locals())
 
 
-@node("scheduler.deis", runtime=True, check=settings_beside_levels)
+@node("scheduler.deis", runtime=True, check=check_sampler(samplers.deis))
 def deis(
     schedule: Schedule,
     levels: Levels | None = None,

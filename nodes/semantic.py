@@ -10,6 +10,7 @@ from annotated_types import Gt
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.graph.node import node
 from guidegraph.graph.types import Tensor
+from guidegraph.nodes import extents
 from guidegraph.nodes.types import Condition, Image, Segmenter, SemanticEmbedder, SemanticMap
 from guidegraph_runtime.host import semantic as host
 from guidegraph_runtime.palette import COLOURS
@@ -21,7 +22,7 @@ GOLDEN = 0.6180339887498949
 """Steps of the golden ratio put any number of hues far apart."""
 
 
-@node("semantic.load", io=True, host=True, runtime=True)
+@node("semantic.load", io=True, host=True, runtime=True, shape=extents.map_shape)
 def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
     """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of so many of any kind.
 

@@ -13,7 +13,7 @@ from guidegraph.nodes.shapes import check_floats
 from guidegraph.nodes.types import FeatureExtractor, Image
 
 
-@node("metric.ssim")
+@node("metric.ssim", extras={"torchmetrics": "metrics"})
 def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5) -> Mean:
     """Structural similarity (Wang et al. 2004, eq. 13) of pictures (B, 3, H, W) in [-1, 1], averaged over the pictures.
 

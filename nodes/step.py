@@ -11,6 +11,7 @@ from annotated_types import Gt
 
 from guidegraph.graph.node import node
 from guidegraph.graph.watch import is_watched, watch_size
+from guidegraph.nodes import extents
 from guidegraph.nodes.clipping import clip_x0
 from guidegraph.nodes.shapes import check_alike
 from guidegraph.nodes.types import (
@@ -140,7 +141,7 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
     return moved
 
 
-@node("scheduler.add_noise", runtime=True)
+@node("scheduler.add_noise", runtime=True, shape=extents.noisy_shape)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
     """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
 

@@ -11,6 +11,8 @@ from annotated_types import Ge
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import choices
 from guidegraph.graph.node import node
+from guidegraph.graph.trust.files import open_regular, require_regular
+from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Latent, Noise
 
@@ -130,26 +132,29 @@ def _four_axes(tensor: Tensor) -> Tensor:
 
 
 def _read_npy(path: Path, key: str) -> Tensor:
-    import numpy as np
+    from guidegraph_runtime.npy import read_npy
 
     if key:
         raise ValueError(f"{path.name} holds one array without a name: leave out key '{key}'")
-    with _readable(path):
-        array = np.load(path, allow_pickle=False)
+    with _readable(path), open_regular(path) as file:
+        array = read_npy(file, path.name)
     return _from_numpy(array, path)
 
 
 def _read_npz(path: Path, key: str) -> Tensor:
     import numpy as np
 
-    with _readable(path), np.load(path, allow_pickle=False) as file:
-        array = file[_chosen(key, file.files, path)]
+    from guidegraph_runtime.npy import read_npz_member
+
+    with _readable(path), open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+        array = read_npz_member(file, _chosen(key, file.files, path), path.name)
     return _from_numpy(array, path)
 
 
 def _read_safetensors(path: Path, key: str) -> Tensor:
     from safetensors import safe_open
 
+    require_regular(path)
     with _readable(path), safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(_chosen(key, list(file.keys()), path))
     return tensor
@@ -171,7 +176,7 @@ class _readable:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, _KeyError):
+        if isinstance(error, Exception) and not isinstance(error, (_KeyError, LimitExceeded)):
             raise ValueError(f"{self.path.name} cannot be read as {self.path.suffix}: {error}") from error
 
 

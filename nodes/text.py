@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from guidegraph.graph.node import node
 from guidegraph.graph.split import Split
+from guidegraph.nodes import extents
 from guidegraph.nodes.types import Condition, TextEmbedder
 from guidegraph_runtime.host import text as host
 
@@ -20,7 +21,7 @@ def split_by_tokens(embedder: TextEmbedder | None = None, **_: object) -> Split 
     return found
 
 
-@node("text.encode", host=True, split=split_by_tokens)
+@node("text.encode", host=True, split=split_by_tokens, shape=extents.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
     """The condition of a prompt (leading axis 1), or of a list of prompts (one for each sample).
 
@@ -31,7 +32,7 @@ def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Conditio
     return embedder([prompt] if isinstance(prompt, str) else list(prompt))
 
 
-@node("text.prompts", host=True)
+@node("text.prompts", host=True, shape=extents.batch_of_prompts)
 def prompts_of_batch(
     captions: Sequence[str], *, prompt: str | list[str] = "", batch: Annotated[int, Ge(1)] = 1
 ) -> Sequence[str]:
@@ -51,13 +52,13 @@ def prompts_of_batch(
     return given
 
 
-@node("text.replace", host=True, runtime=True)
+@node("text.replace", host=True, runtime=True, shape=extents.text_rows)
 def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
     """Texts with words or phrases of the table in place of others: whole words alone, longer phrases first.
 
     words: from what (case does not matter) to what. Raises an error for an empty word.
     """
-    return host.replace(text, words=words)
+    return host.replace(text if isinstance(text, str) else list(text), words=words)
 
 
 @node("text.add_words", host=True)

@@ -12,6 +12,7 @@ import pluggy
 from guidegraph.graph.errors import GuidegraphError, choices
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec, spec_of
 from guidegraph.plugins import hookspecs
+from guidegraph_runtime.error_text import describe_error
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("guidegraph_"))
 
@@ -101,7 +102,7 @@ def _listed(hook: pluggy.HookCaller, what: str) -> list[Any]:
         raise
     except (Exception, SystemExit) as error:
         fix = "repair the hook; it must return a list of " + what
-        raise PluginError(f"{hook.name} failed: {type(error).__name__}: {error}", fix) from error
+        raise PluginError(f"{hook.name} failed: {describe_error(error)}", fix) from error
 
 
 def _spec(function: Callable[..., Any]) -> NodeSpec:

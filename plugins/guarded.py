@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
-from guidegraph.graph.events import Event, Observer
+from guidegraph.graph.events import Event, Observer, is_interrupt
+from guidegraph_runtime.error_text import describe_error
 
 
 class Guarded:
@@ -22,9 +23,9 @@ class Guarded:
         try:
             with redirect_stdout(sys.stderr):  # what a command prints may be read by a program
                 self._observer(event)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             name = getattr(self._observer, "__qualname__", type(self._observer).__name__)
-            self._warn(f"warning: the observer {name} failed and is left out: {type(error).__name__}: {error}")
+            self._warn(f"warning: the observer {name} failed and is left out: {describe_error(error)}")
             self._observer = None

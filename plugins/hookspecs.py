@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from guidegraph.graph.events import Observer
+from guidegraph.graph.ownership import own_parameter
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Graph
@@ -21,12 +22,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True)
 class RunInfo:
-    """The run about to start, as an observer's plugin sees it. ``params`` are the bound parameters by name."""
+    """The run about to start, as an observer's plugin sees it. ``params`` are copies of its parameters by name."""
 
     graph: Graph
     params: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", own_parameter(dict(self.params)))
 
 
 @hookspec

@@ -11,8 +11,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +28,10 @@ from guidegraph.plugins.commands import added_safely
 from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
 from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requirement, distribution_of
 from guidegraph.plugins.guarded import Guarded
+from guidegraph.plugins.importing import imported
 from guidegraph.plugins.modules import folders_of, import_plugin_module
-from guidegraph.plugins.watch import watched
+from guidegraph.plugins.watch import remembered, watched
+from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +73,11 @@ class PluginManager:
         *,
         disable: Iterable[str] | None = None,
         entry_points: bool = True,
+        refused: Mapping[str, str] | None = None,
     ) -> None:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
-        installed plugins are loaded; those that are not are known by name."""
+        installed plugins are loaded; those that are not are known by name. refused: plugins that are not to be
+        imported, by name, with the reason."""
         self._hooks = new_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
@@ -84,8 +88,9 @@ class PluginManager:
         self._owners: dict[str, str] = {}
         self._folders: dict[str, Sequence[Path]] = {}
         self._apps: list[Any] = []
+        self._refused = refused or {}
         self._add_builtin()
-        disabled = _disabled_by_environment() if disable is None else set(disable)
+        disabled = disabled_by_environment() if disable is None else set(disable)
         found = entries.entry_points()
         self.installed = [entry.name for entry in found]
         self.unknown_disabled = sorted(disabled - set(self.installed))
@@ -159,7 +164,8 @@ class PluginManager:
             check_entry(entry)
             self._check_namespace(entry.name)
             check_requirement(entry, self._versions[HOST])
-            with watched(notes):
+            self._check_refused(entry.name)
+            with self._importing(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
                 found = contribution_of(plugin, entry.name)
             self._join(entry.name, plugin, found, distribution, version, notes)
@@ -175,7 +181,8 @@ class PluginManager:
         notes: list[str] = []
         try:
             fix = "install what it needs; --plugin takes the name of a module or the path of a Python file (.py)"
-            with watched(notes):
+            self._check_refused(name)
+            with self._importing(name, distribution, notes):
                 module: ModuleType = _load(lambda: import_plugin_module(name), fix)
                 if self._hooks.is_registered(module):
                     return
@@ -191,6 +198,19 @@ class PluginManager:
             raise
         except BaseException as error:
             self._fail(name, distribution, version, error, namespace=namespace, notes=notes)
+
+    @contextmanager
+    def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
+        with ExitStack() as stack:
+            if canonical(distribution) != HOST:
+                stack.enter_context(imported(name))
+                stack.enter_context(remembered(name))
+            stack.enter_context(watched(notes))
+            yield
+
+    def _check_refused(self, name: str) -> None:
+        if reason := self._refused.get(name):
+            raise PluginError(reason, f"repair it, or leave it out with {DISABLE}={name}")
 
     def _check_namespace(self, namespace: str) -> None:
         if owner := self._owners.get(namespace):
@@ -251,7 +271,8 @@ def default_registry(
     return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
 
 
-def _disabled_by_environment() -> set[str]:
+def disabled_by_environment() -> set[str]:
+    """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
     return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
@@ -272,10 +293,10 @@ def _load(load: Callable[[], Any], fix: str) -> Any:
         fix = f"repair the node's signature{_place(error)}"
         raise PluginError(f"cannot be imported: {error}", fix) from error
     except ImportError as error:
-        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
         fix = f"repair it{_place(error)}, or leave it out with {DISABLE}"
-        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}", fix) from error
+        raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
 def _place(error: BaseException) -> str:
@@ -295,5 +316,8 @@ def _explained(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""
-    reason = f"{type(error).__name__}: {error}"
-    return reason, "repair the plugin, or leave it out with " + DISABLE, "".join(traceback.format_exception(error))
+    return (
+        describe_error(error),
+        "repair the plugin, or leave it out with " + DISABLE,
+        "".join(traceback.format_exception(error)),
+    )

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
+from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
+from guidegraph_runtime.say import visible
+
 SLOW = 1.0
 """Seconds from which an import is worth a note: every command waits for it."""
 
@@ -29,7 +32,8 @@ class _Passed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self.text = (self.text + text)[:200]
-        return sys.stderr.write(text)
+        sys.stderr.write(visible(text))
+        return len(text)
 
     def flush(self) -> None:
         sys.stderr.flush()
@@ -59,6 +63,26 @@ def watched(notes: list[str]) -> Iterator[None]:
         if brought:
             before |= _torch_state(sys.modules["torch"], defaults=True)
         notes += _put_back(before)
+
+
+changed: dict[str, Changes] = {}
+"""What the import of each plugin has left changed in this process, by the plugin's name; only those that did."""
+
+
+@contextmanager
+def remembered(plugin: str) -> Iterator[None]:
+    """Keep in ``changed`` what an import inside leaves changed: an error later on may be due to it."""
+    handlers: list[str] = []
+    before = snapshot(whole=False)
+    try:
+        with exit_handlers(handlers):
+            yield
+    finally:
+        found = changes_between(before, snapshot(whole=False))
+        if handlers:
+            found["exit handlers"] = handlers
+        if found:
+            changed[plugin] = found
 
 
 def _put_back(before: State) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from guidegraph.graph.export.adaptable import lora_table
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.part import OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
+from guidegraph_runtime.files import write_errors
 from guidegraph_runtime.lora import LORA_TABLE
 from guidegraph_runtime.manifest import (
     File,
@@ -27,6 +27,7 @@ from guidegraph_runtime.manifest import (
     write_manifest,
 )
 from guidegraph_runtime.names import MANIFEST
+from guidegraph_runtime.temporaries import remove_stale, stale_paths, temporary_path
 
 TABLES = "tables.safetensors"
 
@@ -110,24 +111,41 @@ def _replacing(out: Path) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its place at the end, and is removed when something fails."""
     check_place(out)
     out = out.resolve()  # where the place is a link, what it leads to is replaced
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name[:64]}-{secrets.token_hex(6)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        old = out.with_name(f"{temporary.name}.old")
-        if out.exists():
-            os.replace(out, old)
+    with write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _restore(out)
+        temporary = temporary_path(out)
+        temporary.mkdir()
         try:
-            os.replace(temporary, out)
-        except OSError:
-            if old.exists():
-                os.replace(old, out)
+            yield temporary
+            old = temporary_path(_old_name(out), "old")
+            if out.exists():
+                os.replace(out, old)
+            try:
+                os.replace(temporary, out)
+            except OSError:
+                if old.exists():
+                    os.replace(old, out)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _restore(out: Path) -> None:
+    """Put back the bundle that an export was about to replace when it was killed; what else it left is removed."""
+    remove_stale(out.parent)
+    for old in list(stale_paths(out.parent, "old", _old_name(out).name)):
+        if not out.exists() and (old / MANIFEST).is_file():
+            os.replace(old, out)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _old_name(out: Path) -> Path:
+    """What a bundle that makes way is called; no other bundle in its folder has this name."""
+    return out.with_name(f"replaced-{hashlib.sha256(out.name.encode()).hexdigest()[:16]}")
 
 
 def check_place(out: Path) -> None:

@@ -14,6 +14,7 @@ from guidegraph.graph.export.leaves import leaves_of, statics_of
 from guidegraph.graph.ir import Call, Literal, Output, Source, Sources
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.split import Split
+from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.types import PortType, Tensor
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest import Operation
@@ -77,7 +78,11 @@ def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
     if isinstance(value, bytes):
         return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}.json", value)}
     if isinstance(value, Path):
-        return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}{ending(value)}", value.read_bytes())}
+        return {
+            "file": walk.host.file(
+                f"{call.spec.id.replace('.', '/')}{ending(value)}", read_regular(value, limit="file_bytes")
+            )
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(call, name, one, walk) for one in value]
     if isinstance(value, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +18,10 @@ from guidegraph.graph.export.before import Before, before_graph, flat
 from guidegraph.graph.export.errors import ExportError
 from guidegraph.graph.export.like import Shapes
 from guidegraph.graph.export.part import EMBEDDED_LIMIT, OPSET
+from guidegraph.graph.export.samples import input_multiples, starting_values
 from guidegraph.graph.export.single import PIXELS, Single, single_graph
 from guidegraph.graph.export.workflow import Exported
+from guidegraph_runtime.files import write_errors
 from guidegraph_runtime.host import SHAPES_READ
 from guidegraph_runtime.manifest import File, Manifest, Output, Requires, Tensor, write_manifest
 from guidegraph_runtime.single import (
@@ -33,6 +34,7 @@ from guidegraph_runtime.single import (
     host_values,
     inputs_with,
 )
+from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 ALIGNED = 64
 SHOWN = 2048
@@ -103,6 +105,8 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
         fields,
         recipe,
         files,
+        samples=starting_values(exported.plan) & {one.name for one in single.inputs},
+        multiples=input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
     return Written(single, described, _write(out, single, described, examples, exported))
@@ -149,6 +153,10 @@ def _write(
         name: _plain_input(tensor, described, data, examples[name], exported)
         for name, tensor in described.inputs.items()
     }
+    for name in described.samples:
+        inputs[name]["samples"] = True
+    for name, factors in described.multiples.items():
+        inputs[name]["multiples"] = dict(factors)
     places = {name: data.add(content) for name, content in described.files.items()}
     blocks = bytes(data.blocks)
     paths = [out, out.with_suffix(DATA), out.with_suffix(".json")]
@@ -232,11 +240,13 @@ def _plain_output(value: onnx_ir.Value, single: Single) -> dict[str, Any]:
 def _together(paths: list[Path]) -> Iterator[list[Path]]:
     """Temporary files beside these places, which go there once all are whole."""
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    temporary = [path.with_name(f".{path.name[:64]}-{secrets.token_hex(6)}.tmp") for path in paths]
+    remove_stale_once(paths[0].parent)
+    temporary = [temporary_path(path) for path in paths]
     try:
-        yield temporary
-        for one, path in zip(temporary, paths, strict=True):
-            os.replace(one, path)
+        with write_errors(paths[0]):
+            yield temporary
+            for one, path in zip(temporary, paths, strict=True):
+                os.replace(one, path)
     finally:
         for one in temporary:
             one.unlink(missing_ok=True)

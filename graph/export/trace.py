@@ -17,6 +17,7 @@ from guidegraph.graph.export.errors import ExportError, FixedSizeError
 from guidegraph.graph.export.gradients import forward_graph, probe
 from guidegraph.graph.export.part import TracedPart, quiet, save_part, tidy, to_onnx
 from guidegraph.graph.export.places import raised_at, recorded
+from guidegraph_runtime.error_text import causes, error_text
 
 __all__ = ["Axis", "TracedPart", "save_part", "trace_part"]
 
@@ -146,7 +147,7 @@ def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:
 
 def _from_torch(error: Exception) -> ExportError:
     """What torch says of a function that it cannot trace, for the one who wrote the function."""
-    text = str(error)
+    text = error_text(error)
     place = raised_at(error.__traceback__)
     if "onstraint" in text and (fixed := re.findall(r"because (\w+) was inferred to be a constant \((\d+)\)", text)):
         return FixedSizeError(" and ".join(f"{name} = {size}" for name, size in fixed), place)
@@ -173,11 +174,8 @@ def _without_onnx(
     error: BaseException, program: ExportedProgram, function: Function, inputs: Sequence[Tensor]
 ) -> ExportError:
     """The operator that stopped the conversion, by name, with the place where it is called."""
-    texts = [str(error)]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        texts.append(str(error))
     targets = {str(node.target): node for node in program.graph.nodes if node.op == "call_function"}
+    texts = [error_text(link) for link in causes(error)]
     text = "\n".join(texts)
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.:]+)', overload='(\w+)'\)>", text)
     failed = re.search(r"target=torch\.ops\.([\w.]+)\]", text)

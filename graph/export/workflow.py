@@ -27,9 +27,12 @@ from guidegraph.graph.export.walk import Walk
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
+from guidegraph_runtime.error_text import causes
 from guidegraph_runtime.manifest import Input, Operation
+from guidegraph_runtime.names import MULTIPLES
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 
@@ -108,7 +111,25 @@ def export_workflow(
         for key, model in walk.frozen.values()
         if hasattr(model, METHOD)
     }
+    plan = with_multiples(plan, {one.plan.name: multiples(one) for one in parts})
     return Exported(graph, inputs, fixed, outputs, plan, parts, walk.host, values, frozen=frozen)
+
+
+def multiples(part: ExportedPart) -> dict[str, int]:
+    """What the sizes of a part's named axes have to be multiples of, where that is more than 1."""
+    return {axis.name: axis.multiple_of for here in part.axes for axis in here.values() if axis.multiple_of > 1}
+
+
+def with_multiples(plan: Sequence[Operation], found: Mapping[str, Mapping[str, int]]) -> tuple[Operation, ...]:
+    """The plan with what the axes of each part are multiples of, so that another size is refused before a run."""
+    changed = []
+    for operation in plan:
+        if operation.op == "part" and (own := found.get(operation.node)):
+            operation = replace(operation, settings={**operation.settings, MULTIPLES: dict(own)})
+        elif operation.body is not None:
+            operation = replace(operation, body=with_multiples(operation.body, found))
+        changed.append(operation)
+    return tuple(changed)
 
 
 def planned(
@@ -260,9 +281,7 @@ def _graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) -> Trace
 
 def _named(part: PartPlan, error: ExportError) -> ExportError:
     """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, NodeError):
-        cause = cause.__cause__
+    cause = next((link for link in causes(error) if isinstance(link, NodeError)), None)
     if cause is None:
         where, place = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
     else:
@@ -303,7 +322,7 @@ def _kept(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
     """The file of the bundle that an input has by default: a copy of what the parameter names at export."""
     file = f"inputs/{name}{ending(path)}"
     try:
-        host.files[file] = path.read_bytes()
+        host.files[file] = read_regular(path, limit="file_bytes")
     except OSError as error:
         reason = f"parameter '{parameter.name}' names '{path}', which cannot be read: {error.strerror}"
         raise ExportError(reason, "give it a file", place=str(parameter.mark)) from error

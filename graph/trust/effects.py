@@ -47,7 +47,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
     for op in walk(ops):
         if isinstance(op, Call):
             effects += _of_call(op, loops, values)
-        elif op.training is not None and op.training.checkpoint is not None:
+        elif isinstance(op, Loop) and op.training is not None and op.training.checkpoint is not None:
             for path, param in _paths(op.training.checkpoint, loops, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", "checkpoint", op.mark, param))
     return list(dict.fromkeys(effects))
@@ -92,8 +92,8 @@ def companions(port: Port, path: Path | None) -> Iterator[Path]:
 def _paths(sources: Sources, loops: Mapping[str, Loop], values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
     """The paths that sources give, each with the parameter that it comes from."""
     if isinstance(sources, tuple):
-        for source in sources:
-            yield from _paths(source, loops, values)
+        for each in sources:
+            yield from _paths(each, loops, values)
         return
     source: Source = sources
     if isinstance(source, Item) and source.field is None:

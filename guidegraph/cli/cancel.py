@@ -1,53 +1,60 @@
-"""Ctrl-C: the first sets the token, so that the run ends within a step; the second ends the process at once."""
+"""Signals in a run: the first sets the token, so that the run ends within a step; the second ends the process at once.
+
+SIGTERM is for programs, which send it once: where the run has not ended a few seconds later, because a node is in a
+long call, the process ends.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from guidegraph.graph.events import CancelToken
+from guidegraph.graph.events import CancelToken, leave_to_token
+from guidegraph_runtime.ending import CANCELLED, GRACE, GracePeriod, end_at_once, woken_by_signals
+
+__all__ = ["CANCELLED", "SIGNALS", "cancelled_by_signals"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CANCELLED = 130
+
+
+@dataclass
+class Parent:
+    """The parent of a command that runs in a process of its own (``guidegraph.cli.supervised``), if it has one.
+
+    signals: where it passes on the signals that it gets, a byte each. listening: told whether somebody reads them.
+    """
+
+    signals: socket.socket | None = None
+    listening: Callable[[bool], object] = bool
+
+
+parent = Parent()
 
 
 @contextmanager
 def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM cancel ``token``; outside of the main thread nothing changes.
+    """Inside, SIGINT and SIGTERM cancel ``token``; outside of the main thread nothing changes."""
+    grace = GracePeriod()
 
-    A thread is woken by the signals, since Python runs a handler only between two of the main thread's
-    instructions: never during a long call into torch.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=_listen, args=(ours, token, say), name="guidegraph-signals", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        theirs.close()
-        thread.join()
-        ours.close()
-
-
-def _listen(ours: socket.socket, token: CancelToken, say: Callable[[str], None]) -> None:
-    while received := ours.recv(16):
-        for number in received:
-            if number not in SIGNALS:
-                continue
-            if token.cancelled:
-                os._exit(CANCELLED)
-            token.cancel()
+    def heard(number: int) -> None:
+        if token.cancelled:
+            end_at_once()
+        token.cancel()
+        if number == signal.SIGTERM:
+            grace.begin()
+            say(f"cancelling; ends in at most {GRACE:g} seconds")
+        else:
             say("cancelling; once more to end at once")
+
+    try:
+        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), heard, parent.signals):
+            parent.listening(True)
+            try:
+                yield
+            finally:
+                parent.listening(False)
+    finally:
+        grace.stop()

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
@@ -25,9 +25,11 @@ from guidegraph.graph.hosted import kinds as kinds_of
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.outputs import is_image
 from guidegraph.rerun import portable_params
+from guidegraph_runtime.error_text import causes
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported, ExportedPart
@@ -59,6 +61,12 @@ class MissingExtra(GuidegraphError):
 
 def export_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for a workflow that cannot be exported, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the bundle until the check is over."""
     check_extra()
     registry = required_plugins(given.plugins).registry
     opened = open_workflow(given.workflow, registry)
@@ -78,6 +86,7 @@ def export_command(given: Arguments) -> None:
             check_place(given.bundle)
         except GuidegraphError as error:
             raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         if alone:
             exported = export_call(graph, values, alone, precision=precision, on_part=say_part, policy=policy)
         else:
@@ -96,8 +105,8 @@ def export_command(given: Arguments) -> None:
             more=files,
         )
     for line in summary(exported, manifest):
-        typer.echo(line)
-    typer.echo(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
+        print_text(line)
+    print_text(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
     if given.check:
         good = _check(exported, given.bundle, engine, kinds)
     else:
@@ -167,10 +176,7 @@ def reported(graph: Graph) -> Iterator[None]:
 
 def _node_of(error: BaseException) -> NodeError | None:
     """The node whose function could not be traced, where one is known."""
-    at: BaseException | None = error
-    while at is not None and not isinstance(at, NodeError):
-        at = at.__cause__
-    return at
+    return next((link for link in causes(error) if isinstance(link, NodeError)), None)
 
 
 def _sentence(error: Any) -> str:
@@ -193,7 +199,7 @@ def say_part(part: ExportedPart, seconds: float) -> None:
     size = show_size(part.traced.weight_bytes)
     kind = "" if part.precision == "fp32" else f" in {part.precision}"
     what = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
-    typer.echo(f"{what}; {seconds:.1f} s")
+    print_text(f"{what}; {seconds:.1f} s")
 
 
 def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
@@ -283,15 +289,15 @@ def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Map
     started = time.perf_counter()
     found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
     rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
-    typer.echo("")
+    print_text("")
     for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
-        typer.echo(line)
-    typer.echo("")
+        print_text(line)
+    print_text("")
     for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
-        typer.echo(line)
+        print_text(line)
     good = all(one.fits for one in found)
     seconds = time.perf_counter() - started
-    typer.echo(
+    print_text(
         f"checked in {seconds:.1f} s: {'as the engine' if good else f'differs from the engine; {path} is there'}"
     )
     return good
@@ -306,7 +312,7 @@ def _replayed(path: Path) -> bool:
     found = replay(Bundle(path, SessionSettings.on("cpu")))
     for one in found:
         far = "" if one.fits else "; --check shows which part differs from the engine"
-        typer.echo(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
+        print_text(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
     return all(one.fits for one in found)
 
 

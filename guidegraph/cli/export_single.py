@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.export import (
     Arguments,
     check_extra,
@@ -27,6 +28,7 @@ from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.source import bound, given_names, open_workflow, unknown_outputs
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.trust.folders import hold_output
 from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.rerun import portable_params
 
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
 
 def single_command(given: Arguments) -> None:
     """Raises ``WorkflowError`` for what one graph cannot hold, and ``typer.Exit`` where the check fails."""
+    with ExitStack() as held:
+        _export(given, held)
+
+
+def _export(given: Arguments, held: ExitStack) -> None:
+    """held: keeps the place of the file until the check is over."""
     check_extra()
     if given.bundle.suffix != ".onnx" or given.bundle.is_dir():
         message = f"'{given.bundle}' is no name of an ONNX file; give one that ends with .onnx"
@@ -59,15 +67,16 @@ def single_command(given: Arguments) -> None:
         except ExportError as error:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
+        held.enter_context(hold_output(given.bundle, "guidegraph export"))
         exported = export_workflow(
             graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
         )
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
         written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
     for line in _summary(exported, written):
-        typer.echo(line)
+        print_text(line)
     sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
-    typer.echo(f"wrote {sizes}")
+    print_text(f"wrote {sizes}")
     if given.check and not _check(exported, given.bundle, kinds, policy):
         raise typer.Exit(1)
 
@@ -98,11 +107,11 @@ def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Pol
     outputs: dict[str, Any] = dict(zip(names, session.run(None, inputs), strict=True))
     seconds = time.perf_counter() - started
     found = compared({name: outputs.get(f"{name}.result", outputs.get(name)) for name in kinds}, engine, kinds)
-    typer.echo("")
+    print_text("")
     for line in table([("output", "engine against graph", ""), *map(difference_row, found)]):
-        typer.echo(line)
+        print_text(line)
     good = all(one.fits for one in found)
-    typer.echo(
+    print_text(
         f"ran in {seconds:.1f} s, loading included: {'as the engine' if good else f'differs from it; {path} is there'}"
     )
     return good

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import typer
 
-from guidegraph.cli.errors import WRONG, say, shown
+from guidegraph.cli.errors import WRONG, print_json, print_text, say, shown
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
-from guidegraph.cli.source import Opened, bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
+from guidegraph.cli.source import bound, chosen_passes, given_names, open_workflow, unknown_outputs, with_recipe
+from guidegraph.graph.admission import LACKING, admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
@@ -20,31 +21,38 @@ from guidegraph.graph.trust.policy import Grants, effect_problems, is_shipped
 from guidegraph.graph.types import takes_literal
 from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
+from guidegraph_runtime.say import visible_line
 
 
-def validate_command(workflows: Sequence[Path], plugins: Chosen, grants: Grants) -> None:
+def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, grants: Grants) -> None:
+    """Check workflows; what only this machine lacks is said, and is an error where it is asked for (``strict``)."""
     registry = required_plugins(plugins).registry
-    wrong = 0
+    wrong = lacking = 0
     for path in workflows:
         try:
             opened = open_workflow(path, registry)
-            effects = list_effects(opened.graph.ops, known_values(opened))
-            problems = unwritable(opened.graph, registry) + effect_problems(effects, opened.policy(grants))
-            if problems:
-                raise WorkflowError(problems)
-            typer.echo(f"{path}: ok")
-            for line in effect_lines(effects):
-                typer.echo(f"  {line}")
+            graph = with_recipe(opened)
+            defaults = {name: one.default for name, one in graph.params.items() if not one.required}
+            effects = list_effects(graph.ops, defaults)
+            if forbidden := unwritable(graph, registry) + effect_problems(effects, opened.policy(grants)):
+                raise WorkflowError(forbidden)
+            problems = admission_problems(graph, defaults)
+            if refused := [problem for problem in problems if problem.code not in LACKING]:
+                raise WorkflowError(refused)
+            print_text(visible_line(f"{path}: ok"))
         except WorkflowError as error:
             wrong += 1
             say(shown(error))
-    if wrong:
+            continue
+        for line in effect_lines(effects):
+            print_text(visible_line(f"  {line}"))
+        lacking += bool(problems)
+        if problems:
+            say(visible_line(f"{path}: valid, but it cannot run here:") + f"\n{shown(WorkflowError(problems))}")
+        for line in required_lines(graph):
+            say(visible_line(f"{path}: to run it, give {line}"))
+    if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
-
-
-def known_values(opened: Opened) -> dict[str, object]:
-    """The parameters' values that are known before a person gives any: those of the picture, and the defaults."""
-    return {name: one.default for name, one in with_recipe(opened).params.items() if not one.required}
 
 
 def effect_lines(effects: Iterable[Effect]) -> list[str]:
@@ -56,6 +64,17 @@ def effect_lines(effects: Iterable[Effect]) -> list[str]:
         if effect.path is None or not is_shipped(effect.path)
     ]
     return list(dict.fromkeys(lines))
+
+
+def required_lines(graph: Graph) -> list[str]:
+    """What a person has to give to run a workflow; nothing for one that others use, with models for parameters."""
+    required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
+    if not all(takes_literal(parameter.port.type) for parameter in required.values()):
+        return []
+    return [
+        f"--set {name}=… ({parameter.port.type})" + (f": {parameter.help}" if parameter.help else "")
+        for name, parameter in required.items()
+    ]
 
 
 def unwritable(graph: Graph, registry: Registry) -> list[Problem]:
@@ -84,7 +103,10 @@ def plan_command(
     policy = opened.policy(grants, given_names(settings))
     compiled = compile_plan(opened.graph, values, passes=chosen, only=only or None, policy=policy)
     found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None), values))
-    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_text(found)))
+    if as_json:
+        print_json(json.dumps(found, indent=2))
+    else:
+        print_text("\n".join(map(visible_line, plan_text(found))))
 
 
 def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
@@ -93,8 +115,9 @@ def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
     write_or_print(draw_svg(open_workflow(workflow, required_plugins(plugins).registry).graph), output)
 
 
-def write_or_print(text: str, output: Path | None) -> None:
+def write_or_print(text: str, output: Path | None, show: Callable[[str], object] = print_text) -> None:
+    """Write a text into a file, or print it with ``show``."""
     if output is None or str(output) == "-":
-        typer.echo(text, nl=not text.endswith("\n"))
+        show(text)
     else:
         write_text(output, text)

@@ -7,41 +7,68 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from guidegraph.cli.errors import say
+from guidegraph.cli.errors import print_json, print_text, say
 from guidegraph.cli.inspect import write_or_print
 from guidegraph.cli.options import Chosen
-from guidegraph.cli.plugins import loaded_plugins, required_plugins
+from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.errors import choices
-from guidegraph.plugins.manager import DISABLE, PluginStatus
+from guidegraph.plugins.audit import Audit, Audited, audit_plugins
+from guidegraph.plugins.entries import entry_points, is_imported
+from guidegraph.plugins.manager import DISABLE, PluginManager, PluginStatus, disabled_by_environment
+
+_encode = json.JSONEncoder(indent=2).encode
+"""Bound here: a plugin may replace functions of modules, and this is where one would look for it."""
 
 
 def schema_command(output: Path | None, plugins: Chosen) -> None:
     from guidegraph.graph.schema import json_schema
 
     text = json.dumps(json_schema(required_plugins(plugins).registry), indent=2, ensure_ascii=False)
-    write_or_print(text + "\n", output)
+    write_or_print(text + "\n", output, print_json)
 
 
 def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
-    manager = loaded_plugins(plugins)
+    audits = _audits(plugins)
+    refused = {one.name: audit.ended for one, audit in audits.items() if audit.ended}
+    manager = PluginManager(plugins.modules, entry_points=plugins.installed, refused=refused)
     manager.add_commands(app)
     for name in manager.unknown_disabled:
         say(f"warning: {DISABLE} names '{name}'; {choices(name, manager.installed, 'installed plugins')}")
+    by_name = {one.name: audit for one, audit in audits.items()}
     if as_json:
-        typer.echo(json.dumps([asdict(status) for status in manager.statuses], indent=2))
+        rows = [{**asdict(status), "audit": _as_json(by_name.get(status.name))} for status in manager.statuses]
+        print_json(_encode(rows))
         return
-    typer.echo("\n\n".join(map(_described, manager.statuses)))
+    print_text("\n\n".join(_described(status, by_name.get(status.name)) for status in manager.statuses))
 
 
-def _described(status: PluginStatus) -> str:
+def _audits(plugins: Chosen) -> dict[Audited, Audit]:
+    """An audit of each plugin that a command would import, but for those that come with guidegraph."""
+    from guidegraph import __version__ as version
+
+    left_out = disabled_by_environment()
+    installed = {
+        entry.name: Audited(entry.name, entry.value)
+        for entry in reversed(entry_points())
+        if plugins.installed and entry.name not in left_out and is_imported(entry, version)
+    }
+    return audit_plugins([*installed.values(), *map(Audited, plugins.modules)])
+
+
+def _as_json(audit: Audit | None) -> dict[str, Any] | None:
+    return None if audit is None else {**asdict(audit), "seconds": round(audit.seconds, 3)}
+
+
+def _described(status: PluginStatus, audit: Audit | None) -> str:
     lines = [f"{status.name}  {status.distribution} {status.version}  {status.state}"]
     if status.reason:
         lines.append(f"  {status.reason}")
     if status.fix:
         lines.append(f"  to do: {status.fix}")
     lines += [f"  note: {note}" for note in status.notes]
+    if audit is not None and audit.changes:
+        lines.append("  its import changes the process:")
+        lines += [f"    {kind}: {', '.join(what)}" for kind, what in audit.changes.items()]
     if status.nodes:
         lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
     if status.types:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import secrets
 import shlex
 import shutil
 from collections.abc import Collection, Mapping
@@ -12,15 +11,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-import typer
-
 from guidegraph.cli.errors import NAME as ARGUMENT
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import loaded_plugins
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.paths import PACKAGE
 from guidegraph.plugins.entries import HOST, canonical
+from guidegraph_runtime.shortages import with_shortage
+from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 TEMPLATE = Path(__file__).with_name("template")
 NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
@@ -40,11 +39,10 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
     try:
         write(files_of(name), folder)
     except OSError as error:
-        raise WorkflowError(
-            [argument_problem("no-folder", f"the folder cannot be written: {error}", "--output")]
-        ) from error
+        message = with_shortage(f"the folder cannot be written: {error}", error)
+        raise WorkflowError([argument_problem("no-folder", message, "--output")]) from error
     for line in _next_steps(name, folder):
-        typer.echo(line)
+        print_text(line)
 
 
 def unfit(name: str, taken: Mapping[str, str]) -> str:
@@ -116,7 +114,8 @@ def write(files: Mapping[str, str], folder: Path) -> None:
     there = folder.is_dir()
     parent = folder if there else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".new-{secrets.token_hex(6)}.tmp"
+    remove_stale_once(parent)
+    temporary = temporary_path(parent / "new")
     try:
         for name, text in files.items():
             path = temporary / name

@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import typer
-
-from guidegraph.cli.errors import ID, argument_problem
+from guidegraph.cli.errors import ID, argument_problem, print_json, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.docstrings import parameter_docs, signature
@@ -16,6 +14,7 @@ from guidegraph.graph.errors import WorkflowError, choices
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import takes_literal
+from guidegraph_runtime.say import visible
 
 Row = dict[str, Any]
 
@@ -26,11 +25,11 @@ def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: Chosen
     one = len(found) == 1 and found[0].id == id
     if as_json:
         rows = [described(spec) for spec in found]
-        typer.echo(json.dumps(rows[0] if one else rows, indent=2))
+        print_json(json.dumps(rows[0] if one else rows, indent=2))
     elif markdown:
         from guidegraph.cli.markdown import page, section
 
-        typer.echo(page(found) if id is None else "\n\n".join(section(described(spec)) for spec in found))
+        print_text(page(found) if id is None else "\n\n".join(section(described(spec)) for spec in found))
     elif one:
         _print_one(described(found[0]))
     else:
@@ -161,4 +160,4 @@ def _console() -> Any:
 def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
-    return Text(text, style)
+    return Text(visible(text), style)

@@ -73,6 +73,10 @@ Events: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print each event as a line of JSON, and nothing else.")
 ]
 NodeTraceback: TypeAlias = Annotated[bool, typer.Option("--traceback", help="Show the traceback of a node that fails.")]
+LimitSettings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit: trips=20M, file_bytes=100GB, nodes=off."),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it; by default it is printed.")

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from guidegraph.cli.errors import argument_problem
+from guidegraph.cli.errors import argument_problem, print_text
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.graph.errors import WorkflowError, choices
@@ -41,7 +39,7 @@ def report_command(folder: Path, output: Path | None, x: str | None, by: Sequenc
     text = page(found, notes, folder.resolve().name, command, registry, Choice(x, tuple(by)))
     text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is no UTF-8
     write_text(target, text)
-    typer.echo(f"wrote {target} ({show_size(len(text.encode()))})")
+    print_text(f"wrote {target} ({show_size(len(text.encode()))})")
 
 
 def _check_columns(names: Mapping[str, str], found: Sequence[Run | Sweep]) -> None:

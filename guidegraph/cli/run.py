@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
-from guidegraph.cli.errors import argument_problem, say
+from guidegraph.cli.errors import argument_problem, print_json, print_text, say
 from guidegraph.cli.launch import Processes, check_processes, launch
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
@@ -27,18 +27,21 @@ from guidegraph.cli.source import (
     place_problems,
     unknown_outputs,
 )
+from guidegraph.graph.admission import admission_problems
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.events import CancelToken, Observer
 from guidegraph.graph.plan import needed_ops
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.share import process_share
+from guidegraph.graph.trust.folders import hold_folder
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.observers import Bars, JsonLog, PlainLog
-from guidegraph.outputs import OutputWriter, output_problems
+from guidegraph.outputs import RECORD, OutputWriter, output_problems
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.recorded import Job, RecordedRun
-from guidegraph_runtime.files import run_folder
+from guidegraph_runtime.files import run_folder, unfinished_start
+from guidegraph_runtime.shortages import with_shortage
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     values = bound(opened, given.settings, problems)
     policy = opened.policy(given.grants, given_names(given.settings), given.out)
     check_effects(needed_ops(opened.graph, only), values, policy)
+    if refused := admission_problems(opened.graph, values, only):
+        raise WorkflowError(refused)
     return Ready(opened, values, only, dtype, passes, cache, budget, policy)
 
 
@@ -140,14 +145,17 @@ def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelTo
     folder = made_folder(given.out, graph.name)
     recorded = RecordedRun(job, folder)
     writer = recorded.writer
-    plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
-    with _shown(given, writer) as shown:
-        # One process, one run: values in memory would be kept for nobody.
-        recorded.run([*shown, *plugins], token)
+    with hold_folder(folder, "guidegraph run"):
+        if (started := unfinished_start(folder / RECORD)) and not given.quiet:
+            say(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
+        plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
+        with _shown(given, writer) as shown:
+            # One process, one run: values in memory would be kept for nobody.
+            recorded.run([*shown, *plugins], token)
     if not (given.json or given.quiet):
         for name, text in writer.tables.items():
-            typer.echo(f"{name}\n\n{text}\n")
-        typer.echo(_summary(folder, writer))
+            print_text(f"{name}\n\n{text}\n")
+        print_text(_summary(folder, writer))
 
 
 def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
@@ -186,7 +194,8 @@ def made_folder(out: Path | None, name: str) -> Path:
     try:
         return run_folder(out, name)
     except OSError as error:
-        problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {error}", "--out")
+        reason = with_shortage(str(error), error)
+        problem: Problem = argument_problem("no-folder", f"the folder for the files cannot be made: {reason}", "--out")
         raise WorkflowError([problem]) from error
 
 
@@ -194,7 +203,7 @@ def made_folder(out: Path | None, name: str) -> Path:
 def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
     """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or a line a minute."""
     if given.json:
-        yield [JsonLog(typer.echo, lambda name: writer.files.get(name, []))]
+        yield [JsonLog(print_json, lambda name: writer.files.get(name, []))]
     elif given.verbose:
         yield [PlainLog(say)]
     elif given.quiet:

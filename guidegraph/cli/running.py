@@ -16,6 +16,7 @@ from guidegraph.cli.options import (
     Dtype,
     Events,
     File,
+    LimitSettings,
     NodeTraceback,
     NoPlugins,
     Only,
@@ -76,6 +77,7 @@ def run(
     restarts: Annotated[
         int, typer.Option(min=0, metavar="K", help="How often to go on from the checkpoint when a process is killed.")
     ] = 3,
+    limit: LimitSettings = None,
 ) -> None:
     """Run a workflow and write its outputs: pictures to PNG, tensors to safetensors, the rest to JSON.
 
@@ -85,6 +87,7 @@ def run(
     """
     from guidegraph.cli.launch import Processes
     from guidegraph.cli.run import Arguments, run_command
+    from guidegraph.cli.source import limits_in_force
 
     given = Arguments(
         workflow,
@@ -103,7 +106,8 @@ def run(
         Processes(devices, nodes, node_rank, rendezvous, restarts),
         allowed(allow_read, allow_write, allow_code),
     )
-    run_command(given)
+    with limits_in_force(limit):
+        run_command(given)
 
 
 @app.command(
@@ -150,6 +154,7 @@ def sweep(
     allow_read: AllowRead = None,
     allow_write: AllowWrite = None,
     allow_code: AllowCode = None,
+    limit: LimitSettings = None,
 ) -> None:
     """Run a workflow for each cell of a grid of parameters: one folder of runs, one table, one contact sheet.
 
@@ -157,6 +162,7 @@ def sweep(
     on with what is missing. A cell that fails is reported, and the rest goes on; the exit code is 1 then.
     --ray needs pip install "guidegraph[ray]".
     """
+    from guidegraph.cli.source import limits_in_force
     from guidegraph.cli.sweep import Arguments, sweep_command
 
     given = Arguments(
@@ -174,7 +180,8 @@ def sweep(
         chosen(plugin, no_plugins),
         allowed(allow_read, allow_write, allow_code),
     )
-    sweep_command(given)
+    with limits_in_force(limit):
+        sweep_command(given)
 
 
 @app.command(
@@ -223,6 +230,7 @@ def export(
     allow_read: AllowRead = None,
     allow_write: AllowWrite = None,
     allow_code: AllowCode = None,
+    limit: LimitSettings = None,
 ) -> None:
     """Write a workflow as a bundle of ONNX graphs, which guidegraph-run runs with no torch installed.
 
@@ -234,6 +242,7 @@ def export(
     beside FILE.onnx are FILE.json, which says what its inputs are, and FILE.bin with an example of each.
     """
     from guidegraph.cli.export import Arguments, export_command
+    from guidegraph.cli.source import limits_in_force
 
     given = Arguments(
         workflow,
@@ -246,9 +255,10 @@ def export(
         chosen(plugin, no_plugins),
         allowed(allow_read, allow_write, allow_code),
     )
-    if single_file:
-        from guidegraph.cli.export_single import single_command
+    with limits_in_force(limit):
+        if single_file:
+            from guidegraph.cli.export_single import single_command
 
-        single_command(given)
-    else:
-        export_command(given)
+            single_command(given)
+        else:
+            export_command(given)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from guidegraph.graph.named import named_workflow
 from guidegraph.graph.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.sizes import parse_size
+from guidegraph.graph.trust.limits import Limits, current_limits, limited, parse_limits
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.rerun import Recipe, is_picture, read_recipe
 
@@ -110,6 +112,17 @@ def chosen_budget(text: str | None, device: str, problems: list[Problem]) -> int
     except ValueError as error:
         problems.append(argument_problem("bad-budget", str(error), "--memory-budget"))
         return None
+
+
+@contextmanager
+def limits_in_force(settings: Sequence[str] | None) -> Iterator[Limits]:
+    """Put the limits of ``--limit NAME=VALUE`` in force for a command. Raises ``WorkflowError``."""
+    try:
+        limits = parse_limits(settings or (), current_limits())
+    except ValueError as error:
+        raise WorkflowError([argument_problem("bad-limit", str(error), "--limit")]) from None
+    with limited(limits):
+        yield limits
 
 
 def unknown_outputs(graph: Graph, only: Sequence[str] | None) -> list[Problem]:

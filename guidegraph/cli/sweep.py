@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from guidegraph.cli.cancel import cancelled_by_signals
-from guidegraph.cli.errors import FAILED, argument_problem, say
+from guidegraph.cli.errors import FAILED, argument_problem, print_json, print_text, say
 from guidegraph.cli.options import Chosen
 from guidegraph.cli.plugins import required_plugins
 from guidegraph.cli.run import made_folder
@@ -155,8 +155,8 @@ class _Shown:
         self._event("sweep_finished", **vars(summary), folder=str(self._folder))
         if not self._json:
             counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"
-            typer.echo(f"{counts}; wrote {self._folder / TABLE}", file=self._out)
+            print_text(f"{counts}; wrote {self._folder / TABLE}", file=self._out)
 
     def _event(self, event: str, **fields: object) -> None:
         if self._json:
-            typer.echo(jsonlib.dumps({"event": event, **fields}), file=self._out)
+            print_json(jsonlib.dumps({"event": event, **fields}), file=self._out)

@@ -14,6 +14,7 @@ from guidegraph.cli.options import (
     AllowWrite,
     File,
     Json,
+    LimitSettings,
     NoPlugins,
     Only,
     Output,
@@ -28,19 +29,28 @@ from guidegraph.cli.root import app, chosen, examples
 @app.command(epilog=examples("validate draw.yaml", "validate workflows/*.yaml --plugin my_nodes"))
 def validate(
     workflows: Annotated[list[Path], typer.Argument(metavar="WORKFLOW...", show_default=False, help="Workflows.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 2 also for a workflow that is right and cannot run here.")
+    ] = False,
     plugin: Plugins = None,
     no_plugins: NoPlugins = False,
     allow_read: AllowRead = None,
     allow_write: AllowWrite = None,
     allow_code: AllowCode = None,
+    limit: LimitSettings = None,
 ) -> None:
     """Check workflows without running them, and print every error of each.
 
-    The files that a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
+    With the defaults of its parameters: what cannot go together is an error. What only this machine lacks (an extra of
+    guidegraph, a file, a part of a model) is said, with what to do, and ends with 2 only with --strict. The files that
+    a workflow reads, writes or loads code from are listed, but for those that ship with guidegraph.
     """
     from guidegraph.cli.inspect import validate_command
+    from guidegraph.cli.source import limits_in_force
 
-    validate_command(workflows, chosen(plugin, no_plugins), allowed(allow_read, allow_write, allow_code))
+    grants = allowed(allow_read, allow_write, allow_code)
+    with limits_in_force(limit):
+        validate_command(workflows, strict, chosen(plugin, no_plugins), grants)
 
 
 @app.command(epilog=examples("plan draw.yaml", "plan draw.yaml --set scale=1 --json", "plan draw.yaml --passes none"))
@@ -55,27 +65,31 @@ def plan(
     allow_read: AllowRead = None,
     allow_write: AllowWrite = None,
     allow_code: AllowCode = None,
+    limit: LimitSettings = None,
 ) -> None:
     """Show the passes, the flat plan that a run would follow, and the files that it would read and write."""
     from guidegraph.cli.inspect import plan_command
+    from guidegraph.cli.source import limits_in_force
 
-    plan_command(
-        workflow,
-        set or [],
-        only,
-        passes,
-        json,
-        chosen(plugin, no_plugins),
-        allowed(allow_read, allow_write, allow_code),
-    )
+    grants = allowed(allow_read, allow_write, allow_code)
+    with limits_in_force(limit):
+        plan_command(workflow, set or [], only, passes, json, chosen(plugin, no_plugins), grants)
 
 
 @app.command(epilog=examples("draw draw.yaml -o graph.svg"))
-def draw(workflow: File, output: Output = None, plugin: Plugins = None, no_plugins: NoPlugins = False) -> None:
+def draw(
+    workflow: File,
+    output: Output = None,
+    plugin: Plugins = None,
+    no_plugins: NoPlugins = False,
+    limit: LimitSettings = None,
+) -> None:
     """Draw a workflow as SVG, with the bodies of its loops as boxes."""
     from guidegraph.cli.inspect import draw_command
+    from guidegraph.cli.source import limits_in_force
 
-    draw_command(workflow, output, chosen(plugin, no_plugins))
+    with limits_in_force(limit):
+        draw_command(workflow, output, chosen(plugin, no_plugins))
 
 
 @app.command(epilog=examples("report runs/20260131-120000-draw", "report runs/sweep --x steps --by sampler"))

@@ -1,13 +1,14 @@
-"""HTML from texts that nobody vouches for: whatever is not markup made here is escaped here."""
+"""HTML from texts that nobody vouches for: whatever is not markup made here is escaped here,
+control and bidirectional characters too."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any, TypeAlias
 
+from guidegraph.graph.svg import escape
 from guidegraph.nodes.tabular import Table
 
 ROWS = 200

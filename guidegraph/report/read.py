@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.nodes.tabular import Table
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
@@ -45,8 +47,8 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST:
             raise Unreadable(f"is larger than {LARGEST >> 20} MiB")
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, LimitExceeded) as error:
         raise Unreadable(f"cannot be read: {error}") from None
 
 

@@ -20,6 +20,7 @@ from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.remote import Made, Order, make_cell
 from guidegraph.sweep.store import Store
 from guidegraph.sweep.worker import Outcome
+from guidegraph_runtime.error_text import error_text
 
 LOCAL = "local"
 RETRIES = 5
@@ -149,7 +150,8 @@ def _result(reference: Any) -> Made:
         made: Made = ray.get(reference)
         return made
     except ray.exceptions.RayError as error:
-        text = " ".join(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error).split())
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        text = " ".join(error_text(cause).split())
         return Made(Outcome("failed", 0.0, f"the worker did not finish: {type(error).__name__}: {text}"), {})
 
 

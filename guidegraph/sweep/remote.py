@@ -9,14 +9,15 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
-from guidegraph.graph.errors import WorkflowError
+from guidegraph.graph.errors import WorkflowError, describe_failure
 from guidegraph.graph.events import CancelToken
+from guidegraph.graph.trust.limits import Limits, current_limits, limited
 from guidegraph.graph.trust.policy import Policy
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.record import versions
@@ -45,6 +46,7 @@ class Order:
     versions: dict[str, str]
     workers: int | None
     policy: Policy
+    limits: Limits = field(default_factory=current_limits)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class _Process:
         torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
         self.order = order
         manager = PluginManager(order.plugins, entry_points=order.installed)
-        graph = build(order.workflow, manager.registry, order.sources, stranger=order.policy.stranger)
+        graph = build(order.workflow, manager.registry, order.sources, order.limits, stranger=order.policy.stranger)
         self.job = Job(graph, manager.registry, {}, order.only, order.device, order.dtype, policy=order.policy)
         self.worker = Worker(self.job, manager, log.warning, order.workers or os.cpu_count() or 1)
 
@@ -97,6 +99,9 @@ def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
         if _process is None or _process.order != order:
             _process = None  # the models of another sweep go first
             _process = _Process(order)
-        return _process.make(key, params)
+        with limited(order.limits):
+            return _process.make(key, params)
     except WorkflowError as error:
         return Made(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})
+    except Exception as error:  # Ray would have to send it, and not every exception can be pickled
+        return Made(Outcome("failed", 0.0, f"on this worker: {describe_failure(error)}"), {})

@@ -171,6 +171,6 @@ def _run(
         sweep.installed,
         versions(job.registry),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
-        job.policy,
+        policy=job.policy,
     )
     return run_on_ray(missing.values(), order, sweep.cluster, store, cancel)

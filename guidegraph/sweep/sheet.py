@@ -14,6 +14,7 @@ from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.grid import Grid
 from guidegraph.sweep.table import Row, as_entries
 from guidegraph_runtime.files import atomic_path
+from guidegraph_runtime.say import visible
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -77,9 +78,9 @@ def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
 
 def _label(point: dict[str, Entry], names: Sequence[str]) -> str:
     def shown(value: Entry) -> str:
-        return f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+        return f"{value:g}" if isinstance(value, float) else visible(" ".join(str(value).split()))
 
-    return ", ".join(f"{name}={shown(point[name])}" for name in names)
+    return ", ".join(f"{visible(name)}={shown(point[name])}" for name in names)
 
 
 def _draw(folder: Path, plan: Layout, files: Sequence[str | None], states: Sequence[str]) -> Image.Image:

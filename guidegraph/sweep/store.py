@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
+from guidegraph.graph.trust.folders import hold_folder
 from guidegraph.outputs import RECORD
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.files import write_text
@@ -21,7 +20,6 @@ from guidegraph_runtime.files import write_text
 SWEEP = "sweep.json"
 CELLS = "cells"
 FAILED = "failed.json"
-_LOCK = ".lock"
 _TEMPORARY = ".tmp-"
 
 
@@ -51,17 +49,13 @@ class Store:
         """Hold the folder, and clear what a sweep that was killed left half-made.
 
         The system lets go of it when a process ends, however it ends. Raises ``WorkflowError`` where another
-        sweep holds it.
+        process holds it.
         """
-        self._cells.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / _LOCK, timeout=0):
-                for path in self._cells.glob(f"{_TEMPORARY}*"):
-                    shutil.rmtree(path)
-                yield
-        except Timeout:
-            message = f"another sweep writes into '{self.folder}' just now: wait for it, or give another folder"
-            raise WorkflowError([Problem(Mark("--out", 1, 1), "sweep-busy", message)]) from None
+        with hold_folder(self.folder, "guidegraph sweep"):
+            self._cells.mkdir(parents=True, exist_ok=True)
+            for path in self._cells.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(path)
+            yield
 
     def description(self) -> dict[str, Any] | None:
         """What ``sweep.json`` says; None where there is none. Raises ``WorkflowError`` where it cannot be read."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from guidegraph.graph.errors import Mark, Problem
+from guidegraph.graph.trust.files import read_regular
+from guidegraph.graph.trust.limits import LimitExceeded
 
 SEED = "seed"
 MOST_CELLS = 1_000_000
@@ -65,9 +68,12 @@ def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
         problems.append(Problem(Mark(str(path), line, 1), "bad-table", message))
 
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(row, reader.line_num) for row in reader if row]
+        text = read_regular(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = [(row, reader.line_num) for row in reader if row]
+    except LimitExceeded as error:
+        wrong(str(error))
+        return None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         wrong(f"cannot be read as CSV in UTF-8: {getattr(error, 'strerror', None) or error}")
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from guidegraph.graph.errors import Cancelled, GuidegraphError
+from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
@@ -43,9 +43,10 @@ class Worker:
             recorded = RecordedRun(replace(self._job, values=cell.values), folder)
             info = RunInfo(self._job.graph, cell.values, self._job.device, self._job.dtype)
             recorded.run(self._manager.observers(info, self._warn), cancel, self._memory.begin)
-        except Cancelled:
-            raise
+        except Cancelled as error:
+            if not isinstance(error, OutOfTime):
+                raise
+            return Outcome("failed", time.perf_counter() - started, str(error))
         except Exception as error:
-            kind = "" if isinstance(error, GuidegraphError) else f"{type(error).__name__}: "
-            return Outcome("failed", time.perf_counter() - started, f"{kind}{error}")
+            return Outcome("failed", time.perf_counter() - started, describe_failure(error))
         return Outcome("done", time.perf_counter() - started)

@@ -7,6 +7,8 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
+from guidegraph.graph.trust.files import read_regular
+
 MAX_BYTES = 1 << 20
 MAX_NODES = 100_000
 """The most values and keys of a document, counted with its aliases written out: 1 KiB of aliases can name 9⁹ values."""
@@ -47,7 +49,7 @@ def load_yaml(path: Path) -> object:
         raise UnreadableYaml(f"'{path}' has {path.stat().st_size} bytes, and a model's config.yaml at most {MAX_BYTES}")
     loader_type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        loader = loader_type(path.read_bytes())
+        loader = loader_type(read_regular(path))
         document = loader.get_single_node()
         if document is None:
             return None

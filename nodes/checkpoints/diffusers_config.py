@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.trust.files import read_regular
 from guidegraph.nodes.checkpoints.config_values import format_value
 
 
@@ -15,7 +16,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no file '{path}': the folder is incomplete")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path).decode())
     except (ValueError, OSError) as error:
         raise ValueError(f"'{path}' is not JSON: {error}") from None
     if not isinstance(content, dict):

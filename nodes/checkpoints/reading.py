@@ -5,6 +5,7 @@ Weights of safetensors files and of zipped `.pt` files stay on disk, memory-mapp
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from guidegraph.graph.trust.files import open_regular
 
 WRAPPERS = ("ema", "state_dict", "model")
 MODULE = "module."
@@ -77,10 +80,10 @@ def read_nested(path: Path) -> Mapping[str, Any]:
     """What a file holds as it is nested there, for files that are no state_dict; see read_tensors."""
     if path.is_dir():
         raise ValueError(f"'{path}' is a folder, and a checkpoint file was expected: name the file in it")
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no file '{path}': check the path")
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(64)
     content: object
     if head[:4] == b"PK\x03\x04":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import uniforms
 from guidegraph.nodes.data.sprites import DATA_FOLDER
 from guidegraph.nodes.types import Label, Sample
+from guidegraph_runtime.limits import check_limit, current_limits
 
 Split = Literal["train", "test"]
 
@@ -45,8 +48,8 @@ class FashionBatch(NamedTuple):
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """The array of an idx file of bytes, packed by gzip or not. Raises ``ValueError`` for anything else."""
     try:
-        raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        raw = read_regular(path, limit="file_bytes")
+        data = _unpacked(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if data[:3] != bytes([0, 0, IDX_BYTES]) or len(data) < 4:
@@ -57,6 +60,15 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if found != np.prod(shape, dtype=np.int64):
         raise ValueError(f"{path} is damaged: shape {shape} needs {np.prod(shape)} bytes, found {found}")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """What gzip packed, up to the limit on elements, which are bytes here. Raises ``LimitExceeded``."""
+    limit = current_limits().elements
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+        data = file.read(limit + 1)
+    check_limit("elements", len(data), f"an idx file has more elements than that: at least {len(data):,}")
+    return data
 
 
 @lru_cache(maxsize=4)

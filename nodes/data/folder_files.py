@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ def windowed(pool: ThreadPoolExecutor, call: Callable[[int], Seen], over: Iterab
     """`call` of each, in order, with few results waiting at a time: pictures of a large folder are not all held."""
     waiting: list[Any] = []
     for one in over:
-        waiting.append(pool.submit(call, one))
+        waiting.append(pool.submit(copy_context().run, call, one))  # with the limits that are in force here
         if len(waiting) >= 16:
             yield waiting.pop(0).result()
     for future in waiting:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from guidegraph.graph.trust.files import read_regular
+
 Kind = Literal["auto", "classes", "captions", "maps", "pictures"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -193,7 +195,7 @@ def read_table(folder: Path) -> list[tuple[int, str, str]]:
     """Line, file and caption of each row of the folder's CSV. Raises ``ValueError`` for what is no such table."""
     name = tables_of(folder)[0]
     try:
-        text = (folder / name).read_bytes().decode("utf-8-sig")
+        text = read_regular(folder / name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"'{folder}': {name} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}): save it as such"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -39,6 +40,10 @@ class UNetDenoiser(HookedModel):
         """What every prediction is of."""
         return self.network.config.kind
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` for a shape of x that the network does not take."""
+        check_shape(self.network.config, shape)
+
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
@@ -67,15 +72,21 @@ class UNetDenoiser(HookedModel):
         return Prediction(out, config.kind)
 
 
+def check_shape(config: Takes, shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` where x (B, C, H, W) of a shape is not what a UNet takes."""
+    if len(shape) != 4 or shape[1] != config.in_channels:
+        raise ValueError(
+            f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(shape)}"
+        )
+    if shape[2] % config.factor or shape[3] % config.factor:
+        raise ValueError(
+            f"this denoiser takes sides that are multiples of {config.factor}; found x of shape {tuple(shape)}"
+        )
+
+
 def check_sizes(config: Takes, x: Tensor, spatial: Tensor | None) -> None:
     """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
-    if x.ndim != 4 or x.shape[1] != config.in_channels:
-        raise ValueError(
-            f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(x.shape)}"
-        )
-    factor = config.factor
-    if x.shape[2] % factor or x.shape[3] % factor:
-        raise ValueError(f"this denoiser takes sides that are multiples of {factor}; found x of shape {tuple(x.shape)}")
+    check_shape(config, x.shape)
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
         found = "none" if spatial is None else f"one of {spatial.shape[1]}"
         raise ValueError(

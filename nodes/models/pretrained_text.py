@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidegraph.graph.split import Split
+from guidegraph.graph.trust.files import require_regular_files
 from guidegraph.nodes.types import Condition
 
 Hidden = Literal["last", "penultimate"]
@@ -24,6 +25,7 @@ def from_folder(kind: Any, folder: Path) -> Any:
     """A model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
     if not folder.is_dir():
         raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
+    require_regular_files(folder)
     try:
         with without_progress_bar():
             return kind.from_pretrained(str(folder), local_files_only=True)

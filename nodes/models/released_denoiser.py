@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from guidegraph.nodes.models.denoiser import check_fields, check_sizes
+from guidegraph.nodes.models.denoiser import check_fields, check_shape, check_sizes
 from guidegraph.nodes.models.hooks import HookedModel, Hooks
 from guidegraph.nodes.models.released_unet import ReleasedUNet
 from guidegraph.nodes.shapes import has_values
@@ -29,6 +31,10 @@ class ReleasedDenoiser(HookedModel):
     def kind(self) -> PredictionKind:
         """What every prediction is of."""
         return self.network.shape.kind
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` for a shape of x that the network does not take."""
+        check_shape(self.network.shape, shape)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.

@@ -1,13 +1,13 @@
 """Models on disk: a folder with model.json and one safetensors file for each part.
 
 model.json is {"format": 1, "parts": {NAME: {"kind": …, "config": {…}, "weights": FILE, …}}}. The part
-`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ.
+`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. It also states checksums, which are
+verified when a part is read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -21,10 +21,12 @@ from torch import nn
 
 from guidegraph.nodes.models.adapter import AdapterConfig, ConditionAdapter
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, VQAutoencoder, VQConfig
+from guidegraph.nodes.models.checksums import CHECKSUMS, checksums, stated, verify_file
 from guidegraph.nodes.models.classifier import ClassifierConfig, NoisyClassifier
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig
 from guidegraph.nodes.models.hooks import HookedModel
+from guidegraph.nodes.models.index import FORMAT, INDEX, inside, read_index, read_json
 from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 from guidegraph.nodes.models.low_rank import low_rank_layers
 from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
@@ -32,16 +34,14 @@ from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.models.vision import ImageModel, VisionConfig
-
-FORMAT = 1
-INDEX = "model.json"
+from guidegraph_runtime.files import atomic_path
 
 
-def inside(folder: Path, name: object) -> Path:
-    """The path of a file that model.json names; it must lie in the folder itself."""
-    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
-    return folder / name
+def verified(folder: Path, name: object) -> Path:
+    """The same, of a file that is still the one that was saved. Raises ``ValueError``."""
+    path = inside(folder, name)
+    verify_file(path, stated(read_json(folder / INDEX), folder / INDEX))
+    return path
 
 
 def build_unet(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
@@ -57,7 +57,7 @@ def build_vq_autoencoder(config: dict[str, Any], folder: Path, part: Mapping[str
 
 
 def build_text(config: dict[str, Any], folder: Path, part: Mapping[str, Any]) -> nn.Module:
-    tokenizer = Tokenizer.from_file(str(inside(folder, part.get("tokenizer"))))
+    tokenizer = Tokenizer.from_file(str(verified(folder, part.get("tokenizer"))))
     return TextModel(TextEncoder(TextConfig(**config)), tokenizer)
 
 
@@ -104,21 +104,6 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
 }
 
 
-def read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
-    path = folder / INDEX
-    if not path.is_file():
-        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
-    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
-        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
-    return parts
-
-
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """One network of a model folder, frozen: in evaluation mode and without gradients."""
     parts = read_index(folder)
@@ -133,7 +118,7 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
     try:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
             module = builder(dict(part.get("config", {})), folder, part)
-        module.load_state_dict(load_file(inside(folder, part.get("weights"))))
+        module.load_state_dict(load_file(verified(folder, part.get("weights"))))
     except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -190,20 +175,27 @@ def save_parts(
     Floating weights are written in `dtype`. Every file is written under a temporary name and renamed, model.json last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = read_index(folder) if (folder / INDEX).is_file() else {}
+    index = folder / INDEX
+    parts = read_index(folder) if index.is_file() else {}
+    before = stated(read_json(index), index) if index.is_file() else {}
+    written: list[str] = []
     for name, module in modules.items():
         kind, config = config_of(module)
         weights = f"{name}.safetensors"
         parts[name] = {"kind": kind, "config": config, "weights": weights}
         tensors = {key: to_storage(value, dtype) for key, value in module.state_dict().items()}
         write_whole(folder / weights, partial(save_file, tensors))
+        written.append(weights)
         if isinstance(module, TextModel):
             parts[name]["tokenizer"] = "tokenizer.json"
             write_whole(folder / "tokenizer.json", partial(save_tokenizer, module.tokenizer))
+            written.append("tokenizer.json")
     if schedule is not None:
         parts["schedule"] = dict(schedule)
-    index = json.dumps({"format": FORMAT, "parts": parts}, indent=2) + "\n"
-    write_whole(folder / INDEX, lambda path: path.write_text(index, encoding="utf-8"))
+        written += [schedule["weights"]] if "weights" in schedule else []
+    content = {"format": FORMAT, "parts": parts, CHECKSUMS: checksums(folder, parts, before, written)}
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(index, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -218,11 +210,7 @@ def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    """Write under a temporary name beside `path`, then rename. Raises ``WriteError`` for a full disk and the like."""
+    with atomic_path(path) as temporary:
         write(temporary)
         temporary.chmod(0o644)  # safetensors writes for the owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph import current_device, current_dtype
+from guidegraph_runtime.regular_files import read_regular, require_regular_files
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 
@@ -52,7 +53,7 @@ def part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config
 def read_json(file: Path) -> dict[str, Any]:
     """A configuration. Raises ``ValueError`` where the file is missing or holds no JSON object."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(file).decode())
     except FileNotFoundError:
         raise ValueError(f"'{file.parent}' holds no {file.name}, which says what is in the folder") from None
     except (OSError, ValueError) as error:
@@ -96,6 +97,7 @@ def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool
     import torch
 
     weights_file(folder, "diffusion_pytorch_model", variant)
+    require_regular_files(folder)
     dtype = torch.float32 if in_float32 else current_dtype()
     try:
         model, info = kind.from_pretrained(

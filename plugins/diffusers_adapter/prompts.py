@@ -19,6 +19,7 @@ from guidegraph.plugins.diffusers_adapter.folders import (
     read_json,
     weights_file,
 )
+from guidegraph_runtime.regular_files import require_regular_files
 
 ENCODER_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
@@ -144,6 +145,7 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
     folder = path / name
     if not folder.is_dir():
         raise ValueError(f"'{path}' holds no part '{name}', which its model_index.json names")
+    require_regular_files(folder)
     try:
         if known is TOKENIZER_CLASSES:
             return _with_words(getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True), folder)

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.errors import one_of
+from guidegraph_runtime.limits import LimitExceeded, check_limit
 from guidegraph_runtime.manifest_types import Input
+from guidegraph_runtime.npy import read_npy
+from guidegraph_runtime.regular_files import read_regular
 
 Array = NDArray[Any]
 _NPY = b"\x93NUMPY"
@@ -23,11 +26,12 @@ _RAW = {
 
 
 def tensor_input(name: str, one: Input, value: Any) -> Array:
-    """A value for an input of type tensor, in its dtype; of a .safetensors file, that of its name or the only one.
+    """A copy of the value for an input of type tensor, in its dtype; of a .safetensors file, its namesake or only one.
 
     A leading axis of 1 may stand for any batch. Raises ``ValueError`` for what is no such tensor.
     """
     array = value if isinstance(value, np.ndarray) else _read(name, value)
+    check_limit("elements", array.size, f"'{name}' is a tensor of {array.size:,} elements")
     assert one.dtype is not None
     assert one.dims is not None
     if not np.can_cast(array.dtype, one.dtype, "same_kind"):
@@ -37,14 +41,14 @@ def tensor_input(name: str, one: Input, value: Any) -> Array:
     )
     if not fits:
         raise ValueError(f"'{name}': expected a tensor ({', '.join(map(str, one.dims))}), found {array.shape}")
-    return array.astype(one.dtype, copy=False)
+    return np.array(array, one.dtype)
 
 
 def _read(name: str, value: Any) -> Array:
     if isinstance(value, (str, os.PathLike)):
         path = Path(value)
         try:
-            data, where = path.read_bytes(), f"'{path}'"
+            data, where = read_regular(path, limit="file_bytes"), f"'{path}'"
         except OSError as error:
             raise ValueError(f"'{name}': '{path}' cannot be read: {error.strerror}") from None
     elif isinstance(value, (bytes, bytearray, memoryview)):
@@ -53,7 +57,9 @@ def _read(name: str, value: Any) -> Array:
         raise ValueError(f"'{name}': expected an array, or a .npy or .safetensors file, found {type(value).__name__}")
     if data.startswith(_NPY):
         try:
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+            return read_npy(io.BytesIO(data), where)
+        except LimitExceeded:
+            raise
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(f"'{name}': {where} is no array that can be read: {error}") from None
     try:

@@ -50,6 +50,7 @@ class Bindable(Protocol):
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any: ...
     def new_graph_id(self) -> int: ...
     def guard(self, call: Any, *arguments: Any) -> Any: ...
+    def call(self, run: Any, *arguments: Any, options: Any) -> Any: ...
 
 
 class Binding:
@@ -92,7 +93,7 @@ class Binding:
         names = [tensor.name for tensor in session.part.outputs]
         for name in names:
             session.guard(binding.bind_output, name, device.device, device.device_id)
-        session.guard(session.session.run_with_iobinding, binding, session.options((), NO_GRAPH))
+        session.call(session.session.run_with_iobinding, binding, options=session.options((), NO_GRAPH))
         return dict(zip(names, binding.get_outputs(), strict=True))
 
     def _on_device(self, name: str, array: Array) -> DeviceTensor:
@@ -167,7 +168,7 @@ class FixedBinding:
         if lacking := [name for name in self._inputs if name not in self._given]:
             message = f"expected the input '{lacking[0]}' to be set, found {', '.join(self._given) or 'none'}; set it"
             raise BundleError(self._session.where, "bad-input", message)
-        self._session.guard(self._session.session.run_with_iobinding, self._binding, self._options)
+        self._session.call(self._session.session.run_with_iobinding, self._binding, options=self._options)
         return dict(self._outputs)
 
     def _empty(self, tensor: Tensor, sizes: Mapping[str, int]) -> DeviceTensor:

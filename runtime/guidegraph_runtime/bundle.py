@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.lora import LORA_TABLE, Lora, adapted_weights, read_loras
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
+from guidegraph_runtime.offers import Offer, offers
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, Progress
+from guidegraph_runtime.rehearsal import UNKNOWN, Rehearsal
 from guidegraph_runtime.sessions import Session, SessionSettings, make_session
 from guidegraph_runtime.trust import check_plan
 from guidegraph_runtime.verify import open_bundle
@@ -41,6 +43,16 @@ class Timings:
     sessions: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that was checked: the values of its outputs by name, its plan, the inputs, and what is computed of it."""
+
+    sources: Mapping[str, str]
+    plan: Sequence[Operation]
+    values: Mapping[str, Any]
+    ready: Mapping[str, Mapping[str, Any]]
 
 
 class Bundle:
@@ -120,7 +132,10 @@ class Bundle:
         return self._adapted[1]
 
     def run(self, /, **params: Any) -> dict[str, Array]:
-        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``."""
+        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
+
+        Arrays that are given are copied when the run starts, and those that it gives are the caller's alone.
+        """
         return self.run_with(params)
 
     def run_with(
@@ -130,6 +145,7 @@ class Bundle:
         nodes: Mapping[str, Any] | None = None,
         lora: Any = (),
         only: Sequence[str] | None = None,
+        prepared: Prepared | None = None,
         on_output: Callable[[str, Array], None] | None = None,
         finished: Callable[[Operation, float], None] | None = None,
         progress: Progress | None = None,
@@ -140,17 +156,17 @@ class Bundle:
         params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
         host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
         sampler. lora: files of LoRA, or folders that peft wrote, that are added to the weights for this run: a path,
-        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. on_output: is given
-        each output as soon as it is there. finished: is told of each operation outside of loops and its seconds.
-        progress: is told of each iteration of a loop. observer: is told of each part's inputs and outputs. Raises
-        ``BundleError`` for what does not fit, before anything runs where that can be known.
+        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. prepared: what
+        `prepare` gave, in place of params, nodes and only. on_output: is given each output as soon as it is there.
+        finished: is told of each operation outside of loops and its seconds. progress: is told of each iteration of a
+        loop. observer: is told of each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before
+        anything runs where that can be known.
         """
         manifest = self.manifest
-        wanted = self.check_outputs(only)
-        values = given_inputs(manifest, params, self.where, self._verified.data)
-        plan = overridden(manifest.plan, nodes or {}, self.where)
+        run_of = prepared or self.prepare(params, nodes, only)
+        sources, plan = run_of.sources, run_of.plan
         adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
-        memory = Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
+        memory = self._start(run_of.values)
 
         on_device = DeviceParts(self._graphs) if self.settings.providers[0].device != "cpu" else None
 
@@ -163,26 +179,65 @@ class Bundle:
             self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
             if observer is not None:
                 inputs = inputs or fitted(manifest.parts[part], {name: on_host(one) for name, one in given.items()})
-                observer(part, inputs, {name: on_host(one) for name, one in found.items()})
+                observer(part, _copies(inputs), _copies(found))
             return found
 
-        run = PlanRun(self.where, run_part, self._verified.data, memory, progress)
-        sources = {name: manifest.outputs[name].source for name in wanted}
+        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_of.ready)
         outputs: dict[str, Array] = {}
         with self._turn:
-            for operation in needed(plan, [*sources.values()]):
+            for operation in plan:
                 started = time.perf_counter()
                 run.run([operation])
                 if finished is not None:
                     finished(operation, time.perf_counter() - started)
                 for name in [name for name, at in sources.items() if at in operation.outputs]:
-                    outputs[name] = np.asarray(on_host(memory.read(sources[name])))
+                    # A copy: the value may be a table of the bundle, and operations to come may read it.
+                    outputs[name] = np.array(on_host(memory.read(sources[name])))
                     if on_output is not None:
                         on_output(name, outputs[name])
-        if missing := [name for name in wanted if name not in outputs]:
+        if missing := [name for name in sources if name not in outputs]:
             message = f"nothing in the plan gives the output '{missing[0]}'; export the workflow again"
             raise BundleError(self.where, "operation-failed", message)
-        return {name: outputs[name] for name in wanted}
+        return {name: outputs[name] for name in sources}
+
+    def prepare(
+        self,
+        params: Mapping[str, Any],
+        nodes: Mapping[str, Any] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> Prepared:
+        """Check a run before anything is computed, and compute what its host operations give. See ``run_with``.
+
+        Raises ``BundleError`` that says what was expected, what was found and what to do.
+        """
+        sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
+        values = given_inputs(self.manifest, params, self.where, self._verified.data)
+        plan = needed(overridden(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
+        return Prepared(sources, plan, values, self._rehearse(plan, values).made)
+
+    def offers(self) -> list[Offer]:
+        """The nodes of the plan of which a run with the bundle's defaults takes another setting or operation."""
+        inputs = {name: one for name, one in self.manifest.inputs.items() if not one.required}
+        values = {name: self.carried(name, one.default) for name, one in inputs.items()}
+        plan = self.manifest.plan
+        known = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
+
+        def takes(nodes: Mapping[str, Any]) -> bool:
+            try:
+                self._rehearse(overridden(plan, nodes, self.where), known)
+            except BundleError:
+                return False
+            return True
+
+        return list(offers(plan, {f"params.{name}": one.default for name, one in inputs.items()}, takes))
+
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any]) -> Rehearsal:
+        rehearsal = Rehearsal(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
+        rehearsal.run(plan)
+        return rehearsal
+
+    def _start(self, values: Mapping[str, Any]) -> Memory:
+        return Memory({**self._tables, **{f"params.{name}": value for name, value in values.items()}})
 
     def _read_tables(self) -> dict[str, Array]:
         if TABLES not in self.manifest.files:
@@ -193,6 +248,15 @@ class Bundle:
             return load(self._verified.data(TABLES))
         except Exception as error:
             raise BundleError(f"{self.where}/{TABLES}", "bad-tables", f"no safetensors file: {error}") from None
+
+
+def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Arrays of their own for somebody outside of the run."""
+    return {name: np.array(on_host(value)) for name, value in values.items()}
+
+
+def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:
+    raise ValueError(f"part '{part}' is not run in a rehearsal")
 
 
 def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from guidegraph_runtime.ending import ended_by_sigterm
+from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.say import note, out
+from guidegraph_runtime.limits import Limits, limited, parse_limits
+from guidegraph_runtime.say import note, out, out_json
+from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
-_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input")
+_WHILE_RUNNING = ("operation-failed", "run-failed", "output-failed", "bad-input", "limit-reached")
 _EXAMPLES = """\
 examples:
   guidegraph-run scenes --describe
@@ -34,12 +36,11 @@ exit codes: 0 done, 1 the run failed, 2 the arguments or the bundle are wrong, 1
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, and exit with 0, 1 (the run failed), 2 (wrong arguments, a bad bundle) or 130 (cancelled)."""
-    # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     warnings.showwarning = _say_warning
     try:
-        code = _command(_parser().parse_args(arguments))
+        # SIGTERM ends a run as Ctrl-C does: what was written stays whole, and run.json says what happened.
+        with ended_by_sigterm():
+            code = _command(_parser().parse_args(arguments))
     except BundleError as error:
         code = _end(FAILED if error.code in _WHILE_RUNNING else WRONG, str(error))
     except KeyboardInterrupt:
@@ -50,10 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except OSError as error:
-        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {error.strerror or error}")
+        code = _end(FAILED, f"{error.filename or 'guidegraph-run'}: os-error: {_os_reason(error)}")
     except Exception as error:
-        code = _end(FAILED, f"guidegraph-run: internal-error: {type(error).__name__}: {error}")
+        shortage = explain_shortage(error)
+        code = _end(FAILED, f"guidegraph-run: {shortage or f'internal-error: {describe_error(error)}'}")
     raise SystemExit(code)
+
+
+def _os_reason(error: OSError) -> str:
+    """Why, and what to do where the disk is at fault. An error that names no file is of what is printed."""
+    if isinstance(error, WriteError):
+        return f"cannot be written: {error.strerror}"
+    if error.filename is None and error.errno is not None:
+        return f"the output cannot be printed: {write_reason(error.errno)}"
+    return with_shortage(error.strerror or str(error), error)
 
 
 def process() -> NoReturn:
@@ -65,16 +76,27 @@ def process() -> NoReturn:
         main()
     except SystemExit as ended:
         code = ended.code
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # who read us is gone
-        code = code or FAILED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed before we began
+                stream.flush()
+        except OSError:  # who read us is gone, or the disk is full
+            code = code or FAILED
     os._exit(code if isinstance(code, int) else DONE)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help and version are printed, or fail: argparse hides that they could not be written."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = sys.stderr if file is None else file
+        if message and stream is not None:
+            stream.write(message)
+            stream.flush()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="guidegraph-run",
         description="Run a bundle of guidegraph export: pictures to PNG, tensors to safetensors, numbers to JSON.",
         epilog=_EXAMPLES,
@@ -91,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--provider", choices=PROVIDERS, default="auto", help="where to compute; auto takes the best that is there")
     add("--threads", metavar="N", type=_threads, default=0, help="threads of an operator; 0, the default: one a core")
     add("--cuda-graph", action="store_true", help="on a GPU, record the kernels of each part once and replay them")
+    add("--limit", metavar="NAME=VALUE", action="append", default=[], help="change a limit: call_seconds=2h, trips=off")
     add("--json", action="store_true", help="print each event as a line of JSON, and nothing else")
     add("--quiet", "-q", action="store_true", help="print nothing but errors")
     what = parser.add_mutually_exclusive_group()
@@ -101,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(given: argparse.Namespace) -> int:
+    with limited(_limits(given.limit)):
+        return _limited_command(given)
+
+
+def _limits(settings: Sequence[str]) -> Limits:
+    try:
+        return parse_limits(settings)
+    except ValueError as error:
+        raise BundleError("--limit", "bad-limit", str(error)) from None
+
+
+def _limited_command(given: argparse.Namespace) -> int:
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.sessions import SessionSettings
 
@@ -112,7 +147,7 @@ def _command(given: argparse.Namespace) -> int:
     if given.describe:
         from guidegraph_runtime.describe import described
 
-        out(described(bundle.manifest, bundle.digest))
+        out(described(bundle.manifest, bundle.digest, bundle.offers()))
         return DONE
     if given.verify:
         return _verify(bundle, given)
@@ -129,7 +164,7 @@ def _verify(bundle: Any, given: argparse.Namespace) -> int:
     found = replay(bundle)
     if given.json:
         for one in found:
-            out(json.dumps({"event": "compared", **vars(one), "fits": one.fits}))
+            out_json({"event": "compared", **vars(one), "fits": one.fits})
     elif not given.quiet:
         out(f"{given.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
         for one in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,16 +9,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guidegraph_runtime.ending import before_exit
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.files import RUNS, run_folder
+from guidegraph_runtime.files import RUNS, run_folder, unfinished_start
+from guidegraph_runtime.locks import FOLDER_LOCK, FolderBusy, locked
 from guidegraph_runtime.outputs import write_output
-from guidegraph_runtime.record import Record, record_of
+from guidegraph_runtime.record import RECORD, Record, record_of
+from guidegraph_runtime.say import note, out_json, visible_line
 from guidegraph_runtime.say import out as out_line
+from guidegraph_runtime.shortages import with_shortage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.bundle import Bundle, Prepared
     from guidegraph_runtime.manifest_types import Operation
 
 
@@ -36,15 +40,45 @@ def run(
 ) -> None:
     """Run a bundle and write its outputs into ``out``, or a new folder under ``runs/``. Raises ``BundleError``."""
     record = record_of(bundle, params, nodes, only, lora)
-    bundle.check_outputs(only)
+    prepared = bundle.prepare(params, nodes, only)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
+    with _held(folder, quiet or as_json):
+        _run_into(folder, bundle, record, params, prepared, lora=lora, as_json=as_json, quiet=quiet)
+
+
+@contextmanager
+def _held(folder: Path, quiet: bool) -> Iterator[None]:
+    """Hold the folder, and say where the last run into it was killed. Raises ``BundleError`` where another holds it."""
+    try:
+        with locked(folder / FOLDER_LOCK, folder, "guidegraph-run"):
+            if (started := unfinished_start(folder / RECORD)) and not quiet:
+                note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
+            yield
+    except FolderBusy as busy:
+        raise BundleError("--out", "folder-busy", str(busy)) from None
+
+
+def _run_into(
+    folder: Path,
+    bundle: Bundle,
+    record: Record,
+    params: Mapping[str, Any],
+    prepared: Prepared,
+    *,
+    lora: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+) -> None:
     show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
 
     def write(name: str, value: NDArray[Any]) -> None:
         kind = bundle.manifest.outputs[name].type
         try:
             record.files[name] = write_output(folder, name, kind, value, record.text)
-        except (ValueError, OSError) as error:
+        except (OSError, MemoryError) as error:
+            reason = with_shortage(error_text(error), error)
+            raise BundleError(bundle.where, "output-failed", f"output '{name}' has no file: {reason}") from error
+        except ValueError as error:
             raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
         show.output(name, record.files[name])
 
@@ -58,7 +92,7 @@ def run(
     try:
         with _recorded(record, folder):
             bundle.run_with(
-                params, nodes=nodes, lora=lora, only=only, on_output=write, finished=finished, progress=show.progress
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=show.progress
             )
         status = "done"
     except KeyboardInterrupt:
@@ -75,11 +109,12 @@ def _recorded(record: Record, folder: Path) -> Iterator[None]:
     """Keep ``run.json``, however the run ends."""
     record.write(folder, "running")
     try:
-        yield
+        with before_exit(lambda: record.write(folder, "cancelled", "the process was ended amid the run")):
+            yield
     except BaseException as error:
         status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(OSError):  # what went wrong first is what counts
-            record.write(folder, status, str(error) or type(error).__name__)
+            record.write(folder, status, error_text(error) or type(error).__name__)
         raise
     record.write(folder, "done")
 
@@ -93,7 +128,7 @@ def _folder(out: Path | None, name: str, bundle: Path) -> Path:
         return run_folder(out, name)
     except OSError as error:
         raise BundleError(
-            "--out", "no-folder", f"the folder for the files cannot be made: {error.strerror or error}"
+            "--out", "no-folder", f"the folder for the files cannot be made: {with_shortage(str(error), error)}"
         ) from error
 
 
@@ -118,7 +153,7 @@ class _Line(_Nothing):
     """The loop that runs, on one line of a terminal."""
 
     def progress(self, node: str, done: int, total: int) -> None:
-        sys.stderr.write(f"\r\x1b[K{node} {done}/{total}")
+        sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
         sys.stderr.flush()
 
     def ended(self, status: str, seconds: float) -> None:
@@ -147,4 +182,4 @@ class _Json(_Nothing):
         self._say("run_finished", status=status, seconds=seconds)
 
     def _say(self, event: str, **fields: Any) -> None:
-        out_line(json.dumps({"event": event, **fields}))
+        out_json({"event": event, **fields})

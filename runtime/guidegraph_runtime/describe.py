@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from guidegraph_runtime.errors import shown
-from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest, Operation, Part
+from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest, Part
+from guidegraph_runtime.offers import Offer
 
 _LONG = 100
 
 
-def described(manifest: Manifest, digest: str) -> str:
-    """Inputs, fixed parameters, settings of nodes, outputs and parts, each with what may be done with it."""
+def described(manifest: Manifest, digest: str, found: Iterable[Offer]) -> str:
+    """Inputs, fixed parameters, settings of nodes, outputs and parts, each with what may be done with it.
+
+    found: the nodes of which something may be changed.
+    """
     size = sum(one.size for one in manifest.files.values())
     versions = " ".join(
         f"{name} {manifest.versions[name]}" for name in ("guidegraph", "torch") if name in manifest.versions
@@ -21,7 +25,7 @@ def described(manifest: Manifest, digest: str) -> str:
     lines = [f"{manifest.name}, {size / 1e6:.1f} MB, sha256 {digest}" + (f", made by {versions}" if versions else "")]
     lines += _section("inputs, --set NAME=VALUE", map(_input, manifest.inputs.items()))
     lines += _section("fixed when the bundle was made", manifest.fixed.items())
-    lines += _section("nodes, --node NODE.SETTING=VALUE and --node NODE.use=OPERATION", _nodes(manifest.plan))
+    lines += _section("nodes, --node NODE.SETTING=VALUE and --node NODE.use=OPERATION", _nodes(found))
     lines += _section(
         "fields that the graphs were traced with; settings that change one are refused", _fields(manifest)
     )
@@ -52,20 +56,12 @@ def _input(entry: tuple[str, Input]) -> tuple[str, str]:
     return name, f"{kind}, {default}{choices}" + (f": {one.help}" if one.help else "")
 
 
-def _nodes(plan: Iterable[Operation]) -> Iterator[tuple[str, str]]:
-    from guidegraph_runtime.overrides import alike, host_operations, settings_of
-
-    for operation in host_operations(list(plan)):
-        known = settings_of(operation.op)
-        linked = {port.partition(".")[0]: at for port, at in operation.inputs.items()}
-        shown_settings = [
-            f"{name}={_given(name, default, operation.settings, linked)}"
-            for name, default in known.items()
-            if not _is_file(operation.settings.get(name))
-        ]
-        yield operation.node, f"{operation.op}  {', '.join(shown_settings)}".rstrip()
-        if others := [name for name in alike(operation.op) if name != operation.op]:
-            yield "", f"or {', '.join(others)}"
+def _nodes(found: Iterable[Offer]) -> Iterator[tuple[str, str]]:
+    for offer in found:
+        settings = [f"{name}={offer.linked.get(name) or _value(value)}" for name, value in offer.settings.items()]
+        yield offer.node, f"{offer.op}  {', '.join(settings)}".rstrip()
+        if offer.others:
+            yield "", f"or {', '.join(offer.others)}"
 
 
 def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -75,16 +71,6 @@ def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:
         fields = operation.settings.get("fields") if operation.op == "part" else None
         for name, one in (fields if isinstance(fields, dict) else {}).items():
             yield name, _value(one.get("is") if isinstance(one, dict) else one)
-
-
-def _given(name: str, default: Any, settings: Mapping[str, Any], linked: Mapping[str, str]) -> str:
-    if name in linked:
-        return linked[name]
-    return _value(settings.get(name, default))
-
-
-def _is_file(value: object) -> bool:
-    return isinstance(value, dict) and [*value] == ["file"]
 
 
 def _value(value: Any) -> str:

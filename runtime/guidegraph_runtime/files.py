@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+
+from guidegraph_runtime.shortages import WriteError, is_of_disk, os_error_number
+from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 RUNS = Path("runs")
 """Where the folders of runs are made, in the current folder."""
@@ -30,25 +33,54 @@ def run_folder(out: Path | None, name: str) -> Path:
     raise FileExistsError(f"{RUNS / stem} and 999 more exist already")
 
 
+def unfinished_start(record: Path) -> str:
+    """When the run of a `run.json` began that still says "running", though nobody runs it; "" for any other file."""
+    try:
+        known = json.loads(record.read_bytes())
+        return str(known["started"])[:40] if known["status"] == "running" else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+@contextmanager
+def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise ``WriteError`` for `path` where what happens inside fails for a reason that is the disk's.
+
+    That includes errors of libraries that only tell the number in their text, as safetensors does.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        number = os_error_number(error)
+        if number is None or not is_of_disk(number):
+            raise
+        raise WriteError(path, number) from error
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
     """A temporary path to write to, which becomes `path` when the block ends and is removed when it fails.
 
     It lies in the same folder (made if missing), so that the rename is atomic, and has the same suffix, since Pillow,
-    NumPy and others choose the format by it. What is not `durable` may be lost, or empty, after a power cut.
+    NumPy and others choose the format by it. What is not `durable` may be lost, or empty, after a power cut. Raises
+    ``WriteError`` where the file cannot be written. Temporary files there of processes that were killed are removed.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Long names are cut: the temporary name must fit the file system's limit too.
-    temporary = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(6)}.tmp{target.suffix[:32]}")
-    try:
-        yield temporary
-        if durable:
-            _flush_to_disk(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale_once(target.parent)
+        temporary = temporary_path(target)
+        try:
+            yield temporary
+            if durable:
+                _flush_to_disk(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, durable: bool = True) -> None:

@@ -35,7 +35,7 @@ def fitted(part: Part, given: Mapping[str, Any]) -> dict[str, Array]:
 
 def due_shapes(part: Part, given: Mapping[str, Shaped]) -> list[Shape]:
     """The shape that each input of a part is to have, in their order, where these are the values for them."""
-    sizes = _sizes(part, given)
+    sizes = axis_sizes(part, given)
     return [
         tuple([dim if isinstance(dim, int) else sizes.get(dim, 1) for dim in tensor.dims]) for tensor in part.inputs
     ]
@@ -47,8 +47,11 @@ def fit(tensor: Tensor, array: Array, due: Shape) -> Array:
     return np.asarray(array if array.shape == due else _spread(tensor, array, due), order="C")
 
 
-def _sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
-    """The size of each named axis. A batch of 1 goes with any."""
+def axis_sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
+    """The size of each named axis of a part's inputs. A batch of 1 goes with any; where all are 1 it is left out.
+
+    Raises ``ValueError`` where two inputs disagree.
+    """
     sizes: dict[str, tuple[int, str]] = {}
     for tensor in part.inputs:
         shape = given[tensor.name].shape
@@ -67,12 +70,17 @@ def _sizes(part: Part, given: Mapping[str, Shaped]) -> dict[str, int]:
     return {name: size for name, (size, _) in sizes.items()}
 
 
-def _spread(tensor: Tensor, array: Array, due: Sequence[int]) -> Array:
-    few = array.ndim < len(due)
-    shape = array.shape + (1,) * (len(due) - array.ndim)
-    if len(shape) != len(due) or not all(
+def check_spread(tensor: Tensor, shape: Shape, due: Sequence[int]) -> None:
+    """A value of a shape may be repeated to the one that is due. Raises ``ValueError``."""
+    few = len(shape) < len(due)
+    padded = shape + (1,) * (len(due) - len(shape))
+    if len(padded) != len(due) or not all(
         size == want or (size == 1 and (few or dim == BATCH))
-        for size, want, dim in zip(shape, due, tensor.dims, strict=True)
+        for size, want, dim in zip(padded, due, tensor.dims, strict=True)
     ):
-        raise ValueError(f"'{tensor.name}' has shape {array.shape} where {tuple(due)} is due: sizes must agree")
-    return np.broadcast_to(array.reshape(shape), tuple(due))
+        raise ValueError(f"'{tensor.name}' has shape {shape} where {tuple(due)} is due: sizes must agree")
+
+
+def _spread(tensor: Tensor, array: Array, due: Sequence[int]) -> Array:
+    check_spread(tensor, array.shape, due)
+    return np.broadcast_to(array.reshape(array.shape + (1,) * (len(due) - array.ndim)), tuple(due))

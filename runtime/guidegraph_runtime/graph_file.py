@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from guidegraph_runtime.binding import dtype_name
 from guidegraph_runtime.errors import BundleError, shown
+from guidegraph_runtime.limits import current_limits
 from guidegraph_runtime.manifest_types import DTYPES, Part, Tensor
 from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
@@ -17,7 +18,7 @@ from guidegraph_runtime.onnx_wire import Malformed
 from guidegraph_runtime.opsets import STANDARD
 from guidegraph_runtime.reading import is_link
 from guidegraph_runtime.sessions import Session, SessionSettings, create_session
-from guidegraph_runtime.verify import MAX_BUNDLE_BYTES, check_operators
+from guidegraph_runtime.verify import check_operators
 
 SUFFIX = ".onnx"
 _EXPORT_AGAIN = "export the model again, with standard operators only and without fusing operators for onnxruntime"
@@ -44,9 +45,7 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
-def open_graph_file(
-    path: Path, settings: SessionSettings | None = None, max_bytes: int = MAX_BUNDLE_BYTES
-) -> GraphFile:
+def open_graph_file(path: Path, settings: SessionSettings | None = None, max_bytes: int | None = None) -> GraphFile:
     """A session on an ONNX file, or on the only one in a folder, with the weights that lie beside it in that folder.
 
     The file may be named by a link; what is taken from a folder, the graph or its weights, may be no link and have no
@@ -55,6 +54,7 @@ def open_graph_file(
     only in files of its folder. Operator sets that it names and does not use are no matter. Raises ``BundleError`` for
     anything else, for more than `max_bytes` in all, and for weights beside a graph that is given without its folder.
     """
+    max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
     file = _graph_path(path)
     where = str(file)
     data = _read(file, max_bytes) if file == path else _read_in_folder(file, max_bytes)
@@ -134,7 +134,8 @@ def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = N
                 _refuse(str(path), message, f"{_COPY} (cp -r)", "bad-file")
             if status.st_size > max_bytes:
                 found = f"expected at most {max_bytes} bytes, found {status.st_size}"
-                _refuse(str(path), found, "give a smaller model", "bad-file")
+                do = f"give a smaller model, or raise the limit: --limit file_bytes={status.st_size}"
+                _refuse(str(path), found, do, "bad-file")
             return file.read(status.st_size)
     except OSError as error:
         _refuse(str(path), f"expected a file that can be read, found: {error.strerror}", "check the path", "bad-file")

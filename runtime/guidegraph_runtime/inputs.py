@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from guidegraph_runtime.admission import is_infinite, number_problem
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.manifest_types import FILE_TYPES, Input, Manifest
 from guidegraph_runtime.trust import given_file
@@ -44,8 +45,13 @@ def given_inputs(
 def carried(one: Input, value: Any, data: Callable[[str], bytes]) -> Any:
     """A default, or a value of the reference, as a run takes it: files of the bundle are their bytes."""
     if one.type not in FILE_TYPES or value is None:
-        return value
+        return _own(value)
     return [data(name) for name in value] if isinstance(value, list) else data(value)
+
+
+def _own(value: Any) -> Any:
+    """A list, and those in it, as lists of their own; anything else as it is."""
+    return [_own(item) for item in value] if isinstance(value, list) else value
 
 
 def _tensor(name: str, one: Input, value: Any, where: str) -> Any:
@@ -53,10 +59,14 @@ def _tensor(name: str, one: Input, value: Any, where: str) -> Any:
 
     try:
         if one.many and isinstance(value, (list, tuple)):
-            return [tensor_input(name, one, each) for each in value]
-        return tensor_input(name, one, value)
+            found: Any = [tensor_input(name, one, each) for each in value]
+        else:
+            found = tensor_input(name, one, value)
     except ValueError as error:
         raise BundleError(where, "bad-value", str(error)) from None
+    if (reason := number_problem(found)) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': {reason}")
+    return found
 
 
 def _checked(name: str, one: Input, value: Any, where: str) -> Any:
@@ -66,6 +76,7 @@ def _checked(name: str, one: Input, value: Any, where: str) -> Any:
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
+    value = _own(value)
     if one.type in FILE_TYPES and _are_bytes(value, one.many):
         return value
     if value is None and not one.required and one.default is None:
@@ -74,6 +85,8 @@ def _checked(name: str, one: Input, value: Any, where: str) -> Any:
         value = float(value)
     if (expected := one.wrong(value)) is not None:
         raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
+    if (reason := number_problem(value, infinite=is_infinite(one.default))) is not None:
+        raise BundleError(where, "bad-value", f"'{name}': {reason}")
     if one.choices is not None and value not in one.choices:
         raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, one.choices))}")
     return given_file(value) if one.type in FILE_TYPES else value

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from guidegraph_runtime.arrays import read_safetensors
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.lora_pairs import Pair, adapter_file, metadata, pairs_of
+from guidegraph_runtime.regular_files import read_regular
 from guidegraph_runtime.strict_json import Cursor, loads
 from guidegraph_runtime.verify import VerifiedBundle
 
@@ -71,12 +72,12 @@ def _place(given: Any) -> tuple[Path, float]:
 def _read(path: Path, strength: float, where: str) -> Lora:
     try:
         if path.is_dir():
-            settings, file = json.loads((path / "adapter_config.json").read_text()), adapter_file(path)
+            settings, file = json.loads(read_regular(path / "adapter_config.json")), adapter_file(path)
         else:
             settings, file = metadata(path), path
         if file.suffix != ".safetensors":
             raise ValueError(f"'{file}' is no .safetensors file, the only kind that is read here: convert it")
-        data = file.read_bytes()
+        data = read_regular(file, limit="file_bytes")
         pairs = pairs_of(read_safetensors(data), settings if isinstance(settings, dict) else {}, file)
     except OSError as error:
         raise BundleError(where, "bad-lora", f"'{path}' cannot be read: {error.strerror or error}") from None

@@ -10,6 +10,8 @@ BATCH = "batch"
 CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
 """In a bundle of one call, settings of the plan's one entry: the node's id, what is no tensor in its outputs, and
 whether its model heeds masks."""
+MULTIPLES = "multiples"
+"""In the settings of a part, what the sizes of its named axes are multiples of."""
 MAX_LENGTH = 200
 MAX_PARTS = 8
 

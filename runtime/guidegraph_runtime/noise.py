@@ -15,6 +15,8 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.limits import check_limit
+
 SEED_LIMIT = 2**64
 
 
@@ -30,10 +32,18 @@ def gaussian(
     one without an index is a draw of its own, so a sampler's starting noise never comes back as that of its step 0.
     A shorter shape gives the first values of a longer one.
     """
-    seeds = sample_seeds(seed, batch)
     size = prod(shape)
+    check_elements(seed, batch, size)
+    seeds = sample_seeds(seed, batch)
     bits = np.stack([raw_bits(one, size + size % 2, index) for one in seeds])
     return _box_muller(bits)[:, :size].astype(np.float32).reshape(len(seeds), *shape)
+
+
+def check_elements(seed: SupportsIndex | Sequence[SupportsIndex], batch: int, size: int) -> None:
+    """Raise ``LimitExceeded`` where a batch of samples of ``size`` elements has more than the limit."""
+    samples = max(batch, len(seed) if isinstance(seed, Sequence) else 1)
+    what = f"the noise of {samples:,} samples of {size:,} elements has {samples * size:,} elements"
+    check_limit("elements", samples * max(size, 1), what)
 
 
 def sample_seeds(seed: SupportsIndex | Sequence[SupportsIndex], batch: int = 1) -> list[int]:

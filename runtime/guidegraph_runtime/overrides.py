@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from guidegraph_runtime.admission import is_infinite, number_problem
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest_types import Operation
@@ -75,6 +76,9 @@ def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], whe
     if unknown := [name for name in given if name not in known]:
         message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {one_of(unknown[0], known)}"
         raise BundleError(where, "unknown-setting", message)
+    for name, value in given.items():
+        if (reason := number_problem(value, infinite=is_infinite(known[name].default))) is not None:
+            raise BundleError(where, "bad-value", f"{operation.node} ({use}): {name}: {reason}")
     # What another operation of the group does not have, such as DDIM's eta, goes with the one that had it.
     links = {
         name: at

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
+from guidegraph_runtime.limits import LimitExceeded, check_limit
 from guidegraph_runtime.optional import import_optional
+from guidegraph_runtime.regular_files import open_regular
 
 if TYPE_CHECKING:
     import PIL.Image
 
 T = TypeVar("T")
+
+_OPENING = Lock()
+"""Held while Pillow's limit is out of force, so that no thread takes that for its value."""
 
 Resize: TypeAlias = Literal["crop", "pad", "stretch"]
 
@@ -32,18 +38,39 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
     """
     import_optional("PIL.Image", "a picture file")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    if isinstance(file, Path) and not file.is_file():
+    if isinstance(file, Path) and not file.exists():
         raise FileNotFoundError(f"there is no file {file}")
+    stream = open_regular(file) if isinstance(file, Path) else BytesIO(file)
     try:
-        with Image.open(file if isinstance(file, Path) else BytesIO(file)) as picture:
+        with stream, open_picture(stream, file_name(file)) as picture:
             picture.load()
             return prepare(picture)
+    except LimitExceeded:
+        raise
     except UnidentifiedImageError:
         raise ValueError(f"{file_name(file)} is no picture that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file_name(file)} cannot be read as a picture: {error}") from error
+
+
+def open_picture(stream: IO[bytes], name: str, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
+    """A picture whose header has been read and whose pixels have not; name: what errors call it.
+
+    Raises ``LimitExceeded`` for one of more pixels than the limit, which takes the place of Pillow's own limit here.
+    """
+    from PIL import Image
+
+    with _OPENING:
+        most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(stream, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
+    width, height = picture.size
+    check_limit("pixels", width * height, f"{name} has {width:,} × {height:,} = {width * height:,} pixels")
+    return picture
 
 
 def read_rgb(file: File) -> PIL.Image.Image:

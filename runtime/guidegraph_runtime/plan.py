@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS, SHAPES_READ
+from guidegraph_runtime.limits import LimitExceeded, TripCount, current_limits, show_limit
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory, arguments
+from guidegraph_runtime.shortages import with_shortage
 from guidegraph_runtime.unread import Flags, hold, unread_operations, zeros_like
 
 Array = NDArray[Any]
@@ -33,7 +37,10 @@ class PlanRun:
 
     where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
     many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says.
+    unread: operations that are not computed while flags of a value are as it says. trips: counts the
+    iterations of loops; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
+    that are there already, by their node. code: of the errors of what fails, limit_code:
+    of what is above a limit.
     """
 
     where: str
@@ -42,21 +49,42 @@ class PlanRun:
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
     unread: dict[str, Flags] = field(default_factory=dict)
+    trips: TripCount = field(default_factory=TripCount)
+    started: float = field(default_factory=time.monotonic)
+    ready: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: str = "operation-failed"
+    limit_code: str = "limit-reached"
 
     def run(self, plan: Sequence[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
         for operation in plan:
+            self._check_time()
             try:
                 self._one(operation)
-            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError) as error:
-                message = f"{operation.node} ({operation.op}): {error}"
-                raise BundleError(self.where, "operation-failed", message) from error
+            except LimitExceeded as error:
+                raise BundleError(self.where, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
+            except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
+                message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
+                raise BundleError(self.where, self.code, message) from error
+
+    def _check_time(self) -> None:
+        """Raise ``BundleError`` where the run has taken longer than its limit of seconds."""
+        seconds = current_limits().seconds
+        if seconds is not None and time.monotonic() - self.started >= seconds:
+            message = (
+                f"the run took longer than the limit of {show_limit('seconds', seconds)}; outputs that were complete "
+                "are kept. If it may take longer, raise the limit: --limit seconds=VALUE"
+            )
+            raise BundleError(self.where, "limit-reached", message)
 
     def _one(self, operation: Operation) -> None:
         if operation.op == "loop":
-            self._loop(operation)
+            with self.trips.ended():
+                self._loop(operation)
         elif operation.op == "part":
             self._part(operation)
+        elif operation.node in self.ready:
+            self.memory.update(self.ready[operation.node])
         else:
             self._host(operation)
         if missing := [name for name in operation.outputs if name not in self.memory]:
@@ -69,11 +97,16 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
+        self.memory.update(self._computed(operation, self._inputs(operation)))
+
+    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+        """What a host operation gives, by the names of its values."""
         given = {name: self._setting(value) for name, value in operation.settings.items()}
         fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
-        found = OPERATIONS[operation.op](**arguments(self._inputs(operation) | fields), **given)
-        for name, value in found.items():
-            self.memory.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        found = Memory()
+        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **given).items():
+            found.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return found
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
         """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""
@@ -101,6 +134,7 @@ class PlanRun:
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
         over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        self.trips.begin(over if isinstance(over, int) else len(over))
         rows = range(over) if isinstance(over, int) else over
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime.files import write_bytes
+from guidegraph_runtime.regular_files import open_regular
 
 _KEYWORD_LENGTH = 79  # PNG specification, 11.3.3.1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -36,11 +37,13 @@ def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapp
 
 def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
     """The texts of a PNG file; ValueError where the file is none."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
     from PIL.PngImagePlugin import PngImageFile
 
+    from guidegraph_runtime.pictures import open_picture
+
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_regular(path) as file, open_picture(file, os.fspath(path), ("PNG",)) as image:
             assert isinstance(image, PngImageFile)
             image.load()  # text may follow the pixels
             return {keyword: str(value) for keyword, value in image.text.items()}

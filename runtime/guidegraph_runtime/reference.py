@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.npy import read_npy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def _array(bundle: Bundle, file: str) -> NDArray[Any]:
     import numpy as np
 
     try:
-        array = np.load(io.BytesIO(bundle.file(file)), allow_pickle=False)
+        array = read_npy(io.BytesIO(bundle.file(file)), file)
         if not isinstance(array, np.ndarray):
             raise ValueError("several arrays")
     except (ValueError, EOFError, OSError) as error:

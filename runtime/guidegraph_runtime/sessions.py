@@ -9,11 +9,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from guidegraph_runtime.binding import NO_GRAPH, Array, Binding, DeviceTensor, FixedBinding, Value, dtype_name, empty
+from guidegraph_runtime.call_limits import WATCH, explain, limit_memory
+from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
+from guidegraph_runtime.limits import current_limits
 from guidegraph_runtime.manifest import Dims, Part, Tensor
 from guidegraph_runtime.opsets import release
 from guidegraph_runtime.providers import Provider, choose_providers, verify_providers
 from guidegraph_runtime.shapes import check_inputs, find_input
+from guidegraph_runtime.shortages import explain_shortage
 from guidegraph_runtime.verify import VerifiedBundle
 
 OPTIMIZATION = ("none", "basic", "extended", "all")
@@ -85,8 +89,7 @@ class Session:
         """
         arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
         check_inputs(self.where, self.part, arrays, self.weights)
-        options = self.options(adapters, NO_GRAPH)
-        found = self.guard(self.session.run, self._names, arrays, options)
+        found = self.call(self.session.run, self._names, arrays, options=self.options(adapters, NO_GRAPH))
         return {name: np.asarray(value) for name, value in zip(self._names, found, strict=True)}
 
     def bind(self) -> Binding:
@@ -118,10 +121,9 @@ class Session:
         return self._graphs
 
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any:
-        """The options of a run, or None where it needs none."""
-        if not adapters and not self.settings.cuda_graph:
-            return None
+        """The options of a run."""
         options = self.onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL
         for adapter in adapters:
             options.add_active_adapter(adapter)
         if self.settings.cuda_graph:
@@ -131,6 +133,18 @@ class Session:
     def guard(self, call: Any, *arguments: Any) -> Any:
         """Call onnxruntime; what it raises becomes one ``BundleError``."""
         return _guard(self.where, "run-failed", call, *arguments)
+
+    def call(self, run: Any, *arguments: Any, options: Any) -> Any:
+        """Run the graph: ``guard`` for a call with run options, which ends after the limit ``call_seconds``."""
+        seconds = current_limits().call_seconds
+        try:
+            with WATCH.watch(options, seconds):
+                return self.guard(run, *arguments, options)
+        except BundleError as error:
+            reason = explain(error.__cause__, seconds) if error.__cause__ is not None else None
+            if reason is None:
+                raise
+            raise BundleError(self.where, "limit-reached", reason) from error.__cause__
 
 
 def make_session(
@@ -168,6 +182,11 @@ def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settin
     import onnxruntime
 
     options = _options(onnxruntime, settings)
+    if settings.providers[0].device == "cpu":
+        limit_memory(onnxruntime)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights are as large as the file, which is bounded, and are freed with their session.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
         _add_weights(where, options, weights)
     session = _guard(
@@ -251,7 +270,9 @@ def _guard(where: str, code: str, call: Any, *arguments: Any) -> Any:
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's errors share no class of their own
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if shortage := explain_shortage(error):
+            raise BundleError(where, code, shortage) from error
+        lines = [line.strip() for line in error_text(error).splitlines() if line.strip()] or [type(error).__name__]
         raise BundleError(where, code, f"onnxruntime: {lines[0][:500]}") from error
 
 

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.admission import Rows, Sized, batch_problem, memory_problem, multiple_problem
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.inputs import given_inputs
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.manifest import Manifest, Operation, Tensor, read_manifest
 from guidegraph_runtime.manifest_types import DTYPES
 from guidegraph_runtime.memory import Memory
-from guidegraph_runtime.names import wrong_label
+from guidegraph_runtime.names import BATCH, wrong_label
 from guidegraph_runtime.overrides import overridden
 from guidegraph_runtime.plan import PlanRun, check_fields
 from guidegraph_runtime.reading import sha256
+from guidegraph_runtime.regular_files import open_regular
+from guidegraph_runtime.rehearsal import REFUSED, Rehearsal
 from guidegraph_runtime.single_shapes import Axis, Size
 from guidegraph_runtime.strict_json import MAX_BYTES, Cursor, loads
 
@@ -52,7 +56,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Description:
-    """What FILE.json says: the graph's inputs, and the recipe for them in the terms of a bundle."""
+    """What FILE.json says: the graph's inputs, and the recipe for them in the terms of a bundle.
+
+    samples: the inputs that samples come from, with which the others must agree. multiples: by input, what the sizes of
+    its named axes are multiples of.
+    """
 
     where: str
     inputs: Mapping[str, Tensor]
@@ -60,6 +68,8 @@ class Description:
     fields: Mapping[str, Any]
     recipe: Manifest
     files: Mapping[str, bytes]
+    samples: frozenset[str] = frozenset()
+    multiples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def file(self, name: str) -> bytes:
         """The bytes of a file that the recipe has."""
@@ -86,7 +96,7 @@ def inputs_with(
     try:
         return _made(description, host_values(description, params, nodes or {}), nodes or {})
     except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise BundleError(where, "operation-failed", str(error)) from error
+        raise BundleError(where, REFUSED, str(error)) from error
 
 
 def host_values(description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any]) -> Memory:
@@ -96,7 +106,10 @@ def host_values(description: Description, params: Mapping[str, Any], nodes: Mapp
     memory = Memory(_tables(description) | {f"params.{name}": value for name, value in values.items()})
     drawn = {one.node for one in description.noise.values()}
     plan = overridden(recipe.plan, nodes, where)
-    PlanRun(where, _no_part, description.file, memory).run([one for one in plan if one.node not in drawn])
+    before = [one for one in plan if one.node not in drawn]
+    rehearsal = Rehearsal(where, _no_part, description.file, Memory(memory))
+    rehearsal.run(before)
+    PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(before)
     return memory
 
 
@@ -112,7 +125,24 @@ def _made(description: Description, memory: Memory, nodes: Mapping[str, Any]) ->
         found[name] = _array(
             description.inputs[name], _drawn(description, plan[noise.node], name, noise, memory, shapes)
         )
+    _check_sizes(description, found)
     return {name: found[name] for name in description.inputs}
+
+
+def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
+    """Inputs agree on how many samples there are, and are of sizes that the graph takes. Raises ``ValueError``."""
+    rows: dict[str, Rows] = {}
+    for name, tensor in description.inputs.items():
+        shape = arrays[name].shape
+        if BATCH in tensor.dims:
+            rows[name] = Rows(shape[tensor.dims.index(BATCH)], f"'{name}'")
+        for axis, factor in description.multiples.get(name, {}).items():
+            at = tensor.dims.index(axis)
+            if (reason := multiple_problem(shape, (at,), factor)) is not None:
+                raise ValueError(f"'{axis}' of '{name}': {reason}")
+    samples = max((rows[name] for name in description.samples if name in rows), key=lambda one: one.count, default=None)
+    if samples is not None and (reason := batch_problem(samples, rows.values())) is not None:
+        raise ValueError(reason)
 
 
 def _drawn(
@@ -127,13 +157,18 @@ def _drawn(
     given = Memory(memory)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
+        count = len(memory.read(noise.over)) if noise.over is not None and np.ndim(memory.read(noise.over)) else 1
+        if (reason := memory_problem([Sized((count, *sizes))])) is not None:
+            raise ValueError(f"'{name}': {reason}")
         given["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
         links["like"] = "like"
     if noise.over is None:
         steps: list[int | None] = [None]
     else:
         over = memory.read(noise.over)
-        steps = list(range(over if isinstance(over, int) else len(over)))
+        trips = over if isinstance(over, int) else len(over)
+        check_limit("trips", trips, f"the loop takes {trips:,} trips")
+        steps = list(range(trips))
         links["index"] = "index"
     drawn = []
     for step in steps:
@@ -180,20 +215,29 @@ def read_description(path: str | os.PathLike[str]) -> Description:
         top.at("version").fail(f"format version {VERSION}", do="export again, or update guidegraph-runtime")
     fields = top.fields(_TOP)
     recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), where)
-    inputs, noise = {}, {}
+    inputs, noise, samples, multiples = {}, {}, set(), {}
     for name, one in fields["inputs"].entries(wrong_label):
-        given = one.fields(("dtype", "dims", "about", "example"), ("noise",))
+        given = one.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
         dims = tuple(d.text() if isinstance(d.value, str) else d.integer(0, 2**31 - 1) for d in given["dims"].items())
         inputs[name] = Tensor(name, given["dtype"].choice(DTYPES), dims)
         if "noise" in given:
             noise[name] = _noise(given["noise"])
+        if "samples" in given and given["samples"].boolean():
+            samples.add(name)
+        if "multiples" in given:
+            multiples[name] = _multiples(given["multiples"], dims)
     known = {one.node for one in recipe.plan}
     if strange := [one.node for one in noise.values() if one.node not in known]:
         fields["inputs"].fail("noise of nodes that the recipe has", f"'{strange[0]}'")
     if not isinstance(fields["fields"].value, dict):
         fields["fields"].fail("an object")
     files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
-    return Description(where, inputs, noise, fields["fields"].value, recipe, files)
+    return Description(where, inputs, noise, fields["fields"].value, recipe, files, frozenset(samples), multiples)
+
+
+def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
+    entries = cursor.entries(lambda axis: None if axis in dims else "the name of an axis of this input")
+    return {axis: at.integer(1, 2**31 - 1) for axis, at in entries}
 
 
 def _noise(cursor: Cursor) -> Noise:
@@ -230,7 +274,7 @@ def _files(path: Path, data: Cursor, offsets: Cursor, recipe: Manifest) -> dict[
 
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = file.read(limit + 1)
     except OSError as error:
         raise BundleError(str(path), "no-file", f"cannot be read: {error.strerror}") from None

@@ -37,16 +37,22 @@ class Size:
 
     def value(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """The size where the inputs have some shapes. Raises ``ValueError`` for an expression that is none."""
-        names = {name: max(shapes[axis.input][axis.index] for axis in axes) for name, axes in self.of.items()}
-        if len(self.text) > MAX_TEXT:
-            raise ValueError(f"expected a size of at most {MAX_TEXT} characters; found {len(self.text)}")
-        try:
-            found = _value(ast.parse(self.text, mode="eval").body, names)
-        except (SyntaxError, KeyError, ZeroDivisionError, RecursionError) as error:
-            raise ValueError(f"'{self.text}' is no size ({error})") from None
-        if found != int(found) or found < 1:
-            raise ValueError(f"'{self.text}' is {found} for these inputs, where a whole size is due")
-        return int(found)
+        return size_of(
+            self.text, {name: max(shapes[axis.input][axis.index] for axis in axes) for name, axes in self.of.items()}
+        )
+
+
+def size_of(text: str, names: Mapping[str, int]) -> int:
+    """The size that an expression of other sizes gives. Raises ``ValueError`` for one that is none, or not whole."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"expected a size of at most {MAX_TEXT} characters; found {len(text)}")
+    try:
+        found = _value(ast.parse(text, mode="eval").body, names)
+    except (SyntaxError, KeyError, ZeroDivisionError, RecursionError) as error:
+        raise ValueError(f"'{text}' is no size ({error})") from None
+    if found != int(found) or found < 1:
+        raise ValueError(f"'{text}' is {found} for these inputs, where a whole size is due")
+    return int(found)
 
 
 def _value(node: ast.expr, names: Mapping[str, int]) -> Any:

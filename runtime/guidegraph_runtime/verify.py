@@ -13,6 +13,7 @@ from posixpath import dirname, join
 from typing import NoReturn
 
 from guidegraph_runtime.errors import BundleError, shown
+from guidegraph_runtime.limits import current_limits
 from guidegraph_runtime.manifest import Manifest, Part, digest_of, read_manifest
 from guidegraph_runtime.names import MANIFEST, wrong_file_name
 from guidegraph_runtime.onnx_graph import OnnxGraph, read_graph
@@ -20,8 +21,6 @@ from guidegraph_runtime.onnx_wire import Malformed
 from guidegraph_runtime.opsets import STANDARD, newest_opsets
 from guidegraph_runtime.reading import check_listing, fail, read_file, sha256
 from guidegraph_runtime.strict_json import MAX_BYTES
-
-MAX_BUNDLE_BYTES = 64 * 2**30
 
 
 @dataclass
@@ -57,19 +56,21 @@ class VerifiedBundle:
             self._data.pop(name, None)
 
 
-def open_bundle(path: str | os.PathLike[str], max_bytes: int = MAX_BUNDLE_BYTES) -> VerifiedBundle:
+def open_bundle(path: str | os.PathLike[str], max_bytes: int | None = None) -> VerifiedBundle:
     """Read and check the bundle in the folder `path` (which may be a link to it; nothing inside may be one).
 
+    max_bytes: of all its files, by default the limit ``file_bytes``.
     Raises ``BundleError`` for a file that is missing, changed, too large, a link (a hard one too), outside of the
     folder or not listed, and for a graph that reads files which the bundle does not list or needs operators that the
     installed onnxruntime has not.
     """
+    max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
     root = _folder(os.fspath(path))
     text = read_file(root, MANIFEST, MAX_BYTES)
     manifest = read_manifest(text, str(root / MANIFEST))
     total = sum(file.size for file in manifest.files.values())
     if total > max_bytes:
-        do = "raise max_bytes if that is right"
+        do = f"if that is right, raise the limit: --limit file_bytes={total}"
         fail(str(root / MANIFEST), f"expected files of at most {max_bytes} bytes in all, found {total}", do)
     check_listing(root, manifest.files, MANIFEST)
     data = {}
@@ -108,12 +109,16 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
 def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow again") -> None:
     """Raise ``BundleError`` for operators that are not standard, or newer than the installed onnxruntime.
 
+    And for constants that make them larger, or repeat them more often, than the limits in force.
+
     do: what the message tells a person to do about operators that are not standard.
     """
     for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
             message = f"expected standard operators only, found {shown(op)} of the domain {shown(domain)}"
             _refuse(where, message, do)
+    if problems := graph.over_limits():
+        raise BundleError(where, "over-limit", problems[0])
     newest = newest_opsets()
     for domain, version in graph.opsets.items():
         if domain not in STANDARD:

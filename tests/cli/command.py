@@ -73,7 +73,10 @@ def process(
     )
 
 
-def start(arguments: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    arguments: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None, *, group: bool = False
+) -> subprocess.Popen[str]:
+    """group: whether the process leads a group of its own, to which signals can be sent."""
     return subprocess.Popen(
         [sys.executable, "-m", "guidegraph", *map(str, arguments)],
         cwd=folder,
@@ -81,4 +84,5 @@ def start(arguments: Sequence[str | Path], folder: Path, env: Mapping[str, str] 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=group,
     )

@@ -115,7 +115,7 @@ def test_what_cannot_be_written_leaves_nothing(cli: Command, monkeypatch: pytest
     monkeypatch.setattr(Path, "write_bytes", full)
     result = cli("new-plugin", "soft")
     assert result.code == 2
-    assert "--output: no-folder: the folder cannot be written: [Errno 28]" in result.err
+    assert "--output: no-folder: a file cannot be written: no space is left on the disk; free some space" in result.err
     monkeypatch.undo()
     assert not [path for path in cli.folder.iterdir() if path.is_dir()]
 

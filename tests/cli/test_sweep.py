@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from guidegraph.sweep.run import Results
 from guidegraph.sweep.store import Store
 from guidegraph.sweep.worker import Outcome
+from guidegraph_runtime.locks import locked
 from tests.cli.command import TOYS, Command, Result, start
 
 DRAW = """
@@ -227,11 +227,10 @@ def test_the_folder_of_another_workflow_is_left_alone(cli: Command) -> None:
 
 def test_one_sweep_at_a_time_in_a_folder(cli: Command) -> None:
     workflow = cli.workflow("draw.yaml", DRAW)
-    Path("out").mkdir()
-    with FileLock("out/.lock"):
+    with locked(Path("out/.guidegraph.lock"), Path("out"), "guidegraph sweep"):
         result = sweep(cli, workflow, "--seeds", "0:1")
     assert result.code == 2
-    assert "--out: sweep-busy: another sweep writes into 'out' just now" in result.err
+    assert "--out: folder-busy: guidegraph sweep (process " in result.err
     assert sweep(cli, workflow, "--seeds", "0:1").code == 0
 
 

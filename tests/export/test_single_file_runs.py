@@ -11,7 +11,9 @@ import onnxruntime
 import pytest
 
 from guidegraph import load_workflow
+from guidegraph.graph.bind import bind
 from guidegraph.graph.build import build
+from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.export.precision import EVERY_STEP
 from guidegraph.graph.export.single_file import write_single
 from guidegraph.graph.export.workflow import export_workflow
@@ -74,6 +76,39 @@ def test_prompt_cfg_classifier_and_noise_in_one_call(small: Small, change: dict[
     assert np.abs(picture - wanted).max() <= TWO
     drawn = np.stack([pixels(one) for one in wanted]).astype(int)
     assert np.abs(shown - drawn).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("params", "nodes", "message"),
+    [
+        (
+            {"prompt": ["a tiger on grass", "a cactus on sand"], "batch": 1},
+            {},
+            "' is for 2 samples and 'noise' makes 1",
+        ),
+        (
+            {"prompt": ["a tiger on grass", "a cactus on sand"], "batch": 3},
+            {},
+            "' is for 2 samples and 'noise' makes 3",
+        ),
+        ({"label": [1, 2], "batch": 3}, {}, "2 labels do not make a batch of 3"),
+        ({"scale": float("nan")}, {}, "'scale': expected a number; found nan"),
+        ({"steps": 1001}, {}, "1001 steps do not fit into the schedule's 1000 timesteps"),
+        ({"batch": 10**13}, {}, "it would take at least "),
+        ({}, {"noise.shape": [4, 8, 12]}, "'noise' has shape (2, 4, 8, 12) where the graph takes"),
+    ],
+)
+def test_a_single_file_refuses_what_the_engine_refuses(
+    small: Small, params: dict[str, Any], nodes: dict[str, Any], message: str
+) -> None:
+    """Two prompts and a batch of 1 gave inputs for which the graph drew a second picture that no seed gives."""
+    with pytest.raises(BundleError) as found:
+        inputs_with(read_description(small.file.with_suffix(".json")), params, nodes)
+    assert found.value.code in ("refused", "bad-value")
+    assert message in found.value.message
+    if not nodes:
+        with pytest.raises(GuidegraphError):
+            small.engine(**bind(small.graph, params))
 
 
 def test_settings_that_the_graph_was_not_traced_with_are_named(small: Small) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from guidegraph import load_workflow
+from guidegraph.graph.errors import WorkflowError
 from guidegraph_runtime.errors import BundleError
 from guidegraph_runtime.host import OPERATIONS
 from tests.export.exporting import LEVEL, WORKFLOWS, Made, changed, difference, made
@@ -248,6 +253,13 @@ def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
         marked("class_classifier_guidance_ddpm", {"noise.shape": [1, 40, 32]}, {}, "shape"),
         marked("checkpoint", {}, {"prompt": LONG}, "'chunks' is 2 in .* and 1 in .*example in which they differ"),
         marked("checkpoint", {}, {"prompt": "a (b"}, "has no partner"),
+        marked(
+            "checkpoint",
+            {},
+            {"prompt": ["a", "b"], "batch": 1},
+            r"'prompt' \(2 values\) is for 2 samples and .* makes 1",
+        ),
+        marked("class_cfg", {"noise.shape": [1, 33, 32]}, {}, r"expected sides that are multiples of \d+; found 33"),
     ],
 )
 def test_what_a_graph_was_not_traced_for_is_refused(
@@ -255,3 +267,49 @@ def test_what_a_graph_was_not_traced_for_is_refused(
 ) -> None:
     with pytest.raises(BundleError, match=said):
         bundle_of(name).run(nodes, **params)
+
+
+def test_everything_that_an_exported_bundle_offers_is_taken(bundle_of: Callable[[str], Made]) -> None:
+    bundle = bundle_of("class_cfg").bundle
+    inputs = {f"params.{name}": one.default for name, one in bundle.manifest.inputs.items()}
+    offered = {offer.node: offer for offer in bundle.offers()}
+    assert "clip" not in offered["scheduler"].settings  # the step was traced with it
+    assert "scheduler.heun" in offered["scheduler"].others
+    for offer in offered.values():
+        changes: dict[str, Any] = {f"{offer.node}.use": other for other in offer.others}
+        for setting, value in offer.settings.items():
+            changes[f"{offer.node}.{setting}"] = inputs[offer.linked[setting]] if setting in offer.linked else value
+        for name, value in changes.items():
+            found = bundle.run_with({"steps": 2} if not name.endswith("steps") else {}, nodes={name: value})
+            assert all(np.isfinite(one).all() for one in found.values()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint", "class_cfg"])
+def test_what_is_admitted_runs_and_the_engine_agrees(
+    name: str, bundle_of: Callable[[str], Made], tmp_path: Path
+) -> None:
+    case, random, admitted = bundle_of(name), Random(0), 0
+    workflow = load_workflow(case.workflow, cache="off")
+    lists = {"checkpoint": "prompt", "class_cfg": "label"}[name]
+    known: dict[str, list[Any]] = {"prompt": ["a tiger", "grass", ""], "label": [0, 3, 9]}
+    for _ in range(60):
+        picked = random.choices(known[lists], k=random.choice([1, 1, 2, 3]))
+        values = {
+            lists: picked[0] if random.random() < 0.5 else picked,
+            "batch": random.choice([1, 1, 2, 3, 0, 10**12]),
+            "steps": random.choice([1, 2, 2, 3, 0, 1001]),
+            "seed": random.choice([0, 7, 7, -1]),
+            "scale": random.choice([1.0, 3.0, 0.0, math.nan, math.inf]),
+        }
+        try:
+            found = case.run(**values)
+        except BundleError as refused:
+            assert refused.code in ("refused", "bad-value")  # noqa: PT017
+            with pytest.raises(WorkflowError):
+                workflow.run(**{**case.params, **values})
+            continue
+        admitted += 1
+        expected = workflow.run(**{**case.params, **values})
+        assert difference(found, {key: one.numpy() for key, one in expected.items()}) <= LEVEL, values
+    assert admitted >= 5

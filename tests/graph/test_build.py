@@ -503,7 +503,6 @@ def test_texts_stand_in_for_files(tmp_path: Path) -> None:
         build(graph.file, REGISTRY)
 
 
-@pytest.mark.slow
 def test_workflows_that_use_each_other_too_often_are_refused_before_memory_is_full(tmp_path: Path) -> None:
     files = {
         f"f{i}": "nodes:\n" + "".join(f"  n{k}: {{use: ./f{i + 1}.yaml}}\n" for k in range(9)) + "outputs: {out: n0}\n"

@@ -237,7 +237,7 @@ def test_after_a_failed_step_nothing_is_left_on_the_device(tmp_path: Path) -> No
 
 def test_a_full_device_is_the_error_of_the_node_that_needs_the_model(tmp_path: Path) -> None:
     log.device.full_at = 50
-    with pytest.raises(NodeError, match=r"nodes\.x2 .*the fake device is full"):
+    with pytest.raises(NodeError, match=r"nodes\.x2 .*the device has not enough memory"):
         run_on_fake(three("aba"), tmp_path, 80)
     assert log.device.used == 0
 
@@ -371,7 +371,7 @@ def test_weights_that_cannot_be_moved_are_an_error_with_a_budget_only(tmp_path: 
 
 def test_a_device_that_is_full_from_the_start_is_one_error(tmp_path: Path) -> None:
     log.device.full_at = 10
-    with pytest.raises(GuidegraphError, match="models cannot be brought to 'cpu:0': the fake device is full"):
+    with pytest.raises(GuidegraphError, match="models cannot be brought to 'cpu:0': the device has not enough memory"):
         run_on_fake(GIVEN, tmp_path, None, {"model": Net("own", 10)})
 
 

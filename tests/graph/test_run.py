@@ -248,7 +248,8 @@ nodes:
 outputs: {a: a, b: b}
 """
     assert run_text(text, tmp_path).outputs == {"a": "a", "b": "b"}
-    with pytest.raises(NodeError, match=r"nodes\.b .*No such file"):
+    (tmp_path / "c.txt").mkdir()
+    with pytest.raises(NodeError, match=r"nodes\.b .*Is a directory"):
         run_text(text.replace("b.txt", "c.txt"), tmp_path)
 
 

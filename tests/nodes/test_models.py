@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from guidegraph.nodes import losses, model
 from guidegraph.nodes.datasets import scenes
 from guidegraph.nodes.denoiser import guided, predict
 from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder, kl_divergence
+from guidegraph.nodes.models.checksums import verify_file
 from guidegraph.nodes.models.denoiser import UNetDenoiser
 from guidegraph.nodes.models.detector import Detector, DetectorConfig, detector_loss
 from guidegraph.nodes.models.layers import AdaptiveGroupNorm, Attention, timestep_embedding
-from guidegraph.nodes.models.store import load_part, save_parts
+from guidegraph.nodes.models.store import load_part, read_index, save_parts
 from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel, build_tokenizer, tokenize
 from guidegraph.nodes.models.unet import UNet, UNetConfig
 from guidegraph.nodes.schedule import cosine
 from guidegraph.nodes.text import encode_text, replace_words
 from guidegraph.nodes.types import Condition, Prediction
 
+ROOT = Path(__file__).parents[2]
 WORDS = ["a", "tiger", "and", "palm", "tree", "on", "sand"]
 SMALL: dict[str, Any] = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "heads": 2}
 
@@ -326,6 +329,68 @@ def test_saving_a_part_keeps_the_others(tmp_path: Path) -> None:
     model.save_model(text=text_model(), path=tmp_path)
     parts = json.loads((tmp_path / "model.json").read_text())["parts"]
     assert set(parts) == {"autoencoder", "text"}
+
+
+def saved(folder: Path) -> Path:
+    """A small model: an autoencoder, a text encoder and a schedule."""
+    model.save_model(autoencoder=small_autoencoder(), text=text_model(), schedule=cosine(train_steps=50), path=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["autoencoder.safetensors", "text.safetensors", "tokenizer.json", "schedule.safetensors"]
+)
+def test_a_flipped_bit_in_a_file_of_a_saved_model_is_refused(name: str, tmp_path: Path) -> None:
+    file = saved(tmp_path) / name
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"cannot be loaded: .*{name} is damaged, or belongs to another model"):
+        model.load_model(path=tmp_path)
+
+
+def test_a_changed_model_json_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
+    index = saved(tmp_path) / "model.json"
+    text = index.read_text()
+    index.write_text(text.replace('"schedule.safetensors"\n', '"schedule.safetensors", "trained_to": 7\n', 1))
+    with pytest.raises(ValueError, match=r"its parts are not those that were saved.*take 'parts' out of \"checksums\""):
+        model.load_model(path=tmp_path)
+    content = json.loads(index.read_text())
+    del content["checksums"]["parts"]
+    index.write_text(json.dumps(content))
+    loaded: Any = model.load_model(path=tmp_path)
+    assert loaded.schedule.trained_to == 7
+
+
+def test_the_weights_of_another_model_are_noticed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        network: Any = model.new_unet(seed=seed, channels=16, multipliers=(1, 2), attention=(1,))
+        model.save_model(network, path=tmp_path / str(seed))
+    shutil.copy(tmp_path / "1" / "denoiser.safetensors", tmp_path / "2")
+    with pytest.raises(ValueError, match="belongs to another model"):
+        model.load_model(path=tmp_path / "2")
+
+
+def test_shipped_models_state_checksums_of_all_their_files() -> None:
+    folders = [path.parent for path in (ROOT / "workflows" / "models").glob("*/model.json")]
+    assert len(folders) > 10
+    for folder in folders:
+        entry = json.loads((folder / "model.json").read_text(encoding="utf-8"))["checksums"]
+        assert {file.name for file in folder.iterdir()} == {"model.json", *entry["files"]}
+        read_index(folder)
+        for name in entry["files"]:
+            verify_file(folder / name, entry)
+
+
+def test_a_model_without_checksums_is_read_and_keeps_none_for_what_it_had(tmp_path: Path) -> None:
+    index = saved(tmp_path) / "model.json"
+    content = json.loads(index.read_text())
+    del content["checksums"]
+    index.write_text(json.dumps(content))
+    model.load_model(path=tmp_path)
+    model.save_model(text=text_model(), path=tmp_path)
+    assert set(json.loads(index.read_text())["checksums"]["files"]) == {"text.safetensors", "tokenizer.json"}
+    model.load_model(path=tmp_path)
 
 
 def test_a_part_that_is_not_there_says_so_when_it_is_used(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ class FakeSession:
     def io_binding(self) -> FakeBinding:
         return FakeBinding(self.log, self.inner)
 
-    def run_with_iobinding(self, binding: FakeBinding, options: FakeRunOptions | None) -> None:
-        graph = options.entries["gpu_graph_id"] if options else "none"
+    def run_with_iobinding(self, binding: FakeBinding, options: FakeRunOptions) -> None:
+        graph = options.entries.get("gpu_graph_id", "none")
         self.log.events.append(("run", graph))
         self.log.addresses.setdefault(graph, []).append(tuple(one.inner.data_ptr() for one in binding.bound.values()))
         self.inner.run_with_iobinding(binding.inner)

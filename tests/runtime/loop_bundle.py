@@ -16,6 +16,7 @@ SLOTS = ("float32", [4, "batch", 2, "height", "width"])
 Ports = dict[str, tuple[str, list[Any]]]
 
 ENCODE: tuple[Ports, Ports] = {"params.level": ("float32", [])}, {"condition": ("float32", [1, 2])}
+LABELS: tuple[Ports, Ports] = {"label": ("int64", ["batch"])}, {"condition": ("float32", ["batch", 2])}
 STEP: tuple[Ports, Ports] = (
     {
         "x": X,
@@ -36,6 +37,17 @@ def encode_graph() -> GraphProto:
     """condition = level · (1, 2)."""
     nodes = [helper.make_node("Mul", ["params.level", "row"], ["condition"])]
     return _graph("encode", nodes, ENCODE, [inside("row", [[1.0, 2.0]])])
+
+
+def label_graph() -> GraphProto:
+    """condition = label · (1, 2), one row for each label."""
+    nodes = [
+        helper.make_node("Cast", ["label"], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["number", "column"], ["numbers"]),
+        helper.make_node("Mul", ["numbers", "row"], ["condition"]),
+    ]
+    column = helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1])
+    return _graph("encode", nodes, LABELS, [column, inside("row", [[1.0, 2.0]])])
 
 
 def step_graph() -> GraphProto:
@@ -74,7 +86,7 @@ def decode_graph() -> GraphProto:
     return _graph("decode", [helper.make_node("Concat", ["last", "last"], ["image"], axis=2)], DECODE, [])
 
 
-def plan(collect: bool = False) -> list[dict[str, Any]]:
+def plan(collect: bool = False, labels: bool = False) -> list[dict[str, Any]]:
     scheduler = {"schedule.alphas_bar": "schedule.alphas_bar", "steps": "params.steps"}
     names = ("scheduler.alpha", "steps", "state.index", "state.slots")
     carries = {"x": "noise", "index": "scheduler.state.index", "slots": "scheduler.state.slots"}
@@ -94,7 +106,8 @@ def plan(collect: bool = False) -> list[dict[str, Any]]:
         _operation("schedule.linear", "schedule", {}, ["schedule.alphas_bar"]),
         _operation("scheduler.ddim", "scheduler", scheduler, [f"scheduler.{name}" for name in names]),
         _operation("noise.gaussian", "noise", {"seed": "params.seed", "batch": "params.batch"}, ["noise"], shape),
-        _operation("part", "encode", {"params.level": "params.level"}, ["condition"]),
+        *([_operation("label.constant", "label", {"label": "params.label"}, ["label"])] if labels else []),
+        _operation("part", "encode", {name: name for name in (LABELS if labels else ENCODE)[0]}, ["condition"]),
         {
             **_operation("loop", "sample", carries, ["last", *(["path"] if collect else [])], loop),
             "body": body,
@@ -103,10 +116,13 @@ def plan(collect: bool = False) -> list[dict[str, Any]]:
     ]
 
 
-def write_loop_bundle(root: Path, collect: bool = False) -> Path:
-    """The bundle in the folder `root`; with `collect`, x of each step is an output too."""
+def write_loop_bundle(root: Path, collect: bool = False, labels: bool = False) -> Path:
+    """The bundle in the folder `root`; with `collect`, x of each step is an output too.
+
+    labels: its condition is that of labels, one or a list, in the place of a level.
+    """
     graphs = {
-        "encode": (encode_graph(), ENCODE),
+        "encode": (label_graph(), LABELS) if labels else (encode_graph(), ENCODE),
         "step": (step_graph(), STEP),
         "decode": (decode_graph(), DECODE),
     }
@@ -119,7 +135,8 @@ def write_loop_bundle(root: Path, collect: bool = False) -> Path:
         "name": "loop",
         "workflow": "guidegraph: 1\n",
         "inputs": {
-            "level": {**number, "default": 2.0},
+            **({"label": {"type": "int", "many": True, "default": 1}} if labels else {}),
+            **({} if labels else {"level": {**number, "default": 2.0}}),
             "scale": {**number, "default": 0.5},
             **{name: {"type": "int", "default": one} for name, one in (("seed", 3), ("batch", 2), ("steps", 5))},
         },
@@ -134,7 +151,7 @@ def write_loop_bundle(root: Path, collect: bool = False) -> Path:
             }
             for name, (_, ports) in graphs.items()
         },
-        "plan": plan(collect),
+        "plan": plan(collect, labels),
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
         },

@@ -215,8 +215,8 @@ def test_the_description_says_what_can_be_changed(run: Run, bundle: Path) -> Non
         '  mood   str, default "calm", one of calm, wild',
         "  photo  path, default: the bundle's inputs/photo.png",
         "  model  it is a file that the graphs were made of",
-        '  noise  noise.gaussian  seed=params.seed, shape=[4], batch=params.batch, rng="philox"',
-        '  photo  image.load  path=params.photo, size=null, resize="crop"',
+        "  noise  noise.gaussian  seed=params.seed, batch=params.batch",
+        '  photo  image.load  size=null, resize="crop"',
         "  picture  image",
         "  step   0.0 MB, free axes: batch",
     ):
@@ -291,20 +291,21 @@ def test_a_changed_bundle_is_refused(run: Run, bundle: Path) -> None:
     assert result.err.startswith(f"{bundle}/inputs/photo.png: bad-file: expected the sha256 ")
 
 
-def test_a_run_that_fails_ends_with_1_and_is_recorded(run: Run, bundle: Path) -> None:
+def test_what_cannot_run_is_refused_before_a_folder_is_made(run: Run, bundle: Path) -> None:
     result = run(bundle, "--out", "here", "--set", "photo=nowhere.png")
-    assert (result.code, result.out) == (1, "")
-    assert result.err == f"{bundle}: operation-failed: photo (image.load): there is no file nowhere.png\n"
-    record = json.loads(Path("here/run.json").read_text())
-    assert record["status"] == "failed"
-    assert "there is no file nowhere.png" in record["error"]
+    assert (result.code, result.out) == (2, "")
+    assert result.err == f"{bundle}: refused: photo (image.load): there is no file nowhere.png\n"
+    assert not Path("here").exists()
 
 
-def test_an_output_that_is_no_picture_fails(run: Run, tmp_path: Path) -> None:
+def test_an_output_that_is_no_picture_fails_and_is_recorded(run: Run, tmp_path: Path) -> None:
     bundle = make(tmp_path / "odd", kind="image")
     result = run(bundle, "--out", "here", "--only", "total")
     assert (result.code, result.out) == (1, "")
     assert result.err.endswith(": output-failed: output 'total' is declared as an image (B, 3, H, W), found ()\n")
+    record = json.loads(Path("here/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "is declared as an image" in record["error"]
     assert sorted(p.name for p in Path("here").iterdir()) == ["run.json"]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -201,6 +202,24 @@ def needs(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Predic
     return cond + scale * (cond - uncond)
 
 
+@node("wrong.optional_read", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
+def optional_read(
+    cond: Prediction, uncond: Prediction, extra: Prediction | None = None, *, scale: float = 3.0
+) -> Prediction:
+    """Guidance that reads its optional port at every scale; scale: of the difference."""
+    guided = uncond + scale * (cond - uncond)
+    return guided if extra is None else guided + 0.5 * extra
+
+
+@node("wrong.other_setting", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
+def other_setting(
+    cond: Prediction, uncond: Prediction, *, scale: float = 3.0, mode: Literal["plain", "blend"] = "plain"
+) -> Prediction:
+    """Guidance that in one mode reads uncond at every scale; scale: of the difference. mode: how it is mixed."""
+    guided = uncond + scale * (cond - uncond)
+    return guided if mode == "plain" else 0.5 * (guided + uncond)
+
+
 @node("wrong.never", needs=lambda scale: {"cond", "uncond"})
 def never(cond: Prediction, uncond: Prediction, *, scale: float = 3.0) -> Prediction:
     """Guidance that says needs for nothing; scale: of the difference."""
@@ -224,6 +243,75 @@ def bakes(x: Sample, *, scale: float = 2.0) -> Sample:
 def fails(x: Sample) -> Sample:
     """A sample, never."""
     raise ValueError("this node takes no sample at all")
+
+
+@node("wrong.adds_to_list")
+def adds_to_list(samples: Sequence[Sample]) -> Sample:
+    """The sum of samples, the first one twice: it takes a list for granted."""
+    values: Any = samples
+    more = [values[0]]
+    return sum(values + more)  # type: ignore[return-value]
+
+
+@node("wrong.for_lists")
+def for_lists(samples: Sequence[Sample]) -> Sample:
+    """The sum of samples, where they come as a list or a tuple, and the first one otherwise."""
+    return sum(samples) if isinstance(samples, (list, tuple)) else samples[0]  # type: ignore[return-value]
+
+
+@node("wrong.two_entries")
+def two_entries(samples: Sequence[Sample]) -> Sample:
+    """The difference of the first two samples."""
+    return samples[0] - samples[1]
+
+
+@node("wrong.inside")
+def wrong_inside(x: Sample) -> Prediction:
+    """A prediction whose value has lost an axis."""
+    return Prediction(x.mean(1), "eps")
+
+
+class Named(NamedTuple):
+    sample: Sample
+    name: str
+
+
+@node("wrong.entries")
+def wrong_entries(x: Sample) -> Sequence[Named]:
+    """Named samples, one of which has a number for a name."""
+    return [Named(x, "first"), Named(x, 2)]  # type: ignore[arg-type]
+
+
+class OnDemand(Sequence[Any]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return torch.zeros(3, 4, 4)
+
+
+@node("wrong.on_demand")
+def on_demand(x: Sample) -> Sequence[Image]:
+    """Pictures that are made on demand, without their batch axis."""
+    return OnDemand()
+
+
+@node("wrong.one_choice")
+def one_choice(x: Sample, *, mode: Literal["all", "mean"] = "all") -> Sample:
+    """A sample, or its mean that has lost an axis. mode: which of the two."""
+    return x * 2 if mode == "all" else x.mean(1)
+
+
+@node("wrong.squeezes")
+def squeezes(x: Sample) -> Sample:
+    """A sample that loses the axis of a batch of 1."""
+    return (x * 2).squeeze(0)
+
+
+@node("wrong.none")
+def gives_none(x: Sample, like: Sample | None = None) -> Sample:
+    """A sample, or nothing at all where another one is wired."""
+    return x * 2 if like is None else None  # type: ignore[return-value]
 
 
 class Unknown:

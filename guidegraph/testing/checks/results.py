@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mismatch
+from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Condition, Prediction, Score
+from guidegraph.testing.alternatives import outputs_or_none, variations
 from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
+from guidegraph.testing.promised import lacks, wrong_inside
 from guidegraph.testing.values import Arguments, arguments, call, leaves_out
 
 
 def check_types(case: NodeCase) -> None:
-    """Every output is of the type that the annotation names."""
-    _fit(case, call(case, arguments(case)), "")
+    """Every output is of the type that the annotation names, all through, and every `Sequence` port takes sequences.
+
+    Also for one sample, for each choice of a setting and with each optional port, where these values go together.
+    """
+    given = arguments(case)
+    _fit(case, call(case, given), "")
+    check_sequences(case)
+    if case.spec.host or not case.spec.pure:
+        return
+    for what, other in variations(case, given):
+        if (outputs := outputs_or_none(case, other)) is not None:
+            _fit(case, outputs, f" under {what}")
 
 
 def check_shapes(case: NodeCase) -> None:
@@ -43,24 +56,13 @@ def _both(case: NodeCase, a: Arguments, b: Arguments) -> Any:
 def _fit(case: NodeCase, outputs: Mapping[str, Any], where: str) -> None:
     for name, kind in case.spec.outputs.items():
         value = outputs[name]
-        reason = mismatch(value, kind) or _lacks(value, kind)
+        reason = wrong_inside(value, kind) or lacks(value, kind)
         if reason:
             raise case.error(
                 f"output '{name}' to be {kind}{where}",
                 reason,
                 "return what the annotation says, or correct the annotation",
             )
-
-
-def _lacks(value: Any, kind: PortType) -> str | None:
-    """What of a protocol a model lacks; a function where the protocol is a call is one."""
-    if value is None or not kind.alternatives:
-        return None
-    protocols = [a for a in kind.alternatives if not isinstance(a, SequenceOf) and getattr(a, "_is_protocol", False)]
-    checked: list[Any] = [p for p in protocols if getattr(p, "_is_runtime_protocol", False)]
-    if len(protocols) < len(kind.alternatives) or len(checked) < len(protocols):
-        return None
-    return None if any(isinstance(value, p) for p in checked) else f"{describe(value)} lacks methods of {kind}"
 
 
 def _one_batch(case: NodeCase, given: Arguments, outputs: Mapping[str, Any]) -> None:

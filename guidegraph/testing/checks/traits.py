@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
+from guidegraph.testing.alternatives import choices, other_settings, outputs_or_none, with_optional_ports
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.outcome import Nonconforming
 from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
 LIMIT = 400
 """How many combinations of settings are tried."""
+_UNREAD = "name '{}' in needs=, or compute without it there: the engine does not compute it"
 
 
 def check_identity(case: NodeCase) -> None:
@@ -61,27 +63,54 @@ def check_needs(case: NodeCase) -> None:
             known = ", ".join(spec.inputs)
             raise case.error("needs= to name ports", f"'{unknown[0]}'", f"name some of its ports: {known}")
         given = arguments(case.having(**settings))
-        spare = [name for name in given.ports if name not in needed]
-        if not spare:
-            continue
-        left_out = True
-        expected = call(case, given)
-        for name in spare:
-            for other in _others(case, given, name, needed):
-                found = call(case, given.with_port(name, other))
-                apart = difference(found, expected)
-                if apart > rounding(expected):
-                    raise case.error(
-                        f"a result that does not depend on port '{name}' under {_shown(settings)}, as needs= says",
-                        f"it changes by {apart:.1e} when '{name}' does",
-                        f"name '{name}' in needs=, or compute without it there: the engine does not compute it",
-                    )
+        wired = [(given, name) for name in given.ports if name not in needed]
+        wired += [(more, name) for name, more in with_optional_ports(case, given) if name not in needed]
+        for each, name in wired:
+            left_out = True
+            _unread(case, each, name, needed, settings)
     if not left_out:
         raise case.error(
             "values under which needs= leaves out a port",
             f"none among the usual values of {', '.join(spec.needs_arguments)}",
             "give them: NodeCase(…, tries={'name': [value]}); or take needs= away",
         )
+
+
+def _unread(case: NodeCase, given: Arguments, name: str, needed: Iterable[str], settings: dict[str, Any]) -> None:
+    """Raises ``Nonconforming`` where the result depends on a port that `needs=` leaves out under these settings.
+
+    What `needs=` does not ask for must not matter: other settings are tried too.
+    """
+    changes = other_settings(case, given, numbers=True)
+    asked = [(what, other) for what, other in changes if what.partition(" = ")[0] not in case.spec.needs_arguments]
+    try:
+        expected = call(case, given)
+    except Nonconforming as error:
+        raise case.error(
+            f"port '{name}' unread under {_shown(settings)}, as needs= says", error.found, _UNREAD.format(name)
+        ) from error
+    _same_without(case, given, name, needed, _shown(settings), expected)
+    for what, other in asked:
+        if (otherwise := outputs_or_none(case, other)) is not None:
+            _same_without(case, other, name, needed, f"{_shown(settings)}, {what}", otherwise)
+
+
+def _same_without(
+    case: NodeCase, given: Arguments, name: str, needed: Iterable[str], settings: str, expected: dict[str, Any]
+) -> None:
+    remedy = _UNREAD.format(name)
+    for other in _others(case, given, name, needed):
+        try:
+            found = call(case, given.with_port(name, other))
+        except Nonconforming as error:
+            raise case.error(f"port '{name}' unread under {settings}, as needs= says", error.found, remedy) from error
+        apart = difference(found, expected)
+        if apart > rounding(expected):
+            raise case.error(
+                f"a result that does not depend on port '{name}' under {settings}, as needs= says",
+                f"it changes by {apart:.1e} when '{name}' does",
+                remedy,
+            )
 
 
 def _others(case: NodeCase, given: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
@@ -105,19 +134,11 @@ def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, An
         given = [case.settings[name]] if name in case.settings else []
         default = [] if port.required else [port.default]
         found: list[Any] = []
-        for value in (*given, *case.tries.get(name, ()), *default, *_choices(port.annotation), *USUAL):
+        for value in (*given, *case.tries.get(name, ()), *default, *choices(port.annotation), *USUAL):
             if is_tensor(value) or not any(type(value) is type(one) and value == one for one in found):
                 found += [value] if _allowed(port, value) else []
         options.append(found)
     yield from ({**dict(zip(names, one, strict=True))} for one in itertools.islice(itertools.product(*options), LIMIT))
-
-
-def _choices(annotation: Any) -> Iterator[Any]:
-    if typing.get_origin(annotation) is typing.Literal:
-        yield from typing.get_args(annotation)
-    for inner in typing.get_args(annotation):
-        if typing.get_origin(inner) is typing.Literal:
-            yield from typing.get_args(inner)
 
 
 def _allowed(port: Any, value: Any) -> bool:

@@ -1,12 +1,16 @@
 """What a bundle's host plan calls between its graphs: NumPy alone, under the ids of the nodes that do the same."""
 
 from guidegraph_runtime.host import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
+from guidegraph_runtime.host.operation import IDLE as IDLE
 from guidegraph_runtime.host.operation import OPERATIONS as OPERATIONS
+from guidegraph_runtime.host.operation import SHAPES as SHAPES
 from guidegraph_runtime.host.operation import SHAPES_READ as SHAPES_READ
 from guidegraph_runtime.host.operation import Operation as Operation
 
 __all__ = [
+    "IDLE",
     "OPERATIONS",
+    "SHAPES",
     "SHAPES_READ",
     "Operation",
     "image",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from guidegraph_runtime.checks import array, choice, file_given, number, sides, whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
@@ -19,7 +20,23 @@ FilePath: TypeAlias = os.PathLike[str] | bytes
 """A file's path, or the bytes that are in it."""
 
 
-@operation("image.load")
+def check_pixels(height: int, width: int) -> None:
+    """Raise ``LimitExceeded`` for a picture that would have more pixels than the limit."""
+    check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
+
+
+def loaded_shape(size: Any) -> tuple[int, ...] | None:
+    """The shape of what `image.load` reads, where `size` says so."""
+    return None if size is None else (1, 3, *sides("size", size))
+
+
+def sample_shape(sample: Any) -> tuple[int, ...]:
+    """The shape of what `image.from_sample` makes."""
+    batch, *_, height, width = sample.shape
+    return batch, 3, height, width
+
+
+@operation("image.load", shape=loaded_shape)
 def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
     """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts lie over white.
 
@@ -29,6 +46,8 @@ def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -
     """
     choice("resize", resize, get_args(Resize))
     wanted = None if size is None else sides("size", size)
+    if wanted is not None:
+        check_pixels(*wanted)
     picture = read_rgb(file_given("path", path))
     if wanted is not None:
         picture = resized(picture, wanted, resize)
@@ -36,7 +55,7 @@ def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
-@operation("image.from_sample")
+@operation("image.from_sample", shape=sample_shape)
 def from_sample(sample: NDArray[Any]) -> NDArray[Any]:
     """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
 
@@ -61,6 +80,7 @@ def grid(image: NDArray[Any], *, columns: int | None = None, gap: int = 2, backg
     across = min(math.ceil(math.sqrt(batch)) if columns is None else whole("columns", columns, low=1), batch)
     down = math.ceil(batch / across)
     shape = (1, channels, gap + down * (height + gap), gap + across * (width + gap))
+    check_pixels(*shape[2:])
     sheet = np.full(shape, background, dtype=image.dtype)
     for i in range(batch):
         top, left = gap + i // across * (height + gap), gap + i % across * (width + gap)

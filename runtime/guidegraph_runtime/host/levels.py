@@ -11,6 +11,7 @@ import numpy as np
 from guidegraph_runtime.checks import array, choice, fields, flag, number, whole
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.host.schedule import noise_of_fields
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables import spacings
 from guidegraph_runtime.tables.grid import (
     LANDING,
@@ -33,19 +34,23 @@ Fields: TypeAlias = dict[str, Array]
 Listed: TypeAlias = Literal["one", "first", "listed"]
 
 
-@operation("levels.leading")
+def _table_shape(steps: Any) -> tuple[int, ...]:
+    return whole("steps", steps, low=1), 2
+
+
+@operation("levels.leading", shape=_table_shape)
 def leading(schedule: Mapping[str, Any], *, steps: int = 30, offset: int = 0, final: Final = "one") -> Fields:
     """Every (T // steps)-th timestep from 0 + offset on (Lin et al. 2023, table 2)."""
     return _spaced(schedule, "leading", steps, True, whole("offset", offset, low=0), final)
 
 
-@operation("levels.trailing")
+@operation("levels.trailing", shape=_table_shape)
 def trailing(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
     """Every (T / steps)-th timestep from the last one down, rounded (Lin et al. 2023, table 2)."""
     return _spaced(schedule, "trailing", steps, True, 0, final)
 
 
-@operation("levels.linspace")
+@operation("levels.linspace", shape=_table_shape)
 def linspace(
     schedule: Mapping[str, Any],
     *,
@@ -58,7 +63,7 @@ def linspace(
     return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
 
 
-@operation("levels.simple")
+@operation("levels.simple", shape=_table_shape)
 def simple(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
     """Whole timesteps from the last one down, T / steps apart and rounded up (ComfyUI's `simple`)."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
@@ -67,14 +72,14 @@ def simple(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one"
     return _at_times(noise, spacings.simple(math.ceil(noise.low), math.floor(noise.high), steps), final)
 
 
-@operation("levels.sgm_uniform")
+@operation("levels.sgm_uniform", shape=_table_shape)
 def sgm_uniform(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
     """Timesteps evenly from the last one toward the first, which is not visited (ComfyUI's `sgm_uniform`)."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
     return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
 
 
-@operation("levels.beta")
+@operation("levels.beta", shape=_table_shape)
 def beta(
     schedule: Mapping[str, Any], *, steps: int = 30, a: float = 0.6, b: float = 0.6, final: Final = "one"
 ) -> Fields:
@@ -84,7 +89,7 @@ def beta(
     return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
 
 
-@operation("levels.karras")
+@operation("levels.karras", shape=_table_shape)
 def karras(
     schedule: Mapping[str, Any],
     *,
@@ -101,7 +106,7 @@ def karras(
     return _between(noise, first, last, ratios, final)
 
 
-@operation("levels.exponential")
+@operation("levels.exponential", shape=_table_shape)
 def exponential(
     schedule: Mapping[str, Any],
     *,
@@ -116,7 +121,7 @@ def exponential(
     return _between(noise, first, last, exponentially(first.ratio, last.ratio, ramp), final)
 
 
-@operation("levels.polyexponential")
+@operation("levels.polyexponential", shape=_table_shape)
 def polyexponential(
     schedule: Mapping[str, Any],
     *,
@@ -132,7 +137,7 @@ def polyexponential(
     return _between(noise, first, last, spacings.polyexponential(first.ratio, last.ratio, steps, rho), final)
 
 
-@operation("levels.kl_optimal")
+@operation("levels.kl_optimal", shape=_table_shape)
 def kl_optimal(
     schedule: Mapping[str, Any],
     *,
@@ -147,7 +152,7 @@ def kl_optimal(
     return _between(noise, first, last, spacings.kl_optimal(first.ratio, last.ratio, steps), final)
 
 
-@operation("levels.ays")
+@operation("levels.ays", shape=_table_shape)
 def ays(schedule: Mapping[str, Any], *, steps: int = 10, model: Aligned = "sd1", final: Final = "one") -> Fields:
     """Align Your Steps (Sabour et al. 2024): σ/α optimised for a released model."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
@@ -254,7 +259,9 @@ def _spaced(
 
 
 def _steps(steps: int) -> int:
-    return whole("steps", steps, low=1)
+    steps = whole("steps", steps, low=1)
+    check_limit("steps", steps, f"there are {steps:,} steps")
+    return steps
 
 
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,13 +13,19 @@ from guidegraph_runtime.host.image import FilePath, Size
 from guidegraph_runtime.host.operation import operation
 
 
-@operation("mask.box")
+def mask_shape(size: Any) -> tuple[int, ...] | None:
+    """The shape of a mask, where `size` says so."""
+    return None if size is None else (1, 1, *sides("size", size))
+
+
+@operation("mask.box", shape=mask_shape)
 def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, width: int = 32) -> NDArray[np.float32]:
     """A mask (1, 1, H, W), float32, that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
     Raises an error for a box that reaches beyond the mask.
     """
     rows, columns = sides("size", size)
+    image.check_pixels(rows, columns)
     top, left = whole("top", top, low=0), whole("left", left, low=0)
     height, width = whole("height", height, low=1), whole("width", width, low=1)
     if top + height > rows or left + width > columns:
@@ -29,7 +37,7 @@ def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, wid
     return mask
 
 
-@operation("mask.load")
+@operation("mask.load", shape=mask_shape)
 def load(*, path: FilePath, size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
     """A picture file as a mask (1, 1, H, W), float32: 1 where it is brighter than the threshold, from 0 to 1.
 

@@ -13,7 +13,34 @@ from guidegraph_runtime.checks import choice, whole
 from guidegraph_runtime.host.operation import operation
 
 
-@operation("noise.gaussian", shapes_read=("like",))
+def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]:
+    """The shape of what `noise.gaussian` draws; `like` has a ``shape``, or is None. Raises ``ValueError``."""
+    count = whole("batch", batch, low=1)
+    if shape is not None:
+        shape = [whole(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
+    if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
+        many: int | list[int] = [whole(f"seed[{i}]", one, low=0) for i, one in enumerate(seed)]
+    else:
+        many = whole("seed", seed, low=0)
+    count, sizes = noise.batch_and_shape(None if like is None else tuple(like.shape), shape, count, many)
+    if isinstance(many, list) and (not many or count != len(many)):
+        raise ValueError(f"{len(many)} seeds cannot fill a batch of {count}")
+    last = max(many) if isinstance(many, list) else many + count - 1
+    if last >= noise.SEED_LIMIT:
+        raise ValueError(f"a seed must be from 0 to 2**64 - 1, not {last}")
+    return count, *sizes
+
+
+def _drawn_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
+    """The same for this runtime, which has no torch to draw from."""
+    if choice("rng", rng, ("philox", "torch")) == "torch":
+        raise ValueError(
+            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
+        )
+    return noise_shape(like, seed, shape, batch)
+
+
+@operation("noise.gaussian", shapes_read=("like",), shape=_drawn_shape, idle={"rng": None, "shape": "like"})
 def gaussian(
     like: NDArray[Any] | None = None,
     index: int | None = None,
@@ -29,21 +56,10 @@ def gaussian(
     where `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one,
     or a sequence with one for each sample.
     """
-    if choice("rng", rng, ("philox", "torch")) == "torch":
-        raise ValueError(
-            "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
-        )
     if like is not None and (not isinstance(like, np.ndarray) or like.dtype.kind != "f" or like.ndim < 2):
         raise ValueError(f"like: expected a sample (B, …) of floating-point numbers; found {type(like).__name__}")
-    if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
-        seeds: int | list[int] = [whole(f"seed[{i}]", one, low=0) for i, one in enumerate(seed)]
-    else:
-        seeds = whole("seed", seed, low=0)
-    if shape is not None:
-        shape = [whole(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
-    count, sizes = noise.batch_and_shape(
-        None if like is None else like.shape, shape, whole("batch", batch, low=1), seeds
-    )
+    count, *sizes = _drawn_shape(like, seed, shape, batch, rng)
+    seeds = [int(one) for one in seed] if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1 else seed
     drawn = noise.gaussian(seeds, sizes, count, None if index is None else whole("index", index, low=0))
     return drawn.astype(np.float64) if like is not None and like.dtype == np.float64 else drawn
 

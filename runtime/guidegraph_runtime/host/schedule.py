@@ -13,6 +13,7 @@ import numpy as np
 
 from guidegraph_runtime.checks import array, choice, fields, number, whole
 from guidegraph_runtime.host.operation import operation
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.grid import Noise
 from guidegraph_runtime.tables.rows import Array
 from guidegraph_runtime.tables.sampler import checked_alphas_bar
@@ -20,27 +21,31 @@ from guidegraph_runtime.tables.sampler import checked_alphas_bar
 Fields: TypeAlias = dict[str, Any]
 
 
-@operation("schedule.linear")
+def _table_shape(train_steps: Any) -> tuple[int, ...]:
+    return (whole("train_steps", train_steps, low=1),)
+
+
+@operation("schedule.linear", shape=_table_shape)
 def linear(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
     """β rises linearly (Ho et al. 2020, section 4)."""
     return from_betas(np.linspace(*_betas(beta_start, beta_end), _steps(train_steps)))
 
 
-@operation("schedule.scaled_linear")
+@operation("schedule.scaled_linear", shape=_table_shape)
 def scaled_linear(*, train_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Fields:
     """√β rises linearly (the schedule of latent diffusion and Stable Diffusion)."""
     low, high = _betas(beta_start, beta_end)
     return from_betas(np.linspace(low**0.5, high**0.5, _steps(train_steps)) ** 2)
 
 
-@operation("schedule.sigmoid")
+@operation("schedule.sigmoid", shape=_table_shape)
 def sigmoid(*, train_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Fields:
     """β rises along a sigmoid from −6 to 6 (Xu et al. 2022, GeoDiff)."""
     low, high = _betas(beta_start, beta_end)
     return from_betas(low + (high - low) / (1 + np.exp(-np.linspace(-6, 6, _steps(train_steps)))))
 
 
-@operation("schedule.cosine")
+@operation("schedule.cosine", shape=_table_shape)
 def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Fields:
     """ᾱ falls as cos² (Nichol & Dhariwal 2021, eq. 17): β_t = min(1 − ᾱ_{t+1}/ᾱ_t, beta_max)."""
     train_steps, offset = _steps(train_steps), number("offset", offset, low=0)
@@ -49,7 +54,7 @@ def cosine(*, train_steps: int = 1000, offset: float = 0.008, beta_max: float = 
     return from_betas(np.minimum(1 - alphas_bar[1:] / alphas_bar[:-1], _beta("beta_max", beta_max)))
 
 
-@operation("schedule.edm")
+@operation("schedule.edm", shape=_table_shape)
 def edm(
     *,
     train_steps: int = 1000,
@@ -108,7 +113,9 @@ def _fields(alphas_bar: Array, trained_from: float | None = None, trained_to: fl
 
 
 def _steps(train_steps: int) -> int:
-    return whole("train_steps", train_steps, low=2)
+    train_steps = whole("train_steps", train_steps, low=2)
+    check_limit("steps", train_steps, f"the schedule has {train_steps:,} steps")
+    return train_steps
 
 
 def _beta(name: str, value: float) -> float:

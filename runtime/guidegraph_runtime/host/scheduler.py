@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph_runtime import samplers
-from guidegraph_runtime.checks import alike, array, fields
+from guidegraph_runtime.admission import shared_rows
+from guidegraph_runtime.checks import alike, array, fields, whole
 from guidegraph_runtime.host.levels import levels_of_fields
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.host.schedule import noise_of_fields
@@ -49,6 +50,11 @@ class Sampler(NamedTuple):
     state: dict[str, NDArray[Any]]
 
 
+def _table_shape(steps: Any) -> tuple[int, ...]:
+    """About the shape of a table: a row or more for each step."""
+    return whole("steps", steps, low=1), 1 + K, 4 + K
+
+
 def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
     """The operation of a sampler: of the fields of a schedule and of levels, with the same settings."""
 
@@ -61,15 +67,21 @@ def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
 
     port, *settings = inspect.signature(table_of).parameters.values()
     sampler.__signature__ = inspect.Signature([port.replace(name="schedule"), *settings])  # type: ignore[attr-defined]
+    sampler.__wrapped__ = table_of  # type: ignore[attr-defined]
     sampler.__name__, sampler.__doc__ = table_of.__name__, table_of.__doc__
     return sampler
 
 
 for _table_of in SAMPLERS:
-    operation(f"scheduler.{_table_of.__name__}")(_sampler(_table_of))
+    operation(f"scheduler.{_table_of.__name__}", shape=_table_shape)(_sampler(_table_of))
 
 
-@operation("scheduler.add_noise")
+def noisy_shape(x0: Any, noise: Any) -> tuple[int, ...]:
+    """The shape of what `scheduler.add_noise` makes: one picture serves a whole batch of noise."""
+    return shared_rows("x0 and noise", x0.shape[0], noise.shape[0]), *x0.shape[1:]
+
+
+@operation("scheduler.add_noise", shape=noisy_shape)
 def add_noise(
     scheduler: Mapping[str, Any],
     x0: NDArray[Any],

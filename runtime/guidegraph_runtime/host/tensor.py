@@ -12,7 +12,17 @@ from guidegraph_runtime.checks import whole
 from guidegraph_runtime.host.operation import operation
 
 
-@operation("tensor.cat")
+def joined_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
+    """The shape of what `tensor.cat` makes of tensors that fit."""
+    first = [*tensors[0].shape] if tensors else []
+    axis = whole("axis", axis)
+    if not -len(first) <= axis < len(first) or any(len(one.shape) != len(first) for one in tensors):
+        return None
+    first[axis] = sum(one.shape[axis] for one in tensors)
+    return tuple(first)
+
+
+@operation("tensor.cat", shape=joined_shape)
 def concatenate(tensors: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
     """Arrays one after the other along an axis (0: the batch); their other axes must be equal."""
     if not tensors:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from guidegraph_runtime.limits import check_limit
 from guidegraph_runtime.tables.rows import Array, Level
 
 Spacing: TypeAlias = Literal["leading", "trailing", "linspace"]
@@ -148,6 +149,7 @@ def levels(
     final: the landing's ᾱ is 1, or ᾱ_0, which makes a last step from t = 0 one of length zero. strength: only the
     last part of the steps, for a start from a picture.
     """
+    check_limit("steps", steps, f"there are {steps:,} steps")
     known = noise if sigmas == "schedule" else noise.with_signal()
     if known.low >= known.high:
         raise ValueError(

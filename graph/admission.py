@@ -1,0 +1,295 @@
+"""What a run would stumble over, found before anything runs: in the values of parameters, and on this machine.
+
+Shapes follow from settings through what nodes say of themselves (``shape``); the rules and their words are the
+runtime's, so that a bundle refuses what the engine refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from inspect import signature
+from os.path import normpath
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.errors import Problem, WorkflowError
+from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
+from guidegraph.graph.node import READ, Port
+from guidegraph.graph.passes import argument_source, prune
+from guidegraph.graph.types import is_tensor, takes_literal
+from guidegraph_runtime.admission import Rows, Shape, Sized, batch_problem, memory_problem
+
+REFUSED = "refused"
+LACKING = frozenset({"missing-extra", "missing-file", "missing-part"})
+"""Codes of what a machine lacks; the workflow itself is right."""
+
+
+class _Unknown:
+    """A value of which nothing is known."""
+
+
+UNKNOWN = _Unknown()
+
+
+@dataclass
+class Extents:
+    """The leading axes of values, as far as they are known, and what says how many samples they are for.
+
+    values: those of parameters. limit: bytes that one value may take, in place of the machine's memory.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    shapes: dict[Source, Shape] = field(default_factory=dict)
+    sources: dict[Source, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def follow(self, ops: Iterable[Op]) -> None:
+        """Follow the shapes of a region's operations, in order, and note what cannot go together."""
+        for op in ops:
+            if isinstance(op, Loop):
+                self._loop(op)
+            elif op.spec.shape is not None or op.spec.batchable:
+                try:
+                    self._call(op)
+                except ValueError as error:
+                    self.problems.append(Problem(op.mark, REFUSED, f"{op.spec.id}: {error}", f"nodes.{op.key}"))
+
+    def of_ports(self, call: Call) -> dict[str, Shape]:
+        """The shapes of a call's ports that are known."""
+        found = {}
+        for name, source in call.inputs.items():
+            if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
+                found[name] = shape
+        return found
+
+    def shape_of(self, source: Source) -> Shape | None:
+        """The leading axes of a value, where they are known."""
+        value = known_value(source, self.values)
+        return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
+
+    def _loop(self, loop: Loop) -> None:
+        for name, start in loop.carry.items():
+            self._alias(Carry(loop.key, name), start)
+        self.follow(loop.body.values())
+        for name, after in loop.next.items():
+            self._alias(Output(loop.key, name), after if self.shape_of(after) is not None else Carry(loop.key, name))
+
+    def _alias(self, name: Source, source: Source) -> None:
+        if (shape := self.shape_of(source)) is not None:
+            self.shapes[name], self.sources[name] = shape, self._named(source)
+
+    def _call(self, call: Call) -> None:
+        self._check_batch(call)
+        found = self._found(call)
+        source = self._source(call)
+        for name, shape in found.items():
+            if (reason := memory_problem([Sized(tuple(shape))], self.limit)) is not None:
+                raise ValueError(reason)
+            self.shapes[Output(call.key, name)] = tuple(shape)
+            self.sources[Output(call.key, name)] = source
+
+    def _found(self, call: Call) -> Mapping[str, Shape]:
+        """The shapes of a call's outputs that are known."""
+        spec = call.spec
+        if spec.shape is None:
+            rows = self.of_ports(call).get(spec.batchable[0], ())[:1]
+            return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
+        given = {name: self._argument(call, name) for name in spec.shape_arguments}
+        if any(isinstance(value, _Unknown) for value in given.values()):
+            return {}
+        found = spec.shape(**given)
+        if found is None:
+            return {}
+        return found if isinstance(found, Mapping) else {next(iter(call.outputs)): found}
+
+    def _check_batch(self, call: Call) -> None:
+        """The ports of a batchable call go with the samples of its first one."""
+        if not call.spec.batchable:
+            return
+        shapes = self.of_ports(call)
+        rows = {
+            name: Rows(shapes[name][0], self._named(call.inputs[name]))
+            for name in call.spec.batchable
+            if shapes.get(name)
+        }
+        first, *others = call.spec.batchable
+        if first not in rows:
+            return
+        if (reason := batch_problem(rows[first], [rows[name] for name in others if name in rows])) is not None:
+            raise ValueError(reason)
+
+    def _argument(self, call: Call, name: str) -> Any:
+        """What a ``shape`` is told of a port or setting."""
+        source, port = argument_source(call, name), call.spec.port(name)
+        assert port is not None
+        if source is None:
+            return UNKNOWN if port.required else port.default
+        if isinstance(source, tuple):
+            each = [self._value(one, port) for one in source]
+            return UNKNOWN if any(isinstance(one, _Unknown) for one in each) else each
+        return self._value(source, port)
+
+    def _value(self, source: Source, port: Port) -> Any:
+        if isinstance(source, (Literal, Param)):
+            value = known_value(source, self.values)
+            return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
+        return Sized(self.shapes[source]) if source in self.shapes else UNKNOWN
+
+    def _source(self, call: Call) -> str:
+        """What says how many samples a call's outputs are for: a parameter's list, a port's value, or the node."""
+        for source in call.sources():
+            if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
+                return f"'{source.name}' ({len(value)} values)"
+        rows = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
+        return self._named(rows[0]) if rows else f"'{call.key}'"
+
+    def _named(self, source: Sources) -> str:
+        """What a value is called in a message."""
+        if isinstance(source, Param):
+            return f"'{source.name}'"
+        return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
+
+
+def known_value(source: Source, values: Mapping[str, Any]) -> Any:
+    """The value of a literal, or of a parameter that has one."""
+    if isinstance(source, Literal):
+        return source.value
+    return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
+
+
+def shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
+    """What cannot go together, or is too large, for values of parameters; one that is not there is not known."""
+    extents = Extents(values, limit)
+    extents.follow(ops.values())
+    return extents.problems
+
+
+def lacking_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+    """What the machine lacks for a run: optional packages, files that are read, parts of models."""
+    calls = [op for op in walk(ops) if isinstance(op, Call)]
+    asking = [call for call in calls if call.spec.asks_machine]
+    if not asking:
+        return []
+    written, readers = _written(calls, values), _readers(calls)
+    problems: list[Problem] = []
+    for call in asking:
+        read = readers.get(call.key, [])
+        found = [*_extras(call, values, {output for _, _, output in read}), *_files(call, values, written)]
+        if not found and written.isdisjoint(_paths(call, values)):
+            found = list(_parts(call, values, read))
+        problems += found
+    return problems
+
+
+def _readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
+    """By operation, the calls that read an output of it: the call, its port, and the output's name."""
+    found: dict[str, list[tuple[Call, str, str]]] = {}
+    for call in calls:
+        for name, sources in (*call.inputs.items(), *call.settings.items()):
+            for source in sources if isinstance(sources, tuple) else (sources,):
+                if isinstance(source, Output):
+                    found.setdefault(source.op, []).append((call, name, source.name))
+    return found
+
+
+def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
+    """All that speaks against a run of some outputs (by default all), for what is known of its parameters."""
+    ops = prune(graph.ops, _roots(graph, only), effects=only is None)
+    return [*shape_problems(ops, values), *lacking_problems(ops, values)]
+
+
+def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
+    """Refuse values that cannot go together, or that are too large. Raises ``WorkflowError``."""
+    if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
+        return
+    if problems := shape_problems(prune(graph.ops, _roots(graph, only), effects=only is None), values):
+        raise WorkflowError(problems)
+
+
+def check_lacking(ops: Mapping[str, Op]) -> None:
+    """Refuse to run what this machine cannot. Raises ``WorkflowError``."""
+    if problems := lacking_problems(ops, {}):
+        raise WorkflowError(problems)
+
+
+def _roots(graph: Graph, only: Collection[str] | None) -> list[Source]:
+    return [output.source for name, output in graph.outputs.items() if only is None or name in only]
+
+
+def _extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:
+    extras = call.spec.extras
+    if callable(extras):
+        arguments = _arguments(call, signature(extras).parameters, values, read)
+        extras = None if arguments is None else extras(**arguments)
+    for module, extra in (extras or {}).items():
+        if find_spec(module) is None:
+            message = f"{call.spec.id} needs {module}, which is not installed: pip install 'guidegraph[{extra}]'"
+            yield Problem(call.mark, "missing-extra", message, f"nodes.{call.key}")
+
+
+def _files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
+    """Files that a call reads and that are not there."""
+    for name, source in call.settings.items() if call.spec.pure else ():
+        value = None if isinstance(source, tuple) else known_value(source, values)
+        if isinstance(value, Path) and value not in written and not value.exists():
+            of, remedy, key = f"'{name}'", "write the path of one that is", "with"
+            if isinstance(source, Param):
+                of, remedy, key = f"parameter '{source.name}'", f"make it, or give --set {source.name}=…", "in"
+            message = f"{call.spec.id}: {of} names '{normpath(value)}', which is not there: {remedy}"
+            mark = call.marks.get(name, call.mark)
+            yield Problem(mark, "missing-file", message, f"nodes.{call.key}.{key}.{name}")
+
+
+def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
+    """Outputs that other calls read, and that this one will not give."""
+    provides = call.spec.provides
+    arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
+    if provides is None or arguments is None:
+        return
+    try:
+        given = provides(**arguments)
+    except (ValueError, OSError) as error:
+        yield Problem(call.mark, "missing-part", f"{call.spec.id}: {error}", f"nodes.{call.key}")
+        return
+    for reader, port, output in readers:
+        if output not in given:
+            message = (
+                f"nodes.{call.key} ({call.spec.id}) has no '{output}' here, which port '{port}' of {reader.spec.id} "
+                f"takes; it has {', '.join(given) or 'nothing'}"
+            )
+            mark = reader.marks.get(port, reader.mark)
+            yield Problem(mark, "missing-part", message, f"nodes.{reader.key}.in.{port}")
+
+
+def _written(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
+    """Files that the same run writes, so that they may be there when they are read."""
+    return {path for call in calls if not call.spec.pure for path in _paths(call, values)}
+
+
+def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
+    """The files and folders that a call's settings name."""
+    for source in call.settings.values():
+        value = None if isinstance(source, tuple) else known_value(source, values)
+        if isinstance(value, Path):
+            yield value
+
+
+def _arguments(
+    call: Call, names: Iterable[str], values: Mapping[str, Any], read: Collection[str]
+) -> dict[str, Any] | None:
+    """Settings of a call by name, where they are known, and the outputs that are read where those are asked for."""
+    found: dict[str, Any] = {}
+    for name in names:
+        source = call.settings.get(name)
+        if name == READ:
+            found[name] = read
+        elif source is None:
+            found[name] = call.spec.settings[name].default
+        elif isinstance(source, tuple) or isinstance(value := known_value(source, values), _Unknown):
+            return None
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,53 @@
+"""Safetensors files that carry a checksum of all that they hold, in their metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guidegraph.graph.checksum import file_checksum
+from guidegraph_runtime.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKSUM = "checksum"
+
+
+class DamagedFile(ValueError):
+    """A file is not what was written: it cannot be parsed, or its checksum is another."""
+
+
+def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors, dense and contiguous on the CPU, with metadata and their checksum, atomically."""
+    from safetensors.torch import save_file
+
+    sealed = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), str(temporary), metadata=sealed)
+
+
+def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
+    """Metadata and tensors (on the CPU) of a file, and whether it has a checksum: those of earlier versions have none.
+
+    copy: without it the tensors are the file's pages mapped into memory, and change with it. Raises ``DamagedFile`` and
+    ``OSError``.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from error
+    if copy:
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    stated = metadata.pop(CHECKSUM, None)
+    if stated is None:
+        return metadata, tensors, False
+    computed = file_checksum(metadata, tensors)
+    if stated != computed:
+        raise DamagedFile(f"{path} is damaged: its checksum is {stated[:40]!r}, and that of its contents '{computed}'")
+    return metadata, tensors, True

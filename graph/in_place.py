@@ -1,0 +1,61 @@
+"""Inputs that a step must leave as they are: their states before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias
+
+from guidegraph.graph.call import PortError
+from guidegraph.graph.ir import Call
+from guidegraph.graph.ownership import version
+from guidegraph.graph.plan import Slot, Step, reads
+from guidegraph.graph.types import describe, is_tensor
+
+State: TypeAlias = tuple[int, ...]
+DEPTH = 4
+
+
+def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
+    """For each slot that a step reads, what a change in place of its tensors, lists and dicts would alter.
+
+    Torch's counts of changes, and the entries of containers by identity. Models and objects of other classes are not
+    looked into, and what is written through NumPy or ``.data`` is not seen.
+    """
+    return {slot: tuple(_state(slots[slot], DEPTH)) for slot in set(reads(step))}
+
+
+def check_inputs(step: Step, slots: Sequence[Any], before: Mapping[Slot, State]) -> None:
+    """Raise ``PortError`` where a step has changed an input in place: its other readers would see it."""
+    for slot, state in before.items():
+        if tuple(_state(slots[slot], DEPTH)) != state:
+            raise PortError(
+                _port(step, slot),
+                f"this input was changed in place ({describe(slots[slot])}), and others read it too: work on a copy, "
+                "such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
+            )
+
+
+def _state(value: Any, depth: int) -> Iterator[int]:
+    if is_tensor(value):
+        yield version(value)
+    elif depth and isinstance(value, (list, tuple, dict)):
+        inside = [*value.values()] if isinstance(value, dict) else value
+        if not isinstance(value, tuple):
+            yield from (len(value), *map(id, inside))
+        for part in inside:
+            yield from _state(part, depth - 1)
+    elif depth and is_dataclass(value) and not isinstance(value, type):
+        for entry in fields(value):
+            yield from _state(getattr(value, entry.name, None), depth - 1)
+
+
+def _port(step: Step, slot: Slot) -> str:
+    """The port that reads a slot; for a loop, what it reads there."""
+    for one in (step, *step.members):
+        if not isinstance(one.op, Call):
+            continue
+        for name, read in (*zip(one.op.spec.inputs, one.args, strict=False), *one.wired):
+            if slot == read or (isinstance(read, tuple) and slot in read):
+                return name
+    return next((str(source) for source, read in step.closure if read == slot), "over")

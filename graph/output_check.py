@@ -1,0 +1,88 @@
+"""Whether what a node gives is of the type in its annotation: by class, and for tensors by their axes.
+
+It is asked of every output of every call, so it takes about a microsecond at most: a class that was found to fit is
+remembered, and of a list only the first entries are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, mismatch
+
+Fits: TypeAlias = Callable[[Any], bool]
+ABSENT = "__guidegraph_absent__"
+"""A class attribute, true where values stand for something that is not there and say so when they are used."""
+ENTRIES = 2
+"""How many entries of a list are looked at."""
+
+
+class OutputError(TypeError):
+    """A node gave something that its return annotation does not say."""
+
+    def __init__(self, output: str, reason: str):
+        super().__init__(f"output '{output}': {reason}: the node has to return what its annotation says")
+
+
+@cache
+def output_check(kind: PortType) -> Fits | None:
+    """A function that says whether a value is of a type; None where any value is."""
+    if kind.is_any or not kind.alternatives:
+        return None
+    shapes = [a for a in kind.alternatives if isinstance(a, type) and Tensor in a.__mro__]
+    elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
+    has_rank = _has_rank(shapes) if shapes else None
+    entry = output_check(elements[0]) if len(elements) == 1 else None
+    by_class: set[type] = {type(None)} if kind.optional else set()
+    tensors: set[type] = set()
+
+    def fits(value: Any) -> bool:
+        cls = type(value)
+        if cls in by_class:
+            return True
+        if cls in tensors:
+            return has_rank is None or has_rank(value)
+        if is_tensor(value):
+            if not shapes:
+                return mismatch(value, kind) is None
+            tensors.add(cls)
+            return has_rank is None or has_rank(value)
+        if elements and cls in (list, tuple):
+            return entry is None or all(map(entry, value[:ENTRIES]))
+        if mismatch(value, kind) is not None and not getattr(cls, ABSENT, False):
+            return False
+        by_class.add(cls)
+        return True
+
+    return fits
+
+
+def _has_rank(kinds: list[Any]) -> Fits | None:
+    """Whether a tensor has the number and the fixed sizes of axes of one of these types; None where any has."""
+    if any(kind.axes is None and not kind.integer for kind in kinds):
+        return None
+    wanted = [
+        (len(kind.axes), [(i, size) for i, size in enumerate(kind.axes) if isinstance(size, int)], kind.integer)
+        for kind in kinds
+    ]
+
+    def has_rank(value: Any) -> bool:
+        shape = value.shape
+        for rank, fixed, integer in wanted:
+            if len(shape) == rank and not (integer and value.is_floating_point()):
+                for i, size in fixed:
+                    # In a graph that is being traced, sizes are symbols, which a comparison would fix.
+                    if shape[i] != size and type(shape[i]) is int:
+                        break
+                else:
+                    return True
+        return False
+
+    return has_rank
+
+
+def output_mismatch(value: Any, kind: PortType) -> str:
+    """What is wrong with an output that does not fit."""
+    return mismatch(value, kind) or f"expected {kind}, found {type(value).__name__}"

@@ -1,0 +1,254 @@
+"""Who owns a value: copies at the border of a run, and seals on what stays inside of it.
+
+What a run hands out (outputs, previews) and what it is given (parameters) is copied, so that nobody outside shares
+memory with a cache, a constant of a node or a literal of the workflow. Inside, values are shared and never changed in
+place; a seal says whether one was.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.checksum import tensor_bytes
+from guidegraph.graph.models import frozen_copy, is_module
+from guidegraph.graph.types import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+READ_LIMIT = 64 << 20
+"""As many bytes of a sealed value are read in full; of a larger one, blocks that are spread evenly."""
+
+BLOCK = 64 << 10
+DEPTH = 8
+"""How many levels of containers and objects are looked through."""
+
+_IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, type, ModuleType)
+
+
+def own(value: Any, copy_module: Callable[[Any], Any] | None = None) -> Any:
+    """A copy that shares no memory with a value: the whole tree of containers, dataclasses, tensors and arrays.
+
+    Of tensors the elements are copied, without their graph; of modules the weights, or what ``copy_module`` gives. What
+    is shared inside of the value is shared inside of the copy. Objects of other classes, functions and memory-mapped
+    arrays are taken as they are.
+    """
+    return _own(value, {}, copy_module or own_module)
+
+
+def own_parameter(value: Any) -> Any:
+    """A parameter for a run: a copy, but for the weights of models, which are shared (``frozen_copy``)."""
+    return own(value, frozen_copy)
+
+
+def is_mutable(value: Any) -> bool:
+    """Whether a literal can be changed in place: it is a list or a dict, or a tuple with one in it."""
+    return isinstance(value, (list, dict)) or (isinstance(value, tuple) and any(map(is_mutable, value)))
+
+
+def own_module(module: Any, device: str | None = None) -> Any:
+    """A frozen copy of a module with weights of its own, on another device where one is named."""
+    tensors = [*module.parameters(), *module.buffers()]
+    memo = {id(tensor): _own_weight(tensor, device) for tensor in tensors}
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        log.warning("a %s cannot be copied, and is handed out as it is: %s", type(module).__name__, error)
+        return module
+
+
+def _own_weight(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
+    import torch
+
+    kept = tensor.detach().to(device or tensor.device, copy=True)
+    return torch.nn.Parameter(kept, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else kept
+
+
+def _own(value: Any, memo: dict[int, Any], copy_module: Callable[[Any], Any]) -> Any:
+    if isinstance(value, _IMMUTABLE):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if is_tensor(value):
+        result = value.detach().clone()
+    elif is_module(value):
+        result = copy_module(value)
+    elif isinstance(value, tuple):
+        items = [_own(item, memo, copy_module) for item in value]
+        same = all(a is b for a, b in zip(items, value, strict=True))
+        result = value if same else tuple.__new__(type(value), items)
+    elif isinstance(value, (list, dict)):
+        result = memo[id(value)] = copy.copy(value)
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            result[key] = _own(item, memo, copy_module)
+    elif is_dataclass(value):
+        result = memo[id(value)] = copy.copy(value)
+        for entry in fields(value):
+            if hasattr(value, entry.name):
+                object.__setattr__(result, entry.name, _own(getattr(value, entry.name), memo, copy_module))
+    else:
+        result = _own_leaf(value)
+    memo[id(value)] = result
+    return result
+
+
+def _own_leaf(value: Any) -> Any:
+    if isinstance(value, (set, bytearray)) or (_is_array(value) and not _is_mapped(value)):
+        return copy.copy(value)
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is not None and isinstance(value, pillow.Image):
+        picture = value.copy()
+        picture.format = value.format
+        return picture
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _is_mapped(array: Any) -> bool:
+    """Whether an array, or what it is a view of, is a file mapped into memory: it may be larger than the memory."""
+    numpy = sys.modules["numpy"]
+    while array is not None:
+        if isinstance(array, numpy.memmap):
+            return True
+        array = getattr(array, "base", None)
+    return False
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The state of a value: the tensors in it with torch's counts of their changes, and a checksum of plain data.
+
+    The counts miss what is written through NumPy or ``.data``. The checksum does not: it covers tensors on the CPU,
+    arrays and plain data in containers and dataclasses, all of it up to ``READ_LIMIT`` bytes and a sample beyond. It
+    leaves out modules and objects of unknown classes, of which only what they held at first is looked at.
+    """
+
+    tensors: tuple[tuple[weakref.ref[torch.Tensor], int], ...]
+    held: tuple[Any, ...]
+    checksum: int
+
+    @classmethod
+    def of(cls, value: Any) -> Seal:
+        """The seal of a value as it is now."""
+        if _is_immutable(value):
+            return _IMMUTABLE_SEAL
+        tensors, held = _reach(value)
+        return cls(tuple((weakref.ref(tensor), version(tensor)) for tensor in tensors), held, _checksum((value, held)))
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is as it was, as far as the seal tells."""
+        if self is _IMMUTABLE_SEAL:
+            return True
+        for reference, count in self.tensors:
+            tensor = reference()
+            if tensor is not None and version(tensor) != count:
+                return False
+        return _checksum((value, self.held)) == self.checksum
+
+
+_IMMUTABLE_SEAL = Seal((), (), 0)
+
+
+def _is_immutable(value: Any) -> bool:
+    """Whether a value is a plain one that nobody can change, or a tuple of such."""
+    return isinstance(value, _IMMUTABLE) or (type(value) is tuple and all(map(_is_immutable, value)))
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Torch's count of changes in place; 0 for a tensor of inference mode, which has none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _reach(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
+    """All tensors in a value, those of modules and objects too; and the arrays and CPU tensors that objects hold."""
+    tensors: list[torch.Tensor] = []
+    held: list[Any] = []
+    seen: set[int] = set()
+    level: list[tuple[Any, bool]] = [(value, False)]
+    for _ in range(DEPTH):
+        below: list[tuple[Any, bool]] = []
+        for part, in_object in level:
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            if is_module(part):
+                tensors += [*part.parameters(), *part.buffers()]
+            elif is_tensor(part) or _is_array(part):
+                tensors += [part] if is_tensor(part) else []
+                held += [part] if in_object and (_is_array(part) or part.device.type == "cpu") else []
+            else:
+                inner = _inside(part)
+                opaque = inner is None
+                objects = list(getattr(part, "__dict__", {}).values()) if inner is None else list(inner)
+                below += [(one, in_object or opaque) for one in objects if not isinstance(one, _IMMUTABLE)]
+        level = below
+    return tensors, tuple(held)
+
+
+def _inside(value: Any) -> Iterable[Any] | None:
+    """What a container or a dataclass holds; ``None`` for anything else."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple)):
+        return value
+    return [getattr(value, entry.name, None) for entry in fields(value)] if is_dataclass(value) else None
+
+
+def _checksum(value: Any) -> int:
+    crc = 0
+    pieces = [bytes(piece) if isinstance(piece, bytearray) else piece for piece in _pieces(value, DEPTH)]
+    total = sum(len(piece) for piece in pieces)
+    step = -(-total // READ_LIMIT) or 1
+    for piece in pieces:
+        if step == 1 or len(piece) <= BLOCK:
+            crc = zlib.crc32(piece, crc)
+            continue
+        for start in (*range(0, len(piece), step * BLOCK), len(piece) - BLOCK):
+            crc = zlib.crc32(piece[start : start + BLOCK], crc)
+    return crc
+
+
+def _pieces(value: Any, depth: int) -> Iterator[Any]:
+    """The bytes of a value and of what is in it, piece by piece."""
+    if is_tensor(value):
+        yield f"{value.dtype} {tuple(value.shape)}".encode()
+        if _is_dense(value):
+            yield tensor_bytes(value)
+    elif _is_array(value):
+        yield f"{value.dtype} {value.shape}".encode()
+        if not value.dtype.hasobject and not _is_mapped(value):
+            yield memoryview(value.tobytes() if not value.flags.c_contiguous else value.reshape(-1).view("u1"))
+    elif isinstance(value, _IMMUTABLE) or (type(value) is list and all(isinstance(item, _IMMUTABLE) for item in value)):
+        yield repr(value).encode(errors="surrogatepass")
+    elif isinstance(value, bytearray):
+        yield value
+    elif depth and (inner := _inside(value)) is not None:
+        parts = list(inner)
+        yield f"{type(value).__name__} {len(parts)} {list(value) if isinstance(value, dict) else ''}".encode(
+            errors="surrogatepass"
+        )
+        for part in parts:
+            yield from _pieces(part, depth - 1)
+    else:
+        yield type(value).__name__.encode()
+
+
+def _is_dense(tensor: Any) -> bool:
+    import torch
+
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return plain and tensor.device.type == "cpu" and tensor.layout is torch.strided and not tensor.is_quantized

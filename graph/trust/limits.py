@@ -1,0 +1,98 @@
+"""Limits of the engine: the runtime's, and what is known of a workflow before it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from guidegraph.graph.errors import OutOfTime, Problem
+from guidegraph.graph.events import CancelToken
+from guidegraph.graph.ir import Literal, Loop, Op, Param, Source
+from guidegraph.graph.types import is_tensor
+from guidegraph_runtime.limits import (
+    LIMIT_NAMES,
+    UNLIMITED,
+    LimitExceeded,
+    Limits,
+    TripCount,
+    check_limit,
+    current_limits,
+    limit_message,
+    limited,
+    parse_limits,
+    show_limit,
+)
+
+__all__ = [
+    "LIMIT_NAMES",
+    "UNLIMITED",
+    "LimitExceeded",
+    "Limits",
+    "TimedToken",
+    "TripCount",
+    "check_limit",
+    "current_limits",
+    "limit_message",
+    "limited",
+    "parse_limits",
+    "show_limit",
+    "trip_problems",
+]
+
+
+class TimedToken(CancelToken):
+    """A cancel token that also ends the run after some seconds, counted from its creation."""
+
+    def __init__(self, inner: CancelToken, seconds: float):
+        super().__init__()
+        self._event = inner._event
+        self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    @property
+    def cancelled(self) -> bool:
+        return super().cancelled or time.monotonic() >= self._end
+
+    def check(self) -> None:
+        """Raise ``OutOfTime`` once the seconds have passed, ``Cancelled`` once the token is set."""
+        if time.monotonic() >= self._end:
+            limit = show_limit("seconds", self._seconds)
+            raise OutOfTime(
+                f"the run took longer than the limit of {limit}; outputs that were complete are kept. If it may take "
+                "longer, raise the limit: --limit seconds=VALUE"
+            )
+        super().check()
+
+
+def trip_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+    """The outermost loops that are known to take more trips than the limit, those of inner loops counted each time.
+
+    values: of parameters, as far as they are known. What only a node tells is checked when the loop begins.
+    """
+    found = []
+    for op in ops.values():
+        if not isinstance(op, Loop):
+            continue
+        trips = _trips(op, values)
+        if message := limit_message("trips", trips, f"the loop takes {trips:,} trips, with the loops inside of it"):
+            found.append(Problem(op.mark, "over-limit", message, f"nodes.{op.key}"))
+    return found
+
+
+def _trips(loop: Loop, values: Mapping[str, Any]) -> int:
+    """Trips of a loop and the loops in it; a count that is not known is taken for one."""
+    steps = loop.training.steps if loop.training else None
+    count = _count(loop.over if steps is None else steps, values)
+    inner = sum(_trips(op, values) for op in loop.body.values() if isinstance(op, Loop))
+    return count * (1 + inner)
+
+
+def _count(source: Source, values: Mapping[str, Any]) -> int:
+    value = values.get(source.name) if isinstance(source, Param) else getattr(source, "value", None)
+    if not isinstance(source, (Param, Literal)) or value is None or isinstance(value, (bool, str)):
+        return 1
+    if isinstance(value, int):
+        return max(value, 0)
+    if is_tensor(value):
+        return int(value.shape[0]) if value.ndim else 1
+    return len(value) if isinstance(value, (list, tuple)) else 1

@@ -1,0 +1,102 @@
+"""How many samples nodes are for, and of which size: shapes that follow from settings and ports before a run.
+
+For the trait ``shape``: a port is something with a ``shape``, of which the leading axes are known, or None. Each gives
+leading axes too, or None, and raises ``ValueError`` for what cannot go together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from guidegraph_runtime.admission import Rows, Shape, batch_problem, shared_rows
+from guidegraph_runtime.host import image, mask, semantic
+from guidegraph_runtime.host.label import constant_shape
+
+
+def rows_of(value: Any) -> Shape:
+    """One row for a text or a number, as many as there are for a list, and those of what has a shape."""
+    if hasattr(value, "shape"):
+        return tuple(value.shape[:1])
+    return (len(value),) if isinstance(value, (list, tuple)) else (1,)
+
+
+def prompt_rows(prompt: Any) -> Shape:
+    return rows_of(prompt)
+
+
+def text_rows(text: Any) -> Shape:
+    return rows_of(text)
+
+
+def condition_rows(condition: Any) -> Shape:
+    return rows_of(condition)
+
+
+def like_rows(like: Any) -> Shape:
+    return rows_of(like)
+
+
+def image_rows(image: Any) -> Shape:
+    return rows_of(image)
+
+
+def label_rows(label: Any) -> Shape:
+    return rows_of(label)
+
+
+def vector_rows(values: Any, number: Any) -> Shape:
+    return rows_of(number if values is None else values)
+
+
+def part_rows(parts: Any) -> Shape:
+    return _shared("the parts", parts)
+
+
+def merged_rows(conditions: Any) -> Shape:
+    return _shared("the conditions", conditions)
+
+
+def batch_of_prompts(prompt: Any, batch: Any) -> Shape:
+    """A prompt for each picture; a list has as many."""
+    if not isinstance(prompt, str) and prompt and len(prompt) != batch:
+        raise ValueError(f"{len(prompt)} prompts do not make a batch of {batch}: give one, or one for each picture")
+    return (batch,)
+
+
+def batch_of_labels(label: Any, batch: Any) -> Shape:
+    """A label for each picture; a list has as many."""
+    return constant_shape(label, batch)
+
+
+def picture_shape(size: Any) -> Shape:
+    """A picture (1, 3, H, W); without a size its sides are not known."""
+    return image.loaded_shape(size) or (1, 3)
+
+
+def mask_shape(size: Any) -> Shape:
+    """A mask (1, 1, H, W); without a size its sides are not known."""
+    return mask.mask_shape(size) or (1, 1)
+
+
+def map_shape(size: Any, classes: Any) -> Shape:
+    """A semantic map (1, K, H, W); without a size its sides are not known."""
+    return semantic.map_shape(size, classes) or (1,)
+
+
+def noisy_shape(x0: Any, noise: Any) -> Shape:
+    """A noisy sample: as many as there are noises, or pictures."""
+    rows = shared_rows("x0 and noise", x0.shape[0], noise.shape[0])
+    return (rows, *(noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape)[1:])
+
+
+def guided_shape(x: Any, label: Any) -> Shape:
+    """The gradient at x; there is one label for all samples, or one for each."""
+    samples = Rows(x.shape[0], "x")
+    if (reason := batch_problem(samples, [Rows(label.shape[0], "the label")])) is not None:
+        raise ValueError(reason)
+    return tuple(x.shape)
+
+
+def _shared(what: str, values: Sequence[Any]) -> Shape:
+    return (shared_rows(what, *(value.shape[0] for value in values)),) if values else (1,)

@@ -1,0 +1,55 @@
+"""model.json of a model folder, read without torch: which parts the folder holds, and in which files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from guidegraph.graph.trust.files import check_path, read_regular
+from guidegraph.nodes.models.checksums import stated, verify_parts
+
+FORMAT = 1
+INDEX = "model.json"
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The path of a file that model.json names; it must lie in the folder itself, and be no special file."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
+        raise ValueError(f"{folder / INDEX}: {name!r} is not the plain name of a file in this folder")
+    check_path(folder / name)
+    return folder / name
+
+
+def read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The parts that a model folder holds, by name. Raises ``ValueError`` for what is no model folder."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise ValueError(f"'{folder}' is not a model folder: it has no {INDEX}")
+    index = read_json(path)
+    parts = index.get("parts") if isinstance(index, dict) and index.get("format") == FORMAT else None
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        raise ValueError(f'{path}: expected {{"format": {FORMAT}, "parts": {{…}}}}')
+    verify_parts(parts, stated(index, path), path)
+    return parts
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says. Raises ``ValueError`` for a file that is none."""
+    try:
+        return json.loads(read_regular(path).decode())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def held_parts(path: Path) -> list[str]:
+    """The parts that a model folder holds. Raises ``ValueError`` where it is none, or a file of a part is missing."""
+    found = read_index(path)
+    for name, part in found.items():
+        for key in ("weights", "tokenizer"):
+            try:
+                inside(path, part.get(key, INDEX))
+            except FileNotFoundError:
+                message = f"part '{name}' of '{path}' needs {part[key]}, which is not there: copy it there too"
+                raise ValueError(message) from None
+    return list(found)

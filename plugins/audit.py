@@ -1,0 +1,166 @@
+"""What the import of a plugin does, seen from outside: each is imported in a process of its own.
+
+There it may end the process, hang or change what it likes: that is what is told. One process stands ready, with
+guidegraph imported, and is forked for each plugin. Where a system has no fork, each plugin gets a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import EntryPoint
+from typing import NoReturn
+
+from guidegraph.plugins.importing import NAMED_AFTER, limit_seconds
+from guidegraph.plugins.modules import import_plugin_module
+from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
+
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from guidegraph.plugins.audit import main; main()"
+_real_exit = os._exit
+_encode = json.JSONEncoder().encode
+"""Bound here: a plugin may replace functions of modules."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A plugin to be imported: its name, and what its entry point says; empty for a module given by name."""
+
+    name: str
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an import did. ended: how it ended the process, or that it took too long; empty where it came back.
+
+    imports_torch: every command waits for that. changes: what it left changed in the process, in words, by kind.
+    """
+
+    seconds: float = 0.0
+    ended: str = ""
+    imports_torch: bool = False
+    changes: Changes = field(default_factory=dict)
+
+
+def audit_plugins(plugins: Sequence[Audited]) -> dict[Audited, Audit]:
+    """Import each plugin in a process of its own, one after the other."""
+    groups = [plugins] if hasattr(os, "fork") else [[one] for one in plugins]
+    return {one: audit for group in groups if group for one, audit in zip(group, _audit(group), strict=True)}
+
+
+def _audit(plugins: Sequence[Audited]) -> list[Audit]:
+    seconds = limit_seconds()
+    order = json.dumps({"seconds": seconds, "plugins": [[one.name, one.value] for one in plugins]})
+    command = [sys.executable, "-c", _START, json.dumps(sys.path)]
+    limit = 60 + 2 * (seconds + 1) * len(plugins)
+    try:
+        result = subprocess.run(command, input=order, stdout=subprocess.PIPE, text=True, timeout=limit, check=False)
+        return [Audit(**audit) for audit in json.loads(result.stdout)]
+    except subprocess.TimeoutExpired:
+        ended = f"takes longer than {seconds:g} s to import"
+    except ValueError:
+        ended = f"ends the process with exit code {result.returncode}"
+    return [Audit(ended=ended)] * len(plugins)
+
+
+def main() -> NoReturn:
+    """The process that stands ready: an order on stdin, the audits on stdout."""
+    from guidegraph.plugins.manager import PluginManager
+
+    order = json.load(sys.stdin)
+    answer = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):  # what a plugin prints is in its notes
+        os.dup2(nowhere, stream)
+    PluginManager(entry_points=False)
+    examine = _examined_apart if hasattr(os, "fork") else _examined
+    audits = [examine(Audited(*one), order["seconds"]) for one in order["plugins"]]
+    os.write(answer, json.dumps([asdict(audit) for audit in audits]).encode())
+    _real_exit(0)
+
+
+def _examined_apart(plugin: Audited, seconds: float) -> Audit:
+    """One that imports torch is imported once more with torch there before it: what torch does is not the plugin's."""
+    audit = _forked(plugin, seconds, with_torch=False)
+    if audit.ended or not audit.imports_torch:
+        return audit
+    again = _forked(plugin, seconds, with_torch=True)
+    return replace(audit, ended=again.ended, changes=again.changes)
+
+
+def _forked(plugin: Audited, seconds: float, *, with_torch: bool) -> Audit:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        os.dup2(1, 2)
+        try:
+            audit = _examined(plugin, seconds, with_torch=with_torch)
+            _write(writing, _encode(asdict(audit)).encode() + b"\n")
+        finally:
+            _real_exit(0)
+    os.close(writing)
+    started = time.monotonic()
+    text = _answer(plugin.name, reading, seconds * (1 + with_torch))
+    if text is None or text.endswith(b"\n"):  # it hangs, or has said all: an exit handler has no say
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    passed = time.monotonic() - started
+    if text is None:
+        return Audit(passed, f"takes longer than {seconds:g} s to import")
+    if not text.endswith(b"\n"):
+        code = os.waitstatus_to_exitcode(status)
+        how = f"ends the process with exit code {code}" if code >= 0 else f"crashes ({signal.Signals(-code).name})"
+        return Audit(passed, f"{how} when it is imported")
+    return Audit(**json.loads(text))
+
+
+def _write(pipe: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(pipe, data) :]
+
+
+def _answer(name: str, pipe: int, seconds: float) -> bytes | None:
+    """What is written into a pipe until its end or a newline; None after so many seconds. A slow plugin is named."""
+    text, started, named = b"", time.monotonic(), False
+    with os.fdopen(pipe, "rb", buffering=0) as stream:
+        while True:
+            passed = time.monotonic() - started
+            if passed > seconds:
+                return None
+            if passed > NAMED_AFTER and not named:
+                named = True
+                os.write(2, f"importing the plugin {name!r} …\n".encode())
+            if not select.select([stream], [], [], 0.1)[0]:
+                continue
+            data = stream.read(65536)
+            text += data
+            if not data or text.endswith(b"\n"):
+                return text
+
+
+def _examined(plugin: Audited, seconds: float, *, with_torch: bool = False) -> Audit:
+    """Import a plugin in this process, and tell what it left changed."""
+    if with_torch:
+        import torch  # noqa: F401
+    handlers: list[str] = []
+    before = snapshot()
+    started = time.monotonic()
+    with exit_handlers(handlers), suppress(BaseException):  # that it fails is for the loader to say
+        if plugin.value:
+            EntryPoint(plugin.name, plugin.value, "guidegraph").load()
+        else:
+            import_plugin_module(plugin.name)
+    passed = time.monotonic() - started
+    changes = changes_between(before, snapshot())
+    if handlers:
+        changes["exit handlers"] = handlers
+    return Audit(passed, "", "torch" in sys.modules, changes)

@@ -1,0 +1,122 @@
+"""The import of a plugin: told by its name where it takes long, with a time limit, and no leave to end the process.
+
+While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: it is left out like any plugin that
+fails, and the command goes on. Code that ends the process in another way (C's ``_exit``, a crash, a thread later on) is
+not seen from inside; the command line runs in a process of its own for that (``guidegraph.cli.supervised``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+log = logging.getLogger(__name__)
+
+SECONDS = "GUIDEGRAPH_PLUGIN_SECONDS"
+DEFAULT_SECONDS = 60.0
+NAMED_AFTER = 2.0
+"""Seconds after which an import is named: somebody waits for it."""
+ENDING = ("_exit", "execv", "execve")
+"""What ends a process in ``os``; the other exec functions call these."""
+
+
+class ProcessEnded(BaseException):
+    """A plugin wants to end the process. No ``Exception``, so that no plugin takes it for an error of its own."""
+
+
+@dataclass(frozen=True)
+class Imports:
+    """What is told of imports.
+
+    began, ended: called with a plugin's name. say: prints a line. end: called when an import takes longer than the
+    limit, with a line that says so; it does not return. ``None``: there is no limit.
+    """
+
+    began: Callable[[str], object] = lambda name: None
+    ended: Callable[[str], object] = lambda name: None
+    say: Callable[[str], object] = log.warning
+    end: Callable[[str], NoReturn] | None = None
+
+
+_imports = Imports()
+
+
+def tell_imports(to: Imports) -> Imports:
+    """Have later imports told of otherwise; what was set before."""
+    global _imports
+    before, _imports = _imports, to
+    return before
+
+
+def limit_seconds() -> float:
+    """How long the import of a plugin may take: ``GUIDEGRAPH_PLUGIN_SECONDS``, or 60."""
+    try:
+        seconds = float(os.environ.get(SECONDS, ""))
+    except ValueError:
+        return DEFAULT_SECONDS
+    return seconds if seconds > 0 else DEFAULT_SECONDS
+
+
+def too_long(name: str, seconds: float) -> str:
+    """The message for an import that does not end."""
+    return (
+        f"error: the plugin '{name}' takes longer than {seconds:g} s to import; leave it out: "
+        f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins, or give it more time: {SECONDS}=600"
+    )
+
+
+@contextmanager
+def imported(name: str) -> Iterator[None]:
+    """Inside, the plugin called ``name`` is imported, and asked for its nodes."""
+    imports, done = _imports, threading.Event()
+    threading.Thread(target=_tell, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
+    imports.began(name)
+    try:
+        with _no_way_out(name):
+            yield
+    finally:
+        imports.ended(name)
+        done.set()
+
+
+def _tell(name: str, imports: Imports, done: threading.Event) -> None:
+    """Name an import that takes long, and end one that takes too long."""
+    seconds = limit_seconds()
+    if done.wait(min(NAMED_AFTER, seconds)):
+        return
+    imports.say(f"importing the plugin '{name}' …")
+    if imports.end is not None and not done.wait(max(seconds - NAMED_AFTER, 0.0)):
+        imports.end(too_long(name, seconds))
+
+
+@contextmanager
+def _no_way_out(plugin: str) -> Iterator[None]:
+    """Functions that end the process raise, in this process and until the block ends."""
+    platform: Any = __import__(os.name)  # posix or nt, from which os has them
+    owner, importer, open_ = os.getpid(), threading.current_thread(), True
+
+    def barred(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def ends(*arguments: Any) -> Any:
+            if not open_ or os.getpid() != owner:  # kept for later, or in a child process
+                return function(*arguments)
+            call = f"os.{name}({', '.join(map(repr, arguments)):.60})"
+            who = f"the plugin '{plugin}'" if threading.current_thread() is importer else "a plugin's thread"
+            _imports.say(f"warning: {who} would end the command with {call} while '{plugin}' is imported")
+            raise ProcessEnded(f"{call} would end the command")
+
+        return ends
+
+    before = {(module, name): getattr(module, name) for module in (os, platform) for name in ENDING}
+    for (module, name), function in before.items():
+        setattr(module, name, barred(name, function))
+    try:
+        yield
+    finally:
+        open_ = False
+        for (module, name), function in before.items():
+            setattr(module, name, function)

@@ -1,0 +1,163 @@
+"""What is refused before anything runs: one set of rules and words for the engine, bundles and single files.
+
+Each rule returns ``None``, or a message: what was expected, what was found, what to do. Who asks adds the place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Shape: TypeAlias = tuple[int, ...]
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A value of which only the shape is known: what it would be, without its memory."""
+
+    shape: Shape
+    itemsize: int = 4
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many samples a value is for, its leading axis, and what says so: "'prompt' (2 values)"."""
+
+    count: int
+    source: str
+
+
+def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
+    """A value that goes with samples has one row for all of them, or one for each.
+
+    Fewer samples are never made more: picture i of seed s is the picture of seed s + i, and a sample that is repeated
+    would draw one that no seed gives.
+    """
+    for other in others:
+        if other.count not in (1, samples.count):
+            return (
+                f"{other.source} is for {_plural(other.count, 'sample')} and {samples.source} makes "
+                f"{samples.count}: give one for all samples or one for each, or make the batch {other.count}"
+            )
+    return None
+
+
+def shared_rows(what: str, *counts: int) -> int:
+    """How many samples values make together: each has one row for all of them, or one for each.
+
+    Raises ``ValueError`` where they do not agree; `what` they are: "x0 and noise".
+    """
+    most = max(counts)
+    if any(count not in (1, most) for count in counts):
+        found = " and ".join(map(str, counts))
+        raise ValueError(f"{what} must be of one batch, or one for all; found {found} samples")
+    return most
+
+
+def number_problem(value: object, *, infinite: bool = False) -> str | None:
+    """Numbers are finite, in lists, tables and arrays too. infinite: infinities are fine, NaN never is."""
+    if hasattr(value, "dtype"):
+        return _array_problem(value, infinite)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "expected a number; found nan"
+        return f"expected a finite number; found {float(value)}" if math.isinf(value) and not infinite else None
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next((wrong for one in value if (wrong := number_problem(one, infinite=infinite)) is not None), None)
+    return None
+
+
+def _array_problem(value: Any, infinite: bool) -> str | None:
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc" or np.isfinite(array).all():
+        return None
+    if array.ndim == 0:
+        return number_problem(float(array.real), infinite=infinite)
+    if count := int(np.isnan(array).sum()):
+        return f"expected numbers; found nan in {count} of {array.size} elements"
+    return None if infinite else "expected finite numbers; found infinities"
+
+
+def is_infinite(value: object) -> bool:
+    """Whether a default is an infinity, which says that infinities are values of this setting."""
+    return isinstance(value, float) and math.isinf(value)
+
+
+def memory_problem(values: Sequence[Sized], limit: int | None = None) -> str | None:
+    """Values that are needed at once fit into the machine's memory. limit: bytes, in place of the machine's."""
+    limit = machine_memory() if limit is None else limit
+    total = sum(value.nbytes for value in values)
+    if limit is None or total <= limit:
+        return None
+    largest = max(values, key=lambda value: value.nbytes)
+    shape = " × ".join(map(str, largest.shape))
+    return (
+        f"it would take at least {format_bytes(total)} ({shape} numbers), and this machine has {format_bytes(limit)} "
+        "of memory: ask for a smaller batch or size"
+    )
+
+
+@cache
+def machine_memory() -> int | None:
+    """Bytes of memory of this machine, or of the container that this process is in; None where the system does not say.
+
+    It is the total and not what is free at the moment, so that the same run is refused every time.
+    """
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):  # Windows
+        found = []
+    for name in _CGROUPS:
+        try:
+            text = Path(name).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        if text.isdigit() and int(text):
+            found.append(int(text))
+    return min(found, default=None)
+
+
+def format_bytes(count: int) -> str:
+    """A size as a person reads it: 4.1 TB."""
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[0]}" if unit == 0 else f"{size:.3g} {_UNITS[unit]}"
+
+
+def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | None:
+    """The sides of a sample are multiples of what its network takes."""
+    if all(shape[axis] % factor == 0 for axis in axes):
+        return None
+    near = " × ".join(str(max(round(shape[axis] / factor), 1) * factor) for axis in axes)
+    sides = " × ".join(str(shape[axis]) for axis in axes)
+    return f"expected sides that are multiples of {factor}; found {sides}: make them {near}, say"
+
+
+def count_of(value: Any) -> int | None:
+    """The rows of a value: the length of a list, the leading axis of an array; None for one that serves all."""
+    if isinstance(value, (list, tuple)):
+        return len(value)
+    shape: Any = getattr(value, "shape", ())
+    return int(shape[0]) if len(shape) else None
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,126 @@
+"""Ending a process on SIGTERM: tidily within a few seconds, and at once after that.
+
+Python runs a signal handler only between two of the main thread's instructions, never during a long call into torch or
+onnxruntime. So a thread is woken by the signals too, and ends the process where the main thread has not come to it.
+Files are written under a temporary name and renamed: none is left half-written, whenever the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+CANCELLED = 130
+"""The exit code of a process that was cancelled."""
+
+GRACE = 5.0
+"""Seconds that a process has to end by itself after the first SIGTERM: less than the ten of ``docker stop``."""
+
+
+@contextmanager
+def woken_by_signals(
+    handlers: Mapping[int, Any], heard: Callable[[int], None], passed_on: socket.socket | None = None
+) -> Iterator[None]:
+    """Inside, ``heard`` is called on a thread for each signal of ``handlers``, which are installed.
+
+    passed_on: where a parent passes on signals that it got, a byte each. One that was sent to a group of processes
+    comes by both ways, and counts once.
+
+    Outside of the main thread, which alone has signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        counts = {source: 0 for source in (ours, passed_on) if source is not None}
+        while True:
+            for source in select.select([*counts], [], [])[0]:
+                received = source.recv(16)
+                if not received:
+                    if source is ours:
+                        return
+                    del counts[source]
+                for number in received:
+                    if number in handlers:
+                        before = max(counts.values())
+                        counts[source] += 1
+                        if counts[source] > before:
+                            heard(number)
+
+    thread = threading.Thread(target=listen, name="guidegraph-signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        theirs.close()
+        thread.join()
+        ours.close()
+
+
+_last_calls: list[Callable[[], object]] = []
+
+
+@contextmanager
+def before_exit(call: Callable[[], object]) -> Iterator[None]:
+    """Inside, ``call`` is called, on another thread, where ``end_at_once`` ends the process amid the block."""
+    _last_calls.append(call)
+    try:
+        yield
+    finally:
+        _last_calls.remove(call)
+
+
+def end_at_once() -> NoReturn:
+    """End the process, whatever its other threads do, after the calls of ``before_exit``."""
+    for call in [*_last_calls]:
+        with suppress(Exception):  # whatever is wrong, the process ends
+            call()
+    os._exit(CANCELLED)
+
+
+class GracePeriod:
+    """Ends the process some seconds after ``begin``, unless ``stop`` came first."""
+
+    def __init__(self, seconds: float = GRACE):
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._begun = False
+
+    def begin(self) -> None:
+        """Start to count, once."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._wait, name="guidegraph-grace", daemon=True).start()
+
+    def stop(self) -> None:
+        """The process is about to end by itself."""
+        self._stopped.set()
+
+    def _wait(self) -> None:
+        if not self._stopped.wait(self._seconds):
+            end_at_once()
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, a first SIGTERM is a ``KeyboardInterrupt`` as Ctrl-C is, and ends the process after the grace period."""
+    grace = GracePeriod()
+    try:
+        with woken_by_signals({signal.SIGTERM: signal.default_int_handler}, lambda _: grace.begin()):
+            yield
+    finally:
+        grace.stop()

@@ -1,0 +1,215 @@
+"""Limits on what a workflow or a bundle may take: numbers that are checked before memory or time is spent.
+
+The defaults are far above ordinary use and low enough that a hostile file ends in a message. Each can be raised:
+``--limit NAME=VALUE`` on the command line, ``limits=Limits(name=value)`` in Python. The limits in force are a context
+variable, so that a function deep inside a reader needs no further argument; threads take them along with their context.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+from guidegraph_runtime.sizes import parse_size, show_size
+
+UNLIMITED = 2**63 - 1
+"""The value of a limit that is switched off."""
+
+_COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0}
+_NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one workflow or bundle may take. ``docs/limits.md`` says where each is checked.
+
+    nodes: of a workflow, with those of the workflows that it uses, each time that it uses them.
+    workflow_bytes: of a workflow's text, with the workflows that it uses (each counted once).
+    text_bytes: of a file that is read as a whole: JSON, YAML, CSV, a tokenizer.
+    file_bytes: of any other file: weights, tensors, pictures, all files of a bundle together.
+    pixels: of one picture, height times width.
+    elements: of one tensor whose shape a file or a setting declares: an array's header, noise, a constant of a graph.
+    trips: iterations of all loops in one run together, those of inner loops counted each time; of the loops in an ONNX
+    graph, those of one loop.
+    steps: of a sampler, or of the schedule that a model was trained with.
+    seconds: of one run, checked between nodes and at each iteration. None: no limit.
+    call_seconds: of one call of a part of a bundle, or of another ONNX graph; a longer one is ended.
+    memory_bytes: that onnxruntime takes for values on the CPU, beside the weights; the first that a process uses holds
+    until its end. None: three quarters of the machine's.
+    """
+
+    nodes: int = 20_000
+    workflow_bytes: int = 4 * 10**6
+    text_bytes: int = 256 * 10**6
+    file_bytes: int = 64 * 2**30
+    pixels: int = 100_000_000
+    elements: int = 500_000_000
+    trips: int = 10_000_000
+    steps: int = 100_000
+    seconds: float | None = None
+    call_seconds: float | None = 3600.0
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in LIMIT_NAMES:
+            value = getattr(self, name)
+            timed = name in _TIMED
+            if value is None and name in _OPTIONAL:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float) if timed else int) or not value > 0:
+                kind = "a number of seconds" if timed else "a whole number"
+                raise ValueError(f"limit '{name}': expected {kind} above 0, found {value!r}")
+
+
+LIMIT_NAMES = tuple(field.name for field in fields(Limits))
+_TIMED = ("seconds", "call_seconds")
+_OPTIONAL = (*_TIMED, "memory_bytes")
+
+
+class LimitExceeded(ValueError):
+    """Something is larger than a limit. ``limit`` is its name, ``found`` the number."""
+
+    def __init__(self, limit: str, found: float, message: str):
+        self.limit, self.found = limit, found
+        super().__init__(message)
+
+
+_DEFAULTS = Limits()
+_current: ContextVar[Limits] = ContextVar("guidegraph_limits", default=_DEFAULTS)
+
+
+def current_limits() -> Limits:
+    """The limits in force here: the defaults, or those of the innermost ``limited``."""
+    return _current.get()
+
+
+@contextmanager
+def limited(limits: Limits) -> Iterator[Limits]:
+    """Put ``limits`` in force for the code inside."""
+    token = _current.set(limits)
+    try:
+        yield limits
+    finally:
+        _current.reset(token)
+
+
+def limit_message(name: str, found: float, what: str, limits: Limits | None = None) -> str | None:
+    """Why ``found`` is too much, or None where it is not. what: the subject of the sentence and its number."""
+    limit = getattr(limits or current_limits(), name)
+    if limit is None or found <= limit:
+        return None
+    return (
+        f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={_raised(found)}"
+    )
+
+
+def check_limit(name: str, found: float, what: str, limits: Limits | None = None) -> None:
+    """Raise ``LimitExceeded`` where ``found`` is above a limit: of ``limits``, or of those in force."""
+    if (message := limit_message(name, found, what, limits)) is not None:
+        raise LimitExceeded(name, found, message)
+
+
+class TripCount:
+    """The trips of a run's loops, checked as each loop begins: those of an inner loop count for each trip around it.
+
+    So a loop in a training of days is refused in its first step, and not when the sum is reached.
+    """
+
+    def __init__(self) -> None:
+        self._around: list[int] = []
+        self._before = self._most = 0
+
+    def begin(self, trips: int) -> None:
+        """A loop begins, in those that have begun and not ended. Raises ``LimitExceeded``."""
+        self._around.append(trips)
+        total = sum(accumulate(self._around, mul))
+        self._most = max(self._most, total)
+        found = self._before + total
+        check_limit("trips", found, f"the loop takes {trips:,} trips, {found:,} with those around and before it")
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Loops that begin inside have ended after it."""
+        depth = len(self._around)
+        try:
+            yield
+        finally:
+            del self._around[depth:]
+            if not depth:
+                self._before, self._most = self._before + self._most, 0
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Loops that begin inside do not run in each trip of those around it."""
+        around, most = self._around, self._most
+        self._around, self._most = [], 0
+        try:
+            yield
+        finally:
+            self._around, self._most = around, most
+
+
+def show_limit(name: str, value: float | None) -> str:
+    """A limit's value for people: 4 MB, 10,000,000, 3600 s."""
+    if value is None or value == UNLIMITED:
+        return "off"
+    if name in _TIMED:
+        return f"{value:g} s"
+    return show_size(int(value)) if name.endswith("_bytes") else f"{int(value):,}"
+
+
+def parse_limits(settings: Sequence[str], base: Limits | None = None) -> Limits:
+    """Limits with each ``NAME=VALUE`` of ``settings`` in the place of what ``base`` (or the default) has.
+
+    A value is a count (``20000``, ``2M``), a size (``6GB``), seconds (``90``, ``5min``, ``2h``), or ``off``. Raises
+    ``ValueError`` for an unknown name and for what is no value of that limit.
+    """
+    found = base or Limits()
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ValueError(f"'{setting}' is not NAME=VALUE, such as trips=20M")
+        if name not in LIMIT_NAMES:
+            close = difflib.get_close_matches(name[:80], LIMIT_NAMES, n=1)
+            guess = f"did you mean '{close[0]}'? " if close else ""
+            raise ValueError(f"there is no limit '{name[:80]}'; {guess}limits: {', '.join(LIMIT_NAMES)}")
+        value: Any = _value(name, text.strip())
+        found = replace(found, **{name: value})
+    return found
+
+
+def _value(name: str, text: str) -> int | float | None:
+    if text.lower() in ("off", "none"):
+        return None if name in _OPTIONAL else UNLIMITED
+    if name.endswith("_bytes"):
+        try:
+            return parse_size(text)
+        except ValueError as error:
+            raise ValueError(f"limit '{name}': {error}, or off") from None
+    units = _SECONDS if name in _TIMED else _COUNTS
+    match = _NUMBER.fullmatch(text.replace("_", "").replace(",", ""))
+    unit = units.get(match[2]) if match else None
+    if match is None or unit is None:
+        example = "90, 5min or 2h" if name in _TIMED else "20000, 20k or 2M"
+        raise ValueError(f"limit '{name}': expected a number such as {example}, or off; found '{text[:80]}'")
+    if name in _TIMED:
+        value: float = float(match[1]) * unit
+    else:
+        value = min(int(match[1]) * int(unit) if "." not in match[1] else round(float(match[1]) * unit), UNLIMITED)
+    if value <= 0:
+        raise ValueError(f"limit '{name}': expected a number above 0; found '{text[:80]}'")
+    return value
+
+
+def _raised(found: float) -> str:
+    """A value that would let ``found`` pass."""
+    return "off" if found > UNLIMITED else f"{found:.0f}"

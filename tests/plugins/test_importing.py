@@ -1,0 +1,279 @@
+"""No plugin ends a command unseen, or keeps it waiting for ever; what its import changes is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from guidegraph.cli import supervised
+from guidegraph.plugins import importing, watch
+from guidegraph.plugins.audit import Audited, audit_plugins
+from guidegraph.plugins.importing import Imports, tell_imports
+from guidegraph.plugins.manager import PluginManager
+from tests.cli.command import TOYS, Command, start
+from tests.cli.conftest import cli
+from tests.plugins.test_broken_plugins import Site, node
+from tests.plugins.test_manager import GOOD, NODE, Installed, installed, status
+
+__all__ = ["cli", "installed"]
+
+FINE = "guidegraph: 1\nnodes: {a: {use: schedule.linear}}\noutputs: {a: a}\n"
+WRONG = "guidegraph: 1\nnodes: {a: {use: schedule.lineal}}\noutputs: {a: a}\n"
+C = "import ctypes\n"
+AT_EXIT = "import atexit, os\natexit.register(os._exit, 0)\natexit.register(lambda: os._exit(0))\n"
+ENDS = {
+    "c_exit": (C + "ctypes.CDLL(None)._exit(0)", FINE, 1, "the process was ended with exit code 0 while the plugin"),
+    "becomes": (C + "ctypes.CDLL(None).execl(b'/bin/true', b'true', None)", FINE, 1, "exit code 0 while the plugin"),
+    "at_exit": (AT_EXIT + node("at_exit"), WRONG, 2, "did you mean 'schedule.linear'?"),
+    "crashes": (C + "ctypes.string_at(0)", FINE, -signal.SIGSEGV, "the process crashed (SIGSEGV) while the plugin"),
+}
+SLOW_ENDS = ("becomes", "crashes")
+
+
+def with_plugin(folder: Path, name: str, code: str) -> Site:
+    site = Site(folder)
+    site.add(name, f"gg_{name}", code, f"[guidegraph]\n{name} = gg_{name}\n")
+    return site
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "w.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
+@pytest.mark.parametrize("name", ["c_exit", "at_exit", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_ENDS)])
+def test_a_command_that_a_plugin_ends_does_not_end_well(tmp_path: Path, name: str) -> None:
+    code, workflow, exit_code, message = ENDS[name]
+    result = with_plugin(tmp_path, name, code).guidegraph("validate", written(tmp_path, workflow))
+    assert result.returncode == exit_code
+    assert message in result.stderr
+    assert name == "at_exit" or f"GUIDEGRAPH_DISABLE_PLUGINS={name} or --no-plugins" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
+def test_an_import_that_holds_the_interpreter_for_ever_ends_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread of the command itself can do anything then: its parent does."""
+    monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.5")
+    site = with_plugin(tmp_path, "hangs", C + "ctypes.PyDLL(None).sleep(1000)")
+    result = site.guidegraph("validate", written(tmp_path, FINE))
+    assert result.returncode == 1
+    assert "the plugin 'hangs' takes longer than 0.5 s to import; leave it out: GUIDEGRAPH_DISABLE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "call", ["os._exit(0)", "os.execlp('true', 'true')", "os.execv('/bin/true', ['true'])", "posix._exit(0)"]
+)
+def test_the_end_of_the_process_is_an_error_of_the_plugin_alone(installed: Installed, call: str) -> None:
+    module = call.partition(".")[0]
+    installed.add("ends", f"import {module}\ntry:\n    {call}\nexcept Exception:\n    pass\n")
+    installed.add("good", GOOD)
+    manager = PluginManager()
+    assert status(manager, "good").ok
+    assert status(manager, "ends").state == "failed"
+    assert "would end the command" in status(manager, "ends").reason
+
+
+def test_what_a_plugin_keeps_for_later_ends_the_process_again(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "_exit", calls.append)
+    installed.add("keeps", "from os import _exit\n" + NODE.format(id="keeps.twice"))
+    PluginManager()
+    import gg_test_keeps  # type: ignore[import-not-found]
+
+    gg_test_keeps._exit(3)
+    os._exit(4)
+    assert calls == [3, 4]
+
+
+def test_a_slow_import_is_named_and_a_very_slow_one_ended(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "NAMED_AFTER", 0.001)
+    monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "0.01")
+    said: list[str] = []
+    ended = threading.Event()
+
+    def end(message: str) -> None:
+        said.append(message)
+        ended.set()
+
+    before = tell_imports(Imports(say=said.append, end=end))  # type: ignore[arg-type]
+    monkeypatch.setattr(threading, "import_ended", ended, raising=False)
+    try:
+        installed.add("slow", "import threading\nthreading.import_ended.wait(20)\n" + NODE.format(id="slow.twice"))
+        PluginManager()
+    finally:
+        tell_imports(before)
+    assert said[0] == "importing the plugin 'slow' …"
+    assert said[1].startswith("error: the plugin 'slow' takes longer than 0.01 s to import; leave it out: GUIDEGRAPH_")
+
+
+def test_what_ends_a_supervised_command_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    report, parent = supervised.Report(theirs), supervised._Watch(0, ours, 60.0)
+    imports = report.imports()
+    imports.began("first")
+    imports.ended("first")
+    imports.began("second\n")
+    parent.read()
+    assert (parent.importing, parent.plugins, parent.code) == ("second ", ("first", "second "), None)
+    imports.ended("second")
+    report.exits(2)
+    parent.read()
+    assert (parent.importing, parent.code) == ("", 2)
+    ours.close()
+    theirs.close()
+    parent.code = None
+    parent.ended(0)
+    message = (
+        "error: the process was ended with exit code 0 before the command was done; plugins in it: 'first', 'second '"
+    )
+    assert capsys.readouterr().err.startswith(message)
+
+
+MESSY = """
+import atexit, builtins, json, locale, os, random, signal, sys, threading, time, warnings
+os.environ["GG_MESSY"] = "1"
+os.chdir("/")
+signal.signal(signal.SIGUSR1, lambda *_: None)
+threading.Thread(target=time.sleep, args=(60,), daemon=True, name="messy").start()
+@atexit.register
+def bye(): os._exit(0)
+builtins.gg_messy = 1
+json.dumps = lambda *a, **k: "{}"
+json.JSONEncoder.default = lambda self, o: 1
+random.seed(0)
+sys.path.insert(0, "/nowhere")
+warnings.filterwarnings("ignore", "gg_messy")
+sys.excepthook = lambda *_: None
+sys.setrecursionlimit(sys.getrecursionlimit() + 1)
+sys.stderr = open(os.devnull, "w")
+print("hello")
+"""
+MESSES = {
+    "environment variables": ["GG_MESSY set"],
+    "current directory": ["to /"],
+    "signal handlers": ["SIGUSR1"],
+    "threads": ["messy (daemon)"],
+    "exit handlers": ["gg_messy.bye"],
+    "builtins": ["gg_messy set"],
+    "functions of modules": ["json.dumps", "json.encoder.JSONEncoder.default"],
+    "random generators": ["Python's"],
+    "sys.path": ["/nowhere added"],
+    "warning filters": ["changed"],
+    "hooks": ["sys.excepthook"],
+    "Python": ["the recursion limit changed"],
+    "streams": ["stderr"],
+}
+
+
+def test_each_plugin_is_audited_in_a_process_of_its_own(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(cli.folder)
+    here, variables = os.getcwd(), dict(os.environ)
+    for name, code in (("messy", MESSY), ("ends", "import os\nos._exit(0)"), ("good", GOOD)):
+        cli.workflow(f"gg_{name}.py", code)
+    cli.workflow("gg_hangs.py", "import time\ntime.sleep(1000)")
+    monkeypatch.setenv("GUIDEGRAPH_PLUGIN_SECONDS", "5")
+    audits = audit_plugins([Audited("messy", "gg_messy"), Audited("ends", "gg_ends"), Audited("gg_good")])
+    messy, ends, good = audits.values()
+    assert {kind: sorted(what) for kind, what in messy.changes.items()} == {k: sorted(v) for k, v in MESSES.items()}
+    assert not messy.imports_torch
+    assert (ends.ended, ends.changes) == ("ends the process with exit code 0 when it is imported", {})
+    assert (good.ended, good.changes) == ("", {})
+    assert (os.getcwd(), dict(os.environ)) == (here, {**variables, "GUIDEGRAPH_PLUGIN_SECONDS": "5"})
+
+
+def test_the_list_of_plugins_shows_the_audit_and_imports_none_that_ends_the_process(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(cli.folder)
+    monkeypatch.setattr(watch, "changed", {})
+    changes = "import os\nos.environ['GG_LISTED'] = '1'\n"
+    cli.workflow("gg_listed.py", changes + NODE.format(id="gg_listed.one") + GOOD.partition("return by * x")[2])
+    cli.workflow("gg_gone.py", "import os\nopen('imported', 'a').write('x')\nos.kill(os.getpid(), 11)")
+    monkeypatch.setenv("GG_LISTED", "0")
+    result = cli("plugins", "--no-plugins", "--plugin", "gg_listed", "--plugin", "gg_gone", "--json")
+    assert result.code == 0
+    rows = {row["name"]: row for row in json.loads(result.out)}
+    assert rows["gg_listed"]["audit"]["changes"] == {"environment variables": ["GG_LISTED changed"]}
+    assert rows["gg_gone"]["state"] == "failed"
+    assert rows["gg_gone"]["reason"] == "crashes (SIGSEGV) when it is imported"
+    assert rows["guidegraph"]["audit"] is None
+    assert Path("imported").read_text() == "x"  # in its audit alone
+
+
+def test_an_internal_error_names_the_plugins_that_changed_something(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "changed", {})
+    monkeypatch.setenv("GG_CHANGED", "0")
+    code = "import os\nfrom guidegraph import hookimpl\nos.environ['GG_CHANGED'] = '1'\n"
+    code += "@hookimpl\ndef guidegraph_commands(app):\n    @app.command()\n"
+    code += "    def gg_fails(plugin: str = '') -> None:\n        1 / 0\n"
+    result = cli("--plugin", cli.workflow("gg_changing.py", code), "gg-fails")
+    assert result.code == 1
+    assert result.err.startswith("internal error: ZeroDivisionError: division by zero")
+    path = cli.folder / "gg_changing.py"
+    assert f"imported: '{path}' (environment variables: GG_CHANGED changed); does it fail with" in result.err
+
+
+@pytest.mark.slow
+def test_what_torch_does_itself_is_not_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gg_clean.py").write_text("import torch\n")
+    (tmp_path / "gg_seeds.py").write_text(
+        "import torch\ntorch.manual_seed(3)\ntorch.set_num_threads(7)\ntorch.set_grad_enabled(False)\n"
+        "torch.nn.Linear.forward = lambda self, x: x\n"
+    )
+    clean, seeds = audit_plugins([Audited("gg_clean"), Audited("gg_seeds")]).values()
+    assert (clean.imports_torch, clean.changes) == (True, {})
+    assert seeds.changes == {
+        "functions of modules": ["torch.nn.modules.linear.Linear.forward"],
+        "random generators": ["torch's"],
+        "torch": ["recording of gradients to False", "the number of threads to 7", "the seed to 3"],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="a command is supervised where signals can be awaited")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("group", [False, True])
+def test_a_signal_to_a_supervised_command_cancels_it(tmp_path: Path, number: signal.Signals, group: bool) -> None:
+    loop = "guidegraph: 1\nparams: {n: 2000}\nnodes:\n  zero: {use: toy.number}\n  s:\n"
+    loop += (
+        "    loop: {over: params.n, as: i}\n    carry: {x: zero}\n    body: {y: {use: toy.sleep, in: {x: carry.x}}}\n"
+    )
+    path = written(tmp_path, loop + "    next: {x: y}\noutputs: {x: s.x}\n")
+    running = start(["run", path, "--out", "out", "--plugin", TOYS], tmp_path, group=True)
+    record = tmp_path / "out" / "run.json"
+    while not record.exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    (os.killpg if group else os.kill)(running.pid, number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.endswith("cancelled\n")
+    assert json.loads(record.read_text())["status"] == "cancelled"
+
+
+def test_the_version_and_the_help_of_a_command_need_no_plugin(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(*_: object, **__: object) -> None:
+        raise AssertionError("plugins were imported")
+
+    monkeypatch.setattr("guidegraph.cli.plugins.PluginManager", imported)
+    assert cli("--version").code == 0
+    assert cli("validate", "--help").code == 0

@@ -1,0 +1,452 @@
+"""Random graphs from a seed: `random_graph(seed)` is a workflow that is right, `wild_graph(seed)` one that may not be.
+
+A source of a link has the type that its node declares, which is all that the checker sees, and the narrower one that
+its values have. A right graph links what the rule allows and what fits; a wild one also what merely might.
+"""
+
+from __future__ import annotations
+
+import random
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+
+from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.graph.registry import Registry
+from guidegraph.graph.types import Tensor
+from guidegraph.nodes.types import Image, Label, Latent, Mask, Sample, Timesteps
+from tests.random_graphs.annotations import element, may_fit, members, promises, related
+from tests.random_graphs.nodes import KEEPS, NODES, TYPES, Bounds, actual_type
+
+SURE_ROWS = (Image, Latent, Mask, Label, Timesteps)
+"""Tensors of which all values here have the same shape, so that a loop can run over them and stack them."""
+WIDER: Mapping[Any, tuple[str, Any]] = {Image: ("halve", Sample), Latent: ("halve", Sample), int: ("add", float)}
+"""What a carry that starts as a type can become, and the node that makes it so."""
+DECIDING = ("there", "word", "rows", "kind")
+"""Settings that decide of what type an output is: never wired."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can be linked: the text of the link, its declared type and the type of its values.
+
+    given: in a block, the type that what is linked to its parameter declares.
+    """
+
+    link: str
+    declared: Any
+    actual: Any
+    given: Any = Any
+
+    def is_right_for(self, port: Any) -> bool:
+        """Whether a link to a port is valid, and its values fit."""
+        return related(self.declared, port) and related(self.given, port) and promises(self.actual, port)
+
+    def may_feed(self, port: Any, misfits: bool) -> bool:
+        """Whether a link to a port may fit, or must be refused; without `misfits` none that its value decides alone."""
+        decided_by_value = related(self.declared, port) and not promises(self.declared, port)
+        return may_fit(self.declared, port) and (misfits or not decided_by_value or promises(self.actual, port))
+
+
+@dataclass
+class RandomGraph:
+    """A workflow, the workflows that it uses by the names of their files, and what is needed to run it.
+
+    params: values for parameters that have no default. tensor_collects: the names of loops and of what they collect,
+    where that is declared as tensors. exportable: whether `guidegraph export` takes it.
+    """
+
+    seed: int
+    text: str
+    files: Mapping[str, str]
+    params: Mapping[str, Any]
+    registry: Registry
+    tensor_collects: frozenset[tuple[str, str]] = frozenset()
+    exportable: bool = False
+
+    def sources(self, folder: Path) -> dict[str, str]:
+        """All files as texts by path, for ``build`` and ``load_workflow``."""
+        return {str(folder / name): text for name, text in {"workflow.yaml": self.text, **self.files}.items()}
+
+    def write(self, folder: Path) -> Path:
+        """Write all files; the path of the workflow."""
+        for name, text in self.sources(folder).items():
+            Path(name).write_text(text, encoding="utf-8")
+        return folder / "workflow.yaml"
+
+
+@cache
+def registry() -> Registry:
+    """The built-in nodes and types, and those of these tests."""
+    from guidegraph.plugins.manager import default_registry
+
+    built_in = default_registry(entry_points=False)
+    specs = {spec_of(function).id: spec_of(function) for function in NODES}
+    return replace(
+        built_in, nodes={**built_in.nodes, **specs}, types={**built_in.types, **{cls.__name__: cls for cls in TYPES}}
+    )
+
+
+def random_graph(seed: int) -> RandomGraph:
+    """A right workflow: it validates, and every run of it ends well."""
+    return _Generator(seed, wild=False).graph()
+
+
+def wild_graph(seed: int, misfits: bool = False) -> RandomGraph:
+    """A workflow whose links may be wrong: `validate` has to tell.
+
+    misfits: whether values may not fit where the rule of links leaves it to them: an `Any` or a `Tensor` that turns out
+    to be nothing that the port takes.
+    """
+    return _Generator(seed, wild=True, misfits=misfits).graph()
+
+
+@cache
+def _hints(id: str) -> Mapping[str, Any]:
+    return typing.get_type_hints(registry().nodes[id].function, include_extras=True)
+
+
+def _outputs(spec: NodeSpec) -> dict[str, Any]:
+    """Outputs and their annotations."""
+    annotation = _hints(spec.id)["return"]
+    if annotation is NoneType:
+        return {}
+    hints = typing.get_type_hints(annotation) if spec.named_outputs else {}
+    return {name: hints.get(name, annotation) for name in spec.outputs}
+
+
+class _Dumper(yaml.CSafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _yaml(tree: Mapping[str, Any]) -> str:
+    return str(yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120))
+
+
+@dataclass
+class _Generator:
+    seed: int
+    wild: bool
+    misfits: bool = False
+    rng: random.Random = field(init=False)
+    count: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    tensor_collects: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.specs = [spec for id, spec in registry().nodes.items() if id.startswith("rand.")]
+
+    def graph(self) -> RandomGraph:
+        params: dict[str, Any] = {}
+        given: dict[str, Any] = {}
+        sources: list[Source] = []
+        for _ in range(self.rng.randint(0, 3)):
+            name, kind = self.name("p"), self.rng.choice((int, float, str, bool, Sequence[float], int | None))
+            value = self.literal(kind)
+            params[name] = self.declaration(kind, value) if self.chance(0.7) else {"type": type_text(kind)}
+            if isinstance(params[name], dict) and "default" not in params[name]:
+                given[name] = value
+            declared = declared_by(params[name], kind)
+            actual = NoneType if value is None else float if declared is float else kind
+            sources.append(Source(f"params.{name}", declared, int if actual == int | None else actual))
+        nodes, made = self.region(sources, self.rng.randint(4, 9), depth=0, nested=0)
+        tree: dict[str, Any] = {"guidegraph": 1, "params": params, "nodes": nodes, "outputs": self.outputs(made)}
+        text = _yaml({key: value for key, value in tree.items() if value or key != "params"})
+        return RandomGraph(self.seed, text, self.files, given, registry(), frozenset(self.tensor_collects))
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def name(self, letter: str) -> str:
+        self.count += 1
+        return f"{letter}{self.count}"
+
+    def outputs(self, made: Sequence[Source]) -> dict[str, str]:
+        chosen = self.rng.sample(made, min(len(made), self.rng.randint(1, 4)))
+        return {self.name("o"): source.link for source in chosen}
+
+    def region(
+        self, outside: Sequence[Source], size: int, depth: int, nested: int
+    ) -> tuple[dict[str, Any], list[Source]]:
+        """Nodes, and the sources that they are; `depth` counts loops, `nested` workflows around them."""
+        nodes: dict[str, Any] = {}
+        made: list[Source] = []
+        while len(nodes) < size or not made:
+            visible = [*outside, *made]
+            kind = self.rng.random()
+            if kind < 0.15 and depth < 2 and visible:
+                built = self.loop(visible, depth, nested)
+            elif kind < 0.25 and nested < 2:
+                built = self.block(visible, depth, nested)
+            else:
+                built = self.call(visible, self.rng.choice(self.specs))
+            if built is not None:
+                name, tree, sources = built
+                nodes[name] = tree
+                made += sources
+        return nodes, made
+
+    def call(self, visible: Sequence[Source], spec: NodeSpec) -> tuple[str, dict[str, Any], list[Source]] | None:
+        hints = _hints(spec.id)
+        links: dict[str, Any] = {}
+        literals: dict[str, Any] = {}
+        types: dict[str, Any] = {}
+        for name, port in spec.inputs.items():
+            if not port.required and self.chance(0.5):
+                continue
+            if self.chance(0.85) and (found := self.link(visible, hints[name])) is not None:
+                links[name], types[name] = found
+            elif (value := self.literal(hints[name])) is not None:
+                literals[name], types[name] = value, hints[name]
+            elif port.required:
+                return None
+        for name in spec.settings:
+            if name not in DECIDING and get_origin(hints[name]) is not Annotated and self.chance(0.25):
+                found = self.link(visible, hints[name], single=True)
+                if found is not None:
+                    links[name] = found[0]
+                    continue
+            if self.chance(0.5) and (value := self.literal(hints[name])) is not None:
+                literals[name] = value
+        name = self.name("n")
+        tree = {"use": spec.id, **({"in": links} if links else {}), **({"with": literals} if literals else {})}
+        return name, tree, list(self.made_by(name, spec, literals, types))
+
+    def made_by(
+        self, name: str, spec: NodeSpec, literals: Mapping[str, Any], types: Mapping[str, Any]
+    ) -> Iterator[Source]:
+        outputs = _outputs(spec)
+        for output, declared in outputs.items():
+            actual = actual_type(spec.id, dict(literals)) or declared
+            kept = types.get(KEEPS.get(spec.id, ""))
+            if kept is not None and (declared is Any or promises(kept, Sample)):
+                actual = kept if promises(kept, declared) else declared
+            yield Source(f"{name}.{output}" if len(outputs) > 1 or self.chance(0.3) else name, declared, actual)
+
+    def link(self, visible: Sequence[Source], port: Any, single: bool = False) -> tuple[Any, Any] | None:
+        """A link for a port, or a list of links, and the type of what it gives; None where nothing can be linked."""
+        inner = next((element(member) for member in members(port) if element(member) is not None), None)
+        if inner is not None and not single and self.chance(0.6):
+            count = self.rng.randint(1, 3)
+            chosen = [self.source(visible, inner) for _ in range(count)]
+            if None not in chosen:
+                return [source.link for source in chosen if source], Sequence[inner]  # type: ignore[valid-type]
+        source = self.source(visible, port)
+        return None if source is None else (source.link, source.actual)
+
+    def source(self, visible: Sequence[Source], port: Any) -> Source | None:
+        fitting: list[Source]
+        if self.wild:
+            anything = self.chance(0.02)
+            fitting = [s for s in visible if s.may_feed(port, self.misfits) or (anything and self.misfits)]
+            fitting += [s for s in visible if anything and not related(s.declared, port)]
+        else:
+            fitting = [s for s in visible if s.is_right_for(port)]
+        recent = fitting[-6:]
+        return self.rng.choice(recent if recent and self.chance(0.7) else fitting) if fitting else None
+
+    def literal(self, annotation: Any) -> Any:
+        """A value that can be written down; None where there is none."""
+        if get_origin(annotation) is Annotated:
+            kind, *bounds = get_args(annotation)
+            low = max([getattr(bound, "ge", -3) for bound in bounds])
+            high = min([getattr(bound, "le", 4) for bound in bounds])
+            return self.rng.randint(low, high) if kind is int else self.literal(kind)
+        if get_origin(annotation) is Literal:
+            return self.rng.choice(get_args(annotation))
+        makers: dict[Any, Callable[[], Any]] = {
+            int: lambda: self.rng.randint(0, 4),
+            float: lambda: self.rng.choice((0.0, 0.5, 1.0, 2, -1.5, 1)),
+            str: lambda: self.rng.choice(("x", "a b", "7", "null", "on", "é")),
+            bool: lambda: self.chance(0.5),
+        }
+        kinds = [kind for kind in members(annotation) if kind in makers or element(kind) in makers]
+        if not kinds:
+            return None
+        kind = self.rng.choice(kinds)
+        if kind in makers:
+            return makers[kind]()
+        return [makers[element(kind)]() for _ in range(self.rng.randint(0, 3))]
+
+    def declaration(self, kind: Any, value: Any) -> Any:
+        """A parameter with a default: the shorthand, a default alone, or with its type."""
+        if kind in (int, str, bool) and self.chance(0.4):
+            return {"default": value} if self.chance(0.5) else value
+        return {"default": value, "type": type_text(kind)}
+
+    def loop(
+        self, visible: Sequence[Source], depth: int, nested: int
+    ) -> tuple[str, dict[str, Any], list[Source]] | None:
+        over = self.over(visible)
+        if over is None:
+            return None
+        name, item = self.name("l"), self.name("i")
+        inside = [Source("loop.index", int, int), *entries(f"loop.{item}", over)]
+        carry: dict[str, str] = {}
+        after: dict[str, str] = {}
+        body: dict[str, Any] = {}
+        starts: dict[str, Source] = {}
+        for _ in range(self.rng.randint(0, 2)):
+            start = self.rng.choice(visible)
+            key = self.name("c")
+            carry[key], starts[key] = start.link, start
+            widening = WIDER.get(start.declared) if self.chance(0.4) and not self.wild else None
+            if widening is not None:
+                step, (node, wide) = self.name("n"), widening
+                body[step] = {"use": f"rand.{node}", "in": {"a" if node == "add" else "x": f"carry.{key}"}}
+                actual = start.actual if wide is Sample else float
+                starts[key] = Source(f"carry.{key}", wide, actual)
+                after[key] = step
+            inside.append(replace(starts[key], link=f"carry.{key}"))
+        nodes, made = self.region([*visible, *inside], self.rng.randint(1, 4), depth + 1, nested)
+        body |= nodes
+        for key, start in starts.items():
+            if key not in after:
+                options = [s for s in [*inside, *made] if self.may_follow(s, start)]
+                after[key] = self.rng.choice(options).link if options else f"carry.{key}"
+        collect: dict[str, str] = {}
+        kinds = {source.link: source.declared for source in [*inside, *made]}
+        outputs = []
+        for key, start in starts.items():
+            stays = promises(kinds.get(after[key], start.declared), start.declared)
+            outputs.append(Source(f"{name}.{key}", start.declared if stays else Any, start.actual))
+        for source in self.rng.sample(made, min(len(made), self.rng.randint(0, 2))):
+            key = self.name("k")
+            collect[key] = source.link
+            declared, actual = collected(source)
+            if declared is Tensor:
+                self.tensor_collects.add((name, key))
+            outputs.append(Source(f"{name}.{key}", declared, actual))
+        tree: dict[str, Any] = {"loop": {"over": over.link, "as": item}}
+        tree |= {"carry": carry} if carry else {}
+        tree |= {"body": body} | ({"next": after} if after else {}) | ({"collect": collect} if collect else {})
+        return name, tree, outputs
+
+    def may_follow(self, source: Source, start: Source) -> bool:
+        """Whether a carry that starts with one source may go on with another."""
+        if self.misfits:
+            return may_fit(source.declared, start.declared)
+        if not promises(source.actual, start.actual):
+            # Such a carry is refused, unless it starts as what a loop around it carries, which may yet become anything.
+            sure = Any not in members(start.declared) and not start.link.startswith("carry.")
+            return self.wild and sure and not may_fit(source.declared, start.declared)
+        return self.wild or promises(source.declared, start.declared)
+
+    def over(self, visible: Sequence[Source]) -> Source | None:
+        """What a loop can run over."""
+
+        def runs(source: Source) -> bool:
+            leap = self.wild and self.chance(0.3) and (self.misfits or source.declared is not Any)
+            kind = source.declared if leap else source.actual
+            return kind is int or element(kind) is not None or kind in SURE_ROWS
+
+        options = [source for source in visible if runs(source) and (self.wild or can_run(source.declared))]
+        return self.rng.choice(options) if options else None
+
+    def block(
+        self, visible: Sequence[Source], depth: int, nested: int
+    ) -> tuple[str, dict[str, Any], list[Source]] | None:
+        """A workflow in a file of its own, used as a node."""
+        params: dict[str, Any] = {}
+        links: dict[str, str] = {}
+        literals: dict[str, Any] = {}
+        inside: list[Source] = []
+        for _ in range(self.rng.randint(1, 3)):
+            key = self.name("q")
+            if visible and self.chance(0.7):
+                source = self.rng.choice(visible)
+                kind = self.rng.choice(declarable(source, self.wild, self.misfits))
+                params[key] = {"type": type_text(kind)}
+                links[key] = source.link
+                given = source.declared if source.given is Any else source.given
+                inside.append(Source(f"params.{key}", kind, source.actual, given))
+            else:
+                kind = self.rng.choice((int, float, str, Sequence[float]))
+                params[key] = self.declaration(kind, self.literal(kind))
+                if self.chance(0.5):
+                    literals[key] = self.literal(kind)
+                inside.append(Source(f"params.{key}", declared_by(params[key], kind), kind))
+        nodes, made = self.region(inside, self.rng.randint(1, 4), depth, nested + 1)
+        chosen = self.rng.sample([*made, *inside], min(len(made), self.rng.randint(1, 2)))
+        outputs = {self.name("o"): source for source in chosen}
+        file = f"{self.name('block')}.yaml"
+        tree = {"guidegraph": 1, "params": params, "nodes": nodes, "outputs": {k: s.link for k, s in outputs.items()}}
+        self.files[file] = _yaml(tree)
+        name = self.name("b")
+        use = {"use": f"./{file}", **({"in": links} if links else {}), **({"with": literals} if literals else {})}
+        return name, use, [replace(source, link=f"{name}.{key}") for key, source in outputs.items()]
+
+
+def declared_by(parameter: Any, kind: Any) -> Any:
+    """The type of a parameter as it is declared."""
+    if isinstance(parameter, dict) and "type" in parameter:
+        if parameter.get("default", 0) is None:
+            return kind | None if kind is not Any else Any
+        return kind
+    default = parameter["default"] if isinstance(parameter, dict) else parameter
+    return Sequence[Any] if isinstance(default, list) else type(default)
+
+
+def declarable(source: Source, wild: bool, misfits: bool) -> list[Any]:
+    """Types that a parameter can be declared as, for what is linked to it."""
+    kinds: list[Any] = [source.declared, Any]
+    if isinstance(source.declared, type) and issubclass(source.declared, Tensor):
+        kinds += [cls for cls in source.declared.__mro__ if issubclass(cls, Tensor)]
+    if isinstance(source.actual, type):
+        kinds.append(source.actual)
+    if not wild:
+        return [kind for kind in kinds if kind is not NoneType and source.is_right_for(kind)]
+    kinds += [kind for kind in (Image, Sample, int, float, str) if source.may_feed(kind, misfits)]
+    return [kind for kind in kinds if kind is not NoneType]
+
+
+def can_run(declared: Any) -> bool:
+    """Whether a loop can run over whatever a type may be."""
+    return all(
+        kind in (Any, int) or element(kind) is not None or (isinstance(kind, type) and issubclass(kind, Tensor))
+        for kind in members(declared)
+    )
+
+
+def entries(link: str, over: Source) -> list[Source]:
+    """What a loop's entry can be linked as: whole, and by the fields of a NamedTuple."""
+    kind = over.declared if element(over.declared) is not None or over.declared is Any else over.actual
+    declared = int if over.declared is int else (element(kind) or Any) if kind is not Any else Any
+    actual = int if over.actual is int else element(over.actual) or Tensor
+    if any(isinstance(m, type) and issubclass(m, Tensor) for m in members(over.declared)):
+        declared = Tensor
+    found = [Source(link, declared, actual)]
+    if isinstance(declared, type) and hasattr(declared, "_fields"):
+        hints = typing.get_type_hints(declared)
+        found += [Source(f"{link}.{name}", hints[name], hints[name]) for name in hints]
+    return found
+
+
+def collected(source: Source) -> tuple[Any, Any]:
+    """The declared type of what a loop collects, and the type of its values."""
+    kinds = members(source.declared)
+    tensors = [kind is Any or (isinstance(kind, type) and issubclass(kind, Tensor)) for kind in kinds]
+    if all(tensors) and Any not in kinds:
+        return Tensor, Tensor if source.actual in SURE_ROWS else Any
+    if any(tensors):
+        return Any, Any
+    if any(kind is Bounds or getattr(kind, "leaf_axes", None) is not None for kind in kinds):
+        return (source.declared if len(kinds) == 1 else Any), Any
+    return Sequence[source.declared], Sequence[source.declared]  # type: ignore[name-defined]
+
+
+def type_text(annotation: Any) -> str:
+    """A type as a workflow writes it."""
+    names = {NoneType: "None", Any: "Any"}
+    return " | ".join(
+        f"Sequence[{type_text(element(kind))}]" if element(kind) is not None else names.get(kind) or kind.__name__
+        for kind in members(annotation)
+    )

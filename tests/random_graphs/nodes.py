@@ -1,0 +1,530 @@
+"""Small typed nodes that check what they are given and what they give: a value of another type is a ``Misfit``.
+
+They never fail for a value of the right type, so whatever fails in a graph of them is a fault of a link.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import torch
+from annotated_types import Ge, Le
+
+from guidegraph.graph.node import node
+from guidegraph.graph.types import Tensor, capability, structured
+from guidegraph.nodes.types import Condition, Image, Label, Latent, Mask, Noise, Prediction, Sample, Score, Timesteps
+from tests.random_graphs.annotations import is_a
+
+SIDE = 4
+Scale = float | Tensor
+Small = Annotated[int, Ge(-3), Le(9)]
+
+
+class Misfit(TypeError):
+    """A node was given, or gave, a value that is not of the type in its signature."""
+
+
+NODES: list[Callable[..., Any]] = []
+KEEPS: dict[str, str] = {}
+"""By the id of a node, the port of which its output keeps the narrower type: any type, or a sample's."""
+
+
+def typed(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A node that checks values by its annotations."""
+
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checking(*args: Any, **named: Any) -> Any:
+            bound = signature.bind(*args, **named)
+            bound.apply_defaults()
+            skipped = unread(traits, bound.arguments)
+            for name, value in bound.arguments.items():
+                if name not in skipped and not is_a(value, hints[name]):
+                    raise Misfit(f"{id}: '{name}' is {hints[name]}, and was given {value!r:.80}")
+            result = function(*args, **named)
+            if not is_a(result, hints["return"]):
+                raise Misfit(f"{id}: gives {hints['return']}, and gave {result!r:.80}")
+            return result
+
+        NODES.append(node(f"rand.{id}", **traits)(checking))
+        if keeps:
+            KEEPS[f"rand.{id}"] = keeps
+        return checking
+
+    return make
+
+
+def unread(traits: Any, values: Any) -> set[str]:
+    """The ports that a node's ``needs`` leaves out for these values."""
+    needs = traits.get("needs")
+    if needs is None:
+        return set()
+    names = inspect.signature(needs).parameters
+    return {"a", "b", "cond", "uncond"} - needs(**{name: values[name] for name in names})
+
+
+def draw(shape: Sequence[int], seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def number(x: torch.Tensor) -> float:
+    """A number that says something of a tensor, whatever its shape and dtype; 0 for an empty one."""
+    return float(x.double().mean().tanh()) if x.numel() else 0.0
+
+
+def small(value: float) -> int:
+    return int(abs(value) * 7) % 4
+
+
+class Halves(NamedTuple):
+    low: Sample
+    high: Sample
+    ratio: float
+
+
+class Facts(NamedTuple):
+    mean: float
+    count: int
+    word: str | None
+
+
+class Row(NamedTuple):
+    x: Sample
+    label: Label
+    name: str
+    weight: float
+
+
+@structured
+@dataclass(frozen=True)
+class Bounds:
+    """A structured type of the test's own."""
+
+    low: Tensor
+    high: Tensor
+
+
+class Affine(Protocol):
+    """x (…) -> a x + b."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@capability("rand.linear gives one")
+@typing.runtime_checkable
+class Invertible(Affine, Protocol):
+    """An affine map that can be undone."""
+
+    def undo(self, x: Tensor) -> Tensor: ...
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, slope: float, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("slope", torch.tensor(slope))
+        self.register_buffer("shift", torch.tensor(shift))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.slope + self.shift
+
+    def undo(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.shift) / self.slope
+
+
+class Rows(Sequence[Row]):
+    """Rows that are made when they are asked for."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: Any) -> Any:
+        if i >= self.count:
+            raise IndexError(i)
+        return Row(draw((2, 3, SIDE, SIDE), self.seed + i), torch.tensor([i, 1]), f"row {i}", 0.5 * i)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(self.count))
+
+
+@typed("int")
+def an_int(*, value: Small = 2) -> int:
+    return value
+
+
+@typed("float")
+def a_float(*, value: float = 0.5) -> float:
+    return value
+
+
+@typed("bool")
+def a_bool(*, value: bool = True) -> bool:
+    return value
+
+
+@typed("word")
+def a_word(*, text: str = "a", times: Annotated[int, Ge(0), Le(9)] = 1) -> str:
+    return text * times
+
+
+@typed("no_int")
+def no_int() -> int | None:
+    return None
+
+
+@typed("maybe_int")
+def maybe_int(*, value: int = 3) -> int | None:
+    return value
+
+
+@typed("maybe_sample")
+def maybe_sample(*, seed: int = 0, there: bool = True) -> Sample | None:
+    return draw((2, 4, SIDE, SIDE), seed) if there else None
+
+
+@typed("int_or_word")
+def int_or_word(*, word: bool = False) -> int | str:
+    return "five" if word else 5
+
+
+@typed("scale")
+def a_scale(*, value: float = 2.0, rows: bool = False) -> Scale:
+    return torch.tensor([value, value + 1]) if rows else value
+
+
+@typed("image")
+def an_image(*, seed: int = 0) -> Image:
+    return draw((2, 3, SIDE, SIDE), seed).tanh()
+
+
+@typed("latent")
+def a_latent(*, seed: int = 1) -> Latent:
+    return draw((2, 4, SIDE, SIDE), seed)
+
+
+@typed("mask")
+def a_mask(*, seed: int = 2) -> Mask:
+    return (draw((2, 1, SIDE, SIDE), seed) > 0).float()
+
+
+@typed("label")
+def a_label(*, first: int = 0) -> Label:
+    return torch.tensor([first, 1])
+
+
+@typed("times")
+def times(*, count: Annotated[int, Ge(1), Le(4)] = 3) -> Timesteps:
+    return torch.arange(float(count)) + 1
+
+
+@typed("image_as_tensor")
+def image_as_tensor(*, seed: int = 3) -> Tensor:
+    return draw((2, 3, SIDE, SIDE), seed).tanh()
+
+
+@typed("latent_as_sample")
+def latent_as_sample(*, seed: int = 4) -> Sample:
+    return draw((2, 4, SIDE, SIDE), seed)
+
+
+@typed("vector_as_tensor")
+def vector_as_tensor(*, size: Annotated[int, Ge(1), Le(4)] = 3) -> Tensor:
+    return torch.arange(float(size))
+
+
+@typed("floats")
+def floats(*, values: Sequence[float] = (0.5, 2.0)) -> Sequence[float]:
+    return tuple(values)
+
+
+@typed("ints")
+def ints(*, values: Sequence[int] = (1, 2, 0)) -> Sequence[int]:
+    return list(values)
+
+
+@typed("words")
+def words(*, count: Annotated[int, Ge(0), Le(4)] = 2) -> Sequence[str]:
+    return [f"word {i}" for i in range(count)]
+
+
+@typed("ints_and_words")
+def ints_and_words() -> Sequence[int | str]:
+    return [1, "two"]
+
+
+@typed("images")
+def images(*, count: Annotated[int, Ge(0), Le(3)] = 2) -> Sequence[Image]:
+    return [draw((2, 3, SIDE, SIDE), i) for i in range(count)]
+
+
+@typed("rows")
+def rows(*, count: Annotated[int, Ge(0), Le(3)] = 2, seed: int = 5) -> Sequence[Row]:
+    return Rows(count, seed)
+
+
+@typed("anything")
+def anything(*, kind: Literal["int", "word", "image", "list", "none"] = "int") -> Any:
+    values = {"int": 4, "word": "four", "image": draw((2, 3, SIDE, SIDE), 6), "list": [1.5, 2.5], "none": None}
+    return values[kind]
+
+
+@typed("linear")
+def linear(*, slope: float = 2.0, shift: float = 0.25) -> Invertible:
+    return Linear(slope or 1.0, shift)
+
+
+@typed("function")
+def function(*, slope: float = 0.5) -> Affine:
+    return lambda x: x * slope
+
+
+@typed("prediction")
+def prediction(*, seed: int = 7, kind: Literal["eps", "v"] = "eps") -> Prediction:
+    return Prediction(draw((2, 4, SIDE, SIDE), seed), kind)
+
+
+@typed("condition")
+def condition(*, seed: int = 8) -> Condition:
+    return Condition(vector=draw((2, 6), seed))
+
+
+@typed("bounds")
+def bounds(x: Tensor) -> Bounds:
+    return Bounds(x - 1, x + 1)
+
+
+@typed("middle")
+def middle(bounds: Bounds) -> Tensor:
+    return (bounds.low + bounds.high) / 2
+
+
+@typed("add")
+def add(a: float, b: float = 1.0) -> float:
+    return float(torch.tensor(float(a) + 0.5 * float(b), dtype=torch.float64).tanh())
+
+
+@typed("floor")
+def floor(a: float) -> int:
+    return small(a)
+
+
+@typed("count")
+def count(values: Sequence[Any]) -> int:
+    return len(values) % 4
+
+
+@typed("total")
+def total(values: Sequence[float]) -> float:
+    return float(sum(values[i] for i in range(len(values)))) % 3
+
+
+@typed("pick")
+def pick(values: Sequence[float], index: int = 0, *, default: float = 0.0) -> float:
+    return values[index % len(values)] if len(values) else default
+
+
+@typed("or_zero")
+def or_zero(x: int | None = None, *, plus: int = 0) -> int:
+    return ((x or 0) + plus) % 4
+
+
+@typed("show")
+def show(x: int | str) -> str:
+    return f"<{x}>"[:20]
+
+
+@typed("join")
+def join(parts: Sequence[str], *, by: str = "-") -> str:
+    return by.join(parts[i] for i in range(len(parts)))[:40]
+
+
+@typed("repeat")
+def repeat(text: str, times: int = 2) -> str:
+    return (text * (times % 4))[:40]
+
+
+@typed("choose")
+def choose(flag: bool, a: float, b: float) -> float:
+    return a if flag else b
+
+
+@typed("not")
+def negate(flag: bool) -> bool:
+    return not flag
+
+
+@typed("weigh", keeps="x")
+def weigh(x: Tensor, *, by: Scale = 2.0) -> Tensor:
+    return x * (number(by) if isinstance(by, torch.Tensor) else float(torch.tensor(float(by)).tanh()))
+
+
+@typed("halve", keeps="x")
+def halve(x: Sample) -> Sample:
+    return x / 2
+
+
+@typed("brighten")
+def brighten(x: Image, *, by: float = 0.25) -> Image:
+    return (x + by).tanh()
+
+
+@typed("decode")
+def decode(z: Latent) -> Image:
+    return z.mean(1, keepdim=True).tanh().expand(-1, 3, -1, -1).contiguous()
+
+
+@typed("encode")
+def encode(x: Image) -> Latent:
+    return torch.cat([x, x[:, :1]], 1)
+
+
+@typed("noise_like")
+def noise_like(x: Sample, index: int = 0) -> Noise:
+    return draw(tuple(x.shape), index % 5)
+
+
+@typed("cover")
+def cover(x: Image, mask: Mask) -> Image:
+    return x * number(mask)
+
+
+@typed("mix", keeps="a")
+def mix(a: Tensor, b: Tensor | None = None, *, weight: float = 0.5) -> Tensor:
+    return a if b is None else a + weight * number(b)
+
+
+@typed("slope", keeps="x")
+def slope(x: Sample) -> Score:
+    return -x
+
+
+@typed("mean")
+def mean(x: Tensor) -> float:
+    return number(x)
+
+
+@typed("all_means")
+def all_means(values: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([number(values[i]) for i in range(len(values))])
+
+
+@typed("first_image")
+def first_image(values: Sequence[Image], other: Image) -> Image:
+    return values[0] if len(values) else other
+
+
+@typed("unstack")
+def unstack(x: Tensor) -> Sequence[Tensor]:
+    return list(x.unbind()) if x.ndim else [x]
+
+
+@typed("halves")
+def halves(x: Sample) -> Halves:
+    return Halves(x - 1, x + 1, number(x))
+
+
+@typed("facts")
+def facts(x: Tensor) -> Facts:
+    return Facts(number(x), x.numel() % 4, None if x.ndim < 2 else "picture")
+
+
+@typed("of_row")
+def of_row(row: Row) -> Sample:
+    return row.x * row.weight
+
+
+@typed("labelled")
+def labelled(label: Label, name: str | None = None) -> str:
+    return f"{name or ''}{label.tolist()}"[:20]
+
+
+@typed("same", keeps="x")
+def same(x: Any) -> Any:
+    return x
+
+
+@typed("tell")
+def tell(x: Any) -> str:
+    return "number" if isinstance(x, (int, float)) else type(x).__name__
+
+
+@typed("first")
+def first(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) else 0
+
+
+@typed("apply", keeps="x", batchable=("x",))
+def apply(model: Affine, x: Tensor) -> Tensor:
+    return model(x)
+
+
+@typed("undo", keeps="x")
+def undo(model: Invertible, x: Tensor) -> Tensor:
+    return model.undo(x)
+
+
+@typed("twice")
+def twice(model: Affine, other: Affine | None = None) -> Affine:
+    return lambda x: model(x) if other is None else other(model(x))
+
+
+@typed("blend", needs=lambda weight: {"a"} if weight == 1 else {"a", "b"})
+def blend(a: float, b: float, *, weight: float = 0.5) -> float:
+    return float(torch.tensor(b + weight * (a - b), dtype=torch.float64).tanh())
+
+
+@typed("guide", needs=lambda scale: {"cond"} if scale == 1 else {"cond", "uncond"})
+def guide(cond: Prediction, uncond: Prediction, *, scale: float = 2.0) -> Prediction:
+    return Prediction(cond.value + (scale - 1) * number(uncond.value), cond.kind)
+
+
+@typed("predict")
+def predict(x: Latent, t: Timesteps | None = None, condition: Condition | None = None) -> Prediction:
+    shift = 0.0 if t is None else number(t)
+    return Prediction(x / 2 + shift, "eps")
+
+
+@typed("value_of")
+def value_of(prediction: Prediction) -> Sample:
+    return prediction.value
+
+
+@typed("unchanged", identity=lambda off: "x" if off else None)
+def unchanged(x: float, *, off: bool = True) -> float:
+    return x if off else x / 2
+
+
+@typed("effect", pure=False)
+def effect(x: Any) -> None:
+    return None
+
+
+def actual_type(id: str, settings: dict[str, Any]) -> Any:
+    """The type that the output of a node without ports has, where it is narrower than its annotation; else None."""
+    there = settings.get("there", True)
+    kinds = {"int": int, "word": str, "image": Image, "list": Sequence[float], "none": NoneType}
+    return {
+        "rand.no_int": NoneType,
+        "rand.maybe_int": int,
+        "rand.maybe_sample": Latent if there else NoneType,
+        "rand.int_or_word": str if settings.get("word", False) else int,
+        "rand.scale": Timesteps if settings.get("rows", False) else float,
+        "rand.image_as_tensor": Image,
+        "rand.latent_as_sample": Latent,
+        "rand.vector_as_tensor": Timesteps,
+        "rand.anything": kinds.get(settings.get("kind", "int")),
+    }.get(id)
+
+
+TYPES: tuple[Any, ...] = (Affine, Bounds, Invertible, Row)
