@@ -45,6 +45,7 @@ class _Builder:
         self.registry = registry
         self.overlay = overlay
         self.stranger = stranger
+        self._main: Path | None = None
         self.problems: list[Problem] = []
         self.sources: dict[str, str] = {}
         self._parsed: dict[Path, ParsedWorkflow | None] = {}
@@ -79,8 +80,8 @@ class _Builder:
         return self._parsed[path]
 
     def _read(self, path: Path, file: str) -> str:
-        if self.stranger and not is_shipped(path):
-            message = "this workflow is a picture's, and the picture does not carry that file"
+        if self.stranger and path != self._main and not is_shipped(path):
+            message = "this workflow is a stranger's, and does not carry that file"
             raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", message)])
         return read_text(path, file)
 
@@ -99,6 +100,7 @@ class _Builder:
 
     def graph(self, given: Path) -> Graph:
         path = Path(os.path.normpath(given.absolute()))
+        self._main = path
         workflow = self.parsed(path, str(given))
         if workflow is None:
             raise WorkflowError(self._in_files)

@@ -154,7 +154,7 @@ def load_workflow(
 
         manager = PluginManager(plugins)
         registry = manager.registry
-    graph = build(named_workflow(Path(path), registry), registry, sources, limits=limits)
+    graph = build(named_workflow(Path(path), registry), registry, sources, limits=limits, stranger=policy.stranger)
     return Workflow(
         graph,
         device=device,

@@ -133,7 +133,7 @@ _DECISIONS: Mapping[Kind, tuple[Callable[[Effect, Policy], str], str]] = {
 
 
 def _subject(effect: Effect, policy: Policy) -> str:
-    whose = "this picture's workflow" if policy.stranger else "the workflow"
+    whose = "this stranger's workflow" if policy.stranger else "the workflow"
     return f"{whose} ({effect.use}, {effect.setting})"
 
 

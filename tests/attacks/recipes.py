@@ -149,16 +149,14 @@ def reads_in_loop(arena: Arena) -> Outcome:
     return run_picture(arena, text)
 
 
-@attack("a picture that uses a workflow of the machine", "the picture does not carry that file")
+@attack("a picture that uses a workflow of the machine", "and does not carry that file")
 def uses_file(arena: Arena) -> Outcome:
     (arena.outside / "other.yaml").write_text(reads("image.load", arena.photo))
     text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/other.yaml"}}\noutputs: {{a: a.a}}\n'
     return run_picture(arena, text)
 
 
-@attack(
-    "a picture that uses a file that is no workflow, to have its text shown", "the picture does not carry that file"
-)
+@attack("a picture that uses a file that is no workflow, to have its text shown", "and does not carry that file")
 def uses_secret(arena: Arena) -> Outcome:
     os.link(arena.secret, arena.outside / "secret.yaml")
     text = f'{HEAD}nodes:\n  a: {{use: "{arena.outside}/secret.yaml"}}\noutputs: {{a: a.a}}\n'
