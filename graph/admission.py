@@ -14,10 +14,12 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+from guidegraph.graph.choices import without_optional
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Call, Carry, Graph, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.node import READ, Port
 from guidegraph.graph.passes import argument_source, prune
+from guidegraph.graph.settle import settle_by_parameters
 from guidegraph.graph.types import is_tensor, takes_literal
 from guidegraph_runtime.admission import Rows, Shape, Sized, batch_problem, memory_problem
 
@@ -197,7 +199,7 @@ def _readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
 
 def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
     """All that speaks against a run of some outputs (by default all), for what is known of its parameters."""
-    ops = prune(graph.ops, _roots(graph, only), effects=only is None)
+    ops = _certain_ops(graph, values, only)
     return [*shape_problems(ops, values), *lacking_problems(ops, values)]
 
 
@@ -205,7 +207,7 @@ def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] 
     """Refuse values that cannot go together, or that are too large. Raises ``WorkflowError``."""
     if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
         return
-    if problems := shape_problems(prune(graph.ops, _roots(graph, only), effects=only is None), values):
+    if problems := shape_problems(_certain_ops(graph, values, only), values):
         raise WorkflowError(problems)
 
 
@@ -215,8 +217,12 @@ def check_lacking(ops: Mapping[str, Op]) -> None:
         raise WorkflowError(problems)
 
 
-def _roots(graph: Graph, only: Collection[str] | None) -> list[Source]:
-    return [output.source for name, output in graph.outputs.items() if only is None or name in only]
+def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
+    """The operations that a run of some outputs needs; of choices that it makes later, no branch."""
+    roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
+    settled = settle_by_parameters(graph.ops, roots, values)
+    roots = [settled.source(source) for source in roots]
+    return without_optional(prune(settled.ops, roots, effects=only is None), roots)
 
 
 def _extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from guidegraph.graph.events import CancelToken, Observer, is_interrupt
 from guidegraph.graph.ir import Call, Loop
 from guidegraph.graph.output_check import OutputError, output_mismatch
 from guidegraph.graph.ownership import own
-from guidegraph.graph.plan import Step
+from guidegraph.graph.steps import Step
 from guidegraph.graph.trust.files import check_paths
 from guidegraph.graph.trust.limits import LimitExceeded, TripCount
 from guidegraph.graph.trust.policy import refuse_shipped

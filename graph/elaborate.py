@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from guidegraph.graph.elaborate_choice import elaborate_choice
 from guidegraph.graph.elaborate_loop import elaborate_loop
 from guidegraph.graph.elaborate_workflow import elaborate_workflow
 from guidegraph.graph.errors import Problem, choices, closest
@@ -17,7 +18,7 @@ from guidegraph.graph.ir import Call, Op, Output, Parameter, Sources
 from guidegraph.graph.link_rule import narrows
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.order import ordered, shown
-from guidegraph.graph.parsed import ParsedBroken, ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
+from guidegraph.graph.parsed import ParsedBroken, ParsedChoice, ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.scope import Entry, Scope, Typed, Unresolved, resolve
 from guidegraph.graph.types import PortType, union
@@ -96,6 +97,8 @@ class Elaborator(Wiring):
             return {}, Entry(broken=True)
         if isinstance(op, ParsedLoop):
             return elaborate_loop(self, op, scope, key, place)
+        if isinstance(op, ParsedChoice):
+            return elaborate_choice(self, op, scope, key)
         if op.use.text.endswith(WORKFLOW_ENDINGS):
             return elaborate_workflow(self, op, scope, key, place)
         return self._call(op, scope, key, place.base)

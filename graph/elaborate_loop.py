@@ -43,19 +43,18 @@ def elaborate_loop(
     _names(e, loop, scope)
     _next_names(e, loop)
     starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _settled(
-        e, loop, scope, key, place, starts, entry_of(over.given or over.type) if over else ANY
-    )
+    inner, body, nexts = _settled(e, loop, scope, key, place, starts, over)
     readable = {"body", "next"} - loop.unread
     collects = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
     training = _training(e, loop, scope, inner, place) if loop.train else None
     if training is not None:
         training = replace(training, preview=elaborate_preview(e, loop, inner, key, place))
-    kinds = {name: collected(found.given or found.type) if found else ANY for name, found in collects.items()}
+    kinds = {name: collected(found.type) if found else ANY for name, found in collects.items()}
+    known = {name: collected(found.given or found.type) if found else ANY for name, found in collects.items()}
     outputs = {**inner.carry, **{name: without_axes(kind) for name, kind in kinds.items()}}
     partial = bool(loop.unread & {"carry", "collect", "body"})
     typed = {name: Typed(Output(key, name), kind) for name, kind in inner.carry.items()}
-    typed |= {name: Typed(Output(key, name), outputs[name], kind, unstacked(kind)) for name, kind in kinds.items()}
+    typed |= {n: Typed(Output(key, n), outputs[n], known[n], unstacked(kind)) for n, kind in kinds.items()}
     entry = Entry(typed, partial=partial)
     wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
     if over is None or wrong:
@@ -68,7 +67,7 @@ def elaborate_loop(
 
 
 def _settled(
-    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place, starts: Found, item: PortType
+    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place, starts: Found, over: Typed | None
 ) -> tuple[Scope, dict[str, Op], Found]:
     """The body, elaborated with carries of types that hold what ``next`` gives."""
     known = e.carried.get(key, {})  # of an earlier pass over a loop around this one: types only ever widen
@@ -84,7 +83,9 @@ def _settled(
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
         inner.unread = frozenset(unread) | (scope.unread & {"params"})
         inner.item, inner.carry = (loop.item.text if loop.item else None), kinds
-        inner.item_type, inner.item_known = without_axes(item), item
+        if over is not None:
+            inner.item_type = without_axes(entry_of(over.type))
+            inner.item_known = entry_of(over.given or over.type)
         noted = len(e.problems)
         body = e.region(loop.body, inner, inside)
         nexts = _links(e, wanted, inner, f"{loop.path}.next")

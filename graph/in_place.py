@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from guidegraph.graph.call import PortError
 from guidegraph.graph.ir import Call
 from guidegraph.graph.ownership import version
-from guidegraph.graph.plan import Slot, Step, reads
+from guidegraph.graph.steps import Slot, Step, reads
 from guidegraph.graph.types import describe, is_tensor
 
 State: TypeAlias = tuple[int, ...]

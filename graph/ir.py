@@ -119,6 +119,30 @@ class Call:
                     yield source.name, Port(name, None, sequence.element) if sequence else port
 
 
+WHEN = "when"
+OTHERWISE = "otherwise"
+
+
+@dataclass(frozen=True)
+class Choice(Call):
+    """A call that gives one of its ports, its branches: the one that its setting ``when`` names.
+
+    Only the branch that is taken is computed. ``OTHERWISE``, where there is one, is taken for any other value.
+    """
+
+    @property
+    def when(self) -> Source:
+        source = self.settings[WHEN]
+        assert not isinstance(source, tuple)
+        return source
+
+    def branch(self, name: str) -> Source:
+        """What a branch gives."""
+        source = self.inputs[name]
+        assert not isinstance(source, tuple)
+        return source
+
+
 @dataclass(frozen=True)
 class Optimised:
     """One trained model of a training loop (an entry of ``train``).
@@ -190,14 +214,16 @@ class Loop:
     mark: Mark
     training: Training | None = None
 
+    def roots(self) -> tuple[Source, ...]:
+        """What each iteration must give: the next carries, the collected values and the losses."""
+        losses = (m.loss for m in self.training.models) if self.training else ()
+        return (*self.next.values(), *self.collect.values(), *losses)
+
     def inner_sources(self) -> Iterator[Source]:
         """What the body, ``next``, ``collect`` and the losses read, inside or outside of the loop."""
         for op in self.body.values():
             yield from op.sources()
-        yield from self.next.values()
-        yield from self.collect.values()
-        if self.training:
-            yield from (m.loss for m in self.training.models)
+        yield from self.roots()
 
     def sources(self) -> Iterator[Source]:
         """Everything the loop reads from outside of it: ``over``, the carries' starts and the closure."""

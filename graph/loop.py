@@ -14,11 +14,13 @@ from guidegraph.graph.arrival import brought
 from guidegraph.graph.cache import nbytes
 from guidegraph.graph.call import Body, fail, invoke
 from guidegraph.graph.checked import check_wiring
+from guidegraph.graph.choices import taken_branch
 from guidegraph.graph.context import current_device
 from guidegraph.graph.errors import GuidegraphError, NodeError
-from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Source
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Source
 from guidegraph.graph.ownership import is_mutable, own
-from guidegraph.graph.plan import BodyPlan, Plan, RegionPlan, Step
+from guidegraph.graph.plan import BodyPlan, Phase, Plan
+from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.types import ANY, PortType, Tensor, describe, is_tensor
 from guidegraph.graph.watch import LoopWatch, watching
 from guidegraph_runtime.error_text import describe_error
@@ -72,7 +74,11 @@ def _iterate(
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
     body.begin_loop(step, total)
-    check_wiring(loop.body.values(), outside)
+    while total and (chosen := body_plan.choose(outside)) is not body_plan:
+        body_plan, loop = chosen, chosen.loop
+        if body_plan.before is not None:
+            outside = {**outside, **run_region(body_plan.before, outside, body, plan)}
+    check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
     known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
     early = _precompute(step, body_plan, outside, items, body, plan)
@@ -87,8 +93,8 @@ def _iterate(
             values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
             here: dict[Source, Any] = {**outside, **values, **carry}
             enter(here, body_plan.late_inputs, loop, entry, i)
-            region = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
-            results = run_region(region, here, body, plan)
+            phase = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
+            results = run_phases(phase, here, body, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
@@ -182,6 +188,22 @@ def _precompute(
     return rows
 
 
+def run_phases(phase: Phase, here: Mapping[Source, Any], body: Body, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once, each choice as soon as its value is known. Raises ``NodeError``."""
+    while phase.choices:
+        here = {**here, **run_region(phase.region, here, body, plan)}
+        phase = phase.following(tuple(_taken(choice, here, body) for choice in phase.choices))
+    results = run_region(phase.region, here, body, plan)
+    return {root: results[source] for root, source in phase.roots.items()}
+
+
+def _taken(choice: Choice, here: Mapping[Source, Any], body: Body) -> str:
+    try:
+        return taken_branch(choice, here[choice.when])
+    except NodeError as error:
+        raise _located(error, body) from error.cause
+
+
 def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan: Plan) -> dict[Source, Any]:
     """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
     slots: list[Any] = [None] * region.size
@@ -205,10 +227,14 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
                 slots[slot] = None
     except NodeError as error:
         if not error.iteration and body.at:
-            at = ", ".join(map(str, body.at))
-            raise NodeError(error.path, error.node_id, error.mark, error.cause, at) from error.cause
+            raise _located(error, body) from error.cause
         raise
     return {source: slots[slot] for source, slot in region.results.items()}
+
+
+def _located(error: NodeError, body: Body) -> NodeError:
+    """The error with the iterations in which it happened."""
+    return NodeError(error.path, error.node_id, error.mark, error.cause, ", ".join(map(str, body.at)))
 
 
 def stack(values: list[Any], kind: PortType = ANY) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from guidegraph.graph.errors import Mark, Problem, choices, closest
+from guidegraph.graph.parse_choice import CHOOSE, parse_choice
 from guidegraph.graph.parsed import (
     Links,
     NamedLinks,
@@ -54,11 +55,13 @@ def parse(text: str, path: Path, file: str | None = None) -> tuple[ParsedWorkflo
     tree, problems = read_tree(text, file)
     if tree is None:
         return None, problems
-    parser = _Parser(problems)
+    parser = Parser(problems)
     return parser.workflow(tree, text, path, file), parser.problems
 
 
-class _Parser:
+class Parser:
+    """Reads a workflow's tree and notes what is wrong with its shape."""
+
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
 
@@ -231,6 +234,8 @@ class _Parser:
             self.expected("a node such as {use: …, in: {…}}", tree, "not-a-mapping", path)
             return None
         entries = self.mapping(tree, path, "a node") or {}
+        if CHOOSE in entries:
+            return parse_choice(self, key, entries, path)
         if "loop" in entries or ("use" not in entries and {"carry", "body"} & entries.keys()):
             return self._loop(key, entries, path, depth)
         return self._node(key, entries, path, NODE_KEYS)
@@ -239,7 +244,7 @@ class _Parser:
         meant = self.known(entries, keys, path)
         if "use" not in entries:
             if "use" not in meant:
-                self.add(key.mark, "missing-key", "expected 'use', the node's id, or 'loop'", path)
+                self.add(key.mark, "missing-key", "expected 'use', the node's id, 'loop' or 'choose'", path)
             return None
         use = entries["use"][1]
         if not isinstance(use, Scalar) or not use.text:

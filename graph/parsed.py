@@ -119,7 +119,28 @@ class ParsedLoop:
                 yield from op.inner_names()
 
 
-ParsedOp: TypeAlias = ParsedNode | ParsedLoop | ParsedBroken
+@dataclass
+class ParsedChoice:
+    """A choice as written. ``when`` is None where it could not be read; ``unread`` has such keys of the choice.
+
+    branches: a link by the value that takes it, each with its key.
+    """
+
+    name: str
+    path: str
+    mark: Mark
+    when: Scalar | None
+    branches: dict[str, tuple[Scalar, Scalar | None]]
+    otherwise: Scalar | None
+    unread: frozenset[str]
+
+    def links(self) -> Iterator[Scalar]:
+        for link in (self.when, self.otherwise, *(link for _, link in self.branches.values())):
+            if link is not None:
+                yield link
+
+
+ParsedOp: TypeAlias = ParsedNode | ParsedLoop | ParsedChoice | ParsedBroken
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from guidegraph.graph.choices import branch_operations, optional_operations
 from guidegraph.graph.digest import is_pure
 from guidegraph.graph.errors import NodeError
 from guidegraph.graph.events import is_interrupt
@@ -89,30 +90,37 @@ def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
     """The operation with parameters replaced by their values, each as the port that it feeds has it; others stay."""
+    return bind_sources(op, {Param(name): value for name, value in values.items()})
+
+
+def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
+    """The operation with sources replaced by others, literals as the port that they feed has them.
+
+    Raises ``ValueError`` for a literal that does not fit its port.
+    """
     if isinstance(op, Call):
         return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
     preview = op.training.preview if op.training else None
     bare = op.training
     if bare and preview:
         bare = replace(bare, preview=replace(preview, ops={}))
-    outer = rewrite(replace(op, body={}, training=bare), lambda s: values.get(s.name, s) if isinstance(s, Param) else s)
+    outer = rewrite(replace(op, body={}, training=bare), lambda s: s if isinstance(s, Literal) else values.get(s, s))
     assert isinstance(outer, Loop)
     training = outer.training
     if training and training.preview and preview:
-        ops = {key: bind_params(inner, values) for key, inner in preview.ops.items()}
+        ops = {key: bind_sources(inner, values) for key, inner in preview.ops.items()}
         training = replace(training, preview=replace(training.preview, ops=ops))
-    return replace(outer, body={key: bind_params(inner, values) for key, inner in op.body.items()}, training=training)
+    return replace(outer, body={key: bind_sources(inner, values) for key, inner in op.body.items()}, training=training)
 
 
-def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[str, Literal]) -> dict[str, Sources]:
+def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
         if isinstance(source, tuple):
-            bound[name] = tuple(values.get(s.name, s) if isinstance(s, Param) else s for s in source)
-        elif isinstance(source, Param) and source.name in values:
-            bound[name] = _for_port(call, name, values[source.name])
-        else:
-            bound[name] = source
+            bound[name] = tuple(values.get(s, s) for s in source)
+            continue
+        value = values.get(source, source)
+        bound[name] = _for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
     return bound
 
 
@@ -123,7 +131,10 @@ def _for_port(call: Call, name: str, literal: Literal) -> Literal:
         return literal
     if literal.value is None and port.type.optional:
         return literal
-    return Literal(port.literal(literal.value))
+    try:
+        return Literal(port.literal(literal.value))
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from None
 
 
 def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
@@ -138,11 +149,12 @@ def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
 
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
-    """Drop what no root needs. Nodes with effects stay, unless ``effects`` is off."""
+    """Drop what no root needs. Nodes with effects stay, but for those of branches, unless ``effects`` is off."""
     wanted = {s.op for s in roots if isinstance(s, Output)}
+    inside = branch_operations(ops) if effects else set()
     kept: list[Op] = []
     for op in reversed([*ops.values()]):
-        if op.key in wanted or (effects and not is_pure(op)):
+        if op.key in wanted or (effects and op.key not in inside and not is_pure(op)):
             kept.append(op)
             wanted.update(s.op for s in op.sources() if isinstance(s, Output))
     return {op.key: op for op in reversed(kept)}
@@ -163,18 +175,43 @@ def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Sou
 
 
 def hoist(ops: Ops) -> dict[str, Op]:
-    """Put each pure operation that nothing in its loop changes before that loop; innermost loops first."""
+    """Put each pure operation that nothing in its loop changes before that loop; innermost loops first.
+
+    What only a branch of a choice needs is moved with the choice, or not at all: it may never be computed.
+    """
     out: dict[str, Op] = {}
     for op in ops.values():
         if not isinstance(op, Loop):
             out[op.key] = op
             continue
+        body = hoist(op.body)
         kept: dict[str, Op] = {}
-        for key, inner in hoist(op.body).items():
-            invariant = is_pure(inner) and not any(_inside(s, op, kept) for s in inner.sources())
-            (out if invariant else kept)[key] = inner
-        out[op.key] = replace(op, body=kept)
+        for key, inner in body.items():
+            if not is_pure(inner) or any(_inside(s, op, kept) for s in inner.sources()):
+                kept[key] = inner
+        _keep_branches(body, kept, op)
+        out.update((key, inner) for key, inner in body.items() if key not in kept)
+        out[op.key] = replace(op, body={key: inner for key, inner in body.items() if key in kept})
     return out
+
+
+def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
+    """Keep in the body what only branches need and something kept reads, and what reads that."""
+    optional = optional_operations(body, loop.roots())
+    if not optional:
+        return
+    read = {s.op for s in loop.roots() if isinstance(s, Output)}
+    while True:
+        read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
+        moved = [op for key, op in body.items() if key not in kept]
+        held = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        if not held:
+            return
+        kept.update((op.key, op) for op in held)
+
+
+def _reads(op: Op, ops: Ops) -> bool:
+    return any(isinstance(s, Output) and s.op in ops for s in op.sources())
 
 
 def _inside(source: Source, loop: Loop, kept: Ops) -> bool:

@@ -6,77 +6,37 @@ one for each set of ports that ``needs`` leaves out in some iteration; they are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guidegraph.graph.admission import check_shapes
 from guidegraph.graph.batch import BatchCall, batched
 from guidegraph.graph.checked import check_wiring
+from guidegraph.graph.choices import next_choices, optional_operations, taken_branch
 from guidegraph.graph.digest import Digests, is_pure
-from guidegraph.graph.ir import Call, Carry, Graph, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources
-from guidegraph.graph.node import Watch
-from guidegraph.graph.output_check import Fits, output_check
-from guidegraph.graph.ownership import is_mutable, own_parameter
-from guidegraph.graph.passes import (
-    ALL_PASSES,
-    aliased,
-    argument_source,
-    bind_params,
-    hoist,
-    merge,
-    prune,
-    rewrite,
-    skip,
-    unneeded,
-    without,
+from guidegraph.graph.ir import (
+    Call,
+    Carry,
+    Choice,
+    Graph,
+    Index,
+    Item,
+    Literal,
+    Loop,
+    Op,
+    Output,
+    Param,
+    Source,
+    walk,
 )
+from guidegraph.graph.optimise import Wanted, drop_unneeded, optimise
+from guidegraph.graph.ownership import own_parameter
+from guidegraph.graph.passes import ALL_PASSES, argument_source, bind_params, hoist, prune, unneeded, without
+from guidegraph.graph.remembered import remembered
+from guidegraph.graph.settle import settle, settle_by_parameters
+from guidegraph.graph.steps import RegionPlan, Slots, Step, call_step, free_after_last_use
 from guidegraph.graph.trust.policy import YOURS, Policy, check_effects
-from guidegraph.graph.types import PortType
-
-Slot = int
-
-
-@dataclass(slots=True)
-class Step:
-    """One call, with slots for arguments.
-
-    function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
-    position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
-    plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
-    use this is. members: the calls of a batch.
-    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
-    """
-
-    op: Call | Loop | BatchCall
-    function: Callable[..., Any] | None
-    args: tuple[Slot | tuple[Slot, ...], ...]
-    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
-    constants: dict[str, Any]
-    outs: tuple[Slot, ...]
-    named: bool
-    plain: bool
-    validated: tuple[str, ...] = ()
-    mutable: tuple[str, ...] = ()
-    checks: tuple[Fits | None, ...] = ()
-    frees: tuple[Slot, ...] = ()
-    members: tuple[Step, ...] = ()
-    body: BodyPlan | None = None
-    closure: tuple[tuple[Source, Slot], ...] = ()
-    watch: Watch = "nothing"
-
-
-@dataclass(slots=True)
-class RegionPlan:
-    """Flat steps over ``size`` slots. ``inputs`` are slots filled from outside of the region."""
-
-    size: int
-    constants: list[tuple[Slot, Any]]
-    inputs: list[tuple[Source, Slot]]
-    steps: list[Step]
-    results: dict[Source, Slot]
 
 
 @dataclass
@@ -91,8 +51,24 @@ class BodyPlan:
     deciders: tuple[Call, ...]
     decider_sources: tuple[Source, ...]
     late_inputs: tuple[Source, ...]
-    _variants: dict[frozenset[tuple[str, str]], RegionPlan] = field(default_factory=dict)
+    before: RegionPlan | None = None
+    _variants: dict[frozenset[tuple[str, str]], Phase] = field(default_factory=dict)
     _specialised: dict[frozenset[tuple[str, str]], BodyPlan] = field(default_factory=dict)
+    _chosen: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
+
+    def choose(self, outside: Mapping[Source, Any]) -> BodyPlan:
+        """The plan once choices are made whose value comes from outside of the loop; itself where there are none.
+
+        What it needs of the branches that are taken and no iteration changes is its ``before``.
+        """
+        choices = [choice for choice in next_choices(self.late, self.roots) if choice.when in outside]
+        branches = tuple((choice.key, taken_branch(choice, outside[choice.when])) for choice in choices)
+        if not branches:
+            return self
+        plan = self._chosen.get(branches)
+        if plan is None:
+            plan = self._chosen[branches] = _chosen_body_plan(self.loop, dict(branches), self.passes)
+        return plan
 
     def specialise(self, outside: Mapping[Source, Any]) -> BodyPlan:
         """The plan once the values from outside of the loop are known.
@@ -110,17 +86,80 @@ class BodyPlan:
             plan = self._specialised[dropped] = body_plan(replace(self.loop, body=body), self.passes)
         return plan
 
-    def variant(self, values: Mapping[Source, Any]) -> RegionPlan:
+    def variant(self, values: Mapping[Source, Any]) -> Phase:
         """The plan for an iteration in which these values are known."""
         dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, values))
         plan = self._variants.get(dropped)
         if plan is None:
-            plan = self._variants[dropped] = self._compile(dropped)
+            late = _without_ports(self.late, dropped)
+            plan = self._variants[dropped] = first_phase(
+                late, self.roots, self.passes, training=self.loop.training is not None
+            )
         return plan
 
-    def _compile(self, dropped: frozenset[tuple[str, str]]) -> RegionPlan:
-        late = _without_ports(self.late, dropped)
-        return flat_region(late, self.roots, self.passes, training=self.loop.training is not None)
+    def whole(self) -> RegionPlan:
+        """The plan of an iteration that needs everything, with its choices as steps."""
+        return flat_region(self.late, self.roots, self.passes, training=self.loop.training is not None)
+
+
+def _chosen_body_plan(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
+    """The plan of a loop's body in which these branches are taken; what they leave invariant is computed before it."""
+    settled = settle({loop.key: loop}, [], branches).ops
+    ops = hoist(settled) if "hoist" in passes else settled
+    chosen = ops.pop(loop.key)
+    assert isinstance(chosen, Loop)
+    plan = body_plan(chosen, passes)
+    if ops:
+        read = {source for op in chosen.body.values() for source in op.sources()} | {*chosen.roots()}
+        plan.before = flat_region(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
+    return plan
+
+
+@dataclass
+class Phase:
+    """What can be computed of a region until its next choices are made; all that is left where there are none.
+
+    roots: where what is wanted of the region is now, by where it was.
+    """
+
+    region: RegionPlan
+    choices: tuple[Choice, ...]
+    roots: dict[Source, Source]
+    later: dict[str, Op]
+    passes: frozenset[str]
+    training: bool
+    _following: dict[tuple[str, ...], Phase] = field(default_factory=dict)
+
+    def following(self, branches: tuple[str, ...]) -> Phase:
+        """The next phase, when the choices take these branches."""
+        phase = self._following.get(branches)
+        if phase is None:
+            taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
+            settled = settle(self.later, self.roots.values(), taken)
+            roots = {root: settled.source(source) for root, source in self.roots.items()}
+            phase = self._following[branches] = _phase(settled.ops, roots, self.passes, self.training)
+        return phase
+
+
+def first_phase(
+    ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
+) -> Phase:
+    """The first phase of a region, which is the only one where it has no choices."""
+    return _phase(ops, {root: root for root in roots}, passes, training)
+
+
+def _phase(ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset[str], training: bool) -> Phase:
+    choices = next_choices(ops, roots.values())
+    if not choices:
+        return Phase(flat_region(ops, roots.values(), passes, training=training), (), roots, {}, passes, training)
+    deciding = [choice.when for choice in choices]
+    now = prune(ops, deciding, effects=False)
+    later = {key: op for key, op in ops.items() if key not in now}
+    read = (*deciding, *roots.values(), *(source for op in later.values() for source in op.sources()))
+    kept = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in now))
+    return Phase(
+        flat_region(now, kept, passes, training=training, pruned=True), choices, roots, later, passes, training
+    )
 
 
 def _without_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
@@ -135,16 +174,25 @@ def _without_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) 
 class Plan:
     """A bound, optimised graph, ready to run.
 
-    bound: the operations before the passes. effects: what each graph pass did, for people, by its name.
+    bound: the operations before the passes, with the choices made that could be. taken: the branches of those, by
+    their keys. wanted: the outputs' sources in ``bound``. effects: what each graph pass did, for people, by its name.
+    only: whether the outputs are all that is wanted, and nodes with effects are not.
     """
 
     graph: Graph
     bound: Mapping[str, Op]
     ops: dict[str, Op]
-    outputs: dict[str, tuple[Source, PortType]]
+    outputs: dict[str, Wanted]
     digests: Digests
     passes: frozenset[str]
     effects: dict[str, str]
+    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
+    only: bool = False
+
+    def take(self, branches: Mapping[str, str]) -> Plan:
+        """The plan once these choices are made, as if the workflow had the branches in their places."""
+        return _optimised(self.graph, self.bound, self.wanted, self.digests.place, self.passes, self.only, branches)
 
 
 def compile_plan(
@@ -156,7 +204,7 @@ def compile_plan(
     only: Collection[str] | None = None,
     policy: Policy = YOURS,
 ) -> Plan:
-    """Bind the parameters and apply the graph passes, in the order in which they are listed.
+    """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
     ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
     need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
@@ -164,126 +212,56 @@ def compile_plan(
     for a call that these values show to be wired wrong.
     """
     check_shapes(graph, values, only)
-    chosen = frozenset(passes)
-    check_effects(needed_ops(graph, only), values, policy)
+    check_effects(needed_ops(graph, only, values), values, policy)
     literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
-    wanted = list(graph.outputs) if only is None else list(only)
-    outputs: dict[str, tuple[Source, PortType]] = {}
-    for name in wanted:
+    outputs: dict[str, Wanted] = {}
+    for name in list(graph.outputs) if only is None else list(only):
         out = graph.outputs[name]
         source = literals[out.source.name] if isinstance(out.source, Param) else out.source
         outputs[name] = (source, out.type)
+    return _optimised(graph, ops, outputs, place, frozenset(passes), only is not None, {})
+
+
+def _optimised(
+    graph: Graph,
+    bound: Mapping[str, Op],
+    wanted: Mapping[str, Wanted],
+    place: str,
+    passes: frozenset[str],
+    only: bool,
+    branches: Mapping[str, str],
+) -> Plan:
+    roots = [source for source, _ in wanted.values()]
+    if ("prune" in passes or only) and any(isinstance(op, Choice) for op in walk(bound)):
+        # Before choices are made: which nodes with effects are of a branch can no longer be told afterwards.
+        bound = drop_unneeded(bound, roots, effects=not only)
+    settled = settle(bound, roots, branches)
+    outputs = {name: (settled.source(source), kind) for name, (source, kind) in wanted.items()}
     digests = Digests(place)
-    digests.add(ops)
-    bound = ops
-    effects: dict[str, str] = {}
-    aliases: dict[Source, Source] = {}
-
-    def count(name: str, before: Mapping[str, Op], after: Mapping[str, Op]) -> None:
-        effects[name] = f"{_size(before)} -> {_size(after)} operations"
-
-    if "skip" in chosen:
-        before = ops
-        ops, aliases = skip(ops, {})
-        ops = _follow(ops, aliases)
-        count("skip", before, ops)
-    if "hoist" in chosen:
-        before = ops
-        ops = hoist(ops)
-        count("hoist", before, ops)
-    if "merge" in chosen:
-        before = ops
-        ops, twins = merge(ops, digests)
-        aliases = {**aliases, **twins}
-        ops = _follow({key: _merge_body(op, digests, aliases) for key, op in ops.items()}, aliases)
-        count("merge", before, ops)
-    change = aliased(aliases)
-    outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
-    if "prune" in chosen or only is not None:
-        before = ops
-        ops = prune(ops, [s for s, _ in outputs.values()], effects=only is None)
-        ops = {key: _prune_body(op) for key, op in ops.items()}
-        ops = prune(ops, [s for s, _ in outputs.values()], effects=only is None)
-        count("prune", before, ops)
-    check_wiring(ops.values(), {})
-    return Plan(graph, bound, ops, outputs, digests, chosen, effects)
+    digests.add(settled.ops)
+    found = optimise(settled.ops, outputs, digests, passes, only=only)
+    check_wiring(found.ops.values(), {})
+    return Plan(
+        graph, settled.ops, found.ops, found.outputs, digests, passes, found.effects, outputs, settled.taken, only
+    )
 
 
-def needed_ops(graph: Graph, only: Collection[str] | None) -> dict[str, Op]:
-    """The operations that a run of these outputs needs; of all outputs, nodes with effects too."""
+def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, Any]) -> dict[str, Op]:
+    """The operations that a run of these outputs needs; of all outputs, nodes with effects too.
+
+    values: of the parameters. Of the choices that they make, only the branches that are taken count.
+    """
+    roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
+    settled = settle_by_parameters(graph.ops, roots, values)
     if only is None:
-        return dict(graph.ops)
-    return prune(graph.ops, [graph.outputs[name].source for name in only], effects=False)
-
-
-def _size(ops: Mapping[str, Op]) -> int:
-    return sum(1 + (_size(op.body) if isinstance(op, Loop) else 0) for op in ops.values())
-
-
-def _follow(ops: Mapping[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
-    if not aliases:
-        return dict(ops)
-    change = aliased(aliases)
-    return {key: rewrite(op, change) for key, op in ops.items()}
-
-
-def _merge_body(op: Op, digests: Digests, aliases: dict[Source, Source]) -> Op:
-    if not isinstance(op, Loop):
-        return op
-    body, twins = merge(op.body, digests)
-    aliases.update(twins)
-    body = {key: _merge_body(inner, digests, aliases) for key, inner in body.items()}
-    return _with_body(op, body)
-
-
-def _prune_body(op: Op) -> Op:
-    if not isinstance(op, Loop):
-        return op
-    body = {key: _prune_body(inner) for key, inner in prune(op.body, loop_roots(op)).items()}
-    return _with_body(op, prune(body, loop_roots(op)))
-
-
-def _with_body(loop: Loop, body: Mapping[str, Op]) -> Loop:
-    return replace(loop, body=dict(body))
+        return settled.ops
+    return prune(settled.ops, map(settled.source, roots), effects=False)
 
 
 def loop_roots(loop: Loop) -> tuple[Source, ...]:
     """What each iteration must give: the next carries, the collected values and the losses."""
-    losses = (m.loss for m in loop.training.models) if loop.training else ()
-    return (*loop.next.values(), *loop.collect.values(), *losses)
-
-
-class _Slots:
-    def __init__(self) -> None:
-        self.by_source: dict[Source, Slot] = {}
-        self.constants: list[tuple[Slot, Any]] = []
-        self.inputs: list[tuple[Source, Slot]] = []
-        self.size = 0
-
-    def new(self) -> Slot:
-        self.size += 1
-        return self.size - 1
-
-    def of(self, source: Source) -> Slot:
-        slot = self.by_source.get(source)
-        if slot is None:
-            slot = self.by_source[source] = self.new()
-            if isinstance(source, Literal):
-                self.constants.append((slot, source.value))
-            else:
-                self.inputs.append((source, slot))
-        return slot
-
-    def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
-        return tuple(self.of(s) for s in sources) if isinstance(sources, tuple) else self.of(sources)
-
-    def outputs(self, op: Op) -> tuple[Slot, ...]:
-        slots = []
-        for name in op.outputs:
-            slot = self.by_source[Output(op.key, name)] = self.new()
-            slots.append(slot)
-        return tuple(slots)
+    return loop.roots()
 
 
 def flat_region(
@@ -301,14 +279,14 @@ def flat_region(
     ordered: Iterable[Op | BatchCall] = ops.values()
     if "batch" in passes and not training:
         ordered = batched(ops)
-    slots = _Slots()
+    slots = Slots()
     steps = [_step(op, slots, passes) for op in ordered]
     results = {source: slots.of(source) for source in kept}
-    _free(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
+    free_after_last_use(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
     return RegionPlan(slots.size, slots.constants, slots.inputs, steps, results)
 
 
-def _step(op: Op | BatchCall, slots: _Slots, passes: frozenset[str]) -> Step:
+def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, BatchCall):
         members = tuple(call_step(call, slots) for call in op.calls)
         outs = tuple(slot for member in members for slot in member.outs)
@@ -319,73 +297,21 @@ def _step(op: Op | BatchCall, slots: _Slots, passes: frozenset[str]) -> Step:
     return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=body_plan(op, passes), closure=closure)
 
 
-def call_step(call: Call, slots: _Slots) -> Step:
-    """A call with its slots. Leading ports go by position, so that no dict is built for them."""
-    args: list[Slot | tuple[Slot, ...]] = []
-    names = iter(call.spec.inputs)
-    for name in names:
-        if name not in call.inputs:
-            break
-        args.append(slots.each(call.inputs[name]))
-    by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
-        (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
-    ]
-    constants, validated = dict[str, Any](), list[str]()
-    for name, source in call.settings.items():
-        if isinstance(source, Literal):
-            constants[name] = source.value
-        else:
-            by_name.append((name, slots.each(source)))
-            validated.append(name)
-    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
-    return Step(
-        call,
-        call.spec.function,
-        tuple(args),
-        tuple(by_name),
-        constants,
-        slots.outputs(call),
-        call.spec.named_outputs,
-        plain,
-        tuple(validated),
-        mutable,
-        tuple(map(output_check, call.outputs.values())),
-        watch=call.spec.watch,
-    )
-
-
-def reads(step: Step) -> Iterable[Slot]:
-    """The slots that a step reads."""
-    for member in step.members:
-        yield from reads(member)
-    for slot in (*step.args, *(s for _, s in step.wired)):
-        if isinstance(slot, tuple):
-            yield from slot
-        else:
-            yield slot
-    yield from (slot for _, slot in step.closure)
-
-
-def _free(steps: list[Step], kept: set[Slot]) -> None:
-    seen = set(kept)
-    for step in reversed(steps):
-        last = {slot for slot in (*reads(step), *step.outs) if slot not in seen}
-        seen |= last
-        step.frees = tuple(sorted(last))
-
-
 def body_plan(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     """Split a body into what depends on the loop's entry alone, and the rest."""
     early: dict[str, Op] = {}
     late: dict[str, Op] = {}
     roots = loop_roots(loop)
+    optional = optional_operations(loop.body, roots)
     if "precompute" in passes and loop.training is None:
         for key, op in loop.body.items():
-            alone = isinstance(op, Call) and is_pure(op) and not any(_late(s, loop, late) for s in op.sources())
+            certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
+            alone = certain and is_pure(op) and not any(_late(s, loop, late) for s in op.sources())
             (early if alone else late)[key] = op
     else:
         late = dict(loop.body)
+    if optional and "hoist" in passes:
+        late |= {key: remembered(op) for key, op in _invariant(loop).items() if key in optional and key in late}
     needed = {s for op in late.values() for s in op.sources()} | set(roots)
     early_roots = tuple(s for s in needed if isinstance(s, Output) and s.op in early)
     early_plan = flat_region(early, early_roots, passes) if early else None
@@ -401,6 +327,17 @@ def body_plan(loop: Loop, passes: frozenset[str]) -> BodyPlan:
     )
     entries = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)
     return BodyPlan(loop, passes, early_plan, late, roots, deciders, watched, entries)
+
+
+def _invariant(loop: Loop) -> dict[str, Call]:
+    """The calls of a body that no iteration changes, and that were not moved before the loop."""
+    found: dict[str, Call] = {}
+    for key, op in loop.body.items():
+        reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
+        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in found]
+        if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
+            found[key] = op
+    return found
 
 
 def _late(source: Source, loop: Loop, late: Mapping[str, Op]) -> bool:

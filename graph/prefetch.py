@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from guidegraph.graph.call import invoke
-from guidegraph.graph.plan import Step
+from guidegraph.graph.steps import Step
 
 
 class Prefetch:

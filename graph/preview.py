@@ -10,10 +10,10 @@ from guidegraph.graph import events
 from guidegraph.graph.call import Body
 from guidegraph.graph.generators import generators_kept
 from guidegraph.graph.ir import Carry, Index, Loop, Preview, Source
-from guidegraph.graph.loop import run_region
+from guidegraph.graph.loop import run_phases
 from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.ownership import own
-from guidegraph.graph.plan import Plan, flat_region
+from guidegraph.graph.plan import Plan, first_phase
 from guidegraph.graph.types import PortType
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def run_preview(
 
     here: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
     here |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
-    region = flat_region(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
+    phase = first_phase(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
     with generators_kept(device), torch.no_grad(), body.trips.apart():
-        results = run_region(region, here, body, plan)
+        results = run_phases(phase, here, body, plan)
     for name, output in preview.outputs.items():
         if body.on_preview is not None:
             body.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))

@@ -19,8 +19,8 @@ from guidegraph.graph.context import placement
 from guidegraph.graph.errors import GuidegraphError
 from guidegraph.graph.events import ModelMoved
 from guidegraph.graph.hosted import is_hosted
-from guidegraph.graph.plan import RegionPlan, Slot, Step, reads
 from guidegraph.graph.sizes import show_size
+from guidegraph.graph.steps import RegionPlan, Slot, Step, reads
 from guidegraph.graph.types import is_tensor
 from guidegraph.graph.weights import Mover, Weight, Weights, models_in
 

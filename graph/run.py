@@ -14,18 +14,21 @@ from guidegraph.graph.admission import check_lacking
 from guidegraph.graph.cache import DiskCache, MemoryCache, Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
+from guidegraph.graph.choices import branch_operations, next_choices
 from guidegraph.graph.context import placement
 from guidegraph.graph.digest import FRESH, is_pure
 from guidegraph.graph.errors import Cancelled, GuidegraphError, NodeError
+from guidegraph.graph.held import Held, read_later, wanted_sources
 from guidegraph.graph.in_place import State, check_inputs, input_states
-from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Source
+from guidegraph.graph.ir import Call, Choice, Graph, Literal, Op, Output, Source
 from guidegraph.graph.loop import run_loop
 from guidegraph.graph.models import freeze
 from guidegraph.graph.ownership import is_mutable, own, own_module
 from guidegraph.graph.passes import ALL_PASSES
-from guidegraph.graph.plan import Plan, RegionPlan, Step, compile_plan, flat_region, reads
+from guidegraph.graph.plan import Plan, compile_plan, flat_region
 from guidegraph.graph.prefetch import Prefetch
 from guidegraph.graph.residency import GIVEN, Made, Residency, bring
+from guidegraph.graph.steps import RegionPlan, Step, reads
 from guidegraph.graph.trust.limits import Limits, TimedToken, current_limits, limited
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.trust.process_state import guarded_run
@@ -129,7 +132,7 @@ def _path(key: str) -> str:
 
 
 class _Runner:
-    """The state of one run of the top level."""
+    """The state of one run of the top level. ``held`` are values that were computed to make choices, by operation."""
 
     def __init__(self, plan: Plan, options: RunOptions):
         self.plan = plan
@@ -140,32 +143,56 @@ class _Runner:
         self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
         self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
+        self.held = Held()
+        self.started = False
 
     def emit(self, event: events.Event) -> None:
         for observer in self.observers:
             observer(event)
 
     def execute(self) -> None:
-        ops, cached = self._demanded()
+        """Make the choices that are needed, each as soon as its value is computed, then compute what is left."""
+        while choices := next_choices(self.plan.ops, self._wanted(), effects=self.options.only is None):
+            self._execute(choices)
+            try:
+                taken = {choice.key: self.held.taken(choice, self.plan) for choice in choices}
+            except NodeError as error:
+                self._failed(error)
+                raise
+            self.plan = self.plan.take(taken)
+        self._execute(())
+
+    def _prunes(self) -> bool:
+        return "prune" in self.plan.passes or self.options.only is not None
+
+    def _wanted(self) -> list[Source]:
+        return wanted_sources(self.plan, self._prunes())
+
+    def _execute(self, choices: Sequence[Choice]) -> None:
+        """Compute what choices are made by, or, where there are none, all that is left."""
+        ops, cached = self._demanded([choice.when for choice in choices])
         check_lacking(ops)
         ops = checked_first(ops)
-        roots = [source for source, _ in self.plan.outputs.values()]
+        outputs = [source for source, _ in self.plan.outputs.values()]
+        roots = read_later(ops, self.plan, self._prunes()) if choices else outputs
         region = flat_region(ops, roots, self.plan.passes, pruned=True)
-        self.emit(events.RunStarted(self.plan.graph.name, len(ops) + len(cached)))
+        if not self.started:
+            total = len(self.plan.ops) if choices else len(ops) + len(cached)
+            self.emit(events.RunStarted(self.plan.graph.name, total))
+            self.started = True
         slots: list[Any] = [None] * region.size
         for slot, value in region.constants:
             slots[slot] = own(value) if is_mutable(value) else value  # literals outlive the run
-        found = {key: values for key, (values, _) in cached.items()}
+        self.held |= {key: values for key, (values, _) in cached.items()}
         for source, slot in region.inputs:
-            if not isinstance(source, Output):
-                raise GuidegraphError(f"{source} is read outside of its loop")
-            names = list(self.plan.ops[source.op].outputs)
-            slots[slot] = found[source.op][names.index(source.name)]
+            slots[slot] = self.held.value(source, self.plan)
         for key, (_, origin) in cached.items():
             self._finished(self.plan.ops[key], 0.0, origin)
+        if not choices:
+            self.held.clear()
         wiring = WiringChecks(ops, self.plan.bound)
         wiring.see({source: slots[slot] for source, slot in region.inputs})
-        waiting = self._outputs_by_source()
+        waiting = {} if choices else self._outputs_by_source()
         self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
         try:
             self._start_residency(region, slots)
@@ -175,6 +202,8 @@ class _Runner:
                 self._end_residency()
             raise
         self._end_residency()
+        if choices:
+            self.held.keep(ops, region, slots)
 
     def _walk(
         self, region: RegionPlan, slots: list[Any], waiting: dict[Source, list[str]], wiring: WiringChecks
@@ -234,16 +263,21 @@ class _Runner:
     def _failed(self, error: NodeError) -> None:
         self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
 
-    def _demanded(self) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
-        """What must be computed, and what comes from a cache: nothing behind a hit is touched."""
+    def _demanded(self, deciding: Sequence[Source]) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
+        """What must be computed, and what comes from a cache: nothing behind a hit is touched.
+
+        deciding: what choices are made by, where that is all that is wanted.
+        """
         plan = self.plan
-        everything = "prune" not in plan.passes and self.options.only is None
-        wanted = {s.op for s, _ in plan.outputs.values() if isinstance(s, Output)}
+        sources = deciding or self._wanted()
+        wanted = {source.op for source in sources if isinstance(source, Output)}
+        effects = not deciding and self.options.only is None
+        inside = branch_operations(plan.ops) if effects else set()
         needed: list[Op] = []
         cached: dict[str, tuple[Values, events.Origin]] = {}
         for op in reversed([*plan.ops.values()]):
-            effect = self.options.only is None and not is_pure(op)
-            if not (everything or effect or op.key in wanted):
+            effect = effects and op.key not in inside and not is_pure(op)
+            if op.key in self.held or not (effect or op.key in wanted):
                 continue
             hit = self._lookup(plan.digests[op.key])
             if hit:

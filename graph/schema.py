@@ -76,11 +76,16 @@ def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
                 "type": "object",
                 "if": {"required": ["loop"]},
                 "then": {"$ref": "#/$defs/loop"},
-                "else": {"$ref": "#/$defs/call"},
+                "else": {
+                    "if": {"required": ["choose"]},
+                    "then": {"$ref": "#/$defs/choice"},
+                    "else": {"$ref": "#/$defs/call"},
+                },
             },
         },
         "call": _call(nodes),
         "loop": _loop(),
+        "choice": _choice(),
         "trained": _trained(),
     }
 
@@ -164,6 +169,28 @@ def _about(port: Port, docs: dict[str, str]) -> str:
 
 def _markdown(spec: NodeSpec) -> str:
     return f"**{spec.id}** {signature(spec)}\n\n{spec.doc}"
+
+
+def _choice() -> Schema:
+    branches = {
+        "type": "object",
+        "description": "The value for each text, whole number, true or false.",
+        "minProperties": 1,
+        "propertyNames": {"not": {"enum": ["when", "otherwise"]}},
+        "additionalProperties": {"$ref": "#/$defs/link"},
+    }
+    chosen = {
+        "type": "object",
+        "description": "One branch of several, which alone is computed.",
+        "required": ["when", "of"],
+        "properties": {
+            "when": {"$ref": "#/$defs/link"},
+            "of": branches,
+            "otherwise": {"$ref": "#/$defs/link"},
+        },
+        "additionalProperties": False,
+    }
+    return {"required": ["choose"], "properties": {"choose": chosen}, "additionalProperties": False}
 
 
 def _loop() -> Schema:

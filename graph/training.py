@@ -26,12 +26,13 @@ from guidegraph.graph.errors import Cancelled, NodeError
 from guidegraph.graph.events import TrainingStarted, is_interrupt
 from guidegraph.graph.generators import generator_states, generators_kept, set_generators
 from guidegraph.graph.ir import Carry, Loop, Optimised, Source, Training, walk
-from guidegraph.graph.loop import enter, entries, fetch, progress, run_region, stack
-from guidegraph.graph.plan import BodyPlan, Plan, Step
+from guidegraph.graph.loop import enter, entries, fetch, progress, run_phases, stack
+from guidegraph.graph.plan import BodyPlan, Plan
 from guidegraph.graph.preview import is_due, run_preview
 from guidegraph.graph.processes import Processes
 from guidegraph.graph.serialise import NotSerialisable, encode
 from guidegraph.graph.share import shared, sharing
+from guidegraph.graph.steps import Step
 from guidegraph.graph.trained import follow, live_copy, load_trained_state, trained_parameters, trained_state
 from guidegraph.graph.training_options import with_links
 from guidegraph.graph.training_precision import autocast, computes_bf16, gains_by_bf16, resolve_precision
@@ -219,7 +220,7 @@ class _Fit:
         enter(here, self.body_plan.late_inputs, self.loop, brought(shared(item, share), self.device), i)
         self.processes.like_first(b for t in self.trained.values() for b in t.model.buffers())
         with autocast(self.precision, self.device), sharing(share):
-            results = run_region(self.body_plan.variant({}), here, self.body, self.plan)
+            results = run_phases(self.body_plan.variant({}), here, self.body, self.plan)
         self._check_losses(results, i)
         groups = self._groups(i)
         for loss, group in groups.items():

@@ -57,7 +57,7 @@ class RunRecord:
 
     def outside(self) -> list[dict[str, str | None]]:
         """The files that the run reads, writes and loads code from and that neither ship nor are its outputs."""
-        effects = list_effects(needed_ops(self.graph, self.place.get("only")), self.values)
+        effects = list_effects(needed_ops(self.graph, self.place.get("only"), self.values), self.values)
         return [
             {"does": one.kind, "path": str(one.path) if one.path else None, "node": one.node}
             for one in effects

@@ -12,7 +12,8 @@ from guidegraph.graph.errors import NodeError
 from guidegraph.graph.export.leaves import DYNAMIC, Axes, Leaf, leaves_of, rebuilt
 from guidegraph.graph.export.precision import cast_models
 from guidegraph.graph.ir import Call, Op, Output, Source
-from guidegraph.graph.plan import RegionPlan, Step, flat_region
+from guidegraph.graph.plan import flat_region
+from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.types import PortType, is_tensor
 from guidegraph.graph.weights import models_in
 

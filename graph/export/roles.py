@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.ir import Call, Carry, Index, Item, Loop, Op, Output, Param, Source, walk
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Loop, Op, Output, Param, Source, walk
 from guidegraph.graph.node import Port
 from guidegraph_runtime.host import SHAPES_READ
 
@@ -36,20 +36,25 @@ def assign(
     *,
     one_graph: bool = False,
     at_export: Collection[str] = (),
+    known: Mapping[str, str] | None = None,
 ) -> Roles:
     """Who does what.
 
     params: for each parameter, whether it can be an input of a bundle at all, by its type. numbers: those whose value
     is a number, which a graph can take. at_export: operations that run then and never again, since a run could not pass
     on what they give, so the parameters that they read are fixed. one_graph: all that is traced becomes one graph, so
-    the runtime does only what comes before it. Raises ``ExportError`` for an operation that must run in a loop and can
-    neither be traced nor done by the runtime.
+    the runtime does only what comes before it. known: why other parameters are fixed.
+
+    Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
+    fixed |= known or {}
     hosted = every = host_calls(ops, numbers)
     while True:
         reads = _parameters_read(ops, fixed)
         found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers, at_export))
+        if one_graph:
+            found |= _chosen_by(ops, reads, fixed)
         if not found:
             dynamic = {key for key, names in reads.items() if names is not None}
             # What comes before a graph can be told only once all that a bundle fixes is fixed.
@@ -83,7 +88,7 @@ def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[st
         names: frozenset[str] = frozenset()
         if isinstance(op, Loop):
             names = frozenset({_LOOP})
-        elif op.spec.runtime and op.key not in fixed and not _reads_files(op):
+        elif op.spec.runtime and op.key not in fixed and not _reads_files(op) and not isinstance(op, Choice):
             names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
@@ -108,7 +113,7 @@ def _must_be_fixed(
                 reason = f"nodes.{op.key} trains, and a bundle does not"
                 raise ExportError(reason, "export a workflow that loads what it trained", place=str(op.mark))
             continue
-        if op.key in hosted:
+        if op.key not in at_export if isinstance(op, Choice) else op.key in hosted:
             continue
         if op.key in at_export and _LOOP not in names:
             why = f"nodes.{op.key} ({op.spec.id}) makes a model of it, and runs at export only"
@@ -135,6 +140,28 @@ def _must_be_fixed(
         for name, port in op.parameters():
             if name not in fixed and not (name in numbers and _takes_numbers(port)):
                 yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
+
+
+def _chosen_by(
+    ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """The parameters that choices are made by, to be fixed: one graph has one branch of each choice.
+
+    Raises ``ExportError`` for a choice that is made by what a run computes.
+    """
+    found: dict[str, str] = {}
+    for op in walk(ops):
+        if not isinstance(op, Choice) or reads[op.key] is None:
+            continue
+        if not isinstance(op.when, Param):
+            raise ExportError(
+                f"nodes.{op.key} (choose) is made by what a run computes, and one graph has one branch of a choice",
+                "export a bundle instead, which makes choices: leave out --single-file",
+                place=str(op.mark),
+            )
+        if op.when.name not in fixed:
+            found[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
+    return found
 
 
 def _reads_files(call: Call) -> bool:

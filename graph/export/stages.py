@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guidegraph.graph.ir import Call, Op, Output
+from guidegraph.graph.choices import branch_conditions
+from guidegraph.graph.ir import Call, Op, Output, Source
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,12 @@ class Stage:
     traced: bool
 
 
-def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool]) -> list[Stage]:
+def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: Iterable[Source] = ()) -> list[Stage]:
     """Group the operations of a region. Those given are in topological order; all of them are left for the run.
 
     The depth of an operation is how often a way to it changes from traced to host; traced operations of one depth are
-    one part, and host operations come as soon as they can.
+    one part, and host operations come as soon as they can. Operations that are needed where other branches of choices
+    are taken are other parts. roots: what is wanted of the region.
     """
     depth: dict[str, int] = {}
     is_traced = {key: isinstance(op, Call) and traced(op) for key, op in ops.items()}
@@ -30,13 +32,25 @@ def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool]) -> list[Stage]
             if isinstance(source, Output) and source.op in depth:
                 level = max(level, depth[source.op] + (is_traced[source.op] and not is_traced[key]))
         depth[key] = level
+    conditions = branch_conditions(ops, roots)
     found: list[Stage] = []
     for level in range(max(depth.values(), default=-1) + 1):
         here = [op for key, op in ops.items() if depth[key] == level]
         found += [Stage((op,), False) for op in here if not is_traced[op.key]]
-        part = tuple(op for op in here if is_traced[op.key])
-        found += [Stage(part, True)] if part else []
+        found += _parts([op for op in here if is_traced[op.key]], conditions)
     return found
+
+
+def _parts(ops: Sequence[Op], conditions: Mapping[str, frozenset[tuple[str, str]]]) -> list[Stage]:
+    """Traced operations of one depth, those of the same branches together.
+
+    What others read is needed in any case, or for all of their branches and more.
+    """
+    groups: dict[frozenset[tuple[str, str]], list[Op]] = {}
+    for op in ops:
+        groups.setdefault(conditions[op.key], []).append(op)
+    order = sorted(groups, key=lambda branches: -len(branches) if branches else float("-inf"))
+    return [Stage(tuple(groups[branches]), True) for branches in order]
 
 
 def read_outside(ops: Sequence[Op], part: Stage) -> set[str]:

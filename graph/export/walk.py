@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph.call import Body, invoke
+from guidegraph.graph.choices import next_choices, taken_branch
 from guidegraph.graph.events import CancelToken
+from guidegraph.graph.export.choice import choice_operation
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
 from guidegraph.graph.export.host import HostPlan, host_call, split_call
 from guidegraph.graph.export.leaves import Leaf, base_name, leaves_of, statics_of
@@ -15,10 +17,12 @@ from guidegraph.graph.export.parts import Given, PartPlan, is_number, plan_part
 from guidegraph.graph.export.stages import Stage, stages
 from guidegraph.graph.export.statics import fields_that_count
 from guidegraph.graph.export.unread import unread_inputs
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source
+from guidegraph.graph.ir import Call, Carry, Choice, Index, Item, Literal, Loop, Op, Output, Param, Source
 from guidegraph.graph.loop import run_loop, stack
 from guidegraph.graph.models import freeze
+from guidegraph.graph.passes import aliased, prune
 from guidegraph.graph.plan import Plan, flat_region, loop_roots
+from guidegraph.graph.settle import settle
 from guidegraph.graph.types import PortType, Tensor, is_tensor
 from guidegraph.graph.weights import models_in
 from guidegraph_runtime.manifest import Operation
@@ -45,18 +49,15 @@ class Walk:
     statics: dict[str, str] = field(default_factory=dict)
     frozen: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
-    def region(self, ops: Mapping[str, Op], roots: Iterable[Source], where: str) -> tuple[Operation, ...]:
+    def region(self, ops: Mapping[str, Op], roots: Sequence[Source], where: str) -> tuple[Operation, ...]:
         """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
-        for op in ops.values():
-            if op.key not in self.dynamic:
-                self.evaluate(op)
-                self._keep_models(op)
+        self._evaluate_fixed({key: op for key, op in ops.items() if key not in self.dynamic}, ops, roots)
         left = self._split({key: op for key, op in ops.items() if key in self.dynamic})
         for op in left.values():
             self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
         wanted = list(roots)
         plan: list[Operation] = []
-        found = stages(left, lambda call: call.key not in self.hosted)
+        found = stages(left, lambda call: call.key not in self.hosted, wanted)
         for number, stage in enumerate(found):
             if stage.traced:
                 for op in stage.ops:
@@ -64,11 +65,38 @@ class Walk:
                 plan.append(self._part(stage, list(left.values()), wanted, where, found[:number]))
             elif isinstance(stage.ops[0], Loop):
                 plan.append(self._loop(stage.ops[0]))
+            elif isinstance(stage.ops[0], Choice):
+                self.evaluate(stage.ops[0])
+                plan.append(choice_operation(stage.ops[0], self))
             else:
                 self.evaluate(stage.ops[0])
                 self._keep_statics(stage.ops[0])
                 plan.append(host_call(stage.ops[0], self))
         return tuple(plan)
+
+    def _evaluate_fixed(self, fixed: dict[str, Op], ops: Mapping[str, Op], roots: Sequence[Source]) -> None:
+        """Compute what is the same in every run, of its choices the branches that they take."""
+        others = [source for op in ops.values() if op.key in self.dynamic for source in op.sources()]
+        wanted = [*roots, *others]
+        aliases: dict[Source, Source] = {}
+        while choices := next_choices(fixed, wanted, effects=False):
+            for op in prune(fixed, [choice.when for choice in choices], effects=False).values():
+                self._evaluate_once(op)
+            taken = {choice.key: taken_branch(choice, self.value(choice.when)) for choice in choices}
+            settled = settle(fixed, wanted, taken)
+            fixed, wanted = settled.ops, [settled.source(source) for source in wanted]
+            aliases |= settled.aliases
+        for op in fixed.values():
+            if not isinstance(op, Choice):
+                self._evaluate_once(op)
+        for source in aliases:
+            self.values[source] = self.value(aliased(aliases)(source))
+
+    def _evaluate_once(self, op: Op) -> None:
+        if any(Output(op.key, name) in self.values for name in op.outputs):
+            return
+        self.evaluate(op)
+        self._keep_models(op)
 
     def evaluate(self, op: Op) -> None:
         """Compute an operation with the engine."""

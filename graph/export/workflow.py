@@ -27,9 +27,11 @@ from guidegraph.graph.export.walk import Walk
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
 from guidegraph.graph.passes import bind_params, hoist, prune
 from guidegraph.graph.plan import compile_plan
+from guidegraph.graph.settle import settle
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.policy import YOURS, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
+from guidegraph_runtime.choices import CHOOSE, OTHERWISE, WHEN
 from guidegraph_runtime.error_text import causes
 from guidegraph_runtime.manifest import Input, Operation
 from guidegraph_runtime.names import MULTIPLES
@@ -106,6 +108,10 @@ def export_workflow(
     read |= {str(operation.settings.get("over", "")).removeprefix("params.") for operation in _all(plan)}
     left = {name: value for name, value in values.items() if name in read and name not in fixed}
     inputs = {name: _input(graph.params[name], name, value, walk.host) for name, value in left.items()}
+    for name, labels in _branches(plan).items():
+        if name in inputs and inputs[name].type in ("str", "int"):
+            known: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
+            inputs[name] = replace(inputs[name], choices=known)
     frozen = {
         f"nodes.{key} was computed with it at export: make a parameter of what it reads": [*getattr(model, METHOD)()]
         for key, model in walk.frozen.values()
@@ -149,16 +155,22 @@ def planned(
     ops: dict[str, Op] = hoist(prune(graph.ops, wanted.values(), effects=False))
     fits = {name: input_type(one.port.type, values.get(name)) is not None for name, one in graph.params.items()}
     at_export: set[str] = set()
+    known: dict[str, str] = {}
     while True:
-        roles = assign(ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export)
+        roles = assign(ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export, known=known)
         literals = {name: Literal(values[name]) for name in roles.fixed}
         bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
+        settled = settle(bound, wanted.values())
+        if settled.taken:  # what is exported then has the branch in the place of the choice
+            ops, known = settled.ops, roles.fixed
+            wanted = {name: settled.source(source) for name, source in wanted.items()}
+            continue
         left: dict[Source, Any] = {Param(name): value for name, value in values.items() if name not in roles.fixed}
         compiled = compile_plan(graph, values, only=only, policy=policy)
         walk = Walk(compiled, roles.dynamic, left, {}, hosted=roles.hosted)
         try:
             with placement(device, "float32"), torch.no_grad():
-                plan = walk.region(bound, wanted.values(), "")
+                plan = walk.region(bound, [*wanted.values()], "")
             break
         except NotPassedOn as error:
             if not error.key or error.key in at_export:
@@ -186,6 +198,20 @@ def planned(
 def numbers_in(values: Mapping[str, Any]) -> set[str]:
     """The names of the values that are numbers, and no booleans."""
     return {name for name, value in values.items() if is_number(value)}
+
+
+def _branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
+    """The branches of the choices that parameters make, by the parameter, where there is none for other values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for operation in _all(plan):
+        when = operation.inputs.get(WHEN, "")
+        if operation.op != CHOOSE or not when.startswith("params."):
+            continue
+        labels: Any = operation.settings["of"]
+        name = when.removeprefix("params.")
+        if OTHERWISE not in labels:
+            found[name] = tuple(label for label in labels if label in found.get(name, labels))
+    return found
 
 
 def _all(plan: tuple[Operation, ...]) -> list[Operation]:

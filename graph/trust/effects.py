@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from guidegraph.graph.errors import Mark
-from guidegraph.graph.ir import Call, Item, Loop, Op, Param, Source, Sources, walk
+from guidegraph.graph.ir import Call, Choice, Item, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import Beside, PortType, RunsCode, SequenceOf, Written
@@ -42,13 +42,15 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
 
     values: of the parameters, by name. A parameter without a value has no effect yet.
     """
-    loops = {op.key: op for op in walk(ops) if isinstance(op, Loop)}
+    by_key = {op.key: op for op in walk(ops)}
     effects: list[Effect] = []
-    for op in walk(ops):
+    for op in by_key.values():
+        if isinstance(op, Choice):
+            continue  # a path that it gives is listed at the node which uses it
         if isinstance(op, Call):
-            effects += _of_call(op, loops, values)
+            effects += _of_call(op, by_key, values)
         elif isinstance(op, Loop) and op.training is not None and op.training.checkpoint is not None:
-            for path, param in _paths(op.training.checkpoint, loops, values):
+            for path, param in _paths(op.training.checkpoint, by_key, values):
                 effects.append(Effect("write", path, f"nodes.{op.key}", "loop", "checkpoint", op.mark, param))
     return list(dict.fromkeys(effects))
 
@@ -68,14 +70,14 @@ def writes(port: Port) -> bool:
     return kind_of(port) == "write"
 
 
-def _of_call(call: Call, loops: Mapping[str, Loop], values: Mapping[str, Any]) -> Iterator[Effect]:
+def _of_call(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
     for name, sources in (*call.inputs.items(), *call.settings.items()):
         port = call.spec.port(name)
         kind = kind_of(port) if port is not None else None
         if port is None or kind is None:
             continue
         mark = call.marks.get(name, call.mark)
-        for path, param in _paths(sources, loops, values):
+        for path, param in _paths(sources, by_key, values):
             effect = Effect(kind, path, f"nodes.{call.key}", call.spec.id, name, mark, param)
             yield effect
             for companion in companions(port, path):
@@ -89,15 +91,19 @@ def companions(port: Port, path: Path | None) -> Iterator[Path]:
             yield companion
 
 
-def _paths(sources: Sources, loops: Mapping[str, Loop], values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
-    """The paths that sources give, each with the parameter that it comes from."""
+def _paths(sources: Sources, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[tuple[Path | None, str]]:
+    """The paths that sources give, each with the parameter that it comes from; of a choice, those of all branches."""
     if isinstance(sources, tuple):
         for each in sources:
-            yield from _paths(each, loops, values)
+            yield from _paths(each, by_key, values)
         return
     source: Source = sources
+    if isinstance(source, Output) and isinstance(choice := by_key.get(source.op), Choice):
+        yield from _paths(tuple(map(choice.branch, choice.inputs)), by_key, values)
+        return
     if isinstance(source, Item) and source.field is None:
-        over = loops[source.loop].over
+        loop = by_key[source.loop]
+        over = loop.over if isinstance(loop, Loop) else None
         if isinstance(over, (Constant, Param)):
             source = over
     if isinstance(source, Constant):

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.batch import BatchCall
-from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Output, Param, Source, Sources, walk
+from guidegraph.graph.choices import branch_conditions
+from guidegraph.graph.ir import Call, Carry, Index, Item, Literal, Loop, Op, Output, Param, Source, Sources, walk
 from guidegraph.graph.passes import PASSES
-from guidegraph.graph.plan import Plan, RegionPlan, Step, flat_region
+from guidegraph.graph.plan import Plan, flat_region
+from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.trust.effects import Effect
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
@@ -31,12 +33,15 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
         for name, does in PASSES.items()
     ]
     items = {op.key: op.item for op in walk(plan.ops) if isinstance(op, Loop)}
-    region = flat_region(plan.ops, [source for source, _ in plan.outputs.values()], plan.passes)
+    roots = [source for source, _ in plan.outputs.values()]
+    region = flat_region(plan.ops, roots, plan.passes)
     outputs = {n: {"from": _link(source, items), "type": str(kind)} for n, (source, kind) in plan.outputs.items()}
+    steps = _conditional(_rows(region, items), plan.ops, roots)
     return {
         "workflow": str(plan.graph.file),
         "passes": passes,
-        "steps": _rows(region, items),
+        "choices": {f"nodes.{key}": branch for key, branch in plan.taken.items()},
+        "steps": steps,
         "outputs": outputs,
         "files": [_file(effect) for effect in effects],
     }
@@ -49,6 +54,15 @@ def _file(effect: Effect) -> Row:
 
 def _rows(region: RegionPlan, items: Items) -> list[Row]:
     return [_row(step, items) for step in region.steps]
+
+
+def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
+    """The rows, those that only branches of choices need with the branches for which they are computed."""
+    for key, branches in branch_conditions(ops, roots).items():
+        for row in rows:
+            if branches and row["path"] == f"nodes.{key}":
+                row["if"] = [f"nodes.{choice} takes '{name}'" for choice, name in sorted(branches)]
+    return rows
 
 
 def _row(step: Step, items: Items) -> Row:
@@ -76,7 +90,7 @@ def _loop(loop: Loop, step: Step, items: Items) -> Row:
     row["takes"] = [_link(source, items) for source, _ in step.closure if not isinstance(source, Literal)]
     if body.early is not None:
         row["before"] = _rows(body.early, items)
-    row["body"] = _rows(body.variant({}), items)
+    row["body"] = _conditional(_rows(body.whole(), items), body.late, body.roots)
     if body.deciders:
         row["decides"] = [f"nodes.{call.key}" for call in body.deciders]
     row["next"] = {name: _link(source, items) for name, source in loop.next.items()}
@@ -125,6 +139,10 @@ def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
     for row in found["passes"]:
         state = row["effect"] or "applied" if row["applied"] else "off"
         yield f"  {row['name']:<11} {state:<26} {row['does']}"
+    if found["choices"]:
+        yield ""
+        yield "choices:"
+        yield from (f"  {path} takes '{branch}'" for path, branch in found["choices"].items())
     yield ""
     yield "steps:"
     yield from _steps(found["steps"], "  ")
@@ -154,11 +172,13 @@ def _steps(rows: list[Row], indent: str) -> Iterator[str]:
 def _line(row: Row) -> str:
     links: dict[str, str] = {**row.get("in", {}), **row.get("settings", {})}
     given = [f"{name}={value if len(value) <= WIDTH else value[: WIDTH - 1] + '…'}" for name, value in links.items()]
-    return f"{row['path']} = {row['node']}({', '.join(given)})"
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    return f"{row['path']} = {row['node']}({', '.join(given)}){condition}"
 
 
 def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
-    yield f"{first}{row['path']}: for {row['as']} in {row['over']}"
+    condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
+    yield f"{first}{row['path']}: for {row['as']} in {row['over']}{condition}"
     if row["carry"]:
         yield f"{indent}carries {_pairs(row['carry'])}"
     if row["takes"]:

@@ -102,7 +102,7 @@ def plan_command(
     values = bound(opened, settings, problems)
     policy = opened.policy(grants, given_names(settings))
     compiled = compile_plan(opened.graph, values, passes=chosen, only=only or None, policy=policy)
-    found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None), values))
+    found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None, values), values))
     if as_json:
         print_json(json.dumps(found, indent=2))
     else:

@@ -118,7 +118,7 @@ def _checked(given: Arguments, registry: Registry) -> Ready:
     dtype = given.dtype or (recipe.dtype if recipe else "float32")
     values = bound(opened, given.settings, problems)
     policy = opened.policy(given.grants, given_names(given.settings), given.out)
-    check_effects(needed_ops(opened.graph, only), values, policy)
+    check_effects(needed_ops(opened.graph, only, values), values, policy)
     if refused := admission_problems(opened.graph, values, only):
         raise WorkflowError(refused)
     return Ready(opened, values, only, dtype, passes, cache, budget, policy)

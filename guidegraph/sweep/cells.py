@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from guidegraph.graph.digest import Digests, hashed, is_pure, labelled
-from guidegraph.graph.ir import Call, Graph, Literal, Op, Output, Param, Sources
+from guidegraph.graph.ir import Call, Literal, Op, Output, Param, Source, Sources
 from guidegraph.graph.models import frozen_copy
 from guidegraph.graph.passes import bind_params
 from guidegraph.graph.plan import needed_ops
+from guidegraph.graph.settle import settle
 from guidegraph.graph.trust.policy import check_effects
 from guidegraph.recorded import Job
 from guidegraph.rerun import portable
@@ -34,16 +35,18 @@ def cell_key(job: Job) -> str:
     itself is not looked at. A node that only has an effect, such as one that saves, counts without the content of
     its paths, since they are where it writes.
     """
-    check_effects(needed_ops(job.graph, job.only), job.values, job.policy)
+    check_effects(needed_ops(job.graph, job.only, job.values), job.values, job.policy)
     values = {name: Literal(frozen_copy(value)) for name, value in job.values.items()}
-    ops = {key: bind_params(op, values) for key, op in job.graph.ops.items()}
+    wanted = job.only if job.only is not None else list(job.graph.outputs)
+    bound = {key: bind_params(op, values) for key, op in job.graph.ops.items()}
+    settled = settle(bound, [job.graph.outputs[name].source for name in wanted])
+    ops = settled.ops
     digests = Digests(f"{job.device} {job.dtype}", structural=True)
     digests.add(ops)
-    wanted = job.only if job.only is not None else list(job.graph.outputs)
-    needed = _needed(job.graph, ops, wanted)
+    sources = {name: settled.source(job.graph.outputs[name].source) for name in wanted}
+    needed = _needed(ops, sources.values())
     parts = [("only", json.dumps(job.only)), ("passes", json.dumps(sorted(job.passes)))]
-    for name in wanted:
-        source = job.graph.outputs[name].source
+    for name, source in sources.items():
         parts.append((f"output {name}", digests.source(values[source.name] if isinstance(source, Param) else source)))
     for key, op in ops.items():
         if job.only is None and key not in needed and not is_pure(op):
@@ -53,9 +56,8 @@ def cell_key(job: Job) -> str:
     return labelled(parts)
 
 
-def _needed(graph: Graph, ops: Mapping[str, Op], outputs: Sequence[str]) -> set[str]:
-    """The operations that outputs depend on."""
-    sources = (graph.outputs[name].source for name in outputs)
+def _needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
+    """The operations that some values depend on."""
     found = {source.op for source in sources if isinstance(source, Output)}
     for key in reversed([*ops]):
         if key in found:

@@ -47,9 +47,6 @@ def held_parts(path: Path) -> list[str]:
     found = read_index(path)
     for name, part in found.items():
         for key in ("weights", "tokenizer"):
-            try:
-                inside(path, part.get(key, INDEX))
-            except FileNotFoundError:
-                message = f"part '{name}' of '{path}' needs {part[key]}, which is not there: copy it there too"
-                raise ValueError(message) from None
+            if key in part and not (file := inside(path, part[key])).is_file():
+                raise ValueError(f"part '{name}' of '{path}' needs {file.name}, which is not there: copy it there too")
     return list(found)

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.choices import has_choices
+from guidegraph_runtime.demand import needed
 from guidegraph_runtime.device import DeviceValue, on_host
 from guidegraph_runtime.device_parts import DeviceParts, Graphs
 from guidegraph_runtime.errors import BundleError, one_of
 from guidegraph_runtime.fitting import fitted
 from guidegraph_runtime.inputs import carried, given_inputs
-from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.lora import LORA_TABLE, Lora, adapted_weights, read_loras
 from guidegraph_runtime.manifest_types import Manifest, Operation
 from guidegraph_runtime.memory import Memory
@@ -185,7 +186,7 @@ class Bundle:
         run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_of.ready)
         outputs: dict[str, Array] = {}
         with self._turn:
-            for operation in plan:
+            for operation in run.demanded(plan, [*sources.values()]):
                 started = time.perf_counter()
                 run.run([operation])
                 if finished is not None:
@@ -213,27 +214,27 @@ class Bundle:
         sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
         values = given_inputs(self.manifest, params, self.where, self._verified.data)
         plan = needed(overridden(self.manifest.plan, nodes or {}, self.where), [*sources.values()])
-        return Prepared(sources, plan, values, self._rehearse(plan, values).made)
+        return Prepared(sources, plan, values, self._rehearse(plan, values, [*sources.values()]).made)
 
     def offers(self) -> list[Offer]:
         """The nodes of the plan of which a run with the bundle's defaults takes another setting or operation."""
         inputs = {name: one for name, one in self.manifest.inputs.items() if not one.required}
         values = {name: self.carried(name, one.default) for name, one in inputs.items()}
-        plan = self.manifest.plan
+        plan, wanted = self.manifest.plan, [one.source for one in self.manifest.outputs.values()]
         known = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
 
         def takes(nodes: Mapping[str, Any]) -> bool:
             try:
-                self._rehearse(overridden(plan, nodes, self.where), known)
+                self._rehearse(overridden(plan, nodes, self.where), known, wanted)
             except BundleError:
                 return False
             return True
 
         return list(offers(plan, {f"params.{name}": one.default for name, one in inputs.items()}, takes))
 
-    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any]) -> Rehearsal:
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], wanted: Sequence[str]) -> Rehearsal:
         rehearsal = Rehearsal(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
-        rehearsal.run(plan)
+        rehearsal.run(rehearsal.demanded(plan, wanted) if has_choices(plan) else plan)
         return rehearsal
 
     def _start(self, values: Mapping[str, Any]) -> Memory:
@@ -257,20 +258,3 @@ def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
 
 def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:
     raise ValueError(f"part '{part}' is not run in a rehearsal")
-
-
-def needed(plan: Sequence[Operation], wanted: Sequence[str]) -> list[Operation]:
-    """The operations that some values depend on, in order."""
-    names = set(wanted)
-    kept = []
-    for operation in reversed(plan):
-        if names.isdisjoint(operation.outputs):
-            continue
-        kept.append(operation)
-        names |= _reads(operation)
-    return kept[::-1]
-
-
-def _reads(operation: Operation) -> set[str]:
-    links = {*(Loop.of(operation).reads() if operation.op == "loop" else operation.inputs.values())}
-    return links.union(*map(_reads, operation.body or ()))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from guidegraph_runtime.choices import CHOOSE, Choice
 from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import (
     DTYPES,
@@ -271,11 +272,11 @@ def _operation(cursor: Cursor, levels: int) -> Operation:
         outputs=outputs,
         body=_operations(fields["body"], levels - 1) if "body" in fields else None,
     )
-    if operation.op == "loop":
+    if operation.op in ("loop", CHOOSE):
         try:
-            Loop.of(operation)
+            Loop.of(operation) if operation.op == "loop" else Choice.of(operation)
         except ValueError as error:
-            fields["with"].fail("what makes a loop", str(error))
+            fields["with"].fail(f"what makes a {'loop' if operation.op == 'loop' else 'choice'}", str(error))
     return operation
 
 

@@ -13,6 +13,8 @@ from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.trust import given_file, takes_file
 
+NOT_HOSTED = ("loop", "part", "choose")
+
 
 def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str) -> tuple[Operation, ...]:
     """The plan with ``node.setting`` changed, and with ``node.use`` another operation of the same group.
@@ -56,9 +58,9 @@ def settings_of(operation: str) -> dict[str, Any]:
 
 
 def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
-    """The operations of a plan that are neither loops nor parts, those of bodies too."""
+    """The operations of a plan that are no loops, parts or choices, those of bodies too."""
     for operation in plan:
-        if operation.op not in ("loop", "part"):
+        if operation.op not in NOT_HOSTED:
             yield operation
         yield from host_operations(operation.body or ())
 
@@ -66,7 +68,7 @@ def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
 def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], where: str) -> Operation:
     if operation.body is not None:
         return replace(operation, body=tuple(_changed(inner, changes, where) for inner in operation.body))
-    if operation.op == "part" or operation.node not in changes:
+    if operation.op in NOT_HOSTED or operation.node not in changes:
         return operation
     given = dict(changes[operation.node])
     use = given.pop("use", operation.op)

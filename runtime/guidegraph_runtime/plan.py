@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guidegraph_runtime.choices import CHOOSE, Choice, has_choices
+from guidegraph_runtime.demand import on_demand
 from guidegraph_runtime.device import DeviceValue, on_host, stand_in
 from guidegraph_runtime.error_text import error_text
 from guidegraph_runtime.errors import BundleError
@@ -55,7 +57,7 @@ class PlanRun:
     code: str = "operation-failed"
     limit_code: str = "limit-reached"
 
-    def run(self, plan: Sequence[Operation]) -> None:
+    def run(self, plan: Iterable[Operation]) -> None:
         """Run operations in order. Raises ``BundleError`` that names the one that failed."""
         for operation in plan:
             self._check_time()
@@ -77,8 +79,21 @@ class PlanRun:
             )
             raise BundleError(self.where, "limit-reached", message)
 
+    def demanded(self, plan: Sequence[Operation], wanted: Sequence[str]) -> Iterator[Operation]:
+        """The operations to run for some values, each to be run before the next. Raises ``BundleError``."""
+        try:
+            yield from on_demand(plan, wanted, self.memory, self.is_known)
+        except ValueError as error:
+            raise BundleError(self.where, self.code, str(error)) from error
+
+    def is_known(self, value: Any) -> bool:
+        """Whether a value is there, so that a choice can be made by it."""
+        return True
+
     def _one(self, operation: Operation) -> None:
-        if operation.op == "loop":
+        if operation.op == CHOOSE:
+            self._choose(operation)
+        elif operation.op == "loop":
             with self.trips.ended():
                 self._loop(operation)
         elif operation.op == "part":
@@ -126,6 +141,11 @@ class PlanRun:
             return self.files(value["file"])
         return {name: self._setting(one) for name, one in value.items()}
 
+    def _choose(self, operation: Operation) -> None:
+        choice = Choice.of(operation)
+        branch = choice.taken(lambda name: on_host(self.memory.read(name)))
+        self.memory.update(choice.values(branch, self.memory.read))
+
     def _part(self, operation: Operation) -> None:
         check_fields(operation, self.memory)
         given = {name: self.memory.read(at) for name, at in operation.inputs.items()}
@@ -139,10 +159,12 @@ class PlanRun:
         self.unread |= unread_operations(loop, body)
         memory.update({at: memory.read(start) for at, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
+        wanted = [*loop.next.values(), *loop.collect.values()]
+        chooses = has_choices(body)
         for i in range(len(rows)):
             memory[loop.index] = i
             memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
-            self.run(body)
+            self.run(self.demanded(body, wanted) if chooses else body)
             for name, at in loop.collect.items():
                 collected[name].append(memory.read(at))
             memory.update({at: memory.read(after) for at, after in loop.next.items()})

@@ -22,6 +22,7 @@ from guidegraph_runtime.admission import (
     memory_problem,
     multiple_problem,
 )
+from guidegraph_runtime.choices import Choice, has_choices
 from guidegraph_runtime.fitting import axis_sizes, check_spread, due_shapes
 from guidegraph_runtime.host import OPERATIONS, SHAPES
 from guidegraph_runtime.loops import Loop
@@ -92,6 +93,17 @@ class Rehearsal(PlanRun):
             return None
         return rule(**given)
 
+    def is_known(self, value: Any) -> bool:
+        """Whether a value is there, and not only its shape."""
+        return not isinstance(value, (Unknown, Sized))
+
+    def _choose(self, operation: Operation) -> None:
+        when = Choice.of(operation).when
+        if when is None or self.is_known(self.memory.read(when)):
+            super()._choose(operation)
+        else:
+            self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
+
     def _part(self, operation: Operation) -> None:
         known = {name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, Sized))}
         check_fields(operation, Memory(known))
@@ -148,7 +160,7 @@ class Rehearsal(PlanRun):
             memory[loop.item] = row
             outer, self._carried = self._carried, self._carried | starts.keys()
             self.depth += 1
-            self.run(body)
+            self.run(self.demanded(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
             self.depth -= 1
             self._carried = outer
             for at, after in loop.next.items():

@@ -11,10 +11,10 @@ from PIL import Image
 
 from guidegraph.cli import main
 from guidegraph_runtime.cli import main as main_of_bundles
-from tests.attacks import exports, files, recipes, resources
+from tests.attacks import exports, files, plugins, recipes, resources
 from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome
 
-MODULES = (recipes, exports, files, resources)
+MODULES = (recipes, exports, files, resources, plugins)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from guidegraph.graph.trust.policy import YOURS
 from guidegraph.sweep import remote
 
 
@@ -24,7 +25,7 @@ def test_an_exception_that_cannot_be_sent_is_told(monkeypatch: pytest.MonkeyPatc
         raise Unpicklable
 
     monkeypatch.setattr(remote, "_Process", fail)
-    order = remote.Order(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None)
+    order = remote.Order(Path("w.yaml"), {}, None, "cpu", "float32", (), True, {}, None, YOURS)
     made = remote.make_cell(order, "key", {})
     assert made.outcome.status == "failed"
     assert made.outcome.message.startswith("on this worker: Unpicklable: (its text cannot be shown")

@@ -98,7 +98,47 @@ def ask(denoiser: Denoiser, x: Sample) -> Sample:
     return denoiser(x, torch.zeros(x.shape[0]), Condition()).value
 
 
-NODES = [model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
+@node("plan.above")
+def above(x: Sample, *, bound: float = 0.0) -> Tensor:
+    """Whether the mean is above a bound, as a tensor of one element."""
+    return (x.mean() > bound).reshape(1)
+
+
+@node("plan.is_long", host=True)
+def is_long(*, word: str) -> bool:
+    """Whether a word has more than two letters, which only Python can know."""
+    return len(word) > 2
+
+
+@node("plan.fail", host=True)
+def fail() -> Tensor:
+    """A model that is not there."""
+    raise FileNotFoundError("no such model")
+
+
+@node("plan.vector")
+def vector(x: Sample) -> Condition:
+    """A condition with a vector."""
+    return Condition(vector=x.flatten(1))
+
+
+@node("plan.tokens")
+def tokens(x: Sample) -> Condition:
+    """A condition with tokens."""
+    return Condition(tokens=x.flatten(2))
+
+
+@node("plan.told")
+def told(x: Sample, condition: Condition) -> Sample:
+    """Plus the mean of a condition."""
+    given = condition.vector if condition.tokens is None else condition.tokens
+    assert given is not None
+    return x + given.mean()
+
+
+CHOOSING = [above, is_long, fail, vector, tokens, told]
+
+NODES = [*CHOOSING, model, ask, spell, flag, halve, scale, times, fold, mix, secret, read, pull]
 
 
 def registry() -> Registry:

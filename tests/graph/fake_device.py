@@ -176,6 +176,12 @@ def use(x: Tensor, models: Sequence[Model]) -> Tensor:
     return x
 
 
+@node("r.positive")
+def positive(x: Tensor) -> bool:
+    """Whether x is above 0."""
+    return bool(x > 0)
+
+
 @node("r.read", io=True)
 def read(*, value: float) -> Tensor:
     """A number from somewhere slow."""
@@ -236,7 +242,7 @@ class Restless(torch.nn.Module):
 
 
 NODES: tuple[Callable[..., Any], ...] = (
-    model, parts, measured, changed, closure, start, use, read, load, ask, table, boom, save, detached,
+    model, parts, measured, changed, closure, start, use, positive, read, load, ask, table, boom, save, detached,
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,17 @@ def setting(graph: Graph, key: str, name: str) -> Any:
         ("3.", 3.0),
         ("+7", 7.0),
         ("0", 0.0),
-        (".inf", math.inf),
-        ("-.inf", -math.inf),
     ],
 )
 def test_numbers(tmp_path: Path, written: str, value: float) -> None:
     graph = made(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
     assert setting(graph, "n", "value") == value
+
+
+@pytest.mark.parametrize("written", [".inf", "-.inf", ".nan"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(WorkflowError, match=r"expected a (finite )?number; found"):
+        made(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
 
 
 @pytest.mark.parametrize(

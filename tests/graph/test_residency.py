@@ -433,3 +433,29 @@ def test_any_plan_stays_within_its_budget_and_computes_the_same(tmp_path: Path, 
     log.clear()
     without = run_on_fake(text, tmp_path, budget=None).outputs["x"]
     assert torch.equal(within, without)
+
+
+CHOOSING = """
+nodes:
+  x: {use: r.start}
+  judge: {use: r.model, with: {name: judge, size: 5}}
+  a: {use: r.model, with: {name: a, size: 10}}
+  b: {use: r.model, with: {name: b, size: 20}}
+  judged: {use: r.use, in: {x: x, models: [judge]}}
+  positive: {use: r.positive, in: {x: judged}}
+  small: {use: r.use, in: {x: judged, models: [a]}}
+  big: {use: r.use, in: {x: judged, models: [b, judge]}}
+  either: {choose: {when: positive, of: {true: small, false: big}}}
+outputs: {x: either}
+"""
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_models_of_a_branch_that_is_not_taken_are_not_made(swapped: bool, tmp_path: Path) -> None:
+    text = CHOOSING.replace("true: small, false: big", "false: small, true: big") if swapped else CHOOSING
+    result = run_on_fake(text, tmp_path, budget=100)
+    decided = ["make judge on host", "judge in 20", "use judge", "judge out 20"]
+    small = ["make a on host", "a in 40", "use a", "a out 40"]
+    big = ["make b on host", "b in 80", "judge in 20", "use b", "use judge", "judge out 20", "b out 80"]
+    assert (log.lines, log.device.peak) == ([*decided, *(big if swapped else small)], 100 if swapped else 40)
+    assert result.outputs.keys() == {"x"}

@@ -5,157 +5,31 @@ They never fail for a value of the right type, so whatever fails in a graph of t
 
 from __future__ import annotations
 
-import functools
-import inspect
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from types import NoneType
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
 
-from guidegraph.graph.node import node
-from guidegraph.graph.types import Tensor, capability, structured
+from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Condition, Image, Label, Latent, Mask, Noise, Prediction, Sample, Score, Timesteps
-from tests.random_graphs.annotations import is_a
-
-SIDE = 4
-Scale = float | Tensor
-Small = Annotated[int, Ge(-3), Le(9)]
-
-
-class Misfit(TypeError):
-    """A node was given, or gave, a value that is not of the type in its signature."""
-
-
-NODES: list[Callable[..., Any]] = []
-KEEPS: dict[str, str] = {}
-"""By the id of a node, the port of which its output keeps the narrower type: any type, or a sample's."""
-
-
-def typed(id: str, *, keeps: str = "", **traits: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A node that checks values by its annotations."""
-
-    def make(function: Callable[..., Any]) -> Callable[..., Any]:
-        hints = typing.get_type_hints(function, include_extras=True)
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def checking(*args: Any, **named: Any) -> Any:
-            bound = signature.bind(*args, **named)
-            bound.apply_defaults()
-            skipped = unread(traits, bound.arguments)
-            for name, value in bound.arguments.items():
-                if name not in skipped and not is_a(value, hints[name]):
-                    raise Misfit(f"{id}: '{name}' is {hints[name]}, and was given {value!r:.80}")
-            result = function(*args, **named)
-            if not is_a(result, hints["return"]):
-                raise Misfit(f"{id}: gives {hints['return']}, and gave {result!r:.80}")
-            return result
-
-        NODES.append(node(f"rand.{id}", **traits)(checking))
-        if keeps:
-            KEEPS[f"rand.{id}"] = keeps
-        return checking
-
-    return make
-
-
-def unread(traits: Any, values: Any) -> set[str]:
-    """The ports that a node's ``needs`` leaves out for these values."""
-    needs = traits.get("needs")
-    if needs is None:
-        return set()
-    names = inspect.signature(needs).parameters
-    return {"a", "b", "cond", "uncond"} - needs(**{name: values[name] for name in names})
-
-
-def draw(shape: Sequence[int], seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def number(x: torch.Tensor) -> float:
-    """A number that says something of a tensor, whatever its shape and dtype; 0 for an empty one."""
-    return float(x.double().mean().tanh()) if x.numel() else 0.0
-
-
-def small(value: float) -> int:
-    return int(abs(value) * 7) % 4
-
-
-class Halves(NamedTuple):
-    low: Sample
-    high: Sample
-    ratio: float
-
-
-class Facts(NamedTuple):
-    mean: float
-    count: int
-    word: str | None
-
-
-class Row(NamedTuple):
-    x: Sample
-    label: Label
-    name: str
-    weight: float
-
-
-@structured
-@dataclass(frozen=True)
-class Bounds:
-    """A structured type of the test's own."""
-
-    low: Tensor
-    high: Tensor
-
-
-class Affine(Protocol):
-    """x (…) -> a x + b."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
-@capability("rand.linear gives one")
-@typing.runtime_checkable
-class Invertible(Affine, Protocol):
-    """An affine map that can be undone."""
-
-    def undo(self, x: Tensor) -> Tensor: ...
-
-
-class Linear(torch.nn.Module):
-    def __init__(self, slope: float, shift: float) -> None:
-        super().__init__()
-        self.register_buffer("slope", torch.tensor(slope))
-        self.register_buffer("shift", torch.tensor(shift))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.slope + self.shift
-
-    def undo(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.shift) / self.slope
-
-
-class Rows(Sequence[Row]):
-    """Rows that are made when they are asked for."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: Any) -> Any:
-        if i >= self.count:
-            raise IndexError(i)
-        return Row(draw((2, 3, SIDE, SIDE), self.seed + i), torch.tensor([i, 1]), f"row {i}", 0.5 * i)
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(self.count))
+from tests.random_graphs.typed_node import (
+    SIDE,
+    Affine,
+    Bounds,
+    Facts,
+    Halves,
+    Invertible,
+    Linear,
+    Row,
+    Rows,
+    Scale,
+    Small,
+    draw,
+    number,
+    small,
+    typed,
+)
 
 
 @typed("int")
@@ -508,23 +382,3 @@ def unchanged(x: float, *, off: bool = True) -> float:
 @typed("effect", pure=False)
 def effect(x: Any) -> None:
     return None
-
-
-def actual_type(id: str, settings: dict[str, Any]) -> Any:
-    """The type that the output of a node without ports has, where it is narrower than its annotation; else None."""
-    there = settings.get("there", True)
-    kinds = {"int": int, "word": str, "image": Image, "list": Sequence[float], "none": NoneType}
-    return {
-        "rand.no_int": NoneType,
-        "rand.maybe_int": int,
-        "rand.maybe_sample": Latent if there else NoneType,
-        "rand.int_or_word": str if settings.get("word", False) else int,
-        "rand.scale": Timesteps if settings.get("rows", False) else float,
-        "rand.image_as_tensor": Image,
-        "rand.latent_as_sample": Latent,
-        "rand.vector_as_tensor": Timesteps,
-        "rand.anything": kinds.get(settings.get("kind", "int")),
-    }.get(id)
-
-
-TYPES: tuple[Any, ...] = (Affine, Bounds, Invertible, Row)

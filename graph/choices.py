@@ -1,0 +1,136 @@
+"""Choices: what is computed for certain, and what only where a branch is taken.
+
+A region's operation is *optional* while it is needed by nothing but branches of choices that are not made yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from guidegraph.graph.digest import is_pure
+from guidegraph.graph.errors import NodeError, choices
+from guidegraph.graph.ir import OTHERWISE, WHEN, Choice, Loop, Op, Output, Source
+from guidegraph.graph.types import describe, is_tensor
+
+Ops = Mapping[str, Op]
+
+
+def label_of(value: object) -> str | None:
+    """What a branch for this value is called; ``None`` for what no branch can be for.
+
+    A tensor of one element counts as that number.
+    """
+    if is_tensor(value):
+        value = value.item() if value.numel() == 1 else None  # type: ignore[attr-defined]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, str)) else None
+
+
+def taken_branch(choice: Choice, value: Any) -> str:
+    """The branch that a value of ``when`` takes. Raises ``NodeError`` where there is none."""
+    label = label_of(value)
+    if label is None:
+        message = f"a choice is made by a text, a whole number, true or false; found {describe(value)}"
+    elif label in choice.inputs and label != OTHERWISE:
+        return label
+    elif OTHERWISE in choice.inputs:
+        return OTHERWISE
+    else:
+        message = f"no branch '{label:.60}'; {choices(label[:60], choice.inputs, 'branches')}"
+    mark = choice.marks.get(WHEN, choice.mark)
+    raise NodeError(f"nodes.{choice.key}", choice.spec.id, mark, ValueError(f"port '{WHEN}': {message}"))
+
+
+def branch_operations(ops: Ops) -> set[str]:
+    """The keys of all operations that a branch of a choice depends on, in this region or in a body inside it."""
+    found: set[str] = set()
+    for op in reversed([*ops.values()]):
+        if op.key in found:
+            found.update(source.op for source in op.sources() if isinstance(source, Output))
+        elif isinstance(op, (Choice, Loop)):
+            found.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
+    return found & ops.keys()
+
+
+def _branch_sources(op: Op) -> Iterator[Source]:
+    if isinstance(op, Choice):
+        yield from map(op.branch, op.inputs)
+    elif isinstance(op, Loop):
+        inside = branch_operations(op.body)
+        for inner in op.body.values():
+            yield from inner.sources() if inner.key in inside else _branch_sources(inner)
+
+
+def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> set[str]:
+    """The keys of the operations that are needed whichever branches are taken.
+
+    Those with effects are, unless ``effects`` is off or a branch depends on them.
+    """
+    needed = {source.op for source in roots if isinstance(source, Output)}
+    inside = branch_operations(ops) if effects else set()
+    for op in reversed([*ops.values()]):
+        if op.key in needed or (effects and op.key not in inside and not is_pure(op)):
+            needed.add(op.key)
+            sources = [op.when] if isinstance(op, Choice) else op.sources()
+            needed.update(source.op for source in sources if isinstance(source, Output))
+    return needed & ops.keys()
+
+
+def optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
+    """The keys of the operations that only branches of choices need."""
+    if not any(isinstance(op, Choice) for op in ops.values()):
+        return set()
+    return branch_operations(ops) - certain_operations(ops, roots)
+
+
+def without_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
+    """The operations that are needed whichever branches are taken, in the bodies of loops too."""
+    optional = optional_operations(ops, roots)
+    return {
+        key: replace(op, body=without_optional(op.body, op.roots())) if isinstance(op, Loop) else op
+        for key, op in ops.items()
+        if key not in optional
+    }
+
+
+def next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:
+    """The choices to make first: they are needed for certain, and their ``when`` depends on no other choice."""
+    if not any(isinstance(op, Choice) for op in ops.values()):
+        return ()
+    certain = certain_operations(ops, roots, effects=effects)
+    waiting: set[str] = set()
+    found: list[Choice] = []
+    for op in ops.values():
+        if isinstance(op, Choice):
+            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in waiting):
+                found.append(op)
+            waiting.add(op.key)
+        elif any(isinstance(source, Output) and source.op in waiting for source in op.sources()):
+            waiting.add(op.key)
+    return tuple(found)
+
+
+def branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
+    """For each operation the branches, by choice and name, of which one must be taken for it to be needed.
+
+    An operation that is needed in any case has none. Those with the same branches are needed together.
+    """
+    certain = certain_operations(ops, roots, effects=False)
+    found: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
+    for op in reversed([*ops.values()]):
+        for source, branch in _read_for(op):
+            if isinstance(source, Output) and source.op in found:
+                found[source.op] |= {(op.key, branch)} if branch else found[op.key]
+    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in found.items()}
+
+
+def _read_for(op: Op) -> Iterator[tuple[Source, str]]:
+    """What an operation reads, and for which branch; "" for what it reads in any case."""
+    if isinstance(op, Choice):
+        yield op.when, ""
+        yield from ((op.branch(name), name) for name in op.inputs)
+    else:
+        yield from ((source, "") for source in op.sources())

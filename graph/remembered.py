@@ -1,0 +1,39 @@
+"""Calls that give their last result again while their arguments are the same objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+from guidegraph.graph.ir import Call
+
+
+def remembered(call: Call) -> Call:
+    """The call of a pure node that computes once for the same arguments, one after the other.
+
+    So what only some iterations of a loop need, and no iteration changes, is computed in the first of them.
+    """
+    function = call.spec.function
+    arguments: list[Any] = []
+    result: list[Any] = []
+
+    @wraps(function)
+    def run(*args: Any, **named: Any) -> Any:
+        given = [*_flat((*args, *named.values()))]
+        if not result or len(given) != len(arguments) or any(a is not b for a, b in zip(given, arguments, strict=True)):
+            result[:] = [function(*args, **named)]
+            arguments[:] = given
+        return result[0]
+
+    return replace(call, spec=replace(call.spec, function=run))
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, with the entries of a list of links in its place."""
+    for value in values:
+        if isinstance(value, list):
+            yield from (len(value), *value)
+        else:
+            yield value

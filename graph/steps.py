@@ -1,0 +1,152 @@
+"""Steps with numbered slots: what a plan is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guidegraph.graph.batch import BatchCall
+from guidegraph.graph.ir import Call, Literal, Loop, Op, Output, Source, Sources
+from guidegraph.graph.node import Watch
+from guidegraph.graph.output_check import Fits, output_check
+from guidegraph.graph.ownership import is_mutable
+
+if TYPE_CHECKING:
+    from guidegraph.graph.plan import BodyPlan
+
+Slot = int
+
+
+@dataclass(slots=True)
+class Step:
+    """One call, with slots for arguments.
+
+    function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
+    position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
+    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
+    plain: positions and constants are all there is, and nothing is checked.
+    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
+    use this is. members: the calls of a batch.
+    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
+    """
+
+    op: Call | Loop | BatchCall
+    function: Callable[..., Any] | None
+    args: tuple[Slot | tuple[Slot, ...], ...]
+    wired: tuple[tuple[str, Slot | tuple[Slot, ...]], ...]
+    constants: dict[str, Any]
+    outs: tuple[Slot, ...]
+    named: bool
+    plain: bool
+    validated: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    checks: tuple[Fits | None, ...] = ()
+    frees: tuple[Slot, ...] = ()
+    members: tuple[Step, ...] = ()
+    body: BodyPlan | None = None
+    closure: tuple[tuple[Source, Slot], ...] = ()
+    watch: Watch = "nothing"
+
+
+@dataclass(slots=True)
+class RegionPlan:
+    """Flat steps over ``size`` slots. ``inputs`` are slots filled from outside of the region."""
+
+    size: int
+    constants: list[tuple[Slot, Any]]
+    inputs: list[tuple[Source, Slot]]
+    steps: list[Step]
+    results: dict[Source, Slot]
+
+
+class Slots:
+    """The slots of a region, by the source that fills each."""
+
+    def __init__(self) -> None:
+        self.by_source: dict[Source, Slot] = {}
+        self.constants: list[tuple[Slot, Any]] = []
+        self.inputs: list[tuple[Source, Slot]] = []
+        self.size = 0
+
+    def new(self) -> Slot:
+        self.size += 1
+        return self.size - 1
+
+    def of(self, source: Source) -> Slot:
+        slot = self.by_source.get(source)
+        if slot is None:
+            slot = self.by_source[source] = self.new()
+            if isinstance(source, Literal):
+                self.constants.append((slot, source.value))
+            else:
+                self.inputs.append((source, slot))
+        return slot
+
+    def each(self, sources: Sources) -> Slot | tuple[Slot, ...]:
+        return tuple(self.of(s) for s in sources) if isinstance(sources, tuple) else self.of(sources)
+
+    def outputs(self, op: Op) -> tuple[Slot, ...]:
+        slots = []
+        for name in op.outputs:
+            slot = self.by_source[Output(op.key, name)] = self.new()
+            slots.append(slot)
+        return tuple(slots)
+
+
+def call_step(call: Call, slots: Slots) -> Step:
+    """A call with its slots. Leading ports go by position, so that no dict is built for them."""
+    args: list[Slot | tuple[Slot, ...]] = []
+    names = iter(call.spec.inputs)
+    for name in names:
+        if name not in call.inputs:
+            break
+        args.append(slots.each(call.inputs[name]))
+    by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
+        (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
+    ]
+    constants: dict[str, Any] = {}
+    validated: list[str] = []
+    for name, source in call.settings.items():
+        if isinstance(source, Literal):
+            constants[name] = source.value
+        else:
+            by_name.append((name, slots.each(source)))
+            validated.append(name)
+    mutable = tuple(name for name, value in constants.items() if is_mutable(value))
+    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
+    return Step(
+        call,
+        call.spec.function,
+        tuple(args),
+        tuple(by_name),
+        constants,
+        slots.outputs(call),
+        call.spec.named_outputs,
+        plain,
+        tuple(validated),
+        mutable,
+        tuple(map(output_check, call.outputs.values())),
+        watch=call.spec.watch,
+    )
+
+
+def reads(step: Step) -> Iterable[Slot]:
+    """The slots that a step reads."""
+    for member in step.members:
+        yield from reads(member)
+    for slot in (*step.args, *(s for _, s in step.wired)):
+        if isinstance(slot, tuple):
+            yield from slot
+        else:
+            yield slot
+    yield from (slot for _, slot in step.closure)
+
+
+def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
+    """Set the slots that each step is the last to use; those that are ``kept`` are not freed."""
+    seen = set(kept)
+    for step in reversed(steps):
+        last = {slot for slot in (*reads(step), *step.outs) if slot not in seen}
+        seen |= last
+        step.frees = tuple(sorted(last))
