@@ -250,7 +250,7 @@ def _files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> 
 
 
 def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
-    """Outputs that other calls read, and that this one will not give."""
+    """The first output that another call reads and that this one will not give, with the names of the others."""
     provides = call.spec.provides
     arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
     if provides is None or arguments is None:
@@ -260,14 +260,17 @@ def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, 
     except (ValueError, OSError) as error:
         yield Problem(call.mark, "missing-part", f"{call.spec.id}: {error}", f"nodes.{call.key}")
         return
-    for reader, port, output in readers:
-        if output not in given:
-            message = (
-                f"nodes.{call.key} ({call.spec.id}) has no '{output}' here, which port '{port}' of {reader.spec.id} "
-                f"takes; it has {', '.join(given) or 'nothing'}"
-            )
-            mark = reader.marks.get(port, reader.mark)
-            yield Problem(mark, "missing-part", message, f"nodes.{reader.key}.in.{port}")
+    lacking = [(reader, port, output) for reader, port, output in readers if output not in given]
+    if not lacking:
+        return
+    reader, port, output = lacking[0]
+    others = dict.fromkeys(f"'{other}'" for _, _, other in lacking if other != output)
+    also = f", nor {', '.join(others)}" if others else ""
+    message = (
+        f"nodes.{call.key} ({call.spec.id}) has no '{output}' here, which port '{port}' of {reader.spec.id} "
+        f"takes{also}; it has {', '.join(given) or 'nothing'}"
+    )
+    yield Problem(reader.marks.get(port, reader.mark), "missing-part", message, f"nodes.{reader.key}.in.{port}")
 
 
 def _written(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:

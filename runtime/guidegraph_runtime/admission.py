@@ -47,6 +47,8 @@ def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
     would draw one that no seed gives.
     """
     for other in others:
+        if other.count == 0:
+            return f"{other.source} is for no sample: give one for all samples, or one for each"
         if other.count not in (1, samples.count):
             return (
                 f"{other.source} is for {_plural(other.count, 'sample')} and {samples.source} makes "

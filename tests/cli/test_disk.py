@@ -42,7 +42,10 @@ def test_an_output_without_room_is_named_and_the_others_stay(cli: Command, large
     with file_limit(20_000):
         result = cli("run", large, "--out", "out")
     assert result.code == 1
-    assert f"{large}:8:32: output-failed: output 'large' has no file: 'out/large.safetensors' cannot" in result.err
+    assert (
+        f"{large}:8:32: output-failed: output 'large' has no file: '{cli.folder / 'out/large.safetensors'}' cannot"
+        in result.err
+    )
     assert TOO_LARGE in result.err
     assert Path("out/large.safetensors").read_bytes() == before
     assert names(Path("out")) == ["large.safetensors", "run.json", "small.json"]
@@ -52,7 +55,7 @@ def test_a_record_without_room_is_named(cli: Command, large: Path) -> None:
     with file_limit(10):
         result = cli("run", large, "--out", "out")
     assert result.code == 1
-    assert result.err.startswith(f"error: 'out/run.json' {TOO_LARGE}")
+    assert result.err.startswith(f"error: '{cli.folder / 'out/run.json'}' {TOO_LARGE}")
     assert names(Path("out")) == []
 
 
@@ -77,7 +80,7 @@ def test_a_full_cache_is_said_once_and_ends_no_run(
     assert result.code == 0
     assert [path.name for path in tried] == [tried[0].name]
     assert len(caplog.messages) == 1
-    assert "keeps nothing more of this run, which goes on without it: 'cache/" in caplog.messages[0]
+    assert "keeps nothing more of this run, which goes on without it: '" in caplog.messages[0]
     assert "no space is left on the disk" in caplog.messages[0]
 
 
