@@ -80,6 +80,14 @@ def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
+def tidy(path: Path | None) -> Path | None:
+    """A path without its "..", where that names the same file: behind a link it need not."""
+    if path is None:
+        return None
+    short = Path(os.path.normpath(path))
+    return short if os.path.realpath(short) == os.path.realpath(path) else path
+
+
 def refuse_shipped(port: Port, path: Path) -> None:
     """Raise ``ValueError`` where a node would write what ships with the package."""
     if writes(port) and is_shipped(path):
@@ -95,21 +103,21 @@ def _read(effect: Effect, policy: Policy) -> str:
         return ""
     if _lies_in(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
-    return f"{_subject(effect, policy)} would read '{effect.path}'; to allow it: {_ways(effect, 'read')}"
+    return f"{_subject(effect, policy)} would read '{tidy(effect.path)}'; to allow it: {_ways(effect, 'read')}"
 
 
 def _write(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
         return _computed(effect, "write") if policy.stranger else ""
     if is_shipped(effect.path):
-        return f"{_subject(effect, policy)} would write '{effect.path}', which ships with guidegraph and is read-only"
+        return f"{_subject(effect, policy)} would write '{tidy(effect.path)}', which ships with guidegraph and is read-only"
     if not policy.stranger or _lies_in(effect.path, policy.grants.write):
         return ""
     if policy.out is not None and _lies_in(effect.path, [policy.out]):
         return ""
     if effect.param in policy.given and not os.path.lexists(effect.path):
         return ""
-    return f"{_subject(effect, policy)} would write '{effect.path}', outside of --out; to allow it: " + _ways(
+    return f"{_subject(effect, policy)} would write '{tidy(effect.path)}', outside of --out; to allow it: " + _ways(
         effect, "write"
     )
 
@@ -120,8 +128,8 @@ def _code(effect: Effect, policy: Policy) -> str:
     if _lies_in(effect.path, policy.grants.code):
         return ""
     return (
-        f"{_subject(effect, policy)} would load '{effect.path}', and loading such a file runs code that it holds; "
-        f"if you trust it: --allow-code {effect.path}"
+        f"{_subject(effect, policy)} would load '{tidy(effect.path)}', and loading such a file runs code that it holds; "
+        f"if you trust it: --allow-code {tidy(effect.path)}"
     )
 
 
@@ -145,7 +153,7 @@ def _computed(effect: Effect, verb: str) -> str:
 
 
 def _ways(effect: Effect, kind: str) -> str:
-    allow = f"--allow-{kind} {effect.path}"
+    allow = f"--allow-{kind} {tidy(effect.path)}"
     return f"{allow}, or --set {effect.param}=PATH" if effect.param else allow
 
 

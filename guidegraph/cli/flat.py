@@ -13,6 +13,7 @@ from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, flat_region
 from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.trust.effects import Effect
+from guidegraph.graph.trust.policy import tidy
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
 
@@ -48,8 +49,13 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
 
 
 def _file(effect: Effect) -> Row:
-    path = portable_path(effect.path) if effect.path is not None else None
-    return {"does": effect.kind, "path": path, "node": effect.node, "setting": effect.setting}
+    path = tidy(effect.path)
+    return {
+        "does": effect.kind,
+        "path": portable_path(path) if path else None,
+        "node": effect.node,
+        "setting": effect.setting,
+    }
 
 
 def _rows(region: RegionPlan, items: Items) -> list[Row]:
