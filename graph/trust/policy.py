@@ -110,7 +110,8 @@ def _write(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
         return _computed(effect, "write") if policy.stranger else ""
     if is_shipped(effect.path):
-        return f"{_subject(effect, policy)} would write '{tidy(effect.path)}', which ships with guidegraph and is read-only"
+        what = f"'{tidy(effect.path)}', which ships with guidegraph and is read-only"
+        return f"{_subject(effect, policy)} would write {what}"
     if not policy.stranger or _lies_in(effect.path, policy.grants.write):
         return ""
     if policy.out is not None and _lies_in(effect.path, [policy.out]):
@@ -128,8 +129,8 @@ def _code(effect: Effect, policy: Policy) -> str:
     if _lies_in(effect.path, policy.grants.code):
         return ""
     return (
-        f"{_subject(effect, policy)} would load '{tidy(effect.path)}', and loading such a file runs code that it holds; "
-        f"if you trust it: --allow-code {tidy(effect.path)}"
+        f"{_subject(effect, policy)} would load '{tidy(effect.path)}', and loading such a file runs code that it "
+        f"holds; if you trust it: --allow-code {tidy(effect.path)}"
     )
 
 
