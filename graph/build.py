@@ -9,6 +9,7 @@ from pathlib import Path
 from guidegraph.graph.bind import unfit
 from guidegraph.graph.checked import check_wiring
 from guidegraph.graph.elaborate import WORKFLOW_ENDINGS, Elaborator, Place
+from guidegraph.graph.elaborate_workflow import NOT_CARRIED
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Graph, GraphOutput, Param, Parameter
 from guidegraph.graph.parameters import declared, path_parameters
@@ -81,8 +82,7 @@ class _Builder:
 
     def _read(self, path: Path, file: str) -> str:
         if self.stranger and path != self._main and not is_shipped(path):
-            message = "this workflow is a stranger's, and does not carry that file"
-            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", message)])
+            raise WorkflowError([Problem(Mark(file, 1, 1), "no-file", NOT_CARRIED)])
         return read_text(path, file)
 
     def _too_long(self, text: str, file: str) -> Problem | None:

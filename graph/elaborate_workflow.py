@@ -21,6 +21,7 @@ from guidegraph.graph.yamltree import Scalar, short
 if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
+NOT_CARRIED = "this workflow is a stranger's, and does not carry that file"
 MAX_FILES = 32
 
 
@@ -75,8 +76,14 @@ def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, P
     try:
         return path, e.parsed(path, used_shown(use, path, place.shown))
     except WorkflowError as error:
-        e.add(mark, "no-file", f"cannot use '{short(use)}': {error.problems[0].message}{_beside(path)}", where)
+        e.add(mark, "no-file", f"cannot use '{short(use)}': {_reason(error, path)}", where)
         return None, None
+
+
+def _reason(error: WorkflowError, path: Path) -> str:
+    """Why a workflow cannot be used, with the one that was meant; a stranger's is told of no other file."""
+    message = error.problems[0].message
+    return message if message == NOT_CARRIED else f"{message}{_beside(path)}"
 
 
 def _beside(path: Path) -> str:

@@ -6,7 +6,8 @@ remembered, and of a list only the first entries are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, mism
 Fits: TypeAlias = Callable[[Any], bool]
 ABSENT = "__guidegraph_absent__"
 """A class attribute, true where values stand for something that is not there and say so when they are used."""
+_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real, bool: bool}
 ENTRIES = 2
 """How many entries of a list are looked at."""
 
@@ -35,6 +37,7 @@ def output_check(kind: PortType) -> Fits | None:
     elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
     has_rank = _has_rank(shapes) if shapes else None
     entry = output_check(elements[0]) if len(elements) == 1 else None
+    kinds_of_number = tuple(_NUMBERS[a] for a in kind.alternatives if isinstance(a, type) and a in _NUMBERS)
     by_class: set[type] = {type(None)} if kind.optional else set()
     tensors: set[type] = set()
 
@@ -46,17 +49,35 @@ def output_check(kind: PortType) -> Fits | None:
             return has_rank is None or has_rank(value)
         if is_tensor(value):
             if not shapes:
-                return mismatch(value, kind) is None
+                rows = bool(elements) and value.ndim > 0
+                return rows or (bool(kinds_of_number) and value.ndim == 0) or mismatch(value, kind) is None
             tensors.add(cls)
             return has_rank is None or has_rank(value)
         if elements and cls in (list, tuple):
             return entry is None or all(map(entry, value[:ENTRIES]))
+        if (elements and is_iterable(value)) or is_number(value, kinds_of_number):
+            by_class.add(cls)
+            return True
         if mismatch(value, kind) is not None and not getattr(cls, ABSENT, False):
             return False
         by_class.add(cls)
         return True
 
     return fits
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether a loop could run over a value, or a ``Sequence`` port take it: a data set of torch is no ``Sequence``."""
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+
+
+def is_number(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is a number of one of these kinds, NumPy's numbers too; ``bool`` stands for truth values."""
+    if type(value).__name__ in ("bool", "bool_"):
+        return bool in kinds
+    return isinstance(value, kinds)
 
 
 def _has_rank(kinds: list[Any]) -> Fits | None:

@@ -41,9 +41,12 @@ def own(value: Any, copy_module: Callable[[Any], Any] | None = None) -> Any:
 
     Of tensors the elements are copied, without their graph; of modules the weights, or what ``copy_module`` gives. What
     is shared inside of the value is shared inside of the copy. Objects of other classes, functions and memory-mapped
-    arrays are taken as they are.
+    arrays are taken as they are. Raises ``ValueError`` for what is nested too deeply.
     """
-    return _own(value, {}, copy_module or own_module)
+    try:
+        return _own(value, {}, copy_module or own_module)
+    except RecursionError:
+        raise ValueError(f"a value of type {type(value).__name__} is nested too deeply to be copied") from None
 
 
 def own_parameter(value: Any) -> Any:
@@ -86,7 +89,8 @@ def _own(value: Any, memo: dict[int, Any], copy_module: Callable[[Any], Any]) ->
     elif isinstance(value, tuple):
         items = [_own(item, memo, copy_module) for item in value]
         same = all(a is b for a, b in zip(items, value, strict=True))
-        result = value if same else tuple.__new__(type(value), items)
+        named = hasattr(value, "_fields")  # those of torch, such as torch.max gives, have a class of their own
+        result = value if same else tuple.__new__(type(value), items) if named else type(value)(items)
     elif isinstance(value, (list, dict)):
         result = memo[id(value)] = copy.copy(value)
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):

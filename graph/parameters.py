@@ -118,7 +118,7 @@ def path_parameters(
     found = dict(params)
     for name, parameter in params.items():
         paths = [place for place, port in uses.get(name, ()) if _is_path(port)]
-        if not paths or not is_text(parameter.port.type):
+        if not paths or not (is_text(parameter.port.type) or parameter.port.type.is_any):
             continue
         where = f"params.{name}"
         if others := [place for place, port in uses[name] if not _is_path(port) and not port.type.is_any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.admission import check_shapes
@@ -36,7 +37,7 @@ from guidegraph.graph.passes import ALL_PASSES, argument_source, bind_params, ho
 from guidegraph.graph.remembered import remembered
 from guidegraph.graph.settle import settle, settle_by_parameters
 from guidegraph.graph.steps import RegionPlan, Slots, Step, call_step, free_after_last_use
-from guidegraph.graph.trust.policy import YOURS, Policy, check_effects
+from guidegraph.graph.trust.policy import YOURS, Policy, check_effects, given_paths
 
 
 @dataclass
@@ -176,7 +177,8 @@ class Plan:
 
     bound: the operations before the passes, with the choices made that could be. taken: the branches of those, by
     their keys. wanted: the outputs' sources in ``bound``. effects: what each graph pass did, for people, by its name.
-    only: whether the outputs are all that is wanted, and nodes with effects are not.
+    only: whether the outputs are all that is wanted, and nodes with effects are not. given_paths: files and folders
+    that the person named, of a stranger's workflow.
     """
 
     graph: Graph
@@ -189,10 +191,13 @@ class Plan:
     wanted: Mapping[str, Wanted] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     only: bool = False
+    given_paths: tuple[Path, ...] = ()
 
     def take(self, branches: Mapping[str, str]) -> Plan:
         """The plan once these choices are made, as if the workflow had the branches in their places."""
-        return _optimised(self.graph, self.bound, self.wanted, self.digests.place, self.passes, self.only, branches)
+        place = self.digests.place
+        plan = _optimised(self.graph, self.bound, self.wanted, place, self.passes, self.only, branches)
+        return replace(plan, given_paths=self.given_paths)
 
 
 def compile_plan(
@@ -211,8 +216,9 @@ def compile_plan(
     ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
     for a call that these values show to be wired wrong.
     """
+    needed = needed_ops(graph, only, values)
+    check_effects(needed, values, policy)
     check_shapes(graph, values, only)
-    check_effects(needed_ops(graph, only, values), values, policy)
     literals = {name: Literal(own_parameter(value)) for name, value in values.items()}
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     outputs: dict[str, Wanted] = {}
@@ -220,7 +226,8 @@ def compile_plan(
         out = graph.outputs[name]
         source = literals[out.source.name] if isinstance(out.source, Param) else out.source
         outputs[name] = (source, out.type)
-    return _optimised(graph, ops, outputs, place, frozenset(passes), only is not None, {})
+    plan = _optimised(graph, ops, outputs, place, frozenset(passes), only is not None, {})
+    return replace(plan, given_paths=given_paths(needed, values, policy))
 
 
 def _optimised(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from guidegraph.graph.errors import Mark, Problem, choices
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.yamltree import Scalar, short
+
+DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+"""A name of a distribution (PEP 508), which a shell takes for nothing else."""
 
 
 def unmet(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> list[Problem]:
@@ -34,7 +38,8 @@ def unmet(requires: Mapping[str, tuple[Mark, Scalar]], registry: Registry) -> li
             continue
         if version is None:
             hint = choices(name[:60], registry.versions, "installed")
-            message = f"the plugin '{short(name)}' is not installed: pip install {short(name)}; {hint}"
+            install = f": pip install {name}" if DISTRIBUTION.fullmatch(name) else ", and that is no name of one"
+            message = f"the plugin '{short(name)}' is not installed{install}; {hint}"
             problems.append(Problem(mark, "missing-plugin", message, where))
             continue
         try:

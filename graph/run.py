@@ -68,7 +68,7 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     with (
         placement(options.device, options.dtype),
         limited(options.limits),
-        only_within(opened),
+        only_within(opened, plan.given_paths),
         torch.no_grad(),
         guarded_run(),
     ):

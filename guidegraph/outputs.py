@@ -174,7 +174,10 @@ def plain(value: Any, name: str, tensors: dict[str, Any]) -> Any:
     if (array := _as_tensor(value)) is not None:
         if array.ndim == 0 and not is_tensor(value):
             return plain(array.item(), name, tensors)
-        tensors[name] = array.detach().to("cpu").contiguous().clone()
+        try:
+            tensors[name] = array.detach().to("cpu").contiguous().clone()
+        except (RuntimeError, NotImplementedError) as error:  # a sparse tensor, or one without values
+            raise OutputError(f"holds a tensor that cannot be written: {error!s:.200}") from error
         return {"tensor": name}
     if (parts := _fields(value)) is not None:
         return {key: plain(part, f"{name}.{key}", tensors) for key, part in parts.items()}

@@ -23,6 +23,7 @@ KEYWORD = "guidegraph"
 FORMAT = 2
 """Format 1 named files by absolute paths of the machine that made the picture."""
 FORMATS = (1, FORMAT)
+LONGEST_NAME = 1000
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -148,6 +149,9 @@ def _recipe(data: Any) -> Recipe:
     stored = _Stored.model_validate(data)
     if stored.workflow not in stored.sources:
         raise ValueError("the text of its workflow is missing")
+    for name in stored.sources:
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise ValueError(f"'{name[:60]!a}' is no name of a file")
     known = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
     sources = {str(named_file(name)): text for name, text in stored.sources.items()}
     return Recipe(named_file(stored.workflow), sources, **known)

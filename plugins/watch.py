@@ -65,6 +65,9 @@ def watched(notes: list[str]) -> Iterator[None]:
         notes += _put_back(before)
 
 
+OF_TORCH = ("functions of modules", "warning filters", "exit handlers", "threads", "hooks", "Python", "torch")
+"""Kinds of changes that the import of torch makes too."""
+
 changed: dict[str, Changes] = {}
 """What the import of each plugin has left changed in this process, by the plugin's name; only those that did."""
 
@@ -73,6 +76,7 @@ changed: dict[str, Changes] = {}
 def remembered(plugin: str) -> Iterator[None]:
     """Keep in ``changed`` what an import inside leaves changed: an error later on may be due to it."""
     handlers: list[str] = []
+    with_torch = "torch" in sys.modules
     before = snapshot(whole=False)
     try:
         with exit_handlers(handlers):
@@ -81,6 +85,8 @@ def remembered(plugin: str) -> Iterator[None]:
         found = changes_between(before, snapshot(whole=False))
         if handlers:
             found["exit handlers"] = handlers
+        if not with_torch and "torch" in sys.modules:  # which changes some things itself
+            found = {kind: changes for kind, changes in found.items() if kind not in OF_TORCH}
         if found:
             changed[plugin] = found
 

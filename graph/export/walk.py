@@ -8,6 +8,7 @@ from typing import Any
 
 from guidegraph.graph.call import Body, invoke
 from guidegraph.graph.choices import next_choices, taken_branch
+from guidegraph.graph.errors import NodeError
 from guidegraph.graph.events import CancelToken
 from guidegraph.graph.export.choice import choice_operation
 from guidegraph.graph.export.errors import ExportError, NotPassedOn
@@ -214,7 +215,17 @@ class Walk:
             self.evaluate(op)
         self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
         self.enter(loop, rows, min(1, len(rows) - 1))
-        body = self.region(loop.body, loop_roots(loop), loop.key)
+        try:
+            body = self.region(loop.body, loop_roots(loop), loop.key)
+        except NodeError as error:
+            if len(rows) > 1:
+                raise
+            raise ExportError(
+                f"nodes.{loop.key} runs over one entry, and what the second iteration is given is the example: "
+                f"{error.cause}",
+                "export with two entries or more (steps, say): the bundle takes other numbers",
+                place=str(loop.mark),
+            ) from error
         start: dict[str, str] = {}
         links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
         for name, carry in carries.items():

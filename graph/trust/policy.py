@@ -8,6 +8,7 @@ says. Neither overwrites what ships with the package, and neither loads code fro
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
+def given_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
+    """The paths of parameters that the person gave to a stranger's workflow. Links below them are followed."""
+    effects = list_effects(ops, values) if policy.given else []
+    return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.given)
+
+
 def tidy(path: Path | None) -> Path | None:
     """A path without its "..", where that names the same file: behind a link it need not."""
     if path is None:
@@ -103,7 +110,7 @@ def _read(effect: Effect, policy: Policy) -> str:
         return ""
     if _lies_in(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
-    return f"{_subject(effect, policy)} would read '{tidy(effect.path)}'; to allow it: {_ways(effect, 'read')}"
+    return f"{_subject(effect, policy)} would read '{tidy(effect.path)}'; to allow it: {_ways(effect, 'read', policy)}"
 
 
 def _write(effect: Effect, policy: Policy) -> str:
@@ -116,11 +123,12 @@ def _write(effect: Effect, policy: Policy) -> str:
         return ""
     if policy.out is not None and _lies_in(effect.path, [policy.out]):
         return ""
-    if effect.param in policy.given and not os.path.lexists(effect.path):
+    exists = os.path.lexists(effect.path)
+    if effect.param in policy.given and not exists:
         return ""
-    return f"{_subject(effect, policy)} would write '{tidy(effect.path)}', outside of --out; to allow it: " + _ways(
-        effect, "write"
-    )
+    where = "outside of --out" + (", where something is already" if exists else "")
+    what = f"would write '{tidy(effect.path)}', {where}; to allow it: {_ways(effect, 'write', policy)}"
+    return f"{_subject(effect, policy)} {what}"
 
 
 def _code(effect: Effect, policy: Policy) -> str:
@@ -130,7 +138,7 @@ def _code(effect: Effect, policy: Policy) -> str:
         return ""
     return (
         f"{_subject(effect, policy)} would load '{tidy(effect.path)}', and loading such a file runs code that it "
-        f"holds; if you trust it: --allow-code {tidy(effect.path)}"
+        f"holds; if you trust it: --allow-code {_quoted(effect.path)}"
     )
 
 
@@ -153,9 +161,16 @@ def _computed(effect: Effect, verb: str) -> str:
     )
 
 
-def _ways(effect: Effect, kind: str) -> str:
-    allow = f"--allow-{kind} {tidy(effect.path)}"
-    return f"{allow}, or --set {effect.param}=PATH" if effect.param else allow
+def _ways(effect: Effect, kind: str, policy: Policy) -> str:
+    """The options that allow an effect, to be copied: a shell takes the path for nothing but a path."""
+    allow = f"--allow-{kind} {_quoted(effect.path)}"
+    if not effect.param:
+        return allow
+    return f"{allow}, or --set {effect.param}={'A NEW PATH' if effect.param in policy.given else 'PATH'}"
+
+
+def _quoted(path: Path | None) -> str:
+    return shlex.quote(str(tidy(path)))
 
 
 def _lies_in(path: Path, folders: Iterable[Path]) -> bool:

@@ -28,7 +28,7 @@ def from_folder(kind: Any, folder: Path) -> Any:
     require_regular_files(folder)
     try:
         with without_progress_bar():
-            return kind.from_pretrained(str(folder), local_files_only=True)
+            return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
 

@@ -33,12 +33,19 @@ def existing(path: Path) -> Path:
     return path
 
 
+def plain_name(setting: str, name: str) -> None:
+    """Raise ``ValueError`` for a name that would lead out of the folder."""
+    if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
+        raise ValueError(f"{setting}: expected the plain name of what is in the folder, found '{name}'")
+
+
 def part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
     """The folder of a part: `path` itself where it holds `file`, the named part in it, or the first of the usual ones.
 
     Raises ``ValueError`` that lists what is there.
     """
     existing(path)
+    plain_name("part", part)
     names = list(usual) if part == "auto" else [part]
     if part == "auto" and (path / file).is_file():
         return path
@@ -75,6 +82,8 @@ def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
 
 def weights_file(folder: Path, stem: str, variant: str | None) -> None:
     """Raise ``ValueError`` where the folder has no safetensors of the variant: a pickle is never opened."""
+    if variant is not None:
+        plain_name("variant", variant)
     name = stem if variant is None else f"{stem}.{variant}"
     if any((folder / f"{name}.safetensors{end}").is_file() for end in ("", ".index.json")):
         return

@@ -148,11 +148,15 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
     require_regular_files(folder)
     try:
         if known is TOKENIZER_CLASSES:
-            return _with_words(getattr(transformers, kind).from_pretrained(str(folder), local_files_only=True), folder)
+            words = getattr(transformers, kind).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            return _with_words(words, folder)
         weights_file(folder, "model", variant)
         model, info = getattr(transformers, kind).from_pretrained(
             str(folder),
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             variant=variant,
             dtype=current_dtype(),

@@ -8,7 +8,9 @@ checked is what is read, whatever happens to the path meanwhile.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,16 +34,21 @@ _KINDS = {
 
 
 _roots: ContextVar[tuple[Path, ...] | None] = ContextVar("guidegraph_roots", default=None)
+_followed: ContextVar[tuple[Path, ...]] = ContextVar("guidegraph_followed", default=())
 
 
 @contextmanager
-def only_within(roots: Sequence[Path] | None) -> Iterator[None]:
-    """Inside, files are opened and paths checked in these folders alone, after all links; ``None`` allows all."""
-    token = _roots.set(None if roots is None else tuple(roots))
+def only_within(roots: Sequence[Path] | None, followed: Sequence[Path] = ()) -> Iterator[None]:
+    """Inside, files are opened and paths checked in these folders alone, after all links; ``None`` allows all.
+
+    followed: folders in which links may lead anywhere, such as one of a cache of models, whose files are links.
+    """
+    tokens = _roots.set(None if roots is None else tuple(roots)), _followed.set(tuple(followed))
     try:
         yield
     finally:
-        _roots.reset(token)
+        _roots.reset(tokens[0])
+        _followed.reset(tokens[1])
 
 
 class RefusedFile(OSError):
@@ -130,21 +137,37 @@ def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
 def require_regular_files(folder: Path, roots: Sequence[Path] | None = None) -> None:
     """Check a folder for a reader of another library: what lies in it, not deeper, are regular files and folders.
 
-    Raises ``RefusedFile`` and ``LimitExceeded``, and ``OSError`` for what is no folder.
+    An index of weights in several files names files beside it alone. Raises ``RefusedFile`` and ``LimitExceeded``, and
+    ``OSError`` for what is no folder.
     """
     with os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries]
     for path in paths:
         check_path(path, roots)
+        if ".index." in path.name and path.suffix == ".json":
+            _check_index(path, roots)
+
+
+def _check_index(path: Path, roots: Sequence[Path] | None) -> None:
+    try:
+        index = json.loads(read_regular(path, roots=roots))
+    except ValueError:
+        return  # whoever reads it says what is wrong with it
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    for name in names.values() if isinstance(names, dict) else ():
+        if not isinstance(name, str) or name != Path(name).name or "\\" in name:
+            raise RefusedFile(path, f"expected an index that names files beside it, found '{name!s:.80}'; get it again")
 
 
 def require_inside(path: str | os.PathLike[str], real: str, roots: Sequence[Path]) -> None:
     """Raise ``RefusedFile`` where ``real``, the path after all links, lies in none of ``roots``."""
-    allowed = [Path(os.path.realpath(root)) for root in roots]
-    if not any(Path(real).is_relative_to(root) for root in allowed):
-        behind = "" if real == os.path.abspath(path) else f" (it is '{real}')"
-        listed = ", ".join(f"'{root}'" for root in allowed) or "no folder"
-        raise RefusedFile(path, f"expected a file in {listed}, found one outside{behind}; copy it there, or allow it")
+    here = os.path.abspath(path)
+    if any(Path(real).is_relative_to(os.path.realpath(root)) for root in roots):
+        return
+    if not any(Path(here).is_relative_to(os.path.abspath(folder)) for folder in _followed.get()):
+        behind = "" if real == here else f" (it is '{real}')"
+        allow = f"--allow-read {shlex.quote(real)}"
+        raise RefusedFile(path, f"it lies outside of what may be read{behind}; copy it there, or allow it: {allow}")
 
 
 def _require_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:

@@ -146,3 +146,54 @@ def no_picture(arena: Arena) -> Outcome:
     path = arena.folder / "a.png"
     path.write_bytes(pickle.dumps(overwrite(arena)))
     return load(arena, "image.load", path)
+
+
+def bert(folder: Path, config: dict[str, object]) -> Path:
+    """A folder such as transformers writes for MiniLM, but for its weights."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def embedded(arena: Arena, folder: Path) -> Outcome:
+    text = (
+        f'{HEAD}nodes:\n  m: {{use: text.minilm, with: {{path: "{folder}"}}}}\n'
+        "  e: {use: text.encode, in: {embedder: m}, with: {prompt: a}}\noutputs: {e: e}\n"
+    )
+    workflow = arena.folder / "own.yaml"
+    workflow.write_text(text)
+    return arena.run("run", workflow, "--out", "out")
+
+
+@attack("a folder of a text encoder whose configuration names Python code beside it", "text.minilm")
+def remote_code(arena: Arena) -> Outcome:
+    config: dict[str, object] = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
+    folder = bert(arena.folder / "encoder", config)
+    (folder / "evil.py").write_text(f"open({str(arena.kept)!r}, 'w').write('gone')\n")
+    return embedded(arena, folder)
+
+
+@attack("a folder of a text encoder whose index takes weights from a folder above", "names files beside it")
+def shards_above(arena: Arena) -> Outcome:
+    folder = bert(arena.folder / "encoder", {"model_type": "bert"})
+    index = {"weight_map": {"embeddings.word_embeddings.weight": "../../outside/kept.txt"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return embedded(arena, folder)
+
+
+@attack("a workflow whose name of a diffusers part leads to another folder", "expected the plain name")
+def part_above(arena: Arena) -> Outcome:
+    text = (
+        f"{HEAD}nodes:\n  s: {{use: schedule.linear}}\n  d: {{use: diffusers.denoiser, in: {{schedule: s}}, "
+        f'with: {{path: ".", part: "{arena.outside}", kind: eps}}}}\n'
+        "  n: {use: noise.gaussian, with: {shape: [1, 4, 8, 8]}}\n"
+        "  t: {use: timesteps.constant, in: {like: n}, with: {t: 5}}\n"
+        "  p: {use: denoiser.predict, in: {denoiser: d, x: n, t: t}}\noutputs: {p: p}\n"
+    )
+    workflow = arena.folder / "own.yaml"
+    workflow.write_text(text)
+    return arena.run("run", workflow, "--out", "out")

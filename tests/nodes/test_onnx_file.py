@@ -175,7 +175,7 @@ nodes:
       threads: 1
   label:     {use: label.constant, in: {label: params.label}}
   vector:    {use: condition.vector, in: {values: label}}
-  words:     {use: noise.gaussian, with: {shape: [5, 8], seed: 3}}
+  words:     {use: noise.gaussian, with: {shape: [1, 5, 8], seed: 3}}
   text:      {use: test.tokens, in: {values: words}}
   condition: {use: condition.merge, in: {conditions: [vector, text]}}
   noise:     {use: noise.gaussian, with: {shape: [3, 4, 6], batch: 2}}
@@ -198,7 +198,7 @@ from guidegraph.graph.types import Tensor
 @node("test.tokens")
 def tokens(values: Tensor) -> Condition:
     """Values as tokens."""
-    return Condition(tokens=values)
+    return Condition(tokens=values[:, 0])
 
 @hookimpl
 def guidegraph_nodes():

@@ -1,0 +1,78 @@
+"""What a node may return for its annotation: numbers and sequences of other libraries are no mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from guidegraph.graph.output_check import output_check
+from guidegraph.graph.ownership import own
+from guidegraph.graph.types import port_type
+
+
+class Rows(Dataset[int]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, np.int64(2)),
+        (float, np.float32(2)),
+        (float, 2),
+        (bool, np.bool_(True)),
+        (float, torch.tensor(3.0)),
+        (Sequence[int], Rows()),
+        (Sequence[float], np.ones(3)),
+        (Sequence[float], torch.ones(3)),
+        (list[str], {"a": 1}.keys()),
+        (Iterable[int], iter([1, 2])),
+    ],
+)
+def test_what_other_libraries_give_fits(annotation: Any, value: Any) -> None:
+    fits = output_check(port_type(annotation))
+    assert fits is not None
+    assert fits(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (int, 2.5),
+        (int, "2"),
+        (float, True),
+        (float, np.ones(2)),
+        (Sequence[int], "12"),
+        (Sequence[int], 3),
+        (str, None),
+    ],
+)
+def test_what_does_not_fit_is_told(annotation: Any, value: Any) -> None:
+    fits = output_check(port_type(annotation))
+    assert fits is not None
+    assert not fits(value)
+
+
+def test_the_tuples_of_torch_are_copied() -> None:
+    found = torch.max(torch.ones(2, 3), 1)
+    copied = own(found)
+    assert type(copied) is type(found)
+    copied.values.zero_()
+    assert found.values.sum() == 2
+
+
+def test_a_value_nested_too_deeply_is_no_internal_error() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        own(value)
