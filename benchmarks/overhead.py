@@ -17,6 +17,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from guidegraph import node
@@ -45,11 +46,15 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def ours(n: int, folder: Path) -> dict[str, Callable[[], object]]:
-    """Load + validate, plan, and run, each to be timed."""
+def ours(n: int, folder: Path, own: bool = False) -> dict[str, Callable[[], object]]:
+    """Load + validate, plan, and run, each to be timed.
+
+    own: the node counts as one that comes with guidegraph; around that of anybody else, the state of the process is
+    read and put back.
+    """
     path = folder / f"chain{n}.yaml"
     path.write_text(chain_yaml(n))
-    registry = Registry({"chain.increment": spec_of(increment)})
+    registry = Registry({"chain.increment": replace(spec_of(increment), distribution="guidegraph==0" if own else "")})
     graph = build(path, registry)
     plan = compile_plan(graph, {})
     result = run_plan(plan, RunOptions())
@@ -114,19 +119,21 @@ def main() -> None:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}")
     with tempfile.TemporaryDirectory() as folder:
-        calls = {n: ours(n, Path(folder)) for n in options.sizes}
-        times: dict[tuple[int, str], list[float]] = {}
+        whose = {"own node": True, "third-party node": False}
+        calls = {(name, n): ours(n, Path(folder), own) for name, own in whose.items() for n in options.sizes}
+        times: dict[tuple[str, int, str], list[float]] = {}
         for _ in range(options.rounds):
-            for n, stages in calls.items():
+            for (name, n), stages in calls.items():
                 for stage, call in stages.items():
-                    times.setdefault((n, stage), []).append(seconds(call) / n * 1e6)
-        for n in options.sizes:
+                    times.setdefault((name, n, stage), []).append(seconds(call) / n * 1e6)
+        for name, n in calls:
             parts = "  ".join(
-                f"{s} {min(times[n, s]):7.1f} (median {statistics.median(times[n, s]):.1f})" for s in calls[n]
+                f"{s} {min(times[name, n, s]):7.1f} (median {statistics.median(times[name, n, s]):.1f})"
+                for s in calls[name, n]
             )
-            print(f"{'guidegraph':22} {n:>7}  {parts} us a node")
+            print(f"{name:22} {n:>7}  {parts} us a node")
         small, large = min(options.sizes), max(options.sizes)
-        ratio = min(times[large, "run"]) / min(times[small, "run"])
+        ratio = min(times["own node", large, "run"]) / min(times["own node", small, "run"])
         print(f"run, {large} : {small} nodes: ratio {ratio:.2f}")
     if options.peers:
         for n in (100, 1000):

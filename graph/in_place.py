@@ -14,6 +14,7 @@ from guidegraph.graph.types import describe, is_tensor
 
 State: TypeAlias = tuple[int, ...]
 DEPTH = 4
+_UNCHANGEABLE = (int, float, str, type(None))
 
 
 def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
@@ -22,7 +23,9 @@ def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
     Torch's counts of changes, and the entries of containers by identity. Models and objects of other classes are not
     looked into, and what is written through NumPy or ``.data`` is not seen.
     """
-    return {slot: tuple(_state(slots[slot], DEPTH)) for slot in set(reads(step))}
+    return {
+        slot: tuple(_state(slots[slot], DEPTH)) for slot in reads(step) if not isinstance(slots[slot], _UNCHANGEABLE)
+    }
 
 
 def check_inputs(step: Step, slots: Sequence[Any], before: Mapping[Slot, State]) -> None:

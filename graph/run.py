@@ -10,6 +10,7 @@ from typing import Any
 
 from guidegraph.graph import events
 from guidegraph.graph.admission import check_lacking
+from guidegraph.graph.batch import BatchCall
 from guidegraph.graph.cache import Values
 from guidegraph.graph.call import Body, PortError, fail, invoke
 from guidegraph.graph.checked import WiringChecks, checked_first
@@ -266,7 +267,7 @@ class _Runner:
         return Prefetch(steps if len(steps) > 1 else [], slots)
 
     def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
-        for op in _ops(step):
+        for op in _ops(step) if self.observers else ():
             self.emit(events.NodeStarted(_path(op.key), _id(op)))
         states = input_states(step, slots)
         started = time.perf_counter()
@@ -370,7 +371,7 @@ class _Runner:
 
 def _ops(step: Step) -> tuple[Op, ...]:
     op = step.op
-    return (op,) if isinstance(op, Op) else op.calls
+    return op.calls if isinstance(op, BatchCall) else (op,)
 
 
 def _values(step: Step, slots: Sequence[Any]) -> dict[Source, Any]:
