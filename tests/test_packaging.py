@@ -145,6 +145,7 @@ def test_installed_wheel_resolves_subpackages(wheel: Path, tmp_path: Path) -> No
     assert sorted(entry.name for entry in tmp_path.iterdir() if entry.suffix != ".dist-info") == ["guidegraph"]
 
 
+@pytest.mark.slow
 def test_wheel_from_sdist_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
     code = f"from setuptools.build_meta import build_sdist; print(build_sdist({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)

@@ -26,12 +26,8 @@ QUICK = [
     ("text_to_image, CFG", "heun"),
     ("text_to_image, CFG", "edm"),
     ("text_and_classifier, both", "dpmpp_2m"),
-    ("text_and_classifier, both", "euler"),
     ("text_and_classifier, both", "unipc"),
-    ("text_and_classifier, both", "euler_ancestral"),
     ("class_cfg, CFG", "heun"),
-    ("class_cfg, CFG", "dpmpp_2m_sde"),
-    ("semantic_to_image, CFG", "heun"),
 ]
 CELLS = [(name, sampler.__name__) for name in FLOORS for sampler in SAMPLERS if sampler.__name__ != "ddim"]
 

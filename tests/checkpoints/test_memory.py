@@ -12,6 +12,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "checkpoint_memory.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="RssAnon is read from /proc")
 def test_loading_takes_no_more_anonymous_memory_than_the_weights_in_their_dtype(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARK), "--megabytes", "150", "--json", str(tmp_path / "peaks.json")]

@@ -128,6 +128,7 @@ def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> N
     assert np.abs(picture - wanted).max() <= TWO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "error"), [("fp16", 0.02), ("int8", 0.2)])
 def test_steps_of_another_precision_in_one_call(small: Small, tmp_path: Path, precision: str, error: float) -> None:
     exported = export_workflow(small.graph, small.values, one_graph=True, precision={EVERY_STEP: precision})

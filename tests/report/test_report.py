@@ -212,6 +212,7 @@ def test_a_sweep_that_is_under_way_has_no_page_yet(cli: Command) -> None:
     assert "table.csv is missing (a sweep writes it every minute, and at its end)" in result.err
 
 
+@pytest.mark.slow
 def test_a_page_of_photographs_goes_by_mail(cli: Command) -> None:
     folder = sweep_folder(cli.folder / "out", seeds=1, scales=(1.0,))
     noise = np.kron(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
