@@ -35,7 +35,7 @@ def try_mutants(count: int, folder: Path, say: Callable[[str], object], first: i
         shutil.rmtree(folder / "out", ignore_errors=True)
         shutil.copytree(whole, root)
         what = _mutate(root, random.Random(seed))
-        for command in (["--describe"], ["--out", str(folder / "out")]):
+        for command in (["--describe"], ["--out", str(folder / "out"), "--limit", f"seconds={SECONDS / 3:g}"]):
             ended = run_child(main, [str(root), *command], folder, SECONDS)
             if ended.unfit:
                 say(f"mutant {seed} ({what}), {command[0]}: {ended.unfit}: {ended.out[-500:]}")
