@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = "pkg:"
@@ -11,6 +12,12 @@ def package_roots() -> list[Path]:
     """The folders that ``pkg:NAME`` is looked up in: models first, then everything beside the workflows."""
     root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout as where it is installed
     return [root / "models", root] if root.is_dir() else []
+
+
+def shipped_folders() -> list[Path]:
+    """Where what ships with the package lies: as it is installed, and, of an editable install, in the checkout too."""
+    roots = (Path(__file__).parents[1], Path(os.path.realpath(__file__)).parents[1])
+    return [root / "workflows" for root in dict.fromkeys(roots) if (root / "workflows").is_dir()]
 
 
 def resolve(text: str | Path, base: Path) -> Path:

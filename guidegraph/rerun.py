@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant
-from guidegraph.graph.paths import PACKAGE, package_roots
+from guidegraph.graph.paths import PACKAGE, package_roots, shipped_folders
 from guidegraph.graph.trust.files import open_regular
 from guidegraph.graph.trust.limits import LimitExceeded
 from guidegraph.outputs import OutputError, plain
@@ -175,7 +175,7 @@ def portable(value: Any) -> Any:
 def portable_path(path: Path) -> str:
     """``pkg:NAME`` for what ships with the package, else an absolute path."""
     absolute = Path(os.path.abspath(path))
-    for root in package_roots():
+    for root in (*package_roots(), *shipped_folders()):
         if root.is_dir() and absolute.is_relative_to(root):
             return f"{PACKAGE}{absolute.relative_to(root).as_posix()}"
     return str(absolute)

@@ -18,7 +18,7 @@ from typing import Any
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Op
 from guidegraph.graph.node import Port
-from guidegraph.graph.paths import package_roots
+from guidegraph.graph.paths import shipped_folders
 from guidegraph.graph.trust.effects import Effect, Kind, list_effects, writes
 
 
@@ -66,7 +66,7 @@ def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
 
 def is_shipped(path: Path) -> bool:
     """Whether a path lies in what ships with the package, links followed."""
-    return _lies_in(path, package_roots()[-1:])
+    return _lies_in(path, shipped_folders())
 
 
 def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
@@ -77,7 +77,7 @@ def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None
     if not policy.stranger:
         return None
     effects = [effect.path for effect in list_effects(ops, {}) if effect.path is not None]
-    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *package_roots()]
+    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *shipped_folders()]
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 

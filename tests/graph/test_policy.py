@@ -72,3 +72,24 @@ def test_effects_are_listed_before_the_run(tmp_path: Path, workflow: Path) -> No
 def test_a_dtype_is_one_of_four(workflow: Path) -> None:
     with pytest.raises(ValueError, match="there is no dtype 'load'"):
         load_workflow(workflow, dtype="load")
+
+
+def test_what_ships_is_known_where_an_editable_install_links_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an install is a tree of folders whose files are links into the checkout."""
+    from guidegraph.graph import paths
+    from guidegraph.graph.trust.policy import is_shipped
+
+    checkout, tree = tmp_path / "checkout", tmp_path / "tree"
+    for root in (checkout, tree):
+        (root / "graph").mkdir(parents=True)
+        (root / "workflows" / "models").mkdir(parents=True)
+    for name in ("graph/paths.py", "workflows/models/a.json"):
+        (checkout / name).write_text("")
+        (tree / name).symlink_to(checkout / name)
+    monkeypatch.setattr(paths, "__file__", str(tree / "graph" / "paths.py"))
+    for root in (checkout, tree):
+        assert is_shipped(root / "workflows" / "models" / "a.json")
+        assert is_shipped(root / "workflows" / "models" / "new")
+    assert not is_shipped(tmp_path / "workflows" / "models" / "a.json")
