@@ -54,8 +54,9 @@ def test_the_noisy_classifier_knows_clothes_under_noise_and_the_judge_does_not()
     )
     assert noisy[0.0] > 0.8
     assert clean[0.0] > 0.8
-    assert noisy[500.0] > clean[500.0] + 0.2
-    assert noisy[999.0] < 0.25
+    middle, last = min(noisy, key=lambda t: abs(t - 500)), max(noisy)
+    assert noisy[middle] > clean[middle] + 0.2
+    assert noisy[last] < 0.25
 
 
 def test_a_segmenter_finds_the_map_in_the_picture() -> None:
