@@ -20,8 +20,8 @@ from typing import Any
 
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec, Port
+from guidegraph.graph.trust.effects import companions
 from guidegraph.graph.trust.files import open_regular
-from guidegraph.graph.types import Beside
 from guidegraph_runtime import files
 from guidegraph_runtime.limits import LimitExceeded
 
@@ -143,12 +143,11 @@ def _spec_digest(spec: NodeSpec, place: str) -> str:
 
 def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
     """The files beside the one that a setting names which its node reads too, by name, with their digests."""
-    names = [entry.name for entry in getattr(setting.annotation, "__metadata__", ()) if isinstance(entry, Beside)]
     path = value.value if isinstance(value, Literal) else None
-    if not names or not isinstance(path, Path) or path.is_dir():
+    if not isinstance(path, Path) or path.is_dir():
         return []
-    found = ((name, path.parent / name) for name in names)
-    return [(f"{setting.name} beside {name}", path_digest(file)) for name, file in found if file.is_file()]
+    files = [file for file in companions(setting, path) if file.is_file()]
+    return [(f"{setting.name} beside {file.name}", path_digest(file)) for file in files]
 
 
 class Digests(dict[str, str]):

@@ -17,7 +17,7 @@ from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.plan import needed_ops
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.effects import list_effects
-from guidegraph.graph.trust.policy import is_shipped, tidy
+from guidegraph.graph.trust.policy import is_shipped, without_dots
 from guidegraph.outputs import RECORD
 from guidegraph.rerun import portable_params, seeds_of
 from guidegraph_runtime.files import write_text
@@ -59,7 +59,7 @@ class RunRecord:
         """The files that the run reads, writes and loads code from and that neither ship nor are its outputs."""
         effects = list_effects(needed_ops(self.graph, self.place.get("only"), self.values), self.values)
         return [
-            {"does": one.kind, "path": str(tidy(one.path)) if one.path else None, "node": one.node}
+            {"does": one.kind, "path": str(without_dots(one.path)) if one.path else None, "node": one.node}
             for one in effects
             if one.path is None or not is_shipped(one.path)
         ]

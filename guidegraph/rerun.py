@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from guidegraph.graph.context import DTYPES
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, Param, walk
 from guidegraph.graph.ir import Literal as Constant
@@ -135,7 +136,7 @@ class _Stored(BaseModel):
     sources: dict[str, str]
     params: dict[str, Any]
     only: list[str] | None = None
-    dtype: Literal["float32", "float64", "float16", "bfloat16"] = "float32"
+    dtype: str = "float32"
     output: str = ""
     index: int = 0
     batch: int = 1
@@ -149,6 +150,8 @@ def _recipe(data: Any) -> Recipe:
     stored = _Stored.model_validate(data)
     if stored.workflow not in stored.sources:
         raise ValueError("the text of its workflow is missing")
+    if stored.dtype not in DTYPES:
+        raise ValueError(f"its dtype is one of {', '.join(DTYPES)}; found '{stored.dtype[:60]}'")
     for name in stored.sources:
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise ValueError(f"'{name[:60]!a}' is no name of a file")

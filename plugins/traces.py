@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeAlias
 
+from guidegraph.graph.trust.process_state import current_folder
+
 Snapshot: TypeAlias = dict[str, dict[str, object]]
 """Values, or identities of objects, by what they are called, by their kind."""
 Changes: TypeAlias = dict[str, list[str]]
@@ -37,7 +39,7 @@ def snapshot(*, whole: bool = True) -> Snapshot:
     """The process as it is now. whole: methods, and the modules of ``LIBRARIES``, too, which takes some 50 ms."""
     return {
         "environment variables": dict(os.environ),
-        "current directory": {"": _folder()},
+        "current directory": {"": current_folder()},
         "signal handlers": {one.name: signal.getsignal(one) for one in signal.Signals},
         "threads": {
             f"{t.name} ({'daemon' if t.daemon else 'keeps the process alive'})": t for t in threading.enumerate()
@@ -135,13 +137,6 @@ _IN_WORDS: dict[str, Callable[[Mapping[str, object], Mapping[str, object]], Iter
     "random generators": _changed,
     "torch": _to,
 }
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return ""
 
 
 @cache

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
+from guidegraph.graph.trust.process_state import current_folder
 from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
 from guidegraph_runtime.say import visible
 
@@ -102,17 +103,10 @@ def _put_back(before: State) -> Iterator[str]:
 
 
 def _state(*, defaults: bool) -> State:
-    found: State = {"the current directory": (_folder(), os.chdir)}
+    found: State = {"the current directory": (current_folder(), os.chdir)}
     # A plugin may import parts of torch alone, or fail inside of it: only what is whole has a state.
     torch = sys.modules.get("torch")
     return found | _torch_state(torch, defaults=defaults) if hasattr(torch, "set_float32_matmul_precision") else found
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return ""
 
 
 def _torch_state(torch: Any, *, defaults: bool) -> State:

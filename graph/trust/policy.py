@@ -87,7 +87,7 @@ def given_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy
     return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.given)
 
 
-def tidy(path: Path | None) -> Path | None:
+def without_dots(path: Path | None) -> Path | None:
     """A path without its "..", where that names the same file: behind a link it need not."""
     if path is None:
         return None
@@ -110,14 +110,15 @@ def _read(effect: Effect, policy: Policy) -> str:
         return ""
     if _lies_in(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
-    return f"{_subject(effect, policy)} would read '{tidy(effect.path)}'; to allow it: {_ways(effect, 'read', policy)}"
+    what = f"would read '{without_dots(effect.path)}'; to allow it: {_ways(effect, 'read', policy)}"
+    return f"{_subject(effect, policy)} {what}"
 
 
 def _write(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
         return _computed(effect, "write") if policy.stranger else ""
     if is_shipped(effect.path):
-        what = f"'{tidy(effect.path)}', which ships with guidegraph and is read-only"
+        what = f"'{without_dots(effect.path)}', which ships with guidegraph and is read-only"
         return f"{_subject(effect, policy)} would write {what}"
     if not policy.stranger or _lies_in(effect.path, policy.grants.write):
         return ""
@@ -127,7 +128,7 @@ def _write(effect: Effect, policy: Policy) -> str:
     if effect.param in policy.given and not exists:
         return ""
     where = "outside of --out" + (", where something is already" if exists else "")
-    what = f"would write '{tidy(effect.path)}', {where}; to allow it: {_ways(effect, 'write', policy)}"
+    what = f"would write '{without_dots(effect.path)}', {where}; to allow it: {_ways(effect, 'write', policy)}"
     return f"{_subject(effect, policy)} {what}"
 
 
@@ -137,8 +138,8 @@ def _code(effect: Effect, policy: Policy) -> str:
     if _lies_in(effect.path, policy.grants.code):
         return ""
     return (
-        f"{_subject(effect, policy)} would load '{tidy(effect.path)}', and loading such a file runs code that it "
-        f"holds; if you trust it: --allow-code {_quoted(effect.path)}"
+        f"{_subject(effect, policy)} would load '{without_dots(effect.path)}', and loading such a file runs code that "
+        f"it holds; if you trust it: --allow-code {_quoted(effect.path)}"
     )
 
 
@@ -166,11 +167,11 @@ def _ways(effect: Effect, kind: str, policy: Policy) -> str:
     allow = f"--allow-{kind} {_quoted(effect.path)}"
     if not effect.param:
         return allow
-    return f"{allow}, or --set {effect.param}={'A NEW PATH' if effect.param in policy.given else 'PATH'}"
+    return f"{allow}, or --set {effect.param}={'NEW_PATH' if effect.param in policy.given else 'PATH'}"
 
 
 def _quoted(path: Path | None) -> str:
-    return shlex.quote(str(tidy(path)))
+    return shlex.quote(str(without_dots(path)))
 
 
 def _lies_in(path: Path, folders: Iterable[Path]) -> bool:

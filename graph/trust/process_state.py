@@ -107,7 +107,7 @@ def keep_state(watch: Watch) -> Kept:
     before = _all_calls.begin(torch_state.process())
     rest = None
     if watch == "everything":
-        rest = Rest(_foreign_calls.begin((_folder(),)), _variables(), read_generators())
+        rest = Rest(_foreign_calls.begin((current_folder(),)), _variables(), read_generators())
     return Kept(before, torch_state.thread(), rest)
 
 
@@ -127,7 +127,7 @@ def put_back(kept: Kept, call: Call) -> None:
 
 
 def _put_back_rest(rest: Rest) -> list[str]:
-    changed = [*_set_different(rest.folder, (_folder(),), (_Value("the current directory", os.chdir),))]
+    changed = [*_set_different(rest.folder, (current_folder(),), (_Value("the current directory", os.chdir),))]
     _foreign_calls.end()
     if _variables() != rest.variables:
         changed.append(_put_back_variables(rest.variables))
@@ -201,10 +201,11 @@ def _default_device(torch: Any) -> Callable[[], Any]:
     return device
 
 
-def _folder() -> str:
+def current_folder() -> str:
+    """The current directory; "" where it was removed."""
     try:
         return os.getcwd()
-    except OSError:  # it was removed
+    except OSError:
         return ""
 
 

@@ -13,7 +13,7 @@ from guidegraph.graph.passes import PASSES
 from guidegraph.graph.plan import Plan, flat_region
 from guidegraph.graph.steps import RegionPlan, Step
 from guidegraph.graph.trust.effects import Effect
-from guidegraph.graph.trust.policy import tidy
+from guidegraph.graph.trust.policy import without_dots
 from guidegraph.graph.types import describe
 from guidegraph.rerun import portable_path
 
@@ -49,7 +49,7 @@ def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
 
 
 def _file(effect: Effect) -> Row:
-    path = tidy(effect.path)
+    path = without_dots(effect.path)
     return {
         "does": effect.kind,
         "path": portable_path(path) if path else None,

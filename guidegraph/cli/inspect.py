@@ -17,7 +17,7 @@ from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Graph
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.effects import Effect, list_effects
-from guidegraph.graph.trust.policy import Grants, effect_problems, is_shipped, tidy
+from guidegraph.graph.trust.policy import Grants, effect_problems, is_shipped, without_dots
 from guidegraph.graph.types import takes_literal
 from guidegraph.outputs import output_problems
 from guidegraph_runtime.files import write_text
@@ -58,8 +58,9 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, g
 def effect_lines(effects: Iterable[Effect]) -> list[str]:
     """What a workflow does outside of the package, a line for each file."""
     verbs = {"read": "reads", "write": "writes", "code": "loads code from"}
+    unknown = "a file whose path is computed in the run"
     lines = [
-        f"{verbs[effect.kind]} {tidy(effect.path) or 'a file whose path is computed in the run'} ({effect.node})"
+        f"{verbs[effect.kind]} {without_dots(effect.path) or unknown} ({effect.node})"
         for effect in effects
         if effect.path is None or not is_shipped(effect.path)
     ]

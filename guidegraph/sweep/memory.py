@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 from guidegraph.graph.cache import MemoryCache, Values
 from guidegraph.graph.ir import Call, Op, Output
 from guidegraph.graph.plan import Plan
+from guidegraph_runtime.machine import machine_memory
 
 KEPT_FOR = 8
 
@@ -66,12 +64,4 @@ def memory_limit(device: str, workers: int) -> int:
 
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(torch.device(device)).total_memory) * 3 // 4
-    return max(2 << 30, _physical_memory() * 3 // 4 // max(workers, 1))
-
-
-def _physical_memory() -> int:
-    """The bytes of this machine's memory; 0 on a system that does not tell."""
-    names: Mapping[str, int] = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
-        return 0
-    return max(0, os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    return max(2 << 30, (machine_memory() or 0) * 3 // 4 // max(workers, 1))

@@ -6,18 +6,15 @@ Each rule returns ``None``, or a message: what was expected, what was found, wha
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any, TypeAlias
 
-Shape: TypeAlias = tuple[int, ...]
+from guidegraph_runtime.machine import machine_memory
+from guidegraph_runtime.sizes import show_size
 
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -111,37 +108,9 @@ def memory_problem(values: Sequence[Sized], limit: int | None = None) -> str | N
     largest = max(values, key=lambda value: value.nbytes)
     shape = " × ".join(map(str, largest.shape))
     return (
-        f"it would take at least {format_bytes(total)} ({shape} numbers), and this machine has {format_bytes(limit)} "
+        f"it would take at least {show_size(total)} ({shape} numbers), and this machine has {show_size(limit)} "
         "of memory: ask for a smaller batch or size"
     )
-
-
-@cache
-def machine_memory() -> int | None:
-    """Bytes of memory of this machine, or of the container that this process is in; None where the system does not say.
-
-    It is the total and not what is free at the moment, so that the same run is refused every time.
-    """
-    try:
-        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    except (AttributeError, ValueError, OSError):  # Windows
-        found = []
-    for name in _CGROUPS:
-        try:
-            text = Path(name).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        if text.isdigit() and int(text):
-            found.append(int(text))
-    return min(found, default=None)
-
-
-def format_bytes(count: int) -> str:
-    """A size as a person reads it: 4.1 TB."""
-    size, unit = float(count), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {_UNITS[0]}" if unit == 0 else f"{size:.3g} {_UNITS[unit]}"
 
 
 def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | None:

@@ -7,16 +7,15 @@ share one arena of limited size.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from guidegraph_runtime.limits import Limits, current_limits, show_limit
+from guidegraph_runtime.machine import machine_memory
 from guidegraph_runtime.sizes import show_size
 
 
@@ -64,7 +63,6 @@ class CallWatch:
 
 
 WATCH = CallWatch()
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 _arena_lock = threading.Lock()
 _arena_bytes: int | None = None
@@ -86,13 +84,8 @@ def limit_memory(onnxruntime: Any, limits: Limits | None = None) -> int:
 
 def default_memory() -> int:
     """Three quarters of the memory of this machine, or of its container, in bytes; 2**40 where no system tells it."""
-    try:
-        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return 2**40
-    with suppress(OSError, ValueError):  # no cgroup of version 2, or "max"
-        found = min(found, int(_CGROUP.read_text()))
-    return found * 3 // 4
+    total = machine_memory()
+    return 2**40 if total is None else total * 3 // 4
 
 
 def explain(error: BaseException, seconds: float | None) -> str | None:

@@ -6,12 +6,12 @@ import errno
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from guidegraph_runtime.error_text import causes, error_text
+from guidegraph_runtime.machine import available_memory
+from guidegraph_runtime.sizes import show_size
 
 _UNITS = {"BYTES": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = r"(\d{1,20}(?:\.\d{0,6})?) ?(bytes|B|[KMGT]iB)?"
@@ -131,15 +131,6 @@ def _size(found: re.Match[str] | None) -> int | None:
     return None if found is None else round(float(found[1]) * _UNITS[(found[2] or "bytes").upper()])
 
 
-def show_size(count: int) -> str:
-    """A number of bytes for people, rounded up to three digits so that what is shown is never too little."""
-    for name, unit in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= unit:
-            scale = unit // (100 if count < 10 * unit else 10 if count < 100 * unit else 1)
-            return f"{-(-count // scale) * scale / unit:g} {name}"
-    return f"{count} bytes"
-
-
 def _free_space(path: str | os.PathLike[str]) -> int | None:
     """Free bytes of the disk that a path is on."""
     place = Path(path).absolute()
@@ -147,28 +138,3 @@ def _free_space(path: str | os.PathLike[str]) -> int | None:
         with suppress(OSError):
             return shutil.disk_usage(folder).free
     return None
-
-
-def available_memory() -> int | None:
-    """How many bytes this process can still get: of the machine, its container, or its limit. None where unknown."""
-    return min(_memory_bounds(), default=None)
-
-
-def _memory_bounds() -> Iterator[int]:
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, ValueError, KeyError):
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        yield {words[0]: int(words[1]) for words in lines}["MemAvailable:"] * 1024
-    with suppress(OSError, ValueError):  # version 2 of control groups; "max" is no number
-        group = Path("/sys/fs/cgroup")
-        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(counts.get("inactive_file", 0))
-        yield max(0, int((group / "memory.max").read_text()) - used)
-    with suppress(OSError, ValueError, ImportError):
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if limit != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            yield max(0, limit - pages * resource.getpagesize())

@@ -26,7 +26,7 @@ def parse_size(value: int | str) -> int:
 
 def show_size(count: int) -> str:
     """A number of bytes for people, rounded up to three digits so that what is shown is never too little."""
-    for name, unit in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for name, unit in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= unit:
             scale = unit // (100 if count < 10 * unit else 10 if count < 100 * unit else 1)
             return f"{-(-count // scale) * scale / unit:g} {name}"

@@ -52,6 +52,12 @@ class Arena:
         """A picture that nobody may read."""
         return self.outside / "photo.png"
 
+    def run_own(self, text: str) -> Outcome:
+        """Run a workflow that the person wrote, from ``own.yaml``."""
+        workflow = self.folder / "own.yaml"
+        workflow.write_text(text)
+        return self.run("run", workflow, "--out", "out")
+
     def leaked(self) -> list[Path]:
         """The files below the folder that hold the secret."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]

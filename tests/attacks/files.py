@@ -32,9 +32,7 @@ def overwrite(arena: Arena) -> Payload:
 
 def load(arena: Arena, node: str, path: Path | str, output: str = "out") -> Outcome:
     text = f'{HEAD}nodes:\n  a: {{use: {node}, with: {{path: "{path}"}}}}\noutputs: {{a: a.{output}}}\n'
-    workflow = arena.folder / "own.yaml"
-    workflow.write_text(text)
-    return arena.run("run", workflow, "--out", "out")
+    return arena.run_own(text)
 
 
 def sample_of(arena: Arena, node: str, path: Path | str, output: str) -> Outcome:
@@ -44,9 +42,7 @@ def sample_of(arena: Arena, node: str, path: Path | str, output: str) -> Outcome
         "  n: {use: noise.gaussian, with: {shape: [1, 4, 8, 8]}}\n  z: {use: tensor.as_latent, in: {tensor: n}}\n"
         f"  d: {{use: autoencoder.decode, in: {{autoencoder: a.{output}, latent: z}}}}\noutputs: {{d: d}}\n"
     )
-    workflow = arena.folder / "own.yaml"
-    workflow.write_text(text)
-    return arena.run("run", workflow, "--out", "out")
+    return arena.run_own(text)
 
 
 @attack("a checkpoint that is a pickle of a command", "checkpoint.load")
@@ -136,9 +132,7 @@ def pickled_lora(arena: Arena) -> Outcome:
         "with: {t: 5}}\n  e: {use: text.encode, in: {embedder: m.text}, with: {prompt: a}}\n"
         "  d: {use: denoiser.predict, in: {denoiser: l.denoiser, x: n, t: t, condition: e}}\noutputs: {d: d}\n"
     )
-    workflow = arena.folder / "own.yaml"
-    workflow.write_text(text)
-    return arena.run("run", workflow, "--out", "out")
+    return arena.run_own(text)
 
 
 @attack("a picture file that is HTML, SVG or a pickle by its content", "image.load")
@@ -164,9 +158,7 @@ def embedded(arena: Arena, folder: Path) -> Outcome:
         f'{HEAD}nodes:\n  m: {{use: text.minilm, with: {{path: "{folder}"}}}}\n'
         "  e: {use: text.encode, in: {embedder: m}, with: {prompt: a}}\noutputs: {e: e}\n"
     )
-    workflow = arena.folder / "own.yaml"
-    workflow.write_text(text)
-    return arena.run("run", workflow, "--out", "out")
+    return arena.run_own(text)
 
 
 @attack("a folder of a text encoder whose configuration names Python code beside it", "text.minilm")
@@ -194,6 +186,4 @@ def part_above(arena: Arena) -> Outcome:
         "  t: {use: timesteps.constant, in: {like: n}, with: {t: 5}}\n"
         "  p: {use: denoiser.predict, in: {denoiser: d, x: n, t: t}}\noutputs: {p: p}\n"
     )
-    workflow = arena.folder / "own.yaml"
-    workflow.write_text(text)
-    return arena.run("run", workflow, "--out", "out")
+    return arena.run_own(text)

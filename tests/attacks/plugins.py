@@ -46,13 +46,13 @@ def raises_exit(arena: Arena) -> Outcome:
     return arena.run("validate", draw, "--plugin", module)
 
 
-@attack("a plugin that ends the process with success from C, where Python cannot stop it", "plugin")
+@attack("a plugin that ends the process with success from C, where Python cannot stop it", "ended")
 def exits_in_c(arena: Arena) -> Outcome:
     module, draw = plugin(arena, ENDS)
     return process(arena, "validate", draw, "--plugin", module)
 
 
-@attack("a plugin whose import never ends", "plugin_of_another")
+@attack("a plugin whose import never ends", "GUIDEGRAPH_DISABLE_PLUGINS")
 def hangs(arena: Arena) -> Outcome:
     module, draw = plugin(arena, "import time\nwhile True:\n    time.sleep(1)\n")
     return process(arena, "validate", draw, "--plugin", module, GUIDEGRAPH_PLUGIN_SECONDS="1")

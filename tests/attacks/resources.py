@@ -58,21 +58,15 @@ def huge_batch(arena: Arena) -> Outcome:
     return run_picture(arena, PLAIN.replace("[1, 3, 4, 4]", "[3, 64, 64], batch: 1000000000"))
 
 
-def own(arena: Arena, text: str) -> Outcome:
-    path = arena.folder / "own.yaml"
-    path.write_text(text)
-    return arena.run("run", path, "--out", "out")
-
-
 @attack("a picture file that is a pipe, which would wait for ever", "expected a regular file")
 def pipe(arena: Arena) -> Outcome:
     os.mkfifo(arena.folder / "cat.png")
-    return own(arena, reads("image.load", "cat.png"))
+    return arena.run_own(reads("image.load", "cat.png"))
 
 
 @attack("a picture file that is a device without an end", "expected a regular file")
 def device(arena: Arena) -> Outcome:
-    return own(arena, reads("image.load", "/dev/zero"))
+    return arena.run_own(reads("image.load", "/dev/zero"))
 
 
 @attack("a workflow that is a pipe", "expected a regular file")
@@ -96,7 +90,7 @@ def bomb(path: Path, side: int) -> Path:
 @attack("a small picture file that says it has 30,000 × 30,000 pixels", "pixels")
 def pixels(arena: Arena) -> Outcome:
     bomb(arena.folder / "cat.png", 30_000)
-    return own(arena, reads("image.load", "cat.png"))
+    return arena.run_own(reads("image.load", "cat.png"))
 
 
 @attack("a picture to be repeated that says it has 30,000 × 30,000 pixels", "pixels")

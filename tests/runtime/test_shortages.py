@@ -10,7 +10,8 @@ import pytest
 
 from guidegraph_runtime.error_text import causes, describe_error, error_text
 from guidegraph_runtime.files import atomic_path, write_text
-from guidegraph_runtime.shortages import WriteError, available_memory, explain_shortage, with_shortage
+from guidegraph_runtime.machine import available_memory
+from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage
 from tests.limits import file_limit
 
 
@@ -37,7 +38,7 @@ ARENA = (
 @pytest.mark.parametrize(
     ("error", "texts"),
     [
-        (RuntimeError(TORCH), ["not enough memory: 21600 GB were asked for", "are available", "decode in tiles"]),
+        (RuntimeError(TORCH), ["not enough memory: 21.6 TB were asked for", "are available", "decode in tiles"]),
         (MemoryError(), ["not enough memory", "make the pictures or the batch smaller"]),
         (MemoryError("Unable to allocate 824. MiB for an array with shape (3, 6000, 6000)"), ["865 MB were asked for"]),
         (RuntimeError("Storage size calculation overflowed with sizes=[300000]"), ["not enough memory"]),

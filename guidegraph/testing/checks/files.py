@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.paths import package_roots
+from guidegraph.graph.paths import shipped_folders
 from guidegraph.graph.trust.effects import companions, kind_of
 from guidegraph.testing.case import NodeCase
+from guidegraph.testing.side_effects import side_effects
 from guidegraph.testing.values import Arguments, arguments, call
-from guidegraph.testing.watching import watched
 
 
 def check_files(case: NodeCase) -> None:
@@ -25,21 +25,21 @@ def check_files(case: NodeCase) -> None:
 def _undeclared(case: NodeCase) -> tuple[str, str, str] | None:
     """What a call does and does not declare: expected, found, and what to do."""
     given = arguments(case)
-    with watched() as deeds:
+    with side_effects() as done:
         call(case, given)
     declared = [*_declared(case, given)]
     written = [path for kind, path in declared if kind == "write"]
-    known = [*(path for _, path in declared), *package_roots()]
-    if deeds.others:
-        return "a node that computes", f"it {deeds.others[0]}", "do that outside of the node"
-    for path in deeds.writes:
+    known = [*(path for _, path in declared), *shipped_folders()]
+    if done.others:
+        return "a node that computes", f"it {done.others[0]}", "do that outside of the node"
+    for path in done.writes:
         if not _is_below(path, written):
             return (
                 "no file to be written but those of settings that are Annotated[Path, Written()]",
                 f"'{path}' is written",
                 "take the path as a setting and mark it, so that `guidegraph plan` can show it",
             )
-    for path in deeds.reads:
+    for path in done.reads:
         if not _is_below(path, known):
             return (
                 "no file to be read but those of settings of type Path",

@@ -27,7 +27,7 @@ OTHERS = {
 
 
 @dataclass
-class Deeds:
+class SideEffects:
     """What a call did. reads, writes: paths, in order. others: in words."""
 
     reads: list[Path] = field(default_factory=list)
@@ -35,37 +35,37 @@ class Deeds:
     others: list[str] = field(default_factory=list)
 
 
-_watched: dict[int, Deeds] = {}
+_watched: dict[int, SideEffects] = {}
 _installed = False
 
 
 @contextmanager
-def watched() -> Iterator[Deeds]:
-    """The deeds of this thread inside, without those that every import does."""
+def side_effects() -> Iterator[SideEffects]:
+    """Record the side effects of this thread inside, without those that every import has."""
     global _installed
     if not _installed:  # a hook stays for ever, and does nothing while nobody watches
         sys.addaudithook(_hook)
         _installed = True
-    thread, deeds = threading.get_ident(), Deeds()
-    _watched[thread] = deeds
+    thread, done = threading.get_ident(), SideEffects()
+    _watched[thread] = done
     try:
-        yield deeds
+        yield done
     finally:
         del _watched[thread]
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    deeds = _watched.get(threading.get_ident()) if _watched else None
-    if deeds is None:
+    done = _watched.get(threading.get_ident()) if _watched else None
+    if done is None:
         return
     if event == "open":
         path, _, flags = arguments
         if isinstance(path, (str, bytes, os.PathLike)) and not _is_of_python(absolute := _absolute(path)):
-            (deeds.writes if flags & WRITING else deeds.reads).append(absolute)
+            (done.writes if flags & WRITING else done.reads).append(absolute)
     elif event in CHANGES:
-        deeds.writes.append(_absolute(arguments[0]))
+        done.writes.append(_absolute(arguments[0]))
     elif event in OTHERS:
-        deeds.others.append(OTHERS[event])
+        done.others.append(OTHERS[event])
 
 
 def _absolute(path: Any) -> Path:
