@@ -80,7 +80,7 @@ def _killed_once(subject: Subject, place: Path, after: float, expected: Mapping[
         time.sleep(after)
         os.kill(child, signal.SIGKILL)
         wait_for(child, SECONDS)
-    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+    for path in sorted(path for path in place.rglob("*") if path.is_file() and not _is_temporary(path)):
         if problem := _damage(path):
             return f"half-written: {path.relative_to(place)}: {problem}"
     again = run_child(main, subject.arguments, place, SECONDS)
@@ -90,8 +90,13 @@ def _killed_once(subject: Subject, place: Path, after: float, expected: Mapping[
     if result != expected:
         differing = [name for name in {*result, *expected} if result.get(name) != expected.get(name)]
         return f"another result: {differing}"
-    left = [path.name for path in place.rglob("*") if path.suffix in (".tmp", ".lock")]
+    left = [path.name for path in place.rglob("*") if _is_temporary(path)]
     return f"left behind: {left}" if left else ""
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether a file is a lock, or one that is written before it gets its own name: .sheet-….tmp.png, say."""
+    return path.name.startswith(".") and (".tmp" in path.name or path.suffix == ".lock")
 
 
 def _damage(path: Path) -> str:
