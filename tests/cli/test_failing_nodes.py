@@ -44,8 +44,8 @@ SAID = {
     "generator exit": "GeneratorExit",
     "interrupt": "KeyboardInterrupt",
     "huge": f"ValueError: {'x' * 4000}… (10000000 characters)",
-    "memory": "there is not enough memory: 22101 GB were asked for, ",
-    "torch": "there is not enough memory: 10800 GB were asked for, ",
+    "memory": "there is not enough memory: 22.2 TB were asked for, ",
+    "torch": "there is not enough memory: 10.8 TB were asked for, ",
 }
 
 

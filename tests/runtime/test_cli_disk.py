@@ -79,7 +79,7 @@ def test_an_operation_without_memory_is_named(run: Run, tiny: Path, monkeypatch:
     result = run(tiny, "--out", "out")
     assert result.code == 1
     expected = (
-        f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22101 GB were asked for, "
+        f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "
     )
     assert result.err.startswith(expected)
 
@@ -96,7 +96,7 @@ def test_a_part_without_memory_is_named(run: Run, tiny: Path, monkeypatch: pytes
     monkeypatch.setattr(sessions.Session, "guard", fail)
     result = run(tiny, "--out", "out", "--provider", "cpu")
     assert result.code == 1
-    assert "run-failed: there is not enough memory: 21600 GB were asked for, " in result.err
+    assert "run-failed: there is not enough memory: 21.6 TB were asked for, " in result.err
 
 
 class Full(io.StringIO):
