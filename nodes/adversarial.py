@@ -1,4 +1,4 @@
-"""The patch-adversarial part of an autoencoder's loss (Esser et al. 2021; Rombach et al. 2022, appendix G)."""
+"""The patch-adversarial term of an autoencoder's loss (Esser et al. 2021; Rombach et al. 2022, appendix G)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from guidegraph.nodes.losses import Weight
 from guidegraph.nodes.model import Channels, untrained
 from guidegraph.nodes.types import Autoencoder, Discriminator, Image
 
-Kind = Literal["hinge", "vanilla"]
-Step = Annotated[int, Ge(0)]
+LossKind = Literal["hinge", "vanilla"]
+StepIndex = Annotated[int, Ge(0)]
 
 
 @node("model.discriminator")
 def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channels = 2) -> Discriminator:
     """An untrained patch discriminator (Isola et al. 2017); 2 layers judge patches of 34 pixels, 3 of 70.
 
-    seed: of the first weights. channels: the width of the first layer.
+    seed: of the initial weights. channels: width of the first layer.
     """
     from guidegraph.nodes.models.discriminator import DiscriminatorConfig, PatchDiscriminator
 
@@ -32,12 +32,19 @@ def new_discriminator(*, seed: int = 0, channels: Channels = 32, layers: Channel
 
 @node("loss.discriminator")
 def discriminator_loss(
-    discriminator: Discriminator, real: Image, fake: Image, index: int = 0, *, kind: Kind = "hinge", start: Step = 0
+    discriminator: Discriminator,
+    real: Image,
+    fake: Image,
+    index: int = 0,
+    *,
+    kind: LossKind = "hinge",
+    start: StepIndex = 0,
 ) -> Tensor:
-    """How badly a discriminator tells real pictures from made ones: a number (), 0 before step `start`.
+    """A discriminator's loss on real and generated pictures, a number (); 0 before step `start`.
 
-    hinge: ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))] (Lim & Ye 2017); vanilla: the mean of the two cross-entropies
-    (Goodfellow et al. 2014): `kind`. No gradient goes to `fake`. index: the loop's; give `start` in its `train` too.
+    kind: hinge, ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))] (Lim & Ye 2017), or vanilla, the mean of the two
+    cross-entropies (Goodfellow et al. 2014). No gradient goes to `fake`. index: the loop's; set `start` in its `train`
+    too.
     """
     from torch.nn import functional
 
@@ -51,11 +58,11 @@ def discriminator_loss(
 
 @node("loss.generator")
 def generator_loss(
-    discriminator: Discriminator, image: Image, index: int = 0, *, kind: Kind = "hinge", start: Step = 0
+    discriminator: Discriminator, image: Image, index: int = 0, *, kind: LossKind = "hinge", start: StepIndex = 0
 ) -> Tensor:
-    """How far made pictures are from passing for real: a number (), 0 before step `start`, when nothing is computed.
+    """A generator's loss against a discriminator, a number (); 0 before step `start`, when nothing is computed.
 
-    kind: hinge, −E[D(x̂)], or vanilla, −E[log sigmoid D(x̂)], the form that does not saturate (Goodfellow et al. 2014,
+    kind: hinge, −E[D(x̂)], or vanilla, −E[log sigmoid D(x̂)], the non-saturating form (Goodfellow et al. 2014,
     section 3). The code of Esser et al. uses the first with both.
     """
     from torch.nn import functional
@@ -81,15 +88,15 @@ def adaptive_weight(
     index: int = 0,
     *,
     factor: Weight = 0.8,
-    start: Step = 0,
+    start: StepIndex = 0,
     delta: Annotated[float, Gt(0)] = 1e-6,
     largest: Annotated[float, Gt(0)] = 1e4,
 ) -> Balanced:
-    """The generator's loss, as strong as the reconstruction's at the decoder's last layer L (Esser et al. 2021, eq. 7).
+    """Balance the generator's loss with the reconstruction's at the decoder's last layer L (Esser et al. 2021, eq. 7).
 
-    λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`: a warm-up in which
-    the autoencoder learns without an opponent. reconstruction, generator: losses () of it. index: the loop's.
-    delta: δ. The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and multiplies by a factor as this does.
+    λ = ‖∇_L reconstruction‖ / (‖∇_L generator‖ + δ), at most `largest`, and 0 before step `start`, so that the
+    autoencoder first learns without an opponent. reconstruction, generator: losses () of the autoencoder. index: the
+    loop's. delta: δ. The paper has δ = 1e-6 and no bound; its code has 1e-4 and 1e4, and a factor as here.
     Raises an error for losses without a gradient, such as a generator's before its own start.
     """
     import torch
@@ -106,18 +113,18 @@ def adaptive_weight(
     last = getattr(network, "last_layer", None)
     if last is None:
         raise ValueError(f"{type(network).__name__} does not say which its last layer is: give it a 'last_layer'")
-    wanted, found = (
+    reconstruction_norm, generator_norm = (
         torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, generator)
     )
-    weight = (wanted / (found + delta)).clamp(max=largest).detach()
+    weight = (reconstruction_norm / (generator_norm + delta)).clamp(max=largest).detach()
     return Balanced(factor * weight * generator, weight)
 
 
 @node("loss.sum")
 def weighted_sum(losses: Sequence[Tensor], *, weights: list[Weight] | None = None) -> Tensor:
-    """The sum of losses (), each times its weight (1 where no weights are given).
+    """The weighted sum of losses (), by default with weights of 1.
 
-    Raises an error for another number of weights, and for what is no single number.
+    Raises an error for another number of weights, and for losses that are not a single number.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Data sets as nodes: indexable batches for training loops."""
+"""Data set nodes: indexable batches for training loops, and augmentations of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from guidegraph_runtime.noise import raw_bits
 
 Seed: TypeAlias = Annotated[int, Ge(0)]
 Count: TypeAlias = Annotated[int, Ge(1)]
-Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+Probability: TypeAlias = Annotated[float, Ge(0), Le(1)]
 
 
 class Scenes(NamedTuple):
@@ -29,15 +29,18 @@ class Scenes(NamedTuple):
 
 @node("data.scene")
 def scene(*, seed: Seed = 0, batch: Count = 1, split: Literal["train", "held_out", "all"] = "held_out") -> SceneBatch:
-    """Composed scenes 0 to batch − 1 of the data set `seed`, by default with pairs of objects that are held out.
+    """Composed scenes 0 to batch − 1 of the data set `seed`, by default with held-out pairs of objects.
 
-    image (B, 3, 64, 64), semantic (B, K, 64, 64), label (B, K) and B captions: an input for a workflow, or a test set.
+    image (B, 3, 64, 64), semantic (B, K, 64, 64), label (B, K) and B captions, as an input or a test set.
     split: as for `data.scenes`.
     """
-    made = scene_batch(seed, batch, 0, split=split, single=0.25, partial=0.1)
+    scenes_batch = scene_batch(seed, batch, 0, split=split, single=0.25, partial=0.1)
     device, dtype = current_device(), current_dtype()
     return SceneBatch(
-        made.image.to(device, dtype), made.semantic.to(device, dtype), made.label.to(device, dtype), made.caption
+        scenes_batch.image.to(device, dtype),
+        scenes_batch.semantic.to(device, dtype),
+        scenes_batch.label.to(device, dtype),
+        scenes_batch.caption,
     )
 
 
@@ -52,14 +55,14 @@ def scenes(
     batch: Count = 64,
     count: Count = 1250,
     split: Literal["train", "held_out", "all"] = "train",
-    single: Share = 0.25,
-    partial: Share = 0.1,
+    single: Probability = 0.25,
+    partial: Probability = 0.1,
 ) -> Scenes:
     """`count` batches of composed scenes; scene i depends on (seed, i) alone.
 
-    batch: scenes in each.
-    split: 20 % of the pairs of objects are held out and never occur in `train`. single: the share of scenes with one
-    object; partial: of captions that leave out the sky or the ground (both are 0 in the held-out split).
+    batch: scenes in each batch.
+    split: 20 % of the pairs of objects are held out and never occur in `train`. single: fraction of scenes with one
+    object; partial: fraction of captions without the sky or the ground (both are 0 in the held-out split).
     """
     return Scenes(Batches(count, bind(scene_batch, seed, batch, split=split, single=single, partial=partial)))
 
@@ -86,9 +89,9 @@ def fashion_mnist(
 ) -> FashionPictures:
     """`count` batches of Fashion-MNIST's clothes, padded to 32 × 32, with their classes 0 … 9.
 
-    split: the package holds 10,000 pictures of `train` and 2,000 of `test`. folder: one with all of the idx files.
-    shuffle: batch i is drawn with replacement and depends on (seed, i) alone; without it the pictures come in the
-    file's order.
+    split: the package holds 10,000 pictures of `train` and 2,000 of `test`. folder: a folder with all idx files, to use
+    instead. shuffle: batch i is drawn with replacement and depends on (seed, i) alone; without it, pictures come in
+    file order.
     """
     return FashionPictures(
         Batches(count, bind(fashion_batch, seed, batch, split=split, folder=folder, shuffle=shuffle))
@@ -103,33 +106,33 @@ def fashion(
     split: Literal["train", "test"] = "test",
     folder: Path | None = None,
 ) -> FashionBatch:
-    """Fashion-MNIST's clothes start … start + batch − 1 in the file's order, round and round: a test set, say.
+    """Fashion-MNIST's clothes start … start + batch − 1 in file order, starting over at the end, such as a test set.
 
-    sample (B, 1, 32, 32) and label (B), as `data.fashion_mnist` has them, and so are split and folder.
+    sample (B, 1, 32, 32), label (B), split and folder are as for `data.fashion_mnist`.
     """
-    made = fashion_from(start, batch, split=split, folder=folder)
+    clothes = fashion_from(start, batch, split=split, folder=folder)
     device, dtype = current_device(), current_dtype()
-    return FashionBatch(made.sample.to(device, dtype), made.label.to(device))
+    return FashionBatch(clothes.sample.to(device, dtype), clothes.label.to(device))
 
 
 @node("data.drop_labels")
-def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Share = 0.1, seed: Seed = 0) -> Label:
-    """Class labels (B) with a share p replaced by `classes`, the null class, so that the model learns that too.
+def drop_labels(label: Label, index: int = 0, *, classes: Count, p: Probability = 0.1, seed: Seed = 0) -> Label:
+    """Replace a fraction p of class labels (B) by `classes`, the null class, so that the model learns it too.
 
-    Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
+    Ho & Salimans 2022, algorithm 1. The choice depends on (seed, index) alone; `index` is the loop's.
     """
     import torch
 
-    u = own_rows(label.shape[0], lambda batch: uniforms(seed, index, batch, DROPS))
-    dropped = torch.from_numpy(u < p).to(label.device)
-    return torch.where(dropped, classes, label)
+    uniform = own_rows(label.shape[0], lambda batch: uniforms(seed, index, batch, DROPS))
+    is_dropped = torch.from_numpy(uniform < p).to(label.device)
+    return torch.where(is_dropped, classes, label)
 
 
 @node("data.degrade")
 def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
-    """Pictures blurred, tinted, soiled, shifted and mirrored, for a detector to bear.
+    """Blur, tint, soil, shift and mirror pictures at random, to make a detector robust.
 
-    How depends on (seed, index) and on the batch's shape: what a picture suffers is not its own.
+    The damage depends on (seed, index) and on the batch's shape, not on the picture.
     """
     import torch
 
@@ -141,9 +144,9 @@ def degrade_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
 @node("data.soil")
 def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
-    """Pictures blurred, tinted and soiled, with everything in its place, for a segmenter to bear.
+    """Blur, tint and soil pictures at random, without moving anything, to make a segmenter robust.
 
-    How depends on (seed, index) and on the batch's shape, as for `data.degrade`.
+    The damage depends on (seed, index) and on the batch's shape, as for `data.degrade`.
     """
     import torch
 
@@ -155,7 +158,7 @@ def soil_images(image: Image, index: int = 0, *, seed: Seed = 0) -> Image:
 
 @node("data.jitter")
 def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2, seed: Seed = 0) -> Sample:
-    """Samples (B, C, H, W) moved by up to `pixels` each, half of them mirrored; how depends on (seed, index) alone."""
+    """Shift samples (B, C, H, W) by up to `pixels` each and mirror half of them, depending on (seed, index) alone."""
     import torch
 
     from guidegraph.nodes.data.degrade import shift_and_mirror
@@ -165,10 +168,10 @@ def jitter(sample: Sample, index: int = 0, *, pixels: Annotated[int, Ge(0)] = 2,
 
 
 @node("data.drop_captions")
-def drop_captions(caption: Sequence[str], index: int = 0, *, p: Share = 0.1, seed: Seed = 0) -> Sequence[str]:
-    """Captions with a share p replaced by the empty prompt, so that the model learns the null condition.
+def drop_captions(caption: Sequence[str], index: int = 0, *, p: Probability = 0.1, seed: Seed = 0) -> Sequence[str]:
+    """Replace a fraction p of captions by the empty prompt, so that the model learns the null condition.
 
-    Ho & Salimans 2022, algorithm 1. Which ones depends on (seed, index) alone; `index` is the loop's.
+    Ho & Salimans 2022, algorithm 1. The choice depends on (seed, index) alone; `index` is the loop's.
     """
-    u = own_rows(len(caption), lambda batch: uniforms(seed, index, batch, DROPS))
-    return tuple("" if value < p else text for text, value in zip(caption, u, strict=True))
+    uniform = own_rows(len(caption), lambda batch: uniforms(seed, index, batch, DROPS))
+    return tuple("" if value < p else text for text, value in zip(caption, uniform, strict=True))

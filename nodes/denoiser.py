@@ -1,4 +1,4 @@
-"""Calls of a denoiser."""
+"""Nodes that call a denoiser, wrap it in guidance, or read its features."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from guidegraph.nodes.shapes import for_batch
 from guidegraph.nodes.types import Condition, Denoiser, Prediction, Sample, Scale, Table, Timesteps
 
 
-def _unfit_shapes(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
-    """What is wrong with the shape of x, where the denoiser says what it takes."""
+def _shape_problems(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The problem of the shape of x, if the denoiser can check it."""
     check = getattr(denoiser, "check_shape", None)
     if check is None or len(shapes.get("x", ())) != 4:
         return {}
@@ -25,17 +25,17 @@ def _unfit_shapes(denoiser: Denoiser, shapes: Mapping[str, Sequence[int]]) -> di
     return {}
 
 
-@node("denoiser.predict", batchable=("x", "t", "condition"), check=_unfit_shapes)
+@node("denoiser.predict", batchable=("x", "t", "condition"), check=_shape_problems)
 def predict(denoiser: Denoiser, x: Sample, t: Timesteps, condition: Condition | None = None) -> Prediction:
-    """What the denoiser says of x (B, C, H, W) at t (1) or (B) under a condition with leading axis 1 or B."""
+    """The denoiser's prediction at x (B, C, H, W) and t (1) or (B), for a condition with leading axis 1 or B."""
     batch = x.shape[0]
     return denoiser(x, for_batch(t, batch, "t"), expand(condition or Condition(), batch))
 
 
 def expand(condition: Condition, batch: int) -> Condition:
-    """The condition with a leading axis of `batch` in every field."""
+    """Expand every field of a condition to a leading axis of `batch`."""
 
-    def repeated(value: Tensor | None) -> Tensor | None:
+    def repeat(value: Tensor | None) -> Tensor | None:
         if value is None:
             return None
         if value.shape[0] not in (batch, 1):
@@ -45,15 +45,12 @@ def expand(condition: Condition, batch: int) -> Condition:
             )
         return value.expand(batch, *value.shape[1:])
 
-    return Condition(**{field.name: repeated(getattr(condition, field.name)) for field in fields(condition)})
+    return Condition(**{field.name: repeat(getattr(condition, field.name)) for field in fields(condition)})
 
 
 @dataclass(frozen=True)
 class GuidedDenoiser:
-    """Classifier-free guidance as a denoiser of its own: the condition of a call takes the place of `positive`.
-
-    An empty condition in the call means `positive`.
-    """
+    """Classifier-free guidance as a denoiser. The condition of a call replaces `positive`, unless it is empty."""
 
     denoiser: Denoiser
     positive: Condition
@@ -75,14 +72,14 @@ class GuidedDenoiser:
 
 @dataclass(frozen=True)
 class HookedGuidedDenoiser(GuidedDenoiser):
-    """A guided denoiser whose inner one has hooks: rules act in both of its calls."""
+    """A guided denoiser whose inner denoiser has hooks; rules act in both of its calls."""
 
     @property
     def inner(self) -> HookedDenoiser:
         return cast(HookedDenoiser, self.denoiser)
 
     def sites(self) -> tuple[Site, ...]:
-        """Those of the inner denoiser."""
+        """The sites of the inner denoiser."""
         return self.inner.sites()
 
     def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
@@ -92,28 +89,28 @@ class HookedGuidedDenoiser(GuidedDenoiser):
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]
     ) -> tuple[Prediction, dict[Site, Tensor]]:
-        """The guided prediction, and what the sites gave in the call under the condition."""
+        """The guided prediction, and the outputs of the sites in the conditional call."""
         batch = x.shape[0]
-        given = expand(self._positive(condition), batch)
-        cond, found = self.inner.captured(x, for_batch(t, batch, "t"), given, sites)
-        return self._guide(cond, x, t), found
+        expanded = expand(self._positive(condition), batch)
+        cond, values = self.inner.captured(x, for_batch(t, batch, "t"), expanded, sites)
+        return self._guide(cond, x, t), values
 
 
 @node("denoiser.guided")
 def guided(denoiser: Denoiser, positive: Condition, negative: Condition, *, scale: Scale = 7.5) -> Denoiser:
-    """A denoiser that applies classifier-free guidance inside, so that a gradient can be taken through it.
+    """A denoiser with classifier-free guidance inside, so that a gradient can be taken through it.
 
-    scale: that of `guidance.cfg`.
+    scale: as for `guidance.cfg`.
     """
-    made = HookedGuidedDenoiser if isinstance(denoiser, HookedDenoiser) else GuidedDenoiser
-    return made(denoiser, positive, negative, scale)
+    wrapper = HookedGuidedDenoiser if isinstance(denoiser, HookedDenoiser) else GuidedDenoiser
+    return wrapper(denoiser, positive, negative, scale)
 
 
 @node("denoiser.sites")
 def list_sites(denoiser: HookedDenoiser) -> Table:
-    """The sites of a denoiser, in the order of computing: places inside of its network where rules can act.
+    """The sites of a denoiser, where rules can act inside its network, in order of computation.
 
-    Columns site, its name; kind, "self" or "cross" attention, "skip" or "feature"; stage, "down", "middle" or "up";
+    Columns: site, its name; kind, "self" or "cross" attention, "skip" or "feature"; stage, "down", "middle" or "up";
     and index.
     """
     sites = denoiser.sites()
@@ -131,17 +128,17 @@ def list_sites(denoiser: HookedDenoiser) -> Table:
 def features(
     denoiser: HookedDenoiser, x: Sample, t: Timesteps, condition: Condition | None = None, *, site: str
 ) -> Tensor:
-    """What one site of the denoiser gives for x (B, C, H, W) at t (1) or (B) under a condition.
+    """The output of one site of the denoiser at x (B, C, H, W) and t (1) or (B) under a condition.
 
     (B, C′, h, w) at "feature" and "skip", and (B, heads, N, D) of N pixels at "self" and "cross".
     site: its name, as denoiser.sites lists it.
-    Raises an error for a name that is not that of one site.
+    Raises an error for a name that does not match exactly one site.
     """
-    found = select_sites(denoiser, site)
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found)
-        raise ValueError(f"'{site}' names {len(found)} sites, {names}: give the name of one of them")
+    matches = select_sites(denoiser, site)
+    if len(matches) > 1:
+        names = ", ".join(match.name for match in matches)
+        raise ValueError(f"'{site}' names {len(matches)} sites, {names}: give the name of one of them")
     batch = x.shape[0]
-    given = expand(condition or Condition(), batch)
-    _, values = denoiser.captured(x, for_batch(t, batch, "t"), given, found)
-    return values[found[0]]
+    expanded = expand(condition or Condition(), batch)
+    _, values = denoiser.captured(x, for_batch(t, batch, "t"), expanded, matches)
+    return values[matches[0]]

@@ -1,7 +1,7 @@
-"""How many samples nodes are for, and of which size: shapes that follow from settings and ports before a run.
+"""Output shapes of nodes, computed from settings and ports before a run.
 
-For the trait ``shape``: a port is something with a ``shape``, of which the leading axes are known, or None. Each gives
-leading axes too, or None, and raises ``ValueError`` for what cannot go together.
+These functions are values of the trait ``shape``. A port is an object with a ``shape``, of which the leading axes are
+known, or None. Each function returns leading axes too, or None, and raises ``ValueError`` for shapes that do not match.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from guidegraph_runtime.host.label import constant_shape
 
 
 def rows_of(value: Any) -> Shape:
-    """One row for a text or a number, as many as there are for a list, and those of what has a shape."""
+    """One row for a text or a number, one per element of a list, and the leading axis of an object with a shape."""
     if hasattr(value, "shape"):
         return tuple(value.shape[:1])
     return (len(value),) if isinstance(value, (list, tuple)) else (1,)
@@ -50,53 +50,53 @@ def vector_rows(values: Any, number: Any) -> Shape:
 
 
 def part_rows(parts: Any) -> Shape:
-    return _shared("the parts", parts)
+    return _common_rows("the parts", parts)
 
 
 def merged_rows(conditions: Any) -> Shape:
-    return _shared("the conditions", conditions)
+    return _common_rows("the conditions", conditions)
 
 
 def batch_of_prompts(prompt: Any, batch: Any) -> Shape:
-    """A prompt for each picture; a list has as many."""
+    """One prompt for each picture; a list must have as many."""
     if not isinstance(prompt, str) and prompt and len(prompt) != batch:
         raise ValueError(f"{len(prompt)} prompts do not make a batch of {batch}: give one, or one for each picture")
     return (batch,)
 
 
 def batch_of_labels(label: Any, batch: Any) -> Shape:
-    """A label for each picture; a list has as many."""
+    """One label for each picture; a list must have as many."""
     return constant_shape(label, batch)
 
 
 def picture_shape(size: Any) -> Shape:
-    """A picture (1, 3, H, W); without a size its sides are not known."""
+    """A picture (1, 3, H, W), or (1, 3) if no size is set."""
     return image.loaded_shape(size) or (1, 3)
 
 
 def mask_shape(size: Any) -> Shape:
-    """A mask (1, 1, H, W); without a size its sides are not known."""
+    """A mask (1, 1, H, W), or (1, 1) if no size is set."""
     return mask.mask_shape(size) or (1, 1)
 
 
 def map_shape(size: Any, classes: Any) -> Shape:
-    """A semantic map (1, K, H, W); without a size its sides are not known."""
+    """A semantic map (1, K, H, W), or (1) if the size or the classes are not known."""
     return semantic.map_shape(size, classes) or (1,)
 
 
 def noisy_shape(x0: Any, noise: Any) -> Shape:
-    """A noisy sample: as many as there are noises, or pictures."""
+    """Noisy samples: the larger batch of x0 and noise, which must agree or be 1."""
     rows = shared_rows("x0 and noise", x0.shape[0], noise.shape[0])
     return (rows, *(noise.shape if len(noise.shape) >= len(x0.shape) else x0.shape)[1:])
 
 
 def guided_shape(x: Any, label: Any) -> Shape:
-    """The gradient at x; there is one label for all samples, or one for each."""
+    """The shape of the gradient at x, for one label for all samples or one for each."""
     samples = Rows(x.shape[0], "x")
     if (reason := batch_problem(samples, [Rows(label.shape[0], "the label")])) is not None:
         raise ValueError(reason)
     return tuple(x.shape)
 
 
-def _shared(what: str, values: Sequence[Any]) -> Shape:
-    return (shared_rows(what, *(value.shape[0] for value in values)),) if values else (1,)
+def _common_rows(label: str, values: Sequence[Any]) -> Shape:
+    return (shared_rows(label, *(value.shape[0] for value in values)),) if values else (1,)

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures: for training a first stage and a denoiser, and for judging what they draw."""
+"""A user's folder of pictures, to train a first stage and a denoiser, and to evaluate their pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Classes: TypeAlias = Annotated[int, Ge(2), Le(65_536)]
 
 
 class FolderData(NamedTuple):
-    """Batches, and what a model for them needs: classes and their names, the words of the captions, classes of maps."""
+    """Batches, with settings for a model: classes and their names, the words of the captions, classes of maps."""
 
     batches: Sequence[FolderBatch]
     pictures: int
@@ -48,25 +48,25 @@ def folder(
 ) -> FolderData:
     """`count` batches of the pictures in a folder, with their labels, captions or maps; batch i depends on (seed, i).
 
-    path: the folder. kind: how it is laid out: `classes` (a folder for each class), `captions` (pictures, and
-    captions.csv or metadata.csv with columns file and caption), `maps` (images/NAME.* and maps/NAME.png, the index of a
-    class in each pixel), `pictures` (alone), or `auto`, what is there. size: pictures are cut to the square in the
-    centre and resized to so many pixels a side. batch: pictures in each; all come once before any comes again.
+    path: the folder. kind: its layout: `classes` (a folder for each class), `captions` (pictures, and captions.csv or
+    metadata.csv with columns file and caption), `maps` (images/NAME.* and maps/NAME.png, with the index of a class in
+    each pixel), `pictures` (alone), or `auto`, to detect it. size: pictures are cropped to the square in the centre and
+    resized to this many pixels a side. batch: pictures in each batch; each occurs once per epoch.
     flip: mirror half of them.
-    map_classes: how many classes the maps have; by default as many as are found. part: `train` leaves out about one
-    picture in ten, by its name, and `held_out` has those alone; more pictures in the folder leave these where they are.
-    Outputs that a layout does not have are 0 or empty. All files are read first: raises an error that names each one
-    that is damaged, missing or does not fit.
+    map_classes: number of classes in the maps; by default those present. part: `train` leaves out about one picture in
+    ten, by its name, and `held_out` has only those; adding pictures to the folder does not move any between the two.
+    Outputs that the layout does not have are 0 or empty. All files are read first: raises an error that names each
+    damaged, missing or unsuitable file.
     """
-    found = read_folder(path, kind, size, map_classes, part)
-    words = {word for row in found.rows if row.caption for word in re.findall(r"\w+|[^\w\s]+", row.caption.lower())}
+    data = read_folder(path, kind, size, map_classes, part)
+    words = {word for row in data.rows if row.caption for word in re.findall(r"\w+|[^\w\s]+", row.caption.lower())}
     return FolderData(
-        FolderBatches(found, seed, batch, count, flip, current_device()),
-        len({row.picture for row in found.rows}),
-        len(found.names),
-        list(found.names),
+        FolderBatches(data, seed, batch, count, flip, current_device()),
+        len({row.picture for row in data.rows}),
+        len(data.names),
+        list(data.names),
         sorted(words),
-        found.files.classes,
+        data.files.classes,
     )
 
 
@@ -82,18 +82,18 @@ def folder_sample(
     map_classes: Classes | None = None,
     part: Part = "all",
 ) -> FolderBatch:
-    """Up to `count` entries of a folder in an order that `seed` gives, from entry `start` on: a reference, say.
+    """Up to `count` rows of a folder in an order set by `seed`, from row `start` on, for example as a reference set.
 
-    path, kind, size, map_classes and part: as for `data.folder`. Pictures are not mirrored, and none comes twice.
-    Raises an error where there are not as many as `start`.
+    path, kind, size, map_classes and part: as for `data.folder`. Pictures are not mirrored, and no row occurs twice.
+    Raises an error if the folder has no row `start`.
     """
-    found = read_folder(path, kind, size, map_classes, part)
-    if start >= len(found.rows):
-        raise ValueError(f"there is no entry {start}: '{path}' has {len(found.rows)}, counted from 0")
-    order = shuffled(seed, 0, len(found.rows))[start : start + count]
-    made = batch_of(found, [(found.rows[int(i)], False) for i in order], current_device())
-    semantic = made.semantic.to(current_dtype()) if is_tensor(made.semantic) else made.semantic
-    return made._replace(image=made.image.to(current_dtype()), semantic=semantic)
+    data = read_folder(path, kind, size, map_classes, part)
+    if start >= len(data.rows):
+        raise ValueError(f"there is no entry {start}: '{path}' has {len(data.rows)}, counted from 0")
+    order = shuffled(seed, 0, len(data.rows))[start : start + count]
+    sample = batch_of(data, [(data.rows[int(i)], False) for i in order], current_device())
+    semantic = sample.semantic.to(current_dtype()) if is_tensor(sample.semantic) else sample.semantic
+    return sample._replace(image=sample.image.to(current_dtype()), semantic=semantic)
 
 
 class FolderLatentData(NamedTuple):
@@ -102,9 +102,9 @@ class FolderLatentData(NamedTuple):
 
 @node("data.folder_latents")
 def folder_latents(batches: Sequence[FolderBatch], autoencoder: Autoencoder) -> FolderLatentData:
-    """The batches of `data.folder` with latents in place of pictures, for a denoiser whose first stage is frozen.
+    """The batches of `data.folder` with latents instead of pictures, for a denoiser with a frozen first stage.
 
-    Each picture is encoded when it first comes, and once more mirrored; up to 1 GiB of latents are kept.
+    Each picture is encoded on first use, and once more mirrored; up to 1 GiB of latents are cached.
     Raises an error for batches of another data set.
     """
     if not isinstance(batches, FolderBatches):

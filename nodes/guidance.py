@@ -35,7 +35,7 @@ from guidegraph.nodes.types import (
 def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Scale = 7.5) -> Prediction:
     """Extrapolate from the unconditional to the conditional prediction (Ho & Salimans 2022, eq. 6).
 
-    scale: 1 is cond itself, 0 is uncond; one number, or a tensor (B). The paper's (1 + w)·cond − w·uncond has
+    scale: 1 gives cond, 0 gives uncond; one number, or a tensor (B). The paper's (1 + w)·cond − w·uncond has
     scale = w + 1.
     """
     return uncond + scale * (cond - uncond)
@@ -45,9 +45,9 @@ def classifier_free_guidance(cond: Prediction, uncond: Prediction, *, scale: Sca
 def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: Label, *, scale: Scale = 1.0) -> Score:
     """scale · ∇ₓ log p(label | x_t) of a classifier of noisy samples (Dhariwal & Nichol 2021, section 4).
 
-    x (B, C, H, W), t (1) or (B), label (1) or (B); scale: one number, or a tensor (B). Takes the gradient at the x it
-    is given: x_t as OpenAI's code does, or scheduler.mean for the paper's algorithm 1 to the letter.
-    Raises an error for a label that is no class of the classifier.
+    x (B, C, H, W), t (1) or (B), label (1) or (B); scale: one number, or a tensor (B). The gradient is taken at x:
+    wire x_t, as in OpenAI's code, or scheduler.mean, exactly as in the paper's algorithm 1.
+    Raises an error for a label that the classifier does not have.
     """
     import torch
 
@@ -60,15 +60,15 @@ def classifier_guidance(classifier: Classifier, x: Sample, t: Timesteps, label: 
             raise ValueError(
                 f"the classifier knows classes 0 … {log_p.shape[1] - 1}; found {sorted(set(label.tolist()))}"
             )
-        chosen = log_p.gather(1, classes.unsqueeze(1))
-        (gradient,) = torch.autograd.grad(chosen.sum(), x_in)
-    guided: Score = per_sample(scale, gradient) * gradient
-    return guided
+        label_log_p = log_p.gather(1, classes.unsqueeze(1))
+        (gradient,) = torch.autograd.grad(label_log_p.sum(), x_in)
+    weighted: Score = per_sample(scale, gradient) * gradient
+    return weighted
 
 
 @node("guidance.add_scores")
 def add_scores(scores: Sequence[Score]) -> Score:
-    """The sum of scores (…x): that of the product of their densities."""
+    """The sum of scores (…x), which is the score of the product of their densities."""
     if not scores:
         raise ValueError("there are no scores to add: list at least one")
     check_alike("the scores", *scores)
@@ -80,7 +80,7 @@ def add_scores(scores: Sequence[Score]) -> Score:
 
 @node("guidance.shift_eps")
 def shift_eps(prediction: Prediction, score: Score, x: Sample, t: Timesteps, schedule: Schedule) -> Prediction:
-    """ε̂ = ε − σ_t · score (Dhariwal & Nichol 2021, algorithm 2), given back in the kind of the prediction.
+    """ε̂ = ε − σ_t · score (Dhariwal & Nichol 2021, algorithm 2), returned in the kind of the prediction.
 
     x and score (B, C, H, W), t (1) or (B). For DDIM and ODE solvers; DDPM takes the score in scheduler.step.
     """
@@ -101,11 +101,11 @@ def clip_prediction(
     threshold: Fraction | None = None,
     threshold_max: Positive | None = None,
 ) -> Prediction:
-    """The prediction whose x̂0 is clipped, given back in its kind: ε and v are derived again from the clipped x̂0.
+    """Clip the x̂0 of a prediction and return it in its kind: ε and v are derived from the clipped x̂0.
 
     x (B, C, H, W), t (1) or (B). Before guidance.shift_eps, and with a sampler that does not clip, this is the order of
-    OpenAI's ddim_sample with clip_denoised and cond_fn: x̂0 is clipped, the classifier shifts the ε that follows from
-    it, and the x̂0 of that is not clipped again. clip, threshold, threshold_max: as the samplers have them.
+    OpenAI's ddim_sample with clip_denoised and cond_fn: x̂0 is clipped, the classifier shifts the ε derived from it, and
+    the resulting x̂0 is not clipped again. clip, threshold, threshold_max: as for the samplers.
     """
     check_alike("the prediction and x", prediction.value, x)
     bound = (1.0 if clip else None) if isinstance(clip, bool) else clip
@@ -119,17 +119,17 @@ def clip_prediction(
     identity=lambda phi: "guided" if phi == 0 else None,
 )
 def rescale(guided: Prediction, cond: Prediction, *, phi: Annotated[float, Ge(0), Le(1)] = 0.7) -> Prediction:
-    """Bring a guided prediction's standard deviation back toward that of cond (Lin et al. 2023, eq. 14–16).
+    """Rescale a guided prediction's standard deviation toward that of cond (Lin et al. 2023, eq. 14–16).
 
-    phi: 0 leaves it as it is, 1 gives it cond's deviation. The deviation is that of each sample, over all its values.
-    Raises an error for predictions of two kinds or shapes.
+    phi: 0 changes nothing, 1 gives it cond's deviation. The deviation is computed over all values of each sample.
+    Raises an error for predictions of different kinds or shapes.
     """
     if guided.kind != cond.kind:
         raise ValueError(f"guided is of kind '{guided.kind}' and cond of kind '{cond.kind}': convert one first")
     check_alike("guided and cond", guided.value, cond.value)
     axes = tuple(range(1, guided.value.ndim))
-    target, found = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
-    ratio = target / found.clamp(min=1e-12)
+    target, deviation = (p.value.std(dim=axes, keepdim=True, correction=0) for p in (cond, guided))
+    ratio = target / deviation.clamp(min=1e-12)
     return replace(guided, value=guided.value * (phi * ratio + (1 - phi)))
 
 
@@ -142,11 +142,12 @@ def interval(
     low: Annotated[float, Ge(0)] = 0.0,
     high: Annotated[float, Ge(0)] = 1000.0,
 ) -> Scale:
-    """The guidance scale inside an interval of noise levels, and 1, no guidance, outside it (Kynkäänniemi et al. 2024).
+    """The guidance scale inside an interval of noise levels, and 1, no guidance, outside (Kynkäänniemi et al. 2024).
 
-    low, high: both ends belong to the interval; timesteps, or σ/α as in the paper where a schedule is wired. t (1)
-    or (B). Gives a number for one t and a number as scale, so that guidance.cfg can skip a call; else a tensor (B).
-    Raises an error where low is above high.
+    low, high: ends of the interval, both included, as timesteps, or as σ/α like in the paper if a schedule is wired.
+    t (1) or (B). Returns a number if t is one timestep and scale a number, so that guidance.cfg can skip a call;
+    otherwise a tensor (B).
+    Raises an error if low is above high.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Latents of a data set, encoded once: what a denoiser trains on when its first stage is frozen."""
+"""Latents of a data set, each encoded once, to train a denoiser with a frozen first stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LatentBatch(NamedTuple):
-    """A SceneBatch with its latent (B, C, h, w), as `autoencoder.encode` gives it, in place of its pictures."""
+    """A SceneBatch with the latent (B, C, h, w) of `autoencoder.encode` instead of its pictures."""
 
     latent: Latent
     semantic: SemanticMap
@@ -34,16 +34,16 @@ class Latents(NamedTuple):
 
 @node("data.latents")
 def latents(batches: Sequence[SceneBatch], autoencoder: Autoencoder, *, count: Annotated[int, Ge(1)] = 1000) -> Latents:
-    """The first `count` batches of a data set with their latents, each made when it is first asked for and then kept.
+    """The first `count` batches of a data set with latents, each encoded on first access and then cached.
 
-    So the first round of a training costs the encoder, and later rounds cost nothing. Latents are kept in memory as
-    float16 and given as float32, semantic maps are kept packed: about 2.4 kB for a scene at f = 4.
+    The encoder runs only in the first epoch of a training. Latents are cached in memory as float16 and returned as
+    float32; semantic maps are compressed: about 2.4 kB per scene at f = 4.
     """
     return Latents(LatentBatches(batches, autoencoder, min(count, len(batches)), current_device()))
 
 
-class Kept(NamedTuple):
-    """What is kept of a batch: its latent in float16, its map as packed class indices, the rest as it is."""
+class PackedBatch(NamedTuple):
+    """A cached batch: its latent in float16, its map as compressed class indices, other fields unchanged."""
 
     latent: Tensor
     semantic: bytes
@@ -53,9 +53,9 @@ class Kept(NamedTuple):
 
 
 class LatentBatches(Sequence[LatentBatch]):
-    """`length` batches on a device; batch i is that of `batches`, encoded the first time it is asked for.
+    """`length` batches on a device; batch i is that of `batches`, encoded on first access.
 
-    Batch i is then the same whenever it is asked for, and on whatever thread: the next may be made on one.
+    Batch i does not depend on when or on which thread it is made, so a thread can prefetch the next.
     """
 
     prefetch = True
@@ -64,7 +64,7 @@ class LatentBatches(Sequence[LatentBatch]):
         self, batches: Sequence[SceneBatch], autoencoder: Autoencoder, length: int, device: torch.device
     ) -> None:
         self.batches, self.autoencoder, self.length, self.device = batches, autoencoder, length, device
-        self.kept: dict[int, Kept] = {}
+        self.cache: dict[int, PackedBatch] = {}
 
     def __len__(self) -> int:
         return self.length
@@ -76,28 +76,28 @@ class LatentBatches(Sequence[LatentBatch]):
         if not -self.length <= i < self.length:
             raise IndexError(f"batch {i} of {self.length}")
         i %= self.length
-        if i not in self.kept:
-            self.kept[i] = pack(self.batches[i], self.autoencoder, self.device)
-        return unpack(self.kept[i], self.device)
+        if i not in self.cache:
+            self.cache[i] = pack(self.batches[i], self.autoencoder, self.device)
+        return unpack(self.cache[i], self.device)
 
 
-def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> Kept:
-    """Encode the pictures of a batch, in full precision, and pack its map."""
+def pack(batch: SceneBatch, autoencoder: Autoencoder, device: torch.device) -> PackedBatch:
+    """Encode the pictures of a batch, in full precision, and compress its map."""
     import torch
 
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         latent = autoencoder.encode(batch.image.to(device)).half().cpu()
     classes = batch.semantic.argmax(1).to("cpu", torch.uint8)
     packed = zlib.compress(classes.numpy().tobytes(), 1)
-    return Kept(latent, packed, tuple(batch.semantic.shape), batch.label.cpu(), batch.caption)
+    return PackedBatch(latent, packed, tuple(batch.semantic.shape), batch.label.cpu(), batch.caption)
 
 
-def unpack(kept: Kept, device: torch.device) -> LatentBatch:
-    """The batch again, on a device."""
+def unpack(packed: PackedBatch, device: torch.device) -> LatentBatch:
+    """Unpack a batch onto a device."""
     import torch
 
-    size, _, height, width = kept.shape
-    raw = bytearray(zlib.decompress(kept.semantic))
+    size, _, height, width = packed.shape
+    raw = bytearray(zlib.decompress(packed.semantic))
     classes = torch.frombuffer(raw, dtype=torch.uint8).reshape(size, 1, height, width).long()
-    semantic = torch.zeros(kept.shape).scatter_(1, classes, 1)
-    return LatentBatch(kept.latent.to(device).float(), semantic.to(device), kept.label.to(device), kept.caption)
+    semantic = torch.zeros(packed.shape).scatter_(1, classes, 1)
+    return LatentBatch(packed.latent.to(device).float(), semantic.to(device), packed.label.to(device), packed.caption)

@@ -1,4 +1,4 @@
-"""Losses of training loops, and what they need of each batch."""
+"""Losses of training loops, and the random timesteps that they use."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def uniform_timesteps(
 ) -> Timesteps:
     """A whole timestep (B) for each sample of `like`, uniform over the schedule, one from each of B equal strata.
 
-    Where the schedule says which timesteps its model knows, it is uniform over those.
+    If the schedule has a trained range of timesteps, they are uniform over that range.
 
-    The strata are in random order: a sample that keeps its place in a batch does not keep its noise level. All depends
-    on (seed, index) and B alone; `index` is the loop's.
+    The strata are in random order, so that a position in the batch has no fixed noise level. The result depends on
+    (seed, index) and B alone; `index` is the loop's.
     """
     import numpy as np
     import torch
@@ -57,8 +57,8 @@ def uniform_timesteps(
 
     first = 0 if schedule.trained_from is None else math.ceil(schedule.trained_from)
     last = schedule.train_steps - 1 if schedule.trained_to is None else math.floor(schedule.trained_to)
-    drawn = own_rows(like.shape[0], strata)
-    t = torch.from_numpy(first + np.floor(drawn * (last - first + 1))).to(device=like.device, dtype=torch.float32)
+    positions = own_rows(like.shape[0], strata)
+    t = torch.from_numpy(first + np.floor(positions * (last - first + 1))).to(device=like.device, dtype=torch.float32)
     return t.clamp(max=last)
 
 
@@ -73,8 +73,8 @@ def constant_timesteps(like: Sample, *, t: Annotated[float, Ge(0)] = 0.0) -> Tim
 def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Tensor:
     """The weight (B) of the squared error of an ε, x0 or v prediction at signal-to-noise ratios (B).
 
-    In terms of x0, min_snr weighs by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1): the plain
-    v loss with little noise held back. The squared errors of ε and v are SNR and SNR + 1 times that of x0.
+    In terms of x0, min_snr weights by min(SNR, γ) (Hang et al. 2023) and truncated by min(SNR + 1, γ + 1), which is the
+    plain v loss with bounded weight at low noise. The squared errors of ε and v are SNR and SNR + 1 times that of x0.
     """
     import torch
 
@@ -85,7 +85,7 @@ def snr_weight(snr: Tensor, kind: str, weighting: Weighting, gamma: float) -> Te
 
 
 def weighted_error(prediction: Prediction, target: Tensor, snr: Tensor, weighting: Weighting, gamma: float) -> Tensor:
-    """Mean over the batch of the squared error to a target (B, C, H, W), weighed by `snr_weight` of snr (1) or (B)."""
+    """Mean over the batch of the squared error to a target (B, C, H, W), weighted by `snr_weight` of snr (1) or (B)."""
     error = (prediction.value.float() - target).square().flatten(1).mean(1)
     return (snr_weight(snr, prediction.kind, weighting, gamma) * error).mean()
 
@@ -103,8 +103,8 @@ def denoising_loss(
 ) -> Tensor:
     """Mean squared error of a prediction at x_t = α_t x0 + σ_t noise (Ho et al. 2020, eq. 14), in its own kind.
 
-    weighting: over the noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio. Raises an error for a
-    prediction, x0 and noise of other shapes.
+    weighting: of noise levels, see `snr_weight`; gamma bounds the signal-to-noise ratio. Raises an error unless the
+    shapes of prediction, x0 and noise match.
     """
     check_alike("the prediction, x0 and noise", prediction.value, x0, noise)
     alpha, sigma = schedule.along(x0, t)
@@ -124,8 +124,8 @@ def distillation_loss(
 ) -> Tensor:
     """Mean squared difference of two predictions of one kind, made at the same x_t and t.
 
-    weighting and gamma are those of `loss.denoising`. The teacher is a target: no gradient goes to it. It has none of
-    the noise of a target that is drawn, so a student needs fewer steps.
+    weighting and gamma are those of `loss.denoising`. The teacher is a target: no gradient goes to it. Unlike a sampled
+    target it has no noise, so a student needs fewer steps.
     """
     if prediction.kind != teacher.kind:
         raise ValueError(f"expected predictions of one kind; found '{prediction.kind}' and teacher '{teacher.kind}'")
@@ -163,9 +163,9 @@ def segmentation_loss(logits: Tensor, semantic: SemanticMap) -> Tensor:
 
 @node("loss.detector")
 def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
-    """Cross-entropy of a detector: of every object on its own, and of the choice of a sky and of a ground.
+    """Cross-entropy of a detector: of each object separately, and of the choice of a sky and of a ground.
 
-    label (B, K) in {0, 1}, as `data.scenes` gives it.
+    label (B, K) in {0, 1}, as from `data.scenes`.
     """
     from guidegraph.nodes.models.detector import detector_loss as loss
 
@@ -173,7 +173,7 @@ def detector_loss(detector: Any, image: Image, label: Tensor) -> Tensor:
 
 
 class AutoencoderLoss(NamedTuple):
-    """The loss to train with, two of its parts to watch, and the pictures (B, 3, H, W) as they come back."""
+    """The training loss, two of its terms for monitoring, and the reconstructed pictures (B, 3, H, W)."""
 
     loss: Tensor
     reconstruction: Tensor
@@ -194,8 +194,9 @@ def kl_autoencoder_loss(
     """L1 + L2 + edges + KL of a KL autoencoder, from one sample of the posterior (Rombach et al. 2022, section 3.1).
 
     kl: weight of the divergence, summed over the latent's elements and averaged over the batch. gradient: weight of the
-    error of the picture's differences. The posterior's noise depends on (seed, index) alone; `index` is the loop's.
-    Raises an error for another kind of autoencoder, and for pictures whose sides are no multiples of its factor.
+    error in differences of neighbouring pixels. The posterior's noise depends on (seed, index) alone; `index` is the
+    loop's.
+    Raises an error for another kind of autoencoder, and for pictures whose sides are not multiples of its factor.
     """
     import torch
 
@@ -224,7 +225,7 @@ def measure_scale(
     *,
     count: Annotated[int, Ge(1)] = 16,
 ) -> Autoencoder:
-    """A copy of an autoencoder whose scale gives its latents unit variance, measured on the first `count` batches."""
+    """A copy of an autoencoder with a scale that gives latents unit variance, measured on the first `count` batches."""
     import copy
 
     import torch
@@ -235,5 +236,5 @@ def measure_scale(
         device = measured.scale.device
         latents = [measured.encode(batches[i].image.to(device)).float() for i in range(min(count, len(batches)))]
         measured.scale.fill_(1 / torch.cat(latents).std())
-    kept: Autoencoder = measured
-    return kept
+    result: Autoencoder = measured
+    return result

@@ -1,4 +1,4 @@
-"""How good samples are: shares with their intervals, distances between pictures, and between sets of them."""
+"""Metrics of samples: proportions with intervals, distances between pictures, and distances between sets of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PEAK = 2.0
 """The range of a picture in [-1, 1]."""
 RESAMPLES = 1000
 KERNEL_ROWS = 1024
-"""Rows of a kernel that are in memory at a time: all of 50,000 samples would take 20 GB."""
+"""Rows of a kernel matrix in memory at a time: the full matrix of 50,000 samples would take 20 GB."""
 
 
-class Share(NamedTuple):
-    """A share of yes among yes and no, with Wilson's 95 % interval."""
+class Proportion(NamedTuple):
+    """A proportion of successes with Wilson's 95 % interval."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ class Share(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean with its standard error; the values (N) it is taken over."""
+    """A mean, its standard error and the values (N) that it averages."""
 
     value: float
     error: float
@@ -41,7 +41,7 @@ class Mean(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Mean intersection over union with its 95 % interval, and that of each class (K), NaN for one that is absent."""
+    """Mean intersection over union with its 95 % interval, and the value of each class (K), NaN for an absent one."""
 
     value: float
     low: float
@@ -57,35 +57,35 @@ class KernelDistance(NamedTuple):
 
 
 @node("metric.share")
-def share(yes: Tensor) -> Share:
-    """The share of true values among all of them, with Wilson's 95 % interval (Wilson 1927)."""
+def share(yes: Tensor) -> Proportion:
+    """The proportion of true values, with Wilson's 95 % interval (Wilson 1927)."""
     count = yes.numel()
     if count == 0:
         raise ValueError("a share of no values is not defined: the tensor is empty")
     return wilson(int(yes.bool().sum()), count)
 
 
-def wilson(hits: int, count: int, z: float = Z95) -> Share:
-    """hits of count, and the ends of the interval of all shares p for which |hits/count − p| ≤ z √(p(1 − p)/count)."""
+def wilson(hits: int, count: int, z: float = Z95) -> Proportion:
+    """hits/count with the interval of all proportions p for which |hits/count − p| ≤ z √(p(1 − p)/count)."""
     p, spread = hits / count, z * z / count
     centre = (p + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(p * (1 - p) / count + spread / (4 * count))
-    return Share(p, centre - half if hits else 0.0, centre + half if hits < count else 1.0)
+    return Proportion(p, centre - half if hits else 0.0, centre + half if hits < count else 1.0)
 
 
 @node("metric.accuracy")
-def accuracy(logits: Tensor, label: Label) -> Share:
-    """The share of samples whose largest logit (B, K) is that of their label (B)."""
-    return share(_chosen(logits, label) == label.to(logits.device))
+def accuracy(logits: Tensor, label: Label) -> Proportion:
+    """The proportion of samples whose largest logit (B, K) is that of their label (B)."""
+    return share(_predict_labels(logits, label) == label.to(logits.device))
 
 
 @node("metric.class_accuracy")
 def class_accuracy(logits: Tensor, label: Label, *, names: list[str] | None = None) -> Table:
     """The accuracy of each class that occurs: columns class, count, accuracy, low and high (95 %).
 
-    logits (B, K), label (B); names: of the K classes, in place of their numbers.
+    logits (B, K), label (B); names: the names of the K classes, to list in place of their indices.
     """
-    right = _chosen(logits, label).cpu() == label.cpu()
+    right = _predict_labels(logits, label).cpu() == label.cpu()
     if names is not None and len(names) != logits.shape[1]:
         raise ValueError(f"{len(names)} names do not fit logits of {logits.shape[1]} classes")
     present = sorted(set(label.tolist()))
@@ -101,7 +101,7 @@ def class_accuracy(logits: Tensor, label: Label, *, names: list[str] | None = No
     )
 
 
-def _chosen(logits: Tensor, label: Tensor) -> Tensor:
+def _predict_labels(logits: Tensor, label: Tensor) -> Tensor:
     if logits.ndim != 2 or label.shape != logits.shape[:1]:
         raise ValueError(
             f"expected logits (B, K) and labels (B), found shapes {tuple(logits.shape)} and {tuple(label.shape)}"
@@ -113,7 +113,7 @@ def _chosen(logits: Tensor, label: Tensor) -> Tensor:
 
 @node("metric.mean")
 def mean(values: Tensor) -> Mean:
-    """The mean of values (N) and its standard error, their deviation over √N (NaN for one value)."""
+    """The mean of values (N) and its standard error, their standard deviation over √N (NaN for one value)."""
     flat = values.detach().double().flatten()
     if flat.numel() == 0:
         raise ValueError("a mean of no values is not defined: the tensor is empty")
@@ -122,7 +122,7 @@ def mean(values: Tensor) -> Mean:
 
 @node("metric.gain")
 def gain(values: Tensor, baseline: Tensor) -> Mean:
-    """The mean of how much values (N) are above a baseline's (N) on the same samples, and its standard error."""
+    """The mean difference of values (N) and a baseline's (N) on the same samples, with its standard error."""
     if values.shape != baseline.shape:
         raise ValueError(f"values of shapes {tuple(values.shape)} and {tuple(baseline.shape)} are of other samples")
     return mean(values - baseline.to(values.device))
@@ -132,7 +132,7 @@ def gain(values: Tensor, baseline: Tensor) -> Mean:
 def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
     """Peak signal-to-noise ratio in dB, 10 log₁₀(4 / MSE) of each picture in [-1, 1], averaged over the pictures.
 
-    image and reference (B, 3, H, W); mask (B, 1, H, W): only where it is 1. Equal pictures count as 100 dB.
+    image and reference (B, 3, H, W); mask (B, 1, H, W): compare only pixels where it is 1. Equal pictures give 100 dB.
     """
     error = _squares(image, reference)
     weight = error.new_ones(error[:, :1].shape) if mask is None else over_pictures(mask, error).double()
@@ -145,18 +145,19 @@ def psnr(image: Image, reference: Image, mask: Mask | None = None) -> Mean:
 
 @node("metric.largest_change")
 def largest_change(image: Image, reference: Image, mask: Mask | None = None, *, outside: bool = False) -> float:
-    """The largest difference of two pictures (B, 3, H, W) in 255ths of their range.
+    """The largest absolute difference between pictures (B, 3, H, W), in 255ths of their range.
 
-    mask (B, 1, H, W): only where it is 1, or with `outside` only where it is 0. Raises an error where it is so nowhere.
+    mask (B, 1, H, W): compare only pixels where it is 1, or with `outside` where it is 0. Raises an error if there are
+    none.
     """
     change = _squares(image, reference).sqrt()
     if mask is None and outside:
         raise ValueError("what is outside is not known without a mask: wire one to 'mask'")
     if mask is not None:
-        seen = over_pictures(mask, change) == (0 if outside else 1)
-        if not bool(seen.any()):
+        compared = over_pictures(mask, change) == (0 if outside else 1)
+        if not bool(compared.any()):
             raise ValueError(f"the mask is {0 if outside else 1} nowhere: there is nothing to compare")
-        change = change * seen.to(change)
+        change = change * compared.to(change)
     return float(change.max()) * 255 / PEAK
 
 
@@ -169,11 +170,11 @@ def _squares(image: Tensor, reference: Tensor) -> Tensor:
 
 @node("metric.miou")
 def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> Overlap:
-    """Mean intersection over union of two maps of classes (B, K, H, W); `predicted` may be logits.
+    """Mean intersection over union of two class maps (B, K, H, W); `predicted` may be logits.
 
-    Each pixel is of the class that is largest there. Intersections and unions are summed over all pictures, as in
-    PASCAL VOC, and the mean is over the classes that occur in `map`. The interval resamples the pictures 1,000 times.
-    mask (B, 1, H, W): only the pixels where it is 1.
+    The class of a pixel is its argmax. Intersections and unions are summed over all pictures, as in PASCAL VOC, and
+    the mean is over the classes that occur in `map`. The interval resamples the pictures 1,000 times.
+    mask (B, 1, H, W): count only pixels where it is 1.
     """
     import numpy as np
     import torch
@@ -181,28 +182,30 @@ def mean_iou(predicted: Tensor, map: SemanticMap, mask: Mask | None = None) -> O
     if predicted.shape != map.shape:
         raise ValueError(f"maps of shapes {tuple(predicted.shape)} and {tuple(map.shape)} cannot be compared")
     classes = map.shape[1]
-    found, truth = predicted.argmax(1).cpu().numpy(), map.argmax(1).cpu().numpy()
+    predicted_class, truth = predicted.argmax(1).cpu().numpy(), map.argmax(1).cpu().numpy()
     counts = np.ones(truth.shape) if mask is None else over_pictures(mask, map)[:, 0].cpu().double().numpy()
-    parts, wholes = np.zeros((2, len(truth), classes))
+    intersections, unions = np.zeros((2, len(truth), classes))
     for k in range(classes):
-        a, b = found == k, truth == k
-        parts[:, k], wholes[:, k] = ((s * counts).sum((1, 2)) for s in (a & b, a | b))
+        a, b = predicted_class == k, truth == k
+        intersections[:, k], unions[:, k] = ((s * counts).sum((1, 2)) for s in (a & b, a | b))
     present = np.array([bool(((truth == k) * counts).any()) for k in range(classes)])
     if not present.any():
         raise ValueError("no class occurs in the map where the mask is 1: there is nothing to compare")
-    ratio = np.where(present, _ratios(parts.sum(0), wholes.sum(0)), np.nan)
+    ratio = np.where(present, _ratios(intersections.sum(0), unions.sum(0)), np.nan)
     picks = np.random.default_rng(0).multinomial(len(truth), np.full(len(truth), 1 / len(truth)), RESAMPLES)
-    resampled = np.nanmean(_ratios(picks @ parts, picks @ wholes)[:, present], axis=1)
+    resampled = np.nanmean(_ratios(picks @ intersections, picks @ unions)[:, present], axis=1)
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Overlap(float(np.nanmean(ratio)), float(low), float(high), torch.from_numpy(ratio))
 
 
-def _ratios(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """parts/wholes, NaN where there is nothing to divide by."""
+def _ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Elementwise quotients, NaN where the denominator is 0."""
     import numpy as np
 
-    found: NDArray[np.float64] = np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
-    return found
+    ratios: NDArray[np.float64] = np.divide(
+        numerators, denominators, out=np.full(numerators.shape, np.nan), where=denominators > 0
+    )
+    return ratios
 
 
 @node("features.pooled")
@@ -219,9 +222,9 @@ def pooled_features(extractor: FeatureExtractor, image: Image, *, chunk: Annotat
 def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[int, Ge(2)] = 20) -> KernelDistance:
     """The kernel distance of Bińkowski et al. (2018, eq. 4), times 1,000, between features (N, D) and (M, D).
 
-    The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³, over all pairs: it may be below zero. Its standard error
-    comes from leaving out each of `blocks` parts of either set (the jackknife); it is too large for sets that are much
-    alike. The paper's features are Inception's: values for others, such as EfficientNet's, do not compare with its own.
+    The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³, over all pairs; it may be negative. Its standard error
+    is a jackknife that leaves out each of `blocks` blocks of either set; it is too large for very similar sets.
+    The paper uses Inception features: values with others, such as EfficientNet's, are not comparable to its own.
     """
     import numpy as np
 
@@ -233,15 +236,15 @@ def kernel_distance(features: Tensor, reference: Tensor, *, blocks: Annotated[in
     for name, f in (("features", x), ("reference", y)):
         if not np.isfinite(f).all():
             raise ValueError(f"'{name}' has values that are not finite: look at the pictures that they are of")
-    whole, without_x, without_y = _mmd_with_blocks(x, y, blocks)
+    full, without_x, without_y = _mmd_with_blocks(x, y, blocks)
     variance = sum(_jackknife(np.array(values)) for values in (without_x, without_y))
-    return KernelDistance(1000 * whole, 1000 * math.sqrt(variance))
+    return KernelDistance(1000 * full, 1000 * math.sqrt(variance))
 
 
 def _mmd_with_blocks(
     x: NDArray[np.float64], y: NDArray[np.float64], blocks: int
 ) -> tuple[float, list[float], list[float]]:
-    """The estimate from all, and those without each block of x and of y, from sums of the kernel over blocks."""
+    """The estimate from all samples, and those without each block of x and of y, from kernel sums over blocks."""
     import numpy as np
 
     (xs, nx), (ys, ny) = _edges(len(x), blocks), _edges(len(y), blocks)
@@ -255,8 +258,8 @@ def _mmd_with_blocks(
             if a is b:
                 np.fill_diagonal(kernel[:, start:], 0)
             parts.append(np.add.reduceat(kernel, columns, 1))
-        found: NDArray[np.float64] = np.add.reduceat(np.concatenate(parts), rows, 0)
-        return found
+        totals: NDArray[np.float64] = np.add.reduceat(np.concatenate(parts), rows, 0)
+        return totals
 
     xx, yy, xy = sums(x, x, xs, xs), sums(y, y, ys, ys), sums(x, y, xs, ys)
 
@@ -272,7 +275,7 @@ def _mmd_with_blocks(
 
 
 def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each block begins and how long it is; at least two samples stay when one block is left out."""
+    """The start and length of each block; at least two samples remain when one block is left out."""
     import numpy as np
 
     starts = np.arange(count) if blocks >= count - 1 else (np.arange(blocks) * count) // blocks
@@ -280,6 +283,6 @@ def _edges(count: int, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _jackknife(without: NDArray[np.float64]) -> float:
-    """The variance of an estimate, from its values without one block each (Efron & Stein 1981)."""
+    """The jackknife variance of an estimate, from its leave-one-block-out values (Efron & Stein 1981)."""
     blocks = len(without)
     return float((blocks - 1) / blocks * ((without - without.mean()) ** 2).sum())

@@ -1,11 +1,11 @@
-"""Models on disk as nodes: load, save, and make fresh ones to train.
+"""Nodes that load and save models, and that build new ones to train.
 
 All settings that several untrained models share:
-seed: of the first weights. channels: the width at the finest resolution. multipliers: the width of each resolution in
-units of `channels`, finest first. blocks: residual blocks at a resolution. patch: patch × patch pixels are folded into
-channels before the first convolution, and unfolded after the last. attention: the levels (0 is the finest) that have
-it. heads: of attention. layers: of a transformer. width: of the vector and the tokens of a condition. classes: how
-many there are. in_channels: of the samples.
+seed: of the initial weights. channels: the width at the finest resolution. multipliers: the width of each resolution
+in units of `channels`, finest first. blocks: residual blocks per resolution. patch: patch × patch pixels are folded
+into channels before the first convolution, and unfolded after the last. attention: the levels (0 is the finest) with
+attention. heads: attention heads. layers: of a transformer. width: of the vector and the tokens of a condition.
+classes: the number of classes. in_channels: channels of the samples.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-TRAINED = ("trained_from", "trained_to")
-"""The fields of a schedule that say which timesteps its model knows."""
+TRAINED_RANGE = ("trained_from", "trained_to")
+"""The fields of a schedule with the range of timesteps that its model was trained on."""
 
 
 class LoadedModel(NamedTuple):
-    """The parts of a model: those of a diffusion model, its embedders of conditions, and networks that judge."""
+    """The parts of a model: a diffusion model, its embedders of conditions, and networks that evaluate samples."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder
@@ -65,11 +65,11 @@ class LoadedModel(NamedTuple):
 
 
 class MissingPart(AttributeError, ValueError):
-    """A part that a model folder does not hold is used."""
+    """Raised on use of a part that a model folder does not hold."""
 
 
 class Missing:
-    """Stands for a part that a model does not hold, or that needs something more: any use of it says what."""
+    """Stands for a part that a model lacks, or cannot load without another setting. Any use raises the message."""
 
     __guidegraph_absent__ = True
 
@@ -78,7 +78,7 @@ class Missing:
 
     @classmethod
     def of(cls, folder: Path, part: str, held: Iterable[str]) -> Missing:
-        """A part that is not among those that a model folder, or file, holds."""
+        """Stands for a part that a model folder or file does not hold."""
         return cls(f"the model '{folder}' has no part '{part}'; it has {', '.join(held) or 'none'}")
 
     def __repr__(self) -> str:
@@ -97,42 +97,42 @@ class Missing:
 def load_model(*, path: Path) -> LoadedModel:
     """A model folder (model.json and safetensors), frozen, on the run's device and in its dtype.
 
-    path: the folder; `pkg:scenes` and the like ship with the package.
-    A part that the folder does not hold raises an error when it is used.
+    path: the folder; `pkg:scenes` and others ship with the package.
+    A part that the folder does not hold raises an error on use.
     """
     from guidegraph.nodes.models import store
 
-    held = read_index(path)
+    stored = read_index(path)
 
     def part(name: str) -> Any:
-        if name not in held:
-            return Missing.of(path, name, held)
+        if name not in stored:
+            return Missing.of(path, name, stored)
         return store.load_part(path, name, device=current_device(), dtype=current_dtype())
 
-    schedule = read_schedule(path, held["schedule"]) if "schedule" in held else Missing.of(path, "schedule", held)
+    schedule = read_schedule(path, stored["schedule"]) if "schedule" in stored else Missing.of(path, "schedule", stored)
     networks = {name: part(name) for name in LoadedModel._fields if name != "schedule"}
     return LoadedModel(schedule=schedule, **networks)  # type: ignore[arg-type]
 
 
-def read_schedule(folder: Path, part: dict[str, Any]) -> Schedule:
-    """The schedule that model.json names with its settings, or that of a table of ᾱ.
+def read_schedule(folder: Path, config: dict[str, Any]) -> Schedule:
+    """The schedule that model.json names with its settings, or one from a table of ᾱ.
 
-    trained_from, trained_to: the timesteps that the model knows, where they are there.
+    trained_from, trained_to: the timesteps that the model was trained on, if model.json has them.
     """
     from safetensors.torch import load_file
 
     from guidegraph.nodes.models.store import verified
 
-    settings = {name: value for name, value in part.items() if name not in ("kind", *TRAINED)}
-    kind = part.get("kind")
+    settings = {name: value for name, value in config.items() if name not in ("kind", *TRAINED_RANGE)}
+    kind = config.get("kind")
     if kind != "table" and kind not in SCHEDULES:
         raise ValueError(f"unknown schedule {kind!r}; known are {', '.join((*SCHEDULES, 'table'))}")
     try:
-        trained = {name: float(part[name]) for name in TRAINED if part.get(name) is not None}
+        trained_range = {name: float(config[name]) for name in TRAINED_RANGE if config.get(name) is not None}
         if kind == "table":
             table = load_file(verified(folder, settings.get("weights")))["alphas_bar"].to(current_device())
-            return Schedule(table, **trained)
-        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained)
+            return Schedule(table, **trained_range)
+        return Schedule(SCHEDULES[kind](**settings).alphas_bar, **trained_range)
     except Exception as error:
         raise ValueError(f"part 'schedule' of '{folder}' cannot be loaded: {error}") from error
 
@@ -153,9 +153,9 @@ def save_model(
     path: Annotated[Path, Written()],
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
 ) -> str:
-    """Write the wired parts as a model folder that `model.load` reads; gives its path.
+    """Write the wired parts as a model folder that `model.load` reads, and return its path.
 
-    Parts that are in the folder already and not wired here stay as they are. dtype: of the weights in the files.
+    Parts that the folder already holds and that are not wired stay unchanged. dtype: of the weights in the files.
     """
     import torch
     from safetensors.torch import save_file
@@ -181,7 +181,7 @@ def save_model(
             raise MissingPart(f"there is no '{name}' to save: {module!r}")
         if not isinstance(module, torch.nn.Module):
             raise ValueError(f"'{name}' is a {type(module).__name__}, not a network that can be saved")
-        store.config_of(module)  # whatever cannot be saved is refused before a file is written
+        store.config_of(module)  # a module that cannot be saved is refused before any file is written
         modules[name] = module
     if not modules and schedule is None:
         raise ValueError("there is nothing to save: wire at least one part")
@@ -190,8 +190,8 @@ def save_model(
         tensors = {"alphas_bar": schedule.alphas_bar.cpu().contiguous()}
         path.mkdir(parents=True, exist_ok=True)
         store.write_whole(path / "schedule.safetensors", lambda file: save_file(tensors, file))
-        known = {name: getattr(schedule, name) for name in TRAINED if getattr(schedule, name) is not None}
-        table = {"kind": "table", "weights": "schedule.safetensors"} | known
+        trained_range = {name: getattr(schedule, name) for name in TRAINED_RANGE if getattr(schedule, name) is not None}
+        table = {"kind": "table", "weights": "schedule.safetensors"} | trained_range
     store.save_parts(path, modules, dtype=getattr(torch, dtype), schedule=table)
     return str(path)
 
@@ -212,9 +212,9 @@ def new_autoencoder(
 ) -> Autoencoder:
     """An untrained KL autoencoder with f = patch · 2^(levels − 1), one level for each of `multipliers`.
 
-    channels: at the finest level; multipliers: the width of each, in units of it. blocks: residual blocks at a level.
-    patch: pixels of a side that are folded into channels before the first convolution. latent_channels: of a latent.
-    seed: of the initial weights.
+    channels: width of the finest level; multipliers: the width of each level in units of it. blocks: residual blocks
+    per level. patch: side in pixels of the patches that are folded into channels before the first convolution.
+    latent_channels: channels of a latent. seed: of the initial weights.
     """
     from guidegraph.nodes.models.autoencoder import AutoencoderConfig, KLAutoencoder
 
@@ -227,7 +227,7 @@ def new_autoencoder(
 
 @node("model.pixels")
 def new_pixel_space(*, channels: Channels = 3) -> Autoencoder:
-    """Pixels as their own latents, f = 1: nothing to train, and a scale to be measured by autoencoder.measure_scale."""
+    """Pixels as their own latents, f = 1: nothing to train; autoencoder.measure_scale can measure the scale."""
     from guidegraph.nodes.models.pixel_space import PixelSpace, PixelSpaceConfig
 
     space: Autoencoder = PixelSpace(PixelSpaceConfig(channels)).eval()
@@ -253,9 +253,9 @@ def new_unet(
 ) -> Denoiser:
     """An untrained U-Net denoiser.
 
-    context_dim: width of the condition's tokens; vector_dim: of its vector; spatial_channels: of its map; none or 0
-    where the model has no such condition. learned_variance: the output has a variance too. kind: what the output is,
-    ε, x0 or v.
+    context_dim: width of the condition's tokens; vector_dim: width of its vector; spatial_channels: channels of its
+    map; null or 0 for a model without that condition. learned_variance: predict a variance too. kind: of the
+    prediction, ε, x0 or v.
     """
     from guidegraph.nodes.models.denoiser import UNetDenoiser
     from guidegraph.nodes.models.unet import UNet, UNetConfig
@@ -282,7 +282,7 @@ def new_unet(
 def new_text_transformer(
     *, seed: int = 0, words: list[str] | None = None, width: Channels = 128, layers: Channels = 3, heads: Channels = 4
 ) -> TextEmbedder:
-    """An untrained text encoder over the given words, or over those of the scene captions."""
+    """An untrained text encoder with a vocabulary of `words`, by default those of the scene captions."""
     from guidegraph.nodes.data.captions import vocabulary
     from guidegraph.nodes.models.text import TextConfig, TextEncoder, TextModel, build_tokenizer
 
@@ -294,7 +294,7 @@ def new_text_transformer(
 
 @node("model.label_embedder")
 def new_label_embedder(*, seed: int = 0, classes: Channels = 10, width: Channels = 128) -> LabelEmbedder:
-    """An untrained embedding of class labels, and of the null class, as a condition's vector."""
+    """An untrained embedder of class labels, and of the null class, as a condition's vector."""
     from guidegraph.nodes.models.labels import LabelConfig, LabelModel
 
     model: LabelEmbedder = untrained(lambda: LabelModel(LabelConfig(classes=classes, width=width)), seed)
@@ -327,7 +327,7 @@ def new_classifier(
 def new_segmenter(
     *, seed: int = 0, classes: Channels = 23, channels: Channels = 24, multipliers: Multipliers = (1, 2, 3)
 ) -> Segmenter:
-    """An untrained segmenter of the classes of scenes, or of another number of classes."""
+    """An untrained segmenter, by default for the classes of scenes."""
     from guidegraph.nodes.models.segmenter import SegmentationNet, SegmenterConfig
 
     config = SegmenterConfig(classes=classes, channels=channels, multipliers=multipliers)
@@ -344,9 +344,9 @@ def new_image_embedder(
     channels: Channels = 32,
     multipliers: Multipliers = (1, 2, 3),
 ) -> ImageEmbedder:
-    """An untrained embedding of pictures as a condition's vector and tokens.
+    """An untrained embedder of pictures as a condition's vector and tokens.
 
-    tokens: how many are made of the pooled features; 0 for a vector alone.
+    tokens: number of tokens made from the pooled features; 0 for a vector alone.
     """
     from guidegraph.nodes.models.vision import ImageModel, VisionConfig
 
@@ -365,9 +365,9 @@ def new_condition_adapter(
     layers: Channels = 1,
     heads: Channels = 4,
 ) -> ConditionAdapter:
-    """An untrained adapter of conditions; the widths are those of MiniLM and of `pkg:scenes`.
+    """An untrained adapter of conditions; the default widths are those of MiniLM and of `pkg:scenes`.
 
-    tokens: width of the tokens that it is given; vector: of the vector.
+    tokens: width of its input tokens; vector: width of its input vector.
     """
     from guidegraph.nodes.models.adapter import AdapterConfig
     from guidegraph.nodes.models.adapter import ConditionAdapter as Adapter
@@ -386,7 +386,7 @@ def new_detector(*, seed: int = 0, channels: Channels = 32) -> Any:
 
 
 def untrained(build: Any, seed: int) -> Any:
-    """A module whose initial weights depend on the seed alone, on the run's device."""
+    """Build a frozen module, with initial weights that depend on the seed alone, on the run's device."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

@@ -38,11 +38,11 @@ Name = Literal[
 def named(
     schedule: Schedule, *, sampler: Name = "ddim", steps: Steps = 30, clip: Clip = False, strength: Fraction = 1.0
 ) -> Sampler:
-    """The node `scheduler.SAMPLER` by its name, with its own defaults for what is no setting here.
+    """The node `scheduler.SAMPLER`, chosen by name, with its own defaults for all other settings.
 
-    sampler: its name; the node of that name has its source, and all of its settings. steps: of the solver; some call
-    the model more than once for each. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: only this last part of
-    the steps. Samplers that draw noise need it at scheduler.step. For a bundle, name the sampler's own node instead.
+    sampler: its name; the node of that name has the source and all settings. steps: of the solver; some call the model
+    more than once per step. clip: x̂0 is clipped to [−clip, clip] (true: 1). strength: run only this last fraction of
+    the steps. Samplers that draw noise need it at scheduler.step. In a bundle, use the sampler's own node instead.
     """
-    found: Sampler = getattr(scheduler, sampler)(schedule, steps=steps, clip=clip, strength=strength)
-    return found
+    built: Sampler = getattr(scheduler, sampler)(schedule, steps=steps, clip=clip, strength=strength)
+    return built

@@ -31,27 +31,28 @@ def gaussian(
     batch: Size = 1,
     rng: Literal["philox", "torch"] = "philox",
 ) -> Noise:
-    """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
+    """Standard normal noise (batch, *shape): sample i of seed s is the single sample of seed s + i.
 
-    like: gives shape and device in place of the settings, and the batch where it has more than one sample. The noise is
-    float64 where `like`, or without it the run, is; otherwise float32, since the state of a sampler starts from it.
-    index: selects the draw (loop.index gives a body fresh noise at each step); no index is a draw of its own. seed:
-    one, or a list with one for each sample.
-    rng: torch draws from torch's CPU generator, all samples in one sequence unless seed is a list, as other tools do.
+    like: sets shape and device instead of the settings, and the batch if it has more than one sample. The noise is
+    float64 if `like`, or without it the run, is; otherwise float32, because the state of a sampler starts from it.
+    index: selects the draw (loop.index gives a body fresh noise at each step); without it, a separate draw. seed: one
+    seed, or a list with one for each sample.
+    rng: torch draws from torch's CPU generator, as other tools do, with all samples in one sequence unless seed is a
+    list.
     """
     import torch
 
     batch, sizes = philox.batch_and_shape(None if like is None else tuple(like.shape), shape, batch, seed)
     if like is not None:
-        device, near = like.device, like.dtype
+        device, dtype_like = like.device, like.dtype
     else:
-        device, near = current_device(), current_dtype()
-    # The state of a sampler is kept in float32 at least, whatever the networks compute in.
-    dtype = torch.float64 if near == torch.float64 else torch.float32
+        device, dtype_like = current_device(), current_dtype()
+    # The state of a sampler is at least float32, whatever dtype the networks use.
+    dtype = torch.float64 if dtype_like == torch.float64 else torch.float32
 
     def draw(count: int) -> Tensor:
         if rng == "torch":
-            return _from_torch(seed, sizes, count, index, dtype)
+            return _draw_torch(seed, sizes, count, index, dtype)
         return torch.from_numpy(philox.gaussian(seed, sizes, count, index))
 
     drawn = draw(batch) if like is None else own_rows(batch, draw)
@@ -60,25 +61,27 @@ def gaussian(
 
 @node("noise.seed", host=True)
 def seed_of_turn(index: int, *, seed: Seed = 0, stride: Size = 1) -> int:
-    """seed + index · stride: a seed for each turn of a loop whose loop.index is wired to `index`.
+    """seed + index · stride: a seed for each turn of a loop, with loop.index wired to `index`.
 
-    Where each turn draws a batch, let the stride be the size of the batch: then no two samples share their noise, and
-    sample i of all batches has that of seed + i. Raises an error for an index below 0.
-    seed: that of the first turn. stride: how far the seeds of two turns are apart.
+    If each turn draws a batch, set the stride to the batch size: then no two samples share their noise, and sample i
+    over all batches has that of seed + i. Raises an error for an index below 0.
+    seed: of the first turn. stride: difference between the seeds of two turns.
     """
     if index < 0:
         raise ValueError(f"an index counts from 0: found {index}")
     return seed + index * stride
 
 
-def _from_torch(
+def _draw_torch(
     seed: int | list[int], shape: tuple[int, ...], batch: int, index: int | None, dtype: torch.dtype
 ) -> Tensor:
     import torch
 
     if isinstance(seed, list):
-        return torch.cat([_from_torch(one, shape, 1, index, dtype) for one in philox.sample_seeds(seed, batch)])
+        return torch.cat(
+            [_draw_torch(sample_seed, shape, 1, index, dtype) for sample_seed in philox.sample_seeds(seed, batch)]
+        )
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(0 if index is None else index + 1):  # the sequence is: no index, index 0, index 1, …
+    for _ in range(0 if index is None else index + 1):  # draws come in the order: no index, index 0, index 1, …
         torch.randn(batch, *shape, generator=generator, dtype=dtype)
     return torch.randn(batch, *shape, generator=generator, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The types of the settings that samplers share, with what each accepts."""
+"""The types of the settings that samplers share, with their ranges."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ NoEta: TypeAlias = Annotated[float, AfterValidator(drawing_none)]
 AncestralEta: TypeAlias = Annotated[float, AfterValidator(ancestral_eta)]
 
 SHARED_SETTINGS = """
-Port levels: the levels to visit, of any levels node. Without it, the settings steps, spacing, offset, final, sigmas and
-strength choose them within the timesteps that the schedule's model knows (trained_from … trained_to).
+Port levels: the levels to visit, from any levels node. Without it, the settings steps, spacing, offset, final, sigmas
+and strength choose them within the timesteps that the schedule's model was trained on (trained_from … trained_to).
 
 All settings that several samplers share:
-steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps.
-final: ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced
-as Karras et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile
-of dynamic thresholding (Saharia et al. 2022). threshold_max: the most that this quantile counts as. strength: only
-this last part of the steps, rounded down but at least one, for a start from a picture (scheduler.add_noise).
+steps: steps of the solver; some solvers take several model calls, and rows, per step. spacing: of the timesteps (Lin
+et al. 2023, table 2), by default that of the sampler's reference implementation. offset: added to leading timesteps.
+final: ᾱ after the last step, 1 or ᾱ_0. sigmas: σ/α as in the schedule at those timesteps, or spaced as in Karras et
+al. (2022), or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
+thresholding (Saharia et al. 2022). threshold_max: upper bound of this quantile. strength: run only this last fraction
+of the steps, rounded down but at least one, for a start from a picture (scheduler.add_noise).
 
-eta: how much of DDPM's noise a step adds, where the sampler has a choice; the others take only the value that they have
-anyway, so that one can stand in for another.
+eta: how much of DDPM's noise a step adds, if the sampler has a choice; other samplers accept only their fixed value, so
+that one can replace another.
 
-rederive_eps: ε follows the clipped x̂0.
+rederive_eps: derive ε from the clipped x̂0.
 """
-"""What ports and settings mean that several samplers share: a part of the docstring of each module of samplers."""
+"""The ports and settings that several samplers share, appended to the docstring of each module of samplers."""

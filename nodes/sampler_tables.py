@@ -1,4 +1,4 @@
-"""What a sampler's node gives: its table, the times of its rows, and the state that it starts from."""
+"""The outputs of a sampler's node: its table, the times of its rows, and its initial state."""
 
 from __future__ import annotations
 
@@ -22,36 +22,39 @@ class Sampler(NamedTuple):
 
 
 def settings_beside_levels(wired: Collection[str]) -> dict[str, str]:
-    """What is wrong with settings that would choose the levels where levels are wired."""
+    """Problems, by name, of settings that choose levels although levels are wired."""
     message = "the levels are wired, so it would change nothing: leave it out, or set it at the levels' node"
     return {name: message for name in SHORTHAND if name in wired} if "levels" in wired else {}
 
 
 def check_sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., dict[str, str]]:
-    """What is wrong with a sampler's settings: beside levels, and, once it is there, for the schedule."""
-    settings = [*signature(table_of).parameters][1:]  # the first is the schedule
+    """A check of a sampler's settings, which returns problems by name.
 
-    def check(wired: Collection[str], **given: Any) -> dict[str, str]:
+    It refuses settings that choose levels although levels are wired. Once the schedule is known, it computes the table.
+    """
+    settings = [*signature(table_of).parameters][1:]  # the first parameter is the schedule
+
+    def check(wired: Collection[str], **arguments: Any) -> dict[str, str]:
         problems = settings_beside_levels(wired)
-        if problems or len(given) <= len(settings):  # some are not known yet
+        if problems or len(arguments) <= len(settings):  # some values are not known yet
             return problems
-        noise, levels = as_noise(given.pop("schedule")), given.pop("levels")
+        noise, levels = as_noise(arguments.pop("schedule")), arguments.pop("levels")
         try:
-            table_of(noise, None if levels is None else as_tables(levels), **given)
+            table_of(noise, None if levels is None else as_tables(levels), **arguments)
         except ValueError as error:
-            return {"steps" if levels is None and "steps" in given else "schedule": str(error)}
+            return {"steps" if levels is None and "steps" in arguments else "schedule": str(error)}
         return {}
 
-    asked = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ("schedule", *settings)]
+    parameters = [Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in ("schedule", *settings)]
     wired = Parameter("wired", Parameter.POSITIONAL_OR_KEYWORD)
-    check.__signature__ = Signature([wired, *asked])  # type: ignore[attr-defined]
+    check.__signature__ = Signature([wired, *parameters])  # type: ignore[attr-defined]
     return check
 
 
 def sampler_of(
     table_of: Callable[..., SamplerTable], schedule: Schedule, levels: Levels | None, **settings: Any
 ) -> Sampler:
-    """A node's values from the table that the runtime's function of the same name computes of the same settings."""
+    """Build a sampler node's outputs from the table that the runtime's function of the same name computes."""
     import torch
 
     device = current_device()

@@ -1,4 +1,4 @@
-"""How the software of a released checkpoint sets its sampler."""
+"""The sampler settings that a released checkpoint's own software uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from guidegraph.graph.node import node
 
 
 class Sampling(NamedTuple):
-    """Settings for a scheduler node: offset (an int), final ("one" or "first") and spacing, each by its name."""
+    """Settings for a scheduler node: offset (an int), final ("one" or "first") and spacing, by name."""
 
     offset: int
     final: str
@@ -18,12 +18,12 @@ class Sampling(NamedTuple):
 
 @node("checkpoint.sampling", host=True)
 def checkpoint_sampling(*, path: Path) -> Sampling:
-    """The timesteps that the software of a checkpoint visits, to wire into scheduler.ddim and others.
+    """The settings for the timesteps of a checkpoint's own software, to wire into scheduler.ddim and others.
 
-    path: the checkpoint. Of a diffusers folder they are those of its scheduler_config.json; a CompVis single file, or
-    a folder with one and its config.yaml, has Stable Diffusion's (offset 1, the last ᾱ is ᾱ_0, leading), any other file
+    path: the checkpoint. A diffusers folder has them in its scheduler_config.json. A CompVis single file, or a folder
+    with one and its config.yaml, has Stable Diffusion's (offset 1, the last ᾱ is ᾱ_0, leading). Any other file has
     offset 0 and 1 as the last ᾱ.
-    Raises an error for a folder without a scheduler, and for a file that is no checkpoint.
+    Raises an error for a folder without a scheduler, and for a file that is not a checkpoint.
     """
     from guidegraph.nodes.checkpoints.compvis import is_compvis
     from guidegraph.nodes.checkpoints.diffusers_config import read_json
@@ -32,8 +32,8 @@ def checkpoint_sampling(*, path: Path) -> Sampling:
     from guidegraph.nodes.checkpoints.reading import read_tensors
 
     if path.is_dir() and folder_format(path) is not COMPVIS:
-        where = path / "scheduler" / CONFIG
-        return Sampling(*sampling(read_json(where), where))
+        config_path = path / "scheduler" / CONFIG
+        return Sampling(*sampling(read_json(config_path), config_path))
     if path.is_dir() or is_compvis(read_tensors(path)):
         return Sampling(1, "first", "leading")
     return Sampling(0, "one", "leading")

@@ -1,4 +1,4 @@
-"""One generic step for every sampler: a row of its table applied to the sample and what it keeps."""
+"""The step that all samplers share: one row of the sampler's table, applied to the sample and the sampler's state."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ NO_VARIANCE = (
 NO_EPS = "this sampler's rows do not read ε, so it would change nothing: use ddim or euler, or leave this port unwired"
 
 
-FAR = 5.0
-"""How many times the data's root mean square x̂0 has at the end of a run that went wrong, at least.
+DIVERGED = 5.0
+"""A run has failed if the root mean square of its last x̂0 is above this multiple of the data's.
 
-Of the shipped models, runs whose pictures are good end at 0.8 to 1.6 times it (3.5 at guidance scale 20), and those
-that start where the model knows nothing at 20 to 700.
+With the shipped models, runs with good pictures end at 0.8 to 1.6 times the data's (3.5 at guidance scale 20), and runs
+that start at levels the model was not trained on end at 20 to 700 times.
 """
 OUT_OF_RANGE = (
     "x̂0 is out of the range that its model knows: it ends with a root mean square of {size:.3g}, and the data has "
@@ -63,13 +63,13 @@ OUT_OF_RANGE = (
 
 
 def _needed_ports(scheduler: Scheduler) -> set[str]:
-    """Noise matters only where a row of the table has a gain for it."""
+    """The ports that the sampler's table reads: noise only if a row has a gain for it."""
     ports = {"scheduler", "x", "prediction", "state", "t", "score", "renoise"}
     return ports | {"noise"} if scheduler.reads_noise else ports
 
 
 def _wiring_problems(scheduler: Scheduler, wired: Collection[str]) -> dict[str, str]:
-    """What is wrong with the optional ports that are wired, or are not, for a sampler's table."""
+    """Problems, by port, of the optional ports that are wired or missing for a sampler's table."""
     problems: dict[str, str] = {}
     if scheduler.reads_noise and "noise" not in wired:
         problems["noise"] = NO_NOISE
@@ -99,13 +99,13 @@ def step(
 ) -> Step:
     """Move x (B, C, H, W) along the sampler by one model call.
 
-    The row comes from state.index, and its α, σ count: t is only for the reader. score: Σ · score is added to the
-    mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw some.
-    renoise: a prediction whose ε takes the place of the row's, as CFG++ does (Chung et al. 2024).
+    state.index selects the row, which has α and σ: t is only for the reader. score: Σ · score is added to the
+    mean (Dhariwal & Nichol 2021, algorithm 1). noise: fresh standard normal noise, for samplers that draw it.
+    renoise: a prediction whose ε replaces the row's, as in CFG++ (Chung et al. 2024).
     data_rms: the root mean square of the model's data, about 1 for latents of unit scale and at most 1 for pictures in
-    [-1, 1]. A run that ends with an x̂0 of more than five times as much warns once, and names the step; null: never.
-    Computes in float64 where x is float64, in float32 otherwise, and returns x so: the state of a sampler adds up many
-    small steps, whatever its networks compute in.
+    [-1, 1]. A run whose last x̂0 is more than five times as large warns once and names the step; null: never.
+    Computes and returns float64 if x is float64, otherwise float32, whatever the dtype of the networks, because a
+    sampler adds up many small steps.
     """
     import torch
 
@@ -130,9 +130,9 @@ def step(
 
 @node("scheduler.mean")
 def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: SchedulerState, t: Timesteps) -> Sample:
-    """μ: what scheduler.step gives without noise and score (B, C, H, W), for a classifier's gradient taken there.
+    """μ (B, C, H, W), the result of scheduler.step without noise and score, to take a classifier's gradient at.
 
-    float64 where x is float64, float32 otherwise.
+    float64 if x is float64, otherwise float32.
     """
     import torch
 
@@ -143,10 +143,10 @@ def mean(scheduler: Scheduler, x: Sample, prediction: Prediction, state: Schedul
 
 @node("scheduler.add_noise", runtime=True, shape=extents.noisy_shape)
 def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerState | None = None) -> Sample:
-    """x0 at the noise level where the sampler starts: what image-to-image starts its loop from (with `strength`).
+    """Noise x0 to the level where the sampler starts: the start of an image-to-image loop (with `strength`).
 
-    state: that of a sampler under way, as `scheduler.step` gives it; then the level is that of the next model call, and
-    x0 comes back as it is after the last one. float64 where x0 is float64, otherwise float32.
+    state: a sampler's state from `scheduler.step`, to use the level of its next model call instead; after the last
+    call, x0 is returned without noise. float64 if x0 is float64, otherwise float32.
     """
     import torch
 
@@ -162,25 +162,25 @@ def add_noise(scheduler: Scheduler, x0: Sample, noise: Noise, state: SchedulerSt
 
 @node("scheduler.table")
 def table(scheduler: Scheduler) -> Table:
-    """The sampler's rows to read or plot: t, α, σ, σ/α, the score gain Σ, and what each row's outputs are made of.
+    """The sampler's rows as a table to read or plot: t, α, σ, σ/α, the score gain Σ, and the coefficients of the row.
 
-    Column `x.eps` is what ε counts for in the next x, `s1.x0` what x̂0 counts for in the first value that is kept, and
-    so on; those that are zero in every row are left out.
+    Column `x.eps` is the coefficient of ε in the next x, `s1.x0` that of x̂0 in the first kept value, and so on.
+    Columns that are zero in every row are left out.
     """
     import torch
 
     row = torch.arange(len(scheduler.t))
     levels = {"row": row, "t": scheduler.t, "alpha": scheduler.alpha, "sigma": scheduler.sigma}
-    named = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
+    columns = {**levels, "sigma/alpha": scheduler.sigma / scheduler.alpha, "score_gain": scheduler.score_gain}
     for i, output in enumerate(("x", *INPUTS[4:])):
         for j, name in enumerate(INPUTS):
             if bool(scheduler.matrix[:, i, j].any()):
-                named[f"{output}.{name}"] = scheduler.matrix[:, i, j]
-    return Table({name: values.tolist() for name, values in named.items()})
+                columns[f"{output}.{name}"] = scheduler.matrix[:, i, j]
+    return Table({name: values.tolist() for name, values in columns.items()})
 
 
 class _Row:
-    """The row that state.index names, in the dtype and on the device of the computation."""
+    """The row at state.index, in the dtype and on the device of the computation."""
 
     def __init__(self, scheduler: Scheduler, x: Tensor, state: SchedulerState) -> None:
         import torch
@@ -211,7 +211,7 @@ class _Row:
         return outputs[0], outputs[1:]
 
     def spread(self, prediction: Prediction) -> Tensor | float:
-        """The standard deviation that a learned variance gives (Nichol & Dhariwal 2021, eq. 15); 1 without one."""
+        """The standard deviation of a learned variance (Nichol & Dhariwal 2021, eq. 15); 1 without one."""
         if not self.scheduler.learned:
             return 1.0
         if prediction.variance is None:
@@ -219,22 +219,23 @@ class _Row:
                 "the sampler's variance is 'learned' and the prediction has none: use fixed_small or fixed_large"
             )
         low, high = self.log_variance.unbind()
-        share = (prediction.variance.to(self.x) + 1) / 2
-        return (0.5 * (low + share * (high - low))).exp()
+        fraction = (prediction.variance.to(self.x) + 1) / 2
+        return (0.5 * (low + fraction * (high - low))).exp()
 
     def x0_and_eps(self, prediction: Prediction, renoise: Prediction | None = None) -> tuple[Tensor, Tensor]:
-        """x̂0, clipped as the sampler says, and ε̂, which is that of `renoise` where there is one."""
-        known = self._checked(prediction)
-        x0, eps = (f(known, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
+        """x̂0, clipped by the sampler's settings, and ε̂, from `renoise` if it is wired."""
+        prepared = self._prepare(prediction)
+        x0, eps = (f(prepared, self.x, self.alpha, self.sigma) for f in (x0_of, eps_of))
         table = self.scheduler
         clipped = clip_x0(x0, table.clip, table.threshold, table.threshold_max)
         if clipped is not x0 and table.rederive_eps:
             eps = (self.x - self.alpha * clipped) / self.sigma
         if renoise is not None:
-            eps = eps_of(self._checked(renoise), self.x, self.alpha, self.sigma)
+            eps = eps_of(self._prepare(renoise), self.x, self.alpha, self.sigma)
         return clipped, eps
 
-    def _checked(self, prediction: Prediction) -> Prediction:
+    def _prepare(self, prediction: Prediction) -> Prediction:
+        """The prediction in the dtype of the computation. Raises ``ValueError`` if it does not fit x or the sampler."""
         if prediction.value.shape != self.x.shape:
             raise ValueError(
                 f"the prediction has shape {tuple(prediction.value.shape)} and x has shape {tuple(self.x.shape)}"
@@ -248,13 +249,13 @@ class _Row:
 
 
 def _watch_range(x0: Tensor, data_rms: float, row: _Row) -> None:
-    """Let the run warn if the largest root mean square of a sample's x̂0 stays far beyond that of the data.
+    """Report the largest root mean square of a sample's x̂0, so that the run warns if it ends far above the data's.
 
-    A loop that ends with σ > α says nothing: x̂0 of such an x is a guess, and another sampler may go on from there.
+    A loop that ends with σ > α does not warn: its x̂0 is a guess, and another sampler may continue from there.
     """
     import torch
 
     if is_watched():
         sizes = torch.linalg.vector_norm(x0.flatten(1), dim=1) / math.sqrt(x0[0].numel())
         message = OUT_OF_RANGE.replace("DATA", f"{data_rms:g}")
-        watch_size(sizes.amax(), FAR * data_rms, message, decisive=row.sigma <= row.alpha)
+        watch_size(sizes.amax(), DIVERGED * data_rms, message, decisive=row.sigma <= row.alpha)

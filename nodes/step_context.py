@@ -1,4 +1,4 @@
-"""Where a sampler is at one of its steps: what a guidance method may want to know, as one value."""
+"""The context of one sampler step, for guidance methods, as one value."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from guidegraph.nodes.types import (
 @structured
 @dataclass(frozen=True, eq=False)
 class StepContext:
-    """One step of a sampler, x = αx0 + σε, and the conversions between ε, x0, v and score at its noise level.
+    """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v and score at its noise level.
 
-    x: (B, C, H, W). t: (1) or (B), float32, what the denoiser is called with. alpha, sigma: (1), those of the sampler's
-    row, float64 where x is float64 and float32 otherwise. step, steps: (1), int64, the row of 0 … steps − 1 and how
-    many rows there are, one for each model call. What has to last from step to step is a carry of the loop.
+    x: (B, C, H, W). t: (1) or (B), float32, as passed to the denoiser. alpha, sigma: (1), from the sampler's row,
+    float64 if x is float64, otherwise float32. step, steps: (1), int64, the row, 0 … steps − 1, and the number of rows,
+    one for each model call. Values that must last from step to step are carries of the loop.
     """
 
     leaf_axes: ClassVar = {
@@ -46,25 +46,24 @@ class StepContext:
 
     def x0(self, prediction: Prediction) -> Tensor:
         """x̂0 (B, C, H, W) of a prediction at this step. Undefined for ε where α = 0."""
-        return x0_of(self._checked(prediction), self._x, *self._levels)
+        return x0_of(self._prepare(prediction), self._x, *self._levels)
 
     def eps(self, prediction: Prediction) -> Tensor:
         """ε̂ (B, C, H, W)."""
-        return eps_of(self._checked(prediction), self._x, *self._levels)
+        return eps_of(self._prepare(prediction), self._x, *self._levels)
 
     def v(self, prediction: Prediction) -> Tensor:
         """v̂ = αε − σx0 (B, C, H, W)."""
-        return v_of(self._checked(prediction), self._x, *self._levels)
+        return v_of(self._prepare(prediction), self._x, *self._levels)
 
     def score(self, prediction: Prediction) -> Tensor:
         """∇ₓ log p(x_t) = −ε̂/σ (B, C, H, W). Undefined where σ = 0."""
         return -self.eps(prediction) / self._levels[1]
 
     def convert(self, prediction: Prediction, kind: PredictionKind) -> Prediction:
-        """The same prediction as another kind; the learned variance is kept.
+        """The prediction converted to another kind; the learned variance is kept.
 
-        ``convert(Prediction(x0, "x0"), "v")`` is the way back from a changed x̂0. Raises ``ValueError`` for a kind that
-        is none.
+        ``convert(Prediction(x0, "x0"), "v")`` converts a changed x̂0 back. Raises ``ValueError`` for an unknown kind.
         """
         if kind not in ("eps", "x0", "v"):
             raise ValueError(f"a prediction is of kind 'eps', 'x0' or 'v'; found {kind!r}: `score` gives the score")
@@ -80,17 +79,17 @@ class StepContext:
     def _x(self) -> Tensor:
         return self.x.to(self.alpha.dtype)
 
-    def _checked(self, prediction: Prediction) -> Prediction:
+    def _prepare(self, prediction: Prediction) -> Prediction:
         check_alike("the prediction and x", prediction.value, self.x)
         return replace(prediction, value=prediction.value.to(self.alpha.dtype))
 
 
 @node("guidance.context")
 def context(scheduler: Scheduler, x: Sample, state: SchedulerState, t: Timesteps) -> StepContext:
-    """The step that a sampler is at, as one value for guidance: x, t, α, σ, step, steps, conversions.
+    """A sampler's current step as one value for guidance: x, t, α, σ, step, steps, conversions.
 
-    Wire scheduler, state and x as those of scheduler.step, and t as that of the denoiser. α and σ are those of the
-    sampler's row, which count in scheduler.step too.
+    Wire scheduler, state and x as for scheduler.step, and t as for the denoiser. α and σ come from the sampler's row,
+    as in scheduler.step.
     """
     import torch
 

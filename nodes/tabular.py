@@ -1,4 +1,4 @@
-"""Tables of numbers and texts: what an evaluation gives, what is printed and plotted."""
+"""Tables of numbers and texts, for the results of evaluations, for printing and for plots."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TypeAlias
 from guidegraph.graph.errors import choices
 
 Entry: TypeAlias = float | int | bool | str | None
-"""What a cell holds; None where there is nothing to say."""
+"""The value of a cell; None in an empty one."""
 
 
 class Table(Mapping[str, tuple[Entry, ...]]):
-    """Columns by name, all of one length. As an output it is written as JSON, columns by name, and as Markdown.
+    """Columns by name, all of one length. As an output it is written as JSON, as a dict of columns, and as Markdown.
 
     Raises ``ValueError`` for columns of different lengths.
     """
@@ -35,7 +35,7 @@ class Table(Mapping[str, tuple[Entry, ...]]):
         return iter(self._columns)
 
     def __len__(self) -> int:
-        """How many columns there are."""
+        """The number of columns."""
         return len(self._columns)
 
     def __repr__(self) -> str:
@@ -43,11 +43,11 @@ class Table(Mapping[str, tuple[Entry, ...]]):
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return max(map(len, self._columns.values()), default=0)
 
     def numbers(self, name: str) -> list[float]:
-        """A column as floats, NaN where it has no number. Raises ``ValueError`` for a column that is not there."""
+        """A column as floats, with NaN for cells that hold no number. Raises ``ValueError`` for an unknown column."""
         try:
             column = self[name]
         except KeyError as error:
@@ -55,35 +55,39 @@ class Table(Mapping[str, tuple[Entry, ...]]):
         return [float(v) if isinstance(v, (int, float)) else math.nan for v in column]
 
     def records(self) -> list[dict[str, Entry]]:
-        """The rows, each by the names of the columns."""
+        """The rows, each as a dict by column name."""
         return [dict(zip(self, row, strict=True)) for row in zip(*self.values(), strict=True)]
 
     def markdown(self, limit: int | None = None) -> str:
-        """The table in Markdown, five digits of each number; of more than ``limit`` rows only the first ones."""
-        shown = self.rows if limit is None else min(limit, self.rows)
-        cells = {name: [cell(v) for v in column[:shown]] for name, column in self.items()}
-        words = {name for name, column in self.items() if any(isinstance(v, str) for v in column)}
-        width = {name: max([len(escaped(name)), 3, *map(len, column)]) for name, column in cells.items()}
+        """The table in Markdown, with numbers to five digits, and at most the first ``limit`` rows."""
+        count = self.rows if limit is None else min(limit, self.rows)
+        cells = {name: [cell(v) for v in column[:count]] for name, column in self.items()}
+        text_columns = {name for name, column in self.items() if any(isinstance(v, str) for v in column)}
+        widths = {name: max([len(escape_cell(name)), 3, *map(len, column)]) for name, column in cells.items()}
 
         def line(texts: Mapping[str, str]) -> str:
-            aligned = [text.ljust(width[n]) if n in words else text.rjust(width[n]) for n, text in texts.items()]
+            aligned = [
+                text.ljust(widths[n]) if n in text_columns else text.rjust(widths[n]) for n, text in texts.items()
+            ]
             return f"| {' | '.join(aligned)} |"
 
-        rule = {name: "-" * width[name] if name in words else "-" * (width[name] - 1) + ":" for name in cells}
-        rows = [line({name: column[i] for name, column in cells.items()}) for i in range(shown)]
-        more = [f"… {self.rows - shown} more rows"] if shown < self.rows else []
-        return "\n".join([line({name: escaped(name) for name in cells}), line(rule), *rows, *more])
+        dashes = {
+            name: "-" * widths[name] if name in text_columns else "-" * (widths[name] - 1) + ":" for name in cells
+        }
+        rows = [line({name: column[i] for name, column in cells.items()}) for i in range(count)]
+        more = [f"… {self.rows - count} more rows"] if count < self.rows else []
+        return "\n".join([line({name: escape_cell(name) for name in cells}), line(dashes), *rows, *more])
 
 
 def cell(value: Entry) -> str:
-    """An entry as the text of a Markdown cell."""
+    """A value as the text of a Markdown cell."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return escaped(value)
+        return escape_cell(value)
     return f"{value:.5g}" if isinstance(value, float) else json.dumps(value)
 
 
-def escaped(text: str) -> str:
-    """A text on one line, in which a bar ends no cell."""
+def escape_cell(text: str) -> str:
+    """The text on one line, with bars escaped so that they do not end the cell."""
     return " ".join(text.split()).replace("|", "\\|")

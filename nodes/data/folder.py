@@ -1,4 +1,4 @@
-"""A user's own folder of pictures as batches: which pictures are in batch i depends on (seed, i) alone."""
+"""A user's folder of pictures as batches. The pictures of batch i depend on (seed, i) alone."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class FolderBatch(NamedTuple):
-    """image (B, 3, S, S) in [-1, 1]; label (B), B captions, semantic (B, K, S, S) one-hot: those that the folder has.
+    """image (B, 3, S, S) in [-1, 1]; label (B), B captions and semantic (B, K, S, S) one-hot, if the folder has them.
 
-    Any use of another one raises an error that says what the folder holds.
+    Any use of a field that the folder lacks raises an error with the folder's layout.
     """
 
     image: Image
@@ -37,12 +37,12 @@ class FolderBatch(NamedTuple):
 
 
 class MissingField(AttributeError, ValueError):
-    """A field that a folder's batches do not have is used."""
+    """Raised on use of a field that a folder's batches lack."""
 
 
 @dataclass(frozen=True)
-class Absent:
-    """Stands for what a folder does not hold: any use of it raises ``MissingField`` that says so."""
+class AbsentField:
+    """Stands for a field that a folder lacks. Any use raises ``MissingField`` with the message."""
 
     message: str
 
@@ -71,7 +71,7 @@ Part: TypeAlias = Literal["all", "train", "held_out"]
 
 
 class Folder(NamedTuple):
-    """A folder that was read: its files at one size, and its entries."""
+    """A folder after reading: its files at one size, and its rows."""
 
     files: Files
     rows: tuple[Row, ...]
@@ -80,45 +80,44 @@ class Folder(NamedTuple):
 
 
 def read_folder(path: Path, kind: Kind, size: int, map_classes: int | None, part: Part = "all") -> Folder:
-    """The folder at `path`, every file of it checked. Raises ``ValueError`` that names what is wrong with which file.
+    """Read the folder at `path` and check every file. Raises ``ValueError`` that names the files and their problems.
 
-    A folder that is asked for again is kept as long as nothing in it has changed. Raises ``ValueError`` where no
-    picture is in the part.
+    The last two folders are cached until something in them changes. Raises ``ValueError`` if no picture is in the part.
     """
     layout = find_layout(path, kind)
     if kind == "classes" and len(layout.names) == 1:
         raise ValueError(f"'{path}' holds a single class, '{layout.names[0]}': there is nothing to tell apart")
-    rows = tuple(row for row in layout.rows if in_part(layout.pictures[row.picture], part))
+    rows = tuple(row for row in layout.rows if is_in_subset(layout.pictures[row.picture], part))
     if not rows:
         raise ValueError(f"no picture of '{path}' is in the part '{part}' (one in ten is held out, by its name)")
-    return Folder(_files(path, layout, size, map_classes, path_digest(path)), rows, layout.names, layout.kind)
+    return Folder(_open_files(path, layout, size, map_classes, path_digest(path)), rows, layout.names, layout.kind)
 
 
-def in_part(name: str, part: Part) -> bool:
-    """Whether a picture is in a part, by its name in the folder alone: others that come leave it where it is."""
+def is_in_subset(name: str, part: Part) -> bool:
+    """Whether a picture is in a part. This depends on its name in the folder alone, not on the other pictures."""
     number = crc32(Path(name).as_posix().encode("utf-8", "surrogateescape"))
     return part == "all" or (number % 10 == 0) == (part == "held_out")
 
 
 @lru_cache(maxsize=2)
-def _files(path: Path, layout: Layout, size: int, map_classes: int | None, digest: str) -> Files:
+def _open_files(path: Path, layout: Layout, size: int, map_classes: int | None, digest: str) -> Files:
     return Files(path, layout, size, map_classes)
 
 
 class FolderBatches(Batches[FolderBatch]):
-    """Batches on a device, in which every entry comes once before any comes again, in an order that the seed gives."""
+    """Batches on a device. Every row occurs once per epoch, in an order that depends on the seed."""
 
     def __init__(self, folder: Folder, seed: int, batch: int, length: int, flip: bool, device: torch.device) -> None:
         super().__init__(length, self.batch_at)
         self.folder, self.seed, self.batch, self.flip, self.device = folder, seed, batch, flip, device
 
     def chosen(self, index: int) -> list[tuple[Row, bool]]:
-        """The entries of batch `index`, and which are mirrored."""
+        """The rows of batch `index`, each with whether it is mirrored."""
         rows = self.folder.rows
-        places = [divmod(index * self.batch + i, len(rows)) for i in range(self.batch)]
-        picked = [rows[int(shuffled(self.seed, epoch, len(rows))[place])] for epoch, place in places]
+        positions = [divmod(index * self.batch + i, len(rows)) for i in range(self.batch)]
+        selected = [rows[int(shuffled(self.seed, epoch, len(rows))[position])] for epoch, position in positions]
         mirrored = uniforms(self.seed, index, self.batch, MOVES) < 0.5 if self.flip else [False] * self.batch
-        return [(row, bool(m)) for row, m in zip(picked, mirrored, strict=True)]
+        return [(row, bool(is_mirrored)) for row, is_mirrored in zip(selected, mirrored, strict=True)]
 
     def batch_at(self, index: int) -> FolderBatch:
         """Batch `index`."""
@@ -127,38 +126,40 @@ class FolderBatches(Batches[FolderBatch]):
 
 @lru_cache(maxsize=4)
 def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order (count) of the entries in one round through the data."""
+    """The order (count) of the rows in one epoch."""
     return uniforms(seed, epoch, count).argsort(kind="stable")
 
 
-def batch_of(folder: Folder, chosen: Sequence[tuple[Row, bool]], device: torch.device) -> FolderBatch:
-    """Entries as a batch on a device, some of them mirrored."""
-    pixels = [folder.files[row.picture] for row, _ in chosen]
-    images = [p.image[:, ::-1] if m else p.image for p, (_, m) in zip(pixels, chosen, strict=True)]
-    rows = [row for row, _ in chosen]
-    maps = [None if p.map is None else p.map[:, ::-1] if m else p.map for p, (_, m) in zip(pixels, chosen, strict=True)]
+def batch_of(folder: Folder, selected: Sequence[tuple[Row, bool]], device: torch.device) -> FolderBatch:
+    """Build a batch on a device from rows and whether each is mirrored."""
+    pixels = [folder.files[row.picture] for row, _ in selected]
+    images = [p.image[:, ::-1] if m else p.image for p, (_, m) in zip(pixels, selected, strict=True)]
+    rows = [row for row, _ in selected]
+    maps = [
+        None if p.map is None else p.map[:, ::-1] if m else p.map for p, (_, m) in zip(pixels, selected, strict=True)
+    ]
     return FolderBatch(to_image(np.stack(images)).to(device), *conditions(folder, rows, maps, device))
 
 
 def conditions(
     folder: Folder, rows: Sequence[Row], maps: Sequence[Any], device: torch.device
 ) -> tuple[Label, Sequence[str], SemanticMap]:
-    """What belongs to a batch's pictures: labels, captions and one-hot maps, or what says that there are none."""
+    """Labels, captions and one-hot maps of a batch's pictures; those that the folder lacks are ``AbsentField``."""
     import torch
 
-    absent: Any = Absent(
+    absent_field: Any = AbsentField(
         f"'{folder.files.folder}' is laid out as {folder.kind}: its batches have no such field; set `kind` to say what "
         "a folder must hold"
     )
-    label: Any = torch.tensor([row.label for row in rows], device=device) if folder.kind == "classes" else absent
-    caption: Any = tuple(row.caption or "" for row in rows) if folder.kind == "captions" else absent
-    semantic = one_hot(np.stack(maps), folder.files.classes, device) if folder.kind == "maps" else absent
+    label: Any = torch.tensor([row.label for row in rows], device=device) if folder.kind == "classes" else absent_field
+    caption: Any = tuple(row.caption or "" for row in rows) if folder.kind == "captions" else absent_field
+    semantic = one_hot(np.stack(maps), folder.files.classes, device) if folder.kind == "maps" else absent_field
     return label, caption, semantic
 
 
 def one_hot(indices: NDArray[Any], classes: int, device: torch.device) -> Tensor:
-    """Class indices (B, S, S) as a map (B, K, S, S), float32."""
+    """Convert class indices (B, S, S) to a one-hot map (B, K, S, S), float32."""
     import torch
 
-    where = torch.from_numpy(indices.astype(np.int64))[:, None].to(device)
-    return torch.zeros(where.shape[0], classes, *where.shape[2:], device=device).scatter_(1, where, 1)
+    classes_at = torch.from_numpy(indices.astype(np.int64))[:, None].to(device)
+    return torch.zeros(classes_at.shape[0], classes, *classes_at.shape[2:], device=device).scatter_(1, classes_at, 1)

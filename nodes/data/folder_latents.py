@@ -1,4 +1,4 @@
-"""Batches of a folder with latents in place of pictures: each picture is encoded once, and once mirrored."""
+"""Batches of a folder with latents instead of pictures. Each picture is encoded once, and once mirrored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT_BYTES = 1024 * 2**20
 
 
 class FolderLatentBatch(NamedTuple):
-    """A FolderBatch with its latent (B, C, h, w), as `autoencoder.encode` gives it, in place of its pictures."""
+    """A FolderBatch with the latent (B, C, h, w) of `autoencoder.encode` instead of its pictures."""
 
     latent: Latent
     label: Label
@@ -28,26 +28,26 @@ class FolderLatentBatch(NamedTuple):
 
 
 class FolderLatents(Batches[FolderLatentBatch]):
-    """The batches of a folder in latents; up to 1 GiB of latents are kept, in float16, and given as float32.
+    """The batches of a folder as latents; up to 1 GiB of latents are cached in float16, and returned as float32.
 
-    A picture is encoded alone, so that its latent is the same in whatever batch it comes first: a training that goes on
-    from its checkpoint sees what one that was never stopped sees.
+    Each picture is encoded alone, so that its latent does not depend on the batch in which it first occurs: a resumed
+    training gets the same latents as an uninterrupted one.
     """
 
     def __init__(self, batches: FolderBatches, autoencoder: Autoencoder, device: torch.device) -> None:
         super().__init__(len(batches), self.batch_at)
         self.batches, self.autoencoder, self.device = batches, autoencoder, device
-        self.kept: dict[tuple[int, bool], Tensor] = {}
-        self.room = KEPT_BYTES
+        self.cache: dict[tuple[int, bool], Tensor] = {}
+        self.free_bytes = KEPT_BYTES
 
     def batch_at(self, index: int) -> FolderLatentBatch:
         """Batch `index`."""
         import torch
 
-        chosen = self.batches.chosen(index)
-        folder, rows = self.batches.folder, [row for row, _ in chosen]
-        latent = torch.cat([self.latent(row.picture, mirrored) for row, mirrored in chosen])
-        maps = [self.map_of(row.picture, mirrored) for row, mirrored in chosen] if folder.kind == "maps" else []
+        selected = self.batches.chosen(index)
+        folder, rows = self.batches.folder, [row for row, _ in selected]
+        latent = torch.cat([self.latent(row.picture, mirrored) for row, mirrored in selected])
+        maps = [self.map_of(row.picture, mirrored) for row, mirrored in selected] if folder.kind == "maps" else []
         return FolderLatentBatch(latent.to(self.device).float(), *conditions(folder, rows, maps, self.device))
 
     def map_of(self, picture: int, mirrored: bool) -> np.ndarray:
@@ -57,17 +57,17 @@ class FolderLatents(Batches[FolderLatentBatch]):
         return indices[:, ::-1] if mirrored else indices
 
     def latent(self, picture: int, mirrored: bool) -> Tensor:
-        """The latent (1, C, h, w) of a picture, float16, in full precision until then."""
+        """The latent (1, C, h, w) of a picture, encoded in full precision and rounded to float16."""
         import torch
 
         key = (picture, mirrored)
-        if key in self.kept:
-            return self.kept[key]
+        if key in self.cache:
+            return self.cache[key]
         image = self.batches.folder.files[picture].image
-        one = to_image((image[:, ::-1] if mirrored else image)[None]).to(self.device)
+        pixels = to_image((image[:, ::-1] if mirrored else image)[None]).to(self.device)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            found = self.autoencoder.encode(one).half().cpu()
-        if found.nbytes <= self.room:
-            self.kept[key] = found
-            self.room -= found.nbytes
-        return found
+            latent = self.autoencoder.encode(pixels).half().cpu()
+        if latent.nbytes <= self.free_bytes:
+            self.cache[key] = latent
+            self.free_bytes -= latent.nbytes
+        return latent

@@ -1,4 +1,4 @@
-"""How a folder of pictures is laid out: by class, with a CSV of captions, with a map for each, or pictures alone."""
+"""Layouts of a folder of pictures: by class, with a CSV of captions, with a map for each, or pictures alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LAYOUTS = (
     "expected a folder for each class (CLASS/*.png), pictures with captions.csv (file,caption), images/ with maps/, "
     "or pictures alone"
 )
-SHOWN = 10
+MAX_LISTED = 10
 
 
 class Row(NamedTuple):
-    """One entry of the data: which picture, with its class or its caption where there is one."""
+    """One row of the data: the index of a picture, with its class or caption if it has one."""
 
     picture: int
     label: int | None = None
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a folder holds: pictures by their paths inside of it, a map for each or none, class names, and entries."""
+    """A folder's contents: relative paths of pictures, a map for each or none, class names, and rows."""
 
     kind: Kind
     pictures: tuple[str, ...]
@@ -42,74 +42,81 @@ class Layout(NamedTuple):
 
 
 def find_layout(folder: Path, kind: Kind) -> Layout:
-    """The layout of a folder, of the wanted kind or, by `auto`, of the one that is there.
+    """Find the layout of a folder, of the given kind or, with `auto`, of the kind present.
 
-    Links to files count as files; links to folders are refused. Raises ``ValueError`` that names the folder and
-    what is wrong: no folder, no pictures, layouts mixed, or another layout than was asked for.
+    Links to files count as files; links to folders are refused. Raises ``ValueError`` that names the folder for a
+    missing folder, no pictures, mixed layouts, or another layout than `kind`.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no folder '{folder}'")
-    found = present(folder)
-    wanted = kind
+    layouts = detect_layouts(folder)
+    chosen = kind
     if kind == "auto":
-        if len(found) > 1:
+        if len(layouts) > 1:
             raise ValueError(
-                f"'{folder}' mixes layouts ({' and '.join(found.values())}): {LAYOUTS}. Sort it, or set `kind`"
+                f"'{folder}' mixes layouts ({' and '.join(layouts.values())}): {LAYOUTS}. Sort it, or set `kind`"
             )
-        if not found:
+        if not layouts:
             raise ValueError(f"'{folder}' holds no picture: {LAYOUTS}; pictures end in {', '.join(PICTURES)}")
-        wanted = next(iter(found))
-    elif kind not in found:
-        there = " and ".join(found.values()) or "no picture at all"
-        raise ValueError(f"'{folder}' is not laid out as {kind}: {LAYOUTS}; found {there}")
-    return {"classes": of_classes, "captions": of_captions, "maps": of_maps, "pictures": of_pictures}[wanted](folder)
+        chosen = next(iter(layouts))
+    elif kind not in layouts:
+        summary = " and ".join(layouts.values()) or "no picture at all"
+        raise ValueError(f"'{folder}' is not laid out as {kind}: {LAYOUTS}; found {summary}")
+    return {
+        "classes": read_class_layout,
+        "captions": read_caption_layout,
+        "maps": read_map_layout,
+        "pictures": read_picture_layout,
+    }[chosen](folder)
 
 
-def present(folder: Path) -> dict[Kind, str]:
-    """The layouts that are in a folder, each with what shows it. Pictures that a CSV names belong to the CSV."""
-    inside, here, tables = subfolders(folder), picture_names(folder), tables_of(folder)
+def detect_layouts(folder: Path) -> dict[Kind, str]:
+    """Detect the layouts in a folder, each with the files that indicate it. Pictures in a CSV belong to the CSV."""
+    folders, loose, tables = list_subfolders(folder), list_pictures(folder), find_tables(folder)
     if tables:
-        named = {str(Path(name)) for name in (file for _, file, _ in read_table(folder))}
-        here = []
-        inside = [sub for sub in inside if not named & {f"{sub}/{name}" for name in picture_names(folder / sub)}]
-    found: dict[Kind, str] = {}
+        listed_files = {str(Path(name)) for name in (file for _, file, _ in read_table(folder))}
+        loose = []
+        folders = [
+            sub for sub in folders if not listed_files & {f"{sub}/{name}" for name in list_pictures(folder / sub)}
+        ]
+    layouts: dict[Kind, str] = {}
     if tables:
-        found["captions"] = " and ".join(tables)
-    if {"images", "maps"} <= set(inside):
-        found["maps"] = "images/ and maps/"
-        inside = [sub for sub in inside if sub not in ("images", "maps")]
-    holding = [sub for sub in inside if picture_names(folder / sub) or subfolders(folder / sub)]
-    if holding:
-        found["classes"] = listed([f"{sub}/" for sub in holding], 3)
-    if here:
-        found["pictures"] = f"{listed(here, 3)} beside no table"
-    return found
+        layouts["captions"] = " and ".join(tables)
+    if {"images", "maps"} <= set(folders):
+        layouts["maps"] = "images/ and maps/"
+        folders = [sub for sub in folders if sub not in ("images", "maps")]
+    filled = [sub for sub in folders if list_pictures(folder / sub) or list_subfolders(folder / sub)]
+    if filled:
+        layouts["classes"] = listed([f"{sub}/" for sub in filled], 3)
+    if loose:
+        layouts["pictures"] = f"{listed(loose, 3)} beside no table"
+    return layouts
 
 
-def of_classes(folder: Path) -> Layout:
-    """A class for each folder, in the order of their names. Raises ``ValueError`` for pictures outside of one."""
-    names = subfolders(folder)
-    stray = [] if tables_of(folder) else picture_names(folder)
+def read_class_layout(folder: Path) -> Layout:
+    """Read one class per folder, in the order of their names. Raises ``ValueError`` for pictures outside them."""
+    names = list_subfolders(folder)
+    stray = [] if find_tables(folder) else list_pictures(folder)
     if stray:
         raise ValueError(f"'{folder}' mixes layouts: {listed(stray)} beside the folders of classes have no class")
     pictures: list[str] = []
     rows: list[Row] = []
     for label, name in enumerate(names):
-        own = picture_names(folder / name)
-        deeper = [f"{name}/{sub}" for sub in subfolders(folder / name)]
-        if deeper:
-            raise ValueError(f"'{folder}': {listed(deeper)}: expected pictures in the folder of a class, found folders")
-        if not own:
+        files = list_pictures(folder / name)
+        nested = [f"{name}/{sub}" for sub in list_subfolders(folder / name)]
+        if nested:
+            raise ValueError(f"'{folder}': {listed(nested)}: expected pictures in the folder of a class, found folders")
+        if not files:
             raise ValueError(f"'{folder}': the folder of class '{name}' holds no picture: fill it or take it away")
-        rows += [Row(len(pictures) + i, label=label) for i in range(len(own))]
-        pictures += [f"{name}/{file}" for file in own]
+        rows += [Row(len(pictures) + i, label=label) for i in range(len(files))]
+        pictures += [f"{name}/{file}" for file in files]
     return Layout("classes", tuple(pictures), (), tuple(names), tuple(rows))
 
 
-def of_captions(folder: Path) -> Layout:
-    """An entry for each line of the CSV; a picture may have several. Raises ``ValueError`` that names the lines."""
-    table, problems = tables_of(folder)[0], []
-    place: dict[str, int] = {}
+def read_caption_layout(folder: Path) -> Layout:
+    """Read one row per line of the CSV; a picture may have several. Raises ``ValueError`` that names bad lines."""
+    table, problems = find_tables(folder)[0], []
+    index_of: dict[str, int] = {}
     rows = []
     for line, file, caption in read_table(folder):
         name = Path(file)
@@ -120,22 +127,24 @@ def of_captions(folder: Path) -> Layout:
         elif not caption:
             problems.append(f"{table}:{line}: the caption of '{file}' is empty")
         else:
-            rows.append(Row(place.setdefault(str(name), len(place)), caption=caption))
+            rows.append(Row(index_of.setdefault(str(name), len(index_of)), caption=caption))
     report(folder, problems)
     if not rows:
         raise ValueError(f"'{folder}': {table} names no picture")
-    return Layout("captions", tuple(place), (), (), tuple(rows))
+    return Layout("captions", tuple(index_of), (), (), tuple(rows))
 
 
-def of_maps(folder: Path) -> Layout:
-    """A map of the same name for each picture. Raises ``ValueError`` for one without the other."""
-    pictures = picture_names(folder / "images")
-    maps = [name for name in picture_names(folder / "maps") if Path(name).suffix.lower() == ".png"]
+def read_map_layout(folder: Path) -> Layout:
+    """Read pictures with a map of the same name for each. Raises ``ValueError`` for one without the other."""
+    pictures = list_pictures(folder / "images")
+    maps = [name for name in list_pictures(folder / "maps") if Path(name).suffix.lower() == ".png"]
     by_stem = {Path(name).stem: name for name in maps}
     stems = [Path(name).stem for name in pictures]
     count = Counter(stems)
-    twice = sorted(stem for stem in count if count[stem] > 1)
-    problems = [f"images/: several pictures are called '{stem}', and their map is maps/{stem}.png" for stem in twice]
+    duplicates = sorted(stem for stem in count if count[stem] > 1)
+    problems = [
+        f"images/: several pictures are called '{stem}', and their map is maps/{stem}.png" for stem in duplicates
+    ]
     problems += [
         f"images/{name}: there is no maps/{Path(name).stem}.png" for name in pictures if Path(name).stem not in by_stem
     ]
@@ -152,48 +161,48 @@ def of_maps(folder: Path) -> Layout:
     return Layout("maps", tuple(f"images/{name}" for name in pictures), pairs, (), rows)
 
 
-def of_pictures(folder: Path) -> Layout:
-    """Pictures alone, for a first stage."""
-    names = picture_names(folder)
+def read_picture_layout(folder: Path) -> Layout:
+    """Read pictures alone, for a first stage."""
+    names = list_pictures(folder)
     return Layout("pictures", tuple(names), (), (), tuple(Row(i) for i in range(len(names))))
 
 
-def subfolders(folder: Path) -> list[str]:
-    """The folders in a folder by name, but for hidden ones. Raises ``ValueError`` for a link to a folder."""
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not hidden(entry))
-    linked = [name for name in found if (folder / name).is_symlink()]
-    if linked:
+def list_subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, without hidden ones. Raises ``ValueError`` for a link to a folder."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry))
+    links = [name for name in names if (folder / name).is_symlink()]
+    if links:
         raise ValueError(
-            f"'{folder}': {listed(linked)}: a link to a folder is not followed; put the folder itself there"
+            f"'{folder}': {listed(links)}: a link to a folder is not followed; put the folder itself there"
         )
-    return found
+    return names
 
 
-def picture_names(folder: Path) -> list[str]:
-    """The files in a folder, not deeper, that are pictures by their ending, but for hidden ones, sorted."""
+def list_pictures(folder: Path) -> list[str]:
+    """The names of picture files directly in a folder, by extension and without hidden ones, sorted."""
     return sorted(
         entry.name
         for entry in folder.iterdir()
-        if entry.suffix.lower() in PICTURES and not entry.is_dir() and not hidden(entry)
+        if entry.suffix.lower() in PICTURES and not entry.is_dir() and not is_hidden(entry)
     )
 
 
-def hidden(entry: Path) -> bool:
-    """Whether an entry is one that systems leave behind, such as .DS_Store."""
+def is_hidden(entry: Path) -> bool:
+    """Whether a file is hidden or left behind by a system, such as .DS_Store."""
     return entry.name.startswith(".") or entry.name == "__MACOSX"
 
 
-def tables_of(folder: Path) -> list[str]:
-    """The CSV in a folder, or none. Raises ``ValueError`` for two."""
-    found = [name for name in TABLES if (folder / name).is_file()]
-    if len(found) > 1:
-        raise ValueError(f"'{folder}' holds {' and '.join(found)}: keep one of them")
-    return found
+def find_tables(folder: Path) -> list[str]:
+    """The CSV in a folder, as a list of one name or none. Raises ``ValueError`` for two."""
+    tables = [name for name in TABLES if (folder / name).is_file()]
+    if len(tables) > 1:
+        raise ValueError(f"'{folder}' holds {' and '.join(tables)}: keep one of them")
+    return tables
 
 
 def read_table(folder: Path) -> list[tuple[int, str, str]]:
-    """Line, file and caption of each row of the folder's CSV. Raises ``ValueError`` for what is no such table."""
-    name = tables_of(folder)[0]
+    """Line, file and caption of each row of the folder's CSV. Raises ``ValueError`` for an invalid table."""
+    name = find_tables(folder)[0]
     try:
         text = read_regular(folder / name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -203,10 +212,10 @@ def read_table(folder: Path) -> list[tuple[int, str, str]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        columns = [column_of(header, known) for known in (FILE_COLUMNS, CAPTION_COLUMNS)]
+        columns = [find_column(header, accepted) for accepted in (FILE_COLUMNS, CAPTION_COLUMNS)]
         if None in columns:
             raise ValueError(f"'{folder}': {name}:1: expected the header 'file,caption', found '{','.join(header)}'")
-        found = []
+        rows = []
         for row in reader:
             if row and len(row) != len(header):
                 raise ValueError(
@@ -215,26 +224,26 @@ def read_table(folder: Path) -> list[tuple[int, str, str]]:
                 )
             if row:
                 file, caption = (row[column].strip() for column in columns if column is not None)
-                found.append((reader.line_num, file, caption))
+                rows.append((reader.line_num, file, caption))
     except csv.Error as error:
         raise ValueError(f"'{folder}': {name}:{reader.line_num}: {error}") from None
-    return found
+    return rows
 
 
-def column_of(header: Sequence[str], known: Sequence[str]) -> int | None:
-    """Where a column of one of the known names is."""
-    return next((header.index(name) for name in known if name in header), None)
+def find_column(header: Sequence[str], accepted: Sequence[str]) -> int | None:
+    """The index of the first column with an accepted name, or None."""
+    return next((header.index(name) for name in accepted if name in header), None)
 
 
 def report(folder: Path, problems: Sequence[str]) -> None:
-    """Raises ``ValueError`` that lists the problems, the first ones of many."""
+    """Raise ``ValueError`` that lists the problems, at most the first `MAX_LISTED`, if there are any."""
     if problems:
-        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        lines = "\n".join(f"  {problem}" for problem in [*problems[:SHOWN], *more])
+        more = [f"… and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        lines = "\n".join(f"  {problem}" for problem in [*problems[:MAX_LISTED], *more])
         raise ValueError(f"'{folder}' cannot be used:\n{lines}")
 
 
-def listed(names: Iterable[str], most: int = SHOWN) -> str:
-    """Some names, and how many more there are."""
-    every = list(names)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+def listed(names: Iterable[str], limit: int = MAX_LISTED) -> str:
+    """Join names with commas, at most `limit`, followed by the number of further ones."""
+    all_names = list(names)
+    return ", ".join(all_names[:limit]) + (f" and {len(all_names) - limit} more" if len(all_names) > limit else "")

@@ -1,4 +1,4 @@
-"""The packed scene sprites, of the classes that scenes are made of."""
+"""The sprites of scenes, from the packed file, and the classes of scenes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cutout(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
+    """Load sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
     with np.load(DATA_FOLDER / "sprites.npz", allow_pickle=False) as packed:
         names = tuple(str(name) for name in packed["names"])
         if names != OBJECTS:
@@ -37,14 +37,14 @@ def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 @lru_cache(maxsize=1)
 def variants() -> tuple[tuple[int, ...], ...]:
-    """For each object the indices of its sprites."""
+    """The indices of each object's sprites."""
     _, owner = load_sprites()
     return tuple(tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS)))
 
 
 @lru_cache(maxsize=4096)
 def cutout(sprite: int, size: int, flipped: bool) -> Cutout:
-    """A sprite at `size` pixels; colours are premultiplied while scaling, so edges do not darken."""
+    """Scale a sprite to `size` pixels. Colours are premultiplied while scaling, so that edges do not darken."""
     sprites, _ = load_sprites()
     image = Image.fromarray(sprites[sprite], "RGBA").convert("RGBa")
     image = image.resize((size, size), Image.Resampling.BOX if size == 48 else Image.Resampling.LANCZOS)

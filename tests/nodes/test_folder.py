@@ -167,7 +167,7 @@ def test_batches_are_on_the_device_of_the_run(kind: str, request: pytest.Fixture
     assert isinstance(latents, FolderLatents)
     field = {"classes": "label", "maps": "semantic"}[kind]
     assert (batches[0].image.device.type, getattr(batches[0], field).device.type) == ("meta", "meta")
-    latents.kept = {(picture, mirrored): torch.zeros(1, 3, 2, 2) for picture in range(5) for mirrored in (False, True)}
+    latents.cache = {(picture, mirrored): torch.zeros(1, 3, 2, 2) for picture in range(5) for mirrored in (False, True)}
     assert (latents[0].latent.device.type, getattr(latents[0], field).device.type) == ("meta", "meta")
 
 
@@ -178,7 +178,7 @@ def test_pictures_beyond_what_is_kept_are_read_again(classes: Path, monkeypatch:
     (classes / "cats" / "new.png").unlink()
     small = folder(path=classes, size=6, batch=5, seed=0, map_classes=9)
     files: Any = small.batches.folder.files  # type: ignore[attr-defined]
-    assert len(files.kept) == 1
+    assert len(files.cache) == 1
     assert torch.equal(small.batches[0].image, kept.image)
 
 
