@@ -1,4 +1,4 @@
-"""Pictures to latents and back."""
+"""Nodes that encode pictures as latents and decode them."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def encode(autoencoder: Autoencoder, image: Image) -> Latent:
 
 @node("autoencoder.decode", batchable=("latent",))
 def decode(autoencoder: Autoencoder, latent: Latent) -> Image:
-    """The pictures (B, 3, H, W) in [-1, 1] of latents (B, C, h, w) as `autoencoder.encode` gives them."""
+    """The pictures (B, 3, H, W) in [-1, 1] of latents (B, C, h, w) in the scale of `autoencoder.encode`."""
     return autoencoder.decode(latent).clamp(-1, 1)

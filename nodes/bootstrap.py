@@ -1,4 +1,4 @@
-"""Intervals by resampling: how far a figure would move with other samples of the same size."""
+"""Intervals by resampling: how much a figure varies between sets of samples of the same size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Seed: TypeAlias = Annotated[int, Ge(0)]
 
 
 class Interval(NamedTuple):
-    """A figure with its 95 % interval, NaN at both ends where none was asked for."""
+    """A figure with its 95 % interval; both ends are NaN without one."""
 
     value: float
     low: float
@@ -28,26 +28,26 @@ class Interval(NamedTuple):
 
 
 def around(value: float, resampled: Iterable[float], low: float = -math.inf, high: float = math.inf) -> Interval:
-    """value ± 1.96 deviations of what resampling gives, cut at low and high; without at least two of these, NaN.
+    """value ± 1.96 standard deviations of the resampled figures, clipped to low and high; NaN for fewer than two.
 
-    The interval lies around the value and not at the quantiles of the resampled figures: a figure that is biased in
-    small sets is more so in sets with repeated samples.
+    The interval is centred on the value, not taken from quantiles of the resampled figures, because a figure that is
+    biased in small sets is more biased in sets with repeated samples.
     """
     import numpy as np
 
-    found = np.array(list(resampled), dtype=np.float64)
-    return within(value, float(found.std(ddof=1)) if found.size > 1 else math.nan, low, high)
+    values = np.array(list(resampled), dtype=np.float64)
+    return within(value, float(values.std(ddof=1)) if values.size > 1 else math.nan, low, high)
 
 
 def within(value: float, deviation: float, low: float, high: float) -> Interval:
-    """value ± 1.96 deviations, cut at low and high; NaN where the deviation is not known."""
+    """value ± 1.96 deviations, clipped to low and high; NaN if the deviation is NaN."""
     if math.isnan(deviation):
         return Interval(value, math.nan, math.nan)
     return Interval(value, max(low, value - Z95 * deviation), min(high, value + Z95 * deviation))
 
 
 def counts(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """How often each of `size` samples is drawn (size), when as many are drawn with replacement (Efron 1979)."""
+    """Draw `size` of `size` samples with replacement and count how often each is drawn (size) (Efron 1979)."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
@@ -56,10 +56,10 @@ def counts(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
 
 
 def halves(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """Half of `size` samples, in order, drawn without replacement.
+    """Draw half of `size` samples without replacement, in order.
 
-    A figure's deviation over halves estimates that over sets of all: it is the jackknife that leaves out half (Shao &
-    Wu 1989). It takes no sample twice, which would be its own nearest neighbour.
+    A figure's deviation over halves estimates that over full sets: this is the delete-half jackknife (Shao & Wu 1989).
+    It never takes a sample twice, which would be its own nearest neighbour.
     """
     import numpy as np
 
@@ -69,7 +69,7 @@ def halves(seed: int, size: int, resamples: int) -> Iterator[NDArray[np.int64]]:
 
 
 def two_sets(features: Tensor, reference: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and (M, D) in float64, on the CPU. Raises ``ValueError`` for others, and for too few."""
+    """Features (N, D) and (M, D) in float64, on the CPU. Raises ``ValueError`` for other shapes, and for too few."""
     x, y = (f.detach().double().cpu() for f in (features, reference))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(

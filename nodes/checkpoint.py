@@ -1,4 +1,4 @@
-"""Checkpoints that others released, as nodes."""
+"""Nodes that load released checkpoints."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ def load_checkpoint(
     groups: Annotated[int, Ge(1)] | None = None,
     config: Path | None = None,
 ) -> Checkpoint:
-    """A released checkpoint, told apart by content, frozen, on the run's device and in its dtype.
+    """Load a released checkpoint, identified by its content, frozen, on the run's device and in its dtype.
 
     path: a `.pt` of guided-diffusion (a diffusion model, an upsampler or a classifier); a CompVis single file, `.ckpt`
     or `.safetensors`, of latent diffusion, Stable Diffusion 1 or 2, SDXL, or of a first stage alone, or a folder with
-    one and its config.yaml; or a diffusers folder of these. The architecture is told from the tensors, or from a
+    one and its config.yaml; or a diffusers folder of these. The architecture is inferred from the tensors, or from a
     folder's config.json; weights are memory-mapped, cast as they load, and nothing in a file is executed. Every key is
-    used, or known and named as no weight; anything else is an error.
-    What no tensor tells is set here; else it is that of the config.yaml beside a CompVis file, or of the one that
-    config names; else that of the released model of this shape. Where none of them says it, an error names the setting.
-    attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: how many heads
-    attention has, or how wide each is. upsample_heads: how many on the way up, where they are others
-    (num_heads_upsample). groups: of GroupNorm, 32 in all that was released. scale: what a latent is multiplied by to
-    have unit variance. noise_schedule: the β of its training. prediction: what the network gives, which files of Stable
-    Diffusion 2 leave open. config: a CompVis file's config.yaml, where it is not beside it. tokenizer: the folder of
-    the tokenizer for a single file's text encoder (vocab.json and merges.txt), which a file does not hold. ema: the
-    moving averages of the U-Net's weights where the checkpoint has both; false takes the others: a CompVis file's own,
-    or the variant `non_ema` of a diffusers folder.
-    pack: on a CPU, keep the denoiser's convolutions in the layout of its kernels too: faster, the more the smaller the
-    picture is, for as much memory again as those weights take.
-    Released models were trained at all timesteps of their schedule, and so the schedule says.
-    A part that the checkpoint does not hold raises an error when it is used.
+    used, or explicitly listed as not a weight; any other key is an error.
+    Settings that the tensors do not determine come from here, else from the config.yaml beside a CompVis file or in
+    `config`, else from the released model of this shape. If none has it, an error names the setting.
+    attention: the order of q, k, v and heads (use_new_attention_order). heads or head_channels: number of attention
+    heads, or width of each. upsample_heads: number of heads on the up path, if different (num_heads_upsample). groups:
+    of GroupNorm, 32 in all released models. scale: factor that gives latents unit variance. noise_schedule: the β of
+    its training. prediction: kind of the network's prediction, which files of Stable Diffusion 2 do not contain.
+    config: a CompVis file's config.yaml, if it is not beside the file. tokenizer: the folder of the tokenizer for a
+    single file's text encoder (vocab.json and merges.txt), which a file does not hold. ema: use the moving averages of
+    the U-Net's weights if the checkpoint has both; false uses the other weights: a CompVis file's own, or the variant
+    `non_ema` of a diffusers folder.
+    pack: on a CPU, also keep the denoiser's convolutions in the layout of its kernels. This is faster, especially for
+    small pictures, and doubles the memory of those weights.
+    The schedule's trained range is all timesteps, as for all released models.
+    A part that the checkpoint does not hold raises an error on use.
     """
     from torch import nn
 
@@ -103,5 +103,5 @@ def load_checkpoint(
         set_packing(denoiser, pack)
     if isinstance(schedule := parts.get("schedule"), Schedule):
         parts["schedule"] = trained(schedule)
-    held: dict[str, Any] = {name: parts.get(name, Missing.of(path, name, parts)) for name in Checkpoint._fields}
-    return Checkpoint(**held)
+    loaded: dict[str, Any] = {name: parts.get(name, Missing.of(path, name, parts)) for name in Checkpoint._fields}
+    return Checkpoint(**loaded)

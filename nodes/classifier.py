@@ -1,4 +1,4 @@
-"""Calls of a classifier."""
+"""The node that calls a classifier."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def clip_x0(x0: Tensor, clip: float | None, threshold: float | None, threshold_max: float | None = None) -> Tensor:
-    """x̂0 (B, …) in [−clip, clip]; with a threshold p, each sample is first scaled so that |x̂0|'s quantile p fits.
+    """Clip x̂0 (B, …) to [−clip, clip]. With a threshold p, first scale each sample so that quantile p of |x̂0| fits.
 
-    clip: None leaves x̂0 as it is, or with a threshold counts as 1. threshold_max: the quantile counts as no more than
-    this. Scales by 1 at most (Saharia et al. 2022, section 2.3), unless threshold_max is below clip.
+    clip: None does not clip, or counts as 1 with a threshold. threshold_max: upper bound of the quantile. The scale
+    factor is at most 1 (Saharia et al. 2022, section 2.3), unless threshold_max is below clip.
     """
     import torch
 

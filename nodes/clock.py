@@ -1,4 +1,4 @@
-"""How long a part of a workflow takes."""
+"""The throughput of a part of a workflow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ V = TypeVar("V")
 
 
 class Started(NamedTuple, Generic[V]):
-    """A value as it came, and when the clock was read, in seconds."""
+    """An unchanged value and the clock's reading, in seconds."""
 
     value: V
     start: float
 
 
 class Throughput(NamedTuple):
-    """Samples a second, and the seconds that all of them took."""
+    """Samples per second, and the total seconds."""
 
     value: float
     seconds: float
@@ -29,10 +29,10 @@ class Throughput(NamedTuple):
 
 @node("metric.start_clock", pure=False, host=True)
 def start_clock(value: V, after: Sequence[Any] | None = None) -> Started[V]:
-    """Passes a value on and reads the clock: what is computed from `value` is timed, up to `metric.throughput`.
+    """Pass a value on and read the clock, to time all computation from `value` up to `metric.throughput`.
 
-    after: values that must be there before the clock starts, such as models. What is timed is never taken from the
-    cache. A process's first call of a network is slower than later ones: time a second one.
+    after: values that must be ready before the clock starts, such as models. Timed values are never taken from the
+    cache. A process's first call of a network is slower than later ones: time a second call.
     """
     wait([value, *(after or ())])
     return Started(value, time.perf_counter())
@@ -40,14 +40,14 @@ def start_clock(value: V, after: Sequence[Any] | None = None) -> Started[V]:
 
 @node("metric.throughput", pure=False, host=True)
 def throughput(samples: Tensor, start: float) -> Throughput:
-    """How many of the samples (B, …) were made in a second since `metric.start_clock`, by the wall clock."""
+    """The samples (B, …) made per second since `metric.start_clock`, by the wall clock."""
     wait([samples])
     seconds = time.perf_counter() - start
     return Throughput(len(samples) / seconds if seconds > 0 else math.inf, seconds)
 
 
 def wait(values: Sequence[Any]) -> None:
-    """Until the GPUs that tensors lie on are done; work on them goes on after its call returned."""
+    """Wait for the GPUs of the tensors, because calls return before their work on a GPU is done."""
     devices = {value.device for value in values if is_tensor(value) and value.device.type == "cuda"}
     if devices:
         import torch

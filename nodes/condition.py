@@ -1,4 +1,4 @@
-"""Conditions: numbers, maps, pictures at the latent's size and pooled, the null condition, and several in one."""
+"""Nodes that build, drop and merge conditions."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from guidegraph.nodes.types import Condition, ConditionAdapter, Image, ImageEmbe
 
 Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
-Share = Annotated[float, Ge(0), Le(1)]
+Probability = Annotated[float, Ge(0), Le(1)]
 Mode = Literal["area", "bilinear", "nearest"]
 
 
 @node("condition.spatial", shape=extents.part_rows)
 def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode: Mode = "area") -> Condition:
-    """Maps, masks, pictures and latents (B, C, H, W) as one condition that the U-Net concatenates to x.
+    """One condition from maps, masks, pictures and latents (B, C, H, W), which the U-Net concatenates to x.
 
-    The parts are brought to `size`, a side or [height, width] (by default that of the first), and concatenated along
-    the channels, in order (Rombach et al. 2022, section 4.3.2). A part with a leading axis of 1 serves the whole
-    batch; one of whole numbers or of bool becomes one of floats. mode: area averages as a part shrinks, and repeats
-    pixels as it grows.
-    Raises an error for a part without 4 axes, or where the batches do not agree.
+    The parts are resized to `size`, a side or [height, width] (by default that of the first), and concatenated along
+    the channels, in order (Rombach et al. 2022, section 4.3.2). A leading axis of 1 broadcasts to the batch; integer
+    and bool parts become floats. mode: area averages when a part shrinks, and repeats pixels when it grows.
+    Raises an error for a part without 4 axes, or for different batches.
     """
     import torch
 
@@ -41,16 +40,18 @@ def spatial_condition(parts: Sequence[Tensor], *, size: Size | None = None, mode
         if part.ndim != 4:
             raise ValueError(f"expected parts of 4 axes (B, C, H, W); found one of shape {tuple(part.shape)}")
     first = parts[0]
-    wanted = first.shape[2:] if size is None else (size, size) if isinstance(size, int) else size
+    target_size = first.shape[2:] if size is None else (size, size) if isinstance(size, int) else size
     batch = max(part.shape[0] for part in parts)
     if any(part.shape[0] not in (1, batch) for part in parts):
         raise ValueError(f"expected parts of one batch, or of 1 sample; found {[part.shape[0] for part in parts]}")
     like = next((part for part in parts if part.is_floating_point()), first.float())
-    scaled = [_resized(part.to(like), (wanted[0], wanted[1]), mode).expand(batch, -1, -1, -1) for part in parts]
+    scaled = [
+        _resize(part.to(like), (target_size[0], target_size[1]), mode).expand(batch, -1, -1, -1) for part in parts
+    ]
     return Condition(spatial=torch.cat(scaled, dim=1))
 
 
-def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+def _resize(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     from torch.nn import functional
 
     from guidegraph.nodes.models.resize import antialiased
@@ -62,17 +63,17 @@ def _resized(part: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     if mode == "area" and not has_values(part):
         part = part.reshape(
             *part.shape[:2], *map(int, part.shape[2:])
-        )  # a graph averages over a fixed number of pixels
+        )  # a traced graph averages over a fixed number of pixels
     return functional.interpolate(part, size, mode="nearest-exact" if mode == "nearest" else mode)
 
 
 @node("condition.vector", shape=extents.vector_rows)
 def vector_condition(values: Tensor | None = None, *, number: float | list[float] | None = None) -> Condition:
-    """Numbers as a condition's vector, such as labels for a network of others that embeds them itself.
+    """Numbers as a condition's vector, such as labels for an external network that embeds them itself.
 
-    values: (B, D), or (B) for a vector of one number each, as label.constant gives it. number: in place of values, one
-    number for all samples, or a list with one for each. Whole numbers become float32.
-    Raises an error unless either values or a number is given, and for values of other axes.
+    values: (B, D), or (B) for a vector of one number each, as from label.constant. number: instead of values, one
+    number for all samples, or a list with one for each. Integers become float32.
+    Raises an error unless exactly one of values and number is set, and for values with other axes.
     """
     import torch
 
@@ -89,54 +90,54 @@ def vector_condition(values: Tensor | None = None, *, number: float | list[float
 
 @node("image.embed", shape=extents.image_rows)
 def embed_image(embedder: ImageEmbedder, image: Image) -> Condition:
-    """The condition that holds what is in pictures (B, 3, H, W) in [-1, 1], not where."""
+    """The condition on the content of pictures (B, 3, H, W) in [-1, 1], regardless of position."""
     return embedder(image)
 
 
 @node("condition.adapt", shape=extents.condition_rows)
 def adapt_condition(adapter: ConditionAdapter, condition: Condition) -> Condition:
-    """The condition of an encoder that a denoiser was not trained with, as one that it was trained with."""
+    """Convert the condition of another encoder to that of the encoder which the denoiser was trained with."""
     return adapter(condition)
 
 
 @node("condition.null", shape=extents.like_rows)
 def null_condition(like: Condition) -> Condition:
-    """The null condition of a model trained with `condition.drop`: zeros in the shape of another; its mask stays."""
+    """The null condition of a model trained with `condition.drop`: zeros in the shape of `like`, with its mask."""
     return Condition(**{name: value.new_zeros(value.shape) for name, value in _values(like)}, mask=like.mask)
 
 
 @node("condition.drop", shape=extents.condition_rows)
 def drop_condition(
-    condition: Condition, index: int = 0, *, p: Share = 0.1, seed: Annotated[int, Ge(0)] = 0
+    condition: Condition, index: int = 0, *, p: Probability = 0.1, seed: Annotated[int, Ge(0)] = 0
 ) -> Condition:
-    """A condition with a share p of its samples made null (zeros), so that the model learns that too.
+    """Replace a condition by the null condition (zeros) in a fraction p of samples, so that the model learns it too.
 
-    Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together; which samples depends on (seed,
-    index) alone; `index` is the loop's. Every field must have the batch's leading axis.
+    Ho & Salimans 2022, algorithm 1. All fields of a sample are dropped together. The choice depends on (seed, index)
+    alone; `index` is the loop's. Every field must have the batch's leading axis.
     """
     import torch
 
-    held = dict(_values(condition))
-    batches = {value.shape[0] for value in held.values()}
+    values_by_field = dict(_values(condition))
+    batches = {value.shape[0] for value in values_by_field.values()}
     if len(batches) > 1:
         raise ValueError(f"expected every field with the batch's leading axis; found {sorted(batches)}")
-    if not held:
+    if not values_by_field:
         return condition
-    drawn = own_rows(batches.pop(), lambda batch: uniforms(seed, index, batch, DROPS)) >= p
+    is_kept = own_rows(batches.pop(), lambda batch: uniforms(seed, index, batch, DROPS)) >= p
 
-    def kept(value: Tensor) -> Tensor:
-        where = torch.from_numpy(drawn).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
-        return torch.where(where, value, torch.zeros((), dtype=value.dtype, device=value.device))
+    def zero_dropped(value: Tensor) -> Tensor:
+        keep_row = torch.from_numpy(is_kept).to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+        return torch.where(keep_row, value, torch.zeros((), dtype=value.dtype, device=value.device))
 
-    return Condition(**{name: kept(value) for name, value in held.items()}, mask=condition.mask)
+    return Condition(**{name: zero_dropped(value) for name, value in values_by_field.items()}, mask=condition.mask)
 
 
 @node("condition.merge", shape=extents.merged_rows)
 def merge_conditions(conditions: Sequence[Condition]) -> Condition:
-    """Several conditions, of a text and of a map, say, as one that has the fields of all.
+    """Merge conditions, such as those of a text and of a map, into one with the fields of all.
 
     Spatial fields are concatenated along the channels and tokens along the sequence, in order; a leading axis of 1
-    serves the whole batch. Raises an error where two have a vector, since they cannot both be the vector of one.
+    broadcasts to the batch. Raises an error if two of them have a vector, because a condition has only one.
     """
     import torch
 
@@ -169,9 +170,11 @@ def merge_conditions(conditions: Sequence[Condition]) -> Condition:
 
 
 def _values(condition: Condition) -> list[tuple[str, Tensor]]:
-    """The fields that are there, but for the mask, which says which tokens count and is no condition itself."""
-    held = ((field.name, getattr(condition, field.name)) for field in fields(condition) if field.name != "mask")
-    return [(name, value) for name, value in held if value is not None]
+    """The fields with a value, by name, without the mask, which selects tokens and is not itself a condition."""
+    values_by_field = (
+        (field.name, getattr(condition, field.name)) for field in fields(condition) if field.name != "mask"
+    )
+    return [(name, value) for name, value in values_by_field if value is not None]
 
 
 def _mask_of(condition: Condition, batch: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The detector of scenes' objects, skies and grounds: its calls, and what it says of pictures with known labels."""
+"""The detector of scenes' objects, skies and grounds: its calls, and the evaluation of its logits against labels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image
 
 
-class Found(NamedTuple):
-    """Of each picture (B), bool: whether all objects of its label are found, and whether sky and ground are."""
+class Detections(NamedTuple):
+    """For each picture (B), bool: whether all objects of its label are found, and whether sky and ground are right."""
 
     objects: Tensor
     background: Tensor
@@ -18,17 +18,17 @@ class Found(NamedTuple):
 
 @node("detector.predict")
 def detect(detector: Any, image: Image) -> Tensor:
-    """Logits (B, K) of pictures (B, 3, 64, 64) in [-1, 1]: objects, each for itself, then skies, then grounds."""
+    """Logits (B, K) of pictures (B, 3, 64, 64) in [-1, 1]: independent objects, then skies, then grounds."""
     logits: Tensor = detector(image)
     return logits
 
 
 @node("detector.finds")
-def finds(logits: Tensor, label: Tensor) -> Found:
-    """Whether logits (B, K) of a detector show what the labels (B, K) of scenes name.
+def finds(logits: Tensor, label: Tensor) -> Detections:
+    """Whether a detector's logits (B, K) agree with the labels (B, K) of scenes.
 
-    An object is found where its logit is above 0; sky and ground are those of the largest logits. Objects that are not
-    named do not count against a picture.
+    An object is found if its logit is above 0; sky and ground are those with the largest logits. Additional objects do
+    not count against a picture.
     """
     from guidegraph.nodes.data.sprites import CLASSES, OBJECTS, SKIES
 
@@ -38,7 +38,7 @@ def finds(logits: Tensor, label: Tensor) -> Found:
             f"{tuple(label.shape)}"
         )
     sizes = [len(OBJECTS), len(SKIES), len(CLASSES) - len(OBJECTS) - len(SKIES)]
-    said, asked = logits.split(sizes, 1), label.to(logits.device).split(sizes, 1)
-    objects = ((said[0] > 0) | (asked[0] == 0)).all(1)
-    sky, ground = (a.argmax(1) == b.argmax(1) for a, b in zip(said[1:], asked[1:], strict=True))
-    return Found(objects, sky & ground)
+    predicted, expected = logits.split(sizes, 1), label.to(logits.device).split(sizes, 1)
+    objects = ((predicted[0] > 0) | (expected[0] == 0)).all(1)
+    sky, ground = (a.argmax(1) == b.argmax(1) for a, b in zip(predicted[1:], expected[1:], strict=True))
+    return Detections(objects, sky & ground)

@@ -1,4 +1,4 @@
-"""Feature extractors: the papers' Inception, ONNX and TorchScript files, and classifiers of the workflow."""
+"""Feature extractors: the papers' Inception, ONNX and TorchScript files, and classifiers in the workflow."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def inception(*, path: Path, layer: InceptionLayer = "pooled") -> FeatureExtract
 
     path: the state dictionary `pt_inception-2015-12-05-6726825d.pth`, or its tensors as safetensors. layer: `pooled`,
     2,048 features, for FID and KID; `logits`, 1,008 without the bias of the last layer, for the Inception score;
-    `spatial`, 17 · 17 · 7 features, for sFID. Pictures of any size are rounded to 256 values, as a file of pictures
-    has, and resized to 299 pixels a side as TensorFlow 1 does. It is float32 whatever the run's dtype, or float64.
+    `spatial`, 17 · 17 · 7 features, for sFID. Pictures of any size are rounded to 256 values, as in picture files, and
+    resized to 299 pixels a side as TensorFlow 1 does. It computes in at least float32, whatever the run's dtype.
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
     import torch
@@ -48,14 +48,14 @@ def onnx_features(
     output: str | None = None,
     threads: Annotated[int, Ge(0), Le(1024)] = 0,
 ) -> FeatureExtractor:
-    """A network in an ONNX file, pictures to features (B, D), that onnxruntime computes on the device of the run.
+    """A network in an ONNX file, pictures to features (B, D), computed by onnxruntime on the device of the run.
 
-    path: the .onnx file, or the folder that holds it and its weights. range: what the network takes: pictures (B, 3, H,
-    W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as floats or as bytes (`uint8`). size: pictures are
-    resized to that many pixels a side before (bilinear, smoothed as they shrink), or not at all (null). output: the
-    graph's name for the features, where it has several outputs. threads: of one operator; 0 is one for each core.
-    Only standard operators are taken, so that the file cannot run code. No gradient can be taken through the graph.
-    Raises ``ValueError`` for another file, with what it declares, and when the graph gives no (B, D).
+    path: the .onnx file, or the folder with it and its weights. range: of the network's input: pictures (B, 3, H, W)
+    from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as floats or as bytes (`uint8`). size: pictures are first
+    resized to this many pixels a side (bilinear, with antialiasing), or not at all (null). output: the graph's name for
+    the features, if it has several outputs. threads: per operator; 0 is one for each core.
+    Only standard operators are accepted, so that the file cannot run code. No gradient can be taken through the graph.
+    Raises ``ValueError`` for another file, with its declarations, and if the graph's output is not (B, D).
     """
     from guidegraph.nodes.models.onnx_features import OnnxFeatures
     from guidegraph_runtime.errors import BundleError
@@ -81,14 +81,14 @@ def torchscript(
 ) -> FeatureExtractor:
     """A network in a TorchScript file, pictures to features (B, D), frozen. Loading it runs the code in it.
 
-    path: the file. It is loaded only with `--allow-code FILE`; `features.inception` and `features.onnx` run no code, so
-    prefer them.
-    range: what the network takes: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
-    floats or as bytes (`uint8`). size: pictures are resized to that many pixels a side before (bilinear, smoothed as
-    they shrink), or not at all (null), as for a network that does so itself. arguments: more arguments of its forward
-    by name, such as {return_features: true}.
-    It may give logits or probabilities as well, for `metric.inception_score`. Raises ``ValueError`` for another file,
-    and when a network is called that gives no (B, D).
+    path: the file. It is loaded only with `--allow-code FILE`; prefer `features.inception` and `features.onnx`, which
+    run no code.
+    range: of the network's input: pictures (B, 3, H, W) from −1 to 1, from 0 to 1, or whole numbers from 0 to 255, as
+    floats or as bytes (`uint8`). size: pictures are first resized to this many pixels a side (bilinear, with
+    antialiasing), or not at all (null), for a network that resizes them itself. arguments: more arguments of its
+    forward by name, such as {return_features: true}.
+    The features may also be logits or probabilities, for `metric.inception_score`. Raises ``ValueError`` for another
+    file, and on a call if the network's output is not (B, D).
     """
     import torch
 
@@ -99,18 +99,18 @@ def torchscript(
     try:
         with open_regular(path) as file:
             network = torch.jit.load(file, map_location="cpu")
-    except Exception as error:  # of any kind; its text has many lines
+    except Exception as error:  # torch raises errors of any kind, with many lines of text
         raise ValueError(
             f"'{path}' cannot be loaded as TorchScript ({type(error).__name__}): expected what torch.jit.save wrote"
         ) from error
-    wrapped = ScriptedFeatures(network, path.name, range, size, dict(arguments or {}))
-    found: FeatureExtractor = wrapped.eval().requires_grad_(False).to(current_device())
-    return found
+    module = ScriptedFeatures(network, path.name, range, size, dict(arguments or {}))
+    extractor: FeatureExtractor = module.eval().requires_grad_(False).to(current_device())
+    return extractor
 
 
 @dataclass(frozen=True)
 class ClassifierFeatures:
-    """A `FeatureExtractor` of pictures (B, 3, H, W) in [-1, 1] that gives one layer (B, D) of a classifier."""
+    """A `FeatureExtractor` of pictures (B, 3, H, W) in [-1, 1] that returns one layer (B, D) of a classifier."""
 
     classifier: Any
     layer: Layer
@@ -122,32 +122,32 @@ class ClassifierFeatures:
             raise ValueError(
                 f"{type(self.classifier).__name__} does not show its penultimate features: set `layer: logits`"
             )
-        found = self._noisy(image, penultimate) if self._takes_t() else (call or self.classifier)(image)
-        if found.ndim != 2:
-            raise ValueError(f"expected features (B, D) of a classifier, found shape {tuple(found.shape)}")
-        return (found.softmax(1) if self.layer == "probabilities" else found,)
+        features = self._call_at_t0(image, penultimate) if self._takes_t() else (call or self.classifier)(image)
+        if features.ndim != 2:
+            raise ValueError(f"expected features (B, D) of a classifier, found shape {tuple(features.shape)}")
+        return (features.softmax(1) if self.layer == "probabilities" else features,)
 
     def _takes_t(self) -> bool:
         from guidegraph.nodes.models.detector import Detector
 
         return not isinstance(self.classifier, Detector) and not hasattr(self.classifier, "classify")
 
-    def _noisy(self, image: Tensor, penultimate: bool) -> Tensor:
-        """What a `Classifier` says at t = 0; one of grey samples gets the mean of the colours."""
+    def _call_at_t0(self, image: Tensor, penultimate: bool) -> Tensor:
+        """Call a `Classifier` at t = 0; a classifier of grey samples gets the mean of the colours."""
         config = getattr(self.classifier, "config", None)
         x = image.mean(1, keepdim=True) if getattr(config, "in_channels", 3) == 1 else image
         call = self.classifier.penultimate if penultimate else self.classifier
-        found: Tensor = call(x, image.new_zeros(len(image)).float())
-        return found
+        features: Tensor = call(x, image.new_zeros(len(image)).float())
+        return features
 
 
 @node("features.classifier")
 def classifier_features(classifier: Any, *, layer: Layer = "penultimate") -> FeatureExtractor:
-    """A classifier as a feature extractor: what its last layer sees, its logits, or its probabilities.
+    """A classifier as a feature extractor: the input of its last layer, its logits, or its probabilities.
 
-    classifier: a `Classifier` of samples, called at t = 0 (one of grey samples sees the mean of the colours), the
-    detector of scenes, or a network with `classify`, such as EfficientNet-lite0. `penultimate` takes a network that has
-    a method of that name, as those of guidegraph's model folders do. With `layer: logits`, `features.pooled` gives what
-    `metric.inception_score` takes.
+    classifier: a `Classifier` of samples, called at t = 0 (one of grey samples gets the mean of the colours), the
+    detector of scenes, or a network with `classify`, such as EfficientNet-lite0. `penultimate` needs a network with a
+    method of that name, as in guidegraph's model folders. With `layer: logits`, `features.pooled` returns the input of
+    `metric.inception_score`.
     """
     return ClassifierFeatures(classifier, layer)

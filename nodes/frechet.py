@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of features, from the features or from sums that were kept of them."""
+"""The Fréchet distance between two sets of features, from the features or from their moments."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from guidegraph.nodes.shapes import has_values
 @structured
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the Fréchet distance needs of a set of features: how many, their mean and their scatter, float64.
+    """The count, mean and scatter of a set of features, float64, from which the Fréchet distance is computed.
 
-    count (); mean (D); scatter (D, D), Σ (f − mean)(f − mean)ᵀ. Of no features yet, mean and scatter are 0 of shape ().
+    count (); mean (D); scatter (D, D), Σ (f − mean)(f − mean)ᵀ. Without features, mean and scatter are 0 of shape ().
     """
 
     leaf_axes: ClassVar = {"count": (), "mean": ("D",), "scatter": ("D", "D")}
@@ -33,7 +33,7 @@ class Moments:
 
 @node("moments.empty")
 def empty() -> Moments:
-    """The moments of no features: where a loop over batches starts from."""
+    """The moments of no features, to start a loop over batches with."""
     import torch
 
     zero = torch.zeros((), dtype=torch.float64, device=current_device())
@@ -42,9 +42,9 @@ def empty() -> Moments:
 
 @node("moments.add")
 def add(moments: Moments, features: Tensor) -> Moments:
-    """The moments of those features and of these (N, D) too (Chan, Golub & LeVeque 1979).
+    """Add features (N, D) to moments (Chan, Golub & LeVeque 1979).
 
-    Memory is bounded by D² whatever the number of batches, and their sizes may differ.
+    Memory is bounded by D² for any number of batches, which may differ in size.
     """
     if features.ndim != 2 or (moments.mean.ndim and moments.mean.shape[0] != features.shape[1]):
         before = f", D = {moments.mean.shape[0]} as before" if moments.mean.ndim else ""
@@ -63,15 +63,15 @@ def add(moments: Moments, features: Tensor) -> Moments:
 
 @node("moments.load", io=True, host=True)
 def load(*, path: Path) -> Moments:
-    """Moments from a file: those that a run wrote as an output, or published reference statistics.
+    """Load moments from a file: an output of a run, or published reference statistics.
 
-    path: a .safetensors file of `guidegraph run`, or an .npz file with `mu` (D) and `sigma` (D, D). The second says not
-    of how many features it is: compare with it, and add none to it.
-    Raises an error where the file holds no moments, or values that are not finite.
+    path: a .safetensors file of `guidegraph run`, or an .npz file with `mu` (D) and `sigma` (D, D). An .npz file does
+    not contain the number of features: compare with it, but do not add features to it.
+    Raises an error if the file holds no moments, or values that are not finite.
     """
     import torch
 
-    count, mean, scatter = _written(path) if path.suffix.lower() == ".safetensors" else _published(path)
+    count, mean, scatter = _read_written(path) if path.suffix.lower() == ".safetensors" else _read_published(path)
     if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)):
         raise ValueError(
             f"'{path}': expected mu (D) and sigma (D, D), found shapes {tuple(mean.shape)}, {tuple(scatter.shape)}"
@@ -84,15 +84,15 @@ def load(*, path: Path) -> Moments:
     return Moments(count.to(device), mean.to(device), scatter.to(device))
 
 
-def _published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and scatter of an .npz file. It says not how many: 2 makes the scatter the covariance."""
+def _read_published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Read count, mean and scatter from an .npz file. It has no count: with 2, the scatter is the covariance."""
     import numpy as np
     import torch
 
     from guidegraph_runtime.npy import read_npz_member
 
     try:
-        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
+        with open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
             arrays = [read_npz_member(file, name, path.name).astype(np.float64) for name in ("mu", "sigma")]
         mean, covariance = map(torch.from_numpy, arrays)
     except Exception as error:
@@ -100,15 +100,15 @@ def _published(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(2.0, dtype=torch.float64), mean, covariance
 
 
-def _written(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and scatter of a .safetensors file, whatever the output was called."""
+def _read_written(path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """Read count, mean and scatter from a .safetensors file, for any name of the output."""
     from safetensors import safe_open
 
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
-            found = {name.rpartition(".")[2]: file.get_tensor(name).double() for name in file.keys()}  # noqa: SIM118
-        return found["count"], found["mean"], found["scatter"]
+            tensors = {name.rpartition(".")[2]: file.get_tensor(name).double() for name in file.keys()}  # noqa: SIM118
+        return tensors["count"], tensors["mean"], tensors["scatter"]
     except Exception as error:
         raise ValueError(f"'{path}' holds no moments that a run wrote: {error}") from error
 
@@ -117,25 +117,25 @@ def _written(path: Path) -> tuple[Tensor, Tensor, Tensor]:
 def frechet_distance(features: Tensor, reference: Tensor, *, resamples: Resamples = 20, seed: Seed = 0) -> Interval:
     """The Fréchet distance of Heusel et al. (2017, eq. 6) between features (N, D) and (M, D), lower is better.
 
-    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussians with the sets' means and covariances, in float64. It is the
-    papers' FID with the features of their Inception alone (`features.inception`); values over other features do not
-    compare with those. It is biased upwards, the more so the fewer samples: compare sets of one size.
-    The interval draws both sets again with replacement, `resamples` times (0: no interval); seed: of these draws. It
-    says how far other samples would move the value, not how large the bias is.
+    |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussians with the sets' means and covariances, in float64. Only with
+    the features of the papers' Inception (`features.inception`) is it their FID; values with other features are not
+    comparable. It is biased upwards, more so for fewer samples: compare sets of the same size.
+    The interval resamples both sets with replacement, `resamples` times (0: no interval); seed: of these draws. It
+    covers the variation between samples, not the bias.
     """
     x, y = two_sets(features, reference, least=2)
     value = _distance(x.mean(0), _root_of_rows(x - x.mean(0)), y.mean(0), _root_of_rows(y - y.mean(0)))
-    return around(value, _resampled(x, y, resamples, seed), low=0.0)
+    return around(value, _resample(x, y, resamples, seed), low=0.0)
 
 
 @node("metric.fid_of_moments")
 def frechet_distance_of_moments(moments: Moments, reference: Moments) -> float:
-    """The value of `metric.fid` from moments that a loop added up, or that a file holds; it has no interval."""
-    for name, given in (("moments", moments), ("reference", reference)):
-        if not all(bool(part.isfinite().all()) for part in (given.count, given.mean, given.scatter)):
+    """The value of `metric.fid` from moments, accumulated in a loop or loaded from a file; without an interval."""
+    for name, side in (("moments", moments), ("reference", reference)):
+        if not all(bool(part.isfinite().all()) for part in (side.count, side.mean, side.scatter)):
             raise ValueError(f"'{name}' has values that are not finite: look at the pictures that it is of")
-        if float(given.count) < 2:
-            raise ValueError(f"'{name}' is of {int(given.count)} features: a covariance takes two")
+        if float(side.count) < 2:
+            raise ValueError(f"'{name}' is of {int(side.count)} features: a covariance takes two")
     if moments.mean.shape != reference.mean.shape:
         raise ValueError(
             f"moments of {moments.mean.shape[0]} and of {reference.mean.shape[0]} features cannot be compared: "
@@ -148,8 +148,8 @@ def frechet_distance_of_moments(moments: Moments, reference: Moments) -> float:
 def _distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor) -> float:
     """The distance from means (D) and roots R (·, D) of covariances Σ = RᵀR.
 
-    The eigenvalues of Σ₁Σ₂ are the squared singular values of R₁R₂ᵀ, so tr (Σ₁Σ₂)^½ is the sum of these. No square root
-    is taken of what rounding leaves of a zero, of which there are many with fewer samples than features.
+    The eigenvalues of Σ₁Σ₂ are the squared singular values of R₁R₂ᵀ, so tr (Σ₁Σ₂)^½ is the sum of the singular values.
+    This avoids square roots of rounded zeros, of which there are many with fewer samples than features.
     """
     import torch
 
@@ -159,7 +159,7 @@ def _distance(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor
 
 
 def _root_of_rows(centred: Tensor) -> Tensor:
-    """A root of the covariance of centred rows (N, D), of at most D rows."""
+    """A root of the covariance of centred rows (N, D), with at most D rows."""
     import torch
 
     root = centred if centred.shape[0] <= centred.shape[1] else torch.linalg.qr(centred, mode="r").R
@@ -167,7 +167,7 @@ def _root_of_rows(centred: Tensor) -> Tensor:
 
 
 def _root_of_covariance(covariance: Tensor) -> Tensor:
-    """A root (D, D) of a covariance; eigenvalues that are rounding alone count as 0."""
+    """A root (D, D) of a covariance; eigenvalues within rounding error count as 0."""
     import torch
 
     values, vectors = torch.linalg.eigh(covariance)
@@ -176,16 +176,16 @@ def _root_of_covariance(covariance: Tensor) -> Tensor:
     return root
 
 
-def _resampled(x: Tensor, y: Tensor, resamples: int, seed: int) -> Iterator[float]:
+def _resample(x: Tensor, y: Tensor, resamples: int, seed: int) -> Iterator[float]:
     import torch
 
     for picks in zip(counts(seed, len(x), resamples), counts(seed + 1, len(y), resamples), strict=True):
         parts = []
-        for f, drawn in zip((x, y), picks, strict=True):
-            weight = torch.from_numpy(drawn[drawn > 0]).double()[:, None]
-            kept = f[torch.from_numpy(drawn > 0)]
-            mean = (weight * kept).sum(0) / len(f)
-            root = weight.sqrt() * (kept - mean)
+        for f, times_drawn in zip((x, y), picks, strict=True):
+            weight = torch.from_numpy(times_drawn[times_drawn > 0]).double()[:, None]
+            distinct = f[torch.from_numpy(times_drawn > 0)]
+            mean = (weight * distinct).sum(0) / len(f)
+            root = weight.sqrt() * (distinct - mean)
             reduced = root if root.shape[0] <= root.shape[1] else torch.linalg.qr(root, mode="r").R
             parts.append((mean, reduced / math.sqrt(len(f) - 1)))
         yield _distance(*parts[0], *parts[1])

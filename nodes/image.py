@@ -1,4 +1,4 @@
-"""Pictures: from files, from samples, resized and laid out on a sheet."""
+"""Pictures: load them from files, convert samples, resize, and arrange on a sheet."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Filter = Literal["bicubic", "bilinear", "nearest", "area"]
 
 @node("image.load", io=True, host=True, runtime=True, shape=extents.picture_shape)
 def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop") -> Image:
-    """A picture file as an image (1, 3, H, W) in [-1, 1]; transparent parts lie over white.
+    """Load a picture file as an image (1, 3, H, W) in [-1, 1]; transparency is blended over white.
 
-    path: the file. size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of
-    another shape gets there: cut to the centre, padded with white, or stretched.
-    The camera's rotation is applied, and of an animation the first frame is taken. Grey of 16 bits is scaled. Raises an
-    error where there is no file, no picture in it, or one of floating-point numbers, whose range nothing tells.
+    path: the file. size: the side, or [height, width]; by default the picture's own. resize: for pictures of another
+    aspect ratio: crop to the centre, pad with white, or stretch.
+    The camera's rotation is applied, and an animation gives its first frame. 16-bit grey is scaled. Raises an error if
+    the file does not exist, is not a picture, or has floating-point pixels, whose range is unknown.
     """
     import torch
 
@@ -36,7 +36,7 @@ def load_image(*, path: Path, size: Size | None = None, resize: Resize = "crop")
 
 @node("image.from_sample", runtime=True)
 def image_from_sample(sample: Sample) -> Image:
-    """A sample (B, 3, H, W), or a grey one (B, 1, H, W), as an image: its values are clamped to [-1, 1].
+    """Convert a sample (B, 3, H, W), or a grey one (B, 1, H, W), to an image, with values clamped to [-1, 1].
 
     Raises an error for any other number of channels: a latent must be decoded first.
     """
@@ -48,9 +48,9 @@ def image_from_sample(sample: Sample) -> Image:
 
 @node("image.resize")
 def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
-    """An image (B, 3, H, W) at another size, a side or [height, width]: smoothed as it shrinks, kept in [-1, 1].
+    """Resize an image (B, 3, H, W) to a side or [height, width], with antialiasing, clamped to [-1, 1].
 
-    mode: how a value between pixels is found.
+    mode: of interpolation.
     """
     from torch.nn import functional
 
@@ -66,7 +66,7 @@ def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image
 
 @node("image.scale")
 def scale_image(image: Image, *, factor: Annotated[float, Gt(0), Le(64)] = 4.0, mode: Filter = "bicubic") -> Image:
-    """An image (B, 3, H, W) with its sides times a factor, rounded to whole pixels; mode: that of `image.resize`."""
+    """Scale the sides of an image (B, 3, H, W) by a factor, rounded to whole pixels; mode: as for `image.resize`."""
     height, width = (max(1, round(side * factor)) for side in image.shape[2:])
     return resize_image(image, size=(height, width), mode=mode)
 
@@ -79,9 +79,9 @@ def image_grid(
     gap: Annotated[int, Ge(0)] = 2,
     background: Annotated[float, Ge(-1), Le(1)] = 1.0,
 ) -> Image:
-    """A batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as near to a square as can be.
+    """Arrange a batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as nearly square as possible.
 
-    columns: pictures in a row. gap: pixels between pictures and around them. background: its grey in [-1, 1].
+    columns: pictures in a row. gap: pixels between pictures and around them. background: grey value in [-1, 1].
     """
     import torch
 

@@ -28,8 +28,8 @@ def constant_label(
 ) -> Label:
     """Class indices as a label (B), int64: one number for all ``batch`` samples (or for 1), or a list with one each.
 
-    classes: how many there are. Without it the null class, whose index is that number, is a label as well.
-    Raises an error where a list of labels is not as long as ``batch``, and for a label that is no class.
+    classes: the number of classes. Without it, the null class, whose index is that number, is allowed too.
+    Raises an error for a list of another length than ``batch``, and for a label outside the classes.
     """
     import torch
 
@@ -38,7 +38,7 @@ def constant_label(
 
 @node("label.cycle", runtime=True, shape=host.cycle_shape)
 def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)] = 1, start: Class = 0) -> Label:
-    """Labels (batch) that go round the classes: start, start + 1, …, classes − 1, 0, …"""
+    """Labels (batch) that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
     import torch
 
     return torch.from_numpy(host.cycle(classes=classes, batch=batch, start=start)).to(current_device())
@@ -48,23 +48,23 @@ def cycle_labels(*, classes: Annotated[int, Gt(0)], batch: Annotated[int, Gt(0)]
 def named_labels(
     names: Sequence[str], *, label: str | Annotated[list[str], MinLen(1)] = "", batch: Annotated[int, Gt(0)] = 1
 ) -> Label:
-    """Labels (B) of classes by their names: one name for all ``batch`` samples, or a list with one each.
+    """Labels (B) of classes by name: one name for all ``batch`` samples, or a list with one each.
 
     names: of the classes, in order, such as those of data.folder. label: the name or names; empty for all classes in
-    turn. Raises an error, with the closest name, for one that is no class, and for a list not as long as ``batch``.
+    turn. Raises an error for an unknown name, with the closest one, and for a list of another length than ``batch``.
     """
     import torch
 
-    known = list(names)
-    if not known:
+    classes = list(names)
+    if not classes:
         raise ValueError("there are no names of classes: expected those of data.folder for a folder with classes")
-    wanted = [label] * batch if isinstance(label, str) else label
-    if len(wanted) != batch:
-        raise ValueError(f"{len(wanted)} labels do not make a batch of {batch}: give one, or one for each picture")
-    unknown = [name for name in wanted if name and name not in known]
+    requested = [label] * batch if isinstance(label, str) else label
+    if len(requested) != batch:
+        raise ValueError(f"{len(requested)} labels do not make a batch of {batch}: give one, or one for each picture")
+    unknown = [name for name in requested if name and name not in classes]
     if unknown:
-        raise ValueError(f"there is no class '{unknown[0]}'; {choices(unknown[0], known, 'classes')}")
-    indices = [known.index(name) if name else i % len(known) for i, name in enumerate(wanted)]
+        raise ValueError(f"there is no class '{unknown[0]}'; {choices(unknown[0], classes, 'classes')}")
+    indices = [classes.index(name) if name else i % len(classes) for i, name in enumerate(requested)]
     return torch.tensor(indices, dtype=torch.int64, device=current_device())
 
 
@@ -72,8 +72,8 @@ def named_labels(
 def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}") -> Sequence[str]:
     """A caption for each label (B): the template with the name of its class in place of {}.
 
-    names: of the classes, in order, such as those of data.folder; `-` and `_` in them are read as spaces.
-    Raises an error for a label that has no name, and for a template without {}.
+    names: of the classes, in order, such as those of data.folder; `-` and `_` become spaces.
+    Raises an error for a label without a name, and for a template without {}.
     """
     if "{}" not in template:
         raise ValueError(f"the template '{template}' has no {{}} for the name of the class, as in 'a photo of a {{}}'")
@@ -85,9 +85,9 @@ def caption_labels(label: Label, names: Sequence[str], *, template: str = "a {}"
 
 @node("label.argmax")
 def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0)] | None = None) -> Label:
-    """The greatest of the scores (B, K) as a label (B), counted from `first`, among `count` columns from there on.
+    """The argmax of scores (B, K) as a label (B), among `count` columns from `first` on, counted from `first`.
 
-    Of labels in {0, 1}, such as data.scenes has, it gives the one that is set. Raises an error where K is too small.
+    For labels in {0, 1}, such as those of data.scenes, it is the one that is set. Raises an error if K is too small.
     """
     if scores.ndim != 2:
         raise ValueError(f"expected scores (B, K); found shape {tuple(scores.shape)}")
@@ -99,9 +99,9 @@ def argmax_label(scores: Tensor, *, first: Class = 0, count: Annotated[int, Gt(0
 
 @node("label.embed", shape=extents.label_rows)
 def embed_label(embedder: LabelEmbedder, label: Label | None = None) -> Condition:
-    """The condition of class labels (1) or (B); without a label the null condition, with a leading axis of 1.
+    """The condition of class labels (1) or (B); without a label, the null condition with a leading axis of 1.
 
-    Raises an error for a label beyond the null class, which is `classes`, but where it is traced.
+    Raises an error for a label above the null class, which is `classes`, unless it is traced.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of a model's weights (Hu et al. 2022), trained here or read from files."""
+"""LoRA: low-rank updates of a model's weights (Hu et al. 2022), trained here or read from files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Rank = Annotated[int, Ge(1)]
 Text = TypeVar("Text", bound=TextEmbedder | None)
 
 
-class Adapted(NamedTuple, Generic[Text]):
-    """The denoiser and the text encoder with a LoRA in their weights; the text encoder is None where none is wired."""
+class AdaptedModels(NamedTuple, Generic[Text]):
+    """The denoiser and the text encoder with a LoRA in their weights; the text encoder is None if it is not wired."""
 
     denoiser: Denoiser
     text: Text
@@ -40,15 +40,15 @@ def apply_lora(
     *,
     path: Path,
     strength: float = 1.0,
-) -> Adapted[Text]:
+) -> AdaptedModels[Text]:
     """Copies of a denoiser and a text encoder with a LoRA: W + strength · α/r · BA.
 
-    denoiser: of `checkpoint.load`, or of `model.load` for a LoRA that was trained here. text: of `checkpoint.load`; may
-    stay unwired for a LoRA of the denoiser alone. path: a file in peft's, diffusers' or kohya's layout (safetensors or
-    `.pt`), or a folder that peft wrote; for linear layers and convolutions. The copies share every tensor that the LoRA
-    does not change; what came in is unchanged, so that LoRAs add up by one node after the other.
-    Raises one error that names the file where any of its layers is not in the model, or is of another shape there:
-    it belongs to another model, and nothing is applied.
+    denoiser: of `checkpoint.load`, or of `model.load` for a LoRA trained here. text: of `checkpoint.load`; optional for
+    a LoRA of the denoiser alone. path: a file in peft's, diffusers' or kohya's layout (safetensors or `.pt`), or a
+    folder written by peft; for linear layers and convolutions. The copies share every tensor that the LoRA does not
+    change, and the inputs do not change. To add LoRAs, chain these nodes.
+    Raises an error that names the file if any of its layers is missing in the model or has another shape: the LoRA
+    belongs to another model, and nothing is applied.
     """
     from guidegraph.nodes.checkpoints.lora_file import read_lora
     from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers, text_layers
@@ -60,20 +60,20 @@ def apply_lora(
     if not math.isfinite(strength):
         raise ValueError(f"the strength of a LoRA is a finite number; found {strength}")
     factors = read_lora(path)
-    places = denoiser_layers(denoiser)
-    words = text_layers(text) if isinstance(text, ReleasedText) else {}
-    unknown = [name for name in factors if name not in places and name not in words]
+    denoiser_names = denoiser_layers(denoiser)
+    text_names = text_layers(text) if isinstance(text, ReleasedText) else {}
+    unknown = [name for name in factors if name not in denoiser_names and name not in text_names]
     if unknown:
-        raise ValueError(_other_model(path, unknown, len(factors), bool(words)))
+        raise ValueError(_mismatch_message(path, unknown, len(factors), bool(text_names)))
     changes: dict[str, dict[str, Factors]] = {"denoiser": {}, "text": {}}
     for name, pair in factors.items():
-        part, at = ("denoiser", places[name]) if name in places else ("text", words[name])
-        changes[part][at] = pair
-    new_denoiser = shared_copy(denoiser, _changed(denoiser, changes["denoiser"], strength, path))
+        component, layer = ("denoiser", denoiser_names[name]) if name in denoiser_names else ("text", text_names[name])
+        changes[component][layer] = pair
+    new_denoiser = shared_copy(denoiser, _merge_weights(denoiser, changes["denoiser"], strength, path))
     new_text: Any = text
     if isinstance(text, ReleasedText) and changes["text"]:
-        new_text = shared_copy(text, _changed(text, changes["text"], strength, path))
-    return Adapted(new_denoiser, new_text)
+        new_text = shared_copy(text, _merge_weights(text, changes["text"], strength, path))
+    return AdaptedModels(new_denoiser, new_text)
 
 
 @node("lora.new")
@@ -85,13 +85,13 @@ def new_lora(
     targets: Literal["attention", "all"] | Annotated[list[str], MinLen(1)] = "attention",
     seed: Annotated[int, Ge(0)] = 0,
 ) -> Denoiser:
-    """A denoiser with a LoRA to train: h = W₀ x + α/r · BA x in some layers (Hu et al. 2022, eq. 3).
+    """A denoiser with a trainable LoRA: h = W₀ x + α/r · BA x in some layers (Hu et al. 2022, eq. 3).
 
-    denoiser: of `model.load` or `checkpoint.load`. B is zero, so that the result first predicts what the denoiser does;
-    training changes A and B alone, and all other tensors are shared.
+    denoiser: of `model.load` or `checkpoint.load`. B is zero, so that predictions are unchanged at first; training
+    changes A and B alone, and all other tensors are shared.
     rank: r. alpha: α, by default r. targets: the layers: those of `attention`, `all` linear layers and convolutions, or
     patterns of their names such as `*.query`. seed: of A.
-    Raises an error for a pattern that no layer matches, and for a denoiser that has a LoRA to train already.
+    Raises an error for a pattern that matches no layer, and for a denoiser that already has a trainable LoRA.
     """
     from guidegraph.nodes.models.hooks import AttentionLayer
     from guidegraph.nodes.models.low_rank import add_low_rank, low_rank_layers, matching_layers
@@ -113,7 +113,7 @@ def new_lora(
 
 @node("lora.merge")
 def merge_lora(denoiser: Denoiser) -> Denoiser:
-    """A denoiser of `lora.new` with its LoRA in the weights, W₀ + α/r · BA, as fast as one without and to be saved."""
+    """Merge the LoRA of `lora.new` into the weights, W₀ + α/r · BA, for full speed and for saving the model."""
     from guidegraph.nodes.models.low_rank import merge_low_rank
 
     return merge_low_rank(_adaptable(denoiser, "lora.merge"))
@@ -127,11 +127,11 @@ def save_lora(
     layout: Literal["kohya", "peft"] = "kohya",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
 ) -> str:
-    """Write the LoRA of a denoiser of `lora.new` as a safetensors file that `lora.apply` reads, and give its path.
+    """Write the LoRA of a denoiser of `lora.new` as a safetensors file that `lora.apply` reads, and return its path.
 
-    layout: whose names the file has: `kohya`, with α in the file, or `peft`, as diffusers writes it, with α and r in
-    its header. Layers of `checkpoint.load` have diffusers' names, so that other tools read the file. dtype: of A and B.
-    Raises an error for a denoiser without a LoRA to train, and for a path that does not end in `.safetensors`.
+    layout: of names in the file: `kohya`, with α in the file, or `peft`, as diffusers writes it, with α and r in the
+    header. Layers of `checkpoint.load` have diffusers' names, so that other tools read the file. dtype: of A and B.
+    Raises an error for a denoiser without a trainable LoRA, and for a path that does not end in `.safetensors`.
     """
     import torch
     from safetensors.torch import save_file
@@ -153,7 +153,7 @@ def save_lora(
 
 
 def _adaptable(denoiser: Denoiser, node_id: str) -> Adaptable:
-    """A denoiser whose layers have names in LoRA files. Raises ``ValueError`` for any other."""
+    """The denoiser, if its layers have names in LoRA files. Raises ``ValueError`` otherwise."""
     from guidegraph.nodes.models.denoiser import UNetDenoiser
     from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
 
@@ -164,10 +164,10 @@ def _adaptable(denoiser: Denoiser, node_id: str) -> Adaptable:
     return denoiser
 
 
-def _changed(module: nn.Module, changes: Mapping[str, Factors], strength: float, path: Path) -> dict[str, Tensor]:
-    """The weights that a LoRA changes, by name. Raises ``ValueError`` for factors that do not fit."""
+def _merge_weights(module: nn.Module, changes: Mapping[str, Factors], strength: float, path: Path) -> dict[str, Tensor]:
+    """The merged weights of the changed layers, by name. Raises ``ValueError`` for factors of another shape."""
     weights = dict(module.named_parameters())
-    changed: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
     for name, pair in changes.items():
         weight = weights[name]
         difference = pair.difference(weight)
@@ -176,18 +176,18 @@ def _changed(module: nn.Module, changes: Mapping[str, Factors], strength: float,
                 f"the LoRA '{path}' is for another model: its factors {tuple(pair.up.shape)} and "
                 f"{tuple(pair.down.shape)} do not make the weight {tuple(weight.shape)} of {name}; nothing was applied"
             )
-        changed[name] = (weight.float() + strength * difference).to(weight.dtype)
-    return changed
+        merged[name] = (weight.float() + strength * difference).to(weight.dtype)
+    return merged
 
 
-def _other_model(path: Path, unknown: list[str], count: int, texts: bool) -> str:
-    named = ", ".join(sorted(unknown)[:3]) + (" …" if len(unknown) > 3 else "")
+def _mismatch_message(path: Path, unknown: list[str], count: int, texts: bool) -> str:
+    examples = ", ".join(sorted(unknown)[:3]) + (" …" if len(unknown) > 3 else "")
     if not texts and all(name.startswith(("text_encoder", "lora_te")) for name in unknown):
         return (
-            f"the LoRA '{path}' changes the text encoder too ({named}): wire the checkpoint's text to lora.apply (a "
+            f"the LoRA '{path}' changes the text encoder too ({examples}): wire the checkpoint's text to lora.apply (a "
             "single file's needs `tokenizer` of checkpoint.load)"
         )
     return (
-        f"the LoRA '{path}' is for another model: {len(unknown)} of its {count} layers are not in this one ({named}); "
-        "nothing was applied"
+        f"the LoRA '{path}' is for another model: {len(unknown)} of its {count} layers are not in this one "
+        f"({examples}); nothing was applied"
     )

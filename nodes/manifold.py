@@ -1,4 +1,4 @@
-"""Manifolds of k nearest neighbours: the balls around a set's features, and what lies in those of another set."""
+"""Manifolds of k nearest neighbours: balls around a set's features, and the features of another set inside them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple, TypeAlias
 from guidegraph.graph.types import Tensor
 
 FLOOR = 1e-12
-"""Squared distances below this share of the squared norms are rounding alone: the distance is 0."""
-KEPT = 2**25
-"""How many distances are kept in memory for resampling, at most; more are made anew each time."""
+"""Squared distances below this fraction of the squared norms are rounding errors and count as 0."""
+MAX_KEPT = 2**25
+"""The largest number of distances kept in memory for resampling; beyond it they are recomputed each time."""
 
 Blocks: TypeAlias = Iterable[tuple[int, Tensor]]
-"""Rows of a matrix of squared distances, some at a time, each with the first row's number."""
+"""Blocks of rows of a matrix of squared distances, each with the index of its first row."""
 
 
 class Fidelity(NamedTuple):
@@ -27,24 +27,24 @@ class Fidelity(NamedTuple):
 def fidelities(x: Tensor, y: Tensor, k: int, chunk: int, halves: Iterable[tuple[Tensor, Tensor]]) -> list[Fidelity]:
     """Precision, recall, density and coverage of samples x (N, D) against real ones y (M, D), both float64.
 
-    First of all of them, then of each of the parts (n) of x and (m) of y, as numbers of rows. Distances are made for
-    `chunk` rows at a time, so memory is bounded by chunk · max(N, M), and `KEPT`.
+    The first result is for all samples, the others for each pair of halves, given as row indices (n) of x and (m) of y.
+    Distances are computed for `chunk` rows at a time, so memory is bounded by chunk · max(N, M), and `MAX_KEPT`.
     """
     import torch
 
     x, y = x - y.mean(0), y - y.mean(0)
     n, m = len(x), len(y)
-    if n * n + m * m + n * m > KEPT:
+    if n * n + m * m + n * m > MAX_KEPT:
         sets = chain([(x, y)], ((x[i], y[j]) for i, j in halves))
         return [fidelity(distances(a, a, chunk), distances(b, b, chunk), distances(a, b, chunk), k) for a, b in sets]
     pairs = ((x, x), (y, y), (x, y))
     xx, yy, xy = (torch.cat([block for _, block in distances(a, b, chunk)]) for a, b in pairs)
-    every = [fidelity([(0, xx)], [(0, yy)], [(0, xy)], k)]
-    return every + [fidelity([(0, xx[i][:, i])], [(0, yy[j][:, j])], [(0, xy[i][:, j])], k) for i, j in halves]
+    of_all = [fidelity([(0, xx)], [(0, yy)], [(0, xy)], k)]
+    return of_all + [fidelity([(0, xx[i][:, i])], [(0, yy[j][:, j])], [(0, xy[i][:, j])], k) for i, j in halves]
 
 
 def fidelity(xx: Blocks, yy: Blocks, xy: Blocks, k: int) -> Fidelity:
-    """The four from squared distances: within x (N, N), within y (M, M), and from x to y (N, M)."""
+    """The four metrics from squared distances within x (N, N), within y (M, M), and from x to y (N, M)."""
     import torch
 
     x_radius, y_radius = radii(xx, k), radii(yy, k)
@@ -61,20 +61,20 @@ def fidelity(xx: Blocks, yy: Blocks, xy: Blocks, k: int) -> Fidelity:
 
 
 def radii(blocks: Blocks, k: int) -> Tensor:
-    """The squared distance (N) of each feature to its k-th nearest other one, from those within the set (N, N)."""
+    """The squared distance (N) of each feature to its k-th nearest other feature, from distances (N, N) in the set."""
     import torch
 
-    found = []
+    squared_radii = []
     for _, block in blocks:
-        found.append(block.kthvalue(k + 1, dim=1).values)  # its distance to itself, 0, is the first
-    return torch.cat(found)
+        squared_radii.append(block.kthvalue(k + 1, dim=1).values)  # the first is the distance to itself, 0
+    return torch.cat(squared_radii)
 
 
 def distances(a: Tensor, b: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances (≤ chunk, M) of the rows of a (N, D) to those of b (M, D), with the first row's number."""
+    """Squared distances (≤ chunk, M) of rows of a (N, D) to those of b (M, D), with the index of the first row."""
     of_b = b.square().sum(1)
     for start in range(0, len(a), chunk):
-        part = a[start : start + chunk]
-        norms = part.square().sum(1)[:, None] + of_b
-        squares = norms - 2 * part @ b.T
+        rows = a[start : start + chunk]
+        norms = rows.square().sum(1)[:, None] + of_b
+        squares = norms - 2 * rows @ b.T
         yield start, squares.where(squares > FLOOR * norms, 0)

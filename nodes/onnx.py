@@ -1,4 +1,4 @@
-"""Exported graphs in the engine: a denoiser that onnxruntime computes."""
+"""Exported graphs in the engine: a denoiser computed by onnxruntime."""
 
 from __future__ import annotations
 
@@ -39,36 +39,36 @@ def onnx_denoiser(
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
     threads: Annotated[int, Ge(0), Le(1024)] = 0,
 ) -> OpaqueDenoiser:
-    """A denoiser that onnxruntime computes: of a bundle, or of an ONNX file that others wrote.
+    """A denoiser computed by onnxruntime, from a bundle or from any ONNX file.
 
-    path: the folder of a bundle that `guidegraph export … --only denoiser` wrote, which says all else by itself; or an
-    .onnx file, or the folder that holds it and its weights. provider: where it computes; auto is the device of the
-    run. threads: of one operator; 0 is one for each core. Either is verified as guidegraph-run verifies a bundle. No
-    gradient can be taken through the graph.
+    path: the folder of a bundle written by `guidegraph export … --only denoiser`, which needs no other settings; or an
+    .onnx file, or the folder with it and its weights. provider: where it computes; auto is the device of the run.
+    threads: per operator; 0 is one for each core. Both are verified as guidegraph-run verifies a bundle. No gradient
+    can be taken through the graph.
 
-    Of an ONNX file nothing is guessed. inputs: the graph's name for x, for t and for the fields of the condition that
-    it takes; x and spatial may share an input, and are concatenated along the channels. t and vector are brought to the
-    dtype and the axes that the graph declares. constants: numbers, or a row of them, for inputs that nothing else
-    fills. outputs: the graph's name for the prediction, value, where it has several outputs, and for a learned
-    variance; where both have one name, they are its halves. kind: what the prediction is.
+    For an ONNX file nothing is guessed. inputs: the graph's names for x, for t and for the fields of the condition that
+    it takes; x and spatial may share an input, and are then concatenated along the channels. t and vector are converted
+    to the dtype and axes that the graph declares. constants: a number, or a row of numbers, for other inputs. outputs:
+    the graph's name for the prediction, value, if it has several outputs, and for a learned variance; if both have the
+    same name, they are its halves. kind: of the prediction.
     edm, sigma_data: `network` and `sigma_data` of denoiser.edm, for an EDM model; needs `schedule`. A raw network's
-    output is F where kind is left out.
-    Raises an error for a bundle of anything else, for settings that do not fit the graph, with what it declares, and
-    for a provider that this machine has not.
+    output is F if kind is left out.
+    Raises an error for a bundle without a denoiser alone, for settings that do not fit the graph, with its
+    declarations, and for a provider that this machine lacks.
     """
     from guidegraph.graph.context import current_device
     from guidegraph_runtime.errors import BundleError
     from guidegraph_runtime.graph_file import is_bundle
     from guidegraph_runtime.sessions import SessionSettings
 
-    named = {"inputs": inputs, "outputs": outputs, "constants": constants, "kind": kind, "edm": edm}
+    file_settings = {"inputs": inputs, "outputs": outputs, "constants": constants, "kind": kind, "edm": edm}
     device = current_device()
-    wanted = ("cpu" if device.type == "cpu" else "cuda") if provider == "auto" else provider
+    provider_name = ("cpu" if device.type == "cpu" else "cuda") if provider == "auto" else provider
     try:
-        settings = SessionSettings.on(wanted, device.index or 0, intra_threads=threads)
+        settings = SessionSettings.on(provider_name, device.index or 0, intra_threads=threads)
         if is_bundle(path):
-            if said := [name for name, value in named.items() if value is not None]:
-                raise ValueError(f"'{path}' is a bundle, which says this by itself: leave out {' and '.join(said)}")
+            if extra := [name for name, value in file_settings.items() if value is not None]:
+                raise ValueError(f"'{path}' is a bundle, which says this by itself: leave out {' and '.join(extra)}")
             return _of_bundle(path, settings)
         if edm is not None and schedule is None:
             raise ValueError("an EDM model needs a schedule, which says what σ a t stands for: wire schedule.edm to it")
@@ -89,10 +89,10 @@ def _of_bundle(path: Path, settings: SessionSettings) -> OpaqueDenoiser:
     from guidegraph_runtime.bundle import Bundle
 
     bundle = Bundle(path, settings)
-    part, kind, honours_mask = _described(bundle)
-    described = bundle.manifest.parts[part]
-    size = sum(bundle.manifest.files[name].size for name in (described.file, *described.externals))
-    return OnnxDenoiser(bundle.session(part), ports_of_bundle(described, kind), honours_mask, size)
+    part, kind, honours_mask = _describe_bundle(bundle)
+    part_entry = bundle.manifest.parts[part]
+    size = sum(bundle.manifest.files[name].size for name in (part_entry.file, *part_entry.externals))
+    return OnnxDenoiser(bundle.session(part), ports_of_bundle(part_entry, kind), honours_mask, size)
 
 
 def _of_file(
@@ -112,19 +112,19 @@ def _of_file(
     return OnnxDenoiser(file.session, ports, "mask" in inputs, file.nbytes)
 
 
-def _described(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
-    """The part of a bundle that holds a denoiser alone, the kind of its prediction, and whether it heeds masks."""
+def _describe_bundle(bundle: Bundle) -> tuple[str, PredictionKind, bool]:
+    """The part of a bundle of a denoiser alone, the kind of its prediction, and whether it honours masks."""
     from guidegraph_runtime.names import CALL, MASKS
     from guidegraph_runtime.names import FIELDS as FIXED
 
     plan = bundle.manifest.plan
-    found = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
-    if found != "denoiser.predict":
-        what = f"a bundle of {found}" if found else "the bundle of a workflow"
+    call = plan[0].settings.get(CALL) if len(plan) == 1 and plan[0].op == "part" else None
+    if call != "denoiser.predict":
+        contents = f"a bundle of {call}" if call else "the bundle of a workflow"
         command = "guidegraph export WORKFLOW -o DIR --only denoiser"
-        raise ValueError(f"'{bundle.where}' is {what}: write that of a denoiser with {command}")
+        raise ValueError(f"'{bundle.where}' is {contents}: write that of a denoiser with {command}")
     part = bundle.manifest.parts[plan[0].node]
-    names, results = {one.name for one in part.inputs}, {one.name for one in part.outputs}
+    names, results = {port.name for port in part.inputs}, {port.name for port in part.outputs}
     fixed = plan[0].settings.get(FIXED)
     kind: Any = fixed.get("kind") if isinstance(fixed, dict) else None
     fits = {*PORTS} <= names <= {*PORTS, *FIELDS} and {"value"} <= results <= {*OUTPUTS}

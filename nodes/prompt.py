@@ -1,4 +1,4 @@
-"""Prompts of released text encoders: weights on words, learned embeddings of new words, and SDXL's sizes."""
+"""Prompts of released text encoders: weighted words, learned embeddings of new words, and SDXL's sizes."""
 
 from __future__ import annotations
 
@@ -23,43 +23,44 @@ Offset = Annotated[int, Ge(0)]
 
 
 def split_by_weights(embedder: TextEmbedder | None = None, **_: object) -> Split | None:
-    """How an embedder's texts with weights are exported: as `text.encode`, and the runtime reads the brackets."""
-    found = split_by_tokens(embedder)
-    if found is None or found.operation not in ("text.tokenize", "text.chunks"):
+    """The export recipe of weighted texts: that of `text.encode`, with the brackets parsed by the runtime."""
+    recipe = split_by_tokens(embedder)
+    if recipe is None or recipe.operation not in ("text.tokenize", "text.chunks"):
         return None
-    return replace(found, settings={**found.settings, "weighted": True})
+    return replace(recipe, settings={**recipe.settings, "weighted": True})
 
 
 @node("text.weighted", host=True, split=split_by_weights)
 def encode_weighted(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
-    """The condition of a prompt, or of a list of them, in which words have weights.
+    """Encode a prompt, or a list of prompts, with weighted words as a condition.
 
-    `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; brackets inside of brackets multiply, and a backslash
-    makes a bracket or a colon plain text. A weight multiplies the embedding of each of its tokens; then all embeddings
-    of the prompt are scaled by one number, so that their mean over tokens and width is what it was without weights.
-    For CLIP text encoders of `checkpoint.load`; another one takes prompts without weights alone. Raises an error for
-    brackets that do not pair.
+    `(word:1.3)` has weight 1.3, `(word)` 1.1 and `[word]` 1/1.1; nested brackets multiply, and a backslash
+    makes a bracket or a colon plain text. A weight multiplies the embeddings of its tokens; then all embeddings of the
+    prompt are scaled by one number, so that their mean over tokens and width is the same as without weights.
+    For CLIP text encoders of `checkpoint.load`; other encoders only take prompts without weights. Raises an error for
+    unpaired brackets.
     """
     texts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not texts:
         raise ValueError("there are no prompts: give one as text, or a list of at least one")
     parsed = [parse(text) for text in texts]
     if all(weight == 1 for fragments in parsed for _, weight in fragments):
-        return embedder(["".join(part for part, _ in fragments) for fragments in parsed])
-    return _released(embedder, "a weight in a prompt").weighted(parsed)
+        return embedder(["".join(text_part for text_part, _ in fragments) for fragments in parsed])
+    return _require_clip(embedder, "a weight in a prompt").weighted(parsed)
 
 
 @node("text.embedding", host=True)
 def learned_embedding(embedder: TextEmbedder, *, path: Path, token: str) -> TextEmbedder:
-    """A copy of a text encoder that knows one word more: a textual inversion (Gal et al. 2022) from a file.
+    """A copy of a text encoder with one more word: a textual inversion (Gal et al. 2022) from a file.
 
-    path: what diffusers' or the original training wrote (`.bin`, `.pt` or `.safetensors`), for SDXL with one embedding
-    for each of its two encoders. token: the word that stands for it in prompts; it may stand for several vectors.
-    The copy shares all other weights. Raises an error where the file fits no encoder, or the word is known already.
+    path: a file written by diffusers' or the original training (`.bin`, `.pt` or `.safetensors`), for SDXL with one
+    embedding for each of its two encoders. token: its word in prompts, which may stand for several vectors.
+    The copy shares all other weights. Raises an error if the file does not fit the encoder, or if the encoder already
+    has the word.
     """
     from guidegraph.nodes.checkpoints.inversion import with_embedding
 
-    return with_embedding(_released(embedder, "text.embedding"), path, token)
+    return with_embedding(_require_clip(embedder, "text.embedding"), path, token)
 
 
 @node("text.picture_size", host=True)
@@ -72,13 +73,13 @@ def picture_size(
 ) -> TextEmbedder:
     """SDXL's text encoder with other sizes in its vector (Podell et al. 2023, section 2.2), each as height, width.
 
-    original: of the picture before scaling. crop: what was cut at the top and at the left. target: the size wanted.
-    Raises an error for a text encoder that is not SDXL's.
+    original: size of the picture before scaling. crop: pixels cropped at the top and at the left. target: size of the
+    result. Raises an error for a text encoder that is not SDXL's.
     """
     from guidegraph.nodes.models.released_text import PictureSize
     from guidegraph.nodes.models.sharing import shared_copy
 
-    released = _released(embedder, "text.picture_size")
+    released = _require_clip(embedder, "text.picture_size")
     if released.size is None:
         raise ValueError("this text encoder takes no sizes: text.picture_size is for SDXL's")
     copied = shared_copy(released)
@@ -86,11 +87,11 @@ def picture_size(
     return copied
 
 
-def _released(embedder: TextEmbedder, what: str) -> ReleasedText:
+def _require_clip(embedder: TextEmbedder, purpose: str) -> ReleasedText:
     from guidegraph.nodes.models.released_text import ReleasedText
 
     if not isinstance(embedder, ReleasedText):
         raise ValueError(
-            f"{what} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
+            f"{purpose} needs a CLIP text encoder of checkpoint.load; found {type(embedder).__name__ or 'another'}"
         )
     return embedder

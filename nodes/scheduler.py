@@ -1,4 +1,4 @@
-"""Samplers: each node computes a table, once, that scheduler.step applies row by row.
+"""Samplers. Each node computes a table, once, and scheduler.step applies it row by row.
 
 Settings that several samplers share: see `sampler_settings`.
 """
@@ -105,9 +105,10 @@ def pndm(
     rederive_eps: bool = True,
     strength: Fraction = 1.0,
 ) -> Sampler:
-    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it.
+    """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and then PLMS.
 
-    warmup: which of the two. combine: what is mixed over several calls, ε, or v as diffusers does for models of v.
+    warmup: selects the variant. combine: quantity to combine over several calls, ε, or v as in diffusers for models
+    that predict v.
     """
     return sampler_of(samplers.pndm, **locals())
 

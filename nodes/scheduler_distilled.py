@@ -1,6 +1,6 @@
-"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `sampler_settings`.
+"""Samplers for models distilled to jump to x̂0 in a few steps. Other settings: see `sampler_settings`.
 
-original_steps: how many timesteps the model was distilled at. spacing: by default some of those, evenly by their index.
+original_steps: number of timesteps in the model's distillation. spacing: by default evenly by index among those.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def lcm(
 ) -> Sampler:
     """Latent consistency models (Luo et al. 2023): the consistency function, then fresh noise of the next level.
 
-    timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
+    timestep_scaling: factor of t in the consistency function's c_skip and c_out.
     """
     return sampler_of(samplers.lcm, **locals())
 
@@ -60,6 +60,6 @@ def tcd(
 ) -> Sampler:
     """Trajectory consistency distillation (Zheng et al. 2024): DDIM below the next level, then fresh noise up to it.
 
-    eta: the paper's γ, from 0, which is DDIM, to 1, which is multistep consistency sampling.
+    eta: the paper's γ, from 0 (DDIM) to 1 (multistep consistency sampling).
     """
     return sampler_of(samplers.tcd, **locals())

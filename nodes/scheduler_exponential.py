@@ -42,8 +42,8 @@ def dpmpp_2m(
 ) -> Sampler:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step.
 
-    solver_type: x̂0's slope counts half of a step, or as its integral (heun). lower_order_final: the last step of fewer
-    than 15 is of first order. euler_at_final: the last step is, whatever their number.
+    solver_type: weight x̂0's slope by half of a step (midpoint), or by its integral (heun). lower_order_final: the last
+    step is of first order if there are fewer than 15 steps. euler_at_final: the last step is always of first order.
     """
     return sampler_of(samplers.dpmpp_2m, **locals())
 
@@ -93,7 +93,7 @@ def dpmpp_2s(
 ) -> Sampler:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step.
 
-    solver_type: as for dpmpp_2m. With strength, pairs are those of the whole run; with levels, they start at the first.
+    solver_type: as for dpmpp_2m. Pairs are those of the full run with `strength`, and start at the first of `levels`.
     """
     return sampler_of(samplers.dpmpp_2s, **locals())
 
@@ -182,7 +182,7 @@ def unipc(
 ) -> Sampler:
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step.
 
-    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last are of orders p − 1, …, 1.
+    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1, …, 1.
     """
     return sampler_of(samplers.unipc, **locals())
 
@@ -208,6 +208,6 @@ def deis(
 ) -> Sampler:
     """DEIS (Zhang & Chen 2023): multistep in log σ/α, of order up to 3, one call a step.
 
-    lower_order_final: with fewer than 15 steps the last one is of first order, and the one before at most of second.
+    lower_order_final: with fewer than 15 steps, the last is of first order and the one before of at most second order.
     """
     return sampler_of(samplers.deis, **locals())

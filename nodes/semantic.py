@@ -19,17 +19,17 @@ Pixels = Annotated[int, Gt(0)]
 Size = Pixels | tuple[Pixels, Pixels]
 
 GOLDEN = 0.6180339887498949
-"""Steps of the golden ratio put any number of hues far apart."""
+"""Steps of the golden ratio keep any number of hues far apart."""
 
 
 @node("semantic.load", io=True, host=True, runtime=True, shape=extents.map_shape)
 def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = None) -> SemanticMap:
-    """The picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of so many of any kind.
+    """Load the picture file at `path` as a one-hot map (1, K, H, W) of the classes of scenes, or of `classes` others.
 
-    A grey picture, or one with a palette, holds the classes' indices; one in colours their colours, as
-    `semantic.picture` paints them. size: the wanted side, or [height, width], by the nearest pixel. classes: K, for
-    classes other than those of scenes, which have no colours.
-    Raises an error for an index or a colour that stands for no class.
+    A grey picture, or one with a palette, holds class indices; one in colour holds the classes' colours, as painted by
+    `semantic.picture`. size: the side, or [height, width], to resize to by the nearest pixel. classes: K, for classes
+    other than those of scenes, which have no colours.
+    Raises an error for an index or a colour without a class.
     """
     import torch
 
@@ -38,7 +38,7 @@ def load_map(*, path: Path, size: Size | None = None, classes: Pixels | None = N
 
 @node("semantic.picture")
 def picture_of_map(semantic: SemanticMap) -> Image:
-    """A map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
+    """Paint a map (B, K, H, W) of the classes of scenes as pictures (B, 3, H, W) in the classes' colours."""
     import torch
 
     if semantic.shape[1] != len(COLOURS):
@@ -50,7 +50,7 @@ def picture_of_map(semantic: SemanticMap) -> Image:
 
 @node("semantic.hues")
 def hues_of_map(semantic: SemanticMap) -> Image:
-    """A map (B, K, H, W) of any classes as pictures (B, 3, H, W): class 0 in grey, the others in hues far apart."""
+    """Paint a map (B, K, H, W) of any classes as pictures (B, 3, H, W): class 0 grey, the others in distinct hues."""
     import colorsys
 
     import torch
@@ -63,7 +63,7 @@ def hues_of_map(semantic: SemanticMap) -> Image:
 
 @node("semantic.embed")
 def embed_map(embedder: SemanticEmbedder, semantic: SemanticMap) -> Condition:
-    """The condition of semantic maps (B, K, H, W) at the size of the picture, as the denoiser was trained with it."""
+    """The condition of semantic maps (B, K, H, W), of the picture's size, for a denoiser trained with it."""
     return embedder(semantic)
 
 
@@ -75,7 +75,7 @@ def segment(segmenter: Segmenter, image: Image) -> Tensor:
 
 @node("semantic.from_logits")
 def map_from_logits(logits: Tensor) -> SemanticMap:
-    """The one-hot map (B, K, H, W) of the likeliest class of every pixel; logits (B, K, H, W)."""
+    """The one-hot map (B, K, H, W) of the most likely class of every pixel; logits (B, K, H, W)."""
     import torch
 
     if logits.ndim != 4:

@@ -1,4 +1,4 @@
-"""How alike pairs of pictures are: their structure, and their features in a trained network."""
+"""Similarity of pairs of pictures: of their structure, and of their features in a trained network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from guidegraph.nodes.types import FeatureExtractor, Image
 def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5) -> Mean:
     """Structural similarity (Wang et al. 2004, eq. 13) of pictures (B, 3, H, W) in [-1, 1], averaged over the pictures.
 
-    From −1 to 1, which equal pictures have. Computed by torchmetrics on [0, 1], channel by channel, in Gaussian windows
-    of deviation `sigma` pixels with K₁ = 0.01 and K₂ = 0.03; at the border pictures are mirrored.
-    Raises ``ValueError`` where torchmetrics is not installed (the extra `metrics`), and for pictures smaller than a
+    From −1 to 1; equal pictures give 1. Computed by torchmetrics on [0, 1], channel by channel, in Gaussian windows of
+    standard deviation `sigma` pixels with K₁ = 0.01 and K₂ = 0.03; pictures are mirrored at the border.
+    Raises ``ValueError`` if torchmetrics is not installed (the extra `metrics`), and for pictures smaller than a
     window.
     """
     import torch
@@ -37,18 +37,18 @@ def ssim(image: Image, reference: Image, *, sigma: Annotated[float, Gt(0)] = 1.5
             "SSIM is computed by torchmetrics, which is not installed: pip install 'guidegraph[metrics]'"
         ) from None
     a, b = ((p.detach().double() / 2 + 0.5) for p in (image, reference.to(image.device)))
-    found = structural_similarity_index_measure(a, b, sigma=sigma, reduction="none", data_range=1.0)
-    assert isinstance(found, torch.Tensor)
-    return mean(found.reshape(-1))
+    similarities = structural_similarity_index_measure(a, b, sigma=sigma, reduction="none", data_range=1.0)
+    assert isinstance(similarities, torch.Tensor)
+    return mean(similarities.reshape(-1))
 
 
 @node("metric.perceptual")
 def perceptual(
     extractor: FeatureExtractor, image: Image, reference: Image, *, chunk: Annotated[int, Ge(1)] = 64
 ) -> Mean:
-    """The distance of `loss.perceptual` of each pair of pictures (B, 3, H, W), averaged: 0 for equal pictures.
+    """The mean distance of `loss.perceptual` over pairs of pictures (B, 3, H, W); 0 for equal pictures.
 
-    Zhang et al. 2018, eq. 1, without learned weights: values over another network, and those of LPIPS, do not compare.
+    Zhang et al. 2018, eq. 1, without learned weights: values with another network, and LPIPS, are not comparable.
     `chunk` pairs are computed at a time.
     """
     import torch

@@ -15,15 +15,15 @@ from guidegraph_runtime.host import text as host
 
 
 def split_by_tokens(embedder: TextEmbedder | None = None, **_: object) -> Split | None:
-    """How an embedder's texts are exported, where it says so by a method `split`."""
-    own = getattr(embedder, "split", None)
-    found: Split | None = None if own is None else own()
-    return found
+    """The export recipe of an embedder's texts, from its method `split`, or None without one."""
+    method = getattr(embedder, "split", None)
+    recipe: Split | None = None if method is None else method()
+    return recipe
 
 
 @node("text.encode", host=True, split=split_by_tokens, shape=extents.prompt_rows)
 def encode_text(embedder: TextEmbedder, prompt: str | Sequence[str]) -> Condition:
-    """The condition of a prompt (leading axis 1), or of a list of prompts (one for each sample).
+    """Encode a prompt (leading axis 1), or a list of prompts (one for each sample), as a condition.
 
     The empty prompt is the model's null condition.
     """
@@ -38,25 +38,25 @@ def prompts_of_batch(
 ) -> Sequence[str]:
     """A prompt for each of ``batch`` pictures: one for all, a list with one each, or the captions in turn.
 
-    captions: what to draw where `prompt` is empty, such as those of data.folder_sample.
-    Raises an error for a list not as long as ``batch``, and where there is nothing to draw.
+    captions: used if `prompt` is empty, such as those of data.folder_sample.
+    Raises an error for a list of another length than ``batch``, and without prompts or captions.
     """
-    given = [prompt] * batch if isinstance(prompt, str) and prompt else list(prompt)
-    if not given:
-        known = list(captions)
-        if not known:
+    prompts = [prompt] * batch if isinstance(prompt, str) and prompt else list(prompt)
+    if not prompts:
+        caption_list = list(captions)
+        if not caption_list:
             raise ValueError("there is no prompt and no caption: give `prompt`")
-        given = [known[i % len(known)] for i in range(batch)]
-    if len(given) != batch:
-        raise ValueError(f"{len(given)} prompts do not make a batch of {batch}: give one, or one for each picture")
-    return given
+        prompts = [caption_list[i % len(caption_list)] for i in range(batch)]
+    if len(prompts) != batch:
+        raise ValueError(f"{len(prompts)} prompts do not make a batch of {batch}: give one, or one for each picture")
+    return prompts
 
 
 @node("text.replace", host=True, runtime=True, shape=extents.text_rows)
 def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[str]:
-    """Texts with words or phrases of the table in place of others: whole words alone, longer phrases first.
+    """Replace words or phrases in texts: only whole words, longer phrases first.
 
-    words: from what (case does not matter) to what. Raises an error for an empty word.
+    words: a table from old words (in any case) to new ones. Raises an error for an empty word.
     """
     return host.replace(text if isinstance(text, str) else list(text), words=words)
 
@@ -65,12 +65,12 @@ def replace_words(text: str | Sequence[str], *, words: dict[str, str]) -> list[s
 def add_unknown_words(
     embedder: TextEmbedder, texts: Sequence[str], *, seed: Annotated[int, Ge(0)] = 0, freeze: bool = False
 ) -> TextEmbedder:
-    """A text encoder of `model.load` that also knows all words of the texts, for training; the rest is shared.
+    """A text encoder of `model.load` with all words of the texts added, for training; other weights are shared.
 
-    texts: captions, or names of classes. Each new word gets a random embedding with the mean and spread of the known
-    ones. freeze: training changes these embeddings alone (Gal et al. 2023), and not the rest of the encoder.
+    texts: captions, or names of classes. Each new word gets a random embedding with the mean and spread of the existing
+    ones. freeze: train only these embeddings (Gal et al. 2023), not the rest of the encoder.
     seed: of the new embeddings.
-    Raises an error for an encoder that is no `model.text_transformer`.
+    Raises an error for an encoder other than `model.text_transformer`.
     """
     from guidegraph.nodes.models.text import TextModel
     from guidegraph.nodes.models.words import add_words, unknown_words

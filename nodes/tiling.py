@@ -1,4 +1,4 @@
-"""Large pictures in parts: an autoencoder that decodes overlapping tiles and blends them."""
+"""An autoencoder that decodes large pictures in overlapping tiles and blends them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from guidegraph.nodes.types import Autoencoder
 def tiled(
     autoencoder: Autoencoder, *, tile: Annotated[int, Ge(2)] = 64, overlap: Annotated[int, Ge(0)] = 16
 ) -> Autoencoder:
-    """The same autoencoder, whose `decode` works in tiles of `tile` × `tile` latent cells, in bounded memory.
+    """The autoencoder with a `decode` in tiles of `tile` × `tile` latent cells, in bounded memory.
 
-    Neighbours share at least `overlap` cells, over which one fades linearly into the other. A latent that fits into one
-    tile is decoded as it is. A decoder with normalisation or attention over the whole picture sees only its tile, so
-    the result differs slightly from decoding at once. `encode` is unchanged, and so is an exported graph, whose sizes
-    are free: it decodes at once.
-    Raises an error where `overlap` is not smaller than `tile`.
+    Neighbouring tiles overlap by at least `overlap` cells, over which one fades linearly into the other. A latent that
+    fits into one tile is decoded at once. Normalisation and attention see only their tile, so the result differs
+    slightly from decoding at once. `encode` does not change, and an exported graph, whose sizes are dynamic, decodes at
+    once.
+    Raises an error unless `overlap` is smaller than `tile`.
     """
     if overlap >= tile:
         raise ValueError(f"tiles of {tile} latent cells cannot overlap by {overlap}: give an overlap below the tile")
@@ -43,7 +43,7 @@ class TiledAutoencoder:
         return self.autoencoder.encode(image)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of the tiles, weighted by how far from an edge."""
+        """Pictures (B, 3, H, W) of latents (B, C, h, w): the mean of tiles, weighted by the distance to their edges."""
         import torch
 
         if not has_values(latent):
@@ -54,27 +54,27 @@ class TiledAutoencoder:
         total = weights = None
         for top in rows:
             for left in columns:
-                part = self.autoencoder.decode(latent[:, :, top : top + self.tile, left : left + self.tile])
-                factor = part.shape[2] // min(self.tile, latent.shape[2])
+                decoded = self.autoencoder.decode(latent[:, :, top : top + self.tile, left : left + self.tile])
+                factor = decoded.shape[2] // min(self.tile, latent.shape[2])
                 if total is None or weights is None:
                     size = [side * factor for side in latent.shape[2:]]
-                    wide = torch.promote_types(part.dtype, torch.float32)
-                    total = part.new_zeros((*part.shape[:2], *size), dtype=wide)
-                    weights = part.new_zeros(size, dtype=wide)
-                height, width = part.shape[2:]
+                    wide = torch.promote_types(decoded.dtype, torch.float32)
+                    total = decoded.new_zeros((*decoded.shape[:2], *size), dtype=wide)
+                    weights = decoded.new_zeros(size, dtype=wide)
+                height, width = decoded.shape[2:]
                 fade = ramp(height, self.overlap * factor).to(total)[:, None] * ramp(width, self.overlap * factor).to(
                     total
                 )
-                at = (slice(top * factor, top * factor + height), slice(left * factor, left * factor + width))
-                total[:, :, at[0], at[1]] += part * fade
-                weights[at] += fade
+                area = (slice(top * factor, top * factor + height), slice(left * factor, left * factor + width))
+                total[:, :, area[0], area[1]] += decoded * fade
+                weights[area] += fade
         assert total is not None
         assert weights is not None
         return (total / weights).to(latent.dtype)
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles of an axis begin: as few as cover it, spread evenly, the last one ends with the axis."""
+    """The starts of the fewest tiles that cover an axis, spread evenly; the last tile ends with the axis."""
     if size <= tile:
         return [0]
     count = -(-(size - overlap) // (tile - overlap))
@@ -82,7 +82,7 @@ def starts(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def ramp(size: int, overlap: int) -> Tensor:
-    """Weights (size), float32, that rise from either end over `overlap` places and are 1 between; never 0."""
+    """Weights (size), float32, that rise from either end over `overlap` pixels and are 1 between; never 0."""
     import torch
 
     from_edge = torch.arange(size, dtype=torch.float32) + 0.5

@@ -1,4 +1,4 @@
-"""The VQ-regularised autoencoder as nodes: make one, its loss, and how much of its codebook is used."""
+"""Nodes for VQ-regularised autoencoders: build one, its loss, and the usage of its codebook."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def new_vq_autoencoder(
     """An untrained VQ autoencoder with f = patch · 2^(levels − 1); its `codes` are vectors of `latent_channels`.
 
     seed, channels, multipliers, blocks and patch are those of `model.autoencoder`.
-    decay: with a number, the codes are moving averages of the vectors they stand for, and codes that nothing is near to
-    begin anew (van den Oord et al. 2017, appendix A); without one they are trained by gradient.
+    decay: with a number, codes are moving averages of the vectors they quantise, and unused codes start over (van den
+    Oord et al. 2017, appendix A); without one they are trained by gradient.
     """
     from guidegraph.nodes.models.autoencoder import VQAutoencoder, VQConfig
 
@@ -48,11 +48,11 @@ def new_vq_autoencoder(
 
 
 class VQLoss(NamedTuple):
-    """The loss to train with, and what it is made of.
+    """The training loss and its terms.
 
-    loss = reconstruction + quantisation. reconstruction: L1 + L2 + edges. quantisation: the codebook term, where it is
-    trained by gradient, plus β times the commitment. image: the pictures (B, 3, H, W) as they come back, for more
-    losses. share and perplexity: how many of the codes this batch uses, and how evenly; without gradient.
+    loss = reconstruction + quantisation. reconstruction: L1 + L2 + edges. quantisation: the codebook term, if codes are
+    trained by gradient, plus β times the commitment. image: the reconstructed pictures (B, 3, H, W), for more losses.
+    share and perplexity: the fraction of codes that this batch uses, and how evenly; without gradient.
     """
 
     loss: Tensor
@@ -69,9 +69,10 @@ def vq_autoencoder_loss(
 ) -> VQLoss:
     """L1 + L2 + edges + ‖sg(z_e) − e‖² + β‖z_e − sg(e)‖² of a VQ autoencoder (van den Oord et al. 2017, eq. 3).
 
-    beta: of the commitment, which holds the encoder to the codes; the first term moves the codes, and with moving
-    averages there is none. Both are means over elements. gradient: weight of the error of the picture's differences.
-    Raises an error for another kind of autoencoder, and for pictures whose sides are no multiples of its factor.
+    beta: weight of the commitment, which keeps the encoder near the codes. The first of the two terms moves the codes;
+    it is left out with moving averages. Both are means over elements. gradient: weight of the error in differences of
+    neighbouring pixels.
+    Raises an error for another kind of autoencoder, and for pictures whose sides are not multiples of its factor.
     """
     from guidegraph.nodes.models.autoencoder import gradient_loss
     from guidegraph.nodes.models.quantiser import usage
@@ -90,7 +91,7 @@ def vq_autoencoder_loss(
 
 
 class CodebookUsage(NamedTuple):
-    """share: of the codes that occur at all. perplexity: exp of the entropy of their frequencies, 1 … codes."""
+    """share: fraction of the codes that occur. perplexity: exp of the entropy of their frequencies, 1 … codes."""
 
     share: float
     perplexity: float
@@ -98,7 +99,7 @@ class CodebookUsage(NamedTuple):
 
 @node("autoencoder.codebook_usage")
 def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[int, Ge(1)] = 64) -> CodebookUsage:
-    """How much of a VQ autoencoder's codebook pictures (B, 3, H, W) use; `chunk` of them are encoded at a time."""
+    """The usage of a VQ autoencoder's codebook by pictures (B, 3, H, W), encoded `chunk` at a time."""
     import torch
 
     from guidegraph.nodes.models.quantiser import usage
@@ -107,13 +108,15 @@ def codebook_usage(autoencoder: Autoencoder, image: Image, *, chunk: Annotated[i
     with torch.no_grad():
         check_sides(image, network.config.factor, "the autoencoder")
         pictures = image.to(network.scale.device, network.scale.dtype).split(chunk)
-        indices = [network.quantiser.nearest(network.latent(part)).flatten() for part in pictures]
-    found = usage(torch.cat(indices), network.config.codes)
-    return CodebookUsage(float(found.share), float(found.perplexity))
+        indices = [
+            network.quantiser.nearest(network.latent(chunk_of_pictures)).flatten() for chunk_of_pictures in pictures
+        ]
+    used = usage(torch.cat(indices), network.config.codes)
+    return CodebookUsage(float(used.share), float(used.perplexity))
 
 
 def vq_network(autoencoder: Autoencoder) -> Any:
-    """The autoencoder, if it is one with a codebook. Raises ``ValueError`` for another."""
+    """The autoencoder, if it has a codebook. Raises ``ValueError`` otherwise."""
     from guidegraph.nodes.models.autoencoder import VQAutoencoder
 
     if not isinstance(autoencoder, VQAutoencoder):
