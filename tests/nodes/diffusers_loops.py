@@ -30,7 +30,7 @@ LATENT = Betas(start=0.00085, end=0.012, scaled=True)
 
 @dataclass(frozen=True)
 class Loop:
-    """One loop: which tests assert it ("file: test, …"), our sampler and its settings, and what they assert.
+    """One loop: the tests that assert it ("file: test, …"), our sampler and its settings, and the expected numbers.
 
     grid: how the levels are said: by the sampler's settings, or by a levels node that starts where the signal is
     nearly nothing, as diffusers does. skipped: steps left out before the start. noised: the start is a sample with

@@ -87,9 +87,9 @@ def lms(denoise: Denoise, y: Array, sigmas: Sequence[float], noises: Iterator[Ar
         slopes = [slope(denoise, y, a), *slopes][:4]
         nodes = sigmas[i::-1][:4]
         for node, value in zip(nodes, slopes, strict=True):
-            others = [other for other in nodes if other != node]
-            integral = (Polynomial.fromroots(others) if others else Polynomial([1.0])).integ()
-            weight = (integral(b) - integral(a)) / np.prod([node - other for other in others])
+            other_nodes = [other for other in nodes if other != node]
+            integral = (Polynomial.fromroots(other_nodes) if other_nodes else Polynomial([1.0])).integ()
+            weight = (integral(b) - integral(a)) / np.prod([node - other for other in other_nodes])
             y = y + weight * value
     return y
 

@@ -1,5 +1,5 @@
-"""Each sampler and diffusers' on the same grid, in float64, with the closed-form denoiser: what tests assert, and what
-tools/sampler_table.py prints.
+"""Each sampler against diffusers' on the same grid, in float64, with the closed-form denoiser, for the tests and for
+tools/sampler_table.py.
 """
 
 from __future__ import annotations
@@ -135,9 +135,9 @@ def cases() -> Iterator[Case]:
 
 
 def theirs(name: str, **settings: Any) -> Any:
-    found = getattr(diffusers, name)(**BETAS, **settings)
-    found.set_timesteps(STEPS)
-    return found
+    scheduler = getattr(diffusers, name)(**BETAS, **settings)
+    scheduler.set_timesteps(STEPS)
+    return scheduler
 
 
 def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None, kind: str = "eps") -> Tensor:
@@ -158,11 +158,11 @@ def follow(reference: Any, x: Tensor, noises: list[Tensor] | None = None, kind: 
     return x
 
 
-def difference(ours: Sampler, reference: Any, found: Tensor, expected: Tensor) -> Difference:
+def difference(ours: Sampler, reference: Any, actual: Tensor, expected: Tensor) -> Difference:
     """Raises ``AssertionError`` where the two do not call the network as often."""
     assert len(ours.steps) == len(reference.timesteps), (len(ours.steps), len(reference.timesteps))
     grid = (ours.steps.double() - reference.timesteps.double()).abs().max()
-    return Difference(float(grid), float((found - expected).abs().max() / expected.abs().max()))
+    return Difference(float(grid), float((actual - expected).abs().max() / expected.abs().max()))
 
 
 def in_ratio(name: str, more: Any, cls: str, settings: Any, spacing: str, sigmas: str) -> Difference:
@@ -299,13 +299,13 @@ def dpmpp_sde(sigmas: Any) -> Difference:
     def brownian(start: Any, end: Any) -> Tensor:
         """(W(end) − W(start))/√|end − start|, the second half of an interval drawn when it is first asked for."""
         start, end = float(start), float(end)
-        known = increments.pop(start, None)
-        if known is None:
+        total = increments.pop(start, None)
+        if total is None:
             increments[start] = next(fresh) * math.sqrt(start - end)
             increments[-start] = torch.tensor(end)
             return increments[start] / math.sqrt(start - end)
         middle = float(increments.pop(-start))
-        return (known + next(fresh) * math.sqrt(middle - end)) / math.sqrt(start - end)
+        return (total + next(fresh) * math.sqrt(middle - end)) / math.sqrt(start - end)
 
     reference.noise_sampler = brownian
     x = normal(1, 64)

@@ -1,4 +1,4 @@
-"""A denoiser that says what it is told to, and a score: `--plugin tests.nodes.saying`."""
+"""A denoiser with a prescribed prediction, and a score, as nodes: `--plugin tests.nodes.saying`."""
 
 from __future__ import annotations
 

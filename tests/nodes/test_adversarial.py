@@ -45,7 +45,7 @@ def test_every_logit_sees_one_patch(layers: int, patch: int) -> None:
     assert int(rows.max() - rows.min()) + 1 == patch
 
 
-def test_pictures_are_judged_one_by_one_with_no_statistics_of_the_batch() -> None:
+def test_pictures_are_judged_independently_without_batch_statistics() -> None:
     network: Any = new_discriminator(channels=8)
     network.train()
     image = pictures()
@@ -63,7 +63,7 @@ def test_hinge_is_zero_beyond_the_margin_and_two_cross_entropies_are_vanilla() -
 
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_the_discriminator_is_pulled_up_on_real_and_down_on_made_pictures(kind: Any) -> None:
+def test_the_discriminators_loss_raises_real_and_lowers_fake_logits(kind: Any) -> None:
     of_real, of_fake = torch.full((2, 1, 2, 2), 0.5).requires_grad_(), torch.zeros(2, 1, 2, 2).requires_grad_()
     real = pictures()
     loss = discriminator_loss(lambda image: of_real if image is real else of_fake, real, pictures(), kind=kind)
@@ -73,7 +73,7 @@ def test_the_discriminator_is_pulled_up_on_real_and_down_on_made_pictures(kind: 
 
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_the_generator_is_pulled_up_and_the_discriminators_loss_does_not_reach_it(kind: Any) -> None:
+def test_the_generator_gets_gradient_from_its_own_loss_alone(kind: Any) -> None:
     network: Any = new_discriminator(channels=8).requires_grad_(True)  # type: ignore[attr-defined]
     fake = pictures().requires_grad_()
     loss = generator_loss(network, fake, kind=kind)
@@ -131,7 +131,7 @@ def test_the_adaptive_weight_is_bounded_and_zero_before_the_start() -> None:
     assert adaptive_weight(picture, picture, network, 10, start=10).weight == pytest.approx(1, abs=1e-5)
 
 
-def test_the_adaptive_weight_says_what_it_lacks() -> None:
+def test_the_adaptive_weight_reports_a_missing_gradient_or_last_layer() -> None:
     network: Any = Linear()
     picture = network.weight.sum()
     with pytest.raises(ValueError, match=r"'generator' has no gradient at step 3: .* need one 'start'"):

@@ -1,4 +1,4 @@
-"""Masks over latents, and the noise that inpainting by blending puts on what is known."""
+"""Masks over latents, and the noise that blended inpainting adds to the known pixels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from guidegraph.nodes.types import Prediction
 def test_a_mask_takes_the_nearest_value_at_the_size_of_a_latent() -> None:
     mask = torch.zeros(1, 1, 8, 8)
     mask[:, :, 4:, :4] = 1
-    found = fit_mask(mask, torch.zeros(2, 4, 2, 2))
-    assert found[0, 0].tolist() == [[0, 0], [1, 0]]
+    latent_mask = fit_mask(mask, torch.zeros(2, 4, 2, 2))
+    assert latent_mask[0, 0].tolist() == [[0, 0], [1, 0]]
     assert fit_mask(mask, torch.zeros(1, 4, 4, 2)).shape == (1, 1, 4, 2)
 
 
@@ -23,9 +23,9 @@ def test_samples_of_any_channels_are_blended_under_a_mask() -> None:
     inside, outside = torch.randn(2, 5, 4, 4), torch.randn(1, 5, 4, 4)
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., 1:3] = 1
-    found = blend(inside, outside, mask)
-    torch.testing.assert_close(found[..., 1:3], inside[..., 1:3])
-    assert torch.equal(found[..., [0, 3]], outside.expand(2, -1, -1, -1)[..., [0, 3]])
+    blended = blend(inside, outside, mask)
+    torch.testing.assert_close(blended[..., 1:3], inside[..., 1:3])
+    assert torch.equal(blended[..., [0, 3]], outside.expand(2, -1, -1, -1)[..., [0, 3]])
 
 
 def test_noise_is_added_at_the_level_of_the_next_call_and_none_after_the_last() -> None:

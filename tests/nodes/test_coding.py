@@ -22,17 +22,17 @@ from tests.nodes.closed_form import MEAN, STD, network, normal
 SCHEDULE = schedules.cosine()
 
 
-def coded(
+def run_coding(
     x0: Tensor, steps: int | None, kind: Any = "eps", spacing: Any = "log_snr", schedule: Schedule = SCHEDULE
 ) -> Table:
-    """The loop of workflows/experiments/rate_distortion.yaml, with the best denoiser there is of N(0.2, 0.5²)."""
+    """The loop of workflows/experiments/rate_distortion.yaml, with the optimal denoiser of N(0.2, 0.5²)."""
     grid = coding.coding_steps(schedule, steps=steps, spacing=spacing)
-    found = []
+    steps_coded = []
     for i, t in enumerate(grid.split(1)):
         x = schedule.add_noise(x0, normal(*x0.shape, seed=100 + i), t)
         prediction = network(x, *schedule.along(x, t), kind)
-        found.append(coding.coding_step(prediction, x, x0, schedule, grid, i, clip=False))
-    bits, error = (torch.stack(column) for column in zip(*found, strict=True))
+        steps_coded.append(coding.coding_step(prediction, x, x0, schedule, grid, i, clip=False))
+    bits, error = (torch.stack(column) for column in zip(*steps_coded, strict=True))
     return coding.rate_distortion(bits, error, coding.coding_prior(x0, schedule, grid), grid)
 
 
@@ -42,10 +42,10 @@ def snr(t: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["eps", "v"])
-def test_each_step_costs_half_the_gain_in_snr_times_the_variance_that_is_left(kind: str) -> None:
+def test_each_step_costs_half_the_gain_in_snr_times_the_remaining_variance(kind: str) -> None:
     """(SNR_s − SNR_t)/2 · Var(x0 | x_t) nats (Kingma et al. 2021, eq. 13), and rmse² is that variance."""
     x0 = MEAN + STD * normal(16, 1, 32, 32)
-    table = coded(x0, 25, kind, "timesteps")
+    table = run_coding(x0, 25, kind, "timesteps")
     grid = coding.coding_steps(SCHEDULE, steps=25, spacing="timesteps")
     left = STD**2 / (1 + STD**2 * snr(grid))
     expected = (snr(grid)[1:] - snr(grid)[:-1]) / 2 * left[:-1] / math.log(2)
@@ -53,10 +53,10 @@ def test_each_step_costs_half_the_gain_in_snr_times_the_variance_that_is_left(ki
     np.testing.assert_allclose(np.array(table.numbers("rmse")[:25]) ** 2, left.numpy() * 127.5**2, rtol=0.05)
 
 
-def test_with_many_steps_the_rate_is_shannons_of_its_distortion_and_with_few_above() -> None:
-    """R(D) = ½ log₂(s²/D) of N(·, s²) (Shannon 1959). What a step costs is above it by half the step in log SNR."""
+def test_the_rate_approaches_shannons_bound_with_many_steps_and_exceeds_it_with_few() -> None:
+    """R(D) = ½ log₂(s²/D) of N(·, s²) (Shannon 1959). A step costs more than that by half the step in log SNR."""
     x0 = MEAN + STD * normal(8, 1, 32, 32)
-    fine, coarse = coded(x0, 170), coded(x0, 14)  # 169 = 13 · 13
+    fine, coarse = run_coding(x0, 170), run_coding(x0, 14)  # 169 = 13 · 13
     step = float(snr(coding.coding_steps(SCHEDULE, steps=170)[-2:]).log().diff())
     rate, rmse = (np.array(fine.numbers(name)[:-1]) for name in ("rate", "rmse"))
     bound = 0.5 * np.log2(STD**2 / (rmse / 127.5) ** 2)
@@ -69,12 +69,12 @@ def test_with_many_steps_the_rate_is_shannons_of_its_distortion_and_with_few_abo
         assert row["rmse"] == pytest.approx(same["rmse"], rel=0.05)
 
 
-def test_the_whole_rate_is_just_above_the_entropy_of_the_levels() -> None:
+def test_the_total_rate_is_just_above_the_entropy_of_the_levels() -> None:
     x0 = (MEAN + STD * normal(4, 1, 32, 32)).clamp(-1, 1)
     edges = np.concatenate([[-np.inf], np.linspace(-1, 1, 256)[:-1] + 1 / 255, [np.inf]])
     p = np.diff(scipy.stats.norm.cdf(edges, MEAN, STD))
     entropy = -(p * np.log2(p)).sum()
-    assert entropy < coded(x0, 170).numbers("rate")[-1] < 1.12 * entropy
+    assert entropy < run_coding(x0, 170).numbers("rate")[-1] < 1.12 * entropy
 
 
 def test_the_divergence_is_that_of_two_normals_for_both_variances() -> None:
@@ -82,44 +82,46 @@ def test_the_divergence_is_that_of_two_normals_for_both_variances() -> None:
     schedule = schedules.linear()
     x0, noise, guess = (normal(2, 1, 4, 4, seed=i) for i in range(3))
     grid = torch.tensor([400.0, 399.0])
-    bar, before = schedule.alphas_bar[400], schedule.alphas_bar[399]
-    beta = 1 - bar / before
-    x = bar.sqrt() * x0 + (1 - bar).sqrt() * noise
-    tilde = (1 - before) / (1 - bar) * beta
+    alpha_bar, previous = schedule.alphas_bar[400], schedule.alphas_bar[399]
+    beta = 1 - alpha_bar / previous
+    x = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+    tilde = (1 - previous) / (1 - alpha_bar) * beta
 
     def posterior(clean: Tensor) -> Tensor:
-        return before.sqrt() * beta / (1 - bar) * clean + (1 - beta).sqrt() * (1 - before) / (1 - bar) * x
+        return (
+            previous.sqrt() * beta / (1 - alpha_bar) * clean + (1 - beta).sqrt() * (1 - previous) / (1 - alpha_bar) * x
+        )
 
     for variance, of_model in (("small", tilde), ("large", beta)):
         true = torch.distributions.Normal(posterior(x0), tilde.sqrt())
         model = torch.distributions.Normal(posterior(guess.clamp(-1, 1)), of_model.sqrt())
         expected = torch.distributions.kl_divergence(true, model).flatten(1).mean(1) / math.log(2)
-        found = coding.coding_step(Prediction(guess, "x0"), x, x0, schedule, grid, 0, variance=variance)  # type: ignore[arg-type]
-        torch.testing.assert_close(found.bits, expected, rtol=1e-8, atol=0)
+        actual = coding.coding_step(Prediction(guess, "x0"), x, x0, schedule, grid, 0, variance=variance)  # type: ignore[arg-type]
+        torch.testing.assert_close(actual.bits, expected, rtol=1e-8, atol=0)
         torch.testing.assert_close(
-            found.squared_error, (guess.clamp(-1, 1) - x0).square().flatten(1).mean(1) * 127.5**2
+            actual.squared_error, (guess.clamp(-1, 1) - x0).square().flatten(1).mean(1) * 127.5**2
         )
 
 
-def test_the_prior_costs_what_is_left_of_the_picture() -> None:
+def test_the_prior_costs_the_remaining_signal() -> None:
     x0, schedule = normal(2, 1, 4, 4), schedules.linear()
-    bar = schedule.alphas_bar[-1]
-    last = torch.distributions.Normal(bar.sqrt() * x0, (1 - bar).sqrt().expand_as(x0))
+    alpha_bar = schedule.alphas_bar[-1]
+    last = torch.distributions.Normal(alpha_bar.sqrt() * x0, (1 - alpha_bar).sqrt().expand_as(x0))
     standard = torch.distributions.Normal(torch.zeros_like(x0), torch.ones_like(x0))
     expected = torch.distributions.kl_divergence(last, standard).flatten(1).mean(1) / math.log(2)
-    found = coding.coding_prior(x0, schedule, coding.coding_steps(schedule, steps=10))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+    actual = coding.coding_prior(x0, schedule, coding.coding_steps(schedule, steps=10))
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(("mean", "scale"), [(0.1, 0.3), (-0.9, 0.002), (1.3, 0.05)])
 def test_the_decoder_is_a_distribution_over_256_levels(mean: float, scale: float) -> None:
     levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    found = coding.discretised_log_likelihood(levels, *torch.tensor([mean, scale], dtype=torch.float64))
-    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-10)
-    assert bool(found.isfinite().all())
+    log_likelihood = coding.discretised_log_likelihood(levels, *torch.tensor([mean, scale], dtype=torch.float64))
+    assert float(log_likelihood.exp().sum()) == pytest.approx(1, abs=1e-10)
+    assert bool(log_likelihood.isfinite().all())
     edges = np.concatenate([[-np.inf], (levels[:-1] + levels[1:]).numpy() / 2, [np.inf]])
     expected = np.diff(scipy.stats.norm.cdf(edges, mean, scale))
-    np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(log_likelihood.exp().numpy(), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_the_steps_go_from_noise_to_the_picture() -> None:
@@ -132,7 +134,7 @@ def test_the_steps_go_from_noise_to_the_picture() -> None:
     assert bool((zero.diff() < 0).all())
 
 
-def test_rows_add_up_and_batches_are_as_one() -> None:
+def test_rows_add_up_and_batches_equal_one_large_batch() -> None:
     grid = torch.tensor([2.0, 1.0, 0.0])
     bits, error, prior = normal(3, 6).abs(), normal(3, 6, seed=1).abs(), normal(6, seed=2).abs()
     table = coding.rate_distortion(bits, error, prior, grid)
@@ -175,7 +177,7 @@ def test_one_sample_has_no_interval() -> None:
         (lambda: rows(torch.zeros(2, 2) / 0, torch.zeros(2)), "not finite"),
     ],
 )
-def test_what_does_not_fit_is_refused(call: Any, message: str) -> None:
+def test_mismatched_inputs_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

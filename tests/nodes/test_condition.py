@@ -1,4 +1,4 @@
-"""Conditions: brought to the latent's size, null, dropped by (seed, index) alone, and several in one."""
+"""Conditions: resized to the latent, null, dropped by (seed, index) alone, and merged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def full(batch: int = 4) -> Condition:
     return Condition(torch.randn(batch, 5), torch.randn(batch, 3, 6), mask, torch.randn(batch, 2, 4, 4))
 
 
-def test_area_gives_the_share_of_each_class_in_every_cell() -> None:
+def test_area_gives_the_fraction_of_each_class_in_every_cell() -> None:
     semantic = torch.zeros(1, 2, 8, 8)
     semantic[:, 0, :, :3] = 1
     semantic[:, 1, :, 3:] = 1
@@ -42,7 +42,7 @@ def test_parts_are_concatenated_in_order_at_the_size_of_the_first() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
 @pytest.mark.parametrize("side", [4, 8])
-def test_a_mask_of_whole_numbers_leaves_the_latent_beside_it_as_it_is(dtype: torch.dtype, side: int) -> None:
+def test_an_integer_mask_does_not_change_the_dtype_of_a_latent(dtype: torch.dtype, side: int) -> None:
     latent, mask = torch.randn(1, 2, 4, 4), torch.ones(1, 1, side, side, dtype=dtype)
     spatial = spatial_condition([mask, latent], size=4).spatial
     assert spatial is not None
@@ -60,7 +60,7 @@ def test_a_constant_part_stays_constant_at_another_size(mode: str) -> None:
         torch.testing.assert_close(spatial, torch.full_like(spatial, 0.25))
 
 
-def test_parts_that_do_not_fit_are_refused() -> None:
+def test_mismatched_parts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected parts of 4 axes .* found one of shape \(3, 4\)"):
         spatial_condition([torch.zeros(3, 4)])
     with pytest.raises(ValueError, match=r"of one batch, or of 1 sample; found \[2, 3\]"):
@@ -90,7 +90,7 @@ def test_dropped_samples_are_null_in_every_field_and_the_others_untouched() -> N
     assert torch.equal(dropped.mask, condition.mask)
 
 
-def test_what_is_dropped_depends_on_seed_and_index_alone() -> None:
+def test_dropped_samples_depend_on_seed_and_index_alone() -> None:
     def gone(seed: int, index: int) -> list[bool]:
         vector = drop_condition(Condition(vector=torch.randn(64, 2)), index, p=0.5, seed=seed).vector
         assert vector is not None
@@ -107,7 +107,7 @@ def test_nothing_is_dropped_at_p_0_and_all_at_p_1() -> None:
     assert drop_condition(condition, p=1.0).spatial.abs().max() == 0
 
 
-def test_gradients_reach_what_is_kept_alone() -> None:
+def test_gradients_reach_kept_samples_alone() -> None:
     vector = torch.randn(32, 2, requires_grad=True)
     dropped = drop_condition(Condition(vector=vector), p=0.5).vector
     assert dropped is not None
@@ -133,9 +133,9 @@ def test_a_merged_condition_has_the_fields_of_all() -> None:
 
 
 def test_two_vectors_and_unequal_batches_do_not_merge() -> None:
-    one = Condition(vector=torch.ones(1, 2))
+    with_vector = Condition(vector=torch.ones(1, 2))
     with pytest.raises(ValueError, match="2 conditions have a vector"):
-        merge_conditions([one, one])
+        merge_conditions([with_vector, with_vector])
     with pytest.raises(ValueError, match=r"of one batch, or of 1 sample; found \[2, 3\]"):
         merge_conditions([Condition(spatial=torch.ones(2, 1, 2, 2)), Condition(vector=torch.ones(3, 2))])
 

@@ -34,7 +34,7 @@ def ratio(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def network(kind: PredictionKind = "eps", seen: list[tuple[Tensor, Tensor]] | None = None) -> Denoiser:
-    """F(x; c) = tanh(x) + c, by any other name."""
+    """F(x; c) = tanh(x) + c as a denoiser of any kind."""
 
     def call(x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         if seen is not None:
@@ -53,8 +53,8 @@ def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def test_the_schedule_has_the_papers_levels_on_its_axis() -> None:
     schedule = schedules.edm()
-    found = ratio(schedule, torch.arange(999, -1, -1)).numpy()
-    np.testing.assert_allclose(found, karras(1000), rtol=1e-9)
+    levels = ratio(schedule, torch.arange(999, -1, -1)).numpy()
+    np.testing.assert_allclose(levels, karras(1000), rtol=1e-9)
 
 
 def test_fewer_steps_visit_the_papers_levels() -> None:
@@ -66,13 +66,13 @@ def test_fewer_steps_visit_the_papers_levels() -> None:
 
 def test_exponential_levels_are_even_in_log_sigma() -> None:
     schedule = schedules.edm(sigmas="exponential", sigma_max=500.0, sigma_min=0.01, train_steps=100)
-    found = ratio(schedule, torch.tensor([0.0, 33.25, 99.0]))
+    levels = ratio(schedule, torch.tensor([0.0, 33.25, 99.0]))
     expected = np.exp(np.interp([0, 33.25, 99], [0, 99], np.log([0.01, 500.0])))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(levels.numpy(), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("sampler", [ddim, euler, dpmpp_2m])
-def test_samplers_start_at_the_largest_level_that_is_said(sampler: Callable[..., Sampler]) -> None:
+def test_samplers_start_at_sigma_max(sampler: Callable[..., Sampler]) -> None:
     scheduler = sampler(schedules.edm(sigma_max=500.0), steps=10, spacing="linspace").scheduler
     assert float(scheduler.sigma[0] / scheduler.alpha[0]) == pytest.approx(500, rel=1e-6)
 
@@ -96,14 +96,14 @@ def test_coefficients_are_those_of_diffusers(kind: PredictionKind, sigma_data: f
     alpha, sigma = (level.reshape(-1, 1, 1, 1) for level in schedule.alpha_sigma(t.double()))
     x = noise(3, 2, 4, 4)
     seen: list[tuple[Tensor, Tensor]] = []
-    found = precondition(network(kind, seen), schedule, sigma_data=sigma_data)(x, t, Condition())
+    prediction = precondition(network(kind, seen), schedule, sigma_data=sigma_data)(x, t, Condition())
     scaled, c_noise = theirs.precondition_inputs(x / alpha, sigma / alpha), theirs.precondition_noise(sigma / alpha)
     torch.testing.assert_close(seen[0][0], scaled, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(seen[0][1].double(), c_noise.flatten(), rtol=1e-6, atol=1e-6)
     output = scaled.tanh() + seen[0][1].double().reshape(-1, 1, 1, 1)
     denoised = theirs.precondition_outputs(x / alpha, output, sigma / alpha)
-    assert found.kind == "x0"
-    torch.testing.assert_close(found.value, denoised, rtol=1e-9, atol=1e-9)
+    assert prediction.kind == "x0"
+    torch.testing.assert_close(prediction.value, denoised, rtol=1e-9, atol=1e-9)
 
 
 def draw(sampler: Sampler, denoiser: Denoiser, start: Tensor) -> Tensor:
@@ -131,37 +131,35 @@ def draw_with_diffusers(scheduler: Any, steps: int, unit: Tensor) -> Tensor:
         (dpmpp_2m, "EDMDPMSolverMultistepScheduler", {"final_sigmas_type": "zero"}),
     ],
 )
-def test_whole_runs_end_where_those_of_diffusers_end(
-    ours: Callable[..., Sampler], theirs: str, settings: dict[str, Any]
-) -> None:
+def test_full_runs_match_diffusers(ours: Callable[..., Sampler], theirs: str, settings: dict[str, Any]) -> None:
     diffusers = pytest.importorskip("diffusers")
     schedule, unit = schedules.edm(), noise(2, 3, 8, 8)
     sampler = ours(schedule, steps=20, sigmas="karras")
-    found = draw(sampler, precondition(network(), schedule, sigma_data=0.5), unit * sampler.scheduler.sigma[0])
+    actual = draw(sampler, precondition(network(), schedule, sigma_data=0.5), unit * sampler.scheduler.sigma[0])
     expected = draw_with_diffusers(getattr(diffusers, theirs)(**settings), 20, unit)
-    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    assert float((actual - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
-def test_data_of_unit_variance_make_it_minus_v() -> None:
+def test_with_unit_data_variance_the_raw_network_predicts_minus_v() -> None:
     """With σ_data = 1, c_skip x + c_out F = α z + σ F."""
     schedule, x, t = schedules.cosine(), noise(2, 3, 4, 4), torch.tensor([20.0, 970.0])
-    found = precondition(network(), schedule, sigma_data=1.0)(x, t, Condition()).value
+    actual = precondition(network(), schedule, sigma_data=1.0)(x, t, Condition()).value
     alpha, sigma = schedule.along(x, t)
     c_noise = ((sigma / alpha).log() / 4).float().double()
     expected = schedule.to_x0(Prediction(-(x.tanh() + c_noise), "v"), x, t)
-    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-7)
 
 
-def test_a_network_that_preconditions_itself_is_told_x_over_alpha_and_sigma() -> None:
+def test_a_preconditioned_network_gets_x_over_alpha_and_sigma() -> None:
     schedule, x, t = schedules.edm(), noise(2, 3, 4, 4), torch.tensor([3.0, 900.25])
     seen: list[tuple[Tensor, Tensor]] = []
     denoiser = precondition(network("x0", seen), schedule, network="preconditioned")
-    found = denoiser(x, t, Condition())
+    prediction = denoiser(x, t, Condition())
     alpha, sigma = schedule.along(x, t)
     torch.testing.assert_close(seen[0][0], x / alpha, rtol=1e-12, atol=0)
     torch.testing.assert_close(seen[0][1].double(), (sigma / alpha).flatten(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.value, seen[0][0].tanh() + seen[0][1].double().reshape(-1, 1, 1, 1))
-    assert found.kind == "x0"
+    torch.testing.assert_close(prediction.value, seen[0][0].tanh() + seen[0][1].double().reshape(-1, 1, 1, 1))
+    assert prediction.kind == "x0"
 
 
 def test_a_raw_network_that_predicts_x0_is_refused() -> None:
@@ -172,7 +170,7 @@ def test_a_raw_network_that_predicts_x0_is_refused() -> None:
         denoiser(noise(1, 3, 4, 4), torch.zeros(1), Condition())
 
 
-def test_a_raw_network_that_tells_that_it_predicts_x0_is_refused_before_any_step() -> None:
+def test_a_raw_network_of_kind_x0_is_refused_before_any_step() -> None:
     config = UNetConfig(in_channels=3, out_channels=3, channels=16, multipliers=(1,), blocks=1, attention=(), kind="x0")
     learned = UNetDenoiser(UNet(config)).eval()
     with pytest.raises(ValueError, match=r"predicts x0, which is no raw network.s output"):
@@ -183,10 +181,10 @@ def test_a_raw_network_that_tells_that_it_predicts_x0_is_refused_before_any_step
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_network_and_the_caller_see_the_dtype_of_x(dtype: torch.dtype) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
-    found = precondition(network(seen=seen), schedules.edm())(
+    prediction = precondition(network(seen=seen), schedules.edm())(
         noise(2, 3, 4, 4, dtype=dtype), torch.ones(2), Condition()
     )
-    assert (seen[0][0].dtype, seen[0][1].dtype, found.value.dtype) == (dtype, torch.float32, dtype)
+    assert (seen[0][0].dtype, seen[0][1].dtype, prediction.value.dtype) == (dtype, torch.float32, dtype)
 
 
 def test_sites_of_the_network_are_sites_of_the_denoiser() -> None:

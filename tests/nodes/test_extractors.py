@@ -1,4 +1,4 @@
-"""TorchScript networks and classifiers as feature extractors, and what metrics take of them; SSIM; the clock."""
+"""TorchScript networks and classifiers as feature extractors for metrics; SSIM; the clock."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Extremes(nn.Module):
     """The least and the largest value of each channel; with `twice`, of double the size."""
 
     def forward(self, x: Tensor, twice: bool = False) -> Tensor:
-        found = torch.cat([x.amin((2, 3)), x.amax((2, 3))], dim=1)
-        return torch.cat([found, found], dim=1) if twice else found
+        extremes = torch.cat([x.amin((2, 3)), x.amax((2, 3))], dim=1)
+        return torch.cat([extremes, extremes], dim=1) if twice else extremes
 
 
 class Maps(nn.Module):
@@ -68,7 +68,7 @@ class LikeInception(nn.Module):
         return F.linear(features, self.output.weight, None if no_output_bias else self.output.bias).softmax(1)
 
 
-def scripted(module: nn.Module, path: Path) -> Path:
+def save_script(module: nn.Module, path: Path) -> Path:
     torch.jit.script(module).save(str(path))
     return path
 
@@ -80,34 +80,34 @@ def scripted(module: nn.Module, path: Path) -> Path:
 def test_a_torchscript_network_sees_the_range_that_it_takes(
     range: Any, low: float, high: float, dtype: str, tmp_path: Path
 ) -> None:
-    extractor = torchscript(path=scripted(Extremes(), tmp_path / "net.pt"), range=range)
+    extractor = torchscript(path=save_script(Extremes(), tmp_path / "net.pt"), range=range)
     assert isinstance(extractor, FeatureExtractor)
     image = torch.stack([-torch.ones(3, 4, 4), torch.ones(3, 4, 4), torch.zeros(3, 4, 4)])
-    found = pooled_features(extractor, image, chunk=2)
-    assert found.dtype == torch.float32
+    features = pooled_features(extractor, image, chunk=2)
+    assert features.dtype == torch.float32
     middle = (low + high) / 2 if range in ("-1..1", "0..1") else 128
-    assert found[:, 0].tolist() == [low, high, middle]
+    assert features[:, 0].tolist() == [low, high, middle]
     prepared: Any = extractor
     assert prepared.prepared(image).dtype == getattr(torch, dtype)
 
 
 def test_pictures_are_resized_and_arguments_reach_the_network(tmp_path: Path) -> None:
-    path = scripted(Fixed(), tmp_path / "fixed.pt")
+    path = save_script(Fixed(), tmp_path / "fixed.pt")
     extractor: Any = torchscript(path=path, range="0..1", size=8)
     small = F.interpolate(pictures(), (8, 8), mode="bilinear", antialias=True)
     torch.testing.assert_close(extractor(pictures())[0], torchscript(path=path, range="0..1")(small)[0])
     assert [p.requires_grad for p in extractor.parameters()] == [False, False]
     assert not extractor.training
-    wide = torchscript(path=scripted(Extremes(), tmp_path / "net.pt"), range="0..1", arguments={"twice": True})
+    wide = torchscript(path=save_script(Extremes(), tmp_path / "net.pt"), range="0..1", arguments={"twice": True})
     assert wide(pictures())[0].shape == (3, 12)
 
 
 def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_path: Path) -> None:
     network = LikeInception()
-    path = scripted(network, tmp_path / "inception.pt")
+    path = save_script(network, tmp_path / "inception.pt")
     features, probabilities = (
-        pooled_features(torchscript(path=path, range="uint8", arguments=given), pictures(6, size=2))
-        for given in ({"return_features": True}, {"no_output_bias": True})
+        pooled_features(torchscript(path=path, range="uint8", arguments=arguments), pictures(6, size=2))
+        for arguments in ({"return_features": True}, {"no_output_bias": True})
     )
     expected = inception_score(features @ network.output.weight.detach().T).value
     assert expected > 1.1
@@ -116,7 +116,7 @@ def test_inceptions_file_gives_features_and_the_probabilities_of_the_score(tmp_p
         inception_score(probabilities)
 
 
-def test_what_is_no_torchscript_or_gives_no_features_is_refused(tmp_path: Path) -> None:
+def test_other_files_and_networks_without_features_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
     for name in ("text.pt", "weights.pt"):
@@ -125,11 +125,11 @@ def test_what_is_no_torchscript_or_gives_no_features_is_refused(tmp_path: Path) 
     with pytest.raises(ValueError, match="there is no file"):
         torchscript(path=tmp_path / "none.pt", range="0..1")
     with pytest.raises(ValueError, match=r"'maps.pt' must give features \(B, D\).*found \(3, 3, 32, 32\)"):
-        torchscript(path=scripted(Maps(), tmp_path / "maps.pt"), range="0..1")(pictures())
+        torchscript(path=save_script(Maps(), tmp_path / "maps.pt"), range="0..1")(pictures())
     with pytest.raises(
         ValueError, match=r"^'fixed.pt' failed on torch.float32 pictures of shape \(3, 3, 32, 32\): .*$"
     ):
-        torchscript(path=scripted(Fixed(), tmp_path / "fixed.pt"), range="0..1")(pictures())
+        torchscript(path=save_script(Fixed(), tmp_path / "fixed.pt"), range="0..1")(pictures())
 
 
 def test_the_judge_gives_its_penultimate_features_and_its_logits() -> None:
@@ -174,8 +174,8 @@ def test_ssim_of_flat_pictures_is_closed_and_that_of_each_pair_is_kept() -> None
     a, b = (torch.full((1, 3, 16, 16), v) for v in (-0.6, 0.2))
     x, y = 0.2, 0.6
     expected = (2 * x * y + 1e-4) / (x * x + y * y + 1e-4)
-    found = similarity.ssim(torch.cat([a, a]), torch.cat([b, a]))
-    assert found.values.tolist() == pytest.approx([expected, 1], rel=1e-6)
+    result = similarity.ssim(torch.cat([a, a]), torch.cat([b, a]))
+    assert result.values.tolist() == pytest.approx([expected, 1], rel=1e-6)
     assert similarity.ssim(pictures(), pictures()).value == pytest.approx(1)
     assert similarity.ssim(pictures(), -pictures()).value < 0
 
@@ -198,10 +198,10 @@ def test_the_perceptual_distance_is_that_of_the_loss_pair_by_pair() -> None:
         return [image, image.mean((2, 3))]
 
     a, b = pictures(5), pictures(5, seed=1)
-    found = similarity.perceptual(features, a, b, chunk=2)
-    assert found.value == pytest.approx(float(perceptual_loss(features, a, b)))
+    distance = similarity.perceptual(features, a, b, chunk=2)
+    assert distance.value == pytest.approx(float(perceptual_loss(features, a, b)))
     each = [float(perceptual_loss(features, a[i : i + 1], b[i : i + 1])) for i in range(5)]
-    assert found.values.tolist() == pytest.approx(each)
+    assert distance.values.tolist() == pytest.approx(each)
 
 
 @pytest.mark.parametrize("metric", [similarity.ssim, lambda a, b: similarity.perceptual(lambda x: [x], a, b)])
@@ -233,11 +233,11 @@ def test_ssim_is_that_of_scipys_gaussian_windows() -> None:
         return gaussian_filter(x[0].numpy(), sigma=1.5, axes=(1, 2), mode="mirror", truncate=3.5)
 
     m, n = smooth(a), smooth(b)
-    va, vb, both = smooth(a * a) - m * m, smooth(b * b) - n * n, smooth(a * b) - m * n
-    expected = (2 * m * n + 1e-4) * (2 * both + 9e-4) / ((m * m + n * n + 1e-4) * (va + vb + 9e-4))
-    found = similarity.ssim(2 * a - 1, 2 * b - 1).value
-    assert found == pytest.approx(expected.mean(), rel=1e-6)
-    assert 0.1 < found < 0.95
+    va, vb, covariance = smooth(a * a) - m * m, smooth(b * b) - n * n, smooth(a * b) - m * n
+    expected = (2 * m * n + 1e-4) * (2 * covariance + 9e-4) / ((m * m + n * n + 1e-4) * (va + vb + 9e-4))
+    actual = similarity.ssim(2 * a - 1, 2 * b - 1).value
+    assert actual == pytest.approx(expected.mean(), rel=1e-6)
+    assert 0.1 < actual < 0.95
 
 
 def test_pictures_smaller_than_a_window_are_refused() -> None:
@@ -249,8 +249,8 @@ def test_the_clock_counts_samples_by_the_second(monkeypatch: pytest.MonkeyPatch)
     readings = iter((10.0, 12.5))
     monkeypatch.setattr("guidegraph.nodes.clock.time.perf_counter", lambda: next(readings))
     started = clock.start_clock(torch.zeros(4, 1))
-    found = clock.throughput(started.value, started.start)
-    assert found == (4 / 2.5, 2.5)
+    throughput = clock.throughput(started.value, started.start)
+    assert throughput == (4 / 2.5, 2.5)
 
 
 TIMED = """
@@ -264,7 +264,7 @@ outputs: {value: speed.value, seconds: speed.seconds}
 """
 
 
-def test_a_workflow_times_what_lies_between_and_takes_none_of_it_from_the_cache(tmp_path: Path) -> None:
+def test_a_workflow_times_nodes_between_and_bypasses_the_cache(tmp_path: Path) -> None:
     (tmp_path / "flow.yaml").write_text(TIMED)
     workflow = load_workflow(tmp_path / "flow.yaml")
     first, second = workflow.run(), workflow.run()
@@ -304,11 +304,11 @@ outputs: {fid: fid.value, streamed: streamed, score: score.value, precision: fou
 """
 
 
-def test_a_loop_over_batches_measures_as_all_at_once(tmp_path: Path) -> None:
+def test_metrics_over_a_loop_of_batches_equal_those_of_all_samples(tmp_path: Path) -> None:
     (tmp_path / "flow.yaml").write_text(STREAMED)
-    found = load_workflow(tmp_path / "flow.yaml").run()
-    assert found["features"].shape == (64, 48)
-    assert found["streamed"] == pytest.approx(found["fid"], rel=1e-5)
-    assert 4 < found["score"] <= 10
-    assert 0.5 < found["precision"] <= 1
-    assert math.isfinite(found["fid"])
+    outputs = load_workflow(tmp_path / "flow.yaml").run()
+    assert outputs["features"].shape == (64, 48)
+    assert outputs["streamed"] == pytest.approx(outputs["fid"], rel=1e-5)
+    assert 4 < outputs["score"] <= 10
+    assert 0.5 < outputs["precision"] <= 1
+    assert math.isfinite(outputs["fid"])

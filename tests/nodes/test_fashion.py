@@ -1,4 +1,4 @@
-"""Fashion-MNIST: what is packed, what is read from idx files, and what a batch depends on."""
+"""Fashion-MNIST: the packaged subset, idx files, and the reproducibility of batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a_folder(folder: Path, count: int = 7) -> np.ndarray:
     return pictures
 
 
-def test_the_packed_part_has_every_class_about_equally_often() -> None:
+def test_the_packaged_subset_has_every_class_about_equally_often() -> None:
     for split, count in (("train", 10_000), ("test", 2_000)):
         pictures, labels = load_fashion(split)  # type: ignore[arg-type]
         assert pictures.shape == (count, 28, 28)
@@ -55,7 +55,7 @@ def test_pictures_are_padded_with_black_and_scaled() -> None:
     assert np.array_equal(inner, pictures[:3])
 
 
-def test_without_shuffling_the_file_is_read_in_order_and_round() -> None:
+def test_without_shuffling_the_file_is_read_in_order_and_starts_over() -> None:
     batches = fashion_mnist(batch=1_500, split="test", shuffle=False).batches
     _, labels = load_fashion("test")
     assert batches[0].label.tolist() == labels[:1500].tolist()
@@ -63,11 +63,11 @@ def test_without_shuffling_the_file_is_read_in_order_and_round() -> None:
 
 
 def test_a_test_set_is_a_part_of_the_file_in_order() -> None:
-    whole = fashion(batch=30)
+    first_30 = fashion(batch=30)
     part = fashion(start=20, batch=10)
-    assert torch.equal(part.sample, whole.sample[20:])
-    assert torch.equal(part.label, whole.label[20:])
-    assert not torch.equal(fashion(batch=30, split="train").label, whole.label)
+    assert torch.equal(part.sample, first_30.sample[20:])
+    assert torch.equal(part.label, first_30.label[20:])
+    assert not torch.equal(fashion(batch=30, split="train").label, first_30.label)
 
 
 def test_a_folder_of_idx_files_is_read(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_a_folder_of_idx_files_is_read(tmp_path: Path) -> None:
 def test_a_bad_folder_and_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no train-images-idx3-ubyte or train-images-idx3-ubyte\.gz"):
         fashion_mnist(folder=tmp_path).batches[0]
-    whole = idx(np.zeros((2, 28, 28)))
+    valid = idx(np.zeros((2, 28, 28)))
     for content, message in (
         (b"PNG", "no idx file of bytes"),
-        (whole[:-1], "is damaged: shape"),
-        (gzip.compress(whole)[:40], "cannot be read"),
+        (valid[:-1], "is damaged: shape"),
+        (gzip.compress(valid)[:40], "cannot be read"),
     ):
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -95,7 +95,7 @@ def test_a_bad_folder_and_bad_files_are_named(tmp_path: Path) -> None:
         fashion_mnist(folder=tmp_path).batches[0]
 
 
-def test_the_asked_share_of_labels_is_dropped() -> None:
+def test_a_fraction_p_of_labels_is_dropped() -> None:
     label = torch.arange(10).repeat(200)
     dropped = drop_labels(label, 3, classes=10, p=0.15, seed=1)
     gone = dropped == 10
@@ -105,14 +105,14 @@ def test_the_asked_share_of_labels_is_dropped() -> None:
     assert not torch.equal(dropped, drop_labels(label, 4, classes=10, p=0.15, seed=1))
 
 
-def test_jitter_moves_and_mirrors_by_at_most_the_asked_pixels() -> None:
+def test_jitter_shifts_by_at_most_the_set_pixels_and_mirrors() -> None:
     sample = torch.full((64, 1, 16, 16), -1.0)
     sample[:, :, 8, 3] = 1.0
     moved = jitter(sample, 0, pixels=2, seed=0)
-    places = [tuple(int(v) for v in one[0].nonzero()[0]) for one in (moved > 0)]
-    assert all(abs(row - 8) <= 2 and min(abs(column - 3), abs(column - 12)) <= 2 for row, column in places)
-    assert {column > 8 for _, column in places} == {True, False}
-    assert len(set(places)) > 20
+    positions = [tuple(int(v) for v in picture[0].nonzero()[0]) for picture in (moved > 0)]
+    assert all(abs(row - 8) <= 2 and min(abs(column - 3), abs(column - 12)) <= 2 for row, column in positions)
+    assert {column > 8 for _, column in positions} == {True, False}
+    assert len(set(positions)) > 20
     assert torch.equal(moved, jitter(sample, 0, pixels=2, seed=0))
     assert not torch.equal(moved, jitter(sample, 1, pixels=2, seed=0))
 

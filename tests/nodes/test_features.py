@@ -1,4 +1,4 @@
-"""Features of EfficientNet-lite0, the perceptual distance, and what is refused."""
+"""Features of EfficientNet-lite0, the perceptual distance, and refused inputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_maps_go_from_stride_2_to_32_and_the_pooled_features_come_last(network: 
     assert isinstance(network, FeatureExtractor)
     maps = network(pictures())
     shapes = [(2, 16, 32, 32), (2, 24, 16, 16), (2, 40, 8, 8), (2, 112, 4, 4), (2, 320, 2, 2), (2, 1280)]
-    assert [tuple(found.shape) for found in maps] == shapes
+    assert [tuple(feature_map.shape) for feature_map in maps] == shapes
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -84,10 +84,12 @@ def test_the_distance_is_that_of_unit_vectors_averaged_over_positions_and_maps()
 
 def test_the_gradient_reaches_the_picture_and_not_the_target(network: Any) -> None:
     image, target = pictures(0).requires_grad_(), pictures(1).requires_grad_()
-    found, none = torch.autograd.grad(perceptual_loss(network, image, target), (image, target), allow_unused=True)
-    assert none is None
-    assert found.isfinite().all()
-    assert found.abs().max() > 0
+    gradient, target_gradient = torch.autograd.grad(
+        perceptual_loss(network, image, target), (image, target), allow_unused=True
+    )
+    assert target_gradient is None
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
 
 
 def test_a_users_file_of_weights_is_read_and_another_file_is_refused(tmp_path: Path) -> None:
@@ -129,5 +131,5 @@ def test_features_are_measured_in_float32_in_a_run_of_half_precision() -> None:
         network = efficientnet(size=96)
     (*_, pooled) = network(pictures().bfloat16())
     assert pooled.dtype == torch.float32
-    (*_, wanted) = efficientnet(size=96)(pictures().bfloat16().float())
-    assert torch.equal(pooled, wanted)
+    (*_, expected) = efficientnet(size=96)(pictures().bfloat16().float())
+    assert torch.equal(pooled, expected)

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures: its layouts, its batches, and all that can be wrong with it."""
+"""A user's folder of pictures: layouts, batches and errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def maps(tmp_path: Path) -> Path:
 
 
 class Encoder:
-    """Takes the mean of 2 × 2 pixels for a latent, and counts what it is given."""
+    """Encodes by the mean of 2 × 2 pixels, and records the batch sizes of its calls."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -134,7 +134,7 @@ def test_pictures_alone_serve_a_first_stage(tmp_path: Path) -> None:
             use()
 
 
-def test_every_picture_comes_once_before_any_comes_again(classes: Path) -> None:
+def test_every_picture_occurs_once_per_epoch(classes: Path) -> None:
     batches = folder(path=classes, size=8, batch=2, count=10, flip=False).batches
     drawn = torch.cat([batch.image[:, :, 0, 0] for batch in batches])  # four rounds through five pictures
     for round_ in drawn.split(5):
@@ -142,13 +142,13 @@ def test_every_picture_comes_once_before_any_comes_again(classes: Path) -> None:
 
 
 def test_a_batch_depends_on_seed_and_index_alone(classes: Path) -> None:
-    one, other = (folder(path=classes, size=4, batch=4, count=9).batches for _ in range(2))
+    first, second = (folder(path=classes, size=4, batch=4, count=9).batches for _ in range(2))
     for i in (7, 0, 3):
-        assert torch.equal(one[i].image, other[i].image)
-        assert torch.equal(one[i].label, other[i].label)
+        assert torch.equal(first[i].image, second[i].image)
+        assert torch.equal(first[i].label, second[i].label)
     orders = {tuple(folder(path=classes, seed=seed, batch=20).batches[0].label.tolist()) for seed in range(4)}
     assert len(orders) > 1
-    assert one.prefetch  # type: ignore[attr-defined]
+    assert first.prefetch  # type: ignore[attr-defined]
 
 
 def test_processes_share_the_rows_of_a_batch(captions: Path, maps: Path) -> None:
@@ -171,7 +171,7 @@ def test_batches_are_on_the_device_of_the_run(kind: str, request: pytest.Fixture
     assert (latents[0].latent.device.type, getattr(latents[0], field).device.type) == ("meta", "meta")
 
 
-def test_pictures_beyond_what_is_kept_are_read_again(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_beyond_the_cache_are_read_again(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = folder(path=classes, size=6, batch=5).batches[0]
     monkeypatch.setattr(folder_files, "KEPT_BYTES", 200)
     picture(classes / "cats" / "new.png")  # another folder, which is read anew
@@ -182,7 +182,7 @@ def test_pictures_beyond_what_is_kept_are_read_again(classes: Path, monkeypatch:
     assert torch.equal(small.batches[0].image, kept.image)
 
 
-def test_a_change_of_a_file_is_seen(classes: Path) -> None:
+def test_a_changed_file_is_read_again(classes: Path) -> None:
     before = folder(path=classes, size=4, batch=5).batches[0].image
     picture(classes / "cats" / "0.png", (0, 0, 255), (9, 9))
     assert not torch.equal(folder(path=classes, size=4, batch=5).batches[0].image, before)
@@ -201,8 +201,8 @@ def test_latents_are_encoded_once_and_alone(maps: Path) -> None:
     encoder = Encoder()
     latents = folder_latents(batches, encoder).batches
     for i in (3, 0, 5, 3):
-        wanted = torch.nn.functional.avg_pool2d(batches[i].image, 2)
-        torch.testing.assert_close(latents[i].latent, wanted, atol=1e-3, rtol=0)
+        expected = torch.nn.functional.avg_pool2d(batches[i].image, 2)
+        torch.testing.assert_close(latents[i].latent, expected, atol=1e-3, rtol=0)
         assert torch.equal(latents[i].semantic, batches[i].semantic)
     assert encoder.calls == [1] * 6  # three pictures, and their mirror images
     with pytest.raises(ValueError, match=r"expected the batches of data.folder, found list"):
@@ -257,7 +257,7 @@ def test_links_to_files_count_as_files_and_links_to_folders_are_refused(classes:
         folder(path=classes)
 
 
-def test_a_missing_folder_or_picture_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_or_picture_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no folder '.*nowhere'"):
         folder(path=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no picture: expected a folder for each class"):
@@ -267,7 +267,7 @@ def test_a_missing_folder_or_picture_is_said(tmp_path: Path) -> None:
         folder(path=tmp_path, kind="classes")
 
 
-def test_class_folders_that_do_not_do_are_said(classes: Path) -> None:
+def test_bad_class_folders_are_reported(classes: Path) -> None:
     (classes / "birds").mkdir()
     with pytest.raises(ValueError, match=r"the folder of class 'birds' holds no picture"):
         folder(path=classes)
@@ -283,7 +283,7 @@ def test_class_folders_that_do_not_do_are_said(classes: Path) -> None:
         folder(path=classes, kind="classes")
 
 
-def test_a_single_class_is_no_class(tmp_path: Path) -> None:
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "cats" / "a.png")
     with pytest.raises(ValueError, match=r"holds a single class, 'cats'"):
         folder(path=tmp_path, kind="classes")
@@ -292,8 +292,8 @@ def test_a_single_class_is_no_class(tmp_path: Path) -> None:
 
 def test_all_damaged_pictures_are_named_at_once(classes: Path) -> None:
     (classes / "cats" / "bad.png").write_bytes(b"no picture")
-    whole = (classes / "dogs" / "0.JPG").read_bytes()
-    (classes / "dogs" / "short.jpg").write_bytes(whole[: len(whole) // 2])
+    jpeg = (classes / "dogs" / "0.JPG").read_bytes()
+    (classes / "dogs" / "short.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (classes / "dogs" / "gone.png").symlink_to(classes / "nowhere.png")
     with pytest.raises(ValueError, match=r"cannot be used") as error:
         folder(path=classes)
@@ -315,7 +315,7 @@ def test_all_damaged_pictures_are_named_at_once(classes: Path) -> None:
         ('file,caption\na.png,"open\n', "csv:2: unexpected end of data"),
     ],
 )  # fmt: skip
-def test_a_table_that_does_not_do_is_said_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_a_bad_table_is_reported_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
     picture(tmp_path / "a.png")
     table(tmp_path, text)
     with pytest.raises(ValueError, match=message):
@@ -334,7 +334,7 @@ def test_two_tables_and_unnamed_class_folders_mix_layouts(captions: Path) -> Non
     assert list(folder(path=captions, kind="captions").words) == ["red"]
 
 
-def test_maps_that_do_not_fit_are_named(maps: Path) -> None:
+def test_mismatched_maps_are_named(maps: Path) -> None:
     picture(maps / "images" / "3.png")
     indices(maps / "maps" / "4.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"images/3.png: there is no maps/3.png\n.*maps/4.png: there is no picture"):
@@ -420,17 +420,17 @@ def test_a_tenth_is_held_out_by_name(tmp_path: Path) -> None:
     assert train | held_out == reds("all") == set(range(60))
     assert not train & held_out
     assert 1 <= len(held_out) <= 15
-    found = folder(path=tmp_path, size=8, batch=4, count=30, flip=False, part="train")
-    assert found.pictures == len(train)
-    assert list(found.names) == ["cats", "dogs"]
-    seen = {round(float(red + 1) * 127.5) for batch in found.batches for red in batch.image[:, 0, 0, 0]}
+    data = folder(path=tmp_path, size=8, batch=4, count=30, flip=False, part="train")
+    assert data.pictures == len(train)
+    assert list(data.names) == ["cats", "dogs"]
+    seen = {round(float(red + 1) * 127.5) for batch in data.batches for red in batch.image[:, 0, 0, 0]}
     assert seen == train
     for i in range(60, 80):
         picture(tmp_path / "cats" / f"{i}.png", (i, 0, 0))
     assert reds("held_out", 80) & set(range(60)) == held_out
 
 
-def test_a_picture_with_several_captions_is_on_one_side(tmp_path: Path) -> None:
+def test_all_captions_of_a_picture_are_in_one_split(tmp_path: Path) -> None:
     for i in range(40):
         picture(tmp_path / f"{i}.png", (i, 0, 0))
     table(tmp_path, "file,caption\n" + "".join(f"{i}.png,a{k} {i}\n" for k in range(2) for i in range(40)))
@@ -441,7 +441,7 @@ def test_a_picture_with_several_captions_is_on_one_side(tmp_path: Path) -> None:
     assert sum(map(len, parts)) == 80
 
 
-def test_where_nothing_is_held_out_is_said(tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(tmp_path: Path) -> None:
     picture(tmp_path / "b.png")
     assert folder(path=tmp_path, part="train").pictures == 1
     with pytest.raises(ValueError, match=r"no picture of '.*' is in the part 'held_out'"):

@@ -45,7 +45,7 @@ SOLVERS: dict[str, tuple[Solver, Sampler]] = {
 
 
 def ddim_uniform(schedule: Schedule, *, steps: int) -> Levels:
-    """`leading` where the steps divide the timesteps; elsewhere ComfyUI takes all timesteps that fit, so a list."""
+    """`leading` if the steps divide the timesteps; otherwise a list of all timesteps that fit, as in ComfyUI."""
     train_steps = len(schedule.alphas_bar)
     if train_steps % steps == 0:
         return levels.leading(schedule, steps=steps, offset=1)
@@ -84,7 +84,7 @@ def draws() -> Iterator[Array]:
         yield generator.standard_normal(SIZE)
 
 
-def stated(solver: Solver, grid: Grid, steps: int) -> Array:
+def k_diffusion_sample(solver: Solver, grid: Grid, steps: int) -> Array:
     """The sample of k-diffusion's convention, at σ = 0, where y = x."""
     bar = scaled_linear().alphas_bar.double().numpy()
     noises = draws()
@@ -92,7 +92,7 @@ def stated(solver: Solver, grid: Grid, steps: int) -> Array:
     return solver(denoise, sigmas[0] * next(noises), sigmas, noises)
 
 
-def ours(sampler: Sampler, grid: Callable[..., Levels], steps: int) -> Array:
+def our_sample(sampler: Sampler, grid: Callable[..., Levels], steps: int) -> Array:
     schedule, noises = scaled_linear(), draws()
     made = sampler(schedule, grid(schedule, steps=steps))
     start = torch.from_numpy(next(noises)) * made.scheduler.sigma[0]  # α·(σ/α)·ε
@@ -107,5 +107,5 @@ def ours(sampler: Sampler, grid: Callable[..., Levels], steps: int) -> Array:
 def test_a_solver_of_k_diffusion_on_a_grid(solver: str, grid: str, steps: int) -> None:
     """Δx / max |x| is at most 1e-6."""
     (state, sampler), (state_grid, our_grid) = SOLVERS[solver], GRIDS[grid]
-    expected, found = stated(state, state_grid, steps), ours(sampler, our_grid, steps)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    expected, actual = k_diffusion_sample(state, state_grid, steps), our_sample(sampler, our_grid, steps)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())

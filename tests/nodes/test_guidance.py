@@ -36,7 +36,7 @@ class GaussianClassifier:
 
 
 def gradient_by_hand(x: Tensor, label: Tensor, alpha: float, sigma: float) -> Tensor:
-    """∇ log softmax: the label's own pull less the mean pull of all classes."""
+    """∇ log softmax: the label's gradient minus the mean gradient of all classes."""
     means = MEANS.reshape(1, -1, *(1,) * (x.ndim - 1))
     pull = -(x.unsqueeze(1) - alpha * means) / (alpha**2 + sigma**2)
     logits = (-0.5 * (x.unsqueeze(1) - alpha * means) ** 2 / (alpha**2 + sigma**2)).flatten(2).sum(2)
@@ -48,17 +48,17 @@ def gradient_by_hand(x: Tensor, label: Tensor, alpha: float, sigma: float) -> Te
 @given(st.floats(-1, 12))
 def test_cfg_with_scale_w_plus_1_is_the_papers_equation(w: float) -> None:
     cond, uncond = (Prediction(normal(2, 3, seed=i), "eps") for i in range(2))
-    found = guidance.classifier_free_guidance(cond, uncond, scale=w + 1)
-    torch.testing.assert_close(found.value, (1 + w) * cond.value - w * uncond.value, atol=1e-12, rtol=1e-12)
+    guided = guidance.classifier_free_guidance(cond, uncond, scale=w + 1)
+    torch.testing.assert_close(guided.value, (1 + w) * cond.value - w * uncond.value, atol=1e-12, rtol=1e-12)
 
 
 def test_cfg_takes_a_scale_for_each_sample_and_keeps_conds_variance() -> None:
     cond = Prediction(normal(2, 3, 4, 4), "v", variance=normal(2, 3, 4, 4, seed=2))
     uncond = Prediction(normal(2, 3, 4, 4, seed=1), "v", variance=normal(2, 3, 4, 4, seed=3))
-    found = guidance.classifier_free_guidance(cond, uncond, scale=torch.tensor([1.0, 3.0], dtype=torch.float64))
-    torch.testing.assert_close(found.value[0], cond.value[0])
-    torch.testing.assert_close(found.value[1], uncond.value[1] + 3 * (cond.value[1] - uncond.value[1]))
-    assert found.variance is cond.variance
+    guided = guidance.classifier_free_guidance(cond, uncond, scale=torch.tensor([1.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(guided.value[0], cond.value[0])
+    torch.testing.assert_close(guided.value[1], uncond.value[1] + 3 * (cond.value[1] - uncond.value[1]))
+    assert guided.variance is cond.variance
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -91,7 +91,7 @@ def wild_eps(x: Tensor, alpha: Any, sigma: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])
-def test_clip_before_the_shift_is_upstreams_order(kind: Any) -> None:
+def test_clip_before_the_shift_matches_guided_diffusion(kind: Any) -> None:
     schedule, bound, scale = scaled_linear(), 0.5, 2.0
     sampler = samplers.ddim(schedule, steps=10)
     x, label = normal(3, 1, 2, 2), torch.tensor([0, 1, 2])
@@ -107,8 +107,8 @@ def test_clip_before_the_shift_is_upstreams_order(kind: Any) -> None:
     torch.testing.assert_close(x, expected, atol=1e-6, rtol=0)
 
 
-def test_clip_after_the_shift_is_another_order() -> None:
-    """That of a sampler that clips: the two differ where x̂0 is out of bounds."""
+def test_clip_after_the_shift_gives_another_result() -> None:
+    """The order of a sampler that clips; the two differ where x̂0 is out of bounds."""
     schedule, bound, scale = scaled_linear(), 0.5, 2.0
     sampler = samplers.ddim(schedule, steps=10, clip=bound)
     x, label, state = normal(3, 1, 2, 2), torch.tensor([0, 1, 2]), sampler.state
@@ -120,20 +120,20 @@ def test_clip_after_the_shift_is_another_order() -> None:
     assert float((x - upstream).abs().max()) > 0.05
 
 
-def test_clip_keeps_what_is_in_bounds_and_the_learned_variance() -> None:
+def test_clip_keeps_values_in_bounds_and_the_learned_variance() -> None:
     schedule, x, t = scaled_linear(), normal(2, 1, 3, 3), torch.tensor([500.0])
     inside = Prediction(torch.full((2, 1, 3, 3), 0.5, dtype=torch.float64), "x0", variance=normal(2, 1, 3, 3))
-    found = guidance.clip_prediction(inside, x, t, schedule)
-    assert torch.equal(found.value, inside.value)
-    assert found.variance is inside.variance
+    clipped = guidance.clip_prediction(inside, x, t, schedule)
+    assert torch.equal(clipped.value, inside.value)
+    assert clipped.variance is inside.variance
 
 
 def test_clip_thresholds_as_a_sampler_does() -> None:
     schedule, x, t = scaled_linear(), normal(2, 1, 8, 8), torch.tensor([0.0])
     x0 = Prediction(3 * normal(2, 1, 8, 8, seed=1), "x0")
-    found = guidance.clip_prediction(x0, x, t, schedule, threshold=0.8, threshold_max=1.5)
+    clipped = guidance.clip_prediction(x0, x, t, schedule, threshold=0.8, threshold_max=1.5)
     edge = x0.value.abs().flatten(1).quantile(0.8, dim=1).clamp(1.0, 1.5).reshape(-1, 1, 1, 1)
-    torch.testing.assert_close(found.value, x0.value.clamp(-edge, edge) / edge)
+    torch.testing.assert_close(clipped.value, x0.value.clamp(-edge, edge) / edge)
     assert float(edge.max()) == 1.5
 
 
@@ -144,7 +144,7 @@ def test_predictions_of_other_sizes_are_refused() -> None:
             call(large, small)
 
 
-def test_an_interval_that_holds_no_level_is_refused() -> None:
+def test_an_empty_interval_is_refused() -> None:
     with pytest.raises(ValueError, match="no noise level is from 600 to 100: low must not be above high"):
         guidance.interval(torch.tensor([300.0]), low=600.0, high=100.0)
 
@@ -170,17 +170,17 @@ def test_the_classifiers_score_is_its_gradient_even_where_gradients_are_off(scal
     x, t, label = normal(2, 1, 3, 3), torch.tensor([400.0]), torch.tensor([0, 2])
     alpha, sigma = (c.item() for c in schedule.alpha_sigma(t.double()))
     with torch.no_grad():
-        found = guidance.classifier_guidance(GaussianClassifier(schedule), x, t, label, scale=scale)
+        score = guidance.classifier_guidance(GaussianClassifier(schedule), x, t, label, scale=scale)
     factor = scale.reshape(2, 1, 1, 1) if isinstance(scale, Tensor) else scale
-    torch.testing.assert_close(found, factor * gradient_by_hand(x, label, alpha, sigma), atol=1e-10, rtol=1e-10)
-    assert not found.requires_grad
+    torch.testing.assert_close(score, factor * gradient_by_hand(x, label, alpha, sigma), atol=1e-10, rtol=1e-10)
+    assert not score.requires_grad
 
 
-def test_one_label_stands_for_the_batch() -> None:
+def test_one_label_broadcasts_to_the_batch() -> None:
     schedule, x, t = scaled_linear(), normal(2, 1, 3, 3), torch.tensor([400.0])
     classifier = GaussianClassifier(schedule)
-    one = guidance.classifier_guidance(classifier, x, t, torch.tensor([1]))
-    assert torch.equal(one, guidance.classifier_guidance(classifier, x, t, torch.tensor([1, 1])))
+    broadcast = guidance.classifier_guidance(classifier, x, t, torch.tensor([1]))
+    assert torch.equal(broadcast, guidance.classifier_guidance(classifier, x, t, torch.tensor([1, 1])))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 10.0])
@@ -241,9 +241,9 @@ def test_algorithm_2_against_a_plain_loop(scale: float, kind: Any) -> None:
 def test_shift_eps_keeps_dtype_and_variance() -> None:
     schedule, x = scaled_linear(), normal(2, 1, 3, 3).float()
     prediction = Prediction(x, "v", variance=x)
-    found = guidance.shift_eps(prediction, x, x, torch.tensor([10.0, 900.0]), schedule)
-    assert found.value.dtype == torch.float32
-    assert found.variance is x
+    shifted = guidance.shift_eps(prediction, x, x, torch.tensor([10.0, 900.0]), schedule)
+    assert shifted.value.dtype == torch.float32
+    assert shifted.variance is x
 
 
 def test_scores_add_up() -> None:
@@ -257,13 +257,13 @@ def test_scores_add_up() -> None:
 @given(st.floats(0, 1))
 def test_rescale_blends_the_deviation_of_each_sample(phi: float) -> None:
     cond, guided = (Prediction(normal(2, 3, 4, 4, seed=i) * (1 + 4 * i), "v") for i in range(2))
-    found = guidance.rescale(guided, cond, phi=phi)
+    rescaled = guidance.rescale(guided, cond, phi=phi)
     for i in range(2):
         target = phi * cond.value[i].std() + (1 - phi) * guided.value[i].std()
-        torch.testing.assert_close(found.value[i].std(), target)
+        torch.testing.assert_close(rescaled.value[i].std(), target)
 
 
-def test_rescale_of_nothing_is_nothing() -> None:
+def test_rescale_of_zeros_is_zeros() -> None:
     zero = Prediction(torch.zeros(1, 1, 2, 2), "eps")
     assert torch.equal(guidance.rescale(zero, zero, phi=1.0).value, zero.value)
     spec = spec_of(guidance.rescale)
@@ -272,10 +272,10 @@ def test_rescale_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(("t", "expected"), [(99.0, 1.0), (100.0, 5.0), (600.0, 5.0), (601.0, 1.0)])
-def test_interval_gives_a_number_that_cfg_can_look_at(t: float, expected: float) -> None:
-    found = guidance.interval(torch.tensor([t]), scale=5.0, low=100.0, high=600.0)
-    assert isinstance(found, float)
-    assert found == expected
+def test_interval_gives_a_number_that_cfg_can_compare(t: float, expected: float) -> None:
+    value = guidance.interval(torch.tensor([t]), scale=5.0, low=100.0, high=600.0)
+    assert isinstance(value, float)
+    assert value == expected
 
 
 def test_interval_over_sigma_and_over_samples() -> None:

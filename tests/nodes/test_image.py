@@ -20,14 +20,14 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 
-def saved(path: Path, picture: Any, **options: Any) -> Path:
+def save_picture(path: Path, picture: Any, **options: Any) -> Path:
     picture.save(path, **options)
     return path
 
 
 def test_every_grey_level_comes_through_exactly(tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    image = load_image(path=saved(tmp_path / "a.png", Image.fromarray(levels)))
+    image = load_image(path=save_picture(tmp_path / "a.png", Image.fromarray(levels)))
     assert image.shape == (1, 3, 16, 16)
     assert (image.min(), image.max()) == (-1, 1)
     back = ((image + 1) * 127.5).round().to(torch.uint8)
@@ -35,7 +35,7 @@ def test_every_grey_level_comes_through_exactly(tmp_path: Path) -> None:
 
 
 def test_rgb_keeps_its_axes(tmp_path: Path, pixels: np.ndarray) -> None:
-    image = load_image(path=saved(tmp_path / "a.png", Image.fromarray(pixels)))
+    image = load_image(path=save_picture(tmp_path / "a.png", Image.fromarray(pixels)))
     expected = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
     with placement("cpu", "float64"):
@@ -43,41 +43,41 @@ def test_rgb_keeps_its_axes(tmp_path: Path, pixels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_parts_lie_over_white(tmp_path: Path, mode: str) -> None:
+def test_transparency_is_blended_over_white(tmp_path: Path, mode: str) -> None:
     if mode == "P":
         picture = Image.new("P", (2, 2), 0)
         picture.putpalette([0, 0, 0, 10, 20, 30])
-        path = saved(tmp_path / "a.png", picture, transparency=0)
+        path = save_picture(tmp_path / "a.png", picture, transparency=0)
     else:
-        path = saved(tmp_path / "a.png", Image.new(mode, (2, 2), (0,) * len(mode)))
+        path = save_picture(tmp_path / "a.png", Image.new(mode, (2, 2), (0,) * len(mode)))
     assert torch.equal(load_image(path=path), torch.ones(1, 3, 2, 2))
 
 
 def test_half_transparent_black_over_white_is_grey(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.png", Image.new("RGBA", (1, 1), (0, 0, 0, 51)))
+    path = save_picture(tmp_path / "a.png", Image.new("RGBA", (1, 1), (0, 0, 0, 51)))
     torch.testing.assert_close(load_image(path=path), torch.full((1, 3, 1, 1), 204 / 127.5 - 1))
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
-    image = load_image(path=saved(tmp_path / "a.png", Image.fromarray(values)))
+    image = load_image(path=save_picture(tmp_path / "a.png", Image.fromarray(values)))
     torch.testing.assert_close(image[0, 0, 0], torch.tensor([-1, 100 / 127.5 - 1, 1]))
 
 
 def test_the_cameras_rotation_is_applied(tmp_path: Path, pixels: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    path = saved(tmp_path / "a.png", Image.fromarray(pixels), exif=exif)
+    path = save_picture(tmp_path / "a.png", Image.fromarray(pixels), exif=exif)
     assert load_image(path=path).shape == (1, 3, 6, 4)
 
 
 @pytest.mark.parametrize(
     ("size", "resize", "shape"), [(8, "crop", (8, 8)), ([3, 5], "stretch", (3, 5)), ((12, 4), "pad", (12, 4))]
 )
-def test_a_picture_is_brought_to_the_wanted_size(
+def test_a_picture_is_resized_to_the_set_size(
     tmp_path: Path, pixels: np.ndarray, size: Any, resize: Any, shape: tuple[int, int]
 ) -> None:
-    image = load_image(path=saved(tmp_path / "a.png", Image.fromarray(pixels)), size=size, resize=resize)
+    image = load_image(path=save_picture(tmp_path / "a.png", Image.fromarray(pixels)), size=size, resize=resize)
     assert image.shape == (1, 3, *shape)
     assert image.abs().max() <= 1
 
@@ -85,16 +85,16 @@ def test_a_picture_is_brought_to_the_wanted_size(
 def test_padding_is_white_and_cropping_keeps_the_centre(tmp_path: Path) -> None:
     wide = np.zeros((4, 12, 3), dtype=np.uint8)
     wide[:, 4:8] = 255
-    path = saved(tmp_path / "a.png", Image.fromarray(wide))
+    path = save_picture(tmp_path / "a.png", Image.fromarray(wide))
     assert torch.equal(load_image(path=path, size=4), torch.ones(1, 3, 4, 4))
     padded = load_image(path=path, size=12, resize="pad")
     assert torch.equal(padded[:, :, :4], torch.ones(1, 3, 4, 12))
 
 
-def test_what_is_no_picture_is_named(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_bad_picture_files_are_named(tmp_path: Path, pixels: np.ndarray) -> None:
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
-    whole = saved(tmp_path / "a.png", Image.fromarray(pixels)).read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    png = save_picture(tmp_path / "a.png", Image.fromarray(pixels)).read_bytes()
+    (tmp_path / "half.png").write_bytes(png[: len(png) // 2])
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.png"):
         load_image(path=tmp_path / "absent.png")
     with pytest.raises(ValueError, match=r"text\.png is no picture"):
@@ -104,7 +104,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, pixels: np.ndarray) -> None
 
 
 def test_floating_point_pictures_are_refused_since_their_range_is_not_known(tmp_path: Path) -> None:
-    path = saved(tmp_path / "f.tiff", Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)))
+    path = save_picture(tmp_path / "f.tiff", Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)))
     with pytest.raises(ValueError, match=r"f\.tiff holds floating-point numbers .*: save it with 8 or 16 bits"):
         load_image(path=path)
 
@@ -128,11 +128,11 @@ def test_resizing_keeps_a_flat_picture_and_the_range(mode: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear", "nearest", "area"])
-def test_half_precision_is_resized_as_float32_is_and_stays(mode: Any, dtype: torch.dtype) -> None:
+def test_half_precision_is_resized_like_float32_and_keeps_its_dtype(mode: Any, dtype: torch.dtype) -> None:
     noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
-    found = resize_image(noise, size=5, mode=mode)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), resize_image(noise.float(), size=5, mode=mode), atol=8e-3, rtol=0)
+    resized = resize_image(noise, size=5, mode=mode)
+    assert resized.dtype == dtype
+    torch.testing.assert_close(resized.float(), resize_image(noise.float(), size=5, mode=mode), atol=8e-3, rtol=0)
 
 
 def test_a_grid_holds_every_picture_in_reading_order() -> None:

@@ -14,7 +14,7 @@ from guidegraph.nodes.losses import constant_timesteps, cross_entropy
 from guidegraph.nodes.model import load_model, new_classifier, new_label_embedder, save_model
 
 
-def test_labels_go_round_the_classes() -> None:
+def test_labels_cycle_through_the_classes() -> None:
     assert cycle_labels(classes=3, batch=5).tolist() == [0, 1, 2, 0, 1]
     assert cycle_labels(classes=3, batch=4, start=2).tolist() == [2, 0, 1, 2]
     assert constant_label(label=4, batch=3).tolist() == [4, 4, 4]
@@ -73,7 +73,7 @@ def test_constant_timesteps_have_one_for_each_sample() -> None:
     assert constant_timesteps(torch.zeros(3, 1, 2, 2), t=7).tolist() == [7.0, 7.0, 7.0]
 
 
-def test_a_part_that_is_missing_is_no_trouble_until_it_is_used(tmp_path: Path) -> None:
+def test_a_missing_part_raises_only_on_use(tmp_path: Path) -> None:
     save_model(label=new_label_embedder(classes=4, width=6), path=tmp_path)
     missing = load_model(path=tmp_path).autoencoder
     assert not hasattr(missing, "parameters")

@@ -1,4 +1,4 @@
-"""Levels as a value: each grid against a statement of its own, and what samplers do with them."""
+"""Levels as a value: each grid against an independent formula, and samplers that use them."""
 
 from __future__ import annotations
 
@@ -129,9 +129,7 @@ SHORTHAND = [
 
 
 @pytest.mark.parametrize(("name", "settings", "levels"), SHORTHAND, ids=[f"{n}-{s}" for n, s, _ in SHORTHAND])
-def test_settings_are_a_shorthand_for_levels(
-    name: str, settings: dict[str, Any], levels: Callable[..., Levels]
-) -> None:
+def test_settings_are_shorthand_for_levels(name: str, settings: dict[str, Any], levels: Callable[..., Levels]) -> None:
     schedule = scaled_linear()
     short = SAMPLERS[name](schedule, steps=12, **settings)
     wired = SAMPLERS[name](schedule, levels(schedule))
@@ -148,7 +146,7 @@ def test_every_sampler_takes_levels_and_follows_them(name: str) -> None:
     assert table.t[0].item() == 990
 
 
-def test_wired_levels_and_a_setting_that_says_otherwise_are_refused() -> None:
+def test_wired_levels_with_a_conflicting_setting_are_refused() -> None:
     schedule, levels = scaled_linear(), grids.karras(scaled_linear(), steps=9)
     for settings in ({"spacing": "trailing"}, {"strength": 0.5}, {"sigmas": "karras"}, {"steps": 12}, {"offset": 1}):
         with pytest.raises(ValueError, match=rf"levels are wired, so its setting {next(iter(settings))}"):
@@ -159,7 +157,7 @@ def test_wired_levels_and_a_setting_that_says_otherwise_are_refused() -> None:
 # levels of one's own
 
 
-def test_timesteps_and_sigmas_of_ones_own() -> None:
+def test_custom_timesteps_and_sigmas() -> None:
     schedule = scaled_linear()
     listed = grids.timesteps(schedule, timesteps=[900, 350.5, 10])
     assert listed.t.tolist() == [900, 350.5, 10, -1]
@@ -173,7 +171,7 @@ def test_timesteps_and_sigmas_of_ones_own() -> None:
     assert grids.sigmas(schedule, sigmas=[5, 1]).ratio.tolist() == [5, 1, 0]
 
 
-def test_a_split_goes_on_where_it_stopped() -> None:
+def test_the_second_half_of_a_split_continues_the_first() -> None:
     schedule = scaled_linear()
     levels = grids.karras(schedule, steps=10)
     before, after = grids.split(levels, at=4)
@@ -225,7 +223,7 @@ def test_whole_timesteps_are_distinct() -> None:
         (lambda s: grids.leading(s, steps=1001), "1001 steps do not fit"),
     ],
 )
-def test_levels_that_cannot_be_are_refused(build: Callable[[Schedule], object], message: str) -> None:
+def test_invalid_levels_are_refused(build: Callable[[Schedule], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(scaled_linear())
 
@@ -249,7 +247,7 @@ DEFAULTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("settings", DEFAULTS, ids=str)
-def test_default_levels_of_every_sampler_lie_within_what_the_model_knows(name: str, settings: dict[str, Any]) -> None:
+def test_default_levels_of_every_sampler_lie_within_the_trained_range(name: str, settings: dict[str, Any]) -> None:
     schedule = replace(schedules.cosine(), trained_from=3.0, trained_to=957.0)
     if "sigmas" in settings and "sigmas" not in getattr(SAMPLERS[name], ATTRIBUTE).settings:
         pytest.skip("it has no such setting")
@@ -258,12 +256,14 @@ def test_default_levels_of_every_sampler_lie_within_what_the_model_knows(name: s
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_sampler_starts_where_the_signal_is_nothing_unless_asked(name: str) -> None:
+def test_no_sampler_starts_without_signal_unless_its_levels_say_so(name: str) -> None:
     for schedule in (schedules.cosine(), replace(schedules.zero_terminal_snr(scaled_linear()), trained_to=None)):
         start = SAMPLERS[name](schedule, steps=10).scheduler
         assert start.sigma[0].item() / start.alpha[0].item() <= 20
-    asked = SAMPLERS[name](schedules.cosine(), grids.timesteps(schedules.cosine(), timesteps=[998, 900, 500, 100, 10]))
-    assert asked.scheduler.t[0].item() == 998
+    sampler = SAMPLERS[name](
+        schedules.cosine(), grids.timesteps(schedules.cosine(), timesteps=[998, 900, 500, 100, 10])
+    )
+    assert sampler.scheduler.t[0].item() == 998
 
 
 def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
@@ -272,20 +272,20 @@ def test_a_schedule_that_ends_with_signal_is_used_to_its_end() -> None:
     assert len(samplers.ddpm(schedules.linear()).steps) == 1000
 
 
-def test_trained_says_which_timesteps_a_model_knows() -> None:
+def test_trained_sets_the_range_of_timesteps_of_a_model() -> None:
     narrowed = schedules.trained(schedules.cosine(), first=10, last=900)
     assert (narrowed.trained_from, narrowed.trained_to) == (10, 900)
     assert samplers.euler(narrowed, steps=3).steps.tolist() == [900, 455, 10]
     assert len(samplers.ddpm(narrowed).steps) == 891
-    whole = schedules.trained(schedules.cosine())
-    assert samplers.ddim(whole, steps=5, spacing="trailing").steps[0].item() == 999
+    unbounded = schedules.trained(schedules.cosine())
+    assert samplers.ddim(unbounded, steps=5, spacing="trailing").steps[0].item() == 999
     with pytest.raises(ValueError, match="first 900 must be below last 10"):
         schedules.trained(schedules.cosine(), first=900, last=10)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("first", "last"), [(0, 199), (800, 999), (3.25, 957.75), (300, 700)])
-def test_a_model_that_knows_a_part_of_the_schedule_is_sampled_there(name: str, first: float, last: float) -> None:
+def test_a_model_trained_on_part_of_the_schedule_is_sampled_there(name: str, first: float, last: float) -> None:
     schedule = schedules.trained(scaled_linear(), first=first, last=last)
     for settings in ({"steps": 4}, {"steps": 5, "spacing": "trailing"}, {"steps": 4, "spacing": "linspace"}):
         t = SAMPLERS[name](schedule, **settings).steps.double()
@@ -328,7 +328,7 @@ def test_levels_beyond_the_schedule_keep_their_inner_points_between_them(name: s
     assert name == "edm" or (ratio[1:] <= ratio[:-1] * (1 + 1e-9)).all()
 
 
-def test_reversed_levels_that_land_at_the_first_timestep_or_cannot_turn() -> None:
+def test_reversed_levels_that_end_at_the_first_timestep_or_cannot_be_reversed() -> None:
     schedule = scaled_linear()
     rising = grids.reverse(grids.leading(schedule, steps=5, final="first"), schedule)
     assert rising.t.tolist() == [0, 200, 400, 600, 800]
@@ -362,13 +362,13 @@ def test_a_setting_beside_wired_levels_is_an_error_before_anything_runs(tmp_path
         load_workflow(tmp_path / "beside.yaml")
 
 
-def test_training_draws_timesteps_that_the_model_is_to_know() -> None:
+def test_training_draws_timesteps_in_the_trained_range() -> None:
     schedule = schedules.trained(schedules.cosine(), first=100, last=900)
     t = uniform_timesteps(torch.zeros(801, 1, 1, 1), schedule)
     assert sorted(t.tolist()) == list(range(100, 901))
 
 
-def test_a_grid_within_what_the_model_knows_stays_as_it_is() -> None:
+def test_a_grid_within_the_trained_range_does_not_change() -> None:
     schedule = replace(schedules.cosine(), trained_from=0.0, trained_to=957.0)
     assert samplers.ddim(schedule, steps=30).steps.tolist() == [33.0 * i for i in reversed(range(30))]
 
@@ -406,7 +406,7 @@ def test_a_plugins_levels_go_with_any_sampler(tmp_path: Path) -> None:
     assert rows["t"] == pytest.approx([999, 561.9375, 249.75, 62.4375])
 
 
-def test_a_model_says_which_timesteps_it_knows_and_keeps_them_when_it_is_saved(tmp_path: Path) -> None:
+def test_a_saved_model_keeps_its_trained_range_of_timesteps(tmp_path: Path) -> None:
     saved = schedules.trained(schedules.cosine(), first=5, last=900)
     save_model(schedule=saved, path=tmp_path / "model")
     loaded = load_model(path=tmp_path / "model").schedule

@@ -1,4 +1,4 @@
-"""lora.new, lora.merge and lora.save: A and B alone are trained, and files hold what was trained."""
+"""lora.new, lora.merge and lora.save: only A and B are trained, and files hold the trained factors."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def output(denoiser: Any) -> Tensor:
     return predict(denoiser, x, torch.tensor([300.0]), condition).value
 
 
-def trained(denoiser: Any, seed: int = 2) -> Any:
-    """A copy whose factors are as they may be after a training."""
+def with_trained_factors(denoiser: Any, seed: int = 2) -> Any:
+    """A copy with random factors, as after a training."""
     live: Any = live_copy(denoiser, CPU)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_a_new_lora_changes_nothing_until_it_is_trained(denoiser: Any, targets: 
         return
     lora = new_lora(denoiser, rank=3, targets=targets, seed=1)
     torch.testing.assert_close(output(lora), output(denoiser), rtol=0, atol=0)
-    assert not torch.allclose(output(trained(lora)), output(denoiser), atol=1e-2)
+    assert not torch.allclose(output(with_trained_factors(lora)), output(denoiser), atol=1e-2)
 
 
 def test_the_factors_alone_are_trained_and_all_else_is_shared(denoiser: Any) -> None:
@@ -78,8 +78,8 @@ def test_the_factors_alone_are_trained_and_all_else_is_shared(denoiser: Any) -> 
     assert any(float(p.grad.abs().sum()) > 0 for name, p in live.named_parameters() if name.endswith("lora_B"))
 
 
-def test_merged_is_unmerged_and_has_the_plain_layers(denoiser: Any) -> None:
-    lora = trained(new_lora(denoiser, rank=2, alpha=5.0, targets="all"))
+def test_a_merged_model_computes_the_same_with_plain_layers(denoiser: Any) -> None:
+    lora = with_trained_factors(new_lora(denoiser, rank=2, alpha=5.0, targets="all"))
     before = {name: p.clone() for name, p in lora.named_parameters()}
     merged: Any = merge_lora(lora)
     torch.testing.assert_close(output(merged), output(lora), rtol=1e-4, atol=1e-4)
@@ -89,10 +89,10 @@ def test_merged_is_unmerged_and_has_the_plain_layers(denoiser: Any) -> None:
 
 @pytest.mark.parametrize("layout", ["kohya", "peft"])
 @pytest.mark.parametrize("alpha", [None, 6.0])
-def test_a_saved_lora_applies_to_what_was_trained(
+def test_a_saved_lora_applies_to_the_original_denoiser(
     denoiser: Any, layout: Any, alpha: float | None, tmp_path: Path
 ) -> None:
-    lora = trained(new_lora(denoiser, rank=3, alpha=alpha, targets="all"))
+    lora = with_trained_factors(new_lora(denoiser, rank=3, alpha=alpha, targets="all"))
     path = save_lora(lora, path=tmp_path / "made" / "lora.safetensors", layout=layout)
     applied = apply_lora(denoiser, path=Path(path)).denoiser
     torch.testing.assert_close(output(applied), output(lora), rtol=1e-4, atol=1e-4)
@@ -116,10 +116,10 @@ def test_the_files_have_the_names_of_kohya_and_of_peft(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_holds_the_factors_alone_and_goes_back_into_them(own: Any) -> None:
-    lora = trained(new_lora(own, rank=2))
+    lora = with_trained_factors(new_lora(own, rank=2))
     state = trained_state(lora)
     assert set(state) == {n for n, _ in lora.named_parameters() if n.endswith((".lora_A", ".lora_B"))}
-    other: Any = trained(new_lora(own, rank=2), seed=3)
+    other: Any = with_trained_factors(new_lora(own, rank=2), seed=3)
     versions = [p._version for p in own.parameters()]
     load_trained_state(other, state)
     torch.testing.assert_close(output(other), output(lora), rtol=0, atol=0)
@@ -144,7 +144,7 @@ def test_a_layer_whose_weight_is_read_has_the_change_in_it() -> None:
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_makes_no_sense_is_refused(own: Any, tmp_path: Path) -> None:
+def test_invalid_uses_are_refused(own: Any, tmp_path: Path) -> None:
     lora = new_lora(own)
     with pytest.raises(ValueError, match="no layer is called 'nothing'"):
         new_lora(own, targets=["nothing"])
@@ -186,20 +186,24 @@ outputs: {plain: plain, denoiser: fit.denoiser, loss: fit.loss}
 """
 
 
-def test_a_training_loop_changes_the_factors_alone_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_training_loop_changes_the_factors_alone_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     results = {}
     for folder, lengths in {"whole": (6,), "broken": (3, 6)}.items():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.yaml").write_text(TRAINING)
         for steps in lengths:
             results[folder] = load_workflow(tmp_path / folder / "train.yaml").run(steps=steps)
-    whole, broken = results["whole"], results["broken"]
-    plain = dict(whole["plain"].named_parameters())
-    kept = {name.replace(".base.", "."): p for name, p in whole["denoiser"].named_parameters() if "lora_" not in name}
+    uninterrupted, resumed = results["whole"], results["broken"]
+    plain = dict(uninterrupted["plain"].named_parameters())
+    kept = {
+        name.replace(".base.", "."): p
+        for name, p in uninterrupted["denoiser"].named_parameters()
+        if "lora_" not in name
+    }
     assert kept.keys() == plain.keys()
     assert all(torch.equal(kept[name], plain[name]) for name in plain)  # weight decay has not touched them either
-    factors = [p for name, p in whole["denoiser"].named_parameters() if name.endswith("lora_B")]
+    factors = [p for name, p in uninterrupted["denoiser"].named_parameters() if name.endswith("lora_B")]
     assert any(float(p.abs().max()) > 0 for p in factors)
-    assert torch.equal(whole["loss"], broken["loss"])
-    for a, b in zip(whole["denoiser"].parameters(), broken["denoiser"].parameters(), strict=True):
+    assert torch.equal(uninterrupted["loss"], resumed["loss"])
+    for a, b in zip(uninterrupted["denoiser"].parameters(), resumed["denoiser"].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

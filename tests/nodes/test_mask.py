@@ -1,4 +1,4 @@
-"""Masks, and pictures under them: what is outside of a mask stays exactly as it is."""
+"""Masks, and pictures under them: pixels outside a mask do not change at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against closed forms, against the plainest code for the same thing, and by what must not change them."""
+"""Metrics against closed forms, against plain loops, and under changes that must not matter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def one_hot(classes: Tensor, k: int) -> Tensor:
 )
 def test_wilsons_interval_is_that_of_the_literature(hits: int, count: int, low: float, high: float) -> None:
     """Newcombe 1998, table I, method 3."""
-    found = metrics.wilson(hits, count)
-    assert found == pytest.approx((hits / count, low, high), abs=5e-5)
+    proportion = metrics.wilson(hits, count)
+    assert proportion == pytest.approx((hits / count, low, high), abs=5e-5)
 
 
 def test_the_interval_of_none_and_of_all_ends_there() -> None:
@@ -61,17 +61,17 @@ def test_class_accuracy_adds_up_to_accuracy() -> None:
 
 
 def test_a_mean_has_the_standard_error_of_its_values() -> None:
-    found = metrics.mean(torch.tensor([1.0, 2.0, 6.0]))
-    assert found.value == 3
-    assert found.error == pytest.approx(math.sqrt(7) / math.sqrt(3))
+    mean = metrics.mean(torch.tensor([1.0, 2.0, 6.0]))
+    assert mean.value == 3
+    assert mean.error == pytest.approx(math.sqrt(7) / math.sqrt(3))
     assert math.isnan(metrics.mean(torch.ones(1)).error)
 
 
 def test_a_gain_is_paired() -> None:
     hard = 10 * normal(50)
-    found = metrics.gain(hard + 1 + 0.1 * normal(50, seed=1), hard)
-    assert found.value == pytest.approx(1, abs=5 * found.error)
-    assert found.error < 0.03
+    gain = metrics.gain(hard + 1 + 0.1 * normal(50, seed=1), hard)
+    assert gain.value == pytest.approx(1, abs=5 * gain.error)
+    assert gain.error < 0.03
     with pytest.raises(ValueError, match="other samples"):
         metrics.gain(hard, hard[:10])
 
@@ -80,9 +80,9 @@ def test_psnr_of_a_constant_difference_is_closed() -> None:
     image = torch.zeros(2, 3, 4, 4)
     image[0] += 0.2
     image[1] -= 0.02
-    found = metrics.psnr(image, torch.zeros_like(image))
-    assert found.values.tolist() == pytest.approx([20.0, 40.0], abs=1e-5)
-    assert found.value == pytest.approx(30.0, abs=1e-5)
+    psnr = metrics.psnr(image, torch.zeros_like(image))
+    assert psnr.values.tolist() == pytest.approx([20.0, 40.0], abs=1e-5)
+    assert psnr.value == pytest.approx(30.0, abs=1e-5)
     assert metrics.psnr(image, image).value == pytest.approx(100.0)
 
 
@@ -94,7 +94,7 @@ def test_psnr_in_255ths_is_the_usual_one() -> None:
     assert metrics.psnr(a, b).values.tolist() == pytest.approx(usual, abs=1e-4)
 
 
-def test_a_mask_says_where_pictures_are_compared() -> None:
+def test_a_mask_selects_the_compared_pixels() -> None:
     image, reference = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     image[..., 0, 0], image[..., 3, 3] = 2.0, 0.02
     corner = torch.zeros(1, 1, 4, 4)
@@ -120,14 +120,14 @@ def test_miou_is_that_of_plain_loops() -> None:
     guess = torch.where(torch.rand(6, 5, 5, generator=generator) < 0.6, truth, torch.randint(0, 5, (6, 5, 5)))
     ious = []
     for k in range(4):
-        both = sum(bool(a == k and b == k) for a, b in zip(truth.flatten(), guess.flatten(), strict=True))
-        either = sum(bool(a == k or b == k) for a, b in zip(truth.flatten(), guess.flatten(), strict=True))
-        ious.append(both / either)
-    found = metrics.mean_iou(one_hot(guess, 5), one_hot(truth, 5))
-    assert found.value == pytest.approx(np.mean(ious))
-    assert found.classes[:4].tolist() == pytest.approx(ious)
-    assert math.isnan(found.classes[4])  # it does not occur in the map
-    assert found.low < found.value < found.high
+        intersection = sum(bool(a == k and b == k) for a, b in zip(truth.flatten(), guess.flatten(), strict=True))
+        union = sum(bool(a == k or b == k) for a, b in zip(truth.flatten(), guess.flatten(), strict=True))
+        ious.append(intersection / union)
+    result = metrics.mean_iou(one_hot(guess, 5), one_hot(truth, 5))
+    assert result.value == pytest.approx(np.mean(ious))
+    assert result.classes[:4].tolist() == pytest.approx(ious)
+    assert math.isnan(result.classes[4])  # it does not occur in the map
+    assert result.low < result.value < result.high
 
 
 def test_miou_of_a_map_with_itself_is_1_and_of_logits_that_of_the_largest() -> None:
@@ -141,9 +141,9 @@ def test_miou_in_a_mask_is_that_of_the_part() -> None:
     truth, guess = torch.randint(0, 3, (2, 2, 4, 8), generator=torch.Generator().manual_seed(2))
     mask = torch.zeros(2, 1, 4, 8)
     mask[..., :4] = 1
-    whole = metrics.mean_iou(one_hot(guess, 3), one_hot(truth, 3), mask)
-    part = metrics.mean_iou(one_hot(guess[..., :4], 3), one_hot(truth[..., :4], 3))
-    assert whole.value == pytest.approx(part.value)
+    masked = metrics.mean_iou(one_hot(guess, 3), one_hot(truth, 3), mask)
+    cropped = metrics.mean_iou(one_hot(guess[..., :4], 3), one_hot(truth[..., :4], 3))
+    assert masked.value == pytest.approx(cropped.value)
 
 
 def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
@@ -160,22 +160,22 @@ def kid_by_loops(x: np.ndarray, y: np.ndarray) -> float:
 @pytest.mark.parametrize("blocks", [2, 5, 100])
 def test_kid_is_that_of_plain_loops(blocks: int) -> None:
     x, y = normal(13, 6), 0.5 + normal(9, 6, seed=1)
-    found = metrics.kernel_distance(x, y, blocks=blocks)
-    assert found.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
+    kid = metrics.kernel_distance(x, y, blocks=blocks)
+    assert kid.value == pytest.approx(1000 * kid_by_loops(x.numpy(), y.numpy()), rel=1e-10)
 
 
 @pytest.mark.parametrize("blocks", [3, 100])
-def test_kid_is_the_same_however_many_rows_are_in_memory(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_does_not_depend_on_the_rows_in_memory(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(23, 6), 0.5 + normal(31, 6, seed=1)
-    whole = metrics.kernel_distance(x, y, blocks=blocks)
+    expected = metrics.kernel_distance(x, y, blocks=blocks)
     monkeypatch.setattr(metrics, "KERNEL_ROWS", 7)
-    assert metrics.kernel_distance(x, y, blocks=blocks) == pytest.approx(whole)
+    assert metrics.kernel_distance(x, y, blocks=blocks) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 20])
 def test_kid_of_three_samples_has_an_error(blocks: int) -> None:
-    found = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
-    assert 0 < found.error < math.inf
+    kid = metrics.kernel_distance(normal(3, 6), normal(3, 6, seed=1), blocks=blocks)
+    assert 0 < kid.error < math.inf
 
 
 def test_kid_does_not_depend_on_the_order_of_the_samples() -> None:
@@ -187,8 +187,8 @@ def test_kid_does_not_depend_on_the_order_of_the_samples() -> None:
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_kid_is_unbiased_and_its_error_is_the_deviation_over_draws(shift: float) -> None:
     """Of one distribution the estimate is 0 on average, and the jackknife's error too large rather than too small."""
-    found = [metrics.kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
-    values, errors = (np.array(column) for column in zip(*found, strict=True))
+    distances = [metrics.kernel_distance(normal(60, 8, seed=i), shift + normal(90, 8, seed=-i)) for i in range(1, 201)]
+    values, errors = (np.array(column) for column in zip(*distances, strict=True))
     if shift:
         assert errors.mean() == pytest.approx(values.std(), rel=0.2)
     else:
@@ -202,8 +202,8 @@ def test_kid_of_two_gaussians_is_closed() -> None:
     within = 1 + 3 * 1  # E(xy+1)³ = 1 + 3 E x²y² for zero means
     shifted = 1 + 3 * m**2 + 3 * (1 + m**2) ** 2 + (m**3 + 3 * m) ** 2
     across = 1 + 3 * (1 + m**2)
-    found = metrics.kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
-    assert found.value / 1000 == pytest.approx(within + shifted - 2 * across, abs=4 * found.error / 1000)
+    kid = metrics.kernel_distance(normal(1500, 1), m + normal(1500, 1, seed=1))
+    assert kid.value / 1000 == pytest.approx(within + shifted - 2 * across, abs=4 * kid.error / 1000)
 
 
 def test_features_are_pooled_in_chunks() -> None:
@@ -220,11 +220,11 @@ def test_features_are_pooled_in_chunks() -> None:
 
 @pytest.mark.parametrize("batch", [2, 3, 100])
 def test_shuffling_moves_every_sample_and_loses_none(batch: int) -> None:
-    found = shuffle(torch.arange(batch))
-    assert not bool((found == torch.arange(batch)).any())
-    assert sorted(found.tolist()) == list(range(batch))
-    assert torch.equal(found, shuffle(torch.arange(batch)))
-    assert batch < 10 or not torch.equal(found, shuffle(torch.arange(batch), seed=1))
+    shuffled = shuffle(torch.arange(batch))
+    assert not bool((shuffled == torch.arange(batch)).any())
+    assert sorted(shuffled.tolist()) == list(range(batch))
+    assert torch.equal(shuffled, shuffle(torch.arange(batch)))
+    assert batch < 10 or not torch.equal(shuffled, shuffle(torch.arange(batch), seed=1))
 
 
 def test_a_batch_of_one_cannot_be_shuffled() -> None:
@@ -255,6 +255,6 @@ def test_slices_and_merged_loops() -> None:
         (lambda: metrics.kernel_distance(torch.zeros(2, 3), torch.zeros(9, 3)), "three samples of each"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(call: object, message: str) -> None:
+def test_invalid_inputs_are_refused(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]

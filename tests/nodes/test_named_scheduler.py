@@ -1,4 +1,4 @@
-"""A sampler by its name is the sampler."""
+"""A sampler chosen by name equals the sampler's own node."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.nodes.closed_form import scaled_linear
 
 @pytest.mark.parametrize("name", get_args(Name))
 def test_it_has_the_rows_of_the_node(name: str) -> None:
-    found = named(scaled_linear(), sampler=name, steps=7)
+    actual = named(scaled_linear(), sampler=name, steps=7)
     expected = getattr(scheduler, name)(scaled_linear(), steps=7)
-    assert torch.equal(found.scheduler.matrix, expected.scheduler.matrix)
-    assert torch.equal(found.steps, expected.steps)
+    assert torch.equal(actual.scheduler.matrix, expected.scheduler.matrix)
+    assert torch.equal(actual.steps, expected.steps)
 
 
 def test_every_sampler_has_its_name() -> None:

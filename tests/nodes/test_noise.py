@@ -11,7 +11,7 @@ from guidegraph.nodes.noise import gaussian, seed_of_turn
 SHAPE = [4, 6, 6]
 
 
-def test_image_i_of_seed_s_is_the_image_of_seed_s_plus_i_alone() -> None:
+def test_sample_i_of_seed_s_is_the_single_sample_of_seed_s_plus_i() -> None:
     batch = gaussian(seed=3, shape=SHAPE, batch=8)
     assert batch.shape == (8, 4, 6, 6)
     for i in range(8):
@@ -36,12 +36,12 @@ def test_batches_of_a_loop_have_the_noise_of_one_large_batch() -> None:
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])
 def test_it_is_standard_normal(rng: str) -> None:
-    found = gaussian(seed=0, shape=[20000], rng=rng)  # type: ignore[arg-type]
-    assert float(found.mean()) == pytest.approx(0, abs=0.03)
-    assert float(found.std()) == pytest.approx(1, abs=0.03)
+    noise = gaussian(seed=0, shape=[20000], rng=rng)  # type: ignore[arg-type]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.03)
+    assert float(noise.std()) == pytest.approx(1, abs=0.03)
 
 
-def test_one_sample_to_be_like_leaves_the_batch_to_the_setting() -> None:
+def test_a_single_sample_as_like_leaves_the_batch_to_the_setting() -> None:
     like = torch.zeros(1, 4, 6, 6)
     assert torch.equal(gaussian(like, batch=3, seed=5), gaussian(shape=[4, 6, 6], batch=3, seed=5))
     assert gaussian(like).shape == (1, 4, 6, 6)
@@ -49,9 +49,9 @@ def test_one_sample_to_be_like_leaves_the_batch_to_the_setting() -> None:
 
 def test_like_gives_shape_batch_and_dtype() -> None:
     like = torch.zeros(3, 4, 6, 6, dtype=torch.float64)
-    found = gaussian(like, seed=3)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, gaussian(seed=3, shape=SHAPE, batch=3).double(), atol=0, rtol=0)
+    noise = gaussian(like, seed=3)
+    assert noise.dtype == torch.float64
+    torch.testing.assert_close(noise, gaussian(seed=3, shape=SHAPE, batch=3).double(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("policy", "dtype"), [("bfloat16", "float32"), ("float64", "float64"), ("float32", "float32")])

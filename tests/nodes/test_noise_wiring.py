@@ -1,4 +1,4 @@
-"""A stochastic sampler is a change of one line: noise is wired everywhere, and drawn where the table asks for it."""
+"""A stochastic sampler is a one-line change: noise is wired everywhere, and drawn only if the table reads it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_deterministic_sampler_draws_nothing_and_gives_the_same_bits(tmp_path:
     assert torch.equal(wired, computed)
 
 
-def test_a_stochastic_one_draws_at_each_step_another_noise_than_the_start(tmp_path: Path) -> None:
+def test_a_stochastic_sampler_draws_fresh_noise_at_each_step(tmp_path: Path) -> None:
     noisy, counts = run(tmp_path, TEXT, eta=1.0)
     assert counts == {"said": 6, "fresh": 6, "step": 6}
     again, _ = run(tmp_path, TEXT.replace("ddim", "ddpm").replace(", eta: params.eta", ""))
@@ -77,7 +77,7 @@ def test_a_stochastic_one_draws_at_each_step_another_noise_than_the_start(tmp_pa
     torch.testing.assert_close(noisy, again)
 
 
-def test_a_workflow_that_lacks_noise_is_told_before_any_model_is_called(tmp_path: Path) -> None:
+def test_missing_noise_is_reported_before_any_model_is_called(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         run(tmp_path, WITHOUT, eta=1.0)
     (problem,) = caught.value.problems
@@ -87,7 +87,7 @@ def test_a_workflow_that_lacks_noise_is_told_before_any_model_is_called(tmp_path
     assert str(problem).endswith("[nodes.sample.body.step]")
 
 
-def test_a_score_for_rows_without_variance_is_told_at_its_link(tmp_path: Path) -> None:
+def test_a_score_for_rows_without_variance_is_reported_at_its_link(tmp_path: Path) -> None:
     pull = FRESH.replace("fresh:", "pull:").partition("{")[0] + "{use: toy.pull, in: {x: carry.x}}\n"
     text = TEXT.replace(FRESH, FRESH + pull).replace("noise: fresh, ", "noise: fresh, score: pull, ")
     with pytest.raises(WorkflowError) as caught:
@@ -100,8 +100,8 @@ def test_a_score_for_rows_without_variance_is_told_at_its_link(tmp_path: Path) -
     assert line[problem.mark.column - 1 :].startswith("score: pull")
 
 
-def test_an_unwired_block_port_is_told_too(tmp_path: Path) -> None:
-    """The port of a workflow that is used as a node, left at its default null, is no wire."""
+def test_an_unwired_port_of_a_block_is_reported_too(tmp_path: Path) -> None:
+    """An unwired port of a workflow used as a node, at its default null, does not count as wired."""
     block = tmp_path / "block.yaml"
     block.write_text("""guidegraph: 1
 params:
@@ -132,14 +132,14 @@ outputs: {x: step.x, state: step.state}
     assert saying.CALLS == []
 
 
-def shipped() -> Iterator[Any]:
+def workflows_with_steps() -> Iterator[Any]:
     """Every workflow with a sampler's step, of this package, of its plugins and of the template of a plugin."""
     for path in [*sorted((ROOT / "workflows").rglob("*.yaml")), *sorted(GALLERY.rglob("*.yaml")), TEMPLATE]:
         if "use: scheduler.step" in path.read_text(encoding="utf-8"):
             yield pytest.param(path, id=str(path.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("path", shipped())
+@pytest.mark.parametrize("path", workflows_with_steps())
 def test_every_shipped_body_wires_noise_of_its_own_for_each_step(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8").replace("@", ""))
     steps = [*bodies_with_steps(workflow["nodes"])]

@@ -31,8 +31,8 @@ TABLE = Table(
 )
 
 
-def coloured(image: Tensor) -> int:
-    """How many pixels are no grey."""
+def count_coloured(image: Tensor) -> int:
+    """The number of pixels that are not grey."""
     return int((image.amax(1) - image.amin(1) > 0.2).sum())
 
 
@@ -43,7 +43,7 @@ def test_a_plot_is_a_picture_of_the_size_asked_for(draw: Any, by: str) -> None:
     assert image.shape == (1, 3, 200, 320)
     assert image.dtype == torch.float32
     assert -1 <= image.min() < image.max() == 1
-    assert coloured(image) > 50
+    assert count_coloured(image) > 50
 
 
 def test_the_same_table_is_the_same_picture() -> None:
@@ -59,7 +59,7 @@ def test_every_line_adds_to_the_picture() -> None:
         plot_lines(TABLE, x="t", y=["low", "y", "high"], by="kind"),
     ]
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
-    assert coloured(pictures[2]) > 4 * coloured(pictures[1])  # the bands
+    assert count_coloured(pictures[2]) > 4 * count_coloured(pictures[1])  # the bands
 
 
 def test_cells_without_a_number_are_left_out() -> None:
@@ -83,8 +83,8 @@ def test_a_column_with_nothing_to_draw_is_refused() -> None:
 
 
 def test_points_carry_their_texts() -> None:
-    plain, named = (plot_scatter(TABLE, x="t", y="y", by="kind", text=text) for text in ("", "kind"))
-    assert not torch.equal(plain, named)
+    plain, annotated = (plot_scatter(TABLE, x="t", y="y", by="kind", text=text) for text in ("", "kind"))
+    assert not torch.equal(plain, annotated)
 
 
 @pytest.mark.parametrize("log", ["x", "y", "both"])
@@ -103,14 +103,14 @@ def test_a_column_that_is_not_there_is_named() -> None:
 
 
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     with pytest.raises(ValueError, match=r"pip install 'guidegraph\[plot\]'"):
         plot_lines(TABLE, x="t", y="y")
 
 
 def test_pyplot_and_its_global_state_stay_out() -> None:
-    """In a process of its own: other packages of the tests import pyplot."""
+    """In its own process, because other packages of the tests import pyplot."""
     code = (
         "import sys; from guidegraph.nodes.plot import plot_lines; from guidegraph.nodes.tabular import Table; "
         "plot_lines(Table({'t': [0.0, 1.0], 'y': [1.0, 2.0]}), x='t', y='y'); "

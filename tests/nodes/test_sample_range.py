@@ -1,4 +1,4 @@
-"""A run whose x̂0 ends out of the range of its model's data says so once, and where; no result changes."""
+"""A run whose x̂0 ends out of the range of its model's data warns once, with the step; no result changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ outputs: {{x: turns.last}}
 
 
 def run(folder: Path, said: str, sampler: str = "", step: str = "", **params: int) -> tuple[torch.Tensor, list[str]]:
-    """What a run draws, and its warnings."""
+    """The sample of a run, and its warnings."""
     path = folder / "w.yaml"
     path.write_text(TEXT.format(said=said, sampler=sampler, step=step))
     with warnings.catch_warnings(record=True) as caught:
@@ -53,7 +53,7 @@ def test_a_run_that_ends_out_of_range_names_the_node_and_the_step_from_which_on(
     assert "a root mean square of 60, and the data has 1." in message
 
 
-def test_it_says_so_once_a_run(tmp_path: Path) -> None:
+def test_a_run_warns_once(tmp_path: Path) -> None:
     _, messages = run(tmp_path, "gain: 60.0", turns=3)
     assert len(messages) == 1
 
@@ -68,9 +68,7 @@ def test_it_says_so_once_a_run(tmp_path: Path) -> None:
         ("gain: 60.0", "", "data_rms: null"),
     ],
 )
-def test_what_stays_or_comes_back_into_range_is_not_worth_a_warning(
-    tmp_path: Path, said: str, sampler: str, step: str
-) -> None:
+def test_values_that_stay_in_or_return_to_range_do_not_warn(tmp_path: Path, said: str, sampler: str, step: str) -> None:
     assert run(tmp_path, said, sampler, step)[1] == []
 
 
@@ -90,19 +88,19 @@ def test_watching_changes_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_soup", [False, True])
-def test_soup_of_a_shipped_model_warns_and_a_good_picture_does_not(tmp_path: Path, is_soup: bool) -> None:
+def test_a_noisy_picture_of_a_shipped_model_warns_and_a_good_one_does_not(tmp_path: Path, is_soup: bool) -> None:
     """From σ/α = 20,291 (t = 999), ε̂ of text_and_classifier says nothing of x0: 8 of 8 pictures are noise."""
     shipped = (ROOT / "workflows" / "text_and_classifier.yaml").read_text()
-    here = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}"
+    original = "scheduler: {use: scheduler.ddim, in: {schedule: model.schedule, steps: params.steps}}"
     plain = "plain: {use: schedule.trained, in: {schedule: model.schedule}}"
     levels = "levels: {use: levels.linspace, in: {schedule: plain, steps: params.steps}}"
     sampler = "scheduler: {use: scheduler.dpmpp_2m, in: {schedule: plain, levels: levels}}"
-    there = f"{plain}\n  {levels}\n  {sampler}"
-    assert here in shipped
+    replacement = f"{plain}\n  {levels}\n  {sampler}"
+    assert original in shipped
     path = tmp_path / "w.yaml"
-    path.write_text(shipped.replace(here, there) if is_soup else shipped)
+    path.write_text(shipped.replace(original, replacement) if is_soup else shipped)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_workflow(path, cache="off").run(steps=10)
-    messages = [str(one.message) for one in caught if "out of the range" in str(one.message)]
+    messages = [str(warning.message) for warning in caught if "out of the range" in str(warning.message)]
     assert len(messages) == int(is_soup)

@@ -1,4 +1,4 @@
-"""Composed scenes: what they depend on, what they hold, and what is held out of training."""
+"""Composed scenes: reproducibility, contents, and held-out pairs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_held_out_pairs_never_occur_in_training_and_only_they_in_the_other_split
     assert {obj for scene in train for obj in scene.objects} == set(range(16))
 
 
-def test_the_semantic_map_holds_what_the_scene_names_and_nothing_else() -> None:
+def test_the_semantic_map_holds_exactly_the_scenes_classes() -> None:
     for i in range(100):
         scene = compose_scene(5, i, split="all")
         assert scene.semantic.shape == (64, 64)
@@ -106,13 +106,13 @@ def test_captions_use_the_vocabulary_and_name_every_object() -> None:
 
 def test_a_batch_is_made_of_the_scenes_in_order() -> None:
     batch = scene_batch(4, 3, 2, split="train", single=0.25, partial=0.1)
-    wanted = [compose_scene(4, 6 + i) for i in range(3)]
+    expected = [compose_scene(4, 6 + i) for i in range(3)]
     assert batch.image.shape == (3, 3, 64, 64)
     assert batch.semantic.shape == (3, len(CLASSES), 64, 64)
-    assert batch.caption == tuple(scene.caption for scene in wanted)
+    assert batch.caption == tuple(scene.caption for scene in expected)
     pixels = ((batch.image.permute(0, 2, 3, 1) + 1) * 127.5).round().byte().numpy()
-    assert np.array_equal(pixels, np.stack([scene.image for scene in wanted]))
-    assert np.array_equal(batch.semantic.argmax(1).numpy(), np.stack([scene.semantic for scene in wanted]))
+    assert np.array_equal(pixels, np.stack([scene.image for scene in expected]))
+    assert np.array_equal(batch.semantic.argmax(1).numpy(), np.stack([scene.semantic for scene in expected]))
     assert batch.semantic.sum(1).eq(1).all()
 
 
@@ -144,7 +144,7 @@ def test_dropped_captions_are_the_empty_prompt_and_depend_on_the_index() -> None
     assert set(drop_captions(captions, p=1.0)) == {""}
 
 
-def test_the_emoji_set_is_whole_and_has_no_flags_or_skin_tones() -> None:
+def test_the_emoji_set_is_complete_without_flags_and_skin_tones() -> None:
     data = load_emoji()
     assert len(data.names) == len(data.pixels) > 3000
     assert "Flags" not in data.category

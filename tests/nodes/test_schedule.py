@@ -23,8 +23,8 @@ def betas(schedule: Schedule) -> Tensor:
 
 
 def test_linear_betas_rise_linearly() -> None:
-    found = betas(schedules.linear(train_steps=1000, beta_start=1e-4, beta_end=0.02))
-    torch.testing.assert_close(found, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), atol=1e-14, rtol=0)
+    actual = betas(schedules.linear(train_steps=1000, beta_start=1e-4, beta_end=0.02))
+    torch.testing.assert_close(actual, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), atol=1e-14, rtol=0)
 
 
 def test_scaled_linear_has_stable_diffusions_last_alpha_bar() -> None:
@@ -32,15 +32,15 @@ def test_scaled_linear_has_stable_diffusions_last_alpha_bar() -> None:
 
 
 def test_cosine_betas_start_where_the_paper_has_them_and_stop_at_the_cap() -> None:
-    found = betas(schedules.cosine())
-    assert found[0].item() == pytest.approx(4.12842e-5, abs=1e-10)
-    assert found[-1].item() == pytest.approx(0.999, abs=1e-9)
+    cosine_betas = betas(schedules.cosine())
+    assert cosine_betas[0].item() == pytest.approx(4.12842e-5, abs=1e-10)
+    assert cosine_betas[-1].item() == pytest.approx(0.999, abs=1e-9)
 
 
 def test_sigmoid_betas_stay_between_their_ends() -> None:
-    found = betas(schedules.sigmoid(beta_start=1e-4, beta_end=0.02))
-    assert (found.diff() > 0).all()
-    assert found[500].item() == pytest.approx(0.01005 + 0.0199 * 0.25 * 6 / 999, rel=1e-4)
+    sigmoid_betas = betas(schedules.sigmoid(beta_start=1e-4, beta_end=0.02))
+    assert (sigmoid_betas.diff() > 0).all()
+    assert sigmoid_betas[500].item() == pytest.approx(0.01005 + 0.0199 * 0.25 * 6 / 999, rel=1e-4)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start() -> None:
@@ -79,35 +79,35 @@ def test_between_timesteps_log_sigma_over_alpha_is_linear(t: float) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.lists(st.floats(0, 999), min_size=3, max_size=3))
-def test_conversions_agree_with_what_made_x(source: str, target: str, times: list[float]) -> None:
+def test_conversions_recover_the_components_of_x(source: str, target: str, times: list[float]) -> None:
     schedule, t = scaled_linear(), torch.tensor(times, dtype=torch.float64)
     x0, eps = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1)
     alpha, sigma = (c.reshape(3, 1, 1, 1) for c in schedule.alpha_sigma(t))
     truth = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0}
     x = schedule.add_noise(x0, eps, t)
     torch.testing.assert_close(x, alpha * x0 + sigma * eps)
-    found = schedule.convert(Prediction(truth[source], source), target, x, t)  # type: ignore[arg-type]
-    assert found.kind == target
-    torch.testing.assert_close(found.value, truth[target], atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(schedule.score(found, x, t), -eps / sigma, atol=1e-7, rtol=1e-7)
+    converted = schedule.convert(Prediction(truth[source], source), target, x, t)  # type: ignore[arg-type]
+    assert converted.kind == target
+    torch.testing.assert_close(converted.value, truth[target], atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(schedule.score(converted, x, t), -eps / sigma, atol=1e-7, rtol=1e-7)
 
 
-def test_one_time_stands_for_the_whole_batch_and_half_precision_computes_in_float32() -> None:
+def test_one_time_broadcasts_and_half_precision_computes_in_float32() -> None:
     schedule = scaled_linear()
     x, value = normal(3, 1, 2, 2).half(), normal(3, 1, 2, 2, seed=1).half()
     prediction = Prediction(value, "eps")
-    one = schedule.to_x0(prediction, x, torch.tensor([500.0]))
+    broadcast = schedule.to_x0(prediction, x, torch.tensor([500.0]))
     each = schedule.to_x0(prediction, x, torch.full((3,), 500.0))
-    assert one.dtype == torch.float32
-    assert torch.equal(one, each)
+    assert broadcast.dtype == torch.float32
+    assert torch.equal(broadcast, each)
 
 
-def test_nodes_do_what_the_methods_do() -> None:
+def test_nodes_agree_with_the_methods() -> None:
     schedule, t = scaled_linear(), torch.tensor([300.0])
     x0, eps = normal(2, 1, 2, 2), normal(2, 1, 2, 2, seed=1)
     x = schedules.add_noise(x0, eps, t, schedule)
-    found = schedules.convert(Prediction(eps, "eps"), x, t, schedule, kind="x0")
-    torch.testing.assert_close(found.value, x0)
+    converted = schedules.convert(Prediction(eps, "eps"), x, t, schedule, kind="x0")
+    torch.testing.assert_close(converted.value, x0)
 
 
 def test_betas_that_fall_are_refused() -> None:

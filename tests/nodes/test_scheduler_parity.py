@@ -14,6 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_a_sampler_is_that_of_diffusers_on_the_same_grid(case: Case) -> None:
-    found = case.compare()
-    assert found.grid <= case.tolerance
-    assert found.sample < 1e-5
+    difference = case.compare()
+    assert difference.grid <= case.tolerance
+    assert difference.sample < 1e-5

@@ -1,4 +1,4 @@
-"""The generic step: clipping, learned variance, scores, noise, what it refuses, and that it can be traced."""
+"""The generic step: clipping, learned variance, scores, noise, errors and tracing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_without_clipping_a_step_is_linear(name: str, a: float, b: float, row: i
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
-def test_samples_do_not_touch_each_other(name: str) -> None:
+def test_samples_are_independent(name: str) -> None:
     sampler = getattr(samplers, name)(scaled_linear(), steps=6, clip=1.0, threshold=0.9)
     x = normal(*SHAPE)
     together = sample(sampler, x)
@@ -74,7 +74,7 @@ def test_the_row_comes_from_the_state_and_not_from_t() -> None:
     assert right.state.index.tolist() == [3]
 
 
-def test_clip_acts_on_x0_and_eps_follows_unless_it_is_told_not_to() -> None:
+def test_clip_acts_on_x0_and_eps_follows_unless_rederive_eps_is_false() -> None:
     x, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
     following, keeping = (
         samplers.ddim(scaled_linear(), steps=5, clip=True, rederive_eps=rederive) for rederive in (True, False)
@@ -83,39 +83,39 @@ def test_clip_acts_on_x0_and_eps_follows_unless_it_is_told_not_to() -> None:
     next_alpha, next_sigma = following.scheduler.alpha[2], following.scheduler.sigma[2]
     x0 = ((x - sigma * eps) / alpha).clamp(-1, 1)
     new_eps = (x - alpha * x0) / sigma
-    found = one_step(following, 1, x, Prediction(eps, "eps")).x
-    torch.testing.assert_close(found, next_alpha * x0 + next_sigma * new_eps)
-    found = one_step(keeping, 1, x, Prediction(eps, "eps")).x
-    torch.testing.assert_close(found, next_alpha * x0 + next_sigma * eps)
+    next_x = one_step(following, 1, x, Prediction(eps, "eps")).x
+    torch.testing.assert_close(next_x, next_alpha * x0 + next_sigma * new_eps)
+    next_x = one_step(keeping, 1, x, Prediction(eps, "eps")).x
+    torch.testing.assert_close(next_x, next_alpha * x0 + next_sigma * eps)
 
 
 def test_dynamic_thresholding_scales_each_sample_by_its_own_quantile() -> None:
     sampler = samplers.dpmpp_2m(scaled_linear(), steps=5, threshold=0.8)
     big = torch.stack([normal(3, 4, 4) * 0.1, normal(3, 4, 4, seed=1) * 5])
-    found = one_step(sampler, 4, normal(*SHAPE), Prediction(big, "x0")).x  # the last row gives x0 itself
-    torch.testing.assert_close(found[0], big[0])
+    x0 = one_step(sampler, 4, normal(*SHAPE), Prediction(big, "x0")).x  # the last row gives x0 itself
+    torch.testing.assert_close(x0[0], big[0])
     edge = torch.quantile(big[1].abs().flatten(), 0.8)
-    torch.testing.assert_close(found[1], big[1].clamp(-edge, edge) / edge)
+    torch.testing.assert_close(x0[1], big[1].clamp(-edge, edge) / edge)
 
 
-def test_dynamic_thresholding_scales_from_no_more_than_its_cap() -> None:
+def test_dynamic_thresholding_is_bounded_by_threshold_max() -> None:
     sampler = samplers.dpmpp_2m(scaled_linear(), steps=5, threshold=0.8, threshold_max=1.5)
     big = 5 * normal(*SHAPE)
-    found = one_step(sampler, 4, normal(*SHAPE), Prediction(big, "x0")).x  # the last row gives x0 itself
-    torch.testing.assert_close(found, big.clamp(-1.5, 1.5) / 1.5)
+    x0 = one_step(sampler, 4, normal(*SHAPE), Prediction(big, "x0")).x  # the last row gives x0 itself
+    torch.testing.assert_close(x0, big.clamp(-1.5, 1.5) / 1.5)
 
 
 @pytest.mark.parametrize("fraction", [-1.0, 0.0, 0.5, 1.0])
-def test_learned_variance_chooses_between_posterior_and_beta(fraction: float) -> None:
+def test_learned_variance_interpolates_between_posterior_and_beta(fraction: float) -> None:
     schedule = schedules.linear()
     learned, small, large = (samplers.ddpm(schedule, variance=v) for v in ("learned", "fixed_small", "fixed_large"))
     x, eps, noise = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    found = one_step(learned, 400, x, Prediction(eps, "eps", torch.full(SHAPE, fraction)), noise=noise)
+    result = one_step(learned, 400, x, Prediction(eps, "eps", torch.full(SHAPE, fraction)), noise=noise)
     middle = mean(learned.scheduler, x, Prediction(eps, "eps"), *at_row(learned, 400))
     low, high = small.scheduler.score_gain[400], large.scheduler.score_gain[400]
-    share = (fraction + 1) / 2
-    std = (low.log() * (1 - share) + high.log() * share).mul(0.5).exp()
-    torch.testing.assert_close(found.x, middle + std * noise)
+    weight = (fraction + 1) / 2
+    std = (low.log() * (1 - weight) + high.log() * weight).mul(0.5).exp()
+    torch.testing.assert_close(result.x, middle + std * noise)
 
 
 def test_a_score_shifts_the_mean_by_the_variance() -> None:
@@ -132,24 +132,26 @@ def test_a_score_shifts_the_mean_by_the_variance() -> None:
         torch.testing.assert_close(shifted, plain + gain**2 * score)
 
 
-def test_renoise_takes_the_place_of_eps_alone() -> None:
+def test_renoise_replaces_eps_alone() -> None:
     sampler = samplers.ddim(scaled_linear(), steps=5)
     x, eps, other = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     alpha, sigma = sampler.scheduler.alpha, sampler.scheduler.sigma
-    found = one_step(sampler, 1, x, Prediction(eps, "eps"), renoise=Prediction(other, "eps")).x
-    torch.testing.assert_close(found, alpha[2] * (x - sigma[1] * eps) / alpha[1] + sigma[2] * other)
+    next_x = one_step(sampler, 1, x, Prediction(eps, "eps"), renoise=Prediction(other, "eps")).x
+    torch.testing.assert_close(next_x, alpha[2] * (x - sigma[1] * eps) / alpha[1] + sigma[2] * other)
 
 
 @pytest.mark.parametrize(("narrow", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float64", "float64")])
 def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
     sampler = samplers.heun(scaled_linear(), steps=5)
     x, eps = (normal(*SHAPE, seed=seed).to(getattr(torch, narrow)) for seed in (0, 1))
-    found = one_step(sampler, 0, x, Prediction(eps, "eps"))
+    actual = one_step(sampler, 0, x, Prediction(eps, "eps"))
     expected = one_step(sampler, 0, x.to(getattr(torch, wide)), Prediction(eps, "eps"))
-    assert found.x.dtype == found.state.slots.dtype == getattr(torch, wide)
-    assert torch.equal(found.x, expected.x)
+    assert actual.x.dtype == actual.state.slots.dtype == getattr(torch, wide)
+    assert torch.equal(actual.x, expected.x)
     start = add_noise(sampler.scheduler, x, eps)
-    assert start.dtype == mean(sampler.scheduler, x, Prediction(eps, "eps"), *at_row(sampler, 0)).dtype == found.x.dtype
+    assert (
+        start.dtype == mean(sampler.scheduler, x, Prediction(eps, "eps"), *at_row(sampler, 0)).dtype == actual.x.dtype
+    )
     assert torch.equal(start, add_noise(sampler.scheduler, x.to(start.dtype), eps))
 
 
@@ -162,7 +164,7 @@ def test_the_state_is_float32_at_least(narrow: str, wide: str) -> None:
         (samplers.euler, {"prediction": Prediction(torch.zeros(2, 6, 4, 4), "eps")}, r"\(2, 6, 4, 4\) and x has"),
     ],
 )
-def test_what_a_step_refuses(build: Any, ports: dict[str, Any], message: str) -> None:
+def test_invalid_wiring_is_refused(build: Any, ports: dict[str, Any], message: str) -> None:
     sampler = build(scaled_linear(), steps=5)
     prediction = ports.pop("prediction", Prediction(torch.zeros(SHAPE), "eps"))
     with pytest.raises(ValueError, match=message):

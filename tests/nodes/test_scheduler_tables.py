@@ -1,4 +1,4 @@
-"""Which levels a sampler visits, and what its rows say."""
+"""The levels that a sampler visits, and the rows of its table."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ ALL: dict[str, Callable[..., Sampler]] = {
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("sigmas", ["schedule", "karras", "exponential"])
 def test_every_table_has_one_shape_and_starts_at_row_0(name: str, sigmas: str) -> None:
-    found = ALL[name](scaled_linear(), steps=7, sigmas=sigmas)
-    rows = len(found.steps)
-    assert found.scheduler.matrix.shape == (rows, 5, 8)
-    assert found.scheduler.log_variance.shape == (rows, 2)
-    assert found.scheduler.matrix.dtype == torch.float64
-    assert found.steps.dtype == torch.float32
-    assert found.state.index.tolist() == [0]
-    assert torch.equal(found.steps.double(), found.scheduler.t)
+    sampler = ALL[name](scaled_linear(), steps=7, sigmas=sigmas)
+    rows = len(sampler.steps)
+    assert sampler.scheduler.matrix.shape == (rows, 5, 8)
+    assert sampler.scheduler.log_variance.shape == (rows, 2)
+    assert sampler.scheduler.matrix.dtype == torch.float64
+    assert sampler.steps.dtype == torch.float32
+    assert sampler.state.index.tolist() == [0]
+    assert torch.equal(sampler.steps.double(), sampler.scheduler.t)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_rows_alpha_and_sigma_are_the_schedules_at_its_time(name: str) -> None:
-    found = ALL[name](scaled_linear(), steps=9, sigmas="karras")
-    alpha, sigma = scaled_linear().alpha_sigma(found.steps.double())
-    torch.testing.assert_close(found.scheduler.alpha, alpha, rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.scheduler.sigma, sigma, rtol=1e-12, atol=0)
+    sampler = ALL[name](scaled_linear(), steps=9, sigmas="karras")
+    alpha, sigma = scaled_linear().alpha_sigma(sampler.steps.double())
+    torch.testing.assert_close(sampler.scheduler.alpha, alpha, rtol=1e-12, atol=0)
+    torch.testing.assert_close(sampler.scheduler.sigma, sigma, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_a_row_is_a_model_call(name: str, rows: int) -> None:
 
 def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
     for node, final in ((samplers.lcm, 0.0), (samplers.tcd, 1 - scaled_linear().alphas_bar[0].item())):
-        found = node(scaled_linear(), steps=4)
-        assert found.steps.tolist() == [999, 759, 499, 259]
+        sampler = node(scaled_linear(), steps=4)
+        assert sampler.steps.tolist() == [999, 759, 499, 259]
         assert node(scaled_linear(), steps=4, original_steps=1000).steps.tolist() == [999, 749, 499, 249]
         assert node(scaled_linear(), steps=4, strength=0.5).steps.tolist() == [499, 259]
-        lands_at_x0 = (1 - found.scheduler.matrix[-1, 0, 1] ** 2).item()
+        lands_at_x0 = (1 - sampler.scheduler.matrix[-1, 0, 1] ** 2).item()
         assert lands_at_x0 == pytest.approx(final, abs=1e-6)
     with pytest.raises(ValueError, match="8 steps are more than the 4 that the model was distilled at"):
         samplers.lcm(scaled_linear(), steps=8, original_steps=4)
@@ -76,16 +76,16 @@ def test_distilled_samplers_visit_timesteps_of_the_distillation() -> None:
 
 def test_a_start_in_the_middle_keeps_the_pairs_and_the_length_of_the_whole_run() -> None:
     """dpmpp_2s pairs steps as the whole run does; 12 of 20 steps are not yet few."""
-    whole, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
-    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[4:])
-    whole, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))
-    torch.testing.assert_close(part.scheduler.matrix[1:], whole.scheduler.matrix[9:])
+    full, part = (samplers.dpmpp_2s(scaled_linear(), steps=10, strength=s) for s in (1.0, 0.7))
+    torch.testing.assert_close(part.scheduler.matrix[1:], full.scheduler.matrix[4:])
+    full, part = (samplers.dpmpp_2m(scaled_linear(), steps=20, strength=s, final="first") for s in (1.0, 0.6))
+    torch.testing.assert_close(part.scheduler.matrix[1:], full.scheduler.matrix[9:])
 
 
 @pytest.mark.parametrize(
     "name", ["dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm", "tcd", "dpmpp_2s"]
 )
-def test_samplers_that_cannot_go_from_the_data_to_the_noise_say_so(name: str) -> None:
+def test_samplers_that_cannot_go_from_the_data_to_the_noise_raise(name: str) -> None:
     schedule = scaled_linear()
     with pytest.raises(ValueError, match="from the data to the noise, which this solver cannot"):
         ALL[name](schedule, timesteps(schedule, timesteps=[0, 200, 400, 600], final="listed"))
@@ -93,15 +93,15 @@ def test_samplers_that_cannot_go_from_the_data_to_the_noise_say_so(name: str) ->
 
 def test_heun_of_dpmpp_2m_goes_from_the_data_to_the_noise_and_back() -> None:
     schedule = scaled_linear()
-    there = timesteps(schedule, timesteps=list(range(20, 820, 20)), final="listed")
-    back = timesteps(schedule, timesteps=list(range(800, 0, -20)), final="listed")
+    forward = timesteps(schedule, timesteps=list(range(20, 820, 20)), final="listed")
+    backward = timesteps(schedule, timesteps=list(range(800, 0, -20)), final="listed")
     x = normal(1, 64)
-    noisy = sample(samplers.dpmpp_2m(schedule, there, solver_type="heun"), x)
-    found = sample(samplers.dpmpp_2m(schedule, back, solver_type="heun"), noisy)
-    torch.testing.assert_close(found, x, atol=0.02, rtol=0)
+    noisy = sample(samplers.dpmpp_2m(schedule, forward, solver_type="heun"), x)
+    restored = sample(samplers.dpmpp_2m(schedule, backward, solver_type="heun"), noisy)
+    torch.testing.assert_close(restored, x, atol=0.02, rtol=0)
 
 
-def test_threshold_max_is_the_steps() -> None:
+def test_threshold_max_is_passed_to_the_step() -> None:
     scheduler = samplers.dpmpp_2m(scaled_linear(), steps=4, threshold=0.9, threshold_max=1.5).scheduler
     assert (scheduler.threshold, scheduler.threshold_max) == (0.9, 1.5)
 
@@ -121,17 +121,17 @@ def test_spacings_are_those_of_lin_et_al() -> None:
 
 def test_karras_levels_span_the_schedule() -> None:
     schedule = scaled_linear()
-    found = samplers.euler(schedule, steps=10, sigmas="karras").scheduler
-    ratio = (found.sigma / found.alpha).numpy()
+    scheduler = samplers.euler(schedule, steps=10, sigmas="karras").scheduler
+    ratio = (scheduler.sigma / scheduler.alpha).numpy()
     high, low = ((1 - schedule.alphas_bar) / schedule.alphas_bar).sqrt()[[-1, 0]].tolist()
     expected = (high ** (1 / 7) + np.linspace(0, 1, 10) * (low ** (1 / 7) - high ** (1 / 7))) ** 7
     np.testing.assert_allclose(ratio, expected, rtol=2e-6)
-    assert found.t[[0, -1]].tolist() == [999, 0]
+    assert scheduler.t[[0, -1]].tolist() == [999, 0]
 
 
 def test_exponential_levels_have_constant_ratios() -> None:
-    found = samplers.euler(scaled_linear(), steps=10, sigmas="exponential").scheduler
-    ratio = found.sigma / found.alpha
+    scheduler = samplers.euler(scaled_linear(), steps=10, sigmas="exponential").scheduler
+    ratio = scheduler.sigma / scheduler.alpha
     torch.testing.assert_close(ratio[1:] / ratio[:-1], (ratio[1] / ratio[0]).expand(9), rtol=1e-5, atol=0)
 
 
@@ -187,19 +187,19 @@ def test_final_first_lands_at_the_first_alpha_bar() -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("unipc", "lcm")])  # they correct, or add noise
 def test_a_last_step_of_length_zero_changes_nothing(name: str) -> None:
-    found = ALL[name](scaled_linear(), steps=17, final="first", sigmas="karras")
-    noises = [torch.zeros(1, 5, dtype=torch.float64)] * len(found.steps)
-    whole = sample(found, normal(1, 5), noises)
+    sampler = ALL[name](scaled_linear(), steps=17, final="first", sigmas="karras")
+    noises = [torch.zeros(1, 5, dtype=torch.float64)] * len(sampler.steps)
+    final = sample(sampler, normal(1, 5), noises)
     last = 2 if name in ("heun", "dpm2", "edm") else 1
-    before = sample(found, normal(1, 5), noises, rows=len(found.steps) - last)
-    torch.testing.assert_close(whole, before)
+    before = sample(sampler, normal(1, 5), noises, rows=len(sampler.steps) - last)
+    torch.testing.assert_close(final, before)
 
 
 def test_strength_keeps_the_last_part_of_the_steps() -> None:
     schedule = scaled_linear()
-    whole = samplers.ddim(schedule, steps=10)
+    full = samplers.ddim(schedule, steps=10)
     part = samplers.ddim(schedule, steps=10, strength=0.3)
-    assert part.steps.tolist() == whole.steps[-3:].tolist()
+    assert part.steps.tolist() == full.steps[-3:].tolist()
     x0, noise = normal(2, 1, 2, 2), normal(2, 1, 2, 2, seed=1)
     torch.testing.assert_close(add_noise(part.scheduler, x0, noise), schedule.add_noise(x0, noise, part.steps[:1]))
     assert len(samplers.ddim(schedule, steps=10, strength=0.01).steps) == 1
@@ -211,10 +211,10 @@ def test_strength_keeps_the_last_part_of_the_steps() -> None:
 )
 def test_samplers_that_can_start_at_zero_terminal_snr(name: str) -> None:
     schedule = schedules.zero_terminal_snr(scaled_linear())
-    found = ALL[name](schedule, steps=400, spacing="trailing")
-    assert found.scheduler.zero_snr
+    sampler = ALL[name](schedule, steps=400, spacing="trailing")
+    assert sampler.scheduler.zero_snr
     noises = [normal(1, 4000, seed=i) for i in range(400)]
-    x = sample(found, normal(1, 4000, seed=400), noises, kind="v", schedule=schedule)
+    x = sample(sampler, normal(1, 4000, seed=400), noises, kind="v", schedule=schedule)
     assert x.mean().item() == pytest.approx(0.2, abs=0.03)
     assert x.std().item() == pytest.approx(0.5, abs=0.03)
 
@@ -242,18 +242,18 @@ def test_other_samplers_start_where_signal_is_left_and_refuse_to_start_without(n
         (lambda s: samplers.pndm(s, steps=3, warmup="runge_kutta"), "at least 4 steps"),
     ],
 )
-def test_grids_that_cannot_be_are_refused(build: Callable[[Any], Sampler], message: str) -> None:
+def test_invalid_grids_are_refused(build: Callable[[Any], Sampler], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(scaled_linear())
 
 
 def test_the_table_names_the_coefficients_that_are_not_zero_everywhere() -> None:
     scheduler = samplers.dpmpp_2m(scaled_linear(), steps=4).scheduler
-    found, levels = table(scheduler), ("t", "alpha", "sigma", "sigma/alpha")
-    assert list(found) == ["row", *levels, "score_gain", "x.x", "x.x0", "x.s1", "s1.x0"]
-    assert found["s1.x0"][1] == 1.0
-    assert (found["x.x"][-1], found["x.x0"][-1]) == (0.0, 1.0)
-    assert found["x.x0"] == tuple(scheduler.matrix[:, 0, 1].tolist())
+    columns, levels = table(scheduler), ("t", "alpha", "sigma", "sigma/alpha")
+    assert list(columns) == ["row", *levels, "score_gain", "x.x", "x.x0", "x.s1", "s1.x0"]
+    assert columns["s1.x0"][1] == 1.0
+    assert (columns["x.x"][-1], columns["x.x0"][-1]) == (0.0, 1.0)
+    assert columns["x.x0"] == tuple(scheduler.matrix[:, 0, 1].tolist())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Semantic maps survive the way to a picture and back, and what stands for no class is named."""
+"""Semantic maps survive a round trip through pictures, and pixels without a class are named."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from guidegraph_runtime.png import write_png
 
 def test_colours_are_one_for_each_class_and_far_enough_apart() -> None:
     assert len(COLOURS) == len(CLASSES)
-    apart = [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(COLOURS, 2)]
-    assert min(apart) > 2 * TOLERANCE
+    distances = [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in combinations(COLOURS, 2)]
+    assert min(distances) > 2 * TOLERANCE
 
 
 def test_a_map_comes_back_from_its_picture(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_grey_picture_holds_indices_and_scales_by_the_nearest_pixel(tmp_path: 
     assert torch.equal(semantic.sum(1), torch.ones(1, 4, 4))
 
 
-def test_classes_of_any_kind_are_indices_without_colours(tmp_path: Path) -> None:
+def test_other_classes_are_indices_without_colours(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 181], [23, 7]], dtype=np.uint8)).save(tmp_path / "map.png")
     semantic = load_map(path=tmp_path / "map.png", classes=182)
     assert semantic.shape == (1, 182, 2, 2)
@@ -49,7 +49,7 @@ def test_classes_of_any_kind_are_indices_without_colours(tmp_path: Path) -> None
         load_map(path=tmp_path / "rgb.png", classes=182)
 
 
-def test_what_stands_for_no_class_is_named(tmp_path: Path) -> None:
+def test_pixels_without_a_class_are_named(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 23]], dtype=np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"grey.png: the value at row 0, column 1 is 23; classes are 0 to 22"):
         load_map(path=tmp_path / "grey.png")

@@ -1,4 +1,4 @@
-"""Solvers as tables against loops in σ = s that state their papers' and k-diffusion's formulas a second time."""
+"""Solvers as tables against independent loops in σ = s of the papers' and k-diffusion's formulas."""
 
 from __future__ import annotations
 
@@ -189,8 +189,8 @@ def test_steps_that_no_distillation_had_are_refused(original: int, steps: int, m
 
 
 def test_tcd_without_noise_is_ddim() -> None:
-    found = consistency.tcd(LEVELS, NOISE.at, gamma=0)
-    for row, expected in zip(found, ancestral.ddim(LEVELS), strict=True):
+    rows = consistency.tcd(LEVELS, NOISE.at, gamma=0)
+    for row, expected in zip(rows, ancestral.ddim(LEVELS), strict=True):
         np.testing.assert_allclose(row.x, expected.x, rtol=0, atol=1e-12)
 
 
@@ -268,15 +268,15 @@ def test_pndm_of_v_converts_the_mix_of_vs_at_the_start_of_each_step(warmup: str)
             weights = ([3, -1], [23, -16, 5], [55, -59, 37, -9])[min(i, 3) - 1]
             mixed = sum(w * value for w, value in zip(weights, past, strict=False)) / sum(weights)
         x = transfer(x, a, b, mixed)
-    found = run(rows, normal(64, 99), [np.zeros(64)] * len(rows))
-    np.testing.assert_allclose(found, x, rtol=0, atol=1e-8)
+    actual = run(rows, normal(64, 99), [np.zeros(64)] * len(rows))
+    np.testing.assert_allclose(actual, x, rtol=0, atol=1e-8)
 
 
 def test_pairs_of_dpmpp_2s_are_those_of_the_whole_run() -> None:
     """A start after an odd number of steps begins with a single step, then takes the whole run's pairs."""
-    whole = dpm.dpmpp_2s(LEVELS)
+    full = dpm.dpmpp_2s(LEVELS)
     part = dpm.dpmpp_2s(LEVELS[3:], skipped=3)
-    assert [bool(row.x[5]) for row in part[1:]] == [bool(row.x[5]) for row in whole[4:]]
+    assert [bool(row.x[5]) for row in part[1:]] == [bool(row.x[5]) for row in full[4:]]
     assert not part[0].x[5]
-    for row, same in zip(part[1:], whole[4:], strict=True):
-        np.testing.assert_array_equal(row.x, same.x)
+    for row, expected in zip(part[1:], full[4:], strict=True):
+        np.testing.assert_array_equal(row.x, expected.x)

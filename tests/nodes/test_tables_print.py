@@ -47,8 +47,8 @@ outputs: {table: table, lines: every}
 
 
 def test_rows_of_single_values_and_columns_of_lists() -> None:
-    one = columns([2.0, torch.tensor([3]), "word"], names=["a", "b", "c"], constants={"m": "CFG"})
-    assert one.records() == [{"m": "CFG", "a": 2.0, "b": 3, "c": "word"}]
+    single_row = columns([2.0, torch.tensor([3]), "word"], names=["a", "b", "c"], constants={"m": "CFG"})
+    assert single_row.records() == [{"m": "CFG", "a": 2.0, "b": 3, "c": "word"}]
     several = columns([[1, 2], torch.tensor([0.5, 1.5]), 7], names=["a", "b", "c"])
     assert dict(several) == {"a": (1, 2), "b": (0.5, 1.5), "c": (7, 7)}
     collected = columns([torch.tensor([[999.0], [500.0]]), [torch.tensor(1.0), torch.tensor(2.0)]], names=["t", "x"])
@@ -65,20 +65,20 @@ def test_rows_of_single_values_and_columns_of_lists() -> None:
         ([object()], ["a"], "column 'a' takes numbers or texts"),
     ],
 )
-def test_what_is_no_table_is_refused(values: Any, names: list[str], message: str) -> None:
+def test_invalid_columns_are_refused(values: Any, names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         columns(values, names=names)
 
 
 def test_stacked_tables_have_the_columns_of_all() -> None:
-    found = stack([Table({"a": [1], "b": [2]}), Table({"a": [3, 4], "c": ["x", "y"]})])
-    assert dict(found) == {"a": (1, 3, 4), "b": (2, None, None), "c": (None, "x", "y")}
+    stacked = stack([Table({"a": [1], "b": [2]}), Table({"a": [3, 4], "c": ["x", "y"]})])
+    assert dict(stacked) == {"a": (1, 3, 4), "b": (2, None, None), "c": (None, "x", "y")}
 
 
-def test_stacked_tables_may_be_told_apart() -> None:
+def test_stacked_tables_may_be_named() -> None:
     tables = [Table({"a": [1, 2]}), Table({"a": [3]})]
-    found = stack(tables, by="kind", names=["x", "y"])
-    assert list(found.items()) == [("kind", ("x", "x", "y")), ("a", (1, 2, 3))]
+    stacked = stack(tables, by="kind", names=["x", "y"])
+    assert list(stacked.items()) == [("kind", ("x", "x", "y")), ("a", (1, 2, 3))]
     with pytest.raises(ValueError, match="2 tables need as many names"):
         stack(tables, by="kind", names=["x"])
     with pytest.raises(ValueError, match="'by' is the name of a new column"):
@@ -137,9 +137,9 @@ def test_loops_of_loops_collect_rows(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP)
     workflow = load_workflow(path)
-    found = workflow.run()
-    assert dict(found["table"]) == {"method": ("a|b",) * 3, "scale": (0.5, 2.0, 4.0), "index": (0, 1, 2)}
-    assert found["lines"]["other"] == (0.5, 2.0, 4.0) * 3
+    outputs = workflow.run()
+    assert dict(outputs["table"]) == {"method": ("a|b",) * 3, "scale": (0.5, 2.0, 4.0), "index": (0, 1, 2)}
+    assert outputs["lines"]["other"] == (0.5, 2.0, 4.0) * 3
     assert workflow.run(scales=[1.0])["table"].rows == 1
 
 
