@@ -53,8 +53,8 @@ def kernel_distance_of_subsets(
 def _squared_mmd(a: Tensor, b: Tensor) -> Tensor:
     """The unbiased estimate of MMD² with the kernel (xᵀy/D + 1)³ between two sets of n samples (eq. 4)."""
     n, d = a.shape
-    within = [((k.sum() - k.diagonal().sum()) / (n * (n - 1))) for k in ((f @ f.T / d + 1) ** 3 for f in (a, b))]
-    return within[0] + within[1] - 2 * ((a @ b.T / d + 1) ** 3).mean()
+    means_within = [((k.sum() - k.diagonal().sum()) / (n * (n - 1))) for k in ((f @ f.T / d + 1) ** 3 for f in (a, b))]
+    return means_within[0] + means_within[1] - 2 * ((a @ b.T / d + 1) ** 3).mean()
 
 
 @node("metric.inception_score")

@@ -48,9 +48,9 @@ def onnx_denoiser(
 
     For an ONNX file nothing is guessed. inputs: the graph's names for x, for t and for the fields of the condition that
     it takes; x and spatial may share an input, and are then concatenated along the channels. t and vector are converted
-    to the dtype and axes that the graph declares. constants: a number, or a row of numbers, for other inputs. outputs:
-    the graph's name for the prediction, value, if it has several outputs, and for a learned variance; if both have the
-    same name, they are its halves. kind: of the prediction.
+    to the dtype and axes that the graph declares. constants: a number, or a row of numbers, for other inputs.
+    outputs: the graph's name for the prediction, value, if it has several outputs, and for a learned variance; if both
+    have the same name, they are its halves. kind: of the prediction.
     edm, sigma_data: `network` and `sigma_data` of denoiser.edm, for an EDM model; needs `schedule`. A raw network's
     output is F if kind is left out.
     Raises an error for a bundle without a denoiser alone, for settings that do not fit the graph, with its
