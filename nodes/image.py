@@ -48,9 +48,9 @@ def image_from_sample(sample: Sample) -> Image:
 
 @node("image.resize")
 def resize_image(image: Image, *, size: Size, mode: Filter = "bicubic") -> Image:
-    """Resize an image (B, 3, H, W) to a side or [height, width], with antialiasing, clamped to [-1, 1].
+    """Resize an image (B, 3, H, W), with antialiasing and clamped to [-1, 1].
 
-    mode: of interpolation.
+    size: the side, or [height, width]. mode: the interpolation filter.
     """
     from torch.nn import functional
 

@@ -107,8 +107,8 @@ def pndm(
 ) -> Sampler:
     """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and then PLMS.
 
-    warmup: selects the variant. combine: quantity to combine over several calls, ε, or v as in diffusers for models
-    that predict v.
+    warmup: how it starts, `plms` or `runge_kutta`. combine: quantity to combine over several calls, ε, or v as in
+    diffusers for models that predict v.
     """
     return sampler_of(samplers.pndm, **locals())
 
