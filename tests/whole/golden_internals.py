@@ -9,17 +9,16 @@ from typing import Any
 from unittest.mock import patch
 
 from guidegraph import Workflow
-from guidegraph.cli import main
 from guidegraph.graph import digest
 from guidegraph.graph.checkpoint import read_state
 from guidegraph.graph.digest import Digests
 from guidegraph.graph.ir import Loop, Op, Param, Source, walk
-from guidegraph.graph.serialise import encode, read_value
+from guidegraph.graph.serialise import read_value
 from guidegraph.graph.training import resume_key
 from guidegraph.graph.types import structured_types
-from guidegraph_runtime.cli import main as run_bundle
+from guidegraph_runtime.single import inputs_of
 
-__all__ = ["encode", "fixed_sources", "main", "plan_digests", "read_state", "read_value", "run_bundle", "structured_types"]
+__all__ = ["fixed_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
 
 ROOT = Path(__file__).parents[2]
 SPEC_DIGEST, PATH_DIGEST = "_spec_digest", "path_digest"

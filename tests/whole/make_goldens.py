@@ -51,7 +51,9 @@ def write_outputs() -> None:
 
 
 def write_plans() -> None:
-    lines = (f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in shipped_plans().items())
+    lines = (
+        f" {json.dumps(name)}: {json.dumps(plan, separators=(',', ':'))}" for name, plan in shipped_plans().items()
+    )
     (GOLDENS / "plans.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 

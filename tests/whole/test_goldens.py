@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -22,7 +23,14 @@ from guidegraph import load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
 from tests.cli.command import process
 from tests.whole.golden_cases import CASES, GOLDENS, WORKFLOWS, Case, Golden, differences, pack_outputs, read_goldens
-from tests.whole.golden_internals import fixed_sources, plan_digests, read_state, read_value, structured_types
+from tests.whole.golden_internals import (
+    fixed_sources,
+    inputs_of,
+    plan_digests,
+    read_state,
+    read_value,
+    structured_types,
+)
 from tests.whole.make_goldens import SETTINGS
 
 EXACT = os.environ.get("GUIDEGRAPH_GOLDENS") == "exact"
@@ -37,9 +45,7 @@ def goldens() -> dict[str, Golden]:
     return read_goldens(GOLDENS)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, id=c.name, marks=pytest.mark.slow if c.slow else ()) for c in CASES]
-)
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=pytest.mark.slow if c.slow else ()) for c in CASES])
 def test_outputs_are_the_same(case: Case, goldens: dict[str, Golden], tmp_path: Path) -> None:
     for package in case.packages:
         if importlib.util.find_spec(package) is None:
@@ -143,9 +149,8 @@ def test_an_old_bundle_runs() -> None:
     assert np.abs(levels).max() <= 2
 
 
-@pytest.mark.parametrize("bundle", ["bundle", "single/export.onnx"])
-def test_the_command_runs_an_old_export(bundle: str, tmp_path: Path) -> None:
-    words = [GOLDENS / bundle, "--out", tmp_path / "out", "--provider", "cpu"]
+def test_the_command_runs_an_old_bundle(tmp_path: Path) -> None:
+    words = [GOLDENS / "bundle", "--out", tmp_path / "out", "--provider", "cpu"]
     words += [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
     done = process(words, tmp_path, python=("-m", "guidegraph_runtime"))
     assert done.returncode == 0, done.stderr
@@ -155,6 +160,15 @@ def test_the_command_runs_an_old_export(bundle: str, tmp_path: Path) -> None:
     for file, picture in zip(files, expected, strict=True):
         with Image.open(file) as image:
             assert np.abs(np.asarray(image).astype(int).transpose(2, 0, 1) - picture).max() <= 2
+
+
+def test_an_old_single_file_runs() -> None:
+    file = GOLDENS / "single" / "export.onnx"
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (image,) = session.run(["image.uint8"], inputs_of(file.with_suffix(".json"), **SETTINGS))
+    expected = np.load(GOLDENS / "exported.npy").astype(int).transpose(0, 2, 3, 1)
+    assert image.shape == expected.shape
+    assert np.abs(image - expected).max() <= 2
 
 
 # --- a picture -------------------------------------------------------------------------------------------------------
