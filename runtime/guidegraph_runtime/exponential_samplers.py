@@ -215,7 +215,7 @@ def unipc(
 ) -> SamplerTable:
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step.
 
-    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps are of orders p − 1, …, 1.
+    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1 to 1.
     """
     drawing_none(eta)
     choice("variant", variant, get_args(uni.B))

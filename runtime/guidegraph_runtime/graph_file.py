@@ -92,16 +92,14 @@ def _graph_path(path: Path) -> Path:
 
 def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -> dict[str, bytes]:
     """Read the files of a graph's external weights, by name, all from its folder."""
-    graph_path, read = str(file), dict[str, bytes]()
+    where, read = str(file), dict[str, bytes]()
     for tensor in graph.externals:
         if (wrong := wrong_file_name(tensor.location)) is not None:
             do = "save the model again with its weights beside it, or inside of it"
-            _refuse(
-                graph_path, f"expected for the weights {shown(tensor.name)} {wrong}, found {shown(tensor.location)}", do
-            )
+            _refuse(where, f"expected for the weights {shown(tensor.name)} {wrong}, found {shown(tensor.location)}", do)
         if not whole_folder:  # a node reads only the file of its setting, so that caches and permissions hold
             do = f"give the folder '{file.parent}' as the path, with no other graph in it"
-            _refuse(graph_path, f"expected all weights in the file, found some in {shown(tensor.location)}", do)
+            _refuse(where, f"expected all weights in the file, found some in {shown(tensor.location)}", do)
         if tensor.location not in read:
             remaining = max_bytes - sum(map(len, read.values()))
             read[tensor.location] = _read_in_folder(file.parent / tensor.location, remaining)
@@ -109,7 +107,7 @@ def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -
             actual = f"the weights {shown(tensor.name)} up to byte {tensor.offset + tensor.size}"
             do = "get both files again"
             _refuse(
-                graph_path,
+                where,
                 f"expected at most the {len(read[tensor.location])} bytes of '{tensor.location}', found {actual}",
                 do,
             )

@@ -105,7 +105,8 @@ def limit_message(name: str, found: float, what: str, limits: Limits | None = No
     limit = getattr(limits or current_limits(), name)
     if limit is None or found <= limit:
         return None
-    return f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={_sufficient_limit(found)}"
+    raised = _sufficient_limit(found)
+    return f"{what}; the limit is {show_limit(name, limit)}. If that is right, raise it: --limit {name}={raised}"
 
 
 def check_limit(name: str, found: float, what: str, limits: Limits | None = None) -> None:

@@ -27,9 +27,8 @@ FOLDER_LOCK = ".guidegraph.lock"
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HOLDER_LENGTH = 4096
-_LOCKED_BYTE = (
-    1 << 30
-)  # far behind the text, which other processes read while the file is locked (Windows locks are mandatory)
+# Far behind the text, which other processes read while the file is locked: Windows locks are mandatory.
+_LOCKED_BYTE = 1 << 30
 
 
 class FolderBusy(Exception):

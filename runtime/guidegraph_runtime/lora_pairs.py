@@ -140,9 +140,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 def _alphas(settings: Mapping[str, Any], layer: str, path: Path) -> Alphas:
     """The settings for a layer: those with the prefix of its network, or all, in a folder for one network."""
-    prefix = next(
-        (candidate for candidate in ("unet.", "text_encoder.", "text_encoder_2.") if layer.startswith(candidate)), ""
-    )
+    prefix = next((name for name in ("unet.", "text_encoder.", "text_encoder_2.") if layer.startswith(name)), "")
     own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
     if own.get("use_dora"):
         raise ValueError(f"'{path}' is no LoRA that can be applied: it is a DoRA, and only pairs of low rank are read")

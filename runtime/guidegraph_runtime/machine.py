@@ -27,7 +27,7 @@ def machine_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """The memory that this process can still allocate, limited by the machine, container and rlimit; None if unknown."""
+    """The memory that this process can still allocate, limited by machine, container and rlimit; None if unknown."""
     return min(_available_bytes(), default=None)
 
 
