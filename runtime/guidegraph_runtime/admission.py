@@ -38,32 +38,32 @@ class Rows:
     source: str
 
 
-def batch_problem(samples: Rows, others: Iterable[Rows]) -> str | None:
+def batch_problem(samples: Rows, counts: Iterable[Rows]) -> str | None:
     """Check that each value has one row for all samples, or one row per sample.
 
     Samples are never repeated to fill a batch: picture i of seed s is the picture of seed s + i, and a repeated sample
     would give a picture that no seed gives.
     """
-    for other in others:
-        if other.count == 0:
-            return f"{other.source} is for no sample: give one for all samples, or one for each"
-        if other.count not in (1, samples.count):
+    for rows in counts:
+        if rows.count == 0:
+            return f"{rows.source} is for no sample: give one for all samples, or one for each"
+        if rows.count not in (1, samples.count):
             return (
-                f"{other.source} is for {_plural(other.count, 'sample')} and {samples.source} makes "
-                f"{samples.count}: give one for all samples or one for each, or make the batch {other.count}"
+                f"{rows.source} is for {_plural(rows.count, 'sample')} and {samples.source} makes "
+                f"{samples.count}: give one for all samples or one for each, or make the batch {rows.count}"
             )
     return None
 
 
-def shared_rows(what: str, *counts: int) -> int:
+def shared_rows(names: str, *counts: int) -> int:
     """Return the common number of samples of values that each have one row for all samples, or one per sample.
 
-    what: the values, for the message ("x0 and noise"). Raises ``ValueError`` if the counts do not agree.
+    names: the values, for the message ("x0 and noise"). Raises ``ValueError`` if the counts do not agree.
     """
     largest = max(counts)
     if any(count not in (1, largest) for count in counts):
         sizes = " and ".join(map(str, counts))
-        raise ValueError(f"{what} must be of one batch, or one for all; found {sizes} samples")
+        raise ValueError(f"{names} must be of one batch, or one for all; found {sizes} samples")
     return largest
 
 

@@ -219,23 +219,23 @@ class Bundle:
 
     def offers(self) -> list[Offer]:
         """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""
-        inputs = {name: one for name, one in self.manifest.inputs.items() if not one.required}
-        values = {name: self.carried(name, one.default) for name, one in inputs.items()}
-        plan, wanted = self.manifest.plan, [one.source for one in self.manifest.outputs.values()]
-        known = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
+        inputs = {name: spec for name, spec in self.manifest.inputs.items() if not spec.required}
+        values = {name: self.carried(name, spec.default) for name, spec in inputs.items()}
+        plan, targets = self.manifest.plan, [spec.source for spec in self.manifest.outputs.values()]
+        start_values = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
 
         def takes(nodes: Mapping[str, Any]) -> bool:
             try:
-                self._rehearse(overridden(plan, nodes, self.where), known, wanted)
+                self._rehearse(overridden(plan, nodes, self.where), start_values, targets)
             except BundleError:
                 return False
             return True
 
-        return list(offers(plan, {f"params.{name}": one.default for name, one in inputs.items()}, takes))
+        return list(offers(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
 
-    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], wanted: Sequence[str]) -> Rehearsal:
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> Rehearsal:
         rehearsal = Rehearsal(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
-        rehearsal.run(rehearsal.demanded(plan, wanted) if has_choices(plan) else plan)
+        rehearsal.run(rehearsal.demanded(plan, targets) if has_choices(plan) else plan)
         return rehearsal
 
     def _start(self, values: Mapping[str, Any]) -> Memory:
@@ -257,5 +257,5 @@ def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
     return {name: np.array(on_host(value)) for name, value in values.items()}
 
 
-def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:
+def _no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
     raise ValueError(f"part '{part}' is not run in a rehearsal")

@@ -82,26 +82,26 @@ def _run_into(
             raise BundleError(bundle.where, "output-failed", f"output '{name}' has no file: {reason}") from error
         except ValueError as error:
             raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
-        observer.output(name, record.files[name])
+        observer.on_output(name, record.files[name])
 
     def finished(operation: Operation, seconds: float) -> None:
         record.operations[operation.node] = seconds
-        observer.finished(operation, seconds)
+        observer.on_finish(operation, seconds)
 
     start_time = time.perf_counter()
-    observer.started(bundle.manifest.name, len(bundle.manifest.plan))
+    observer.on_start(bundle.manifest.name, len(bundle.manifest.plan))
     status = "failed"
     try:
         with _record_run(record, folder):
             bundle.run_with(
-                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=observer.progress
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=observer.on_progress
             )
         status = "done"
     except KeyboardInterrupt:
         status = "cancelled"
         raise
     finally:
-        observer.ended(status, time.perf_counter() - start_time)
+        observer.on_end(status, time.perf_counter() - start_time)
     if not (as_json or quiet):
         out_line(_summary(folder, record.files))
 
@@ -144,21 +144,21 @@ def _summary(folder: Path, outputs: Mapping[str, list[str]]) -> str:
 class _SilentObserver:
     """Observes a run silently."""
 
-    def started(self, name: str, total: int) -> None: ...
-    def finished(self, operation: Operation, seconds: float) -> None: ...
-    def progress(self, node: str, done: int, total: int) -> None: ...
-    def output(self, name: str, files: list[str]) -> None: ...
-    def ended(self, status: str, seconds: float) -> None: ...
+    def on_start(self, name: str, total: int) -> None: ...
+    def on_finish(self, operation: Operation, seconds: float) -> None: ...
+    def on_progress(self, node: str, done: int, total: int) -> None: ...
+    def on_output(self, name: str, files: list[str]) -> None: ...
+    def on_end(self, status: str, seconds: float) -> None: ...
 
 
 class _LineObserver(_SilentObserver):
     """Shows the current loop on one line of a terminal."""
 
-    def progress(self, node: str, done: int, total: int) -> None:
+    def on_progress(self, node: str, done: int, total: int) -> None:
         sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
         sys.stderr.flush()
 
-    def ended(self, status: str, seconds: float) -> None:
+    def on_end(self, status: str, seconds: float) -> None:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
@@ -166,21 +166,21 @@ class _LineObserver(_SilentObserver):
 class _JsonObserver(_SilentObserver):
     """Prints each event as a line of JSON, like ``guidegraph run --json``."""
 
-    def started(self, name: str, total: int) -> None:
+    def on_start(self, name: str, total: int) -> None:
         self._print_event("run_started", workflow=name, total=total)
 
-    def finished(self, operation: Operation, seconds: float) -> None:
+    def on_finish(self, operation: Operation, seconds: float) -> None:
         self._print_event(
             "node_finished", path=f"nodes.{operation.node}", node=operation.op, seconds=seconds, origin="computed"
         )
 
-    def progress(self, node: str, done: int, total: int) -> None:
+    def on_progress(self, node: str, done: int, total: int) -> None:
         self._print_event("loop_progress", path=f"nodes.{node}", done=done, total=total, values={})
 
-    def output(self, name: str, files: list[str]) -> None:
+    def on_output(self, name: str, files: list[str]) -> None:
         self._print_event("output_ready", name=name, files=files)
 
-    def ended(self, status: str, seconds: float) -> None:
+    def on_end(self, status: str, seconds: float) -> None:
         self._print_event("run_finished", status=status, seconds=seconds)
 
     def _print_event(self, event: str, **fields: Any) -> None:

@@ -134,10 +134,10 @@ class DeviceParts:
         weights = weights or {}
         inputs = _inputs(session, values, weights)
         if not session.settings.cuda_graph:
-            return self._bound_part(session, weights)(inputs)
+            return self._part_for(session, weights)(inputs)
         key = session, tuple([(tensor.name, due) for tensor, _, due in inputs])
         if key not in self._graphs.sizes:
-            outputs = self._bound_part(session, weights)(inputs)
+            outputs = self._part_for(session, weights)(inputs)
             self._graphs.sizes[key] = _sizes(session, inputs, outputs)
             return outputs
         if key not in self._graphs.parts:
@@ -145,7 +145,7 @@ class DeviceParts:
             self._graphs.parts[key] = FixedPart(session, self._graphs.sizes[key], shapes)
         return self._graphs.parts[key](inputs)
 
-    def _bound_part(self, session: Session, weights: Mapping[str, Any]) -> BoundPart:
+    def _part_for(self, session: Session, weights: Mapping[str, Any]) -> BoundPart:
         key = session, tuple(weights)
         if key not in self._bound:
             self._bound[key] = BoundPart(session)

@@ -125,7 +125,7 @@ def _unknown_layers_message(
 def _apply_loras(
     bundle: VerifiedBundle, part: str, weights: Mapping[_Weight, Iterable[tuple[Lora, Pair[Array]]]]
 ) -> dict[str, bytes]:
-    stored_weights = {one.name: one for one in bundle.graphs[part].externals}
+    stored_weights = {tensor.name: tensor for tensor in bundle.graphs[part].externals}
     files = bundle.externals(part)
     changed: dict[str, bytearray] = {}
     for weight, pairs in weights.items():

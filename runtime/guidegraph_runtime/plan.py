@@ -30,7 +30,7 @@ Progress = Callable[[str, int, int], None]
 class PartRunner(Protocol):
     """Runs a part: maps values by name, in any dtype and shape that fits, to outputs by name."""
 
-    def __call__(self, part: str, given: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
+    def __call__(self, part: str, inputs: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
 
 
 @dataclass
@@ -112,9 +112,9 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
-        self.memory.update(self._computed(operation, self._inputs(operation)))
+        self.memory.update(self._compute(operation, self._inputs(operation)))
 
-    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+    def _compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
         """Compute a host operation; return its results by the names of the values."""
         settings = {name: self._setting(value) for name, value in operation.settings.items()}
         # Fields of structured ports that are not tensors.

@@ -67,9 +67,9 @@ class Rehearsal(PlanRun):
         shape = self._shape(operation, inputs)
         if shape is not None and (reason := memory_problem([Sized(shape)], self.limit)) is not None:
             raise ValueError(reason)
-        known = not any(isinstance(one, (Unknown, Sized)) for one in inputs.values())
-        if known and operation.op not in _RANDOM_OPERATIONS:
-            results = self._computed(operation, inputs)
+        is_known = not any(isinstance(item, (Unknown, Sized)) for item in inputs.values())
+        if is_known and operation.op not in _RANDOM_OPERATIONS:
+            results = self._compute(operation, inputs)
             if not self.depth:
                 self.made[operation.node] = results
         elif shape is not None and operation.outputs == (operation.node,):
@@ -106,14 +106,14 @@ class Rehearsal(PlanRun):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
 
     def _part(self, operation: Operation) -> None:
-        known = {name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, Sized))}
-        check_fields(operation, Memory(known))
+        known_values = {name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, Sized))}
+        check_fields(operation, Memory(known_values))
         inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
-        if operation.node not in self.parts or any(isinstance(one, Unknown) for one in inputs.values()):
+        if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
             return
         part = self.parts[operation.node]
-        shaped = {name: one if isinstance(one, Sized) else np.asarray(one) for name, one in inputs.items()}
+        shaped = {name: item if isinstance(item, Sized) else np.asarray(item) for name, item in inputs.items()}
         self._check_batch(operation, part, shaped)
         sizes = axis_sizes(part, shaped)
         check_multiples(operation.settings.get(MULTIPLES, {}), sizes)
@@ -124,7 +124,7 @@ class Rehearsal(PlanRun):
         for tensor in part.outputs:
             shape_out = _evaluate_shape(tensor.dims, sizes)
             outputs[tensor.name] = UNKNOWN if shape_out is None else Sized(shape_out, np.dtype(tensor.dtype).itemsize)
-        results = [one for one in outputs.values() if isinstance(one, Sized)]
+        results = [item for item in outputs.values() if isinstance(item, Sized)]
         if (reason := memory_problem([*map(Sized, due), *results], self.limit)) is not None:
             raise ValueError(reason)
         self._name_sources(operation, outputs)
@@ -133,17 +133,17 @@ class Rehearsal(PlanRun):
     def _check_batch(self, operation: Operation, part: Part, shaped: Mapping[str, Any]) -> None:
         """Check that per-sample inputs agree on the batch, and record the inputs that are broadcast to it."""
         rows = {
-            one.name: Rows(int(shaped[one.name].shape[0]), self._source(operation.inputs[one.name]))
-            for one in part.inputs
-            if one.dims[:1] == (BATCH,) and len(shaped[one.name].shape) == len(one.dims)
+            item.name: Rows(int(shaped[item.name].shape[0]), self._source(operation.inputs[item.name]))
+            for item in part.inputs
+            if item.dims[:1] == (BATCH,) and len(shaped[item.name].shape) == len(item.dims)
         }
-        many = [name for name, one in rows.items() if one.count != 1]
+        many = [name for name, item in rows.items() if item.count != 1]
         # A carried value determines the samples; the others must match it.
         many.sort(key=lambda name: operation.inputs[name] not in self._carried)
         if many and (reason := batch_problem(rows[many[0]], [rows[name] for name in many])) is not None:
             raise ValueError(reason)
         if many:
-            self.repeated |= {operation.inputs[name]: rows[many[0]] for name, one in rows.items() if one.count == 1}
+            self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
@@ -154,10 +154,10 @@ class Rehearsal(PlanRun):
         starts = {link: memory.read(start) for link, start in loop.start.items()}
         self.sources |= {link: self._source(start) for link, start in loop.start.items()}
         memory.update(starts)
-        known = not isinstance(rows, (Unknown, Sized))
-        if not known or len(rows):
+        is_known = not isinstance(rows, (Unknown, Sized))
+        if not is_known or len(rows):
             memory[loop.index] = 0
-            row = UNKNOWN if not known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
+            row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
             memory[loop.item] = row
             outer, self._carried = self._carried, self._carried | starts.keys()
             self.depth += 1

@@ -104,9 +104,9 @@ def host_values(description: Description, params: Mapping[str, Any], nodes: Mapp
     recipe, where = description.recipe, description.where
     values = given_inputs(recipe, params, where, description.file)
     memory = Memory(_tables(description) | {f"params.{name}": value for name, value in values.items()})
-    noise_nodes = {one.node for one in description.noise.values()}
+    noise_nodes = {operation.node for operation in description.noise.values()}
     plan = overridden(recipe.plan, nodes, where)
-    prelude = [one for one in plan if one.node not in noise_nodes]
+    prelude = [operation for operation in plan if operation.node not in noise_nodes]
     rehearsal = Rehearsal(where, _no_part, description.file, Memory(memory))
     rehearsal.run(prelude)
     PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
@@ -120,7 +120,7 @@ def _compute_arrays(description: Description, memory: Memory, nodes: Mapping[str
         if name not in description.noise:
             arrays[name] = _array(tensor, memory.read(name))
     shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
-    plan = {one.node: one for one in overridden(description.recipe.plan, nodes, description.where)}
+    plan = {operation.node: operation for operation in overridden(description.recipe.plan, nodes, description.where)}
     for name, noise in description.noise.items():
         arrays[name] = _array(
             description.inputs[name], _draw_noise(description, plan[noise.node], name, noise, memory, shapes)
@@ -140,7 +140,9 @@ def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
             position = tensor.dims.index(axis)
             if (reason := multiple_problem(shape, (position,), factor)) is not None:
                 raise ValueError(f"'{axis}' of '{name}': {reason}")
-    samples = max((rows[name] for name in description.samples if name in rows), key=lambda one: one.count, default=None)
+    samples = max(
+        (rows[name] for name in description.samples if name in rows), key=lambda item: item.count, default=None
+    )
     if samples is not None and (reason := batch_problem(samples, rows.values())) is not None:
         raise ValueError(reason)
 
@@ -216,8 +218,8 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     fields = top.fields(_TOP)
     recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), where)
     inputs, noise, samples, multiples = {}, {}, set(), {}
-    for name, one in fields["inputs"].entries(wrong_label):
-        spec = one.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
+    for name, cursor in fields["inputs"].entries(wrong_label):
+        spec = cursor.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
         dims = tuple(
             dim.text() if isinstance(dim.value, str) else dim.integer(0, 2**31 - 1) for dim in spec["dims"].items()
         )
@@ -228,8 +230,8 @@ def read_description(path: str | os.PathLike[str]) -> Description:
             samples.add(name)
         if "multiples" in spec:
             multiples[name] = _multiples(spec["multiples"], dims)
-    nodes = {one.node for one in recipe.plan}
-    if unknown := [one.node for one in noise.values() if one.node not in nodes]:
+    nodes = {cursor.node for cursor in recipe.plan}
+    if unknown := [cursor.node for cursor in noise.values() if cursor.node not in nodes]:
         fields["inputs"].fail("noise of nodes that the recipe has", f"'{unknown[0]}'")
     if not isinstance(fields["fields"].value, dict):
         fields["fields"].fail("an object")

@@ -118,7 +118,9 @@ class FakeSession:
     def run_with_iobinding(self, binding: FakeBinding, options: FakeRunOptions) -> None:
         graph = options.entries.get("gpu_graph_id", "none")
         self.log.events.append(("run", graph))
-        self.log.addresses.setdefault(graph, []).append(tuple(one.inner.data_ptr() for one in binding.bound.values()))
+        self.log.addresses.setdefault(graph, []).append(
+            tuple(tensor.inner.data_ptr() for tensor in binding.bound.values())
+        )
         self.inner.run_with_iobinding(binding.inner)
 
     def run(self, *_: Any) -> Mapping[str, Any]:

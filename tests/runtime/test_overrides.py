@@ -40,7 +40,7 @@ def test_another_operation_leaves_behind_what_only_the_old_one_had() -> None:
 def test_nodes_of_bodies_are_changed_too() -> None:
     (_, loop) = overridden(PLAN, {"sample.body.fresh.shape": [4, 4, 4]}, "here")
     assert loop.body is not None
-    assert [one.settings for one in loop.body] == [{}, {"shape": [4, 4, 4]}]
+    assert [operation.settings for operation in loop.body] == [{}, {"shape": [4, 4, 4]}]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_nodes_of_bodies_are_changed_too() -> None:
     ],
 )
 def test_what_there_is_not_is_named_with_what_there_is(name: str, value: Any, message: str) -> None:
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as error:
         overridden(PLAN, {name: value}, "here")
-    assert message in str(found.value)
+    assert message in str(error.value)
 
 
 def test_only_operations_with_the_same_ports_and_outputs_are_alike() -> None:

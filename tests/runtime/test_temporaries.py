@@ -36,20 +36,20 @@ def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
 
 
 def test_those_of_another_machine_go_after_a_day(tmp_path: Path) -> None:
-    fresh, old = (left_behind(tmp_path / name, where="0" * 8) for name in ("fresh.png", "old.png"))
+    fresh, stale = (left_behind(tmp_path / name, where="0" * 8) for name in ("fresh.png", "old.png"))
     changed = fresh.stat().st_mtime
-    os.utime(old, (changed, changed - OTHERS_AGE - 10))
+    os.utime(stale, (changed, changed - OTHERS_AGE - 10))
     remove_stale(tmp_path)
     assert list(tmp_path.iterdir()) == [fresh]
 
 
 def test_what_makes_way_is_no_temporary(tmp_path: Path) -> None:
-    old = temporary_path(tmp_path / "bundle", "old")
-    old = old.with_name(old.name.replace(f"-{os.getpid()}-", f"-{DEAD}-"))
-    old.mkdir()
+    previous = temporary_path(tmp_path / "bundle", "old")
+    previous = previous.with_name(previous.name.replace(f"-{os.getpid()}-", f"-{DEAD}-"))
+    previous.mkdir()
     remove_stale(tmp_path)
-    assert list(tmp_path.iterdir()) == [old]
-    assert list(stale_paths(tmp_path, "old", "bundle")) == [old]
+    assert list(tmp_path.iterdir()) == [previous]
+    assert list(stale_paths(tmp_path, "old", "bundle")) == [previous]
     assert list(stale_paths(tmp_path, "old", "bundl")) == []
 
 

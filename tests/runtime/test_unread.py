@@ -36,9 +36,9 @@ def drawn(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any, Any
     """The noise that the part is given in each iteration."""
     taken: list[np.ndarray[Any, Any]] = []
 
-    def part(name: str, given: Any) -> dict[str, Any]:
-        taken.append(given["fresh"])
-        return {"step.x": given["x"]}
+    def part(name: str, inputs: Any) -> dict[str, Any]:
+        taken.append(inputs["fresh"])
+        return {"step.x": inputs["x"]}
 
     run = PlanRun("here", part, lambda name: b"")
     run.memory.update({"start": np.ones((2, 3, 4, 5), np.float32), **flags})
@@ -48,8 +48,8 @@ def drawn(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any, Any
 
 def test_zeros_of_its_shape_stand_in_while_the_flag_holds() -> None:
     taken = drawn(plan(), **{"table.noisy": False})
-    assert [one.shape for one in taken] == [(2, 3, 4, 5)] * 2
-    assert not any(one.any() for one in taken)
+    assert [array.shape for array in taken] == [(2, 3, 4, 5)] * 2
+    assert not any(array.any() for array in taken)
 
 
 @pytest.mark.parametrize("flags", [{"table.noisy": True}, {}])
@@ -73,7 +73,7 @@ def test_a_flag_that_the_host_computed_as_numpys_bool_counts_too() -> None:
     ids=["no flags", "collected", "read by another operation"],
 )
 def test_what_something_else_reads_is_computed(operations: list[Operation]) -> None:
-    assert all(one.any() for one in drawn(operations, **{"table.noisy": False}))
+    assert all(array.any() for array in drawn(operations, **{"table.noisy": False}))
 
 
 @pytest.mark.parametrize("unread", [3, {"sample.body.fresh": 1}, {"sample.body.fresh": {"field": "a", "is": 0}}])

@@ -48,11 +48,11 @@ def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]
 def tokenize(
     texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None, weighted: bool = False
 ) -> Tokens:
-    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. There is no such node: nodes embed texts.
+    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It has no node: nodes embed texts.
 
     tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are truncated and
-    padded; by default that of the tokenizer. weighted: parse brackets like `text.weighted`, but refuse weights. Unknown
-    words become its [UNK], if it has one, with a warning that names them.
+    padded; by default that of the tokenizer. weighted: parse brackets like `text.weighted`, but refuse weights.
+    Unknown words become its [UNK], if it has one, with a warning that names them.
     Raises an error for an invalid tokenizer, and if texts have different lengths.
     """
     text_list = _check_texts(texts)
@@ -68,7 +68,7 @@ def tokenize(
 def chunks(
     texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """Inputs of CLIP's text encoders for B texts. There is no such node: nodes embed texts.
+    """Inputs of CLIP's text encoders for B texts. It has no node: nodes embed texts.
 
     towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` and
     `end` and of `pad`, and its learned words, each with its ids. weighted: `(word:1.3)` gives a word a weight.
