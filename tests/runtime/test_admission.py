@@ -1,4 +1,4 @@
-"""What a bundle refuses before anything runs, and that it offers nothing that it would refuse."""
+"""A bundle refuses invalid runs before anything runs, and offers only overrides that it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choices of a bundle's plan: the runtime runs the operations of the branch that is taken, and no others."""
+"""Choices of a bundle's plan: the runtime runs only the operations of the branch that is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""guidegraph-run, as a person uses it: what it writes, what it says, and with which code it ends."""
+"""The command guidegraph-run: its files, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def picture(side: int = 2) -> bytes:
 
 
 def expected(scale: float = 1.5, seed: int = 0, batch: int = 1, steps: int = 2) -> float:
-    """What the bundle's loop makes of its noise."""
+    """The total of the bundle's loop."""
     x = gaussian(seed, [4], batch)
     for _ in range(steps):
         x = x * np.float32(scale) + bundles.WEIGHTS
@@ -310,10 +310,10 @@ def test_an_output_that_is_no_picture_fails_and_is_recorded(run: Run, tmp_path: 
 
 
 def test_ctrl_c_ends_with_130_and_is_recorded(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Bundle, "run_with", interrupted)
+    monkeypatch.setattr(Bundle, "run_with", interrupt)
     assert run(bundle, "--out", "here") == Result(130, "", "cancelled\n")
     assert json.loads(Path("here/run.json").read_text())["status"] == "cancelled"
 

@@ -1,4 +1,4 @@
-"""guidegraph-run without room on the disk or in memory, and in a folder that is in use."""
+"""guidegraph-run without space on the disk or in memory, and in a folder that is in use."""
 
 from __future__ import annotations
 

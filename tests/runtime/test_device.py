@@ -1,4 +1,4 @@
-"""On a GPU the values of a run stay there: a loop uploads what is new in each step, and downloads nothing."""
+"""On a GPU the values of a run stay there: a loop uploads only new values in each step, and downloads none."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def log() -> Log:
 
 @pytest.fixture
 def open_on_device(monkeypatch: pytest.MonkeyPatch, log: Log) -> Callable[..., Bundle]:
-    def made(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
+    def make(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
         if settings.providers[0].device == "cpu":
             return make_session(bundle, part, settings)
         return fake_session(log, bundle, part, settings)
 
-    def opened(path: Path, **settings: Any) -> Bundle:
-        monkeypatch.setattr("guidegraph_runtime.bundle.make_session", made)
+    def open_bundle_on_device(path: Path, **settings: Any) -> Bundle:
+        monkeypatch.setattr("guidegraph_runtime.bundle.make_session", make)
         return Bundle(path, SessionSettings(CUDA, **settings))
 
-    return opened
+    return open_bundle_on_device
 
 
 def on_cpu(path: Path) -> Bundle:
@@ -289,11 +289,11 @@ def test_a_bundle_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda
     downloads: list[tuple[int, ...]] = []
     read = DeviceValue.array
 
-    def recorded(value: DeviceValue) -> Any:
+    def record(value: DeviceValue) -> Any:
         downloads.append(value.shape)
         return read(value)
 
-    monkeypatch.setattr(DeviceValue, "array", recorded)
+    monkeypatch.setattr(DeviceValue, "array", record)
     for batch in (2, 1, 2):
         actual, expected = device.run(batch=batch, steps=STEPS), host.run(batch=batch, steps=STEPS)
         for name, array in expected.items():

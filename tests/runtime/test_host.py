@@ -1,4 +1,4 @@
-"""The runtime's operations refuse what does not fit, say what they expected and found, and need no torch."""
+"""The runtime's operations refuse invalid arguments with the expected and the actual value, and do not need torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runtime's operations against the nodes that say `runtime=True`: same signatures, same values."""
+"""The runtime's operations agree with the nodes declared `runtime=True`: same signatures, same values."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def compare(id: str, **arguments: Any) -> dict[str, Any]:
 
 
 def refusal(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
-    """What a function says against its arguments; nothing where it takes them."""
+    """The message of a function that refuses its arguments; "" if it accepts them."""
     try:
         function(**arguments)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A hostile bundle ends in a message of its limits: not after the memory is full, and not after hours."""
+"""The limits stop a hostile bundle with a message, before it fills the memory or runs for hours."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_tensor_of_more_elements_than_its_graph_has_bytes_is_refused(tmp_path:
         open_bundle(write_bundle(tmp_path, step(like_x("Identity", ["lie"]), lie)))
 
 
-def changed(over: Any) -> Callable[[dict[str, Any]], None]:
+def change_loop(over: Any) -> Callable[[dict[str, Any]], None]:
     def change(value: dict[str, Any]) -> None:
         value["plan"][0]["with"]["over"] = over
 
@@ -165,7 +165,7 @@ def changed(over: Any) -> Callable[[dict[str, Any]], None]:
 
 @pytest.mark.parametrize("over", [10**12, 2**64])
 def test_an_endless_loop_of_a_plan_is_refused_as_it_begins(tmp_path: Path, over: int) -> None:
-    bundle = Bundle(write_bundle(tmp_path, change=changed(over)))
+    bundle = Bundle(write_bundle(tmp_path, change=change_loop(over)))
     with pytest.raises(BundleError, match=rf"over-limit: sample \(loop\): the loop takes {over:,} trips"):
         bundle.run(x=X)
 

@@ -1,4 +1,4 @@
-"""`bundle.json` has one meaning or is refused, with the place, what was expected and what was found."""
+"""An ambiguous or invalid `bundle.json` is refused with the location, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def entry_of_names(path: tuple[Any, ...]) -> bool:
     return len(path) > 1 and path[-2] in NAMED
 
 
-def changed_at(path: tuple[Any, ...], replacement: Any) -> bytes:
+def change_at(path: tuple[Any, ...], replacement: Any) -> bytes:
     tree = {"": value()}
     inner: Any = tree
     for key in ("", *path)[:-1]:
@@ -129,22 +129,22 @@ def at(path: tuple[Any, ...]) -> Any:
     return inner
 
 
-def right_too(path: tuple[Any, ...], value: Any) -> bool:
+def is_valid_too(path: tuple[Any, ...], replacement: Any) -> bool:
     """The few places where such a value is right as well."""
     if path[-1:] in (("default",), ("required",)) or path[-3:] == ("reference", "inputs", "scale"):
-        return value in (None, True, 2.5)
+        return replacement in (None, True, 2.5)
     if path[-1:] in (("workflow",), ("help",)) or path[:-1] == ("fixed",):
-        return bool(value == "\x00")
+        return bool(replacement == "\x00")
     if path[-1:] == ("tolerance",):
-        return bool(value == 2.5)
-    return value in ([], {}) and type(value) is type(at(path))
+        return bool(replacement == 2.5)
+    return replacement in ([], {}) and type(replacement) is type(at(path))
 
 
 @pytest.mark.parametrize("path", [path for path in places(value()) if "with" not in path[:-1]], ids=str)
 def test_every_value_of_a_wrong_type(path: tuple[Any, ...]) -> None:
     for wrong in (None, True, 2.5, "\x00", [], [None], {}, {"\x00": 1}):
-        if not right_too(path, wrong):
-            refusal(changed_at(path, wrong))
+        if not is_valid_too(path, wrong):
+            refusal(change_at(path, wrong))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_file_names_that_meet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("path", "replacement"),
     [
         (("parts", "step", "file"), "parts/none.onnx"),
         (("parts", "step", "file"), "../step.onnx"),
@@ -279,8 +279,8 @@ def test_file_names_that_meet(name: str) -> None:
     ],
     ids=str,
 )
-def test_values_that_do_not_agree(path: tuple[Any, ...], value: Any) -> None:
-    refusal(changed_at(path, value))
+def test_values_that_do_not_agree(path: tuple[Any, ...], replacement: Any) -> None:
+    refusal(change_at(path, replacement))
 
 
 def test_bodies_in_bodies() -> None:

@@ -1,4 +1,4 @@
-"""What a bundle gives is the caller's alone, and what it is given is read once: the next run gives the same."""
+"""A bundle's outputs belong to the caller, and inputs are read once: the next run gives the same values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider that is asked for, or an error that says why not; only "auto" may end on the CPU."""
+"""A session gets the requested provider or an error with the reason; only "auto" may fall back to the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two outputs are apart, and when that is too far."""
+"""The difference of two outputs, and its tolerance."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_one_name_is_one_size() -> None:
     refusal(lambda: shape_of("a", PAIR.outputs[0], {"batch": 2}), "bad-input")
 
 
-def described(**changes: Any) -> Callable[[dict[str, Any]], None]:
+def change_description(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda value: value["parts"]["step"].update(changes)
 
 
@@ -142,7 +142,7 @@ SCALE = {"name": "scale", "dtype": "float32", "dims": []}
     ],
 )
 def test_graph_that_is_not_as_described(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert "expected the " in refusal(lambda: session(tmp_path, change=described(**changes)), "bad-session")
+    assert "expected the " in refusal(lambda: session(tmp_path, change=change_description(**changes)), "bad-session")
 
 
 def test_graph_that_onnxruntime_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +227,7 @@ def with_weights(tmp_path: Path) -> Session:
     """A session whose weights w may be exchanged."""
     graph = step_graph(weights=inside("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
-    return session(tmp_path, step=model(graph), change=described(externals=[]))
+    return session(tmp_path, step=model(graph), change=change_description(externals=[]))
 
 
 OTHER = np.full(4, 10, np.float32)
@@ -310,7 +310,7 @@ def test_bound_tensors_that_do_not_fit(tmp_path: Path, fixed: bool) -> None:
 
 
 class Value:
-    """A tensor on a device that only records what is done with it."""
+    """A tensor on a device that only records calls."""
 
     def __init__(self, log: list[Any], shape: tuple[int, ...], dtype: str, device: str):
         self.log, self.device = log, device
@@ -394,13 +394,13 @@ STEP = Part(
 )
 
 
-def recorded(**settings: Any) -> tuple[Session, RecordingRuntime]:
+def record_session(**settings: Any) -> tuple[Session, RecordingRuntime]:
     runtime = RecordingRuntime({"y": (2, 4)})
     return Session("step.onnx", STEP, runtime, SessionSettings(CUDA, **settings), runtime), runtime
 
 
 def test_nothing_leaves_the_device_inside_of_a_loop() -> None:
-    step, runtime = recorded()
+    step, runtime = record_session()
     binding = step.bind()
     binding.set("scale", TWO)
     binding.set("x", X)
@@ -418,7 +418,7 @@ def test_nothing_leaves_the_device_inside_of_a_loop() -> None:
 
 
 def test_a_cuda_graph_has_its_own_addresses_and_number() -> None:
-    step, runtime = recorded(cuda_graph=True)
+    step, runtime = record_session(cuda_graph=True)
     binding = step.bind_fixed({"batch": 2})
     binding.set("scale", TWO)
     binding.set("x", X)
@@ -434,7 +434,7 @@ def test_a_cuda_graph_has_its_own_addresses_and_number() -> None:
 
 
 def test_every_binding_has_a_cuda_graph_of_its_own() -> None:
-    step, runtime = recorded(cuda_graph=True)
+    step, runtime = record_session(cuda_graph=True)
     for sizes in ({"batch": 2}, {"batch": 2}, {"batch": 3}):  # of one shape, too: they have other addresses
         fixed = step.bind_fixed(sizes)
         fixed.set("x", np.zeros((sizes["batch"], 4), np.float32))

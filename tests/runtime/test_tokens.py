@@ -1,4 +1,4 @@
-"""What is said of words that a tokenizer does not know."""
+"""Messages about words that a tokenizer does not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle is refused before a session is made, unless it is just what its `bundle.json` says, and keeps to itself."""
+"""A bundle is refused before a session is created unless it matches its `bundle.json` and reads only its own files."""
 
 from __future__ import annotations
 
@@ -569,7 +569,7 @@ def test_every_cut_of_a_graph_is_refused_or_a_graph() -> None:
 
 
 def test_nothing_hides_in_damaged_graphs() -> None:
-    """What this reader accepts holds nothing that the protobuf library reads otherwise."""
+    """The protobuf library reads any graph that this reader accepts in the same way."""
     draw = random.Random(0)
     accepted = 0
     for _ in range(6000):
@@ -593,7 +593,7 @@ def test_nothing_hides_in_damaged_graphs() -> None:
     assert 300 < accepted < 5500
 
 
-def nested(levels: int) -> bytes:
+def nest(levels: int) -> bytes:
     graph = b""
     for _ in range(levels):
         graph = field(1, field(5, field(6, graph)))
@@ -601,10 +601,10 @@ def nested(levels: int) -> bytes:
 
 
 def test_graphs_in_graphs_without_end() -> None:
-    read_graph(nested(15))
+    read_graph(nest(15))
     for levels in (16, 17, 3000):
         with pytest.raises(Malformed, match="more than 16 graphs in each other"):
-            read_graph(nested(levels))
+            read_graph(nest(levels))
 
 
 @pytest.mark.parametrize("graph", [field(1, field(1, b"")) * 10**5, field(5, field(1, b"\x01" * 10**6))])
