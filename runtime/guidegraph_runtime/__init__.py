@@ -1,4 +1,4 @@
-"""The torch-free part of guidegraph: what the engine and an exported bundle share, so that each exists once.
+"""The torch-free part of guidegraph, shared by the engine and exported bundles.
 
 Names are resolved on first use (PEP 562), so that ``import guidegraph_runtime`` loads neither NumPy nor onnxruntime.
 """

@@ -1,4 +1,4 @@
-"""Tensors among a bundle's inputs: an array as it is, or one from a .npy or .safetensors file."""
+"""Tensor inputs of a bundle: arrays, or arrays read from .npy and .safetensors files."""
 
 from __future__ import annotations
 
@@ -25,66 +25,67 @@ _RAW = {
 }  # fmt: skip
 
 
-def tensor_input(name: str, one: Input, value: Any) -> Array:
-    """A copy of the value for an input of type tensor, in its dtype; of a .safetensors file, its namesake or only one.
+def tensor_input(name: str, declared: Input, value: Any) -> Array:
+    """Copy the value of a tensor input, in the input's dtype.
 
-    A leading axis of 1 may stand for any batch. Raises ``ValueError`` for what is no such tensor.
+    From a .safetensors file, take the tensor of the same name, or the only one. A leading axis of 1 fits any batch.
+    Raises ``ValueError`` for a value of another dtype or shape.
     """
     array = value if isinstance(value, np.ndarray) else _read(name, value)
     check_limit("elements", array.size, f"'{name}' is a tensor of {array.size:,} elements")
-    assert one.dtype is not None
-    assert one.dims is not None
-    if not np.can_cast(array.dtype, one.dtype, "same_kind"):
-        raise ValueError(f"'{name}': expected a tensor of dtype {one.dtype}, found {array.dtype}; convert it")
-    fits = len(array.shape) == len(one.dims) and all(
-        not isinstance(dim, int) or dim == size for dim, size in zip(one.dims, array.shape, strict=True)
+    assert declared.dtype is not None
+    assert declared.dims is not None
+    if not np.can_cast(array.dtype, declared.dtype, "same_kind"):
+        raise ValueError(f"'{name}': expected a tensor of dtype {declared.dtype}, found {array.dtype}; convert it")
+    fits = len(array.shape) == len(declared.dims) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(declared.dims, array.shape, strict=True)
     )
     if not fits:
-        raise ValueError(f"'{name}': expected a tensor ({', '.join(map(str, one.dims))}), found {array.shape}")
-    return np.array(array, one.dtype)
+        raise ValueError(f"'{name}': expected a tensor ({', '.join(map(str, declared.dims))}), found {array.shape}")
+    return np.array(array, declared.dtype)
 
 
 def _read(name: str, value: Any) -> Array:
     if isinstance(value, (str, os.PathLike)):
         path = Path(value)
         try:
-            data, where = read_regular(path, limit="file_bytes"), f"'{path}'"
+            data, source = read_regular(path, limit="file_bytes"), f"'{path}'"
         except OSError as error:
             raise ValueError(f"'{name}': '{path}' cannot be read: {error.strerror}") from None
     elif isinstance(value, (bytes, bytearray, memoryview)):
-        data, where = bytes(value), "its bytes"
+        data, source = bytes(value), "its bytes"
     else:
         raise ValueError(f"'{name}': expected an array, or a .npy or .safetensors file, found {type(value).__name__}")
     if data.startswith(_NPY):
         try:
-            return read_npy(io.BytesIO(data), where)
+            return read_npy(io.BytesIO(data), source)
         except LimitExceeded:
             raise
         except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"'{name}': {where} is no array that can be read: {error}") from None
+            raise ValueError(f"'{name}': {source} is no array that can be read: {error}") from None
     try:
-        found = read_safetensors(data)
+        tensors = read_safetensors(data)
     except ValueError as error:
-        raise ValueError(f"'{name}': {where} is neither .npy nor .safetensors: {error}") from None
-    if name not in found and len(found) != 1:
-        raise ValueError(f"'{name}': {where} has no tensor of that name; {one_of(name, found)}")
-    return found.get(name, next(iter(found.values())))
+        raise ValueError(f"'{name}': {source} is neither .npy nor .safetensors: {error}") from None
+    if name not in tensors and len(tensors) != 1:
+        raise ValueError(f"'{name}': {source} has no tensor of that name; {one_of(name, tensors)}")
+    return tensors.get(name, next(iter(tensors.values())))
 
 
 def read_safetensors(data: bytes) -> dict[str, Array]:
-    """The tensors of a .safetensors file; bfloat16, which NumPy lacks, as float32. Raises ``ValueError``."""
+    """Read the tensors of a .safetensors file; bfloat16, which NumPy lacks, becomes float32. Raises ``ValueError``."""
     from safetensors import SafetensorError, deserialize
 
     try:
-        found: list[tuple[str, Mapping[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
+        records: list[tuple[str, Mapping[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     tensors = {}
-    for name, one in found:
-        kind = str(one["dtype"])
+    for name, record in records:
+        kind = str(record["dtype"])
         if kind not in _RAW:
             raise ValueError(f"the tensor '{name}' is of the dtype {kind}, which this runtime does not read")
-        array = np.frombuffer(one["data"], _RAW[kind]).reshape(one["shape"])
+        array = np.frombuffer(record["data"], _RAW[kind]).reshape(record["shape"])
         if kind == "BF16":  # the upper half of a float32
             array = (array.astype("<u4") << 16).view("<f4")
         tensors[name] = array

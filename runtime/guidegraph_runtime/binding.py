@@ -21,7 +21,7 @@ Value: TypeAlias = NDArray[Any] | np.generic
 """An array, or a NumPy scalar, which counts as a 0-d array."""
 
 NO_GRAPH = -1
-"""As the number of a CUDA graph: none is recorded or replayed."""
+"""The CUDA graph id that records and replays nothing."""
 
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -37,7 +37,7 @@ class DeviceTensor(Protocol):
 
 
 class Bindable(Protocol):
-    """What a binding needs of a session, so that one that only records can take its place."""
+    """The interface of a session that a binding uses; tests replace it by a recorder."""
 
     where: str
     part: Part
@@ -54,39 +54,39 @@ class Bindable(Protocol):
 
 
 class Binding:
-    """Tensors on a session's device: `set` gives inputs, which stay until they are set again; `run` gives outputs.
+    """Tensors on a session's device: `set` sets inputs, which stay until they are set again; `run` returns outputs.
 
-    `session.weights` may be set too: runs with bindings ignore adapters, so this is how weights are exchanged here.
-    ``BundleError`` is raised for a name, dtype or shape that the part does not have.
+    `session.weights` can be set too: runs with bindings ignore adapters, so this is the way to replace weights.
+    Raises ``BundleError`` for a name, dtype or shape that the part does not have.
     """
 
     def __init__(self, session: Bindable):
         self._session = session
         self._inputs = {tensor.name: tensor for tensor in session.part.inputs}
-        self._known = self._inputs | dict(session.weights)
+        self._settable = self._inputs | dict(session.weights)
         self._values: dict[str, DeviceTensor] = {}
         self._uploaded: dict[str, DeviceTensor] = {}
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
-        """Give an input: an array, which is copied to the device, or a tensor that is there already.
+        """Set an input to an array, which is copied to the device, or to a tensor that is on the device already.
 
-        An array takes the place of the one given before it, if that is as large. The memory of a tensor is shared, and
-        of an array too where the device is the CPU: leave it as it is until the last run with it.
+        An array reuses the memory of the previous array of the same shape. The memory of a tensor is shared, and that
+        of an array too if the device is the CPU: do not change it until the last run that uses it.
         """
-        tensor = find_input(self._session.where, name, self._known)
+        tensor = find_input(self._session.where, name, self._settable)
         if not isinstance(value, DeviceTensor):
             array = np.asarray(value, order="C")
             check_tensor(self._session.where, tensor, str(array.dtype), array.shape, {})
-            value = self._on_device(name, array)
+            value = self._upload(name, array)
         check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
         self._values[name] = value
 
     def run(self) -> dict[str, DeviceTensor]:
-        """All outputs by name, on the device. Those of earlier runs keep their values."""
+        """Run the graph; return all outputs by name, on the device. Outputs of earlier runs keep their values."""
         session, device = self._session, self._session.provider
         self._check_sizes()
-        # A new one each time: one that is used again writes into the outputs of the last run, and in onnxruntime 1.26,
-        # outputs bound anew or not, the tensors that it gave out then show the values of the next run.
+        # A new binding for each run: a reused one writes into the outputs of the last run. In onnxruntime 1.26 the
+        # returned tensors then show the values of the next run, even if the outputs are bound again.
         binding = session.guard(session.session.io_binding)
         for name, value in self._values.items():
             session.guard(binding.bind_ortvalue_input, name, value)
@@ -96,11 +96,11 @@ class Binding:
         session.call(session.session.run_with_iobinding, binding, options=session.options((), NO_GRAPH))
         return dict(zip(names, binding.get_outputs(), strict=True))
 
-    def _on_device(self, name: str, array: Array) -> DeviceTensor:
-        device, before = self._session.provider, self._uploaded.get(name)
-        if before is not None and tuple(before.shape()) == array.shape and device.device != "cpu":
-            self._session.guard(before.update_inplace, array)
-            return before
+    def _upload(self, name: str, array: Array) -> DeviceTensor:
+        device, previous = self._session.provider, self._uploaded.get(name)
+        if previous is not None and tuple(previous.shape()) == array.shape and device.device != "cpu":
+            self._session.guard(previous.update_inplace, array)
+            return previous
         make = self._session.onnxruntime.OrtValue.ortvalue_from_numpy
         value = cast(DeviceTensor, self._session.guard(make, array, device.device, device.device_id))
         self._uploaded[name] = value
@@ -116,10 +116,10 @@ class Binding:
 
 
 class FixedBinding:
-    """A binding whose tensors are made once, for one size of each named axis: their addresses never change.
+    """A binding whose tensors are allocated once, for one size of each named axis, so their addresses never change.
 
-    With `cuda_graph` in the session's settings the first run records a CUDA graph, and later ones replay it.
-    `weights` are the shapes of those of the session's that are to be set as inputs are.
+    With `cuda_graph` in the session's settings the first run records a CUDA graph, and later runs replay it.
+    weights: the shapes of the session's weights that are set like inputs.
     """
 
     def __init__(self, session: Bindable, sizes: Mapping[str, int], weights: Mapping[str, Sequence[int]] | None = None):
@@ -132,7 +132,7 @@ class FixedBinding:
             tensor = find_input(session.where, name, session.weights)
             check_tensor(session.where, tensor, tensor.dtype, shape, {})
             self._inputs[name] = Tensor(name, tensor.dtype, tuple(shape))
-        self._given: set[str] = set()
+        self._filled: set[str] = set()
         self._binding = session.guard(session.session.io_binding)
         self._values = {name: self._empty(tensor, sizes) for name, tensor in self._inputs.items()}
         self._outputs = {tensor.name: self._empty(tensor, sizes) for tensor in session.part.outputs}
@@ -153,20 +153,20 @@ class FixedBinding:
         return self._outputs
 
     def set(self, name: str, value: Value | DeviceTensor) -> None:
-        """Copy an array, or a tensor on the device (an output, say), into the place of an input."""
-        place = find_input(self._session.where, name, self._inputs)
+        """Copy an array, or a tensor on the device such as an output, into the tensor of an input."""
+        tensor = find_input(self._session.where, name, self._inputs)
         if isinstance(value, DeviceTensor):
-            check_tensor(self._session.where, place, dtype_name(value.data_type()), value.shape(), {})
+            check_tensor(self._session.where, tensor, dtype_name(value.data_type()), value.shape(), {})
         else:
             value = np.asarray(value, order="C")
-            check_tensor(self._session.where, place, str(value.dtype), value.shape, {})
+            check_tensor(self._session.where, tensor, str(value.dtype), value.shape, {})
         self._session.guard(self._values[name].update_inplace, value)
-        self._given.add(name)
+        self._filled.add(name)
 
     def run(self) -> dict[str, DeviceTensor]:
-        """All outputs by name, on the device: the same tensors each time, with the values of this run."""
-        if lacking := [name for name in self._inputs if name not in self._given]:
-            message = f"expected the input '{lacking[0]}' to be set, found {', '.join(self._given) or 'none'}; set it"
+        """Run the graph; return all outputs by name: the same tensors on the device each time, with new values."""
+        if lacking := [name for name in self._inputs if name not in self._filled]:
+            message = f"expected the input '{lacking[0]}' to be set, found {', '.join(self._filled) or 'none'}; set it"
             raise BundleError(self._session.where, "bad-input", message)
         self._session.call(self._session.session.run_with_iobinding, self._binding, options=self._options)
         return dict(self._outputs)
@@ -176,13 +176,13 @@ class FixedBinding:
 
 
 def empty(session: Bindable, shape: Sequence[int], dtype: str) -> DeviceTensor:
-    """A tensor on a session's device with no values yet."""
+    """Allocate an uninitialised tensor on a session's device."""
     device, make = session.provider, session.onnxruntime.OrtValue.ortvalue_from_shape_and_type
     value = session.guard(make, [*shape], np.dtype(dtype), device.device, device.device_id)
     return cast(DeviceTensor, value)
 
 
 def dtype_name(ort_type: str) -> str:
-    """The dtype of onnxruntime's "tensor(…)", as NumPy names it."""
+    """The NumPy name of the dtype in onnxruntime's "tensor(…)"."""
     name = ort_type.removeprefix("tensor(").removesuffix(")")
     return _DTYPES.get(name, name)

@@ -1,4 +1,4 @@
-"""A bundle that runs: ``Bundle(path).run(prompt="…")``."""
+"""Run a bundle: ``Bundle(path).run(prompt="…")``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MANIFEST_NAME = "bundle.json"
 
 @dataclass
 class Timings:
-    """Seconds: of opening and checking the bundle, of making the sessions, and of each part over its calls."""
+    """Seconds spent opening and checking the bundle, creating the sessions, and in the calls of each part."""
 
     opening: float = 0.0
     sessions: float = 0.0
@@ -48,7 +48,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that was checked: the values of its outputs by name, its plan, the inputs, and what is computed of it."""
+    """A checked run: the plan's value for each output, the plan, the inputs, and the values computed so far."""
 
     sources: Mapping[str, str]
     plan: Sequence[Operation]
@@ -57,10 +57,10 @@ class Prepared:
 
 
 class Bundle:
-    """A checked bundle with a session for each of its parts, made when it is first needed.
+    """A checked bundle with a session for each part, created on first use.
 
-    path: the bundle's folder. settings: the providers and threads; by default the first provider that there is.
-    Raises ``BundleError`` for a bundle that is not whole, or not what it says.
+    path: the bundle's folder. settings: the providers and threads; by default the first available provider.
+    Raises ``BundleError`` for a bundle that is incomplete or does not match its manifest.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: SessionSettings | None = None) -> None:
@@ -74,21 +74,21 @@ class Bundle:
         self._adapted: tuple[Any, dict[str, Session]] = ((), {})
         self._tables = self._read_tables()
         self._graphs = Graphs()
-        # With tensors at fixed addresses, runs in other threads wait for their turn.
+        # CUDA graphs use tensors at fixed addresses, so runs in other threads wait for this lock.
         self._turn: AbstractContextManager[Any] = RLock() if self.settings.cuda_graph else nullcontext()
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle says of itself."""
+        """The contents of `bundle.json`."""
         return self._verified.manifest
 
     @property
     def digest(self) -> str:
-        """The sha256 that names this bundle, over all that its `bundle.json` says, the hashes of its files included."""
+        """The sha256 that identifies this bundle: of `bundle.json`, which contains the hashes of all files."""
         return self._verified.digest
 
     def carried(self, name: str, value: Any) -> Any:
-        """A default of an input, or its value in the reference, as `run` takes it: the bundle's files are bytes."""
+        """Convert an input's default or reference value for `run`: names of the bundle's files become their bytes."""
         return carried(self.manifest.inputs[name], value, self._verified.data)
 
     def file(self, name: str) -> bytes:
@@ -96,12 +96,12 @@ class Bundle:
         return self._verified.data(name)
 
     def check_outputs(self, only: Sequence[str] | None) -> list[str]:
-        """The outputs that are wanted, all by default. Raises ``BundleError`` for one that there is not."""
-        wanted = list(dict.fromkeys(self.manifest.outputs if only is None else only))
-        if unknown := [name for name in wanted if name not in self.manifest.outputs]:
+        """The names of the selected outputs, by default all. Raises ``BundleError`` for an unknown name."""
+        names = list(dict.fromkeys(self.manifest.outputs if only is None else only))
+        if unknown := [name for name in names if name not in self.manifest.outputs]:
             message = f"no output '{unknown[0]}'; {one_of(unknown[0], self.manifest.outputs)}"
             raise BundleError(self.where, "unknown-output", message)
-        return wanted
+        return names
 
     def session(self, part: str) -> Session:
         """The session of a part."""
@@ -113,29 +113,30 @@ class Bundle:
         return self._sessions[part]
 
     def _release(self, part: str) -> None:
-        """Let go of the bytes that the session of a part has copied, but for those that another is to be made of."""
+        """Release the bytes that the session of a part has copied, except those that another session needs."""
         if LORA_TABLE in self.manifest.files:
-            return  # the weights of other sessions are made of these
+            return  # sessions with LoRAs are built from these
         parts = self.manifest.parts
-        due = {name for key, one in parts.items() if key not in self._sessions for name in (one.file, *one.externals)}
-        self._verified.release({parts[part].file, *parts[part].externals} - due)
+        waiting = [other for name, other in parts.items() if name not in self._sessions]
+        needed_files = {name for other in waiting for name in (other.file, *other.externals)}
+        self._verified.release({parts[part].file, *parts[part].externals} - needed_files)
 
     def adapted(self, loras: Sequence[Lora]) -> Mapping[str, Session]:
-        """The sessions of the parts that LoRAs change; those of the last ones are kept. Raises ``BundleError``."""
+        """The sessions of the parts that LoRAs change; the last set is cached. Raises ``BundleError``."""
         key = tuple((lora.digest, lora.strength) for lora in loras)
         if self._adapted[0] != key:
             started = time.perf_counter()
-            self._adapted = (), {}  # the memory of one set of weights is enough
-            found = adapted_weights(self._verified, loras)
-            made = {part: make_session(self._verified, part, self.settings, found[part]) for part in found}
-            self._adapted = key, made
+            self._adapted = (), {}  # keep one set of weights only
+            weights = adapted_weights(self._verified, loras)
+            sessions = {part: make_session(self._verified, part, self.settings, weights[part]) for part in weights}
+            self._adapted = key, sessions
             self.timings.sessions += time.perf_counter() - started
         return self._adapted[1]
 
     def run(self, /, **params: Any) -> dict[str, Array]:
-        """The outputs by name, as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
+        """Run; return the outputs by name as arrays: an image is (B, 3, H, W), float32 in [-1, 1]. See ``run_with``.
 
-        Arrays that are given are copied when the run starts, and those that it gives are the caller's alone.
+        Input arrays are copied when the run starts; output arrays belong to the caller.
         """
         return self.run_with(params)
 
@@ -152,38 +153,38 @@ class Bundle:
         progress: Progress | None = None,
         observer: Callable[[str, Mapping[str, Array], Mapping[str, Array]], None] | None = None,
     ) -> dict[str, Array]:
-        """The outputs by name.
+        """Run; return the outputs by name.
 
-        params: values of the bundle's inputs; those left out have their defaults. nodes: other settings of the plan's
-        host operations, by ``node.setting``, and by ``node.use`` another operation in its place, such as another
-        sampler. lora: files of LoRA, or folders that peft wrote, that are added to the weights for this run: a path,
-        ``path:strength``, (path, strength), or a list of these. only: the outputs that are wanted. prepared: what
-        `prepare` gave, in place of params, nodes and only. on_output: is given each output as soon as it is there.
-        finished: is told of each operation outside of loops and its seconds. progress: is told of each iteration of a
-        loop. observer: is told of each part's inputs and outputs. Raises ``BundleError`` for what does not fit, before
-        anything runs where that can be known.
+        params: values of the bundle's inputs; omitted ones take their defaults. nodes: overrides of the plan's host
+        operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation, for example by another
+        sampler. lora: LoRA files, or folders written by peft, that are added to the weights for this run: a path,
+        ``path:strength``, (path, strength), or a list of these. only: the outputs to compute. prepared: the result of
+        `prepare`, instead of params, nodes and only. on_output: called with each output as soon as it is ready.
+        finished: called with each operation outside loops and its seconds. progress: called after each iteration of a
+        loop. observer: called with the inputs and outputs of each part. Raises ``BundleError`` for invalid arguments,
+        before anything runs if possible.
         """
         manifest = self.manifest
-        run_of = prepared or self.prepare(params, nodes, only)
-        sources, plan = run_of.sources, run_of.plan
+        run_plan = prepared or self.prepare(params, nodes, only)
+        sources, plan = run_plan.sources, run_plan.plan
         adapted = self.adapted(read_loras(lora, self.where)) if lora else {}
-        memory = self._start(run_of.values)
+        memory = self._start(run_plan.values)
 
         on_device = DeviceParts(self._graphs) if self.settings.providers[0].device != "cpu" else None
 
-        def run_part(part: str, given: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
-            inputs = fitted(manifest.parts[part], given) if on_device is None else {}
+        def run_part(part: str, values: Mapping[str, Any]) -> Mapping[str, Array | DeviceValue]:
+            inputs = fitted(manifest.parts[part], values) if on_device is None else {}
             session = adapted[part] if part in adapted else self.session(part)
             started = time.perf_counter()
-            found = session.run(inputs) if on_device is None else on_device(session, given)
+            results = session.run(inputs) if on_device is None else on_device(session, values)
             self.timings.parts[part] = self.timings.parts.get(part, 0.0) + time.perf_counter() - started
             self.timings.calls[part] = self.timings.calls.get(part, 0) + 1
             if observer is not None:
-                inputs = inputs or fitted(manifest.parts[part], {name: on_host(one) for name, one in given.items()})
-                observer(part, _copies(inputs), _copies(found))
-            return found
+                inputs = inputs or fitted(manifest.parts[part], {name: on_host(item) for name, item in values.items()})
+                observer(part, _copies(inputs), _copies(results))
+            return results
 
-        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_of.ready)
+        run = PlanRun(self.where, run_part, self._verified.data, memory, progress, ready=run_plan.ready)
         outputs: dict[str, Array] = {}
         with self._turn:
             for operation in run.demanded(plan, [*sources.values()]):
@@ -191,8 +192,8 @@ class Bundle:
                 run.run([operation])
                 if finished is not None:
                     finished(operation, time.perf_counter() - started)
-                for name in [name for name, at in sources.items() if at in operation.outputs]:
-                    # A copy: the value may be a table of the bundle, and operations to come may read it.
+                for name in [name for name, source in sources.items() if source in operation.outputs]:
+                    # A copy: the value may be a table of the bundle, and later operations may read it.
                     outputs[name] = np.array(on_host(memory.read(sources[name])))
                     if on_output is not None:
                         on_output(name, outputs[name])
@@ -207,9 +208,9 @@ class Bundle:
         nodes: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
     ) -> Prepared:
-        """Check a run before anything is computed, and compute what its host operations give. See ``run_with``.
+        """Check a run, and compute the host operations that need no graph. See ``run_with`` for the arguments.
 
-        Raises ``BundleError`` that says what was expected, what was found and what to do.
+        Raises ``BundleError`` with the expected value, the actual one and a remedy.
         """
         sources = {name: self.manifest.outputs[name].source for name in self.check_outputs(only)}
         values = given_inputs(self.manifest, params, self.where, self._verified.data)
@@ -217,24 +218,24 @@ class Bundle:
         return Prepared(sources, plan, values, self._rehearse(plan, values, [*sources.values()]).made)
 
     def offers(self) -> list[Offer]:
-        """The nodes of the plan of which a run with the bundle's defaults takes another setting or operation."""
-        inputs = {name: one for name, one in self.manifest.inputs.items() if not one.required}
-        values = {name: self.carried(name, one.default) for name, one in inputs.items()}
-        plan, wanted = self.manifest.plan, [one.source for one in self.manifest.outputs.values()]
-        known = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
+        """The nodes of the plan whose settings or operation can be overridden in a run with the defaults."""
+        inputs = {name: spec for name, spec in self.manifest.inputs.items() if not spec.required}
+        values = {name: self.carried(name, spec.default) for name, spec in inputs.items()}
+        plan, targets = self.manifest.plan, [spec.source for spec in self.manifest.outputs.values()]
+        start_values = {**dict.fromkeys(self.manifest.inputs, UNKNOWN), **values}
 
         def takes(nodes: Mapping[str, Any]) -> bool:
             try:
-                self._rehearse(overridden(plan, nodes, self.where), known, wanted)
+                self._rehearse(overridden(plan, nodes, self.where), start_values, targets)
             except BundleError:
                 return False
             return True
 
-        return list(offers(plan, {f"params.{name}": one.default for name, one in inputs.items()}, takes))
+        return list(offers(plan, {f"params.{name}": spec.default for name, spec in inputs.items()}, takes))
 
-    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], wanted: Sequence[str]) -> Rehearsal:
+    def _rehearse(self, plan: Sequence[Operation], values: Mapping[str, Any], targets: Sequence[str]) -> Rehearsal:
         rehearsal = Rehearsal(self.where, _no_part, self._verified.data, self._start(values), parts=self.manifest.parts)
-        rehearsal.run(rehearsal.demanded(plan, wanted) if has_choices(plan) else plan)
+        rehearsal.run(rehearsal.demanded(plan, targets) if has_choices(plan) else plan)
         return rehearsal
 
     def _start(self, values: Mapping[str, Any]) -> Memory:
@@ -252,9 +253,9 @@ class Bundle:
 
 
 def _copies(values: Mapping[str, Any]) -> dict[str, Array]:
-    """Arrays of their own for somebody outside of the run."""
+    """Copy arrays for a caller outside the run."""
     return {name: np.array(on_host(value)) for name, value in values.items()}
 
 
-def _no_part(part: str, given: Mapping[str, Any]) -> NoReturn:
+def _no_part(part: str, inputs: Mapping[str, Any]) -> NoReturn:
     raise ValueError(f"part '{part}' is not run in a rehearsal")

@@ -1,7 +1,7 @@
-"""Calls into onnxruntime that end: after the limit of seconds, and within the limit of memory.
+"""Limits on the time and memory of calls into onnxruntime.
 
-A graph may hold a loop without an end, or compute the shape of a tensor as it runs, which no check of the file can see.
-So one thread watches the calls in progress and has onnxruntime end those that take too long, and values on the CPU
+A graph may contain an endless loop, or compute the shape of a tensor at run time, which no check of the file can see.
+So one thread watches the calls in progress and makes onnxruntime end those that take too long, and values on the CPU
 share one arena of limited size.
 """
 
@@ -20,7 +20,7 @@ from guidegraph_runtime.sizes import show_size
 
 
 class CallWatch:
-    """Sets ``terminate`` of the run options of calls whose time is over: onnxruntime stops before its next operator."""
+    """Sets ``terminate`` in the run options of calls that exceed their time: onnxruntime stops at the next operator."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -31,7 +31,7 @@ class CallWatch:
 
     @contextmanager
     def watch(self, options: Any, seconds: float | None) -> Iterator[None]:
-        """Inside, ``options`` are those of a call that may take ``seconds``."""
+        """Watch a call with these run options, which may take ``seconds``, for the duration of the block."""
         options.terminate = False
         if seconds is None:
             yield
@@ -58,7 +58,7 @@ class CallWatch:
                     _, options = self._calls.pop(number)
                     options.terminate = True
                 self._due = min((end for end, _ in self._calls.values()), default=float("inf"))
-                # Calls end far more often than their time: who waits for a later call is not woken for each.
+                # Most calls end well within their time, so the thread is not woken for each of them.
                 self._changed.wait(None if self._due == float("inf") else max(0.0, self._due - now))
 
 
@@ -69,7 +69,7 @@ _arena_bytes: int | None = None
 
 
 def limit_memory(onnxruntime: Any, limits: Limits | None = None) -> int:
-    """Make the process's arena for values on the CPU, once, and give its bytes."""
+    """Create the process's arena for values on the CPU, once, and return its size in bytes."""
     global _arena_bytes
     with _arena_lock:
         if _arena_bytes is None:
@@ -83,13 +83,13 @@ def limit_memory(onnxruntime: Any, limits: Limits | None = None) -> int:
 
 
 def default_memory() -> int:
-    """Three quarters of the memory of this machine, or of its container, in bytes; 2**40 where no system tells it."""
+    """Three quarters of the memory of this machine or its container, in bytes; 2**40 if unknown."""
     total = machine_memory()
     return 2**40 if total is None else total * 3 // 4
 
 
 def explain(error: BaseException, seconds: float | None) -> str | None:
-    """What an error of onnxruntime means where a limit ended the call; None for any other error."""
+    """Explain an error of onnxruntime that a limit caused; None for any other error."""
     text = str(error)
     if "terminate flag" in text:
         return (

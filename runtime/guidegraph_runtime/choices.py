@@ -1,4 +1,4 @@
-"""A choice of a bundle's plan: what it is made by, and what each of its branches gives."""
+"""The choices of a bundle's plan: the selector of each, and the values of its branches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ OTHERWISE = "otherwise"
 
 
 def has_choices(plan: Iterable[Operation]) -> bool:
-    """Whether a plan makes choices, those of bodies apart."""
+    """Whether a plan makes choices outside the bodies of its loops."""
     return any(operation.op == CHOOSE for operation in plan)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """What one branch of a choice gives: for each value of the choice its own name for it, or one plain value."""
+    """A branch of a choice: for each value of the choice the name of the branch's value, or one plain value."""
 
     links: Mapping[str, str]
     value: Any = None
@@ -29,7 +29,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a choice's operation says of it. when: the name of the value that it is made by, or that value itself."""
+    """A choice operation. when: the name of the value that selects the branch. value: that value, if a literal."""
 
     node: str
     when: str | None
@@ -38,7 +38,7 @@ class Choice:
 
     @classmethod
     def of(cls, operation: Operation) -> Choice:
-        """The choice that an operation describes. Raises ``ValueError``, which names it, for one that is not whole."""
+        """Parse a choice operation. Raises ``ValueError``, which names it, if it is incomplete."""
         try:
             return cls._of(operation)
         except ValueError as error:
@@ -54,15 +54,15 @@ class Choice:
         of = settings.get("of")
         if not isinstance(of, Mapping) or not of:
             raise ValueError(f"'of' of a choice has its branches by value; found {of!r:.80}")
-        branches = {str(label): _branch(str(label), one, operation) for label, one in of.items()}
+        branches = {str(label): _branch(str(label), branch, operation) for label, branch in of.items()}
         return cls(operation.node, when, settings.get(WHEN), branches)
 
-    def taken(self, values: Callable[[str], Any]) -> str:
-        """The branch for the value as it is, given what reads a value by its name.
+    def taken(self, read: Callable[[str], Any]) -> str:
+        """Return the label of the branch to take. read: reads a value by name.
 
-        Raises ``ValueError``, which names the choice, where there is none.
+        Raises ``ValueError``, which names the choice, if no branch matches.
         """
-        value = self.value if self.when is None else values(self.when)
+        value = self.value if self.when is None else read(self.when)
         label = label_of(value)
         if label in self.branches and label != OTHERWISE:
             return str(label)
@@ -74,25 +74,25 @@ class Choice:
             message = f"no branch '{label:.60}'; {one_of(label, self.branches)}"
         raise ValueError(f"{self.node} ({CHOOSE}): {message}")
 
-    def values(self, label: str, values: Callable[[str], Any]) -> dict[str, Any]:
-        """The values of the choice, by name, where it takes this branch."""
+    def values(self, label: str, read: Callable[[str], Any]) -> dict[str, Any]:
+        """Return the values of the choice by name if it takes this branch. read: reads a value by name."""
         branch = self.branches[label]
-        return {name: values(at) for name, at in branch.links.items()} or {self.node: branch.value}
+        return {name: read(source) for name, source in branch.links.items()} or {self.node: branch.value}
 
 
-def _branch(label: str, given: object, operation: Operation) -> Branch:
-    if isinstance(given, Mapping) and [*given] == ["is"]:
-        return Branch({}, given["is"])
-    links = given.get("from") if isinstance(given, Mapping) and [*given] == ["from"] else None
-    if not isinstance(links, Mapping) or not links or not all(isinstance(one, str) for one in links.values()):
-        raise ValueError(f"branch '{label:.60}' of a choice names values by name; found {given!r:.80}")
+def _branch(label: str, setting: object, operation: Operation) -> Branch:
+    if isinstance(setting, Mapping) and [*setting] == ["is"]:
+        return Branch({}, setting["is"])
+    links = setting.get("from") if isinstance(setting, Mapping) and [*setting] == ["from"] else None
+    if not isinstance(links, Mapping) or not links or not all(isinstance(source, str) for source in links.values()):
+        raise ValueError(f"branch '{label:.60}' of a choice names values by name; found {setting!r:.80}")
     if links.keys() != {*operation.outputs}:
         raise ValueError(f"branch '{label:.60}' of a choice gives {sorted(links)}, not {sorted(operation.outputs)}")
-    return Branch({str(name): str(one) for name, one in links.items()})
+    return Branch({str(name): str(source) for name, source in links.items()})
 
 
 def label_of(value: object) -> str | None:
-    """What a branch for this value is called; ``None`` for what no branch can be for.
+    """The label of the branch for a value; ``None`` for a value that cannot select a branch.
 
     An array of one element counts as that number.
     """

@@ -1,4 +1,4 @@
-"""Prompts as CLIP's text encoders take them: chunks of one length, each marked and padded, with a weight a token."""
+"""Split prompts into the chunks of CLIP's text encoders: of one length, marked and padded, with a weight per token."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ChunkTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunker:
-    """How one text encoder's prompts are cut.
+    """Splits prompts into chunks for one text encoder.
 
-    tokenize: a text to ids without marks. length: of a chunk, the marks `start` and `end` among it. pad: the id that
-    fills a chunk. words: those that an encoder was taught, each with the ids that it stands for.
+    tokenize: maps a text to ids without marks. length: of a chunk, including the marks `start` and `end`. pad: the id
+    that fills a chunk. words: learned words (textual inversion), each with its ids.
     """
 
     tokenize: Callable[[str], Sequence[int]]
@@ -39,7 +39,7 @@ class Chunker:
     words: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def tokens(self, prompt: Sequence[Fragment]) -> list[Token]:
-        """The ids of a prompt with their weights, without marks of start and end."""
+        """The ids of a prompt with their weights, without the start and end marks."""
         return [
             (int(id), weight)
             for text, weight in prompt
@@ -48,25 +48,28 @@ class Chunker:
         ]
 
     def _pieces(self, text: str) -> list[str]:
-        """A text cut at the words that the encoder was taught."""
+        """Split a text at the learned words."""
         if not self.words:
             return [text]
-        known = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
-        return [piece for piece in re.split(rf"(?<!\w)({known})(?!\w)", text) if piece]
+        pattern = "|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
+        return [piece for piece in re.split(rf"(?<!\w)({pattern})(?!\w)", text) if piece]
 
     def chunks(self, prompt: Sequence[Fragment]) -> list[list[Token]]:
-        """A prompt as chunks of `length` − 2 tokens, at least one, each marked and padded to `length`."""
-        tokens, inside = self.tokens(prompt), self.length - 2
-        cut = [tokens[at : at + inside] for at in range(0, max(len(tokens), 1), inside)]
-        return [[(self.start, 1.0), *part, (self.end, 1.0), *[(self.pad, 1.0)] * (inside - len(part))] for part in cut]
+        """Split a prompt into chunks of `length` − 2 tokens, at least one, each marked and padded to `length`."""
+        tokens, capacity = self.tokens(prompt), self.length - 2
+        pieces = [tokens[i : i + capacity] for i in range(0, max(len(tokens), 1), capacity)]
+        return [
+            [(self.start, 1.0), *piece, (self.end, 1.0), *[(self.pad, 1.0)] * (capacity - len(piece))]
+            for piece in pieces
+        ]
 
 
 def tables(chunkers: Sequence[Chunker], prompts: Sequence[Sequence[Fragment]]) -> list[ChunkTable]:
-    """The chunks of B prompts for each encoder; all have as many, so that shorter prompts end with empty ones."""
-    rows = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
-    count = max(len(chunks) for each in rows for chunks in each)
-    return [_table([[*chunks, *each.chunks([]) * (count - len(chunks))] for chunks in found])
-            for each, found in zip(chunkers, rows, strict=True)]  # fmt: skip
+    """The chunks of B prompts for each encoder, all of one count: shorter prompts end with empty chunks."""
+    by_chunker = [[chunker.chunks(prompt) for prompt in prompts] for chunker in chunkers]
+    count = max(len(chunks) for rows in by_chunker for chunks in rows)
+    return [_table([[*chunks, *chunker.chunks([]) * (count - len(chunks))] for chunks in rows])
+            for chunker, rows in zip(chunkers, by_chunker, strict=True)]  # fmt: skip
 
 
 def _table(rows: Sequence[Sequence[Sequence[Token]]]) -> ChunkTable:

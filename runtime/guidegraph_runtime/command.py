@@ -1,4 +1,4 @@
-"""A run on the command line: its folder, its files as they come, its record, and what shows it while it goes on."""
+"""Run a bundle on the command line: its folder, output files, record and progress display."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def run(
     record = record_of(bundle, params, nodes, only, lora)
     prepared = bundle.prepare(params, nodes, only)
     folder = _folder(out, bundle.manifest.name, Path(bundle.where))
-    with _held(folder, quiet or as_json):
+    with _lock_output(folder, quiet or as_json):
         _run_into(folder, bundle, record, params, prepared, lora=lora, as_json=as_json, quiet=quiet)
 
 
 @contextmanager
-def _held(folder: Path, quiet: bool) -> Iterator[None]:
-    """Hold the folder, and say where the last run into it was killed. Raises ``BundleError`` where another holds it."""
+def _lock_output(folder: Path, quiet: bool) -> Iterator[None]:
+    """Lock the folder, and note if the last run into it was killed. Raises ``BundleError`` if another run holds it."""
     try:
         with locked(folder / FOLDER_LOCK, folder, "guidegraph-run"):
             if (started := unfinished_start(folder / RECORD)) and not quiet:
                 note(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
             yield
-    except FolderBusy as busy:
-        raise BundleError("--out", "folder-busy", str(busy)) from None
+    except FolderBusy as error:
+        raise BundleError("--out", "folder-busy", str(error)) from None
 
 
 def _run_into(
@@ -69,7 +69,9 @@ def _run_into(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    show = _Json() if as_json else _Line() if sys.stderr.isatty() and not quiet else _Nothing()
+    observer = (
+        _JsonObserver() if as_json else _LineObserver() if sys.stderr.isatty() and not quiet else _SilentObserver()
+    )
 
     def write(name: str, value: NDArray[Any]) -> None:
         kind = bundle.manifest.outputs[name].type
@@ -80,48 +82,48 @@ def _run_into(
             raise BundleError(bundle.where, "output-failed", f"output '{name}' has no file: {reason}") from error
         except ValueError as error:
             raise BundleError(bundle.where, "output-failed", f"output '{name}' {error}") from error
-        show.output(name, record.files[name])
+        observer.on_output(name, record.files[name])
 
     def finished(operation: Operation, seconds: float) -> None:
         record.operations[operation.node] = seconds
-        show.finished(operation, seconds)
+        observer.on_finish(operation, seconds)
 
-    started = time.perf_counter()
-    show.started(bundle.manifest.name, len(bundle.manifest.plan))
+    start_time = time.perf_counter()
+    observer.on_start(bundle.manifest.name, len(bundle.manifest.plan))
     status = "failed"
     try:
-        with _recorded(record, folder):
+        with _record_run(record, folder):
             bundle.run_with(
-                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=show.progress
+                params, lora=lora, prepared=prepared, on_output=write, finished=finished, progress=observer.on_progress
             )
         status = "done"
     except KeyboardInterrupt:
         status = "cancelled"
         raise
     finally:
-        show.ended(status, time.perf_counter() - started)
+        observer.on_end(status, time.perf_counter() - start_time)
     if not (as_json or quiet):
         out_line(_summary(folder, record.files))
 
 
 @contextmanager
-def _recorded(record: Record, folder: Path) -> Iterator[None]:
-    """Keep ``run.json``, however the run ends."""
+def _record_run(record: Record, folder: Path) -> Iterator[None]:
+    """Write ``run.json`` at the start and at the end of the run, however it ends."""
     record.write(folder, "running")
     try:
         with before_exit(lambda: record.write(folder, "cancelled", "the process was ended amid the run")):
             yield
     except BaseException as error:
         status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(OSError):  # what went wrong first is what counts
+        with suppress(OSError):  # report the first error
             record.write(folder, status, error_text(error) or type(error).__name__)
         raise
     record.write(folder, "done")
 
 
 def _folder(out: Path | None, name: str, bundle: Path) -> Path:
-    """The folder for the files, made. Raises ``BundleError`` where it cannot be, or lies in the bundle."""
-    if bundle.resolve() in (place := (out or RUNS).resolve(), *place.parents):
+    """Create the output folder. Raises ``BundleError`` if that fails, or if it lies in the bundle."""
+    if bundle.resolve() in (target := (out or RUNS).resolve(), *target.parents):
         message = "the files would lie in the bundle, which holds its own alone; name another folder"
         raise BundleError("--out", "no-folder", message)
     try:
@@ -132,54 +134,54 @@ def _folder(out: Path | None, name: str, bundle: Path) -> Path:
         ) from error
 
 
-def _summary(folder: Path, written: Mapping[str, list[str]]) -> str:
-    names = [files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}" for files in written.values()]
+def _summary(folder: Path, outputs: Mapping[str, list[str]]) -> str:
+    names = [files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}" for files in outputs.values()]
     if len(names) == 1 and " … " not in names[0]:
         return f"wrote {folder / names[0]}"
     return f"wrote {', '.join(names)} in {folder}"
 
 
-class _Nothing:
-    """Shows nothing."""
+class _SilentObserver:
+    """Observes a run silently."""
 
-    def started(self, name: str, total: int) -> None: ...
-    def finished(self, operation: Operation, seconds: float) -> None: ...
-    def progress(self, node: str, done: int, total: int) -> None: ...
-    def output(self, name: str, files: list[str]) -> None: ...
-    def ended(self, status: str, seconds: float) -> None: ...
+    def on_start(self, name: str, total: int) -> None: ...
+    def on_finish(self, operation: Operation, seconds: float) -> None: ...
+    def on_progress(self, node: str, done: int, total: int) -> None: ...
+    def on_output(self, name: str, files: list[str]) -> None: ...
+    def on_end(self, status: str, seconds: float) -> None: ...
 
 
-class _Line(_Nothing):
-    """The loop that runs, on one line of a terminal."""
+class _LineObserver(_SilentObserver):
+    """Shows the current loop on one line of a terminal."""
 
-    def progress(self, node: str, done: int, total: int) -> None:
+    def on_progress(self, node: str, done: int, total: int) -> None:
         sys.stderr.write(f"\r\x1b[K{visible_line(node)} {done}/{total}")
         sys.stderr.flush()
 
-    def ended(self, status: str, seconds: float) -> None:
+    def on_end(self, status: str, seconds: float) -> None:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
 
 
-class _Json(_Nothing):
-    """One JSON object a line for each event, as ``guidegraph run --json`` prints them."""
+class _JsonObserver(_SilentObserver):
+    """Prints each event as a line of JSON, like ``guidegraph run --json``."""
 
-    def started(self, name: str, total: int) -> None:
-        self._say("run_started", workflow=name, total=total)
+    def on_start(self, name: str, total: int) -> None:
+        self._print_event("run_started", workflow=name, total=total)
 
-    def finished(self, operation: Operation, seconds: float) -> None:
-        self._say(
+    def on_finish(self, operation: Operation, seconds: float) -> None:
+        self._print_event(
             "node_finished", path=f"nodes.{operation.node}", node=operation.op, seconds=seconds, origin="computed"
         )
 
-    def progress(self, node: str, done: int, total: int) -> None:
-        self._say("loop_progress", path=f"nodes.{node}", done=done, total=total, values={})
+    def on_progress(self, node: str, done: int, total: int) -> None:
+        self._print_event("loop_progress", path=f"nodes.{node}", done=done, total=total, values={})
 
-    def output(self, name: str, files: list[str]) -> None:
-        self._say("output_ready", name=name, files=files)
+    def on_output(self, name: str, files: list[str]) -> None:
+        self._print_event("output_ready", name=name, files=files)
 
-    def ended(self, status: str, seconds: float) -> None:
-        self._say("run_finished", status=status, seconds=seconds)
+    def on_end(self, status: str, seconds: float) -> None:
+        self._print_event("run_finished", status=status, seconds=seconds)
 
-    def _say(self, event: str, **fields: Any) -> None:
+    def _print_event(self, event: str, **fields: Any) -> None:
         out_json({"event": event, **fields})

@@ -1,4 +1,4 @@
-"""Which operations of a plan a run needs: those that its outputs depend on, of a choice the branch that it takes."""
+"""Select the operations of a plan that its outputs depend on; of a choice, only the branch that is taken."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.memory import Memory
 
 
-def needed(plan: Sequence[Operation], wanted: Iterable[str], taken: Mapping[str, str] | None = None) -> list[Operation]:
+def needed(
+    plan: Sequence[Operation], targets: Iterable[str], taken: Mapping[str, str] | None = None
+) -> list[Operation]:
     """The operations that some values depend on, in order.
 
-    taken: the branches of choices, by node; of another choice only what it is made by counts. Without it every branch
-    counts.
+    taken: the branches of choices, by node. Of a choice that is not in it, only the selector counts. Without `taken`
+    every branch counts.
     """
-    names = set(wanted)
+    names = set(targets)
     kept = []
     for operation in reversed(plan):
         if names.isdisjoint(operation.outputs):
             continue
         kept.append(operation)
         if operation.op == CHOOSE and taken is not None:
-            names |= _chosen_reads(Choice.of(operation), taken)
+            names |= _choice_reads(Choice.of(operation), taken)
         else:
             names |= reads(operation)
     return kept[::-1]
@@ -37,18 +39,18 @@ def reads(operation: Operation) -> set[str]:
     return links.union(*map(reads, operation.body or ()))
 
 
-def _chosen_reads(choice: Choice, taken: Mapping[str, str]) -> set[str]:
+def _choice_reads(choice: Choice, taken: Mapping[str, str]) -> set[str]:
     names = {*choice.branches[taken[choice.node]].links.values()} if choice.node in taken else set()
     return names if choice.when is None else {*names, choice.when}
 
 
 def on_demand(
-    plan: Sequence[Operation], wanted: Sequence[str], memory: Memory, is_known: Callable[[Any], bool] = lambda _: True
+    plan: Sequence[Operation], targets: Sequence[str], memory: Memory, is_known: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[Operation]:
-    """The operations to run for some values, in an order in which they can be, of choices the branches that they take.
+    """Yield the operations to run for some values, in a valid order; of choices, only the branches that are taken.
 
-    Each must be run before the next is asked for. is_known: whether a value is there to choose by; a choice by another
-    comes without its branches. Raises ``ValueError`` for a choice whose value has no branch.
+    Each operation must be run before the next is requested. is_known: whether a value can select a branch; a choice
+    by an unknown value is yielded without its branches. Raises ``ValueError`` if a value matches no branch.
     """
     taken: dict[str, str] = {}
     done: set[int] = set()
@@ -56,26 +58,26 @@ def on_demand(
     def read(name: str) -> Any:
         return on_host(memory.read(name))
 
-    choices = {id(one): Choice.of(one) for one in plan if one.op == CHOOSE}
+    choices = {id(operation): Choice.of(operation) for operation in plan if operation.op == CHOOSE}
     while True:
-        waiting: set[str] = set()
+        pending: set[str] = set()
         count = len(taken)
-        for operation in needed(plan, wanted, taken):
+        for operation in needed(plan, targets, taken):
             if id(operation) in done:
                 continue
             choice = choices.get(id(operation))
             if choice is not None and choice.node not in taken:
-                if choice.when is not None and choice.when not in waiting and not is_known(memory.read(choice.when)):
+                if choice.when is not None and choice.when not in pending and not is_known(memory.read(choice.when)):
                     yield operation
                     done.add(id(operation))
                     continue
-                if choice.when not in waiting:
+                if choice.when not in pending:
                     taken[choice.node] = choice.taken(read)
-                waiting |= {*operation.outputs}
+                pending |= {*operation.outputs}
                 continue
-            links = reads(operation) if choice is None else _chosen_reads(choice, taken)
-            if links & waiting:
-                waiting |= {*operation.outputs}
+            links = reads(operation) if choice is None else _choice_reads(choice, taken)
+            if links & pending:
+                pending |= {*operation.outputs}
                 continue
             yield operation
             done.add(id(operation))

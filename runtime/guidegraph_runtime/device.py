@@ -15,15 +15,15 @@ Array = NDArray[Any]
 
 
 class Guards(Protocol):
-    """What a value needs of the session that made it, whose memory it is."""
+    """The interface of a session that its values on the device use."""
 
     def guard(self, call: Any, *arguments: Any) -> Any: ...
 
 
 class DeviceValue:
-    """A tensor on the device of a session. It never changes, and is copied to the host once, when it is first read.
+    """A tensor on the device of a session. It never changes, and is copied to the host once, on the first read.
 
-    shape: sizes of its axes. dtype: as NumPy names it. tensor: where it is now; a copy elsewhere may take its place.
+    shape: sizes of its axes. dtype: its NumPy name. tensor: its current memory, which may be replaced by a copy.
     """
 
     __slots__ = ("__weakref__", "_array", "_session", "dtype", "shape", "tensor")
@@ -35,29 +35,29 @@ class DeviceValue:
         self._array: Array | None = None
 
     def array(self) -> Array:
-        """Its elements on the host. Raises ``BundleError`` where the device fails."""
+        """Copy the elements to the host. Raises ``BundleError`` if the device fails."""
         if self._array is None:
             self._array = np.asarray(self._session.guard(self.tensor.numpy))
         return self._array
 
 
 def on_host(value: Any) -> Any:
-    """The array of a value on a device; any other value as it is."""
+    """Copy a value on a device to an array on the host; return any other value unchanged."""
     return value.array() if isinstance(value, DeviceValue) else value
 
 
 def stand_in(value: Any) -> Any:
-    """For a value on a device, zeros of its shape and dtype that take the memory of one; any other value as it is."""
+    """Replace a value on a device by zeros of its shape and dtype, in the memory of one element."""
     return np.broadcast_to(np.zeros((), value.dtype), value.shape) if isinstance(value, DeviceValue) else value
 
 
 def shaped(value: Any) -> DeviceValue | Array:
-    """What has a value's shape: a value on a device as it is, any other as an array."""
+    """Return a value on a device unchanged, and any other value as an array, so that the result has a shape."""
     return value if isinstance(value, DeviceValue) else np.asarray(value)
 
 
 def placed(tensor: Tensor, value: Any, due: Shape) -> DeviceTensor | Array:
-    """What to set an input to: a value on the device as it is where it fits, anything else as a fitting array."""
+    """Prepare a value for an input: a matching value on the device unchanged, others as an array of the due shape."""
     if isinstance(value, DeviceValue) and value.dtype == tensor.dtype and value.shape == due:
         return value.tensor
     return fit(tensor, np.asarray(on_host(value)), due)

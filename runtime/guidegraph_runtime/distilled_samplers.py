@@ -1,6 +1,6 @@
-"""Samplers of models that were distilled to jump to x̂0 in a few steps. Other settings: see `samplers`.
+"""Samplers of models distilled to jump to x̂0 in a few steps. Other settings: see `samplers`.
 
-original_steps: how many timesteps the model was distilled at. spacing: by default some of those, evenly by their index.
+original_steps: the number of timesteps that the model was distilled at. spacing: by default an even choice of those.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def lcm(
 ) -> SamplerTable:
     """Latent consistency models (Luo et al. 2023): the consistency function, then fresh noise of the next level.
 
-    timestep_scaling: what t is multiplied by in the consistency function's c_skip and c_out.
+    timestep_scaling: the factor of t in the consistency function's c_skip and c_out.
     """
     noise = noise_of(alphas_bar).with_signal(zero=True)
-    visited = _visited(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
+    visited = _choose_levels(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
     rows = consistency.lcm(visited, number("timestep_scaling", timestep_scaling, above=0))
     return sampler_table(rows, clip, threshold, threshold_max)
 
@@ -75,12 +75,12 @@ def tcd(
     eta: the paper's γ, from 0, which is DDIM, to 1, which is multistep consistency sampling.
     """
     noise = noise_of(alphas_bar).with_signal(zero=True)
-    visited = _visited(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
+    visited = _choose_levels(noise, levels, steps, original_steps, spacing, offset, final, sigmas, strength)
     rows = consistency.tcd(visited, noise.at, number("eta", eta, low=0, high=1))
     return sampler_table(rows, clip, threshold, threshold_max, rederive_eps)
 
 
-def _visited(
+def _choose_levels(
     noise: Noise,
     levels: Levels | None,
     steps: int,
@@ -91,17 +91,17 @@ def _visited(
     sigmas: Sigmas,
     strength: float,
 ) -> list[Level]:
-    """The levels that are given, or those that the settings choose: by default of the distillation's timesteps.
+    """Return the given levels, or those of the settings: by default from the timesteps of the distillation.
 
-    Those are mapped, as `grid.timesteps` are, onto what the schedule's model knows where they would leave it.
+    Like those of `grid.timesteps`, they are mapped into the trained range of the model if they would leave it.
     """
     choice("spacing", spacing, get_args(DistilledSpacing))
     steps, original_steps = whole("steps", steps, low=1), whole("original_steps", original_steps, low=1)
     if levels is not None or spacing != "distilled" or sigmas != "schedule":
-        usual = "trailing" if spacing == "distilled" else spacing
-        return visited_levels(noise, levels, SUBSEQUENCE, steps, usual, offset, final, sigmas, strength)
+        fallback = "trailing" if spacing == "distilled" else spacing
+        return visited_levels(noise, levels, SUBSEQUENCE, steps, fallback, offset, final, sigmas, strength)
     choice("final", final, get_args(Final))
     times = consistency.distilled_timesteps(len(noise.log_ratio), original_steps, steps)
-    known = fit_times(np.array(times, dtype=np.float64), noise, whole=True)
-    kept = known[steps - kept_steps(steps, number("strength", strength, above=0, high=1)) :]
-    return [*(noise.at(float(t)) for t in kept), landing(noise, final)]
+    in_range = fit_times(np.array(times, dtype=np.float64), noise, whole=True)
+    remaining = in_range[steps - kept_steps(steps, number("strength", strength, above=0, high=1)) :]
+    return [*(noise.at(float(t)) for t in remaining), landing(noise, final)]

@@ -1,8 +1,8 @@
-"""Ending a process on SIGTERM: tidily within a few seconds, and at once after that.
+"""End a process on SIGTERM: cleanly within a few seconds, and immediately after that.
 
-Python runs a signal handler only between two of the main thread's instructions, never during a long call into torch or
-onnxruntime. So a thread is woken by the signals too, and ends the process where the main thread has not come to it.
-Files are written under a temporary name and renamed: none is left half-written, whenever the process ends.
+Python runs a signal handler only between two instructions of the main thread, never during a long call into torch or
+onnxruntime. So the signals also wake another thread, which ends the process if the main thread does not.
+Files are written under a temporary name and renamed, so none is left half-written whenever the process ends.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ CANCELLED = 130
 """The exit code of a process that was cancelled."""
 
 GRACE = 5.0
-"""Seconds that a process has to end by itself after the first SIGTERM: less than the ten of ``docker stop``."""
+"""Seconds for a process to end by itself after the first SIGTERM: less than the ten of ``docker stop``."""
 
 
 @contextmanager
 def woken_by_signals(
     handlers: Mapping[int, Any], heard: Callable[[int], None], passed_on: socket.socket | None = None
 ) -> Iterator[None]:
-    """Inside, ``heard`` is called on a thread for each signal of ``handlers``, which are installed.
+    """Install signal handlers for the block, and call ``heard`` on another thread for each of their signals.
 
-    passed_on: where a parent passes on signals that it got, a byte each. One that was sent to a group of processes
-    comes by both ways, and counts once.
+    passed_on: a socket on which a parent process forwards its signals, a byte each. A signal sent to the process group
+    arrives both ways and counts once.
 
-    Outside of the main thread, which alone has signals, nothing changes.
+    Does nothing outside the main thread, since only that receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,9 +53,9 @@ def woken_by_signals(
                     del counts[source]
                 for number in received:
                     if number in handlers:
-                        before = max(counts.values())
+                        highest = max(counts.values())
                         counts[source] += 1
-                        if counts[source] > before:
+                        if counts[source] > highest:
                             heard(number)
 
     thread = threading.Thread(target=listen, name="guidegraph-signals", daemon=True)
@@ -76,7 +76,7 @@ _last_calls: list[Callable[[], object]] = []
 
 @contextmanager
 def before_exit(call: Callable[[], object]) -> Iterator[None]:
-    """Inside, ``call`` is called, on another thread, where ``end_at_once`` ends the process amid the block."""
+    """Call ``call``, on another thread, if ``end_at_once`` ends the process during the block."""
     _last_calls.append(call)
     try:
         yield
@@ -85,15 +85,15 @@ def before_exit(call: Callable[[], object]) -> Iterator[None]:
 
 
 def end_at_once() -> NoReturn:
-    """End the process, whatever its other threads do, after the calls of ``before_exit``."""
+    """Make the calls of ``before_exit``, and end the process whatever its other threads do."""
     for call in [*_last_calls]:
-        with suppress(Exception):  # whatever is wrong, the process ends
+        with suppress(Exception):  # the process ends in any case
             call()
     os._exit(CANCELLED)
 
 
 class GracePeriod:
-    """Ends the process some seconds after ``begin``, unless ``stop`` came first."""
+    """Ends the process some seconds after ``begin``, unless ``stop`` is called first."""
 
     def __init__(self, seconds: float = GRACE):
         self._seconds = seconds
@@ -101,13 +101,13 @@ class GracePeriod:
         self._begun = False
 
     def begin(self) -> None:
-        """Start to count, once."""
+        """Start the countdown; later calls do nothing."""
         if not self._begun:
             self._begun = True
             threading.Thread(target=self._wait, name="guidegraph-grace", daemon=True).start()
 
     def stop(self) -> None:
-        """The process is about to end by itself."""
+        """Cancel the countdown: the process is about to end by itself."""
         self._stopped.set()
 
     def _wait(self) -> None:
@@ -117,7 +117,7 @@ class GracePeriod:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Inside, a first SIGTERM is a ``KeyboardInterrupt`` as Ctrl-C is, and ends the process after the grace period."""
+    """Turn a SIGTERM in the block into a ``KeyboardInterrupt``, and end the process after the grace period."""
     grace = GracePeriod()
     try:
         with woken_by_signals({signal.SIGTERM: signal.default_int_handler}, lambda _: grace.begin()):

@@ -40,8 +40,8 @@ def dpmpp_2m(
 ) -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022): multistep, of second order, one call a step.
 
-    solver_type: x̂0's slope counts half of a step, or as its integral (heun). lower_order_final: the last step of fewer
-    than 15 is of first order. euler_at_final: the last step is, whatever their number.
+    solver_type: x̂0's slope counts half of a step, or as its integral (heun). lower_order_final: with fewer than 15
+    steps the last one is of first order. euler_at_final: the last step is of first order for any number of steps.
     """
     drawing_none(eta)
     choice("solver_type", solver_type, get_args(Solver))
@@ -111,7 +111,7 @@ def dpmpp_2s(
 ) -> SamplerTable:
     """DPM-Solver++(2S) (Lu et al. 2022): pairs of steps of second order, one call a step.
 
-    solver_type: as for dpmpp_2m. With strength, pairs are those of the whole run; with levels, they start at the first.
+    solver_type: as for dpmpp_2m. With strength, pairs are those of the full run; with levels, they start at the first.
     """
     drawing_none(eta)
     choice("solver_type", solver_type, get_args(Solver))
@@ -215,7 +215,7 @@ def unipc(
 ) -> SamplerTable:
     """UniPC (Zhao et al. 2023) of x̂0: predictor and corrector of the same order, one call a step.
 
-    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last are of orders p − 1, …, 1.
+    variant: the paper's B(h), h for bh1 and e^h − 1 for bh2. lower_order_final: the last steps have orders p − 1 to 1.
     """
     drawing_none(eta)
     choice("variant", variant, get_args(uni.B))

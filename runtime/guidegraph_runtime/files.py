@@ -1,4 +1,4 @@
-"""Writing files so that no reader, and no crash, ever meets a half-written one."""
+"""Write files atomically: neither a reader nor a crash ever leaves a half-written file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from guidegraph_runtime.shortages import WriteError, is_of_disk, os_error_number
 from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 RUNS = Path("runs")
-"""Where the folders of runs are made, in the current folder."""
+"""The parent of the runs' folders, in the current folder."""
 
 
 def run_folder(out: Path | None, name: str) -> Path:
-    """The folder for a run's files, made: ``out``, or a new one under `runs` named by the time and `name`.
+    """Create the folder for a run's files: ``out``, or a new folder under `runs` named by the time and `name`.
 
-    Raises ``OSError`` where it cannot be made.
+    Raises ``OSError`` if that fails.
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -34,19 +34,19 @@ def run_folder(out: Path | None, name: str) -> Path:
 
 
 def unfinished_start(record: Path) -> str:
-    """When the run of a `run.json` began that still says "running", though nobody runs it; "" for any other file."""
+    """The start time in the `run.json` of a killed run, whose status is still "running"; "" for other files."""
     try:
-        known = json.loads(record.read_bytes())
-        return str(known["started"])[:40] if known["status"] == "running" else ""
+        content = json.loads(record.read_bytes())
+        return str(content["started"])[:40] if content["status"] == "running" else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
 @contextmanager
 def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise ``WriteError`` for `path` where what happens inside fails for a reason that is the disk's.
+    """Raise ``WriteError`` for `path` if the block fails because of the disk.
 
-    That includes errors of libraries that only tell the number in their text, as safetensors does.
+    This covers libraries that give the error number only in their text, such as safetensors.
     """
     try:
         yield
@@ -61,11 +61,11 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` when the block ends and is removed when it fails.
+    """Yield a temporary path, which is renamed to `path` when the block ends and removed when it fails.
 
-    It lies in the same folder (made if missing), so that the rename is atomic, and has the same suffix, since Pillow,
-    NumPy and others choose the format by it. What is not `durable` may be lost, or empty, after a power cut. Raises
-    ``WriteError`` where the file cannot be written. Temporary files there of processes that were killed are removed.
+    It lies in the same folder (created if missing), so that the rename is atomic, and has the same suffix, since
+    Pillow, NumPy and others choose the format by it. A file that is not `durable` may be lost or empty after a power
+    cut. Raises ``WriteError`` if the file cannot be written. Removes temporary files of killed processes there.
     """
     target = Path(path)
     with write_errors(target):
@@ -84,16 +84,17 @@ def atomic_path(path: str | os.PathLike[str], durable: bool = True) -> Iterator[
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, durable: bool = True) -> None:
+    """Write bytes atomically. See `atomic_path`."""
     with atomic_path(path, durable) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str, durable: bool = True) -> None:
-    """UTF-8 with the line ends as they are in `text`, on every system."""
+    """Write UTF-8 atomically, with the line ends of `text` on every system."""
     write_bytes(path, text.encode(), durable)
 
 
 def _flush_to_disk(path: Path) -> None:
-    # Without it a power cut may leave the new name on an empty file. "r+b": Windows flushes only what is open to write.
+    # Without it a power cut may leave an empty file under the new name. "r+b": Windows flushes only writable files.
     with path.open("r+b") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""An ONNX file that others wrote, opened as the parts of a bundle are: checked, then run from the checked bytes."""
+"""Open third-party ONNX files like the parts of a bundle: checked, then run from the checked bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from guidegraph_runtime.verify import check_operators
 
 SUFFIX = ".onnx"
 _EXPORT_AGAIN = "export the model again, with standard operators only and without fusing operators for onnxruntime"
-# Without O_NONBLOCK a pipe in a file's place would wait for a writer; flags that a system lacks are 0.
+# Without O_NONBLOCK, opening a pipe would wait for a writer; flags that a system lacks are 0.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _NO_LINK = _FLAGS | getattr(os, "O_NOFOLLOW", 0)
 _COPY = "copy the files themselves into a folder of their own"
@@ -30,9 +30,9 @@ _COPY = "copy the files themselves into a folder of their own"
 
 @dataclass(frozen=True)
 class GraphFile:
-    """A checked file in a session. `session.part` is what the graph declares; nbytes: of the graph and its weights.
+    """A checked file with its session. `session.part` describes the graph; nbytes: of the graph and its weights.
 
-    An axis that the graph leaves open has a name of its own in each tensor.
+    Each dynamic axis of each tensor has a name of its own.
     """
 
     path: Path
@@ -46,13 +46,13 @@ def is_bundle(path: Path) -> bool:
 
 
 def open_graph_file(path: Path, settings: SessionSettings | None = None, max_bytes: int | None = None) -> GraphFile:
-    """A session on an ONNX file, or on the only one in a folder, with the weights that lie beside it in that folder.
+    """Open a session on an ONNX file, or on the only one in a folder together with its weights in that folder.
 
-    The file may be named by a link; what is taken from a folder, the graph or its weights, may be no link and have no
-    second name (a hard link), so that it is none of another folder's files. Every file is read once; the graph is
-    checked as that of a bundle is: its wire format, standard operators of known versions, and weights outside of it
-    only in files of its folder. Operator sets that it names and does not use are no matter. Raises ``BundleError`` for
-    anything else, for more than `max_bytes` in all, and for weights beside a graph that is given without its folder.
+    The path of a file may be a link. Files taken from a folder, the graph or its weights, must be neither links nor
+    hard links, so that no file of another folder is read. Every file is read once. The graph is checked like that of a
+    bundle: its wire format, standard operators of known versions, and external weights only in files of its folder.
+    Imported operator sets that it does not use are ignored. Raises ``BundleError`` for anything else, for more than
+    `max_bytes` in all, and for external weights of a graph that is given without its folder.
     """
     max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
     file = _graph_path(path)
@@ -68,7 +68,7 @@ def open_graph_file(path: Path, settings: SessionSettings | None = None, max_byt
     weights = _weights(file, graph, whole_folder=file != path, max_bytes=max_bytes - len(data))
     settings = settings or SessionSettings.on()
     session = create_session(where, data, weights, settings)
-    part = Part(file.name, *_declared(where, session), graph.opsets, tuple(weights))
+    part = Part(file.name, *_signature(where, session), graph.opsets, tuple(weights))
     nbytes = len(data) + sum(map(len, weights.values()))
     import onnxruntime
 
@@ -91,29 +91,31 @@ def _graph_path(path: Path) -> Path:
 
 
 def _weights(file: Path, graph: OnnxGraph, whole_folder: bool, max_bytes: int) -> dict[str, bytes]:
-    """The files that a graph's weights lie in, by name: all of them in its folder."""
+    """Read the files of a graph's external weights, by name, all from its folder."""
     where, read = str(file), dict[str, bytes]()
-    for one in graph.externals:
-        if (wrong := wrong_file_name(one.location)) is not None:
+    for tensor in graph.externals:
+        if (wrong := wrong_file_name(tensor.location)) is not None:
             do = "save the model again with its weights beside it, or inside of it"
-            _refuse(where, f"expected for the weights {shown(one.name)} {wrong}, found {shown(one.location)}", do)
-        if not whole_folder:  # a node reads what its setting names, and no file beside it: caches and permissions hold
+            _refuse(where, f"expected for the weights {shown(tensor.name)} {wrong}, found {shown(tensor.location)}", do)
+        if not whole_folder:  # a node reads only the file of its setting, so that caches and permissions hold
             do = f"give the folder '{file.parent}' as the path, with no other graph in it"
-            _refuse(where, f"expected all weights in the file, found some in {shown(one.location)}", do)
-        if one.location not in read:
-            rest = max_bytes - sum(map(len, read.values()))
-            read[one.location] = _read_in_folder(file.parent / one.location, rest)
-        if one.offset + one.size > len(read[one.location]):
-            found = f"the weights {shown(one.name)} up to byte {one.offset + one.size}"
+            _refuse(where, f"expected all weights in the file, found some in {shown(tensor.location)}", do)
+        if tensor.location not in read:
+            remaining = max_bytes - sum(map(len, read.values()))
+            read[tensor.location] = _read_in_folder(file.parent / tensor.location, remaining)
+        if tensor.offset + tensor.size > len(read[tensor.location]):
+            actual = f"the weights {shown(tensor.name)} up to byte {tensor.offset + tensor.size}"
             do = "get both files again"
             _refuse(
-                where, f"expected at most the {len(read[one.location])} bytes of '{one.location}', found {found}", do
+                where,
+                f"expected at most the {len(read[tensor.location])} bytes of '{tensor.location}', found {actual}",
+                do,
             )
     return read
 
 
 def _read_in_folder(path: Path, max_bytes: int) -> bytes:
-    """The same for a file that nobody named: neither a link nor of a second name, which may be any file's."""
+    """Read a file that the user did not name: it must be neither a link nor a hard link, which could be any file."""
     try:
         if is_link(os.lstat(path)):
             _refuse(str(path), "expected a file, found a link", f"{_COPY} (cp -rL)", "bad-file")
@@ -123,7 +125,7 @@ def _read_in_folder(path: Path, max_bytes: int) -> bytes:
 
 
 def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = None) -> bytes:
-    """All bytes of a regular file, at most `max_bytes` of them; names: how many hard links it must have."""
+    """Read a regular file of at most `max_bytes` bytes. names: the number of hard links that it must have."""
     try:
         with open(os.open(path, flags), "rb") as file:
             status = os.fstat(file.fileno())
@@ -133,16 +135,16 @@ def _read(path: Path, max_bytes: int, flags: int = _FLAGS, names: int | None = N
                 message = f"expected a file of one name, found one with {status.st_nlink} hard links"
                 _refuse(str(path), message, f"{_COPY} (cp -r)", "bad-file")
             if status.st_size > max_bytes:
-                found = f"expected at most {max_bytes} bytes, found {status.st_size}"
+                message = f"expected at most {max_bytes} bytes, found {status.st_size}"
                 do = f"give a smaller model, or raise the limit: --limit file_bytes={status.st_size}"
-                _refuse(str(path), found, do, "bad-file")
+                _refuse(str(path), message, do, "bad-file")
             return file.read(status.st_size)
     except OSError as error:
         _refuse(str(path), f"expected a file that can be read, found: {error.strerror}", "check the path", "bad-file")
 
 
-def _declared(where: str, session: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The inputs and outputs that a graph declares."""
+def _signature(where: str, session: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs and outputs of a graph."""
     return tuple(
         tuple(_tensor(where, node.name, node.type, node.shape) for node in nodes)
         for nodes in (session.get_inputs(), session.get_outputs())

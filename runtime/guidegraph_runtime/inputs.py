@@ -1,4 +1,4 @@
-"""Values for a bundle's inputs: checked against what it says of them."""
+"""Check the values of a bundle's inputs against its manifest."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from guidegraph_runtime.trust import given_file
 def given_inputs(
     manifest: Manifest, params: Mapping[str, Any], where: str, data: Callable[[str], bytes]
 ) -> dict[str, Any]:
-    """A value for each input; for a file, its path or its bytes. One that the bundle carries is ``data`` of its name.
+    """Return a value for each input; for a file, its path or its bytes. data: reads a file of the bundle by name.
 
-    A tensor is an array, whether it was given as one or as a file.
-
-    Raises ``BundleError`` for an input that there is not, that is fixed, missing, or of another type.
+    A tensor becomes an array, whether it is given as an array or as a file. Raises ``BundleError`` for an input that is
+    unknown, fixed, missing or of the wrong type.
     """
     for name in params:
         if name in manifest.fixed:
@@ -29,80 +28,80 @@ def given_inputs(
         if name not in manifest.inputs:
             raise BundleError(where, "unknown-input", f"no input '{name}'; {one_of(name, manifest.inputs)}")
     values = {}
-    for name, one in manifest.inputs.items():
+    for name, spec in manifest.inputs.items():
         if name in params:
-            values[name] = _checked(name, one, params[name], where)
-        elif one.required:
-            help = f" ({one.help})" if one.help else ""
-            raise BundleError(where, "missing-input", f"'{name}' ({one.type}) has no default and was not given{help}")
+            values[name] = _check_value(name, spec, params[name], where)
+        elif spec.required:
+            help = f" ({spec.help})" if spec.help else ""
+            raise BundleError(where, "missing-input", f"'{name}' ({spec.type}) has no default and was not given{help}")
         else:
-            values[name] = carried(one, one.default, data)
-            if one.type == "tensor" and values[name] is not None:
-                values[name] = _tensor(name, one, values[name], where)
+            values[name] = carried(spec, spec.default, data)
+            if spec.type == "tensor" and values[name] is not None:
+                values[name] = _tensor(name, spec, values[name], where)
     return values
 
 
-def carried(one: Input, value: Any, data: Callable[[str], bytes]) -> Any:
-    """A default, or a value of the reference, as a run takes it: files of the bundle are their bytes."""
-    if one.type not in FILE_TYPES or value is None:
-        return _own(value)
+def carried(spec: Input, value: Any, data: Callable[[str], bytes]) -> Any:
+    """Convert a default or reference value for a run: names of the bundle's files become their bytes."""
+    if spec.type not in FILE_TYPES or value is None:
+        return _copy_lists(value)
     return [data(name) for name in value] if isinstance(value, list) else data(value)
 
 
-def _own(value: Any) -> Any:
-    """A list, and those in it, as lists of their own; anything else as it is."""
-    return [_own(item) for item in value] if isinstance(value, list) else value
+def _copy_lists(value: Any) -> Any:
+    """Copy nested lists; return anything else unchanged."""
+    return [_copy_lists(item) for item in value] if isinstance(value, list) else value
 
 
-def _tensor(name: str, one: Input, value: Any, where: str) -> Any:
+def _tensor(name: str, spec: Input, value: Any, where: str) -> Any:
     from guidegraph_runtime.arrays import tensor_input
 
     try:
-        if one.many and isinstance(value, (list, tuple)):
-            found: Any = [tensor_input(name, one, each) for each in value]
+        if spec.many and isinstance(value, (list, tuple)):
+            array: Any = [tensor_input(name, spec, item) for item in value]
         else:
-            found = tensor_input(name, one, value)
+            array = tensor_input(name, spec, value)
     except ValueError as error:
         raise BundleError(where, "bad-value", str(error)) from None
-    if (reason := number_problem(found)) is not None:
+    if (reason := number_problem(array)) is not None:
         raise BundleError(where, "bad-value", f"'{name}': {reason}")
-    return found
+    return array
 
 
-def _checked(name: str, one: Input, value: Any, where: str) -> Any:
-    if one.type == "tensor" and value is not None:
-        return _tensor(name, one, value, where)
+def _check_value(name: str, spec: Input, value: Any, where: str) -> Any:
+    if spec.type == "tensor" and value is not None:
+        return _tensor(name, spec, value, where)
     if isinstance(value, Path):
         value = str(value)
     if isinstance(value, tuple):
         value = list(value)
-    value = _own(value)
-    if one.type in FILE_TYPES and _are_bytes(value, one.many):
+    value = _copy_lists(value)
+    if spec.type in FILE_TYPES and _are_bytes(value, spec.many):
         return value
-    if value is None and not one.required and one.default is None:
+    if value is None and not spec.required and spec.default is None:
         return None
-    if one.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+    if spec.type == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if (expected := one.wrong(value)) is not None:
+    if (expected := spec.wrong(value)) is not None:
         raise BundleError(where, "bad-value", f"'{name}': expected {expected}, found {value!r:.80}")
-    if (reason := number_problem(value, infinite=is_infinite(one.default))) is not None:
+    if (reason := number_problem(value, infinite=is_infinite(spec.default))) is not None:
         raise BundleError(where, "bad-value", f"'{name}': {reason}")
-    if one.choices is not None and value not in one.choices:
-        raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, one.choices))}")
-    return given_file(value) if one.type in FILE_TYPES else value
+    if spec.choices is not None and value not in spec.choices:
+        raise BundleError(where, "bad-value", f"'{name}': {one_of(str(value), map(str, spec.choices))}")
+    return given_file(value) if spec.type in FILE_TYPES else value
 
 
 def _are_bytes(value: Any, many: bool) -> bool:
     return isinstance(value, bytes) or (
-        many and isinstance(value, list) and bool(value) and all(isinstance(one, bytes) for one in value)
+        many and isinstance(value, list) and bool(value) and all(isinstance(item, bytes) for item in value)
     )
 
 
-def from_text(name: str, one: Input, text: str, where: str) -> Any:
-    """A value that was written on a command line, read by its input's type; a list as JSON."""
-    if one.many and text.lstrip().startswith("["):
+def from_text(name: str, spec: Input, text: str, where: str) -> Any:
+    """Parse a value from the command line by the type of its input; a list is JSON."""
+    if spec.many and text.lstrip().startswith("["):
         return _json(name, text, where)
-    if one.type in ("str", *FILE_TYPES):
+    if spec.type in ("str", *FILE_TYPES):
         return text
     return _json(name, text, where)
 

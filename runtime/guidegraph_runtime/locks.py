@@ -1,7 +1,7 @@
-"""A lock that one process holds while it writes into a folder. The system lets go of it however the process ends.
+"""A lock that a process holds while it writes into a folder. The system releases it however the process ends.
 
-The file of the lock is hidden, says who holds it, and is removed at the end. One that a killed process left behind is
-taken over by the next.
+The lock file is hidden, names its holder, and is removed at the end. The next process takes over the lock file of a
+killed one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from guidegraph_runtime.shortages import WriteError
 from guidegraph_runtime.temporaries import remove_stale
 
 FOLDER_LOCK = ".guidegraph.lock"
-"""The lock of a folder that a run or a sweep writes into, in that folder."""
+"""The name of the lock file in the output folder of a run or a sweep."""
 
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HOLDER_LENGTH = 4096
-_LOCKED_BYTE = 1 << 30  # far behind the text, which others read while it is locked (Windows locks are mandatory)
+# Far behind the text, which other processes read while the file is locked: Windows locks are mandatory.
+_LOCKED_BYTE = 1 << 30
 
 
 class FolderBusy(Exception):
-    """Another process holds the lock. ``holder`` says which one."""
+    """Another process holds the lock. ``holder`` describes it."""
 
     def __init__(self, place: Path, holder: str):
         self.place, self.holder = place, holder
@@ -43,24 +44,24 @@ class FolderBusy(Exception):
 
 @contextmanager
 def locked(file: Path, place: Path, what: str) -> Iterator[None]:
-    """Hold the lock `file`, and clear what killed processes left half-written in its folder.
+    """Hold the lock `file` for the block, and remove temporary files of killed processes in its folder.
 
-    The folder is made, and removed if it is empty at the end. place: what the lock is for, in messages. what: what is
-    done, such as "guidegraph run". Where nothing can be written for lack of permission there is nothing to lock.
-    Raises ``FolderBusy``, and ``WriteError`` for a full disk.
+    The folder is created, and removed if it is empty at the end. place: the locked path, for messages. what: the
+    activity, such as "guidegraph run". Without write permission nothing is locked. Raises ``FolderBusy``, and
+    ``WriteError`` for a full disk.
     """
     new_folders = [folder for folder in file.absolute().parents if not folder.exists()]
     try:
-        with _held(file, place, what):
+        with _hold_lock(file, place, what):
             yield
     finally:
-        with suppress(OSError):  # one that is not empty, and so those around it
+        with suppress(OSError):  # a folder that is not empty stays, and so do its parents
             for folder in new_folders:
                 folder.rmdir()
 
 
 @contextmanager
-def _held(file: Path, place: Path, what: str) -> Iterator[None]:
+def _hold_lock(file: Path, place: Path, activity: str) -> Iterator[None]:
     descriptor = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,19 +73,19 @@ def _held(file: Path, place: Path, what: str) -> Iterator[None]:
         yield
         return
     try:
-        with suppress(OSError):  # it only serves the message that another process may show
+        with suppress(OSError):  # it only serves the message of another process
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, _describe_self(what))
+            os.write(descriptor, _describe_self(activity))
         remove_stale(file.parent)
-        held = descriptor
-        with before_exit(lambda: _release(held, file)):
+        locked_descriptor = descriptor
+        with before_exit(lambda: _release(locked_descriptor, file)):
             yield
     finally:
         _release(descriptor, file)
 
 
 def _acquire(file: Path, place: Path) -> int:
-    """An open descriptor of the locked file."""
+    """Open and lock the file; return its descriptor."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
@@ -94,7 +95,7 @@ def _acquire(file: Path, place: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it removed it in between: this lock is of a file that has no name any more
+        os.close(descriptor)  # its holder removed it in between, so this lock is on an unlinked file
 
 
 def _lock(descriptor: int, file: Path, place: Path) -> None:
@@ -127,7 +128,7 @@ def _is_same_file(descriptor: int, file: Path) -> bool:
 
 
 def _release(descriptor: int, file: Path) -> None:
-    """Remove the file while it is locked, where the system lets us."""
+    """Remove the file while it is locked, if the system allows that."""
     with suppress(OSError):
         if sys.platform == "win32":
             os.close(descriptor)
@@ -139,18 +140,18 @@ def _release(descriptor: int, file: Path) -> None:
                 os.close(descriptor)
 
 
-def _describe_self(what: str) -> bytes:
+def _describe_self(activity: str) -> bytes:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return json.dumps({"pid": os.getpid(), "host": platform.node(), "what": what, "since": now}).encode()
+    return json.dumps({"pid": os.getpid(), "host": platform.node(), "what": activity, "since": now}).encode()
 
 
 def _read_holder(file: Path) -> str:
-    """Who holds a lock, as far as its file says it: it may be written by another version, or just now."""
+    """Describe the holder of a lock from its file, which another version may have written, or may be writing now."""
     try:
         with file.open("rb") as opened:
-            known = json.loads(opened.read(_HOLDER_LENGTH))
-        what, pid, host, since = (str(known[key])[:200] for key in ("what", "pid", "host", "since"))
+            content = json.loads(opened.read(_HOLDER_LENGTH))
+        activity, pid, host, since = (str(content[key])[:200] for key in ("what", "pid", "host", "since"))
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-    text = f"{what} (process {pid} on {host}, since {since})"
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = f"{activity} (process {pid} on {host}, since {since})"
+    return "".join(char if char.isprintable() else "?" for char in text)

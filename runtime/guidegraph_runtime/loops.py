@@ -1,4 +1,4 @@
-"""A loop of a bundle's plan: what it runs over, and how values go from one iteration to the next."""
+"""The loops of a bundle's plan: their items, and the values carried between iterations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _LINKS = ("next", "collect", "result")
 
 @dataclass(frozen=True)
 class Loop:
-    """What a loop's operation says of it.
+    """A loop operation.
 
-    over: the name of what it runs over, or a number of iterations. item, index: the names of the entry and its number.
-    start: what each carried value starts as, next: what it becomes. collect: what is kept of each iteration, result:
-    the carried values; the keys of both are the names that these have afterwards.
+    over: the name of the sequence, or the number of iterations. item, index: the names of the item and its index.
+    start: the initial value of each carried value. next: its value for the next iteration. collect: values that are
+    stacked over the iterations. result: final carried values. The keys of the last two are the names after the loop.
     """
 
     over: str | int
@@ -29,7 +29,7 @@ class Loop:
 
     @classmethod
     def of(cls, operation: Operation) -> Loop:
-        """The loop that an operation describes. Raises ``ValueError`` for one that is not whole."""
+        """Parse a loop operation. Raises ``ValueError`` if it is incomplete."""
         settings = operation.settings
         if unknown := settings.keys() - {"over", "item", "index", *_LINKS}:
             raise ValueError(f"a loop has no setting '{min(unknown)}'")
@@ -52,6 +52,6 @@ class Loop:
 
 
 def _links(name: str, value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(one, str) for one in value.values()):
+    if not isinstance(value, Mapping) or not all(isinstance(source, str) for source in value.values()):
         raise ValueError(f"'{name}' of a loop names values by name; found {value!r:.80}")
-    return {str(key): str(one) for key, one in value.items()}
+    return {str(key): str(source) for key, source in value.items()}

@@ -1,4 +1,4 @@
-"""`bundle.json`, format version 1: every field has one type, nothing is missing or unknown, and all of it agrees."""
+"""Read and write `bundle.json`, format version 1, with strict checks of types, fields and references."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
-    """The manifest that `data`, the bytes of `where`, holds; ``BundleError`` for the first thing that is wrong."""
+    """Parse the manifest in `data`, the bytes of the file `where`. Raises ``BundleError`` for the first error."""
     top = Cursor(loads(data, where), where)
     _check_format(top)
     fields = top.fields(("format", "version", *_FIELDS, "digest"), ["reference"])
     _check_digest(fields["digest"], data)
-    files = {name: _file(one) for name, one in fields["files"].entries(_wrong_listed_name)}
+    files = {name: _file(cursor) for name, cursor in fields["files"].entries(_listed_name_problem)}
     _check_case(fields["files"], files)
-    inputs = {name: _input(one, files) for name, one in fields["inputs"].entries(wrong_identifier)}
-    outputs = {name: _output(one) for name, one in fields["outputs"].entries(wrong_identifier)}
-    parts = {name: _part(one, files) for name, one in fields["parts"].entries(wrong_label)}
+    inputs = {name: _input(cursor, files) for name, cursor in fields["inputs"].entries(wrong_identifier)}
+    outputs = {name: _output(cursor) for name, cursor in fields["outputs"].entries(wrong_identifier)}
+    parts = {name: _part(cursor, files) for name, cursor in fields["parts"].entries(wrong_label)}
     requires = _requires(fields["requires"])
     _check_opsets(fields["parts"], parts, requires)
     reference = _reference(fields["reference"], inputs, outputs, files) if "reference" in fields else None
@@ -79,15 +79,15 @@ def read_manifest(data: bytes, where: str = MANIFEST) -> Manifest:
         parts=parts,
         plan=_operations(fields["plan"], MAX_BODIES),
         files=files,
-        versions={name: one.name(wrong_label) for name, one in fields["versions"].entries(wrong_label)},
+        versions={name: cursor.name(wrong_label) for name, cursor in fields["versions"].entries(wrong_label)},
         requires=requires,
-        fixed={name: one.text() for name, one in fields["fixed"].entries(wrong_identifier)},
+        fixed={name: cursor.text() for name, cursor in fields["fixed"].entries(wrong_identifier)},
         reference=reference,
     )
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """`bundle.json` for a manifest; ``BundleError`` for one that could not be read again."""
+    """Return a manifest as `bundle.json`. Raises ``BundleError`` if it could not be read back."""
     text = json.dumps(_plain(manifest) | {"digest": _NO_DIGEST}, indent=1, ensure_ascii=False) + "\n"
     data = seal(text.encode("utf-8", "surrogatepass"))
     read_manifest(data)
@@ -95,18 +95,18 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def seal(data: bytes) -> bytes:
-    """Fill in the digest of `bundle.json`, its last field, which is 64 zeros in `data`: the sha256 of these bytes."""
+    """Fill in the digest, the last field of `bundle.json`: the sha256 of `data`, where it is 64 zeros."""
     before, _, after = data.rpartition(_NO_DIGEST.encode())
     return before + hashlib.sha256(data).hexdigest().encode() + after
 
 
 def digest_of(data: bytes) -> str:
-    """The digest in the bytes of a `bundle.json` that was read."""
+    """The digest in the bytes of a valid `bundle.json`."""
     return str(json.loads(data)["digest"])
 
 
 def _check_format(top: Cursor) -> None:
-    # Before all else: of another version nothing more can be said.
+    # First of all: files of another version cannot be checked further.
     if not isinstance(top.value, dict) or top.value.get("format") != FORMAT:
         top.fail(f"an object whose format is '{FORMAT}'", do="is this the folder that guidegraph export wrote?")
     version = top.value.get("version")
@@ -119,29 +119,29 @@ def _check_digest(cursor: Cursor, data: bytes) -> None:
     digest = cursor.text()
     if not _SHA256.fullmatch(digest):
         cursor.fail("64 lower-case hexadecimal digits")
-    before, found, after = data.rpartition(digest.encode())
-    if not found or seal(before + _NO_DIGEST.encode() + after) != data:
+    before, separator, after = data.rpartition(digest.encode())
+    if not separator or seal(before + _NO_DIGEST.encode() + after) != data:
         cursor.fail("the digest of this file", f"another one: {cursor.where} was changed", "get the bundle again")
 
 
-def _wrong_listed_name(name: str) -> str | None:
+def _listed_name_problem(name: str) -> str | None:
     if name.casefold() == MANIFEST:
         return "the name of another file than this one"
     return wrong_file_name(name)
 
 
 def _check_case(cursor: Cursor, files: Mapping[str, File]) -> None:
-    """Refuse what a system that ignores case takes for one file, or for a file and a folder."""
-    spelt: dict[str, str] = {}
+    """Refuse names that collide on a case-insensitive file system."""
+    spellings: dict[str, str] = {}
     for name in files:
-        if (other := spelt.setdefault(name.casefold(), name)) != name:
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
             cursor.fail("names that differ in more than case", f"'{other}' and '{name}'")
     folders: dict[str, str] = {}
     for name in files:
         parts = name.split("/")
         for folder in ("/".join(parts[:i]) for i in range(1, len(parts))):
-            if folder.casefold() in spelt:
-                cursor.fail("files and folders of different names", f"'{spelt[folder.casefold()]}' and '{name}'")
+            if folder.casefold() in spellings:
+                cursor.fail("files and folders of different names", f"'{spellings[folder.casefold()]}' and '{name}'")
             if (other := folders.setdefault(folder.casefold(), folder)) != folder:
                 cursor.fail("folders that differ in more than case", f"'{other}' and '{folder}'")
 
@@ -154,7 +154,7 @@ def _file(cursor: Cursor) -> File:
     return File(sha256, fields["size"].integer(0, MAX_SIZE))
 
 
-def _listed(cursor: Cursor, files: Mapping[str, File]) -> str:
+def _listed_file(cursor: Cursor, files: Mapping[str, File]) -> str:
     name = cursor.name(wrong_file_name)
     if name not in files:
         cursor.fail("a file that 'files' lists")
@@ -167,7 +167,7 @@ def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
     fields = cursor.fields(["type", *tensor], ["required", "default", "help", "choices", "many"])
     if ("required" in fields) == ("default" in fields) or ("required" in fields and not fields["required"].boolean()):
         cursor.fail("either a default or required: true")
-    found = Input(
+    result = Input(
         type=kind,
         required="required" in fields,
         default=fields["default"].value if "default" in fields else None,
@@ -177,9 +177,9 @@ def _input(cursor: Cursor, files: Mapping[str, File]) -> Input:
         dtype=fields["dtype"].choice(DTYPES) if tensor else None,
         dims=_dims(fields["dims"]) if tensor else None,
     )
-    if found.default is not None:
-        _check_default(fields["default"], found, files)
-    return found
+    if result.default is not None:
+        _check_default(fields["default"], result, files)
+    return result
 
 
 def _choices(cursor: Cursor, kind: str) -> tuple[str | int | float, ...]:
@@ -193,12 +193,12 @@ def _choices(cursor: Cursor, kind: str) -> tuple[str | int | float, ...]:
     return tuple(cursor.value)
 
 
-def _check_default(cursor: Cursor, found: Input, files: Mapping[str, File]) -> None:
-    if (wrong := found.wrong(cursor.value)) is not None:
+def _check_default(cursor: Cursor, spec: Input, files: Mapping[str, File]) -> None:
+    if (wrong := spec.wrong(cursor.value)) is not None:
         cursor.fail(wrong)
-    if found.type in FILE_TYPES:
-        for one in cursor.items() if isinstance(cursor.value, list) else [cursor]:
-            _listed(one, files)
+    if spec.type in FILE_TYPES:
+        for item in cursor.items() if isinstance(cursor.value, list) else [cursor]:
+            _listed_file(item, files)
 
 
 def _output(cursor: Cursor) -> Output:
@@ -208,19 +208,19 @@ def _output(cursor: Cursor) -> Output:
 
 def _dims(cursor: Cursor) -> Dims:
     return tuple(
-        one.name(wrong_label) if isinstance(one.value, str) else one.integer(0, MAX_DIM) for one in cursor.items()
+        dim.name(wrong_label) if isinstance(dim.value, str) else dim.integer(0, MAX_DIM) for dim in cursor.items()
     )
 
 
 def _tensors(cursor: Cursor) -> tuple[Tensor, ...]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for item in cursor.items():
         fields = item.fields(["name", "dtype", "dims"])
         name = fields["name"].name(wrong_label)
-        if name in found:
+        if name in tensors:
             fields["name"].fail("each name once")
-        found[name] = Tensor(name, fields["dtype"].choice(DTYPES), _dims(fields["dims"]))
-    return tuple(found.values())
+        tensors[name] = Tensor(name, fields["dtype"].choice(DTYPES), _dims(fields["dims"]))
+    return tuple(tensors.values())
 
 
 def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
@@ -233,17 +233,17 @@ def _part(cursor: Cursor, files: Mapping[str, File]) -> Part:
         for domain, version in fields["opsets"].entries(lambda name: wrong_label(name) if name else None)
     }
     return Part(
-        file=_listed(fields["file"], files),
+        file=_listed_file(fields["file"], files),
         inputs=_tensors(fields["inputs"]),
         outputs=outputs,
         opsets=opsets,
-        externals=tuple(_listed(one, files) for one in fields["externals"].items()),
+        externals=tuple(_listed_file(name, files) for name in fields["externals"].items()),
     )
 
 
 def _requires(cursor: Cursor) -> Requires:
     fields = cursor.fields(["opset", "providers"])
-    providers = tuple(one.name(wrong_identifier) for one in fields["providers"].items())
+    providers = tuple(name.name(wrong_identifier) for name in fields["providers"].items())
     return Requires(fields["opset"].integer(1, 10_000), providers)
 
 
@@ -256,19 +256,19 @@ def _check_opsets(cursor: Cursor, parts: Mapping[str, Part], requires: Requires)
 def _operations(cursor: Cursor, levels: int) -> tuple[Operation, ...]:
     if levels == 0:
         cursor.fail(f"at most {MAX_BODIES} bodies in each other", "more")
-    return tuple(_operation(one, levels) for one in cursor.items())
+    return tuple(_operation(item, levels) for item in cursor.items())
 
 
 def _operation(cursor: Cursor, levels: int) -> Operation:
     fields = cursor.fields(["op", "node", "in", "with", "out"], ["body"])
-    outputs = tuple(one.name(wrong_label) for one in fields["out"].items())
+    outputs = tuple(item.name(wrong_label) for item in fields["out"].items())
     if len(set(outputs)) < len(outputs):
         fields["out"].fail("each name once")
     operation = Operation(
         op=fields["op"].name(wrong_label),
         node=fields["node"].name(wrong_label),
-        inputs={name: one.name(wrong_label) for name, one in fields["in"].entries(wrong_label)},
-        settings={name: one.value for name, one in fields["with"].entries(wrong_label)},
+        inputs={name: item.name(wrong_label) for name, item in fields["in"].entries(wrong_label)},
+        settings={name: item.value for name, item in fields["with"].entries(wrong_label)},
         outputs=outputs,
         body=_operations(fields["body"], levels - 1) if "body" in fields else None,
     )
@@ -284,19 +284,19 @@ def _reference(
     cursor: Cursor, inputs: Mapping[str, Input], outputs: Mapping[str, Output], files: Mapping[str, File]
 ) -> Reference:
     fields = cursor.fields(["inputs", "outputs", "tolerance"])
-    given = {}
+    input_values = {}
     for name, value in fields["inputs"].entries(lambda name: None if name in inputs else "the name of an input"):
         if value.value is not None:
             _check_default(value, inputs[name], files)
-        given[name] = value.value
-    found = {
-        name: _listed(value, files)
+        input_values[name] = value.value
+    output_files = {
+        name: _listed_file(value, files)
         for name, value in fields["outputs"].entries(lambda name: None if name in outputs else "the name of an output")
     }
     tolerance = fields["tolerance"].number()
     if tolerance < 0:
         fields["tolerance"].fail("a number that is not negative")
-    return Reference(given, found, tolerance)
+    return Reference(input_values, output_files, tolerance)
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
@@ -306,11 +306,11 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "version": VERSION,
         "name": manifest.name,
         "workflow": manifest.workflow,
-        "inputs": {name: _plain_input(one) for name, one in manifest.inputs.items()},
-        "outputs": {name: {"type": one.type, "source": one.source} for name, one in manifest.outputs.items()},
-        "parts": {name: _plain_part(one) for name, one in manifest.parts.items()},
-        "plan": [_plain_operation(one) for one in manifest.plan],
-        "files": {name: {"sha256": one.sha256, "size": one.size} for name, one in manifest.files.items()},
+        "inputs": {name: _plain_input(item) for name, item in manifest.inputs.items()},
+        "outputs": {name: {"type": item.type, "source": item.source} for name, item in manifest.outputs.items()},
+        "parts": {name: _plain_part(item) for name, item in manifest.parts.items()},
+        "plan": [_plain_operation(item) for item in manifest.plan],
+        "files": {name: {"sha256": item.sha256, "size": item.size} for name, item in manifest.files.items()},
         "versions": dict(manifest.versions),
         "requires": {"opset": manifest.requires.opset, "providers": list(manifest.requires.providers)},
         "fixed": dict(manifest.fixed),
@@ -327,36 +327,38 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     )
 
 
-def _plain_input(one: Input) -> dict[str, Any]:
-    given: dict[str, Any] = {"type": one.type}
-    given |= {"required": True} if one.required else {"default": one.default}
-    given |= {"help": one.help} if one.help else {}
-    given |= {"choices": list(one.choices)} if one.choices is not None else {}
-    given |= {"many": True} if one.many else {}
-    given |= {"dtype": one.dtype} if one.dtype is not None else {}
-    return given | ({"dims": list(one.dims)} if one.dims is not None else {})
+def _plain_input(spec: Input) -> dict[str, Any]:
+    fields: dict[str, Any] = {"type": spec.type}
+    fields |= {"required": True} if spec.required else {"default": spec.default}
+    fields |= {"help": spec.help} if spec.help else {}
+    fields |= {"choices": list(spec.choices)} if spec.choices is not None else {}
+    fields |= {"many": True} if spec.many else {}
+    fields |= {"dtype": spec.dtype} if spec.dtype is not None else {}
+    return fields | ({"dims": list(spec.dims)} if spec.dims is not None else {})
 
 
-def _plain_part(one: Part) -> dict[str, Any]:
+def _plain_part(part: Part) -> dict[str, Any]:
     return {
-        "file": one.file,
-        "inputs": [_plain_tensor(tensor) for tensor in one.inputs],
-        "outputs": [_plain_tensor(tensor) for tensor in one.outputs],
-        "externals": list(one.externals),
-        "opsets": dict(one.opsets),
+        "file": part.file,
+        "inputs": [_plain_tensor(tensor) for tensor in part.inputs],
+        "outputs": [_plain_tensor(tensor) for tensor in part.outputs],
+        "externals": list(part.externals),
+        "opsets": dict(part.opsets),
     }
 
 
-def _plain_tensor(one: Tensor) -> dict[str, Any]:
-    return {"name": one.name, "dtype": one.dtype, "dims": list(one.dims)}
+def _plain_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "dims": list(tensor.dims)}
 
 
-def _plain_operation(one: Operation) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "op": one.op,
-        "node": one.node,
-        "in": dict(one.inputs),
-        "with": dict(one.settings),
-        "out": list(one.outputs),
+def _plain_operation(operation: Operation) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "op": operation.op,
+        "node": operation.node,
+        "in": dict(operation.inputs),
+        "with": dict(operation.settings),
+        "out": list(operation.outputs),
     }
-    return given if one.body is None else given | {"body": [_plain_operation(inner) for inner in one.body]}
+    return (
+        fields if operation.body is None else fields | {"body": [_plain_operation(inner) for inner in operation.body]}
+    )

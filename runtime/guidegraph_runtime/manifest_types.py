@@ -1,6 +1,6 @@
-"""What `bundle.json` says: what a bundle takes, gives and holds.
+"""The contents of `bundle.json`: a bundle's inputs, outputs, plan and files.
 
-Everything is data: the plan names host operations that the runtime has, never code.
+Everything is data: the plan refers to host operations of the runtime by name and contains no code.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DTYPES = (
     *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
     *("float16", "float32", "float64"),
 )
-"""The element types of tensors, as NumPy names them; what has no name there stays inside of the graphs."""
+"""The element types of tensors by their NumPy names; other types occur only inside the graphs."""
 
 Dims: TypeAlias = tuple[int | str, ...]
-"""The shape of a tensor: a size, or the name of an axis; axes of one name have one size in a call."""
+"""The shape of a tensor: sizes or names of axes; axes of the same name have the same size in a call."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Input:
-    """A parameter of the workflow that is still open.
+    """A parameter of the workflow that a run can set.
 
-    `default` is what is taken where nothing is given, unless `required`; for a path, picture, map or tensor it is a
-    file of the bundle. `many`: a list of such values is fine too. `dtype` and `dims` belong to tensors.
+    `default` applies if no value is given, unless `required`; for a path, picture, map or tensor it is a file of the
+    bundle. `many`: a list of such values is accepted too. `dtype` and `dims` belong to tensors.
     """
 
     type: str
@@ -62,13 +62,13 @@ class Input:
     dims: Dims | None = None
 
     def wrong(self, value: Json) -> str | None:
-        """What is expected of a value for this input where `value` does not fit; else None."""
+        """The expected kind of value if `value` does not fit this input; else None."""
         if self.many and isinstance(value, list):
-            return next((wrong for one in value if (wrong := self._wrong_one(one)) is not None), None)
+            return next((wrong for item in value if (wrong := self._wrong_one(item)) is not None), None)
         return self._wrong_one(value)
 
     def _wrong_one(self, value: Json) -> str | None:
-        kinds, expected = _VALUES[self.type]
+        kinds, expected = _EXPECTED[self.type]
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.type != "bool"):
             return expected
         if self.choices is not None and value not in self.choices:
@@ -77,7 +77,7 @@ class Input:
 
 
 _FILE: tuple[tuple[type, ...], str] = ((str,), "the name of a file")
-_VALUES: dict[str, tuple[tuple[type, ...], str]] = {
+_EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
     "str": ((str,), "a text"),
     "int": ((int,), "an integer"),
     "float": ((int, float), "a number"),
@@ -88,7 +88,7 @@ _VALUES: dict[str, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Output:
-    """What a run gives: `source` is the value of the plan."""
+    """An output of a run; `source` is the name of its value in the plan."""
 
     type: str
     source: str
@@ -96,9 +96,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Operation:
-    """A step of the host plan: `inputs` are names of values, `settings` literals, `outputs` names it gives.
+    """A step of the host plan: `inputs` are names of values, `settings` literals, `outputs` names of its results.
 
-    `node` is the workflow's name for it; of a part, the part's name.
+    `node` is the name of the node in the workflow, or of the part.
     """
 
     op: str
@@ -119,8 +119,8 @@ class File:
 
 @dataclass(frozen=True)
 class Requires:
-    """`opset`: the newest version of the standard operators in any part. `providers`: one of them must be there, where
-    there is one, since the others lack a kernel (bfloat16 on a CPU)."""
+    """`opset`: the newest version of the standard operators in any part. `providers`: if not empty, one of them must be
+    available, since the others lack a kernel (bfloat16 on a CPU)."""
 
     opset: int
     providers: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class Requires:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run to repeat: what to give, the file with each output that came, and by how much one may differ from it."""
+    """A reference run: its inputs, the file of each output, and the tolerance of a comparison."""
 
     inputs: Mapping[str, Json]
     outputs: Mapping[str, str]
@@ -137,9 +137,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `bundle.json`. `workflow` is the text that was exported, `versions` the packages that did it.
+    """The contents of `bundle.json`. `workflow` is the exported text, `versions` are the packages used for the export.
 
-    `fixed` says of each parameter of the workflow that is no input of the bundle why it is not.
+    `fixed` gives the reason for each parameter of the workflow that is not an input of the bundle.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The values of a run by name. A structured value is its fields: ``scheduler.state.index``."""
+"""The values of a run by name. A structured value is stored as its fields: ``scheduler.state.index``."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ class Memory(dict[str, Any]):
     """Values by name."""
 
     def read(self, name: str) -> Any:
-        """A value. Raises ``ValueError`` for a name that nothing gave."""
+        """Return a value. Raises ``ValueError`` for an unknown name."""
         if name not in self:
             raise ValueError(f"no value '{name}'; {one_of(name, self)}")
         return self[name]
 
     def keep(self, base: str, value: Any) -> None:
-        """Keep a value, or the fields of a structured one, under their names."""
-        for path, one in fields_of(value):
-            self[f"{base}.{path}" if path else base] = one
+        """Store a value, or the fields of a structured value, under their names."""
+        for path, field in fields_of(value):
+            self[f"{base}.{path}" if path else base] = field
 
 
 def fields_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a structured value, which is a dict of them, by their dotted paths."""
+    """Flatten a structured value, a nested dict, into (dotted path, field) pairs."""
     if not isinstance(value, Mapping):
         yield "", value
         return
-    for name, one in value.items():
-        for path, inner in fields_of(one):
-            yield (f"{name}.{path}" if path else str(name)), inner
+    for name, field in value.items():
+        for path, leaf in fields_of(field):
+            yield (f"{name}.{path}" if path else str(name)), leaf
 
 
-def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by path as an operation takes them, by port: dicts of fields (``port.field``), lists (``port.0``)."""
+def arguments(values_by_path: Mapping[str, Any]) -> dict[str, Any]:
+    """Group values by port: ``port.field`` becomes a dict of fields, ``port.0`` a list."""
     tree: dict[str, Any] = {}
-    for path, value in given.items():
-        *above, last = path.split(".")
-        at = tree
-        for key in above:
-            at = at.setdefault(key, {})
-        at[last] = value
-    return {port: _lists(one) for port, one in tree.items()}
+    for path, value in values_by_path.items():
+        *parents, last = path.split(".")
+        branch = tree
+        for key in parents:
+            branch = branch.setdefault(key, {})
+        branch[last] = value
+    return {port: _lists(subtree) for port, subtree in tree.items()}
 
 
 def _lists(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    inner = {key: _lists(one) for key, one in value.items()}
-    return [inner[str(i)] for i in range(len(inner))] if inner and all(key.isdigit() for key in inner) else inner
+    items = {key: _lists(item) for key, item in value.items()}
+    return [items[str(i)] for i in range(len(items))] if items and all(key.isdigit() for key in items) else items

@@ -6,12 +6,12 @@ import re
 
 MANIFEST = "bundle.json"
 BATCH = "batch"
-"""The axis of parts along which 1 goes with any size: what is there once serves every sample."""
+"""The batch axis of parts, along which a size of 1 is broadcast."""
 CALL, FIELDS, MASKS = "call", "fixed", "honours_mask"
-"""In a bundle of one call, settings of the plan's one entry: the node's id, what is no tensor in its outputs, and
-whether its model heeds masks."""
+"""Settings of the single operation in the plan of a one-node bundle: the node's id, the outputs that are not tensors,
+and whether its model uses masks."""
 MULTIPLES = "multiples"
-"""In the settings of a part, what the sizes of its named axes are multiples of."""
+"""A setting of a part: the factors of which the sizes of its named axes must be multiples."""
 MAX_LENGTH = 200
 MAX_PARTS = 8
 
@@ -20,11 +20,11 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNOREC
 
 
 def wrong_file_name(name: str) -> str | None:
-    """What is expected of the name of a file in a bundle, where `name` is none; else None.
+    """The expected form if `name` is not a valid file name in a bundle; else None.
 
-    Relative, with `/` between its parts, each of ASCII letters, digits and `_ . + -`: so no `..`, no hidden file, no
-    backslash, drive, stream, control character or second spelling of one name, and no name that Windows reserves or
-    shortens. What differs in case only is for the caller to find.
+    Valid names are relative, with `/` between parts of ASCII letters, digits and `_ . + -`. That excludes `..`, hidden
+    files, backslashes, drives, streams, control characters, second spellings of a name, and names that Windows reserves
+    or shortens. The caller checks for names that differ only in case.
     """
     parts = name.split("/")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
@@ -41,14 +41,14 @@ def wrong_file_name(name: str) -> str | None:
 
 
 def wrong_identifier(name: str) -> str | None:
-    """What is expected of the name of an input or an output: as in a workflow."""
+    """The expected form if `name` is not a valid name of an input or output (as in a workflow); else None."""
     if not name.isidentifier() or len(name) > MAX_LENGTH:
         return f"a name of letters, digits and '_' that starts with no digit, at most {MAX_LENGTH} characters"
     return None
 
 
 def wrong_label(name: str) -> str | None:
-    """What is expected of any other name, such as that of a tensor in a graph."""
+    """The expected form if `name` is not valid as any other name, such as a tensor's in a graph; else None."""
     if not 0 < len(name) <= MAX_LENGTH or not name.isprintable():
         return f"a name of 1 to {MAX_LENGTH} printable characters"
     return None

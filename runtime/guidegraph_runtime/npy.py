@@ -1,6 +1,6 @@
-"""Arrays of NumPy's .npy and .npz files, with their headers checked before memory is taken for the values.
+"""Read NumPy's .npy and .npz files, checking their headers before memory is allocated.
 
-The header of a hundred bytes may declare any shape, and a packed archive of 1 MB may hold an array of 1 GB.
+A header of a hundred bytes may declare any shape, and a compressed archive of 1 MB may hold an array of 1 GB.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HEADERS: dict[tuple[int, int], Any] = {
 
 
 def read_npy(file: BinaryIO, name: str) -> NDArray[Any]:
-    """The array in an open .npy file; ``name`` is what errors call it.
+    """Read the array in an open .npy file. name: the file's name in error messages.
 
-    Raises ``ValueError`` for what is no such file, for pickled objects and for a header that declares more than the
-    file holds, and ``LimitExceeded`` for more elements than the limit.
+    Raises ``ValueError`` for an invalid file, pickled objects, and a header that declares more than the file holds, and
+    ``LimitExceeded`` for too many elements.
     """
     start = file.tell()
     shape, dtype = _header(file, name)
@@ -37,13 +37,13 @@ def read_npy(file: BinaryIO, name: str) -> NDArray[Any]:
 
 
 def read_npz_member(archive: Any, key: str, name: str) -> NDArray[Any]:
-    """The array ``key`` of an archive that ``np.load`` opened. Raises what ``read_npy`` raises."""
+    """Read the array ``key`` of an archive opened by ``np.load``. Raises the errors of ``read_npy``."""
     member = key if key in archive.zip.namelist() else f"{key}.npy"
     with archive.zip.open(member) as file:
         shape, dtype = _header(file, f"{name}: '{key}'")
-    declared, packed = prod(shape) * dtype.itemsize, archive.zip.getinfo(member).file_size
-    if declared > packed:
-        raise ValueError(f"{name}: '{key}' declares {shape} of {dtype}, {declared} bytes, and holds {packed}")
+    declared, available = prod(shape) * dtype.itemsize, archive.zip.getinfo(member).file_size
+    if declared > available:
+        raise ValueError(f"{name}: '{key}' declares {shape} of {dtype}, {declared} bytes, and holds {available}")
     return np.asarray(archive[key])
 
 
@@ -57,7 +57,7 @@ def _header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _size(file: BinaryIO) -> int:
-    at = file.tell()
+    position = file.tell()
     end = file.seek(0, os.SEEK_END)
-    file.seek(at)
+    file.seek(position)
     return end

@@ -1,6 +1,6 @@
-"""What may be changed in a bundle's plan: settings and operations that a run with the bundle's defaults takes.
+"""Find the settings and operations of a bundle's plan that can be overridden in a run with the bundle's defaults.
 
-Each is tried in a rehearsal, which computes no graph: what would be refused is not offered.
+Each is tried in a rehearsal, which computes no graph; overrides that would be refused are left out.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from guidegraph_runtime.host import IDLE, OPERATIONS
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.overrides import alike, host_operations, settings_of
 
-Takes: TypeAlias = Callable[[Mapping[str, Any]], bool]
-"""Whether a run with these changes, by ``node.setting``, would be admitted."""
+IsAdmitted: TypeAlias = Callable[[Mapping[str, Any]], bool]
+"""Whether a run with these overrides, by ``node.setting``, would be admitted."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A node of the plan, the settings of it that another value may have, with what they are, and other operations.
+    """A node of the plan, its settings that can be overridden with their current values, and alternative operations.
 
-    linked: by setting, the value that feeds it.
+    linked: by setting, the value that is wired to it. others: the alternative operations.
     """
 
     node: str
@@ -32,10 +32,10 @@ class Offer:
     others: Sequence[str]
 
 
-def offers(plan: Sequence[Operation], defaults: Mapping[str, Any], takes: Takes) -> Iterator[Offer]:
-    """The nodes of which something may be changed. defaults: of the bundle's inputs, by the names of their values."""
+def offers(plan: Sequence[Operation], defaults: Mapping[str, Any], takes: IsAdmitted) -> Iterator[Offer]:
+    """Yield the nodes with something to override. defaults: of the bundle's inputs, by the names of their values."""
     for operation in host_operations(plan):
-        linked = {port.partition(".")[0]: at for port, at in operation.inputs.items()}
+        linked = {port.partition(".")[0]: source for port, source in operation.inputs.items()}
         current = {name: operation.settings.get(name, value) for name, value in settings_of(operation.op).items()}
         settings = {
             name: value
@@ -44,21 +44,21 @@ def offers(plan: Sequence[Operation], defaults: Mapping[str, Any], takes: Takes)
             and not _is_file(value)
             and _may_change(f"{operation.node}.{name}", defaults.get(linked.get(name, ""), value), operation.op, takes)
         }
-        others = [
+        alternatives = [
             name for name in alike(operation.op) if name != operation.op and takes({f"{operation.node}.use": name})
         ]
-        if settings or others:
-            yield Offer(operation.node, operation.op, settings, linked, others)
+        if settings or alternatives:
+            yield Offer(operation.node, operation.op, settings, linked, alternatives)
 
 
-def _may_change(name: str, value: Any, op: str, takes: Takes) -> bool:
-    """Whether another value than this one is taken; where there is no knowing of others, whether this one is."""
-    others = [one for one in other_values(op, name.rpartition(".")[2], value) if one != value]
-    return any(takes({name: one}) for one in others or [value])
+def _may_change(name: str, value: Any, op: str, takes: IsAdmitted) -> bool:
+    """Whether another value is admitted; if no other is known, whether the current one is."""
+    alternatives = [candidate for candidate in other_values(op, name.rpartition(".")[2], value) if candidate != value]
+    return any(takes({name: candidate}) for candidate in alternatives or [value])
 
 
 def other_values(op: str, setting: str, value: Any) -> list[Any]:
-    """Values to try in the place of one."""
+    """Values to try instead of `value`."""
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
@@ -68,35 +68,35 @@ def other_values(op: str, setting: str, value: Any) -> list[Any]:
     words = _words(op, setting)
     if isinstance(value, str):
         return words
-    if isinstance(value, list) and value and all(isinstance(one, (int, float)) for one in value):
-        return [[*value[:i], 2 * one, *value[i + 1 :]] for i, one in reversed([*enumerate(value)])]
+    if isinstance(value, list) and value and all(isinstance(item, (int, float)) for item in value):
+        return [[*value[:i], 2 * item, *value[i + 1 :]] for i, item in reversed([*enumerate(value)])]
     return [1, 8, 0.5, True, [1], [8, 8], *words] if value is None else []
 
 
 def _words(op: str, setting: str) -> list[str]:
-    """The words that the annotation of a setting has."""
+    """The words of the ``Literal`` types in a setting's annotation."""
     try:
         hints = get_type_hints(inspect.unwrap(OPERATIONS[op]))
     except NameError:
         return []
-    todo, found = [hints.get(setting)], []
-    while todo:
-        hint = todo.pop()
+    hints_left, words = [hints.get(setting)], []
+    while hints_left:
+        hint = hints_left.pop()
         if get_origin(hint) is Literal:
-            found += [word for word in get_args(hint) if isinstance(word, str)]
+            words += [word for word in get_args(hint) if isinstance(word, str)]
         else:
-            todo += get_args(hint)
-    return found
+            hints_left += get_args(hint)
+    return words
 
 
 def _is_idle(operation: Operation, setting: str) -> bool:
-    """Whether a setting makes no difference where it is."""
+    """Whether a setting has no effect in this operation."""
     ports = IDLE.get(operation.op, {})
     return setting in ports and (ports[setting] is None or ports[setting] in operation.inputs)
 
 
 def _is_file(value: object) -> bool:
-    """Whether a literal is the bytes of files of the bundle, or holds some."""
+    """Whether a literal refers to files of the bundle, or contains such references."""
     if isinstance(value, list):
         return any(map(_is_file, value))
     return isinstance(value, dict) and ([*value] == ["file"] or any(map(_is_file, value.values())))

@@ -1,8 +1,8 @@
-"""The wire format of ONNX files, read without trust: every byte once, in bounded time, and no field unknown.
+"""Read the wire format of untrusted ONNX files: every byte once, in bounded time, without unknown fields.
 
-Only what can name a file, an operator or another graph is looked into. What the protobuf library would merge or skip
-in silence (a field twice, one of another wire type, an unknown one) is refused here, so that nothing hides from the
-check that onnxruntime would see.
+Only messages that can name a file, an operator or another graph are parsed. Fields that the protobuf library would
+silently merge or skip (repeated, unknown, or of another wire type) are refused, so that onnxruntime sees nothing that
+the check does not.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 MAX_FIELDS = 4_000_000
-"""As many fields as a graph may have: some hundred times those of a large U-Net, and a few seconds."""
+"""The most fields of a graph: some hundred times those of a large U-Net, read in a few seconds."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class Malformed(ValueError):
-    """Not an ONNX file, or one of a newer ONNX than this reader knows."""
+    """Not an ONNX file, or one of a newer ONNX version than this reader supports."""
 
 
 class Field(NamedTuple):
-    """A field of a message: the wire types that it comes in, whether it may come again, what it holds."""
+    """A field of a message. wires: allowed wire types. many: whether it may repeat. message: the type of its value."""
 
     name: str
     wires: tuple[int, ...]
@@ -31,7 +31,7 @@ class Field(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A stretch of the file: `start` up to `end`."""
+    """A range of bytes of the file, `start` to `end`."""
 
     start: int
     end: int
@@ -64,7 +64,7 @@ def _many(name: str, message: str | None = None) -> Field:
     return Field(name, (_BYTES,), True, message)
 
 
-# onnx/onnx.proto of ONNX 1.23. Messages that hold neither graphs nor tensors nor operators have no entry of their own.
+# onnx/onnx.proto of ONNX 1.23. Messages without graphs, tensors or operators are left out.
 MESSAGES: Mapping[str, Mapping[int, Field]] = {
     "ModelProto": {
         1: _int("ir_version"),
@@ -155,55 +155,55 @@ class Reader:
     fields_left: int
 
     def fields(self, message: str, span: Value) -> Iterator[tuple[str, Value]]:
-        """The fields of a message in their order, by name; numbers as they are, all else as its span."""
+        """Yield the fields of a message in order as (name, value): a number, or the span of any other value."""
         if isinstance(span, int):
             raise Malformed(f"a number where a {message} is due")
-        known = MESSAGES[message]
+        fields = MESSAGES[message]
         seen: set[int] = set()
-        at = span.start
-        while at < span.end:
+        position = span.start
+        while position < span.end:
             self._count()
-            tag, at = self.varint(at, span.end)
+            tag, position = self.varint(position, span.end)
             number, wire = tag >> 3, tag & 7
-            field = known.get(number)
+            field = fields.get(number)
             if field is None or wire not in field.wires:
                 raise Malformed(f"field {number} of wire type {wire} in a {message}, which ONNX 1.23 has not")
             if number in seen and not field.many:
                 raise Malformed(f"the field {message}.{field.name} twice")
             seen.add(number)
-            value, at = self._value(wire, at, span.end)
+            value, position = self._value(wire, position, span.end)
             yield field.name, value
 
-    def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The number at `at`, 0 to 2**64 - 1, and where it ends."""
-        if at < end and (byte := self.data[at]) < 0x80:  # nearly all of them
-            return byte, at + 1
+    def varint(self, position: int, end: int) -> tuple[int, int]:
+        """Read the number at `position`, 0 to 2**64 - 1; return it and its end."""
+        if position < end and (byte := self.data[position]) < 0x80:  # the common case
+            return byte, position + 1
         value = 0
         for shift in range(0, 70, 7):
-            if at >= end:
+            if position >= end:
                 raise Malformed("a number that goes on beyond its message")
-            byte = self.data[at]
-            at += 1
+            byte = self.data[position]
+            position += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 if value >= 2**64:
                     break
-                return value, at
+                return value, position
         raise Malformed("a number of more than 64 bits")
 
     def varints(self, value: Value) -> Iterator[int]:
-        """The numbers of a repeated field, packed or not."""
+        """Read the numbers of a repeated field, packed or not."""
         if isinstance(value, int):
             yield value
             return
-        at = value.start
-        while at < value.end:
+        position = value.start
+        while position < value.end:
             self._count()
-            number, at = self.varint(at, value.end)
+            number, position = self.varint(position, value.end)
             yield number
 
     def text(self, value: Value) -> str:
-        """The text of a span of at most 4096 bytes."""
+        """Read the text of a span of at most 4096 bytes."""
         if isinstance(value, int) or value.end - value.start > 4096:
             raise Malformed("a name of more than 4096 bytes")
         try:
@@ -216,10 +216,10 @@ class Reader:
         if self.fields_left < 0:
             raise Malformed("more fields than any graph has")
 
-    def _value(self, wire: int, at: int, end: int) -> tuple[Value, int]:
+    def _value(self, wire: int, position: int, end: int) -> tuple[Value, int]:
         if wire == _VARINT:
-            return self.varint(at, end)
-        length, start = self.varint(at, end) if wire == _BYTES else (8 if wire == _FIXED64 else 4, at)
+            return self.varint(position, end)
+        length, start = self.varint(position, end) if wire == _BYTES else (8 if wire == _FIXED64 else 4, position)
         if length > end - start:
             raise Malformed("a field that is longer than its message")
         return Span(start, start + length), start + length

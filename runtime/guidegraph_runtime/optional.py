@@ -1,4 +1,4 @@
-"""Packages that a slim install leaves out: what needs them says so."""
+"""Import packages that a slim install leaves out, or say what to install."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INSTALLED_BY = {"PIL": "pillow", "tokenizers": "tokenizers"}
 
 
 def import_optional(module: str, needed_for: str) -> ModuleType:
-    """A module of a package in INSTALLED_BY. Raises ``ValueError``, with what to install, where it is not there."""
+    """Import a module of a package in INSTALLED_BY. Raises ``ValueError`` with what to install if missing."""
     package = module.partition(".")[0]
     try:
         return import_module(module)

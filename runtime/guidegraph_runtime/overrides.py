@@ -1,4 +1,4 @@
-"""Other settings for a plan's host operations: another sampler, another size, without a new export."""
+"""Override settings of a plan's host operations, such as the sampler or the size, without a new export."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from guidegraph_runtime.host import OPERATIONS
 from guidegraph_runtime.manifest_types import Operation
 from guidegraph_runtime.trust import given_file, takes_file
 
-NOT_HOSTED = ("loop", "part", "choose")
+CONTROL_OPERATIONS = ("loop", "part", "choose")
 
 
 def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str) -> tuple[Operation, ...]:
-    """The plan with ``node.setting`` changed, and with ``node.use`` another operation of the same group.
+    """Return the plan with ``node.setting`` changed, and with operations replaced by ``node.use``.
 
-    Settings that only the operation had whose place another one takes are dropped.
-
-    Raises ``BundleError`` for a node, a setting or an operation that there is not.
+    Settings that the new operation lacks are dropped. Raises ``BundleError`` for an unknown node, setting or operation.
     """
     nodes = {operation.node: operation for operation in host_operations(plan)}
     by_node: dict[str, dict[str, Any]] = {}
@@ -30,63 +28,69 @@ def overridden(plan: Sequence[Operation], changes: Mapping[str, Any], where: str
         if node not in nodes:
             raise BundleError(where, "unknown-node", f"no host node '{node}'; {one_of(node, nodes)}")
         by_node.setdefault(node, {})[setting] = value
-    return tuple(_changed(operation, by_node, where) for operation in plan)
+    return tuple(_override(operation, by_node, where) for operation in plan)
 
 
 def alike(operation: str) -> list[str]:
-    """The operations that may take the place of one: those of its group that take the same ports and give the same."""
+    """The operations that can replace an operation: those of its group with the same ports and outputs."""
     if operation not in OPERATIONS:
         return []
     group = [name for name in OPERATIONS if name.partition(".")[0] == operation.partition(".")[0]]
-    return [name for name in group if _ends(name) == _ends(operation)]
+    return [name for name in group if _interface(name) == _interface(operation)]
 
 
-def _ends(operation: str) -> tuple[tuple[str, ...], str]:
+def _interface(operation: str) -> tuple[tuple[str, ...], str]:
     signature = inspect.signature(OPERATIONS[operation])
-    ports = tuple(one.name for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY)
+    ports = tuple(
+        parameter.name for parameter in signature.parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY
+    )
     return ports, str(signature.return_annotation)
 
 
 def settings_of(operation: str) -> dict[str, Any]:
-    """The settings of an operation with their defaults; none of one that this runtime has not."""
+    """The settings of an operation with their defaults; {} if the runtime lacks the operation."""
     if operation not in OPERATIONS:
         return {}
-    found = inspect.signature(OPERATIONS[operation]).parameters.values()
+    parameters = inspect.signature(OPERATIONS[operation]).parameters.values()
     return {
-        one.name: None if one.default is one.empty else one.default for one in found if one.kind is one.KEYWORD_ONLY
+        parameter.name: None if parameter.default is parameter.empty else parameter.default
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY
     }
 
 
 def host_operations(plan: Sequence[Operation]) -> Iterator[Operation]:
-    """The operations of a plan that are no loops, parts or choices, those of bodies too."""
+    """The host operations of a plan (no loops, parts or choices), including those in bodies."""
     for operation in plan:
-        if operation.op not in NOT_HOSTED:
+        if operation.op not in CONTROL_OPERATIONS:
             yield operation
         yield from host_operations(operation.body or ())
 
 
-def _changed(operation: Operation, changes: Mapping[str, Mapping[str, Any]], where: str) -> Operation:
+def _override(operation: Operation, changes: Mapping[str, Mapping[str, Any]], where: str) -> Operation:
     if operation.body is not None:
-        return replace(operation, body=tuple(_changed(inner, changes, where) for inner in operation.body))
-    if operation.op in NOT_HOSTED or operation.node not in changes:
+        return replace(operation, body=tuple(_override(inner, changes, where) for inner in operation.body))
+    if operation.op in CONTROL_OPERATIONS or operation.node not in changes:
         return operation
-    given = dict(changes[operation.node])
-    use = given.pop("use", operation.op)
+    settings_to_change = dict(changes[operation.node])
+    use = settings_to_change.pop("use", operation.op)
     if use not in (group := alike(operation.op)):
         raise BundleError(where, "unknown-operation", f"{operation.node}: no '{use}'; {one_of(str(use), group)}")
-    known = inspect.signature(OPERATIONS[use]).parameters
-    if unknown := [name for name in given if name not in known]:
-        message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {one_of(unknown[0], known)}"
+    parameters = inspect.signature(OPERATIONS[use]).parameters
+    if unknown := [name for name in settings_to_change if name not in parameters]:
+        message = f"{operation.node} ({use}): no setting '{unknown[0]}'; {one_of(unknown[0], parameters)}"
         raise BundleError(where, "unknown-setting", message)
-    for name, value in given.items():
-        if (reason := number_problem(value, infinite=is_infinite(known[name].default))) is not None:
+    for name, value in settings_to_change.items():
+        if (reason := number_problem(value, infinite=is_infinite(parameters[name].default))) is not None:
             raise BundleError(where, "bad-value", f"{operation.node} ({use}): {name}: {reason}")
-    # What another operation of the group does not have, such as DDIM's eta, goes with the one that had it.
+    # Links and settings that the new operation lacks, such as DDIM's eta, are dropped.
     links = {
-        name: at
-        for name, at in operation.inputs.items()
-        if (port := name.partition(".")[0]) not in given and port in known
+        name: source
+        for name, source in operation.inputs.items()
+        if (port := name.partition(".")[0]) not in settings_to_change and port in parameters
     }
-    settings = {name: value for name, value in operation.settings.items() if name.partition(".")[0] in known}
-    given = {name: given_file(value) if takes_file(use, name) else value for name, value in given.items()}
-    return replace(operation, op=use, inputs=links, settings={**settings, **given})
+    settings = {name: value for name, value in operation.settings.items() if name.partition(".")[0] in parameters}
+    settings_to_change = {
+        name: given_file(value) if takes_file(use, name) else value for name, value in settings_to_change.items()
+    }
+    return replace(operation, op=use, inputs=links, settings={**settings, **settings_to_change})

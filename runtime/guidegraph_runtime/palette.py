@@ -1,4 +1,4 @@
-"""The classes of scenes, their colours, and pictures as semantic maps."""
+"""The classes of scenes and their colours; read pictures as semantic maps."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ COLOURS = (
     (248, 248, 248),  # snow
     (32, 112, 208),  # water
 )
-TOLERANCE = 12  # how far each channel of a colour may be off
+TOLERANCE = 12  # the largest deviation of each channel of a colour
 
 
 def read_map(file: File, classes: int | None = None) -> NDArray[np.int64]:
-    """The classes (H, W) of a picture of indices (grey or with a palette), or of one in the classes' colours.
+    """Read the classes (H, W) from a picture of indices (grey or with a palette), or in the classes' colours.
 
-    classes: how many there are, of any kind, which have no colours; None for those of scenes.
-    Raises ``FileNotFoundError``, and ``ValueError`` for what is no such picture.
+    classes: the number of classes, which then have no colours; None for the classes of scenes.
+    Raises ``FileNotFoundError``, and ``ValueError`` for any other picture.
     """
     pixels, indexed = read_picture(file, _pixels)
     if indexed:
-        return checked(pixels, file, len(CLASSES) if classes is None else classes)
+        return check_indices(pixels, file, len(CLASSES) if classes is None else classes)
     if classes is not None:
         raise ValueError(
             f"{file_name(file)}: colours stand for the classes of scenes alone: for {classes} classes, give a grey "
@@ -90,8 +90,8 @@ def _pixels(picture: PIL.Image.Image) -> tuple[NDArray[Any], bool]:
     return np.array(picture.getchannel(0) if len(bands) > 1 else picture), True
 
 
-def checked(pixels: NDArray[Any], file: File, classes: int) -> NDArray[np.int64]:
-    """Indices (H, W), all of them from 0 to the number of classes less one."""
+def check_indices(pixels: NDArray[Any], file: File, classes: int) -> NDArray[np.int64]:
+    """Check that indices (H, W) are from 0 to classes − 1; return them as int64."""
     wrong = (pixels < 0) | (pixels >= classes) | (pixels % 1 != 0)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
@@ -102,13 +102,13 @@ def checked(pixels: NDArray[Any], file: File, classes: int) -> NDArray[np.int64]
 
 
 def nearest_class(pixels: NDArray[np.uint8], file: File) -> NDArray[np.int64]:
-    """The classes (H, W) of colours (H, W, 3)."""
-    far: NDArray[np.int64] = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
-    if (far.min(2) > TOLERANCE).any():
-        y, x = np.argwhere(far.min(2) > TOLERANCE)[0]
-        nearest = int(far[y, x].argmin())
+    """The classes (H, W) of colours (H, W, 3). Raises ``ValueError`` for a colour that is not near any class."""
+    distance: NDArray[np.int64] = np.abs(pixels[:, :, None].astype(np.int64) - np.array(COLOURS)).max(3)
+    if (distance.min(2) > TOLERANCE).any():
+        y, x = np.argwhere(distance.min(2) > TOLERANCE)[0]
+        nearest = int(distance[y, x].argmin())
         raise ValueError(
             f"{file_name(file)}: the colour {tuple(map(int, pixels[y, x]))} at row {y}, column {x} stands for no "
             f"class; the nearest is {COLOURS[nearest]}, {CLASSES[nearest]}"
         )
-    return np.asarray(far.argmin(2), np.int64)
+    return np.asarray(distance.argmin(2), np.int64)

@@ -1,4 +1,4 @@
-"""Picture files as pixels: opened with clear errors, laid over white, brought to a size."""
+"""Read picture files: with clear errors, over a white background, resized."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _OPENING = Lock()
-"""Held while Pillow's limit is out of force, so that no thread takes that for its value."""
+"""Held while Pillow's limit is disabled, so that no other thread saves the disabled value."""
 
 Resize: TypeAlias = Literal["crop", "pad", "stretch"]
 
 
 File: TypeAlias = Path | bytes
-"""A file's path, or the bytes that are in it."""
+"""A file's path, or its contents as bytes."""
 
 
 def file_name(file: File) -> str:
-    """What an error calls a file."""
+    """The name of a file in error messages."""
     return file.name if isinstance(file, Path) else f"the file of {len(file)} bytes"
 
 
 def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
-    """What `prepare` makes of the picture in a file, or of the first frame of an animation.
+    """Read a picture file, or the first frame of an animation, and return the result of `prepare`.
 
-    Raises ``FileNotFoundError`` where there is no file, ``ValueError`` where there is no picture in it.
+    Raises ``FileNotFoundError`` if there is no file, ``ValueError`` if it is not a picture.
     """
     import_optional("PIL.Image", "a picture file")
     from PIL import UnidentifiedImageError
@@ -56,27 +56,27 @@ def read_picture(file: File, prepare: Callable[[PIL.Image.Image], T]) -> T:
 
 
 def open_picture(stream: IO[bytes], name: str, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
-    """A picture whose header has been read and whose pixels have not; name: what errors call it.
+    """Open a picture, reading only its header. name: the picture's name in error messages.
 
-    Raises ``LimitExceeded`` for one of more pixels than the limit, which takes the place of Pillow's own limit here.
+    Raises ``LimitExceeded`` for a picture with too many pixels. That limit replaces Pillow's own.
     """
     from PIL import Image
 
     with _OPENING:
-        most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             picture = Image.open(stream, formats=formats)
         finally:
-            Image.MAX_IMAGE_PIXELS = most
+            Image.MAX_IMAGE_PIXELS = pillow_limit
     width, height = picture.size
     check_limit("pixels", width * height, f"{name} has {width:,} × {height:,} = {width * height:,} pixels")
     return picture
 
 
 def read_rgb(file: File) -> PIL.Image.Image:
-    """A picture file in RGB: rotated as the camera was held, transparent parts over white, 16 bits of grey scaled.
+    """Read a picture file as RGB: rotated by its EXIF data, transparent parts over white, 16 bits of grey scaled to 8.
 
-    Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range nothing tells.
+    Raises the errors of `read_picture`, and ``ValueError`` for floating-point numbers, whose range is unknown.
     """
     import_optional("PIL.ImageOps", "a picture file")
     from PIL import ImageOps
@@ -88,17 +88,17 @@ def read_rgb(file: File) -> PIL.Image.Image:
 
 
 def resized(picture: PIL.Image.Image, size: tuple[int, int], how: Resize) -> PIL.Image.Image:
-    """A picture at (height, width): cut to the centre, padded with white, or stretched."""
+    """Resize a picture to (height, width): cropped at the centre, padded with white, or stretched."""
     from PIL import Image, ImageOps
 
-    wanted = (size[1], size[0])
-    if picture.size == wanted:
+    target = (size[1], size[0])
+    if picture.size == target:
         return picture
     if how == "crop":
-        return ImageOps.fit(picture, wanted, Image.Resampling.LANCZOS)
+        return ImageOps.fit(picture, target, Image.Resampling.LANCZOS)
     if how == "pad":
-        return ImageOps.pad(picture, wanted, Image.Resampling.LANCZOS, color=(255, 255, 255))
-    return picture.resize(wanted, Image.Resampling.LANCZOS)
+        return ImageOps.pad(picture, target, Image.Resampling.LANCZOS, color=(255, 255, 255))
+    return picture.resize(target, Image.Resampling.LANCZOS)
 
 
 def _over_white(picture: PIL.Image.Image) -> PIL.Image.Image:

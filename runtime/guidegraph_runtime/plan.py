@@ -1,4 +1,4 @@
-"""Running a bundle's plan: host operations, the graphs of its parts, and loops around them."""
+"""Run a bundle's plan: host operations, the graphs of its parts, and loops around them."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 
-class Runs(Protocol):
-    """What runs a part: values by name, in any dtype and shape that fits, to its outputs by name."""
+class PartRunner(Protocol):
+    """Runs a part: maps values by name, in any dtype and shape that fits, to outputs by name."""
 
-    def __call__(self, part: str, given: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
+    def __call__(self, part: str, inputs: Mapping[str, Any], /) -> Mapping[str, Array | DeviceValue]: ...
 
 
 @dataclass
 class PlanRun:
     """One run of a plan.
 
-    where: the bundle, for errors. run_part: runs a part. progress: is told of each iteration of a loop: its node, how
-    many are done, and of how many. Values that parts leave on a device come to the host where an operation reads them.
-    unread: operations that are not computed while flags of a value are as it says. trips: counts the
-    iterations of loops; started: when the run did, by the monotonic clock. ready: values of operations outside of loops
-    that are there already, by their node. code: of the errors of what fails, limit_code:
-    of what is above a limit.
+    Values that parts leave on a device are copied to the host when an operation reads them.
+    where: the bundle, for errors. run_part: runs a part. progress: called after each iteration of a loop with its node,
+    the number of iterations done, and their total. unread: for operations whose result may be unread, the flags under
+    which they are skipped. trips: counts the iterations of loops. started: the start of the run by the monotonic clock.
+    ready: values of operations outside loops that are computed already, by node. code: the error code of failing
+    operations. limit_code: the error code of exceeded limits.
     """
 
     where: str
-    run_part: Runs
+    run_part: PartRunner
     files: Callable[[str], bytes]
     memory: Memory = field(default_factory=Memory)
     progress: Progress | None = None
@@ -58,19 +58,19 @@ class PlanRun:
     limit_code: str = "limit-reached"
 
     def run(self, plan: Iterable[Operation]) -> None:
-        """Run operations in order. Raises ``BundleError`` that names the one that failed."""
+        """Run operations in order. Raises ``BundleError`` that names the operation that failed."""
         for operation in plan:
-            self._check_time()
+            self._check_seconds()
             try:
-                self._one(operation)
+                self._run_operation(operation)
             except LimitExceeded as error:
                 raise BundleError(self.where, self.limit_code, f"{operation.node} ({operation.op}): {error}") from error
             except (ValueError, TypeError, OSError, KeyError, IndexError, ArithmeticError, MemoryError) as error:
                 message = f"{operation.node} ({operation.op}): {with_shortage(error_text(error), error)}"
                 raise BundleError(self.where, self.code, message) from error
 
-    def _check_time(self) -> None:
-        """Raise ``BundleError`` where the run has taken longer than its limit of seconds."""
+    def _check_seconds(self) -> None:
+        """Raise ``BundleError`` if the run has exceeded its limit of seconds."""
         seconds = current_limits().seconds
         if seconds is not None and time.monotonic() - self.started >= seconds:
             message = (
@@ -79,18 +79,18 @@ class PlanRun:
             )
             raise BundleError(self.where, "limit-reached", message)
 
-    def demanded(self, plan: Sequence[Operation], wanted: Sequence[str]) -> Iterator[Operation]:
-        """The operations to run for some values, each to be run before the next. Raises ``BundleError``."""
+    def demanded(self, plan: Sequence[Operation], targets: Sequence[str]) -> Iterator[Operation]:
+        """Yield the operations to run for some values; each must be run before the next. Raises ``BundleError``."""
         try:
-            yield from on_demand(plan, wanted, self.memory, self.is_known)
+            yield from on_demand(plan, targets, self.memory, self.is_known)
         except ValueError as error:
             raise BundleError(self.where, self.code, str(error)) from error
 
     def is_known(self, value: Any) -> bool:
-        """Whether a value is there, so that a choice can be made by it."""
+        """Whether a value is known, so that it can select a branch."""
         return True
 
-    def _one(self, operation: Operation) -> None:
+    def _run_operation(self, operation: Operation) -> None:
         if operation.op == CHOOSE:
             self._choose(operation)
         elif operation.op == "loop":
@@ -112,19 +112,20 @@ class PlanRun:
         if flags is not None and hold(flags, self.memory):
             self.memory[operation.outputs[0]] = zeros_like(operation, self.memory)
             return
-        self.memory.update(self._computed(operation, self._inputs(operation)))
+        self.memory.update(self._compute(operation, self._inputs(operation)))
 
-    def _computed(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
-        """What a host operation gives, by the names of its values."""
-        given = {name: self._setting(value) for name, value in operation.settings.items()}
-        fields = {name: given.pop(name) for name in [*given] if "." in name}  # of structured ports, and no tensors
-        found = Memory()
-        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **given).items():
-            found.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
-        return found
+    def _compute(self, operation: Operation, inputs: Mapping[str, Any]) -> Memory:
+        """Compute a host operation; return its results by the names of the values."""
+        settings = {name: self._setting(value) for name, value in operation.settings.items()}
+        # Fields of structured ports that are not tensors.
+        fields = {name: settings.pop(name) for name in [*settings] if "." in name}
+        results = Memory()
+        for name, value in OPERATIONS[operation.op](**arguments({**inputs, **fields}), **settings).items():
+            results.keep(operation.node if name == "out" else f"{operation.node}.{name}", value)
+        return results
 
     def _inputs(self, operation: Operation) -> dict[str, Any]:
-        """What an operation reads, on the host; where that is a shape alone, the values stay where they are."""
+        """Copy an operation's inputs to the host; if it reads only a shape, use a placeholder instead."""
         shapes = SHAPES_READ[operation.op]
         return {
             port: (stand_in if port in shapes else on_host)(self.memory.read(name))
@@ -132,14 +133,14 @@ class PlanRun:
         }
 
     def _setting(self, value: Any) -> Any:
-        """A literal with the bytes of the bundle's files in it."""
+        """Replace references to the bundle's files in a literal by their bytes."""
         if isinstance(value, list):
-            return [self._setting(one) for one in value]
+            return [self._setting(item) for item in value]
         if not isinstance(value, dict):
             return value
         if [*value] == ["file"]:
             return self.files(value["file"])
-        return {name: self._setting(one) for name, one in value.items()}
+        return {name: self._setting(item) for name, item in value.items()}
 
     def _choose(self, operation: Operation) -> None:
         choice = Choice.of(operation)
@@ -148,46 +149,46 @@ class PlanRun:
 
     def _part(self, operation: Operation) -> None:
         check_fields(operation, self.memory)
-        given = {name: self.memory.read(at) for name, at in operation.inputs.items()}
-        self.memory.update(self.run_part(operation.node, given))
+        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        self.memory.update(self.run_part(operation.node, inputs))
 
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
-        over = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
-        self.trips.begin(over if isinstance(over, int) else len(over))
-        rows = range(over) if isinstance(over, int) else over
+        sequence = on_host(memory.read(loop.over)) if isinstance(loop.over, str) else loop.over
+        self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
+        rows = range(sequence) if isinstance(sequence, int) else sequence
         self.unread |= unread_operations(loop, body)
-        memory.update({at: memory.read(start) for at, start in loop.start.items()})
+        memory.update({link: memory.read(start) for link, start in loop.start.items()})
         collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
-        wanted = [*loop.next.values(), *loop.collect.values()]
+        targets = [*loop.next.values(), *loop.collect.values()]
         chooses = has_choices(body)
         for i in range(len(rows)):
             memory[loop.index] = i
             memory[loop.item] = rows[i : i + 1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[i]
-            self.run(self.demanded(body, wanted) if chooses else body)
-            for name, at in loop.collect.items():
-                collected[name].append(memory.read(at))
-            memory.update({at: memory.read(after) for at, after in loop.next.items()})
+            self.run(self.demanded(body, targets) if chooses else body)
+            for name, link in loop.collect.items():
+                collected[name].append(memory.read(link))
+            memory.update({link: memory.read(after) for link, after in loop.next.items()})
             if self.progress is not None:
                 self.progress(operation.node, i + 1, len(rows))
-        memory.update({name: memory.read(at) for name, at in loop.result.items()})
+        memory.update({name: memory.read(link) for name, link in loop.result.items()})
         memory.update({name: np.stack([*map(on_host, values)]) for name, values in collected.items()})
 
 
 def check_fields(operation: Operation, memory: Memory) -> None:
-    """Raises ``ValueError`` where a value has a plain field that is not the one with which a part was traced."""
+    """Check a part's guards. Raises ``ValueError`` if a plain field differs from its value when the part was traced."""
     expected: Any = operation.settings.get("fields", {})
-    for name, one in expected.items():
-        if name in memory and on_host(memory[name]) != one["is"]:
-            why = f": {one['why']}" if "why" in one else ""
+    for name, guard in expected.items():
+        if name in memory and on_host(memory[name]) != guard["is"]:
+            why = f": {guard['why']}" if "why" in guard else ""
             raise ValueError(
-                f"'{name}' is {memory[name]!r} and the graph was traced with {one['is']!r}{why}; give settings that "
+                f"'{name}' is {memory[name]!r} and the graph was traced with {guard['is']!r}{why}; give settings that "
                 "keep it, or export the workflow with these"
             )
 
 
 def operations(plan: Iterable[Operation]) -> Iterable[Operation]:
-    """All operations of a plan, those of bodies after their loops."""
+    """All operations of a plan; those of a body follow their loop."""
     for operation in plan:
         yield operation
         yield from operations(operation.body or ())

@@ -1,6 +1,6 @@
-"""PNG files that carry texts, such as the workflow and the parameters that made the picture.
+"""PNG files with texts, such as the workflow and the parameters of the picture.
 
-They are written here, since to load a library of pictures takes longer than to write one.
+Pillow is not used to write them, since importing it takes longer than writing a picture.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def write_png(path: str | os.PathLike[str], array: NDArray[np.uint8], text: Mapp
     chunks = [_chunk(b"IHDR", header)]
     for keyword, value in (text or {}).items():
         _check_text(keyword, value)
-        # 11.3.3.4: not compressed, of no language, and UTF-8.
+        # 11.3.3.4: uncompressed, no language, UTF-8.
         chunks.append(_chunk(b"iTXt", keyword.encode() + b"\0" * 5 + value.encode()))
-    chunks += [_chunk(b"IDAT", zlib.compress(_filtered(pixels).tobytes())), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", zlib.compress(_filter_rows(pixels).tobytes())), _chunk(b"IEND", b"")]
     write_bytes(path, _SIGNATURE + b"".join(chunks))
 
 
 def read_png_text(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The texts of a PNG file; ValueError where the file is none."""
+    """Read the texts of a PNG file. Raises ``ValueError`` for any other file."""
     from PIL import UnidentifiedImageError
     from PIL.PngImagePlugin import PngImageFile
 
@@ -55,27 +55,27 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
-def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each row after the number of its filter (9.2): that whose differences, as signed bytes, are smallest (12.7)."""
+def _filter_rows(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Filter each row and prepend the filter's number (9.2): the one with the smallest sum of signed bytes (12.7)."""
     height, width, channels = pixels.shape
     x = np.zeros((height + 1, width + 1, channels), np.int16)
     x[1:, 1:] = pixels
-    here, a, b, c = x[1:, 1:], x[1:, :-1], x[:-1, 1:], x[:-1, :-1]  # itself, left, above, left of above
-    guesses = (np.zeros_like(here), a, b, (a + b) >> 1, _paeth(a, b, c))
-    rows = np.stack([(here - guess).astype(np.uint8).reshape(height, -1) for guess in guesses])
+    current, a, b, c = x[1:, 1:], x[1:, :-1], x[:-1, 1:], x[:-1, :-1]  # pixel, left, above, above left
+    predictions = (np.zeros_like(current), a, b, (a + b) >> 1, _paeth(a, b, c))
+    rows = np.stack([(current - prediction).astype(np.uint8).reshape(height, -1) for prediction in predictions])
     cost = np.abs(rows.view(np.int8).astype(np.int16)).sum(axis=2)
     chosen = cost.argmin(axis=0)
     return np.column_stack([chosen.astype(np.uint8), rows[chosen, np.arange(height)]])
 
 
 def _paeth(a: NDArray[np.int16], b: NDArray[np.int16], c: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The one of left, above and left of above that is nearest to a + b - c (9.4)."""
+    """The Paeth predictor: of left, above and above left, the one nearest to a + b - c (9.4)."""
     to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     return np.where((to_a <= to_b) & (to_a <= to_c), a, np.where(to_b <= to_c, b, c))
 
 
 def _pixels(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """H W C."""
+    """Check a picture's array and return it as H W C."""
     if array.dtype != np.uint8:
         raise ValueError(f"a picture's array must be uint8, not {array.dtype}")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _COLOUR_TYPES)) or 0 in array.shape:

@@ -1,4 +1,4 @@
-"""Prompts in which words have weights: `a (cat:1.3) on [grass]`."""
+"""Parse prompts with weighted words: `a (cat:1.3) on [grass]`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeAlias
 Fragment: TypeAlias = tuple[str, float]
 """A piece of a prompt and its weight."""
 
-UP = 1.1
-"""What one pair of round brackets multiplies a weight by; a square one divides."""
+BRACKET_FACTOR = 1.1
+"""The factor of a pair of round brackets; square brackets divide by it."""
 
-LARGEST = 1e6
-"""Above it, embeddings times the weight leave the range of small floating dtypes."""
+MAX_WEIGHT = 1e6
+"""Larger weights would take embeddings out of the range of small floating dtypes."""
 
 TOKEN = re.compile(
     r"""\\([\\()\[\]:])                             # an escaped sign
@@ -24,46 +24,48 @@ TOKEN = re.compile(
 
 
 def parse(text: str) -> list[Fragment]:
-    """A prompt as fragments with their weights.
+    """Parse a prompt into fragments with their weights.
 
-    Raises ``ValueError`` that shows where brackets do not pair, and for weights that are too large.
+    Raises ``ValueError`` with the position of an unmatched bracket, and for weights that are too large.
     """
     fragments: list[Fragment] = []
-    open_at: list[tuple[str, int, int]] = []  # the bracket, its place in the text, and the first fragment inside
-    for found in TOKEN.finditer(text):
-        escaped, weight, opening, closing = found.groups()
+    open_brackets: list[tuple[str, int, int]] = []  # the bracket, its position, and the first fragment inside
+    for match in TOKEN.finditer(text):
+        escaped, weight, opening, closing = match.groups()
         if opening:
-            open_at.append((opening, found.start(), len(fragments)))
+            open_brackets.append((opening, match.start(), len(fragments)))
         elif closing or weight:
             bracket = closing or ")"
-            if not open_at or open_at[-1][0] != {")": "(", "]": "["}[bracket]:
-                raise ValueError(_unpaired(text, found.end() - 1, bracket))
-            _, _, first = open_at.pop()
-            factor = float(weight) if weight else UP if bracket == ")" else 1 / UP
-            fragments[first:] = [(part, held * factor) for part, held in fragments[first:]]
+            if not open_brackets or open_brackets[-1][0] != {")": "(", "]": "["}[bracket]:
+                raise ValueError(_unmatched_message(text, match.end() - 1, bracket))
+            _, _, first = open_brackets.pop()
+            factor = float(weight) if weight else BRACKET_FACTOR if bracket == ")" else 1 / BRACKET_FACTOR
+            fragments[first:] = [(part, old_weight * factor) for part, old_weight in fragments[first:]]
         else:
-            fragments.append((escaped or found[0], 1.0))
-    if open_at:
-        raise ValueError(_unpaired(text, open_at[-1][1], open_at[-1][0]))
-    if any(not abs(weight) <= LARGEST for _, weight in fragments):
-        raise ValueError(f"the brackets of the prompt make a weight beyond {LARGEST:g}: use fewer, or smaller numbers")
-    return _merged(fragments) or [("", 1.0)]
+            fragments.append((escaped or match[0], 1.0))
+    if open_brackets:
+        raise ValueError(_unmatched_message(text, open_brackets[-1][1], open_brackets[-1][0]))
+    if any(not abs(weight) <= MAX_WEIGHT for _, weight in fragments):
+        raise ValueError(
+            f"the brackets of the prompt make a weight beyond {MAX_WEIGHT:g}: use fewer, or smaller numbers"
+        )
+    return _merge(fragments) or [("", 1.0)]
 
 
-def _merged(fragments: Sequence[Fragment]) -> list[Fragment]:
-    """Neighbours of one weight as one fragment, so that a prompt without weights is tokenised whole."""
-    out: list[Fragment] = []
+def _merge(fragments: Sequence[Fragment]) -> list[Fragment]:
+    """Merge adjacent fragments of equal weight, so that a prompt without weights is tokenised as one text."""
+    merged: list[Fragment] = []
     for text, weight in fragments:
-        if out and out[-1][1] == weight:
-            out[-1] = (out[-1][0] + text, weight)
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
         else:
-            out.append((text, weight))
-    return out
+            merged.append((text, weight))
+    return merged
 
 
-def _unpaired(text: str, at: int, bracket: str) -> str:
-    before, after = text[max(at - 20, 0) : at], text[at + 1 : at + 21]
+def _unmatched_message(text: str, position: int, bracket: str) -> str:
+    before, after = text[max(position - 20, 0) : position], text[position + 1 : position + 21]
     return (
-        f"the bracket '{bracket}' at character {at + 1} has no partner: …{before}»{bracket}«{after}…; "
+        f"the bracket '{bracket}' at character {position + 1} has no partner: …{before}»{bracket}«{after}…; "
         f"close it, or write \\{bracket} for the bracket itself"
     )

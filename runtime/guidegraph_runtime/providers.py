@@ -1,7 +1,7 @@
-"""Which of onnxruntime's execution providers runs a graph: TensorRT, CUDA or the CPU, and never another in silence.
+"""Choose onnxruntime's execution provider (TensorRT, CUDA or CPU), without silent fallbacks.
 
-`onnxruntime.get_available_providers()` tells what a build could do, on a machine without a GPU too, and a session that
-cannot have a provider falls back to the CPU; so the device is looked for first, and each session is asked afterwards.
+`onnxruntime.get_available_providers()` lists the providers of the build, even on a machine without a GPU, and a session
+that cannot use its provider falls back to the CPU. So the device is checked first, and each session afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DEVICES = {"tensorrt": "cuda", "cuda": "cuda", "cpu": "cpu"}
 
 @dataclass(frozen=True)
 class Provider:
-    """`name` is ours, `ort_name` onnxruntime's; `device` ("cuda" or "cpu") and `device_id` tell where tensors are."""
+    """`name` is ours, `ort_name` onnxruntime's; `device` ("cuda" or "cpu") and `device_id` locate its tensors."""
 
     name: str
     device_id: int = 0
@@ -39,18 +39,18 @@ class Provider:
         return _DEVICES[self.name]
 
 
-def choose_providers(wanted: str | Sequence[str] = AUTO, device_id: int = 0) -> tuple[Provider, ...]:
-    """The providers that a session tries for each operator, in their order; the CPU is always the last.
+def choose_providers(requested: str | Sequence[str] = AUTO, device_id: int = 0) -> tuple[Provider, ...]:
+    """The providers that a session tries for each operator, in order; the CPU is always last.
 
-    "auto" takes the first of TensorRT, CUDA and the CPU that this machine has, and those after it. Any other name, or
-    list of names, is what must be there. Raises ``BundleError`` where it is not, or is unknown.
+    "auto" takes those of TensorRT, CUDA and CPU that this machine has. Any other name or list of names is required.
+    Raises ``BundleError`` for a provider that is unknown or not available.
     """
     if device_id < 0:
         _fail(f"expected the number of a device, found {device_id}; the first device is 0")
-    if wanted == AUTO:
+    if requested == AUTO:
         names = [name for name in PREFERENCE if missing(name, device_id) is None]
     else:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        names = [requested] if isinstance(requested, str) else list(requested)
         for name in names:
             _check(name, device_id)
         if not names:
@@ -62,7 +62,7 @@ def choose_providers(wanted: str | Sequence[str] = AUTO, device_id: int = 0) -> 
 
 
 def missing(name: str, device_id: int = 0) -> str | None:
-    """What a known provider lacks on this machine, or None."""
+    """The requirement of a provider that this machine lacks, or None."""
     import onnxruntime
 
     if _ORT_NAMES[name] not in onnxruntime.get_available_providers():
@@ -78,7 +78,7 @@ def missing(name: str, device_id: int = 0) -> str | None:
 
 
 def _libraries(name: str, cuda: str) -> tuple[str, ...]:
-    """What onnxruntime's library for a provider is linked with, as its file names say on this system."""
+    """The file names of the libraries that a provider's onnxruntime library is linked with."""
     if sys.platform == "win32":
         of_cuda, of_tensorrt = (f"cudart64_{cuda}.dll", f"cublasLt64_{cuda}.dll", "cudnn64_9.dll"), "nvinfer_10.dll"
     else:
@@ -87,7 +87,7 @@ def _libraries(name: str, cuda: str) -> tuple[str, ...]:
 
 
 def nvidia_gpus() -> int:
-    """How many GPUs the NVIDIA driver sees; 0 without one."""
+    """The number of GPUs that the NVIDIA driver reports; 0 without a driver."""
     driver = _load("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -95,14 +95,14 @@ def nvidia_gpus() -> int:
     return count.value
 
 
-def verify_providers(where: str, got: Sequence[str], wanted: Sequence[Provider]) -> None:
-    """Raise ``BundleError`` where a session, asked for its providers, lacks one that it was to have."""
-    for provider in wanted:
-        if provider.ort_name not in got:
+def verify_providers(where: str, names: Sequence[str], requested: Sequence[Provider]) -> None:
+    """Raise ``BundleError`` if a session lacks one of the requested providers."""
+    for provider in requested:
+        if provider.ort_name not in names:
             raise BundleError(
                 where,
                 "no-provider",
-                f"expected a session on {provider.name}, found {', '.join(got)} only: onnxruntime could not load it; "
+                f"expected a session on {provider.name}, found {', '.join(names)} only: onnxruntime could not load it; "
                 "install onnxruntime-gpu[cuda,cudnn] with the libraries of its CUDA version, or ask for cpu",
             )
 
@@ -110,14 +110,14 @@ def verify_providers(where: str, got: Sequence[str], wanted: Sequence[Provider])
 def _check(name: str, device_id: int) -> None:
     if name not in PREFERENCE:
         _fail(f"expected a provider, found {shown(name)}; {one_of(name, (AUTO, *PREFERENCE))}")
-    if (lack := missing(name, device_id)) is not None:
-        here = ", ".join(one for one in PREFERENCE if missing(one, device_id) is None)
-        _fail(f"expected {name}, but {lack}; ask for one of what is there: {AUTO}, {here}")
+    if (requirement := missing(name, device_id)) is not None:
+        available = ", ".join(provider for provider in PREFERENCE if missing(provider, device_id) is None)
+        _fail(f"expected {name}, but {requirement}; ask for one of what is there: {AUTO}, {available}")
 
 
 @cache
 def _preload() -> None:
-    """Load the CUDA libraries that came as packages: onnxruntime would look for them in the system's folders only."""
+    """Load the CUDA libraries of Python packages; onnxruntime alone searches only the system's folders."""
     import onnxruntime
 
     with contextlib.redirect_stdout(sys.stderr):  # it prints what it could not load

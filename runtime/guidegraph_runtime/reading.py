@@ -1,6 +1,6 @@
-"""Reading a folder's files once, so that the bytes that were checked are the bytes that are used.
+"""Read the files of a folder once, so that the checked bytes are the bytes that are used.
 
-Files are read, not mapped: whoever may write a file changes a mapping of it after the check too.
+Files are read, not mapped: a mapping would show changes made after the check.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from guidegraph_runtime.errors import BundleError, shown
 
 _PERMISSIONS = "check its permissions"
 _LINK_LIKE = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT: links and junctions of Windows
-# Flags that a system lacks are 0. Without O_NONBLOCK a pipe in a file's place would wait for a writer.
+# Flags that a system lacks are 0. Without O_NONBLOCK, opening a pipe would wait for a writer.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
@@ -25,9 +25,9 @@ def fail(where: str, message: str, do: str = "get the bundle again") -> NoReturn
 
 
 def read_file(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
-    """All bytes of a regular file in `root`, reached through no link: at most `limit` of them and, if given, `size`.
+    """Read a regular file in `root`, without following links: at most `limit` bytes and, if given, exactly `size`.
 
-    Raises ``BundleError``, for a file that has a second name (a hard link) too.
+    Raises ``BundleError``, also for a file with several hard links.
     """
     where = str(root / name)
     parts = name.split("/")
@@ -63,10 +63,10 @@ def sha256(data: bytes) -> str:
 
 
 def check_listing(root: Path, files: Mapping[str, object], besides: str) -> None:
-    """Refuse what lies in `root` and is neither one of `files`, nor `besides`, nor a folder of theirs."""
+    """Refuse anything in `root` that is not one of `files`, `besides`, or one of their folders."""
     folders = {"/".join(name.split("/")[:i]) for name in files for i in range(1, name.count("/") + 1)}
     try:
-        for name, entry in _entries(root, "", folders):
+        for name, entry in _walk_listed(root, "", folders):
             if entry.is_symlink() or _is_link_like(entry.stat(follow_symlinks=False)):
                 fail(str(root / name), "expected a file or folder, found a link")
             listed = name in folders if entry.is_dir(follow_symlinks=False) else name in files or name == besides
@@ -77,14 +77,14 @@ def check_listing(root: Path, files: Mapping[str, object], besides: str) -> None
         fail(str(error.filename or root), f"expected a folder that can be read, found: {error.strerror}", _PERMISSIONS)
 
 
-def _entries(root: Path, under: str, folders: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    # Into listed folders only, whose depth is bounded.
+def _walk_listed(root: Path, under: str, folders: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    # Descend only into listed folders, whose depth is bounded.
     with os.scandir(root / under) as entries:
         for entry in entries:
             name = f"{under}/{entry.name}" if under else entry.name
             yield name, entry
             if name in folders:
-                yield from _entries(root, name, folders)
+                yield from _walk_listed(root, name, folders)
 
 
 def _check_folder(path: Path) -> None:
@@ -104,7 +104,7 @@ def _check_regular(where: str, status: os.stat_result) -> None:
 
 
 def is_link(status: os.stat_result) -> bool:
-    """Whether what `os.lstat` says is that of a link, or of a junction of Windows."""
+    """Whether a result of `os.lstat` is of a link or of a junction of Windows."""
     return stat.S_ISLNK(status.st_mode) or _is_link_like(status)
 
 

@@ -1,4 +1,4 @@
-"""The run that a bundle carries, made again: does this machine give what the engine gave?"""
+"""Repeat the reference run of a bundle, to check that this machine gives the engine's results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an output is from what it should be: largest |a - b|, that over the largest |b|, and how much is fine."""
+    """The deviation of an output: absolute (max |a - b|), relative (that over max |b|), and the tolerance."""
 
     name: str
     kind: str
@@ -31,28 +31,28 @@ class Difference:
 
     @property
     def shown(self) -> str:
-        """A picture's in units of 1/255 of its range [-1, 1], another's as it is."""
+        """The deviation as text; for pictures in units of 1/255 of the range [-1, 1]."""
         if self.kind == "image":
             return f"{self.absolute * 127.5:.4f}/255 of at most {self.tolerance * 127.5:.4g}/255"
         return f"{self.absolute:.2e} of at most {self.tolerance:.2e}"
 
 
 def difference(name: str, kind: str, found: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Difference:
-    """Compare one output. tolerance: of a picture's values; of others, for each 1 of the largest |expected| over 1."""
+    """Compare an output with the expected one. tolerance: absolute for pictures, else times max(1, max |expected|)."""
     import numpy as np
 
     if found.shape != expected.shape:
         return Difference(name, kind, float("inf"), float("inf"), tolerance)
     if found.dtype.kind in "US" or expected.dtype.kind in "US":
-        off = 0.0 if (found == expected).all() else float("inf")
-        return Difference(name, kind, off, off, tolerance)
+        deviation = 0.0 if (found == expected).all() else float("inf")
+        return Difference(name, kind, deviation, deviation, tolerance)
     a, b = found.astype(np.float64), expected.astype(np.float64)
     largest = float(np.abs(b).max(initial=0.0))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        off = float(np.where(same, 0.0, np.abs(a - b)).max(initial=0.0))
+        deviation = float(np.where(same, 0.0, np.abs(a - b)).max(initial=0.0))
     allowed = tolerance if kind == "image" else tolerance * max(1.0, largest)
-    return Difference(name, kind, off, off / largest if largest else off, allowed)
+    return Difference(name, kind, deviation, deviation / largest if largest else deviation, allowed)
 
 
 def replay(bundle: Bundle) -> list[Difference]:
@@ -61,10 +61,10 @@ def replay(bundle: Bundle) -> list[Difference]:
     if reference is None:
         message = "this bundle carries no run to repeat; export without --no-reference"
         raise BundleError(bundle.where, "no-reference", message)
-    given = {name: bundle.carried(name, value) for name, value in reference.inputs.items()}
-    found = bundle.run_with(given, only=[*reference.outputs])
+    inputs = {name: bundle.carried(name, value) for name, value in reference.inputs.items()}
+    outputs = bundle.run_with(inputs, only=[*reference.outputs])
     return [
-        difference(name, bundle.manifest.outputs[name].type, found[name], _array(bundle, file), reference.tolerance)
+        difference(name, bundle.manifest.outputs[name].type, outputs[name], _array(bundle, file), reference.tolerance)
         for name, file in reference.outputs.items()
     ]
 

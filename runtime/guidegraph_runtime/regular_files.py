@@ -1,8 +1,8 @@
-"""Opening files that somebody else named: regular files only, bounded in size, inside of allowed folders.
+"""Open untrusted paths: only regular files of bounded size inside allowed folders.
 
-A named pipe would wait for a writer, ``/dev/zero`` never ends, and to open some devices changes them. So a path is
-looked at before it is opened, opened so that nothing blocks, and looked at again through the descriptor: what was
-checked is what is read, whatever happens to the path meanwhile.
+A named pipe would wait for a writer, ``/dev/zero`` never ends, and opening some devices changes them. So a path is
+checked before it is opened, opened without blocking, and checked again through the descriptor. The checked file is the
+one that is read, whatever happens to the path meanwhile.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _followed: ContextVar[tuple[Path, ...]] = ContextVar("guidegraph_followed", defa
 
 @contextmanager
 def only_within(roots: Sequence[Path] | None, followed: Sequence[Path] = ()) -> Iterator[None]:
-    """Inside, files are opened and paths checked in these folders alone, after all links; ``None`` allows all.
+    """Restrict files and paths in the block to these folders, after resolving links; ``None`` allows all.
 
-    followed: folders in which links may lead anywhere, such as one of a cache of models, whose files are links.
+    followed: folders whose links may lead anywhere, such as a model cache, whose files are links.
     """
     tokens = _roots.set(None if roots is None else tuple(roots)), _followed.set(tuple(followed))
     try:
@@ -52,9 +52,9 @@ def only_within(roots: Sequence[Path] | None, followed: Sequence[Path] = ()) -> 
 
 
 class RefusedFile(OSError):
-    """A path that may not be opened: not a regular file, or outside of the allowed folders.
+    """A path that may not be opened: not a regular file, or outside the allowed folders.
 
-    ``strerror`` is the reason with what to do, ``filename`` the path; the text has both.
+    ``strerror`` is the reason with a remedy, ``filename`` the path; the text has both.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
@@ -65,19 +65,18 @@ class RefusedFile(OSError):
 
 
 def kind_of_file(mode: int) -> str:
-    """What ``st_mode`` says that something is, for a message."""
+    """The kind of file that ``st_mode`` describes, for a message."""
     return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 def open_regular(
     path: str | os.PathLike[str], *, limit: str = "file_bytes", roots: Sequence[Path] | None = None
 ) -> BufferedReader:
-    """A regular file, open for reading; links are followed.
+    """Open a regular file for reading; links are followed.
 
-    limit: the limit on its bytes, by name. roots: folders of which one must hold the file itself, after all links.
-    By default those of ``only_within``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a
-    file outside of ``roots``, ``LimitExceeded`` for one that is too large, and ``OSError`` where there is none or it
-    cannot be read.
+    limit: the name of the limit on its size. roots: the folders that may contain the file after resolving links, by
+    default those of ``only_within``. Raises ``RefusedFile`` for a folder, a pipe, a device or a socket and for a file
+    outside ``roots``, ``LimitExceeded`` for a file that is too large, and ``OSError`` if it is missing or unreadable.
     """
     roots = _roots.get() if roots is None else roots
     _require_regular(path, os.stat(path))
@@ -97,7 +96,7 @@ def open_regular(
 def read_regular(
     path: str | os.PathLike[str], *, limit: str = "text_bytes", roots: Sequence[Path] | None = None
 ) -> bytes:
-    """All bytes of a regular file. Raises what ``open_regular`` raises, and ``RefusedFile`` for one that grows."""
+    """Read a regular file. Raises the errors of ``open_regular``, and ``RefusedFile`` for a file that grows."""
     with open_regular(path, limit=limit, roots=roots) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(size + 1)
@@ -109,15 +108,15 @@ def read_regular(
 def require_regular(
     path: str | os.PathLike[str], *, limit: str = "file_bytes", roots: Sequence[Path] | None = None
 ) -> None:
-    """The checks of ``open_regular`` for a reader that opens the path by itself."""
+    """Make the checks of ``open_regular`` for a reader that opens the path itself."""
     open_regular(path, limit=limit, roots=roots).close()
 
 
 def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
-    """Check a path before others get it: what is there must be a regular file, of a bounded size, or a folder.
+    """Check that a path is a regular file of bounded size, or a folder, before passing it on.
 
-    A path where nothing is passes: it may be one to write. roots: folders of which one must hold the path, after all
-    links, whether or not anything is there; by default those of ``only_within``. Raises ``RefusedFile`` and
+    A path that does not exist passes: it may be written later. roots: the folders that may contain the path after
+    resolving links, also if it does not exist; by default those of ``only_within``. Raises ``RefusedFile`` and
     ``LimitExceeded``.
     """
     roots = _roots.get() if roots is None else roots
@@ -126,19 +125,19 @@ def check_path(path: Path, roots: Sequence[Path] | None = None) -> None:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return  # whoever opens it says what is wrong with it
+        return  # opening it will raise the error
     if stat.S_ISREG(status.st_mode):
         check_limit("file_bytes", status.st_size, f"'{path}' has {show_size(status.st_size)}")
     elif not stat.S_ISDIR(status.st_mode):
-        found = kind_of_file(status.st_mode)
-        raise RefusedFile(path, f"expected a regular file or a folder, found {found}; {_COPY}")
+        kind = kind_of_file(status.st_mode)
+        raise RefusedFile(path, f"expected a regular file or a folder, found {kind}; {_COPY}")
 
 
 def require_regular_files(folder: Path, roots: Sequence[Path] | None = None) -> None:
-    """Check a folder for a reader of another library: what lies in it, not deeper, are regular files and folders.
+    """Check a folder for a reader of another library: its entries must be regular files and folders.
 
-    An index of weights in several files names files beside it alone. Raises ``RefusedFile`` and ``LimitExceeded``, and
-    ``OSError`` for what is no folder.
+    An index of sharded weights may only name files beside it. Subfolders are not searched. Raises ``RefusedFile``,
+    ``LimitExceeded``, and ``OSError`` if it is not a folder.
     """
     with os.scandir(folder) as entries:
         paths = [Path(entry.path) for entry in entries]
@@ -152,7 +151,7 @@ def _check_index(path: Path, roots: Sequence[Path] | None) -> None:
     try:
         index = json.loads(read_regular(path, roots=roots))
     except ValueError:
-        return  # whoever reads it says what is wrong with it
+        return  # reading it will raise the error
     names = index.get("weight_map") if isinstance(index, dict) else None
     for name in names.values() if isinstance(names, dict) else ():
         if not isinstance(name, str) or name != Path(name).name or "\\" in name:
@@ -160,25 +159,25 @@ def _check_index(path: Path, roots: Sequence[Path] | None) -> None:
 
 
 def require_inside(path: str | os.PathLike[str], real: str, roots: Sequence[Path]) -> None:
-    """Raise ``RefusedFile`` where ``real``, the path after all links, lies in none of ``roots``."""
-    here = os.path.abspath(path)
+    """Raise ``RefusedFile`` if ``real``, the path after resolving links, is outside all ``roots``."""
+    absolute = os.path.abspath(path)
     if any(Path(real).is_relative_to(os.path.realpath(root)) for root in roots):
         return
-    if not any(Path(here).is_relative_to(os.path.abspath(folder)) for folder in _followed.get()):
-        behind = "" if real == here else f" (it is '{real}')"
+    if not any(Path(absolute).is_relative_to(os.path.abspath(folder)) for folder in _followed.get()):
+        resolved = "" if real == absolute else f" (it is '{real}')"
         allow = f"--allow-read {shlex.quote(real)}"
-        raise RefusedFile(path, f"it lies outside of what may be read{behind}; copy it there, or allow it: {allow}")
+        raise RefusedFile(path, f"it lies outside of what may be read{resolved}; copy it there, or allow it: {allow}")
 
 
 def _require_regular(path: str | os.PathLike[str], status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        found = kind_of_file(status.st_mode)
+        kind = kind_of_file(status.st_mode)
         do = "name a file in it" if stat.S_ISDIR(status.st_mode) else _COPY
-        raise RefusedFile(path, f"expected a regular file, found {found}; {do}")
+        raise RefusedFile(path, f"expected a regular file, found {kind}; {do}")
 
 
 def _real_path(descriptor: int, path: str | os.PathLike[str], status: os.stat_result) -> str:
-    """The path, without links, of the file that a descriptor is open on."""
+    """The resolved path of the file of an open descriptor."""
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:  # not Linux

@@ -1,12 +1,12 @@
-"""A run without its graphs: what would go wrong in it, found before anything is computed.
+"""Dry run of a plan: find errors before the graphs are run.
 
-Host operations whose inputs are known are computed, since they are cheap; those that draw or make something large, and
-the parts, are followed by their shapes. What a bundle does not say stays unknown, and is left to the run.
+Host operations with known inputs are computed, since they are cheap. For parts and for operations that draw noise, only
+the shapes are computed. Values that depend on the graphs stay unknown until the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -36,7 +36,7 @@ REFUSED = "refused"
 
 
 class Unknown:
-    """A value of which nothing is known before the run."""
+    """A value that is unknown before the run."""
 
 
 UNKNOWN = Unknown()
@@ -44,10 +44,11 @@ UNKNOWN = Unknown()
 
 @dataclass
 class Rehearsal(PlanRun):
-    """One rehearsal of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
+    """A dry run of a plan. Raises ``BundleError`` with the code ``refused`` or ``over-limit``.
 
-    parts: by name. limit: bytes that one operation's values may take, in place of the machine's memory. drawn: nodes of
-    operations that are not computed whatever is known. made: what operations outside of loops gave, by node.
+    parts: by name. limit: the most bytes of one operation's values, by default the machine's memory. sources: by value,
+    the input or node that determines its number of samples. repeated: values with one row for all samples, by name.
+    made: results of operations outside loops, by node. depth: the number of enclosing loops.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -66,35 +67,35 @@ class Rehearsal(PlanRun):
         shape = self._shape(operation, inputs)
         if shape is not None and (reason := memory_problem([Sized(shape)], self.limit)) is not None:
             raise ValueError(reason)
-        known = not any(isinstance(one, (Unknown, Sized)) for one in inputs.values())
-        if known and operation.op not in _DRAWN:
-            found = self._computed(operation, inputs)
+        is_known = not any(isinstance(item, (Unknown, Sized)) for item in inputs.values())
+        if is_known and operation.op not in _RANDOM_OPERATIONS:
+            results = self._compute(operation, inputs)
             if not self.depth:
-                self.made[operation.node] = found
+                self.made[operation.node] = results
         elif shape is not None and operation.outputs == (operation.node,):
-            found = Memory({operation.node: Sized(shape)})
+            results = Memory({operation.node: Sized(shape)})
         else:
-            found = Memory(dict.fromkeys(operation.outputs, UNKNOWN))
-        self._name_sources(operation, found)
-        self.memory.update(found)
+            results = Memory(dict.fromkeys(operation.outputs, UNKNOWN))
+        self._name_sources(operation, results)
+        self.memory.update(results)
 
     def _shape(self, operation: Operation, inputs: Mapping[str, Any]) -> Shape | None:
-        """The shape of what an operation gives, where its rule and what is known say it."""
+        """The shape of an operation's result, or None if its rule needs unknown values."""
         rule = SHAPES.get(operation.op)
         if rule is None:
             return None
         ports = arguments(inputs)
         defaults = signature(OPERATIONS[operation.op]).parameters
-        given = {
+        rule_arguments = {
             name: ports[name] if name in ports else operation.settings.get(name, defaults[name].default)
             for name in signature(rule).parameters
         }
-        if any(_holds_unknown(one) for one in given.values()):
+        if any(_holds_unknown(value) for value in rule_arguments.values()):
             return None
-        return rule(**given)
+        return rule(**rule_arguments)
 
     def is_known(self, value: Any) -> bool:
-        """Whether a value is there, and not only its shape."""
+        """Whether a value is known, and not only its shape."""
         return not isinstance(value, (Unknown, Sized))
 
     def _choose(self, operation: Operation) -> None:
@@ -105,76 +106,81 @@ class Rehearsal(PlanRun):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
 
     def _part(self, operation: Operation) -> None:
-        known = {name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, Sized))}
-        check_fields(operation, Memory(known))
-        given = {name: self.memory.read(at) for name, at in operation.inputs.items()}
-        if operation.node not in self.parts or any(isinstance(one, Unknown) for one in given.values()):
+        known_values = {name: value for name, value in self.memory.items() if not isinstance(value, (Unknown, Sized))}
+        check_fields(operation, Memory(known_values))
+        inputs = {name: self.memory.read(source) for name, source in operation.inputs.items()}
+        if operation.node not in self.parts or any(isinstance(item, Unknown) for item in inputs.values()):
             self.memory.update(dict.fromkeys(operation.outputs, UNKNOWN))
             return
         part = self.parts[operation.node]
-        shaped = {name: one if isinstance(one, Sized) else np.asarray(one) for name, one in given.items()}
+        shaped = {name: item if isinstance(item, Sized) else np.asarray(item) for name, item in inputs.items()}
         self._check_batch(operation, part, shaped)
         sizes = axis_sizes(part, shaped)
         check_multiples(operation.settings.get(MULTIPLES, {}), sizes)
         due = due_shapes(part, shaped)
         for tensor, shape in zip(part.inputs, due, strict=True):
             check_spread(tensor, tuple(shaped[tensor.name].shape), shape)
-        found: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
         for tensor in part.outputs:
-            shape_out = _evaluated(tensor.dims, sizes)
-            found[tensor.name] = UNKNOWN if shape_out is None else Sized(shape_out, np.dtype(tensor.dtype).itemsize)
-        results = [one for one in found.values() if isinstance(one, Sized)]
+            shape_out = _evaluate_shape(tensor.dims, sizes)
+            outputs[tensor.name] = UNKNOWN if shape_out is None else Sized(shape_out, np.dtype(tensor.dtype).itemsize)
+        results = [item for item in outputs.values() if isinstance(item, Sized)]
         if (reason := memory_problem([*map(Sized, due), *results], self.limit)) is not None:
             raise ValueError(reason)
-        self._name_sources(operation, found)
-        self.memory.update(found)
+        self._name_sources(operation, outputs)
+        self.memory.update(outputs)
 
     def _check_batch(self, operation: Operation, part: Part, shaped: Mapping[str, Any]) -> None:
-        """Inputs that go with each sample agree; what is repeated for them is noted."""
+        """Check that per-sample inputs agree on the batch, and record the inputs that are broadcast to it."""
         rows = {
-            one.name: Rows(int(shaped[one.name].shape[0]), self._source(operation.inputs[one.name]))
-            for one in part.inputs
-            if one.dims[:1] == (BATCH,) and len(shaped[one.name].shape) == len(one.dims)
+            item.name: Rows(int(shaped[item.name].shape[0]), self._source(operation.inputs[item.name]))
+            for item in part.inputs
+            if item.dims[:1] == (BATCH,) and len(shaped[item.name].shape) == len(item.dims)
         }
-        many = [name for name, one in rows.items() if one.count != 1]
-        # What is carried holds the samples; the others go with them.
+        many = [name for name, item in rows.items() if item.count != 1]
+        # A carried value determines the samples; the others must match it.
         many.sort(key=lambda name: operation.inputs[name] not in self._carried)
         if many and (reason := batch_problem(rows[many[0]], [rows[name] for name in many])) is not None:
             raise ValueError(reason)
         if many:
-            self.repeated |= {operation.inputs[name]: rows[many[0]] for name, one in rows.items() if one.count == 1}
+            self.repeated |= {operation.inputs[name]: rows[many[0]] for name, item in rows.items() if item.count == 1}
 
     def _loop(self, operation: Operation) -> None:
         loop, memory, body = Loop.of(operation), self.memory, operation.body or ()
-        over = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
-        if not isinstance(over, (Unknown, Sized)):
-            self.trips.begin(over if isinstance(over, int) else len(over))
-        rows = range(over) if isinstance(over, int) else over
-        starts = {at: memory.read(start) for at, start in loop.start.items()}
-        self.sources |= {at: self._source(start) for at, start in loop.start.items()}
+        sequence = memory.read(loop.over) if isinstance(loop.over, str) else loop.over
+        if not isinstance(sequence, (Unknown, Sized)):
+            self.trips.begin(sequence if isinstance(sequence, int) else len(sequence))
+        rows = range(sequence) if isinstance(sequence, int) else sequence
+        starts = {link: memory.read(start) for link, start in loop.start.items()}
+        self.sources |= {link: self._source(start) for link, start in loop.start.items()}
         memory.update(starts)
-        known = not isinstance(rows, (Unknown, Sized))
-        if not known or len(rows):
+        is_known = not isinstance(rows, (Unknown, Sized))
+        if not is_known or len(rows):
             memory[loop.index] = 0
-            row = UNKNOWN if not known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
+            row = UNKNOWN if not is_known else rows[:1] if isinstance(rows, np.ndarray) and rows.ndim == 1 else rows[0]
             memory[loop.item] = row
             outer, self._carried = self._carried, self._carried | starts.keys()
             self.depth += 1
             self.run(self.demanded(body, [*loop.next.values(), *loop.collect.values()]) if has_choices(body) else body)
             self.depth -= 1
             self._carried = outer
-            for at, after in loop.next.items():
-                self._check_growth(at, starts[at], memory.read(after))
-            memory.update({at: memory.read(after) for at, after in loop.next.items()})
-        memory.update({name: memory.read(at) for name, at in loop.result.items()})
+            for link, after in loop.next.items():
+                self._check_growth(link, starts[link], memory.read(after))
+            memory.update({link: memory.read(after) for link, after in loop.next.items()})
+        memory.update({name: memory.read(link) for name, link in loop.result.items()})
         memory.update(dict.fromkeys(loop.collect, UNKNOWN))
 
-    def _check_growth(self, at: str, start: Any, after: Any) -> None:
-        """What a loop carries is not repeated for a larger batch: there are as many samples as it starts with."""
-        before, now = count_of(start), count_of(after)
-        if at in self.repeated and before is not None and now is not None and now > before:
-            samples = Rows(before, self._source(at))
-            raise ValueError(batch_problem(samples, [self.repeated[at]]))
+    def _check_growth(self, link: str, start: Any, after: Any) -> None:
+        """Check that a carried value does not grow: a loop keeps its initial number of samples."""
+        count_before, count_after = count_of(start), count_of(after)
+        if (
+            link in self.repeated
+            and count_before is not None
+            and count_after is not None
+            and count_after > count_before
+        ):
+            samples = Rows(count_before, self._source(link))
+            raise ValueError(batch_problem(samples, [self.repeated[link]]))
 
     _carried: frozenset[str] = frozenset()
 
@@ -185,21 +191,25 @@ class Rehearsal(PlanRun):
             return f"'{name.removeprefix('params.')}'{many}"
         return self.sources.get(name, f"'{name}'")
 
-    def _name_sources(self, operation: Operation, found: Mapping[str, Any]) -> None:
-        """What says how many samples values are for: the input that is for as many, or the operation itself."""
-        for name, value in found.items():
+    def _name_sources(self, operation: Operation, results: Mapping[str, Any]) -> None:
+        """Record the sources of values: an input with the same number of samples, or the operation itself."""
+        for name, value in results.items():
             rows = count_of(value)
-            like = [at for at in operation.inputs.values() if rows != 1 and count_of(self.memory.get(at)) == rows]
-            # A list of a parameter, if there is one, is what a person gave.
-            like.sort(key=lambda at: not at.startswith("params.") and at not in self.sources)
-            self.sources[name] = self._source(like[0]) if like else f"'{operation.node}'"
+            candidates = [
+                source
+                for source in operation.inputs.values()
+                if rows != 1 and count_of(self.memory.get(source)) == rows
+            ]
+            # Prefer a parameter, which the user has set.
+            candidates.sort(key=lambda source: not source.startswith("params.") and source not in self.sources)
+            self.sources[name] = self._source(candidates[0]) if candidates else f"'{operation.node}'"
 
 
-_DRAWN = frozenset({"noise.gaussian"})
+_RANDOM_OPERATIONS = frozenset({"noise.gaussian"})
 
 
 def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:
-    """Axes are multiples of what a part was traced for. Raises ``ValueError``."""
+    """Raise ``ValueError`` if an axis is not a multiple of the factor that a part was traced with."""
     if not isinstance(multiples, Mapping):
         raise ValueError(f"'{MULTIPLES}' of a part names axes; found {multiples!r:.80}")
     for axis, factor in multiples.items():
@@ -209,29 +219,18 @@ def check_multiples(multiples: Any, sizes: Mapping[str, int]) -> None:
             raise ValueError(f"'{axis}': {reason}")
 
 
-def changed_after(plan: Sequence[Operation], nodes: Collection[str]) -> set[str]:
-    """The nodes of a plan's operations outside of loops that depend on some of them, these included."""
-    names: set[str] = set()
-    changed: set[str] = set()
-    for operation in plan:
-        if operation.node in nodes or not names.isdisjoint(operation.inputs.values()) or operation.body is not None:
-            changed.add(operation.node)
-            names.update(operation.outputs)
-    return changed
-
-
-def _evaluated(dims: Sequence[int | str], sizes: Mapping[str, int]) -> Shape | None:
-    """A shape whose axes have these sizes; None where an axis is named by nothing that is known."""
-    known = {BATCH: 1, **sizes}
-    found = []
+def _evaluate_shape(dims: Sequence[int | str], sizes: Mapping[str, int]) -> Shape | None:
+    """Evaluate a shape for these sizes of axes; None if the size of an axis is unknown."""
+    all_sizes = {BATCH: 1, **sizes}
+    shape = []
     for dim in dims:
         if isinstance(dim, str):
             try:
-                dim = known[dim] if dim in known else size_of(dim, known)
+                dim = all_sizes[dim] if dim in all_sizes else size_of(dim, all_sizes)
             except ValueError:
                 return None
-        found.append(dim)
-    return tuple(found)
+        shape.append(dim)
+    return tuple(shape)
 
 
 def _holds_unknown(value: Any) -> bool:

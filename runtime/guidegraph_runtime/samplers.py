@@ -1,17 +1,17 @@
-"""Samplers: each function computes a table, once, that a step applies row by row, in float64 NumPy.
+"""Samplers: each function computes a table in float64 NumPy, which a step applies row by row.
 
-All of them take a schedule, or its ᾱ (T), decreasing, in [0, 1], and the levels to visit; without levels, the settings
-steps, spacing, offset, final, sigmas and strength choose them within what the schedule's model knows. They raise
-``ValueError`` for a setting that is out of its range, for steps that do not fit into the schedule, and for levels that
-start at α = 0 where the solver needs σ/α. The settings that several share are those of the nodes of the same names:
+All of them take a schedule, or its ᾱ (T), decreasing, in [0, 1], and the levels to visit. Without levels, the settings
+steps, spacing, offset, final, sigmas and strength choose them within the trained range of the schedule's model. They
+raise ``ValueError`` for a setting out of its range, for steps that do not fit into the schedule, and for levels that
+start at α = 0 if the solver needs σ/α. Shared settings are those of the nodes of the same names:
 steps: steps of the solver; some take several model calls, and rows, for each. spacing: which timesteps (Lin et al.
-2023, table 2), by default as the sampler's reference implementation has it. offset: added to leading timesteps. final:
-ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α as the schedule has them at those timesteps, or spaced as Karras
-et al. (2022) do, or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
-thresholding (Saharia et al. 2022), and threshold_max the most that it counts as. rederive_eps: ε follows the clipped
-x̂0. strength: only this last part of the steps, rounded down but at least one, for a start from a picture. eta: how
-much of DDPM's noise a step adds, where the sampler has a choice; the others take only the value that they have anyway,
-so that one can stand in for another.
+2023, table 2), by default those of the sampler's reference implementation. offset: added to leading timesteps. final:
+ᾱ after the last step, 1 or ᾱ_0. sigmas: levels of σ/α of the schedule at those timesteps, or spaced as in Karras et al.
+(2022), or exponentially. clip: x̂0 is clipped to [−clip, clip] (true: 1). threshold: the quantile of dynamic
+thresholding (Saharia et al. 2022), and threshold_max its upper bound. rederive_eps: recompute ε from the clipped
+x̂0. strength: only this last fraction of the steps, rounded down but at least one, for a start from a picture. eta: the
+fraction of DDPM's noise that a step adds, if the sampler has a choice; the others accept only their fixed value, so
+that samplers are interchangeable.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def ddpm(
     threshold_max: float | None = None,
     strength: float = 1.0,
 ) -> SamplerTable:
-    """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between the two."""
+    """Ancestral sampling (Ho et al. 2020), by default at every timestep; variance: β̃, β, or learned between them."""
     ancestral_eta(eta)
     choice("variance", variance, get_args(Variance))
     noise = noise_of(alphas_bar)
@@ -119,7 +119,7 @@ def pndm(
 ) -> SamplerTable:
     """PNDM (Liu et al. 2022): PLMS, or Runge-Kutta for the first three steps (four calls each) and PLMS after it.
 
-    warmup: which of the two. combine: what is mixed over several calls, ε, or v as diffusers does for models of v.
+    warmup: which of the two. combine: the output mixed over several calls: ε, or v as in diffusers for v models.
     """
     drawing_none(eta)
     choice("warmup", warmup, get_args(Warmup))

@@ -1,8 +1,8 @@
-"""Lines for a person or a program: results on stdout, everything else on stderr.
+"""Print lines to the terminal: results on stdout, everything else on stderr.
 
-Texts come from strangers: names, prompts and help of a workflow or a bundle. A control character among them could
-move the cursor, recolour or retitle a terminal, and a bidirectional override could show a name in another order. All
-lines go through ``visible`` or ``visible_json``, which show such characters as escapes.
+Names, prompts and help texts come from untrusted workflows and bundles. A control character in them could move the
+cursor, recolour or retitle a terminal, and a bidirectional override could reorder a name. Every line therefore goes
+through ``visible`` or ``visible_json``, which escape such characters.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextlib import suppress
 
 _UNSEEN = re.compile(
     "["
-    "\x00-\x08\x0b-\x1f"  # C0, but for tab and newline
+    "\x00-\x08\x0b-\x1f"  # C0 except tab and newline
     "\x7f-\x9f"  # delete and C1
-    # Zero width, and what sets the direction of writing.
+    # Zero-width characters and those that set the writing direction.
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ud800-\udfff"  # bytes of a file name that are no UTF-8
+    "\ud800-\udfff"  # bytes of a file name that are not UTF-8
     "\ufe00-\ufe0e\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
     "]"
 )
@@ -26,33 +26,33 @@ _BREAKS = re.compile("[\t\n]")
 
 
 def visible(text: str) -> str:
-    r"""A text with control, zero-width and bidirectional characters as escapes (``\x1b``); tabs and newlines stay."""
+    r"""Escape control, zero-width and bidirectional characters (``\x1b``); tabs and newlines stay."""
     return _UNSEEN.sub(_escape, text)
 
 
 def visible_line(text: str) -> str:
-    """The same on one line: tabs and newlines are escapes too."""
+    """The same as `visible`, with tabs and newlines escaped too."""
     return _BREAKS.sub(_escape, visible(text))
 
 
 def visible_json(text: str) -> str:
-    """The same for a JSON text, which stays valid and keeps its values."""
+    """The same as `visible` for JSON text, which stays valid and keeps its values."""
     return _UNSEEN.sub(_escape_in_json, text)
 
 
 def out(text: str) -> None:
-    """A line of a result; nothing where stdout was closed before we began."""
+    """Print a line of a result to stdout; do nothing if stdout was closed before the start."""
     _print(visible(text))
 
 
 def out_json(value: object) -> None:
-    """A line of JSON."""
+    """Print a value as a line of JSON."""
     _print(visible_json(json.dumps(value)))
 
 
 def note(text: str) -> None:
-    """A line beside the result. One that cannot be read, on a full disk say, is lost."""
-    with suppress(OSError, ValueError, AttributeError):  # there is no stderr where it was closed before we began
+    """Print a line to stderr. A line that cannot be written (on a full disk, for example) is lost."""
+    with suppress(OSError, ValueError, AttributeError):  # stderr may have been closed before the start
         sys.stderr.write(f"{visible(text)}\n")
         sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime on the parts of a verified bundle: made of bytes, never of a path."""
+"""Sessions of onnxruntime on the parts of a verified bundle, created from bytes, never from a path."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _FATAL = 4
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How sessions run.
+    """Settings of sessions.
 
-    `intra_threads` work on one operator (0: one for each core), `inter_threads` on several at once. `strict`: an
-    operator that stays on the CPU where another provider is asked for is an error. `cuda_graph` records the kernels of
-    a run once for each set of shapes and replays them; it is for GPUs, and for `Session.bind_fixed` only.
+    `intra_threads` work on one operator (0: one per core), `inter_threads` on several at once. `strict`: an operator
+    that falls back to the CPU is an error. `cuda_graph` records the kernels of a run once for each set of shapes and
+    replays them; it requires a GPU and `Session.bind_fixed`.
     """
 
     providers: tuple[Provider, ...] = (Provider("cpu"),)
@@ -61,67 +61,67 @@ class SessionSettings:
 
 
 class Session:
-    """A part of a bundle, ready to run. `session` is an `onnxruntime.InferenceSession`, or what acts like one.
+    """A part of a bundle, ready to run. `session` is an `onnxruntime.InferenceSession` or a stand-in.
 
-    `weights` describes the initializers that may be given in place of the graph's own, as inputs that need not be.
+    `weights` describes the initializers that can be overridden, like optional inputs.
     """
 
     def __init__(self, where: str, part: Part, session: Any, settings: SessionSettings, onnxruntime: Any):
         self.where, self.part, self.settings = where, part, settings
         self.session, self.onnxruntime = session, onnxruntime
         self.weights: Mapping[str, Tensor] = {
-            one.name: Tensor(one.name, dtype_name(one.type), tuple(one.shape))
-            for one in session.get_overridable_initializers()
+            initializer.name: Tensor(initializer.name, dtype_name(initializer.type), tuple(initializer.shape))
+            for initializer in session.get_overridable_initializers()
         }
         self._names = [tensor.name for tensor in part.outputs]
         self._graphs = 0
 
     @property
     def provider(self) -> Provider:
-        """The provider that is tried first."""
+        """The first provider of the session."""
         return self.settings.providers[0]
 
     def run(self, inputs: Mapping[str, Value], adapters: Sequence[Any] = ()) -> dict[str, Array]:
-        """All outputs by name, on the host.
+        """Run the graph; return all outputs by name, on the host.
 
         `inputs` has all of the part's inputs, in its dtypes and shapes, and any of `weights`; NumPy scalars count as
-        0-d arrays. `adapters` are `onnxruntime.LoraAdapter` objects, files of such weights. Raises ``BundleError``.
+        0-d arrays. `adapters` are `onnxruntime.LoraAdapter` objects, which override weights. Raises ``BundleError``.
         """
         arrays = {name: np.asarray(value, order="C") for name, value in inputs.items()}
         check_inputs(self.where, self.part, arrays, self.weights)
-        found = self.call(self.session.run, self._names, arrays, options=self.options(adapters, NO_GRAPH))
-        return {name: np.asarray(value) for name, value in zip(self._names, found, strict=True)}
+        outputs = self.call(self.session.run, self._names, arrays, options=self.options(adapters, NO_GRAPH))
+        return {name: np.asarray(value) for name, value in zip(self._names, outputs, strict=True)}
 
     def bind(self) -> Binding:
-        """Inputs and outputs that stay on the provider's device from one run to the next."""
+        """Create a binding, whose inputs and outputs stay on the provider's device between runs."""
         return Binding(self)
 
     def bind_fixed(self, sizes: Mapping[str, int], weights: Mapping[str, Sequence[int]] | None = None) -> FixedBinding:
-        """A binding whose tensors keep their addresses, as CUDA graphs need; `sizes` are those of the named axes.
+        """Create a binding whose tensors keep their addresses, as CUDA graphs need. sizes: of the named axes.
 
-        `weights` are the shapes of weights that are to be set as inputs are.
+        weights: the shapes of weights that are set like inputs.
         """
         return FixedBinding(self, sizes, weights)
 
     def weight(self, name: str) -> Tensor:
-        """What is said of a weight that may be given. Raises ``BundleError`` for one that may not."""
+        """The description of a weight that can be overridden. Raises ``BundleError`` for any other name."""
         return find_input(self.where, name, self.weights)
 
     def copied(self, tensor: DeviceTensor) -> DeviceTensor:
-        """A copy of a tensor on the device, made there."""
+        """Copy a tensor on the device."""
         copy = empty(self, tensor.shape(), dtype_name(tensor.data_type()))
         self.guard(copy.update_inplace, tensor)
         return copy
 
     def new_graph_id(self) -> int:
-        """The number of one more CUDA graph: each binding has its own, since a graph has one set of addresses."""
+        """The id of a new CUDA graph: each binding needs its own, since a graph has one set of addresses."""
         if not self.settings.cuda_graph:
             return NO_GRAPH
-        self._graphs += 1  # 0 is for onnxruntime itself
+        self._graphs += 1  # onnxruntime reserves 0
         return self._graphs
 
     def options(self, adapters: Sequence[Any], graph_id: int) -> Any:
-        """The options of a run."""
+        """Create the options of a run."""
         options = self.onnxruntime.RunOptions()
         options.log_severity_level = _FATAL
         for adapter in adapters:
@@ -131,11 +131,11 @@ class Session:
         return options
 
     def guard(self, call: Any, *arguments: Any) -> Any:
-        """Call onnxruntime; what it raises becomes one ``BundleError``."""
+        """Call onnxruntime, and turn its errors into a ``BundleError``."""
         return _guard(self.where, "run-failed", call, *arguments)
 
     def call(self, run: Any, *arguments: Any, options: Any) -> Any:
-        """Run the graph: ``guard`` for a call with run options, which ends after the limit ``call_seconds``."""
+        """Run the graph like ``guard``, with run options that end it after the limit ``call_seconds``."""
         seconds = current_limits().call_seconds
         try:
             with WATCH.watch(options, seconds):
@@ -153,31 +153,31 @@ def make_session(
     settings: SessionSettings | None = None,
     weights: Mapping[str, bytes] | None = None,
 ) -> Session:
-    """The session for a part of `bundle`. Raises ``BundleError``, for a graph that differs from the manifest too.
+    """Create the session of a part. Raises ``BundleError``, also for a graph that differs from the manifest.
 
-    weights: other bytes than the bundle's for the files of its weights, each of the same size.
+    weights: replacements for the files of its weights, each of the same size as in the bundle.
     """
     import onnxruntime
 
     settings = settings or SessionSettings()
     described = bundle.manifest.parts[part]
     where = str(bundle.path / described.file)
-    _check_required(where, bundle, settings)
+    _check_provider(where, bundle, settings)
     weights = bundle.externals(part) if weights is None else weights
     session = create_session(where, bundle.data(described.file), weights, settings)
     for kind, nodes, tensors in (
         ("input", session.get_inputs(), described.inputs),
         ("output", session.get_outputs(), described.outputs),
     ):
-        _check_described(where, kind, nodes, tensors)
+        _check_signature(where, kind, nodes, tensors)
     return Session(where, described, session, settings, onnxruntime)
 
 
 def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settings: SessionSettings) -> Any:
-    """The `onnxruntime.InferenceSession` of a checked graph's bytes and of the files of its weights, by name.
+    """Create the `onnxruntime.InferenceSession` from a checked graph's bytes and the files of its weights, by name.
 
-    Without a fallback inside of it and without options from the file: a graph cannot choose how it is run. Raises
-    ``BundleError`` where onnxruntime refuses the graph, or lacks a provider.
+    Fallbacks and options in the file are disabled, so that a graph cannot choose how it is run. Raises ``BundleError``
+    if onnxruntime refuses the graph or lacks a provider.
     """
     import onnxruntime
 
@@ -185,7 +185,7 @@ def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settin
     if settings.providers[0].device == "cpu":
         limit_memory(onnxruntime)
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # Weights are as large as the file, which is bounded, and are freed with their session.
+        # The size of weights is bounded by that of the file, and they are freed with their session.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if weights:
         _add_weights(where, options, weights)
@@ -201,15 +201,19 @@ def create_session(where: str, data: bytes, weights: Mapping[str, bytes], settin
 
 
 def _ort_providers(settings: SessionSettings) -> list[tuple[str, dict[str, str]]]:
-    chosen = settings.providers
+    providers = settings.providers
     if settings.cuda_graph:
-        chosen = tuple(
-            replace(one, options={**one.options, _CUDA_GRAPH[one.name]: "1"}) if one.name in _CUDA_GRAPH else one
-            for one in chosen
+        providers = tuple(
+            replace(provider, options={**provider.options, _CUDA_GRAPH[provider.name]: "1"})
+            if provider.name in _CUDA_GRAPH
+            else provider
+            for provider in providers
         )
-    if settings.strict and chosen[0].device != "cpu":  # onnxruntime refuses to have both the CPU and no fallback to it
-        chosen = tuple(one for one in chosen if one.device != "cpu")
-    return [(one.ort_name, dict(one.options)) for one in chosen]
+    if (
+        settings.strict and providers[0].device != "cpu"
+    ):  # onnxruntime refuses the CPU provider together with no fallback to it
+        providers = tuple(provider for provider in providers if provider.device != "cpu")
+    return [(provider.ort_name, dict(provider.options)) for provider in providers]
 
 
 def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
@@ -220,7 +224,7 @@ def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{_ORT_LEVELS[settings.optimization]}")
     options.graph_optimization_level = level
-    options.log_severity_level = _FATAL  # errors are raised, and said once
+    options.log_severity_level = _FATAL  # errors are raised, not logged too
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if settings.strict and settings.providers[0].device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -229,14 +233,14 @@ def _options(onnxruntime: Any, settings: SessionSettings) -> Any:
 
 def _add_weights(where: str, options: Any, weights: Mapping[str, bytes]) -> None:
     if not hasattr(options, "add_external_initializers_from_files_in_memory"):
-        found = ".".join(map(str, release()))
-        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {found}; update it", where)
+        version = ".".join(map(str, release()))
+        _refuse(f"expected onnxruntime 1.24 or later for weights beside a graph, found {version}; update it", where)
     options.add_external_initializers_from_files_in_memory(
         list(weights), list(weights.values()), [len(data) for data in weights.values()]
     )
 
 
-def _check_required(where: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
+def _check_provider(where: str, bundle: VerifiedBundle, settings: SessionSettings) -> None:
     required = bundle.manifest.requires.providers
     names = [provider.name for provider in settings.providers]
     if required and names[0] not in required:
@@ -244,11 +248,12 @@ def _check_required(where: str, bundle: VerifiedBundle, settings: SessionSetting
         raise BundleError(where, "no-provider", message)
 
 
-def _check_described(where: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
+def _check_signature(where: str, kind: str, nodes: Sequence[Any], tensors: Sequence[Tensor]) -> None:
     found = [(node.name, dtype_name(node.type), len(node.shape)) for node in nodes]
     expected = [(tensor.name, tensor.dtype, len(tensor.dims)) for tensor in tensors]
     if found != expected:
-        _refuse(f"expected the {kind}s {_listed(expected)}, found {_listed(found)}; export the workflow again", where)
+        text = f"expected the {kind}s {_format_tensors(expected)}, found {_format_tensors(found)}"
+        _refuse(f"{text}; export the workflow again", where)
     for node, tensor in zip(nodes, tensors, strict=True):
         if not _fits(node.shape, tensor.dims):
             text = f"expected the {kind} '{tensor.name}' with axes {tensor.dims}, found {tuple(node.shape)}"
@@ -256,11 +261,11 @@ def _check_described(where: str, kind: str, nodes: Sequence[Any], tensors: Seque
 
 
 def _fits(shape: Sequence[Any], dims: Dims) -> bool:
-    """Whether a graph takes what a manifest describes: no size may be fixed in it that is not the same there."""
+    """Whether a graph's shape accepts the dims of a manifest: each fixed size must be equal there."""
     return all(not isinstance(size, int) or size == dim for size, dim in zip(shape, dims, strict=True))
 
 
-def _listed(tensors: Sequence[tuple[str, str, int]]) -> str:
+def _format_tensors(tensors: Sequence[tuple[str, str, int]]) -> str:
     return ", ".join(f"{name} ({dtype}, {rank} axes)" for name, dtype, rank in tensors) or "none"
 
 
@@ -269,7 +274,7 @@ def _guard(where: str, code: str, call: Any, *arguments: Any) -> Any:
         return call(*arguments)
     except BundleError:
         raise
-    except Exception as error:  # onnxruntime's errors share no class of their own
+    except Exception as error:  # onnxruntime's errors have no common class
         if shortage := explain_shortage(error):
             raise BundleError(where, code, shortage) from error
         lines = [line.strip() for line in error_text(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -1,4 +1,4 @@
-"""Whether arrays are what a part takes, and which size each named axis has."""
+"""Check arrays against a part's inputs, and determine the sizes of its named axes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from guidegraph_runtime.manifest import Part, Tensor
 def check_inputs(
     where: str, part: Part, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """The size of each named axis; ``BundleError`` where inputs are missing, unknown or of another dtype or shape.
+    """Check inputs and return the size of each named axis. Raises ``BundleError`` for missing, unknown or wrong inputs.
 
-    `weights` are those of the graph that may be given, but need not be.
+    weights: the weights of the graph that can be overridden.
     """
-    known = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
+    tensors = {tensor.name: tensor for tensor in part.inputs} | dict(weights or {})
     sizes: dict[str, int] = {}
     for name, array in arrays.items():
-        check_tensor(where, find_input(where, name, known), _dtype(array.dtype), array.shape, sizes)
+        check_tensor(where, find_input(where, name, tensors), _dtype(array.dtype), array.shape, sizes)
     for tensor in part.inputs:
         if tensor.name not in arrays:
             _fail(where, f"expected the input '{tensor.name}', found {', '.join(arrays) or 'none'}; give it too")
     return sizes
 
 
-def find_input(where: str, name: str, known: Mapping[str, Tensor]) -> Tensor:
-    """The input of that name."""
-    if name not in known:
-        _fail(where, f"expected the name of an input, found '{name}'; {one_of(name, known)}")
-    return known[name]
+def find_input(where: str, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The input of that name. Raises ``BundleError`` for an unknown name."""
+    if name not in tensors:
+        _fail(where, f"expected the name of an input, found '{name}'; {one_of(name, tensors)}")
+    return tensors[name]
 
 
 def check_tensor(where: str, tensor: Tensor, dtype: str, shape: Sequence[int], sizes: dict[str, int]) -> None:
-    """Check one input, and note the sizes of its named axes in `sizes`, with which it must agree."""
+    """Check one input, and record the sizes of its named axes in `sizes`, with which it must agree."""
     if dtype != tensor.dtype:
         _fail(where, f"expected '{tensor.name}' of dtype {tensor.dtype}, found {dtype}; convert it")
     if len(shape) != len(tensor.dims):
@@ -46,12 +46,12 @@ def check_tensor(where: str, tensor: Tensor, dtype: str, shape: Sequence[int], s
         if isinstance(dim, int) and size != dim:
             _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {tuple(shape)}")
         if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
-            found = f"{tuple(shape)}, while {dim} is {sizes[dim]} in another input"
-            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {found}")
+            actual = f"{tuple(shape)}, while {dim} is {sizes[dim]} in another input"
+            _fail(where, f"expected '{tensor.name}' of shape {_axes(tensor)}, found {actual}")
 
 
 def shape_of(where: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
-    """The shape of a tensor whose named axes have these sizes."""
+    """The shape of a tensor for these sizes of the named axes. Raises ``BundleError`` if a size is missing."""
     for dim in tensor.dims:
         if isinstance(dim, str) and dim not in sizes:
             _fail(where, f"expected the size of axis '{dim}' of '{tensor.name}', found {one_of(dim, sizes)}")
@@ -60,9 +60,8 @@ def shape_of(where: str, tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
 
 @cache
 def _dtype(dtype: Any) -> str:
-    return str(
-        dtype
-    )  # NumPy makes it anew each time, which for all the inputs of a step takes longer than all else here
+    # Cached, since NumPy builds the text each time, which takes longer than the other checks of a step.
+    return str(dtype)
 
 
 def _axes(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What a machine runs out of, disk and memory, as sentences that say what to do."""
+"""Explain a lack of disk space or memory, with remedies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ALWAYS_OF_WRITING = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS")
 
 
 class WriteError(OSError):
-    """A file cannot be written. The text says which, why, and what to do."""
+    """A file cannot be written. The text has the file, the reason and a remedy."""
 
     def __init__(self, path: str | os.PathLike[str], number: int):
         super().__init__(number, write_reason(number, path), os.fspath(path))
@@ -56,22 +56,22 @@ class WriteError(OSError):
 
 
 def os_error_number(error: BaseException) -> int | None:
-    """The ``errno`` of an exception, also of one that only tells it in its text; None where it has none."""
+    """The ``errno`` of an exception, also if only its text contains it; None if it has none."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = error_text(error)
-    if found := _ERROR_NUMBER.search(text):
-        return int(found[1])
+    if match := _ERROR_NUMBER.search(text):
+        return int(match[1])
     return errno.ENOSPC if _SHORT_WRITE.search(text) else None
 
 
 def is_of_disk(number: int) -> bool:
-    """Whether an ``errno`` says that the disk is full, read-only, forbidden or broken."""
+    """Whether an ``errno`` means that the disk is full, read-only, forbidden or broken."""
     return errno.errorcode.get(number) in _DISK
 
 
 def write_reason(number: int, path: str | os.PathLike[str] | None = None) -> str:
-    """Why a file cannot be written, by ``errno``, and what to do. path: the file, which need not be there."""
+    """The reason why a file cannot be written, by ``errno``, with a remedy. path: the file, which need not exist."""
     name = errno.errorcode.get(number, "")
     if name not in _DISK:
         return os.strerror(number)
@@ -80,15 +80,15 @@ def write_reason(number: int, path: str | os.PathLike[str] | None = None) -> str
 
 
 def explain_shortage(error: BaseException) -> str:
-    """What ran out, and what to do; "" for an exception that is about something else.
+    """Explain a shortage of memory or disk, with a remedy; "" for any other exception.
 
-    A lack of permission is no shortage: it may be about reading.
+    A lack of permission is not a shortage: it may concern reading.
     """
     return _memory(error) or _disk(error)
 
 
 def with_shortage(text: str, error: BaseException) -> str:
-    """What is said of an exception: ``text``, or what ran out in its place; a cause that ran out of it is added."""
+    """Replace ``text`` by the explanation if the exception is a shortage, or append that of its cause."""
     if shortage := explain_shortage(error):
         return shortage
     shortage = next(filter(None, map(explain_shortage, causes(error)[1:])), "")
@@ -102,39 +102,39 @@ def _disk(error: BaseException) -> str:
     if number is None or errno.errorcode.get(number) not in _ALWAYS_OF_WRITING:
         return ""
     file = error.filename if isinstance(error, OSError) and isinstance(error.filename, (str, os.PathLike)) else None
-    what = "a file" if file is None else f"'{os.fspath(file)}'"
-    return f"{what} cannot be written: {write_reason(number, file)}"
+    subject = "a file" if file is None else f"'{os.fspath(file)}'"
+    return f"{subject} cannot be written: {write_reason(number, file)}"
 
 
 def _memory(error: BaseException) -> str:
     text = error_text(error)
     kind = {cls.__name__ for cls in type(error).__mro__}
-    short = isinstance(error, MemoryError) or "OutOfMemoryError" in kind or os_error_number(error) == errno.ENOMEM
-    if not short and not (isinstance(error, (RuntimeError, ValueError)) or "onnxruntime" in type(error).__module__):
+    is_out = isinstance(error, MemoryError) or "OutOfMemoryError" in kind or os_error_number(error) == errno.ENOMEM
+    if not is_out and not (isinstance(error, (RuntimeError, ValueError)) or "onnxruntime" in type(error).__module__):
         return ""
-    if not short and not _NO_MEMORY.search(text):
+    if not is_out and not _NO_MEMORY.search(text):
         return ""
     device = ("OutOfMemoryError" in kind or bool(_ON_DEVICE.search(text))) and "CPUAllocator" not in text
     requested = _size(_REQUESTED.search(text))
     free = _size(_FREE_ON_DEVICE.search(text)) if device else available_memory()
     figures = [f"{show_size(requested)} were asked for"] if requested is not None else []
-    if free is not None and (requested is None or free < requested):  # else what it had taken is free again by now
+    if free is not None and (requested is None or free < requested):  # otherwise the memory has been freed since
         figures.append(f"{show_size(free)} are available")
     remedies = "make the pictures or the batch smaller, or decode in tiles (autoencoder.tiled)"
     if device:
         remedies += "; or use a smaller dtype (--dtype bfloat16), or keep fewer weights there (--memory-budget)"
-    where = "the device has not enough memory" if device else "there is not enough memory"
-    return f"{where}{': ' if figures else ''}{', '.join(figures)}; {remedies}"
+    shortage = "the device has not enough memory" if device else "there is not enough memory"
+    return f"{shortage}{': ' if figures else ''}{', '.join(figures)}; {remedies}"
 
 
-def _size(found: re.Match[str] | None) -> int | None:
-    return None if found is None else round(float(found[1]) * _UNITS[(found[2] or "bytes").upper()])
+def _size(match: re.Match[str] | None) -> int | None:
+    return None if match is None else round(float(match[1]) * _UNITS[(match[2] or "bytes").upper()])
 
 
 def _free_space(path: str | os.PathLike[str]) -> int | None:
-    """Free bytes of the disk that a path is on."""
-    place = Path(path).absolute()
-    for folder in (place, *place.parents):
+    """The free bytes on the disk of a path."""
+    absolute = Path(path).absolute()
+    for folder in (absolute, *absolute.parents):
         with suppress(OSError):
             return shutil.disk_usage(folder).free
     return None

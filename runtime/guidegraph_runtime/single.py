@@ -1,7 +1,7 @@
-"""A workflow that is one ONNX graph: its inputs, made of the workflow's parameters.
+"""Compute the inputs of a workflow that was exported as one ONNX graph from the workflow's parameters.
 
 ``session.run(None, inputs_of("picture.json", prompt="…", seed=3))``, with a session on ``picture.onnx``. The graph
-needs nothing of this: any onnxruntime runs it on tensors that were made in another way.
+does not depend on this module: any onnxruntime runs it on tensors from elsewhere.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise for the inside of a graph.
+    """A noise input of a graph.
 
-    node: the operation that draws it. over: the name of what the loop runs over, where each iteration has noise of its
-    own. shape: that of the sample that it is like, by the sizes of the inputs.
+    node: the operation that draws it. over: the name of the loop's sequence if each iteration has its own noise. shape:
+    of the sample `like`, as expressions of the sizes of the inputs.
     """
 
     node: str
@@ -56,10 +56,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Description:
-    """What FILE.json says: the graph's inputs, and the recipe for them in the terms of a bundle.
+    """The contents of FILE.json: the graph's inputs, and their recipe in the form of a bundle's manifest.
 
-    samples: the inputs that samples come from, with which the others must agree. multiples: by input, what the sizes of
-    its named axes are multiples of.
+    samples: the inputs that determine the number of samples. multiples: by input, the factors of which the sizes of its
+    named axes must be multiples.
     """
 
     where: str
@@ -72,14 +72,14 @@ class Description:
     multiples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def file(self, name: str) -> bytes:
-        """The bytes of a file that the recipe has."""
+        """The bytes of a file of the recipe."""
         return self.files[name]
 
 
 def inputs_of(path: str | os.PathLike[str], /, **params: Any) -> dict[str, Array]:
-    """The inputs of the graph that FILE.json describes, for values of the workflow's parameters.
+    """Compute the inputs of the graph that FILE.json describes, from the workflow's parameters.
 
-    path: FILE.json, with FILE.bin beside it. What is left out has its default. Raises ``BundleError``.
+    path: FILE.json, with FILE.bin beside it. Omitted parameters take their defaults. Raises ``BundleError``.
     """
     return inputs_with(read_description(path), params)
 
@@ -87,65 +87,67 @@ def inputs_of(path: str | os.PathLike[str], /, **params: Any) -> dict[str, Array
 def inputs_with(
     description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any] | None = None
 ) -> dict[str, Array]:
-    """The same of a description that was read.
+    """Compute the inputs of the graph from a description.
 
-    nodes: other settings of the host's operations, by ``node.setting``, and by ``node.use`` another operation in the
-    place of one, such as another sampler.
+    nodes: overrides of the host operations: ``node.setting`` sets a setting, and ``node.use`` replaces the operation,
+    for example by another sampler.
     """
     where = description.where
     try:
-        return _made(description, host_values(description, params, nodes or {}), nodes or {})
+        return _compute_arrays(description, host_values(description, params, nodes or {}), nodes or {})
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise BundleError(where, REFUSED, str(error)) from error
 
 
 def host_values(description: Description, params: Mapping[str, Any], nodes: Mapping[str, Any]) -> Memory:
-    """All values that are there before the graph runs, but for the noise that depends on it."""
+    """Compute the values before the graph, except the noise for its inside."""
     recipe, where = description.recipe, description.where
     values = given_inputs(recipe, params, where, description.file)
     memory = Memory(_tables(description) | {f"params.{name}": value for name, value in values.items()})
-    drawn = {one.node for one in description.noise.values()}
+    noise_nodes = {operation.node for operation in description.noise.values()}
     plan = overridden(recipe.plan, nodes, where)
-    before = [one for one in plan if one.node not in drawn]
+    prelude = [operation for operation in plan if operation.node not in noise_nodes]
     rehearsal = Rehearsal(where, _no_part, description.file, Memory(memory))
-    rehearsal.run(before)
-    PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(before)
+    rehearsal.run(prelude)
+    PlanRun(where, _no_part, description.file, memory, ready=rehearsal.made).run(prelude)
     return memory
 
 
-def _made(description: Description, memory: Memory, nodes: Mapping[str, Any]) -> dict[str, Array]:
+def _compute_arrays(description: Description, memory: Memory, nodes: Mapping[str, Any]) -> dict[str, Array]:
     check_fields(Operation("part", settings={"fields": dict(description.fields)}), memory)
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for name, tensor in description.inputs.items():
         if name not in description.noise:
-            found[name] = _array(tensor, memory.read(name))
+            arrays[name] = _array(tensor, memory.read(name))
     shapes = {name: np.shape(value) for name, value in memory.items() if isinstance(value, np.ndarray)}
-    plan = {one.node: one for one in overridden(description.recipe.plan, nodes, description.where)}
+    plan = {operation.node: operation for operation in overridden(description.recipe.plan, nodes, description.where)}
     for name, noise in description.noise.items():
-        found[name] = _array(
-            description.inputs[name], _drawn(description, plan[noise.node], name, noise, memory, shapes)
+        arrays[name] = _array(
+            description.inputs[name], _draw_noise(description, plan[noise.node], name, noise, memory, shapes)
         )
-    _check_sizes(description, found)
-    return {name: found[name] for name in description.inputs}
+    _check_sizes(description, arrays)
+    return {name: arrays[name] for name in description.inputs}
 
 
 def _check_sizes(description: Description, arrays: Mapping[str, Array]) -> None:
-    """Inputs agree on how many samples there are, and are of sizes that the graph takes. Raises ``ValueError``."""
+    """Raise ``ValueError`` if inputs disagree on the number of samples, or have sizes that the graph refuses."""
     rows: dict[str, Rows] = {}
     for name, tensor in description.inputs.items():
         shape = arrays[name].shape
         if BATCH in tensor.dims:
             rows[name] = Rows(shape[tensor.dims.index(BATCH)], f"'{name}'")
         for axis, factor in description.multiples.get(name, {}).items():
-            at = tensor.dims.index(axis)
-            if (reason := multiple_problem(shape, (at,), factor)) is not None:
+            position = tensor.dims.index(axis)
+            if (reason := multiple_problem(shape, (position,), factor)) is not None:
                 raise ValueError(f"'{axis}' of '{name}': {reason}")
-    samples = max((rows[name] for name in description.samples if name in rows), key=lambda one: one.count, default=None)
+    samples = max(
+        (rows[name] for name in description.samples if name in rows), key=lambda item: item.count, default=None
+    )
     if samples is not None and (reason := batch_problem(samples, rows.values())) is not None:
         raise ValueError(reason)
 
 
-def _drawn(
+def _draw_noise(
     description: Description,
     operation: Operation,
     name: str,
@@ -153,14 +155,14 @@ def _drawn(
     memory: Memory,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Array:
-    links = {port: at for port, at in operation.inputs.items() if port not in ("like", "index")}
-    given = Memory(memory)
+    links = {port: source for port, source in operation.inputs.items() if port not in ("like", "index")}
+    values = Memory(memory)
     if noise.shape is not None:
         sizes = [size.value(shapes) for size in noise.shape]
         count = len(memory.read(noise.over)) if noise.over is not None and np.ndim(memory.read(noise.over)) else 1
         if (reason := memory_problem([Sized((count, *sizes))])) is not None:
             raise ValueError(f"'{name}': {reason}")
-        given["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
+        values["like"] = np.broadcast_to(np.zeros((), description.inputs[name].dtype), sizes)
         links["like"] = "like"
     if noise.over is None:
         steps: list[int | None] = [None]
@@ -170,13 +172,13 @@ def _drawn(
         check_limit("trips", trips, f"the loop takes {trips:,} trips")
         steps = list(range(trips))
         links["index"] = "index"
-    drawn = []
+    draws = []
     for step in steps:
-        given["index"] = step
-        one = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
-        PlanRun(description.where, _no_part, description.file, given).run([one])
-        drawn.append(given["drawn"])
-    return np.stack(drawn) if noise.over is not None else np.asarray(drawn[0])
+        values["index"] = step
+        draw = replace(operation, inputs=links, outputs=("drawn",), node="drawn")
+        PlanRun(description.where, _no_part, description.file, values).run([draw])
+        draws.append(values["drawn"])
+    return np.stack(draws) if noise.over is not None else np.asarray(draws[0])
 
 
 def _array(tensor: Tensor, value: Any) -> Array:
@@ -205,7 +207,7 @@ def _no_part(part: str, inputs: Mapping[str, Array]) -> NoReturn:
 
 
 def read_description(path: str | os.PathLike[str]) -> Description:
-    """Read FILE.json, and the recipe's files in FILE.bin. Raises ``BundleError`` for what is not as it should be."""
+    """Read FILE.json, and the recipe's files from FILE.bin. Raises ``BundleError`` for an invalid file."""
     where = os.fspath(path)
     text = _read(Path(path), MAX_BYTES)
     top = Cursor(loads(text, where), where)
@@ -216,19 +218,21 @@ def read_description(path: str | os.PathLike[str]) -> Description:
     fields = top.fields(_TOP)
     recipe = read_manifest((json.dumps(fields["recipe"].value, indent=1, ensure_ascii=False) + "\n").encode(), where)
     inputs, noise, samples, multiples = {}, {}, set(), {}
-    for name, one in fields["inputs"].entries(wrong_label):
-        given = one.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
-        dims = tuple(d.text() if isinstance(d.value, str) else d.integer(0, 2**31 - 1) for d in given["dims"].items())
-        inputs[name] = Tensor(name, given["dtype"].choice(DTYPES), dims)
-        if "noise" in given:
-            noise[name] = _noise(given["noise"])
-        if "samples" in given and given["samples"].boolean():
+    for name, cursor in fields["inputs"].entries(wrong_label):
+        spec = cursor.fields(("dtype", "dims", "about", "example"), ("noise", "samples", "multiples"))
+        dims = tuple(
+            dim.text() if isinstance(dim.value, str) else dim.integer(0, 2**31 - 1) for dim in spec["dims"].items()
+        )
+        inputs[name] = Tensor(name, spec["dtype"].choice(DTYPES), dims)
+        if "noise" in spec:
+            noise[name] = _noise(spec["noise"])
+        if "samples" in spec and spec["samples"].boolean():
             samples.add(name)
-        if "multiples" in given:
-            multiples[name] = _multiples(given["multiples"], dims)
-    known = {one.node for one in recipe.plan}
-    if strange := [one.node for one in noise.values() if one.node not in known]:
-        fields["inputs"].fail("noise of nodes that the recipe has", f"'{strange[0]}'")
+        if "multiples" in spec:
+            multiples[name] = _multiples(spec["multiples"], dims)
+    nodes = {cursor.node for cursor in recipe.plan}
+    if unknown := [cursor.node for cursor in noise.values() if cursor.node not in nodes]:
+        fields["inputs"].fail("noise of nodes that the recipe has", f"'{unknown[0]}'")
     if not isinstance(fields["fields"].value, dict):
         fields["fields"].fail("an object")
     files = _files(Path(path).with_suffix(DATA), fields["data"], fields["files"], recipe)
@@ -237,47 +241,49 @@ def read_description(path: str | os.PathLike[str]) -> Description:
 
 def _multiples(cursor: Cursor, dims: Sequence[int | str]) -> dict[str, int]:
     entries = cursor.entries(lambda axis: None if axis in dims else "the name of an axis of this input")
-    return {axis: at.integer(1, 2**31 - 1) for axis, at in entries}
+    return {axis: factor.integer(1, 2**31 - 1) for axis, factor in entries}
 
 
 def _noise(cursor: Cursor) -> Noise:
-    given = cursor.fields(("node",), ("over", "shape"))
-    shape = tuple(_size(one) for one in given["shape"].items()) if "shape" in given else None
-    return Noise(given["node"].text(), given["over"].text() if "over" in given else None, shape)
+    fields = cursor.fields(("node",), ("over", "shape"))
+    shape = tuple(_size(size) for size in fields["shape"].items()) if "shape" in fields else None
+    return Noise(fields["node"].text(), fields["over"].text() if "over" in fields else None, shape)
 
 
 def _size(cursor: Cursor) -> Size:
-    given = cursor.fields(("size", "of"))
+    fields = cursor.fields(("size", "of"))
     of = {}
-    for name, axes in given["of"].entries(wrong_label):
-        pairs = [one.items() for one in axes.items()]
+    for name, axes in fields["of"].entries(wrong_label):
+        pairs = [axis.items() for axis in axes.items()]
         of[name] = tuple(Axis(pair[0].text(), pair[1].integer(0, 64)) for pair in pairs)
-    return Size(given["size"].text(), of)
+    return Size(fields["size"].text(), of)
 
 
 def _files(path: Path, data: Cursor, offsets: Cursor, recipe: Manifest) -> dict[str, bytes]:
-    """The recipe's files, cut out of FILE.bin."""
-    given = data.fields(("file", "sha256", "size"))
-    whole = _read(path, given["size"].integer(0, 2**40))
-    if sha256(whole) != given["sha256"].text():
-        given["sha256"].fail(f"the sha256 of {path.name}", f"{sha256(whole)}: the file was changed")
-    found = {}
-    for name, at in offsets.entries(lambda name: None if name in recipe.files else "the name of a file of the recipe"):
-        start = at.integer(0, len(whole))
-        found[name] = whole[start : start + recipe.files[name].size]
-        if sha256(found[name]) != recipe.files[name].sha256:
-            at.fail(f"the file '{name}' at this place", "other bytes")
-    if missing := recipe.files.keys() - found.keys():
+    """Extract the recipe's files from FILE.bin."""
+    fields = data.fields(("file", "sha256", "size"))
+    content = _read(path, fields["size"].integer(0, 2**40))
+    if sha256(content) != fields["sha256"].text():
+        fields["sha256"].fail(f"the sha256 of {path.name}", f"{sha256(content)}: the file was changed")
+    files = {}
+    for name, offset in offsets.entries(
+        lambda name: None if name in recipe.files else "the name of a file of the recipe"
+    ):
+        start = offset.integer(0, len(content))
+        files[name] = content[start : start + recipe.files[name].size]
+        if sha256(files[name]) != recipe.files[name].sha256:
+            offset.fail(f"the file '{name}' at this place", "other bytes")
+    if missing := recipe.files.keys() - files.keys():
         offsets.fail(f"the place of '{min(missing)}'", "none")
-    return found
+    return files
 
 
 def _read(path: Path, limit: int) -> bytes:
     try:
         with open_regular(path) as file:
-            found = file.read(limit + 1)
+            content = file.read(limit + 1)
     except OSError as error:
         raise BundleError(str(path), "no-file", f"cannot be read: {error.strerror}") from None
-    if len(found) > limit:
+    if len(content) > limit:
         raise BundleError(str(path), "bad-manifest", f"expected at most {limit} bytes, found more")
-    return found
+    return content

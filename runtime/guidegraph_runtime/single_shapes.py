@@ -1,4 +1,4 @@
-"""Sizes of a graph's inputs, as numbers and plain expressions of other inputs' sizes."""
+"""Sizes of a graph's inputs, as numbers or arithmetic expressions of other inputs' sizes."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class Axis:
 
 @dataclass(frozen=True)
 class Size:
-    """text: a number, or an expression such as ``height/4``. of: what its names are, each the largest of some axes."""
+    """A size expression. text: a number, or e.g. ``height/4``. of: for each name, axes; its value is their maximum."""
 
     text: str
     of: Mapping[str, tuple[Axis, ...]]
 
     def value(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """The size where the inputs have some shapes. Raises ``ValueError`` for an expression that is none."""
+        """Evaluate the size for shapes of the inputs. Raises ``ValueError`` for an invalid expression."""
         return size_of(
             self.text, {name: max(shapes[axis.input][axis.index] for axis in axes) for name, axes in self.of.items()}
         )
 
 
 def size_of(text: str, names: Mapping[str, int]) -> int:
-    """The size that an expression of other sizes gives. Raises ``ValueError`` for one that is none, or not whole."""
+    """Evaluate a size expression. Raises ``ValueError`` if it is invalid or its value is not a positive integer."""
     if len(text) > MAX_TEXT:
         raise ValueError(f"expected a size of at most {MAX_TEXT} characters; found {len(text)}")
     try:
-        found = _value(ast.parse(text, mode="eval").body, names)
+        value = _value(ast.parse(text, mode="eval").body, names)
     except (SyntaxError, KeyError, ZeroDivisionError, RecursionError) as error:
         raise ValueError(f"'{text}' is no size ({error})") from None
-    if found != int(found) or found < 1:
-        raise ValueError(f"'{text}' is {found} for these inputs, where a whole size is due")
-    return int(found)
+    if value != int(value) or value < 1:
+        raise ValueError(f"'{text}' is {value} for these inputs, where a whole size is due")
+    return int(value)
 
 
 def _value(node: ast.expr, names: Mapping[str, int]) -> Any:

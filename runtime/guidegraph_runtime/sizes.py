@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them: ``6GB``, ``800 MB``, ``1.5GiB``, ``4096``."""
+"""Parse and format sizes in bytes: ``6GB``, ``800 MB``, ``1.5GiB``, ``4096``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_size(value: int | str) -> int:
-    """A size as a number of bytes, at least 1: kB, MB, GB, TB are powers of 1000, KiB, MiB, GiB, TiB of 1024.
+    """Parse a size into a number of bytes, at least 1: kB, MB, GB, TB are powers of 1000, KiB, MiB, GiB, TiB of 1024.
 
-    Raises ``ValueError`` for what is no size.
+    Raises ``ValueError`` for an invalid size.
     """
     text = str(value).strip()
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)", text, re.ASCII)
     unit = UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or isinstance(value, bool):
         raise ValueError(f"'{text}' is no size: write 6GB, 800MB, 1.5GiB, or a number of bytes")
-    found = int(match[1]) if unit == 1 and "." not in match[1] else round(float(match[1]) * unit)
-    if found < 1:
+    count = int(match[1]) if unit == 1 and "." not in match[1] else round(float(match[1]) * unit)
+    if count < 1:
         raise ValueError(f"'{text}' is less than one byte")
-    return found
+    return count
 
 
 def show_size(count: int) -> str:
-    """A number of bytes for people, rounded up to three digits so that what is shown is never too little."""
+    """Format a number of bytes, rounded up to three digits so that it is never too small."""
     for name, unit in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= unit:
             scale = unit // (100 if count < 10 * unit else 10 if count < 100 * unit else 1)

@@ -1,4 +1,4 @@
-"""JSON that has one meaning only, and a cursor that reads it by type and says where it is wrong."""
+"""Parse JSON strictly, and read it through a cursor that checks types and reports locations."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
 MAX_INTEGER = 2**64
-"""Seeds go up to 2**64 - 1; anything beyond is a mistake, and may be one that costs minutes to read."""
+"""Seeds go up to 2**64 - 1; larger integers are mistakes, and may take minutes to read."""
 
 CODE = "bad-manifest"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DIGITS = 400  # of a number; float() reads more, to no use
+_DIGITS = 400  # of a number; more are useless
 
 
 def loads(data: bytes, where: str) -> Json:
-    """The value of a JSON text in UTF-8.
+    """Parse JSON text in UTF-8.
 
-    Raises ``BundleError`` for one larger than 16 MiB, a key that comes twice, NaN and infinities, integers beyond
-    ±2**64, lone surrogates, and more than 32 levels.
+    Raises ``BundleError`` for text larger than 16 MiB, duplicate keys, NaN and infinities, integers beyond ±2**64, lone
+    surrogates, and more than 32 levels.
     """
 
     def fail(message: str) -> NoReturn:
         raise BundleError(where, CODE, f"{message}; get the bundle again, or export the workflow again")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in result:
                 fail(f"expected each key once, found {shown(key)} twice in one object")
-            found[key] = value
-        return found
+            result[key] = value
+        return result
 
     def constant(text: str) -> NoReturn:
         fail(f"expected a finite number, found {text}")
@@ -75,25 +75,25 @@ def loads(data: bytes, where: str) -> Json:
 
 
 def _check(value: Any, fail: Callable[[str], NoReturn]) -> None:
-    level = [value]
+    nodes = [value]
     for _ in range(MAX_DEPTH):
-        inside: list[Any] = []
-        for part in level:
-            if isinstance(part, dict):
-                inside += [*part.keys(), *part.values()]
-            elif isinstance(part, list):
-                inside += part
-            elif isinstance(part, str) and _SURROGATE.search(part):
-                fail(f"expected text, found half a surrogate pair in {shown(part)}")
-        if not inside:
+        children: list[Any] = []
+        for node in nodes:
+            if isinstance(node, dict):
+                children += [*node.keys(), *node.values()]
+            elif isinstance(node, list):
+                children += node
+            elif isinstance(node, str) and _SURROGATE.search(node):
+                fail(f"expected text, found half a surrogate pair in {shown(node)}")
+        if not children:
             return
-        level = inside
+        nodes = children
     fail(f"expected at most {MAX_DEPTH} levels of lists and objects, found more")
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """A JSON value and its place; every method raises ``BundleError`` where the value is not what it reads."""
+    """A JSON value and its location; each method raises ``BundleError`` if the value has another type."""
 
     value: Any
     where: str
@@ -108,20 +108,20 @@ class Cursor:
         return Cursor(self.value[key], self.where, f"{self.path}{inside}")
 
     def fields(self, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Cursor]:
-        """The fields of an object that has all the required ones, maybe some optional ones, and no others."""
-        required, known = list(required), [*required, *optional]
+        """The fields of an object with all required fields, and no others than optional ones."""
+        required, allowed = list(required), [*required, *optional]
         if not isinstance(self.value, dict):
-            self.fail(f"an object with the fields {', '.join(known)}")
+            self.fail(f"an object with the fields {', '.join(allowed)}")
         for key in self.value:
-            if key not in known:
-                self.fail("known fields only", f"{shown(key)} ({one_of(key, known)})")
+            if key not in allowed:
+                self.fail("known fields only", f"{shown(key)} ({one_of(key, allowed)})")
         for key in required:
             if key not in self.value:
                 self.fail(f"the field '{key}'", f"only {', '.join(map(shown, self.value)) or 'an empty object'}")
         return {key: self.at(key) for key in self.value}
 
     def entries(self, name: Callable[[str], str | None]) -> Iterator[tuple[str, Cursor]]:
-        """The entries of an object whose keys are names; `name` says what is wrong with one, or None."""
+        """Yield the keys and values of an object. name: returns the expected form of an invalid key, or None."""
         if not isinstance(self.value, dict):
             self.fail("an object")
         for key in self.value:
@@ -146,10 +146,10 @@ class Cursor:
             self.fail(wrong)
         return self.text()
 
-    def choice(self, known: Iterable[str]) -> str:
-        known = list(known)
-        if not isinstance(self.value, str) or self.value not in known:
-            self.fail(f"one of {', '.join(known)}")
+    def choice(self, choices: Iterable[str]) -> str:
+        choices = list(choices)
+        if not isinstance(self.value, str) or self.value not in choices:
+            self.fail(f"one of {', '.join(choices)}")
         return self.value
 
     def integer(self, low: int, high: int) -> int:

@@ -1,7 +1,7 @@
-"""Names of temporary files and folders that say whose they are, so that those of killed processes can be removed.
+"""Name temporary files and folders by their process, so that those of killed processes can be removed.
 
-A name is `.STEM-PID-MACHINE-TOKEN.tmp`, and then the suffix of the file that it is to become. What makes way for a new
-version has `.old` in the place of `.tmp`.
+A name is `.STEM-PID-MACHINE-TOKEN.tmp`, followed by the suffix of the final file. A replaced old version has `.old`
+instead of `.tmp`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 OTHERS_AGE = 86_400.0
-"""Seconds after its last change at which a temporary file is stale whose process cannot be looked up here: a day."""
+"""Age in seconds (a day) at which a temporary file is stale if its process cannot be looked up."""
 
 Kind: TypeAlias = Literal["tmp", "old"]
 
@@ -35,15 +35,15 @@ _lock = threading.Lock()
 
 
 def temporary_path(path: Path, kind: Kind = "tmp") -> Path:
-    """A new name beside `path`, hidden, that no other process takes. A temporary file has the suffix of `path`."""
-    # Long names are cut: the temporary name must fit the file system's limit too.
+    """A new hidden name beside `path`, unique to this process. A temporary file has the suffix of `path`."""
+    # Long names are truncated to fit the file system's limit.
     suffix = path.suffix[:32] if kind == "tmp" else ""
     return path.with_name(f".{path.stem[:32]}-{os.getpid()}-{machine()}-{secrets.token_hex(6)}.{kind}{suffix}")
 
 
 @functools.cache
 def machine() -> str:
-    """Eight hexadecimal digits for where this process's number means something: host, boot, and container."""
+    """Eight hexadecimal digits for the scope of process ids: host, boot and container."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -53,7 +53,7 @@ def machine() -> str:
 
 
 def is_alive(pid: int) -> bool | None:
-    """Whether a process of this machine runs; None where that cannot be told."""
+    """Whether a process of this machine runs; None if unknown."""
     if sys.platform == "win32":
         return None  # os.kill would end it
     try:
@@ -66,7 +66,7 @@ def is_alive(pid: int) -> bool | None:
 
 
 def stale_paths(folder: Path, kind: Kind = "tmp", stem: str | None = None) -> Iterator[Path]:
-    """Files and folders of a kind in a folder whose process is gone. stem: that of their names, if it matters.
+    """Yield the files and folders of a kind in a folder whose process has ended. stem: only names with this stem.
 
     Those of another machine, or of a process that cannot be looked up, are stale when they are older than a day.
     """
@@ -84,7 +84,7 @@ def stale_paths(folder: Path, kind: Kind = "tmp", stem: str | None = None) -> It
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder. What cannot be removed stays."""
+    """Remove temporary files of killed processes in a folder, as far as possible."""
     for path in list(stale_paths(folder)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -94,10 +94,10 @@ def remove_stale(folder: Path) -> None:
 
 
 def remove_stale_once(folder: Path) -> None:
-    """``remove_stale``, the first time that this process asks for it."""
-    place = folder.absolute()
+    """Call ``remove_stale`` once per folder and process."""
+    absolute = folder.absolute()
     with _lock:
-        if place in _cleared:
+        if absolute in _cleared:
             return
-        _cleared.add(place)
-    remove_stale(place)
+        _cleared.add(absolute)
+    remove_stale(absolute)

@@ -1,4 +1,4 @@
-"""Texts as token ids, through the `tokenizers` package."""
+"""Encode texts as token ids with the `tokenizers` package."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 UNKNOWN = "[UNK]"
 
 NEAR = 0.6
-"""How alike two words are at least, as `difflib` has it, for one to be suggested in place of the other."""
+"""The least similarity (of `difflib`) at which a word is suggested for another."""
 
 AS_NEAR = 0.1
-"""How much less alike than the nearest word another may be to be suggested too."""
+"""How much less similar than the nearest word another suggestion may be."""
 
 LONGEST_WORD = 40
 LISTED, SAMPLED = 120, 20
-"""The most words that a message lists in full, and how many it gives of a longer list."""
+"""The most words that a message lists in full, and the size of a sample of a longer list."""
 
 
 @lru_cache(maxsize=8)
 def load_tokenizer(data: bytes, length: int | None = None) -> Tokenizer:
-    """The tokenizer of a tokenizer.json; with a length, it cuts and pads to that. Raises ``ValueError``."""
+    """Load a tokenizer.json; with a length, texts are truncated and padded to it. Raises ``ValueError``."""
     tokenizers = import_optional("tokenizers", "a text")
     try:
         tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:  # the package raises no narrower class
+    except Exception as error:  # the package raises plain Exception
         raise ValueError(f"this is no tokenizer.json that can be read: {error}") from error
     if length is not None:
         padding = tokenizer.padding
@@ -47,7 +47,7 @@ def load_tokenizer(data: bytes, length: int | None = None) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Token ids (B, L) and the mask (B, L), true where a token counts. Raises ``ValueError`` where lengths differ."""
+    """Encode texts as token ids (B, L) and a mask (B, L), false at padding. Raises ``ValueError`` if lengths differ."""
     encodings = tokenizer.encode_batch(list(texts))
     lengths = sorted({len(encoding.ids) for encoding in encodings})
     if len(lengths) > 1:
@@ -72,31 +72,33 @@ def known_words(tokenizer: Tokenizer) -> list[str]:
     return sorted(word for word in tokenizer.get_vocab() if word.isalpha())
 
 
-def near_words(word: str, known: Sequence[str]) -> list[str]:
-    """The known words that a word may be a misspelling of: the nearest one, and any that are about as near."""
+def near_words(word: str, vocabulary: Sequence[str]) -> list[str]:
+    """The known words that a word may misspell: the nearest one, and others about as near."""
     lower = word.lower()[:LONGEST_WORD]
-    near = difflib.get_close_matches(lower, known, n=3, cutoff=NEAR)
-    likeness = [difflib.SequenceMatcher(None, each, lower).ratio() for each in near]
-    return [each for each, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - AS_NEAR]
+    near = difflib.get_close_matches(lower, vocabulary, n=3, cutoff=NEAR)
+    likeness = [difflib.SequenceMatcher(None, match, lower).ratio() for match in near]
+    return [match for match, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - AS_NEAR]
 
 
-def unknown_words_message(words: Iterable[str], known: Sequence[str]) -> str:
-    """What to say of words that are not known: the near ones of each, and the list, or a sample of a long one."""
-    named = []
+def unknown_words_message(words: Iterable[str], vocabulary: Sequence[str]) -> str:
+    """A message about unknown words: suggestions for each, and the known words or a sample of them."""
+    descriptions = []
     for word in words:
-        meant = " or ".join(f"'{each}'" for each in near_words(word, known))
-        named.append(f"'{word}' (did you mean {meant}?)" if meant else f"'{word}'")
-    if len(known) <= LISTED:
-        which = f"it knows: {', '.join(known)}"
+        suggestions = " or ".join(f"'{match}'" for match in near_words(word, vocabulary))
+        descriptions.append(f"'{word}' (did you mean {suggestions}?)" if suggestions else f"'{word}'")
+    if len(vocabulary) <= LISTED:
+        vocabulary_text = f"it knows: {', '.join(vocabulary)}"
     else:
-        every = len(known) // SAMPLED
-        sample = ", ".join(known[::every][:SAMPLED])
-        which = f"it knows {len(known)} words, among them: {sample}; tokenizer.json beside its weights lists all"
-    return f"words this model was not trained on: {', '.join(named)}; {which}"
+        stride = len(vocabulary) // SAMPLED
+        sample = ", ".join(vocabulary[::stride][:SAMPLED])
+        vocabulary_text = (
+            f"it knows {len(vocabulary)} words, among them: {sample}; tokenizer.json beside its weights lists all"
+        )
+    return f"words this model was not trained on: {', '.join(descriptions)}; {vocabulary_text}"
 
 
 def warn_of_unknown_words(tokenizer: Tokenizer, texts: Sequence[str], ids: NDArray[np.int64]) -> None:
-    """A warning that names the words of texts that became [UNK] among the ids (B, L), where there are some."""
+    """Warn about the words of texts that became [UNK] in the ids (B, L), if any."""
     unknown = tokenizer.token_to_id(UNKNOWN)
     if unknown is None or not (ids == unknown).any():
         return

@@ -1,7 +1,7 @@
-"""What a bundle may read: its own files, and those that the person gives, as ``Path`` objects.
+"""Restrict the files that a bundle reads to its own and to those that the user gives as ``Path`` objects.
 
-A plan is JSON and so holds text. Operations that read files take a ``Path`` or bytes and no text: a plan cannot name a
-file of the machine that it runs on.
+A plan is JSON, so its paths would be text. Operations that read files accept a ``Path`` or bytes but no text, so a plan
+cannot name a file of the machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def takes_file(operation: str, setting: str) -> bool:
 
 
 def given_file(value: Any) -> Any:
-    """A person's value for a file: text becomes a ``Path``; a list, those of its entries."""
+    """Convert a user's file names to ``Path`` objects, also in lists."""
     if isinstance(value, list):
         return [given_file(entry) for entry in value]
     return Path(value) if isinstance(value, str) else value
 
 
 def check_plan(manifest: Manifest, where: str) -> None:
-    """Raise ``BundleError`` for an operation that names a file which is not the bundle's."""
+    """Raise ``BundleError`` for an operation that names a file outside the bundle."""
     for operation in operations(manifest.plan):
         for setting, value in operation.settings.items():
             if not takes_file(operation.op, setting) or value is None:

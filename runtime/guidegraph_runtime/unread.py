@@ -1,4 +1,4 @@
-"""Values of a loop's body that nothing reads while a flag is as it is, so that they need not be computed."""
+"""Find values of a loop's body that are unread under some flags, so that they need not be computed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from guidegraph_runtime.loops import Loop
 from guidegraph_runtime.manifest_types import Operation
 
 Flags: TypeAlias = tuple[tuple[str, bool], ...]
-"""Names of values, and what each of them is."""
+"""Pairs of the name of a value and its required truth value."""
 
 
 def unread_operations(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]:
-    """By node, the operations whose only output parts alone read, and the flags with which none of them does.
+    """By node, the operations whose single output is read only by parts, with the flags under which no part reads it.
 
-    Only operations that are like one of their ports, so that zeros can stand in. Raises ``ValueError`` for flags that
-    are none.
+    Only operations whose result has the shape of a port, so that zeros can replace it. Raises ``ValueError`` for
+    invalid flags.
     """
     flags: dict[str, list[tuple[str, bool]]] = {}
     read = {*loop.next.values(), *loop.collect.values()}
-    for operation in _nested(body):
+    for operation in _flatten(body):
         if operation.op == "loop":
-            read |= _read_by(Loop.of(operation))
+            read |= _reads_of_loop(Loop.of(operation))
         unread = _flags(operation)
-        for at in operation.inputs.values():
-            if at in unread:
-                flags.setdefault(at, []).append(unread[at])
+        for source in operation.inputs.values():
+            if source in unread:
+                flags.setdefault(source, []).append(unread[source])
             else:
-                read.add(at)
+                read.add(source)
     return {
         one.node: tuple(flags[one.outputs[0]])
         for one in body
@@ -42,25 +42,25 @@ def unread_operations(loop: Loop, body: Sequence[Operation]) -> dict[str, Flags]
 
 
 def zeros_like(operation: Operation, values: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Zeros of the shape of the port that an operation is like."""
+    """Zeros of the shape of the port that determines an operation's shape."""
     name = _like(operation)
     assert name is not None
     return np.zeros(shaped(values[name]).shape, np.float32)
 
 
 def hold(flags: Flags, values: Mapping[str, Any]) -> bool:
-    """Whether all flags are so."""
+    """Whether all values equal their flags."""
     return all(name in values and bool(on_host(values[name])) is value for name, value in flags)
 
 
 def _like(operation: Operation) -> str | None:
-    """The name of the value whose shape alone an operation reads; ``None`` where there is none."""
+    """The name of a value of which an operation reads only the shape; ``None`` if there is none."""
     ports = SHAPES_READ.get(operation.op, ())
     return next((operation.inputs[port] for port in ports if port in operation.inputs), None)
 
 
 def _flags(operation: Operation) -> dict[str, tuple[str, bool]]:
-    """Of a part, the inputs that a flag makes unread."""
+    """The inputs of a part that are unread under a flag."""
     unread = operation.settings.get("unread", {}) if operation.op == "part" else {}
     if not isinstance(unread, dict):
         raise ValueError(f"'unread' of a part names inputs; found {unread!r:.80}")
@@ -73,11 +73,11 @@ def _flags(operation: Operation) -> dict[str, tuple[str, bool]]:
     return flags
 
 
-def _read_by(loop: Loop) -> set[str]:
+def _reads_of_loop(loop: Loop) -> set[str]:
     """The values that a nested loop reads besides those of its body."""
     over = {loop.over} if isinstance(loop.over, str) else set()
     return {*over, *loop.start.values(), *loop.next.values(), *loop.collect.values(), *loop.result.values()}
 
 
-def _nested(body: Sequence[Operation]) -> list[Operation]:
-    return [inner for one in body for inner in (one, *_nested(one.body or ()))]
+def _flatten(body: Sequence[Operation]) -> list[Operation]:
+    return [inner for operation in body for inner in (operation, *_flatten(operation.body or ()))]

@@ -1,6 +1,6 @@
-"""Opening a bundle: every name, size and hash is checked, then every graph, before onnxruntime sees a byte.
+"""Open a bundle: check every name, size and hash, then every graph, before onnxruntime sees a byte.
 
-A hash tells that the bundle is the one that its `bundle.json` describes, whole and unchanged; not who made it.
+The hashes show that the bundle is complete and matches its `bundle.json`; they do not show who made it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from guidegraph_runtime.strict_json import MAX_BYTES
 
 @dataclass
 class VerifiedBundle:
-    """A bundle whose bytes were all checked, and are held; nothing is read from its folder again."""
+    """A bundle whose bytes are checked and kept in memory; its folder is not read again."""
 
     path: Path
     manifest: Manifest
@@ -33,7 +33,7 @@ class VerifiedBundle:
     """By the name of the part."""
     _data: dict[str, bytes] = field(repr=False)
     digest: str = ""
-    """What `bundle.json` says of its own bytes: the sha256 that names this bundle."""
+    """The digest in `bundle.json`: the sha256 that identifies this bundle."""
 
     def data(self, name: str) -> bytes:
         """The bytes of a file that `bundle.json` lists."""
@@ -46,12 +46,12 @@ class VerifiedBundle:
         return self._data[name]
 
     def externals(self, part: str) -> dict[str, bytes]:
-        """The files of a part's weights, named as its graph names them."""
+        """The files of a part's weights, by their names in the graph."""
         folder = dirname(self.manifest.parts[part].file)
-        return {one.location: self.data(join(folder, one.location)) for one in self.graphs[part].externals}
+        return {tensor.location: self.data(join(folder, tensor.location)) for tensor in self.graphs[part].externals}
 
     def release(self, names: Iterable[str]) -> None:
-        """Let go of the bytes of these files, once sessions have copied them."""
+        """Release the bytes of files that sessions have copied."""
         for name in names:
             self._data.pop(name, None)
 
@@ -59,10 +59,9 @@ class VerifiedBundle:
 def open_bundle(path: str | os.PathLike[str], max_bytes: int | None = None) -> VerifiedBundle:
     """Read and check the bundle in the folder `path` (which may be a link to it; nothing inside may be one).
 
-    max_bytes: of all its files, by default the limit ``file_bytes``.
-    Raises ``BundleError`` for a file that is missing, changed, too large, a link (a hard one too), outside of the
-    folder or not listed, and for a graph that reads files which the bundle does not list or needs operators that the
-    installed onnxruntime has not.
+    max_bytes: of all its files, by default the limit ``file_bytes``. Raises ``BundleError`` for a file that is missing,
+    changed, too large, a link or hard link, outside the folder or not listed, and for a graph that reads unlisted files
+    or needs operators that the installed onnxruntime lacks.
     """
     max_bytes = current_limits().file_bytes if max_bytes is None else max_bytes
     root = _folder(os.fspath(path))
@@ -76,20 +75,20 @@ def open_bundle(path: str | os.PathLike[str], max_bytes: int | None = None) -> V
     data = {}
     for name, file in manifest.files.items():
         data[name] = read_file(root, name, max_bytes, file.size)
-        if (found := sha256(data[name])) != file.sha256:
-            fail(str(root / name), f"expected the sha256 {file.sha256}, found {found}: the file was changed")
+        if (actual := sha256(data[name])) != file.sha256:
+            fail(str(root / name), f"expected the sha256 {file.sha256}, found {actual}: the file was changed")
     graphs = {name: _graph(root, part, data) for name, part in manifest.parts.items()}
     return VerifiedBundle(root, manifest, graphs, data, digest_of(text))
 
 
-def _folder(given: str) -> Path:
+def _folder(path: str) -> Path:
     try:
-        root = Path(given).resolve()
-        found = root.is_dir()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that no file can have
-        found = False
-    if not found:
-        fail(shown(given), "expected the folder of a bundle, found none", "give the folder that holds bundle.json")
+        root = Path(path).resolve()
+        exists = root.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a cycle of links, or an invalid file name
+        exists = False
+    if not exists:
+        fail(shown(path), "expected the folder of a bundle, found none", "give the folder that holds bundle.json")
     return root
 
 
@@ -107,11 +106,10 @@ def _graph(root: Path, part: Part, data: Mapping[str, bytes]) -> OnnxGraph:
 
 
 def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow again") -> None:
-    """Raise ``BundleError`` for operators that are not standard, or newer than the installed onnxruntime.
+    """Raise ``BundleError`` for operators that are not standard, or newer than the installed onnxruntime supports.
 
-    And for constants that make them larger, or repeat them more often, than the limits in force.
-
-    do: what the message tells a person to do about operators that are not standard.
+    Also for constants whose sizes or trip counts exceed the limits in force. do: the remedy for operators that are not
+    standard.
     """
     for domain, op in sorted(graph.operators):
         if domain not in STANDARD:
@@ -130,15 +128,15 @@ def check_operators(where: str, graph: OnnxGraph, do: str = "export the workflow
 
 def _check_externals(where: str, part: Part, graph: OnnxGraph, data: Mapping[str, bytes]) -> None:
     used = set()
-    for one in graph.externals:
-        if (wrong := wrong_file_name(one.location)) is not None:
-            _refuse(where, f"expected for the weights {shown(one.name)} {wrong}, found {shown(one.location)}")
-        name = join(dirname(part.file), one.location)
+    for tensor in graph.externals:
+        if (wrong := wrong_file_name(tensor.location)) is not None:
+            _refuse(where, f"expected for the weights {shown(tensor.name)} {wrong}, found {shown(tensor.location)}")
+        name = join(dirname(part.file), tensor.location)
         if name not in part.externals:
             _refuse(where, f"expected weights in {', '.join(part.externals) or 'no file'}, found '{name}'")
-        if one.offset + one.size > len(data[name]):
-            found = f"the weights {shown(one.name)} up to byte {one.offset + one.size}"
-            _refuse(where, f"expected at most the {len(data[name])} bytes of '{name}', found {found}")
+        if tensor.offset + tensor.size > len(data[name]):
+            actual = f"the weights {shown(tensor.name)} up to byte {tensor.offset + tensor.size}"
+            _refuse(where, f"expected at most the {len(data[name])} bytes of '{name}', found {actual}")
         used.add(name)
     if unused := sorted(set(part.externals) - used):
         _refuse(where, f"expected weights in '{unused[0]}', found none that it reads there")

@@ -68,10 +68,10 @@ def in_body(node: NodeProto, initializers: Sequence[TensorProto] = ()) -> NodePr
     branch = helper.make_graph(
         [node], "branch", [], [helper.make_tensor_value_info("y", FLOAT, ["batch", 4])], list(initializers)
     )
-    found = helper.make_node("If", ["condition"], ["y"])
+    branching = helper.make_node("If", ["condition"], ["y"])
     for name in ("then_branch", "else_branch"):
-        found.attribute.append(AttributeProto(name=name, type=AttributeProto.GRAPH, g=branch))
-    return found
+        branching.attribute.append(AttributeProto(name=name, type=AttributeProto.GRAPH, g=branch))
+    return branching
 
 
 def manifest_value() -> dict[str, Any]:

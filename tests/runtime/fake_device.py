@@ -1,4 +1,4 @@
-"""A device that is the CPU under another name: it computes, and it records what is copied to it, from it and on it."""
+"""A device that computes on the CPU under another name, and records the copies to it, from it and on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Log:
 
 
 class FakeTensor:
-    """An `OrtValue` with memory of its own: neither what is put in nor what is taken out shares it."""
+    """An `OrtValue` with its own memory, which is not shared with arrays that are copied in or out."""
 
     def __init__(self, log: Log, inner: Any):
         self.log, self.inner = log, inner
@@ -118,7 +118,9 @@ class FakeSession:
     def run_with_iobinding(self, binding: FakeBinding, options: FakeRunOptions) -> None:
         graph = options.entries.get("gpu_graph_id", "none")
         self.log.events.append(("run", graph))
-        self.log.addresses.setdefault(graph, []).append(tuple(one.inner.data_ptr() for one in binding.bound.values()))
+        self.log.addresses.setdefault(graph, []).append(
+            tuple(tensor.inner.data_ptr() for tensor in binding.bound.values())
+        )
         self.inner.run_with_iobinding(binding.inner)
 
     def run(self, *_: Any) -> Mapping[str, Any]:

@@ -71,14 +71,14 @@ def step_graph() -> GraphProto:
         node("Add", ["halved", "step.x"], ["step.slots"]),
         node("Add", ["index", "one"], ["step.index"]),
     ]
-    whole = [
+    integers = [
         helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1]),
         helper.make_tensor("last axes", TensorProto.INT64, [2], [2, 3]),
         helper.make_tensor("zero", TensorProto.INT64, [], [0]),
         helper.make_tensor("one", TensorProto.INT64, [1], [1]),
     ]
     parts = [inside("thousandth", 0.001), inside("tenth", 0.1), inside("half", 0.5)]
-    return _graph("step", nodes, STEP, [*whole, *parts])
+    return _graph("step", nodes, STEP, [*integers, *parts])
 
 
 def decode_graph() -> GraphProto:
@@ -138,7 +138,9 @@ def write_loop_bundle(root: Path, collect: bool = False, labels: bool = False) -
             **({"label": {"type": "int", "many": True, "default": 1}} if labels else {}),
             **({} if labels else {"level": {**number, "default": 2.0}}),
             "scale": {**number, "default": 0.5},
-            **{name: {"type": "int", "default": one} for name, one in (("seed", 3), ("batch", 2), ("steps", 5))},
+            **{
+                name: {"type": "int", "default": default} for name, default in (("seed", 3), ("batch", 2), ("steps", 5))
+            },
         },
         "outputs": outputs | ({"path": {"type": "tensor", "source": "path"}} if collect else {}),
         "parts": {
@@ -181,7 +183,7 @@ def _tensors(ports: Ports) -> list[dict[str, Any]]:
 
 
 def _graph(name: str, nodes: list[Any], ports: tuple[Ports, Ports], weights: list[TensorProto]) -> GraphProto:
-    inputs, outputs = ([_info(name, *port) for name, port in one.items()] for one in ports)
+    inputs, outputs = ([_info(name, *port) for name, port in group.items()] for group in ports)
     return helper.make_graph(nodes, name, inputs, outputs, weights)
 
 

@@ -1,4 +1,4 @@
-"""A bundle that is open: what it holds in memory."""
+"""The memory of an open bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choices of a bundle's plan: the runtime runs the operations of the branch that is taken, and no others."""
+"""Choices of a bundle's plan: the runtime runs only the operations of the branch that is taken."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def part(name: str, reads: str, gives: str) -> Operation:
 
 
 def choice(node: str, when: str | None, of: Mapping[str, str], **settings: Any) -> Operation:
-    inputs = {at: at for at in of.values()} | ({"when": when} if when is not None else {})
-    branches = {label: {"from": {node: at}} for label, at in of.items()}
+    inputs = {source: source for source in of.values()} | ({"when": when} if when is not None else {})
+    branches = {label: {"from": {node: source}} for label, source in of.items()}
     return Operation(CHOOSE, node, inputs, {"of": branches, **settings}, (node,))
 
 
@@ -34,14 +34,14 @@ class Run(PlanRun):
         self.ran: list[str] = []
         super().__init__("here", self._add_one, lambda name: b"", Memory(values))
 
-    def _add_one(self, name: str, given: Mapping[str, Any], /) -> Mapping[str, Any]:
+    def _add_one(self, name: str, inputs: Mapping[str, Any], /) -> Mapping[str, Any]:
         self.ran.append(name)
-        (value,) = given.values()
+        (value,) = inputs.values()
         return {gives[name]: value + 1}
 
-    def take(self, plan: list[Operation], *wanted: str) -> list[Any]:
-        self.run(self.demanded(plan, wanted))
-        return [self.memory.read(name) for name in wanted]
+    def take(self, plan: list[Operation], *targets: str) -> list[Any]:
+        self.run(self.demanded(plan, targets))
+        return [self.memory.read(name) for name in targets]
 
 
 gives = {"first": "a", "second": "b", "third": "c", "last": "d", "flag": "flag"}

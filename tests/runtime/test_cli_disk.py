@@ -1,4 +1,4 @@
-"""guidegraph-run without room on the disk or in memory, and in a folder that is in use."""
+"""guidegraph-run without space on the disk or in memory, and in a folder that is in use."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def test_an_operation_without_memory_is_named(run: Run, tiny: Path, monkeypatch:
     monkeypatch.setattr(plan, "OPERATIONS", {**OPERATIONS, "noise.gaussian": noise})
     result = run(tiny, "--out", "out")
     assert result.code == 1
-    expected = (
-        f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "
-    )
+    expected = f"{tiny}: operation-failed: noise (noise.gaussian): there is not enough memory: 22.2 TB were asked for, "
     assert result.err.startswith(expected)
 
 

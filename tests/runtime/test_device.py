@@ -1,4 +1,4 @@
-"""On a GPU the values of a run stay there: a loop uploads what is new in each step, and downloads nothing."""
+"""On a GPU the values of a run stay there: a loop uploads only new values in each step, and downloads none."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def log() -> Log:
 
 @pytest.fixture
 def open_on_device(monkeypatch: pytest.MonkeyPatch, log: Log) -> Callable[..., Bundle]:
-    def made(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
+    def make(bundle: VerifiedBundle, part: str, settings: SessionSettings) -> Session:
         if settings.providers[0].device == "cpu":
             return make_session(bundle, part, settings)
         return fake_session(log, bundle, part, settings)
 
-    def opened(path: Path, **settings: Any) -> Bundle:
-        monkeypatch.setattr("guidegraph_runtime.bundle.make_session", made)
+    def open_bundle_on_device(path: Path, **settings: Any) -> Bundle:
+        monkeypatch.setattr("guidegraph_runtime.bundle.make_session", make)
         return Bundle(path, SessionSettings(CUDA, **settings))
 
-    return opened
+    return open_bundle_on_device
 
 
 def on_cpu(path: Path) -> Bundle:
     return Bundle(path, SessionSettings(intra_threads=1))
 
 
-def same(found: Found, expected: Found) -> None:
-    assert found.keys() == expected.keys()
+def same(actual: Found, expected: Found) -> None:
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert isinstance(found[name], np.ndarray)
-        np.testing.assert_array_equal(found[name], array)
+        assert isinstance(actual[name], np.ndarray)
+        np.testing.assert_array_equal(actual[name], array)
 
 
 def between_steps(log: Log) -> list[list[tuple[str, Any]]]:
@@ -130,19 +130,21 @@ def test_an_array_that_the_caller_changes_between_runs_is_uploaded_again(
     def change(value: dict[str, Any]) -> None:
         value["plan"][1]["in"] = {"y": "params.x"}
 
-    path, given = write_bundle(tmp_path / "bundle", change=change), np.ones((2, 4), np.float32)
+    path, array = write_bundle(tmp_path / "bundle", change=change), np.ones((2, 4), np.float32)
     bundle = open_on_device(path, cuda_graph=True)
     for factor in (1, 2, 3, 4):
-        given *= factor
-        same(bundle.run(x=given), on_cpu(path).run(x=given.copy()))
+        array *= factor
+        same(bundle.run(x=array), on_cpu(path).run(x=array.copy()))
 
 
 def test_an_observer_is_told_arrays(tmp_path: Path, open_on_device: Callable[..., Bundle]) -> None:
     path = write_loop_bundle(tmp_path / "bundle")
-    told: list[list[tuple[str, Found, Found]]] = [[], []]
-    for bundle, calls in zip((on_cpu(path), open_on_device(path)), told, strict=True):
+    calls_by_bundle: list[list[tuple[str, Found, Found]]] = [[], []]
+    for bundle, calls in zip((on_cpu(path), open_on_device(path)), calls_by_bundle, strict=True):
         bundle.run_with({}, observer=lambda *call, calls=calls: calls.append(call))
-    for (part, inputs, outputs), (expected_part, expected_inputs, expected_outputs) in zip(*told[::-1], strict=True):
+    for (part, inputs, outputs), (expected_part, expected_inputs, expected_outputs) in zip(
+        *calls_by_bundle[::-1], strict=True
+    ):
         assert part == expected_part
         same(inputs, expected_inputs)
         same(outputs, expected_outputs)
@@ -162,8 +164,8 @@ def test_a_cuda_graph_reads_and_writes_the_same_places(
     assert [graph for kind, graph in log.events if kind == "run"] == ["-1", "-1", *["1"] * (STEPS - 1), "-1"]
     assert len(set(log.addresses["1"])) == 1
     # t and the noise from the host; x, index and slots from the places of outputs to those of inputs.
-    new = [("copy", SAMPLE), ("upload", T), ("copy", 8), ("copy", 4 * SAMPLE), ("upload", FRESH)]
-    assert between_steps(log)[1:] == [new] * (STEPS - 2)
+    uploads = [("copy", SAMPLE), ("upload", T), ("copy", 8), ("copy", 4 * SAMPLE), ("upload", FRESH)]
+    assert between_steps(log)[1:] == [uploads] * (STEPS - 2)
     log.events.clear()
     same(bundle.run(steps=STEPS), expected)
     assert [graph for kind, graph in log.events if kind == "run"] == ["1", *["1"] * STEPS, "1"]
@@ -246,8 +248,8 @@ def test_a_value_of_two_steps_ago(step: Callable[..., Session]) -> None:
 
 def test_an_input_that_failed_is_set_again(step: Callable[..., Session], monkeypatch: pytest.MonkeyPatch) -> None:
     session, parts = step(), DeviceParts(Graphs())
-    given = {"x": X, "scale": np.float32(2)}
-    parts(session, given)
+    inputs = {"x": X, "scale": np.float32(2)}
+    parts(session, inputs)
     other = {"x": X + 1, "scale": np.float32(2)}
     with monkeypatch.context() as patched:
         patched.setattr(FakeTensor, "update_inplace", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
@@ -259,10 +261,10 @@ def test_an_input_that_failed_is_set_again(step: Callable[..., Session], monkeyp
 def test_sizes_that_do_not_agree(tmp_path: Path, open_on_device: Callable[..., Bundle], log: Log) -> None:
     bundle = open_on_device(write_loop_bundle(tmp_path / "bundle"))
     session, zeros = bundle.session("step"), partial(np.zeros, dtype=np.float32)
-    given = {"t": zeros(1), "condition": zeros((1, 2)), "params.scale": 1.0, "slots": zeros(4), "index": zeros(1)}
-    given |= {"scheduler.scheduler.alpha": zeros(5), "x": zeros((2, 2, 3, 3)), "fresh": zeros((3, 2, 3, 3))}
+    values = {"t": zeros(1), "condition": zeros((1, 2)), "params.scale": 1.0, "slots": zeros(4), "index": zeros(1)}
+    values |= {"scheduler.scheduler.alpha": zeros(5), "x": zeros((2, 2, 3, 3)), "fresh": zeros((3, 2, 3, 3))}
     with pytest.raises(ValueError, match="'batch' is 2 in 'x' and 3 in 'fresh'"):
-        DeviceParts(Graphs())(session, given)
+        DeviceParts(Graphs())(session, values)
     assert log.events == []
 
 
@@ -287,14 +289,14 @@ def test_a_bundle_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda
     downloads: list[tuple[int, ...]] = []
     read = DeviceValue.array
 
-    def recorded(value: DeviceValue) -> Any:
+    def record(value: DeviceValue) -> Any:
         downloads.append(value.shape)
         return read(value)
 
-    monkeypatch.setattr(DeviceValue, "array", recorded)
+    monkeypatch.setattr(DeviceValue, "array", record)
     for batch in (2, 1, 2):
-        found, expected = device.run(batch=batch, steps=STEPS), host.run(batch=batch, steps=STEPS)
+        actual, expected = device.run(batch=batch, steps=STEPS), host.run(batch=batch, steps=STEPS)
         for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(actual[name], array, rtol=1e-5, atol=1e-6)
     condition, path_and_image = [(1, 2)] * 2, 3 * (STEPS + 1)
     assert len(downloads) == len(condition) + path_and_image

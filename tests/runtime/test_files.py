@@ -1,4 +1,4 @@
-"""A file that is written is there whole or not at all."""
+"""Written files are complete or missing, never partial."""
 
 from __future__ import annotations
 

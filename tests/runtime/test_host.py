@@ -1,4 +1,4 @@
-"""The runtime's operations refuse what does not fit, say what they expected and found, and need no torch."""
+"""The runtime's operations refuse invalid arguments with the expected and the actual value, and do not need torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("id", "given", "message"),
+    ("id", "arguments", "message"),
     [
         (
             "scheduler.ddim",
@@ -125,9 +125,9 @@ def test_the_host_operations_start_without_pillow_and_tokenizers(tmp_path: Path)
         ("text.tokenize", {"texts": [], "tokenizer": b""}, "there are no texts"),
     ],
 )
-def test_what_does_not_fit_is_refused(id: str, given: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused(id: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OPERATIONS[id](**given)
+        OPERATIONS[id](**arguments)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_a_samplers_settings_are_checked(id: str, settings: dict[str, Any], mess
 
 def test_numbers_may_be_numpys() -> None:
     plain = OPERATIONS["scheduler.ddim"](schedule=LINEAR, steps=5, eta=0.5, clip=True)
-    found = OPERATIONS["scheduler.ddim"](
+    result = OPERATIONS["scheduler.ddim"](
         schedule=LINEAR, steps=np.int32(5), eta=np.array(0.5, np.float32), clip=np.bool_(True)
     )
     for name, value in plain["scheduler"].items():
-        assert np.array_equal(found["scheduler"][name], value)
+        assert np.array_equal(result["scheduler"][name], value)
     noise = OPERATIONS["noise.gaussian"](shape=[3], seed=np.array([4, 5]), index=np.array(2))
     assert np.array_equal(noise["out"], OPERATIONS["noise.gaussian"](shape=[3], seed=4, batch=2, index=2)["out"])
 

@@ -1,4 +1,4 @@
-"""The runtime's operations against the nodes that say `runtime=True`: same signatures, same values."""
+"""The runtime's operations agree with the nodes declared `runtime=True`: same signatures, same values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def as_torch(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value)
     if name in STRUCTURES and isinstance(value, Mapping):
-        return STRUCTURES[name](**{field: as_torch(field, one) for field, one in value.items()})
+        return STRUCTURES[name](**{field: as_torch(field, item) for field, item in value.items()})
     return value
 
 
@@ -68,22 +68,22 @@ def assert_same(engine: Any, runtime: Any) -> None:
         assert runtime == engine
 
 
-def compare(id: str, **given: Any) -> dict[str, Any]:
+def compare(id: str, **arguments: Any) -> dict[str, Any]:
     """The outputs of an operation, which are the node's."""
     spec = NODES[id]
-    found = spec.function(**{name: as_torch(name, value) for name, value in given.items()})
-    outputs = found._asdict() if spec.named_outputs else {"out": found}
-    results = OPERATIONS[id](**given)
+    result = spec.function(**{name: as_torch(name, value) for name, value in arguments.items()})
+    outputs = result._asdict() if spec.named_outputs else {"out": result}
+    results = OPERATIONS[id](**arguments)
     assert list(results) == list(spec.outputs) == list(outputs)
     for name, value in outputs.items():
         assert_same(value, results[name])
     return results
 
 
-def refusal(function: Callable[..., Any], given: dict[str, Any]) -> str:
-    """What a function says against its arguments; nothing where it takes them."""
+def refusal(function: Callable[..., Any], arguments: dict[str, Any]) -> str:
+    """The message of a function that refuses its arguments; "" if it accepts them."""
     try:
-        function(**given)
+        function(**arguments)
     except ValueError as error:
         return str(error)
     return ""
@@ -114,20 +114,20 @@ def test_an_operation_has_the_nodes_ports_settings_and_defaults(spec: NodeSpec) 
 def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
     equal = 0
     for settings in SETTINGS:
-        known = {key: value for key, value in settings.items() if key in NODES[id].settings}
-        if "eta" in known and id.partition(".")[2] not in (*DRAWS, "tcd"):
-            known["eta"] = NODES[id].settings["eta"].default
-        given = {"schedule": SCHEDULES[name], **known}
-        if message := refusal(NODES[id].function, {key: as_torch(key, value) for key, value in given.items()}):
-            assert refusal(OPERATIONS[id], given) == message
+        node_settings = {key: value for key, value in settings.items() if key in NODES[id].settings}
+        if "eta" in node_settings and id.partition(".")[2] not in (*DRAWS, "tcd"):
+            node_settings["eta"] = NODES[id].settings["eta"].default
+        arguments = {"schedule": SCHEDULES[name], **node_settings}
+        if message := refusal(NODES[id].function, {key: as_torch(key, value) for key, value in arguments.items()}):
+            assert refusal(OPERATIONS[id], arguments) == message
         else:
-            compare(id, **given)
+            compare(id, **arguments)
             equal += 1
     assert equal >= 5
 
 
 @pytest.mark.parametrize(
-    ("id", "given"),
+    ("id", "arguments"),
     [
         ("schedule.linear", {}),
         ("schedule.linear", {"train_steps": 60, "beta_start": 0.001, "beta_end": 0.3}),
@@ -140,8 +140,8 @@ def test_a_samplers_table_is_the_nodes(id: str, name: str) -> None:
         ("schedule.zero_terminal_snr", {"schedule": SCHEDULES["short_cosine"]}),
     ],
 )
-def test_schedules_are_the_nodes(id: str, given: dict[str, Any]) -> None:
-    compare(id, **given)
+def test_schedules_are_the_nodes(id: str, arguments: dict[str, Any]) -> None:
+    compare(id, **arguments)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -160,7 +160,7 @@ def test_a_picture_is_noised_to_the_same_level(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "arguments",
     [
         {"shape": [4, 5, 3]},
         {"shape": [4, 5, 3], "seed": 7, "batch": 3},
@@ -172,12 +172,12 @@ def test_a_picture_is_noised_to_the_same_level(dtype: str) -> None:
         {"like": np.zeros((1, 4, 3, 3), np.float16), "seed": [4, 9]},
     ],
 )
-def test_noise_is_the_nodes(given: dict[str, Any]) -> None:
-    compare("noise.gaussian", **given)
+def test_noise_is_the_nodes(arguments: dict[str, Any]) -> None:
+    compare("noise.gaussian", **arguments)
 
 
 @pytest.mark.parametrize(
-    ("id", "given"),
+    ("id", "arguments"),
     [
         ("label.constant", {"label": 3}),
         ("label.constant", {"label": 3, "batch": 4, "classes": 4}),
@@ -191,8 +191,8 @@ def test_noise_is_the_nodes(given: dict[str, Any]) -> None:
         ("text.replace", {"text": ["a", "b"], "words": {}}),
     ],
 )
-def test_labels_boxes_and_words_are_the_nodes(id: str, given: dict[str, Any]) -> None:
-    compare(id, **given)
+def test_labels_boxes_and_words_are_the_nodes(id: str, arguments: dict[str, Any]) -> None:
+    compare(id, **arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -236,9 +236,9 @@ def test_pixels_are_what_torch_makes_of_them(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [None, 8, 16, 33, [5, 24], [48, 7]])
 def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size: Any) -> None:
-    given = {} if size is None else {"size": size}
-    semantic = compare("semantic.load", path=folder / "map.png", **given)["out"]
-    assert compare("semantic.load", path=folder / "map.png", classes=40, **given)["out"].shape[1] == 40
+    arguments = {} if size is None else {"size": size}
+    semantic = compare("semantic.load", path=folder / "map.png", **arguments)["out"]
+    assert compare("semantic.load", path=folder / "map.png", classes=40, **arguments)["out"].shape[1] == 40
     indices = torch.tensor(np.asarray(Image.open(folder / "map.png")))[None, None].float()
     nearest = indices if size is None else torch.nn.functional.interpolate(indices, size, mode="nearest-exact")
     assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())
@@ -246,11 +246,11 @@ def test_maps_from_files_are_the_nodes_and_the_nearest_pixels(folder: Path, size
 
 
 def test_a_centre_between_two_pixels_takes_the_one_that_torch_takes(tmp_path: Path) -> None:
-    for given, wanted in ((2, 61), (2, 115), (4, 41), (4, 47), (7, 3), (11, 22), (100, 48)):
-        Image.fromarray((np.arange(given, dtype=np.uint8) % 23)[:, None]).save(tmp_path / "map.png")
-        semantic = OPERATIONS["semantic.load"](path=tmp_path / "map.png", size=[wanted, 1])["out"]
-        indices = (torch.arange(given).float() % 23)[None, None, :, None]
-        nearest = torch.nn.functional.interpolate(indices, (wanted, 1), mode="nearest-exact")
+    for source, target in ((2, 61), (2, 115), (4, 41), (4, 47), (7, 3), (11, 22), (100, 48)):
+        Image.fromarray((np.arange(source, dtype=np.uint8) % 23)[:, None]).save(tmp_path / "map.png")
+        semantic = OPERATIONS["semantic.load"](path=tmp_path / "map.png", size=[target, 1])["out"]
+        indices = (torch.arange(source).float() % 23)[None, None, :, None]
+        nearest = torch.nn.functional.interpolate(indices, (target, 1), mode="nearest-exact")
         assert np.array_equal(semantic.argmax(1), nearest[:, 0].numpy())
 
 
@@ -260,10 +260,10 @@ def test_tokens_are_those_of_the_text_model() -> None:
     texts = ["A tiger on grass", "", "a tiger, on on on on on"]
     ids, mask = tokenize(tokenizer, texts)
     with pytest.warns(UserWarning, match=r"words this model was not trained on: ','; it knows: a, grass, on, tiger"):
-        found = OPERATIONS["text.tokenize"](texts=texts, tokenizer=data)
-    assert list(found) == ["ids", "mask"]
-    assert_same(ids, found["ids"])
-    assert_same(mask, found["mask"])
+        result = OPERATIONS["text.tokenize"](texts=texts, tokenizer=data)
+    assert list(result) == ["ids", "mask"]
+    assert_same(ids, result["ids"])
+    assert_same(mask, result["mask"])
     short = OPERATIONS["text.tokenize"](texts="a tiger on grass", tokenizer=data, length=3)
     assert short["ids"].tolist() == ids[:1, :3].tolist()
     long = OPERATIONS["text.tokenize"](texts="a tiger", tokenizer=data, length=8)
@@ -274,8 +274,8 @@ def test_arrays_are_put_together_as_the_nodes_tensors() -> None:
     rng = np.random.default_rng(3)
     arrays = [rng.standard_normal((batch, 3, 2), dtype=np.float32) for batch in (1, 2)]
     together = OPERATIONS["tensor.cat"](tensors=arrays)["out"]
-    assert_same(NODES["tensor.cat"].function([torch.from_numpy(one) for one in arrays]), together)
+    assert_same(NODES["tensor.cat"].function([torch.from_numpy(item) for item in arrays]), together)
     assert together.shape == (3, 3, 2)
-    for given in ({"tensors": arrays, "axis": 1}, {"tensors": arrays, "axis": 3}, {"tensors": []}):
-        tensors = {**given, "tensors": [torch.from_numpy(one) for one in given["tensors"]]}
-        assert refusal(OPERATIONS["tensor.cat"], given) == refusal(NODES["tensor.cat"].function, tensors) != ""
+    for arguments in ({"tensors": arrays, "axis": 1}, {"tensors": arrays, "axis": 3}, {"tensors": []}):
+        tensors = {**arguments, "tensors": [torch.from_numpy(item) for item in arguments["tensors"]]}
+        assert refusal(OPERATIONS["tensor.cat"], arguments) == refusal(NODES["tensor.cat"].function, tensors) != ""

@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder, and the lock leaves nothing behind."""
+"""Only one process at a time writes into a folder, and the lock leaves no files behind."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def test_a_full_disk_is_found_at_the_lock(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl")
 
-    def unsupported(*_: Any) -> None:
+    def fail_to_lock(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", fail_to_lock)
     with pytest.warns(UserWarning, match="has no locks"), hold(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""`bundle.json` has one meaning or is refused, with the place, what was expected and what was found."""
+"""An ambiguous or invalid `bundle.json` is refused with the location, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def test_what_is_written_reads_the_same() -> None:
         "image": Input("image", default="reference/total.bin"),
         "mask": Input("map"),
     }
-    for one in (manifest, replace(manifest, inputs=inputs, reference=None)):
-        assert read_manifest(write_manifest(one)) == one
+    for original in (manifest, replace(manifest, inputs=inputs, reference=None)):
+        assert read_manifest(write_manifest(original)) == original
     assert write_manifest(manifest).endswith(b"}\n")
 
 
 def test_every_byte_is_sealed() -> None:
     data = write_manifest(read_manifest(encode(value())))
     assert b'"digest": "' in data[-90:]
-    for at in range(0, len(data), 7):
+    for i in range(0, len(data), 7):
         changed = bytearray(data)
-        changed[at] ^= 1
+        changed[i] ^= 1
         refusal(bytes(changed))
     for changed_whole in (data + b" ", data.replace(b"much", b"less"), data.replace(b"\n", b"\r\n")):
         assert "bundle.json was changed" in refusal(changed_whole)
@@ -99,10 +99,10 @@ def test_unknown_fields(path: tuple[str, ...]) -> None:
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path]
+    paths = [path]
     for key, part in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
-        found += places(part, (*path, key))
-    return found
+        paths += places(part, (*path, key))
+    return paths
 
 
 NAMED = {"inputs", "outputs", "parts", "files", "opsets", "versions", "in", "with", "next", "result", "fixed"}
@@ -113,12 +113,12 @@ def entry_of_names(path: tuple[Any, ...]) -> bool:
     return len(path) > 1 and path[-2] in NAMED
 
 
-def changed_at(path: tuple[Any, ...], new: Any) -> bytes:
+def change_at(path: tuple[Any, ...], replacement: Any) -> bytes:
     tree = {"": value()}
     inner: Any = tree
     for key in ("", *path)[:-1]:
         inner = inner[key]
-    inner[("", *path)[-1]] = new
+    inner[("", *path)[-1]] = replacement
     return encode(tree[""])
 
 
@@ -129,22 +129,22 @@ def at(path: tuple[Any, ...]) -> Any:
     return inner
 
 
-def right_too(path: tuple[Any, ...], new: Any) -> bool:
+def is_valid_too(path: tuple[Any, ...], replacement: Any) -> bool:
     """The few places where such a value is right as well."""
     if path[-1:] in (("default",), ("required",)) or path[-3:] == ("reference", "inputs", "scale"):
-        return new in (None, True, 2.5)
+        return replacement in (None, True, 2.5)
     if path[-1:] in (("workflow",), ("help",)) or path[:-1] == ("fixed",):
-        return bool(new == "\x00")
+        return bool(replacement == "\x00")
     if path[-1:] == ("tolerance",):
-        return bool(new == 2.5)
-    return new in ([], {}) and type(new) is type(at(path))
+        return bool(replacement == 2.5)
+    return replacement in ([], {}) and type(replacement) is type(at(path))
 
 
 @pytest.mark.parametrize("path", [path for path in places(value()) if "with" not in path[:-1]], ids=str)
 def test_every_value_of_a_wrong_type(path: tuple[Any, ...]) -> None:
     for wrong in (None, True, 2.5, "\x00", [], [None], {}, {"\x00": 1}):
-        if not right_too(path, wrong):
-            refusal(changed_at(path, wrong))
+        if not is_valid_too(path, wrong):
+            refusal(change_at(path, wrong))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_other_files(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "message"),
     [
         (b'{"name": "a", "name": "b"}', "found 'name' twice"),
         (b'{"name": {"\\u0061": 1, "a": 2}}', "found 'a' twice"),
@@ -207,8 +207,8 @@ def test_other_files(data: bytes) -> None:
     ],
     ids=lambda part: part[:20] if isinstance(part, bytes) else "",
 )
-def test_json_without_one_meaning(data: bytes, found: str) -> None:
-    assert found in refusal(data)
+def test_json_without_one_meaning(data: bytes, message: str) -> None:
+    assert message in refusal(data)
 
 
 def add_file(name: str) -> Callable[[dict[str, Any]], None]:
@@ -240,7 +240,7 @@ def test_file_names_that_meet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "new"),
+    ("path", "replacement"),
     [
         (("parts", "step", "file"), "parts/none.onnx"),
         (("parts", "step", "file"), "../step.onnx"),
@@ -279,8 +279,8 @@ def test_file_names_that_meet(name: str) -> None:
     ],
     ids=str,
 )
-def test_values_that_do_not_agree(path: tuple[Any, ...], new: Any) -> None:
-    refusal(changed_at(path, new))
+def test_values_that_do_not_agree(path: tuple[Any, ...], replacement: Any) -> None:
+    refusal(change_at(path, replacement))
 
 
 def test_bodies_in_bodies() -> None:

@@ -1,4 +1,4 @@
-"""The project's noise: the same numbers for ever, one stream for each sample."""
+"""The project's noise: fixed numbers, and one stream per sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a slim install of the runtime says where a package that it left out is needed."""
+"""A slim install of the runtime says which missing package an operation needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other settings, and other operations, for the nodes of a bundle's plan."""
+"""Overrides of settings and operations for the nodes of a bundle's plan."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ LOOP = Operation("loop", "sample", {}, {}, (), (Operation("part", "step"), NOISE
 PLAN = (DDIM, LOOP)
 
 
-def changed(**nodes: Any) -> tuple[Operation, ...]:
+def override(**nodes: Any) -> tuple[Operation, ...]:
     return overridden(PLAN, {name.replace("__", "."): value for name, value in nodes.items()}, "here")
 
 
 def test_a_setting_takes_the_place_of_a_literal_or_of_a_link() -> None:
-    (scheduler, loop) = changed(scheduler__eta=0, scheduler__steps=9)
+    (scheduler, loop) = override(scheduler__eta=0, scheduler__steps=9)
     assert scheduler.settings == {"eta": 0, "clip": True, "steps": 9}
     assert scheduler.inputs == {"schedule.alphas_bar": "table"}
     assert loop == LOOP
 
 
 def test_another_operation_leaves_behind_what_only_the_old_one_had() -> None:
-    (scheduler, _) = changed(scheduler__use="scheduler.deis", scheduler__spacing="trailing")
+    (scheduler, _) = override(scheduler__use="scheduler.deis", scheduler__spacing="trailing")
     assert scheduler.op == "scheduler.deis"
     assert scheduler.inputs == DDIM.inputs
     assert set(scheduler.settings) <= set(settings_of("scheduler.deis")) | {"spacing"}
@@ -40,7 +40,7 @@ def test_another_operation_leaves_behind_what_only_the_old_one_had() -> None:
 def test_nodes_of_bodies_are_changed_too() -> None:
     (_, loop) = overridden(PLAN, {"sample.body.fresh.shape": [4, 4, 4]}, "here")
     assert loop.body is not None
-    assert [one.settings for one in loop.body] == [{}, {"shape": [4, 4, 4]}]
+    assert [operation.settings for operation in loop.body] == [{}, {"shape": [4, 4, 4]}]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_nodes_of_bodies_are_changed_too() -> None:
     ],
 )
 def test_what_there_is_not_is_named_with_what_there_is(name: str, value: Any, message: str) -> None:
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as error:
         overridden(PLAN, {name: value}, "here")
-    assert message in str(found.value)
+    assert message in str(error.value)
 
 
 def test_only_operations_with_the_same_ports_and_outputs_are_alike() -> None:

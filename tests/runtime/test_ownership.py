@@ -1,4 +1,4 @@
-"""What a bundle gives is the caller's alone, and what it is given is read once: the next run gives the same."""
+"""A bundle's outputs belong to the caller, and inputs are read once: the next run gives the same values."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def test_a_returned_array_is_the_callers(tmp_path: Path) -> None:
 
 
 def test_a_parameter_that_is_an_output_is_not_the_callers_array(tmp_path: Path) -> None:
-    given = X.copy()
+    argument = X.copy()
     bundle = passing(tmp_path, "params.x")
-    bundle.run(x=given)["last"].fill(9)
-    assert np.array_equal(given, X)
-    assert np.array_equal(bundle.run(x=given)["last"], X)
+    bundle.run(x=argument)["last"].fill(9)
+    assert np.array_equal(argument, X)
+    assert np.array_equal(bundle.run(x=argument)["last"], X)
 
 
 def test_what_on_output_does_to_arrays_changes_nothing_that_comes_after(tmp_path: Path) -> None:
-    given = X.copy()
+    argument = X.copy()
     bundle = passing(tmp_path, "params.x")
     plain = bundle.run(x=X)["total"]
 
     def spoil(name: str, array: NDArray[Any]) -> None:
         if name == "last":
-            given.fill(9)
+            argument.fill(9)
             array.fill(9)
 
-    assert np.array_equal(bundle.run_with({"x": given}, on_output=spoil)["total"], plain)
+    assert np.array_equal(bundle.run_with({"x": argument}, on_output=spoil)["total"], plain)
 
 
 def test_the_constants_of_a_bundle_are_not_given_out(tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_an_observer_is_told_copies(tmp_path: Path) -> None:
 
 
 def test_lists_are_not_those_of_the_manifest_or_of_the_caller(tmp_path: Path) -> None:
-    one = Input("str", default=["a", "b"], many=True)
-    carried(one, one.default, lambda _: b"").append("c")
-    assert one.default == ["a", "b"]
+    spec = Input("str", default=["a", "b"], many=True)
+    carried(spec, spec.default, lambda _: b"").append("c")
+    assert spec.default == ["a", "b"]
     mine = ["x", "y"]
-    manifest = replace(open_bundle(write_bundle(tmp_path)).manifest, inputs={"names": one})
+    manifest = replace(open_bundle(write_bundle(tmp_path)).manifest, inputs={"names": spec})
     for params in ({"names": mine}, {}):
         given_inputs(manifest, params, "here", lambda _: b"")["names"].append("z")
-    assert (mine, one.default) == (["x", "y"], ["a", "b"])
+    assert (mine, spec.default) == (["x", "y"], ["a", "b"])

@@ -1,4 +1,4 @@
-"""The provider that is asked for, or an error that says why not; only "auto" may end on the CPU."""
+"""A session gets the requested provider or an error with the reason; only "auto" may fall back to the CPU."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(ctypes, "CDLL", load)
         monkeypatch.setattr(providers.sys, "platform", "linux")  # type: ignore[attr-defined]
         monkeypatch.setattr(
-            onnxruntime, "get_available_providers", lambda: [f"{one}ExecutionProvider" for one in built]
+            onnxruntime, "get_available_providers", lambda: [f"{name}ExecutionProvider" for name in built]
         )
         monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
         monkeypatch.setattr(providers, "_preload", lambda: None)
@@ -54,9 +54,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-def refusal(*wanted: Any) -> str:
+def refusal(*requested: Any) -> str:
     with pytest.raises(BundleError) as caught:
-        choose_providers(*wanted)
+        choose_providers(*requested)
     assert caught.value.code == "no-provider"
     return str(caught.value)
 
@@ -75,7 +75,7 @@ def refusal(*wanted: Any) -> str:
 )
 def test_auto_takes_what_is_there(machine: Any, gpus: int, libraries: set[str], expected: list[str]) -> None:
     machine(gpus, libraries)
-    assert [one.name for one in choose_providers("auto")] == expected
+    assert [provider.name for provider in choose_providers("auto")] == expected
 
 
 def test_auto_is_silent_on_this_machine(capfd: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_the_cpu_comes_last_and_ends_the_list(machine: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "libraries", "built", "wanted", "found"),
+    ("gpus", "libraries", "built", "requested", "message"),
     [
         (-1, set(), ("CUDA", "CPU"), "cuda", "there is no NVIDIA GPU here, or no driver for it"),
         (-1, set(), ("CUDA", "CPU"), ["cuda", "cpu"], "there is no NVIDIA GPU here, or no driver for it"),
@@ -102,11 +102,11 @@ def test_the_cpu_comes_last_and_ends_the_list(machine: Any) -> None:
     ],
 )
 def test_what_is_asked_for_and_not_there(
-    machine: Any, gpus: int, libraries: set[str], built: tuple[str, ...], wanted: Any, found: str
+    machine: Any, gpus: int, libraries: set[str], built: tuple[str, ...], requested: Any, message: str
 ) -> None:
     machine(gpus, libraries, built)
-    text = refusal(wanted)
-    assert found in text
+    text = refusal(requested)
+    assert message in text
     assert "ask for one of what is there: auto, " in text
     assert text.endswith("cpu")
 
@@ -114,15 +114,15 @@ def test_what_is_asked_for_and_not_there(
 def test_device_that_is_not_there(machine: Any) -> None:
     machine(2, CUDA_LIBRARIES)
     assert "there are 2 NVIDIA GPUs here" in refusal("cuda", 2)
-    assert [one.name for one in choose_providers("auto", 2)] == ["cpu"]
+    assert [provider.name for provider in choose_providers("auto", 2)] == ["cpu"]
     assert "the first device is 0" in refusal("cuda", -1)
 
 
-@pytest.mark.parametrize("wanted", ["cudo", "CUDA", "CUDAExecutionProvider", "", ["cpu", "rocm"], [], "coreml"])
-def test_unknown_providers(wanted: Any) -> None:
-    text = refusal(wanted)
+@pytest.mark.parametrize("requested", ["cudo", "CUDA", "CUDAExecutionProvider", "", ["cpu", "rocm"], [], "coreml"])
+def test_unknown_providers(requested: Any) -> None:
+    text = refusal(requested)
     assert "there is: auto, tensorrt, cuda, cpu" in text
-    assert ("did you mean 'cuda'?" in text) == (wanted == "cudo")
+    assert ("did you mean 'cuda'?" in text) == (requested == "cudo")
 
 
 def test_no_driver_or_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,12 +155,12 @@ def test_cuda_libraries_are_loaded_once_and_not_on_standard_output(
 
 
 def test_session_without_its_provider() -> None:
-    wanted = (Provider("cuda"), Provider("cpu"))
-    verify_providers("a.onnx", ["CUDAExecutionProvider", "CPUExecutionProvider"], wanted)
+    requested = (Provider("cuda"), Provider("cpu"))
+    verify_providers("a.onnx", ["CUDAExecutionProvider", "CPUExecutionProvider"], requested)
     with pytest.raises(
         BundleError, match=r"a\.onnx: no-provider: expected a session on cuda, found CPUExecutionProvider"
     ):
-        verify_providers("a.onnx", ["CPUExecutionProvider"], wanted)
+        verify_providers("a.onnx", ["CPUExecutionProvider"], requested)
 
 
 def test_the_cpu_lacks_nothing() -> None:

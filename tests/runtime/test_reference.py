@@ -1,4 +1,4 @@
-"""How far two outputs are apart, and when that is too far."""
+"""The difference of two outputs, and its tolerance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 4 / 255
 
 
 @pytest.mark.parametrize(
-    ("kind", "found", "expected", "absolute", "fits"),
+    ("kind", "actual", "expected", "absolute", "fits"),
     [
         ("image", [0.5, -0.5], [0.5, -0.51], 0.01, True),
         ("image", [0.5, -0.5], [0.5, -0.52], 0.02, False),
@@ -32,13 +32,13 @@ TOLERANCE = 4 / 255
     ],
 )
 def test_pictures_are_held_to_their_range_and_others_to_their_largest_value(
-    kind: str, found: list[Any], expected: list[Any], absolute: float, fits: bool
+    kind: str, actual: list[Any], expected: list[Any], absolute: float, fits: bool
 ) -> None:
-    one = difference("x", kind, np.array(found), np.array(expected), TOLERANCE)
-    assert one.absolute == pytest.approx(absolute, nan_ok=True)
-    assert one.fits is fits
+    result = difference("x", kind, np.array(actual), np.array(expected), TOLERANCE)
+    assert result.absolute == pytest.approx(absolute, nan_ok=True)
+    assert result.fits is fits
 
 
 def test_a_picture_is_told_in_steps_of_a_pixel() -> None:
-    one = difference("x", "image", np.zeros(3), np.full(3, 2 / 255), TOLERANCE)
-    assert one.shown == "1.0000/255 of at most 2/255"
+    result = difference("x", "image", np.zeros(3), np.full(3, 2 / 255), TOLERANCE)
+    assert result.shown == "1.0000/255 of at most 2/255"

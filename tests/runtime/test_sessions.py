@@ -66,8 +66,8 @@ def test_weights_in_a_folder_and_from_an_offset_on(tmp_path: Path) -> None:
     root = write_bundle(tmp_path / "bundle", model(step_graph(weights=tensor)), data, move)
     (root / "parts/weights").mkdir()
     (root / "parts/step.onnx.data").rename(root / "parts/weights/step.bin")
-    found = make_session(open_bundle(root), "step", ONE_THREAD).run({"x": X, "scale": TWO})
-    np.testing.assert_array_equal(found["y"], 2 * X + [1, 2, 3, 4])
+    outputs = make_session(open_bundle(root), "step", ONE_THREAD).run({"x": X, "scale": TWO})
+    np.testing.assert_array_equal(outputs["y"], 2 * X + [1, 2, 3, 4])
 
 
 def test_weights_of_the_same_name_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_inputs_as_they_come(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "found"),
+    ("inputs", "message"),
     [
         ({"x": X}, "expected the input 'scale', found x"),
         ({}, "expected the input 'x', found none"),
@@ -99,11 +99,11 @@ def test_inputs_as_they_come(tmp_path: Path) -> None:
         ({"x": X[:, :3], "scale": TWO}, "expected 'x' of shape (batch, 4), found (2, 3)"),
     ],
 )
-def test_inputs_that_do_not_fit(tmp_path: Path, inputs: dict[str, Any], found: str) -> None:
+def test_inputs_that_do_not_fit(tmp_path: Path, inputs: dict[str, Any], message: str) -> None:
     step = session(tmp_path)
     text = refusal(lambda: step.run(inputs), "bad-input")
     assert text.startswith(f"{tmp_path / 'bundle' / 'parts' / 'step.onnx'}: ")
-    assert found in text
+    assert message in text
 
 
 PAIR = Part(
@@ -122,7 +122,7 @@ def test_one_name_is_one_size() -> None:
     refusal(lambda: shape_of("a", PAIR.outputs[0], {"batch": 2}), "bad-input")
 
 
-def described(**changes: Any) -> Callable[[dict[str, Any]], None]:
+def change_description(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda value: value["parts"]["step"].update(changes)
 
 
@@ -142,7 +142,7 @@ SCALE = {"name": "scale", "dtype": "float32", "dims": []}
     ],
 )
 def test_graph_that_is_not_as_described(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert "expected the " in refusal(lambda: session(tmp_path, change=described(**changes)), "bad-session")
+    assert "expected the " in refusal(lambda: session(tmp_path, change=change_description(**changes)), "bad-session")
 
 
 def test_graph_that_onnxruntime_refuses(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -167,20 +167,20 @@ def test_run_that_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
 def test_a_session_is_made_of_bytes_and_of_our_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = onnxruntime.InferenceSession, []
 
-    def record(data: object, options: Any, **others: Any) -> Any:
-        made.append((data, options, others))
-        return real(data, options, **others)
+    def record(data: object, options: Any, **arguments: Any) -> Any:
+        made.append((data, options, arguments))
+        return real(data, options, **arguments)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", record)
     settings = SessionSettings(intra_threads=1, inter_threads=2, optimization="basic")
     session(tmp_path, settings=settings)
-    ((data, options, others),) = made
+    ((data, options, arguments),) = made
     assert data == (tmp_path / "bundle/parts/step.onnx").read_bytes()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 2)
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
     assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert options.get_session_config_entry("session.load_model_format") == "ONNX"
-    assert others == {
+    assert arguments == {
         "providers": [("CPUExecutionProvider", {})],
         "enable_fallback": 0,
         "read_config_from_model": 0,
@@ -227,7 +227,7 @@ def with_weights(tmp_path: Path) -> Session:
     """A session whose weights w may be exchanged."""
     graph = step_graph(weights=inside("w", WEIGHTS))
     graph.input.append(helper.make_tensor_value_info("w", FLOAT, [4]))
-    return session(tmp_path, step=model(graph), change=described(externals=[]))
+    return session(tmp_path, step=model(graph), change=change_description(externals=[]))
 
 
 OTHER = np.full(4, 10, np.float32)
@@ -235,8 +235,8 @@ OTHER = np.full(4, 10, np.float32)
 
 def test_weights_may_be_exchanged(with_weights: Session) -> None:
     assert with_weights.weights == {"w": Tensor("w", "float32", (4,))}
-    found = with_weights.run({"x": X, "scale": TWO, "w": OTHER})["y"]
-    np.testing.assert_array_equal(found, 2 * X + OTHER)
+    output = with_weights.run({"x": X, "scale": TWO, "w": OTHER})["y"]
+    np.testing.assert_array_equal(output, 2 * X + OTHER)
     np.testing.assert_array_equal(with_weights.run({"x": X, "scale": TWO})["y"], 2 * X + WEIGHTS)
     refusal(lambda: with_weights.run({"x": X, "scale": TWO, "w": OTHER[:3]}), "bad-input")
 
@@ -275,8 +275,8 @@ def test_a_loop_over_bound_tensors(tmp_path: Path) -> None:
         value = binding.run()["y"]
         expected = step.run({"x": expected, "scale": TWO})["y"]
         kept.append((value, expected))
-    for found, wanted in kept:  # a later run has not written over an earlier one
-        np.testing.assert_array_equal(found.numpy(), wanted)
+    for output, reference in kept:  # a later run has not written over an earlier one
+        np.testing.assert_array_equal(output.numpy(), reference)
 
 
 @pytest.mark.skipif(release() < (1, 26), reason="before 1.26 onnxruntime copies no tensor into the place of another")
@@ -310,7 +310,7 @@ def test_bound_tensors_that_do_not_fit(tmp_path: Path, fixed: bool) -> None:
 
 
 class Value:
-    """A tensor on a device that only records what is done with it."""
+    """A tensor on a device that only records calls."""
 
     def __init__(self, log: list[Any], shape: tuple[int, ...], dtype: str, device: str):
         self.log, self.device = log, device
@@ -394,13 +394,13 @@ STEP = Part(
 )
 
 
-def recorded(**settings: Any) -> tuple[Session, RecordingRuntime]:
+def record_session(**settings: Any) -> tuple[Session, RecordingRuntime]:
     runtime = RecordingRuntime({"y": (2, 4)})
     return Session("step.onnx", STEP, runtime, SessionSettings(CUDA, **settings), runtime), runtime
 
 
 def test_nothing_leaves_the_device_inside_of_a_loop() -> None:
-    step, runtime = recorded()
+    step, runtime = record_session()
     binding = step.bind()
     binding.set("scale", TWO)
     binding.set("x", X)
@@ -418,7 +418,7 @@ def test_nothing_leaves_the_device_inside_of_a_loop() -> None:
 
 
 def test_a_cuda_graph_has_its_own_addresses_and_number() -> None:
-    step, runtime = recorded(cuda_graph=True)
+    step, runtime = record_session(cuda_graph=True)
     binding = step.bind_fixed({"batch": 2})
     binding.set("scale", TWO)
     binding.set("x", X)
@@ -434,7 +434,7 @@ def test_a_cuda_graph_has_its_own_addresses_and_number() -> None:
 
 
 def test_every_binding_has_a_cuda_graph_of_its_own() -> None:
-    step, runtime = recorded(cuda_graph=True)
+    step, runtime = record_session(cuda_graph=True)
     for sizes in ({"batch": 2}, {"batch": 2}, {"batch": 3}):  # of one shape, too: they have other addresses
         fixed = step.bind_fixed(sizes)
         fixed.set("x", np.zeros((sizes["batch"], 4), np.float32))
@@ -490,10 +490,10 @@ def test_what_a_session_on_a_gpu_asks_for(
     assert "expected a session on cuda, found CPUExecutionProvider only" in text
     assert FakeSession.asked[0] == providers
     try:
-        found = FakeSession.asked[1].get_session_config_entry("session.disable_cpu_ep_fallback")
+        actual = FakeSession.asked[1].get_session_config_entry("session.disable_cpu_ep_fallback")
     except RuntimeError:  # not set
-        found = ""
-    assert found == entry
+        actual = ""
+    assert actual == entry
 
 
 def test_a_session_runs_where_torch_cannot_be_imported(tmp_path: Path) -> None:

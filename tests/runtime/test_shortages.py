@@ -1,4 +1,4 @@
-"""Disk and memory that ran out are told in a sentence with a remedy, whoever raised the error."""
+"""A lack of disk space or memory becomes a sentence with a remedy, whoever raised the error."""
 
 from __future__ import annotations
 

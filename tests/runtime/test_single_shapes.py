@@ -1,4 +1,4 @@
-"""Sizes that a single file's description gives as expressions of its inputs' sizes."""
+"""Sizes in a single file's description as expressions of the sizes of its inputs."""
 
 from __future__ import annotations
 

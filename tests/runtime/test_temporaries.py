@@ -1,4 +1,4 @@
-"""What a killed process left half-written is removed at the next start, and nothing else."""
+"""Temporary files of killed processes are removed at the next start, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ DEAD = 4_194_999
 """No process has this number: Linux gives none above 2**22."""
 
 
-def left_behind(path: Path, pid: int = DEAD, where: str | None = None) -> Path:
+def left_behind(path: Path, pid: int = DEAD, machine_id: str | None = None) -> Path:
     """A temporary file as another process names it."""
-    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-").replace(machine(), where or machine())
+    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-").replace(machine(), machine_id or machine())
     left = path.with_name(name)
     left.write_text("half")
     return left
 
 
 def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
-    stale = [left_behind(tmp_path / "image.png"), left_behind(tmp_path / "run"), left_behind(tmp_path / ("n" * 250))]
+    stale = [
+        left_behind(tmp_path / "image.png"),
+        left_behind(tmp_path / "run"),
+        left_behind(tmp_path / ("n" * 250)),
+    ]
     folder = temporary_path(tmp_path / "bundle").with_name(left_behind(tmp_path / "bundle").name)
     folder.unlink()
     (folder / "inside").mkdir(parents=True)
@@ -36,20 +40,20 @@ def test_only_files_of_dead_processes_go(tmp_path: Path) -> None:
 
 
 def test_those_of_another_machine_go_after_a_day(tmp_path: Path) -> None:
-    fresh, old = (left_behind(tmp_path / name, where="0" * 8) for name in ("fresh.png", "old.png"))
+    fresh, stale = (left_behind(tmp_path / name, machine_id="0" * 8) for name in ("fresh.png", "old.png"))
     changed = fresh.stat().st_mtime
-    os.utime(old, (changed, changed - OTHERS_AGE - 10))
+    os.utime(stale, (changed, changed - OTHERS_AGE - 10))
     remove_stale(tmp_path)
     assert list(tmp_path.iterdir()) == [fresh]
 
 
 def test_what_makes_way_is_no_temporary(tmp_path: Path) -> None:
-    old = temporary_path(tmp_path / "bundle", "old")
-    old = old.with_name(old.name.replace(f"-{os.getpid()}-", f"-{DEAD}-"))
-    old.mkdir()
+    previous = temporary_path(tmp_path / "bundle", "old")
+    previous = previous.with_name(previous.name.replace(f"-{os.getpid()}-", f"-{DEAD}-"))
+    previous.mkdir()
     remove_stale(tmp_path)
-    assert list(tmp_path.iterdir()) == [old]
-    assert list(stale_paths(tmp_path, "old", "bundle")) == [old]
+    assert list(tmp_path.iterdir()) == [previous]
+    assert list(stale_paths(tmp_path, "old", "bundle")) == [previous]
     assert list(stale_paths(tmp_path, "old", "bundl")) == []
 
 

@@ -1,4 +1,4 @@
-"""What is said of words that a tokenizer does not know."""
+"""Messages about words that a tokenizer does not know."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_the_short_list_of_words_is_given_in_full() -> None:
 
 
 def test_of_a_long_list_some_are_given_and_where_the_rest_is() -> None:
-    known = sorted(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(500))
-    message = tokens.unknown_words_message(["wordaa"[::-1]], known)
+    vocabulary = sorted(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(500))
+    message = tokens.unknown_words_message(["wordaa"[::-1]], vocabulary)
     assert "it knows 500 words, among them: " in message
     assert message.endswith("tokenizer.json beside its weights lists all")
     assert message.count(", word") == tokens.SAMPLED - 1

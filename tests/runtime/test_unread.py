@@ -1,4 +1,4 @@
-"""What nothing in a loop reads while a flag is as it is, is not computed."""
+"""Values that a loop does not read under a flag are not computed."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def plan(unread: Any = UNREAD, *more: Operation, collect: str | None = None) -> 
     return [Operation("loop", "sample", {"sample.x": "start"}, settings, ("x",), (fresh, part, *more))]
 
 
-def drawn(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any, Any]]:
+def draw_noise(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any, Any]]:
     """The noise that the part is given in each iteration."""
     taken: list[np.ndarray[Any, Any]] = []
 
-    def part(name: str, given: Any) -> dict[str, Any]:
-        taken.append(given["fresh"])
-        return {"step.x": given["x"]}
+    def part(name: str, inputs: Any) -> dict[str, Any]:
+        taken.append(inputs["fresh"])
+        return {"step.x": inputs["x"]}
 
     run = PlanRun("here", part, lambda name: b"")
     run.memory.update({"start": np.ones((2, 3, 4, 5), np.float32), **flags})
@@ -47,20 +47,20 @@ def drawn(operations: list[Operation], **flags: Any) -> list[np.ndarray[Any, Any
 
 
 def test_zeros_of_its_shape_stand_in_while_the_flag_holds() -> None:
-    taken = drawn(plan(), **{"table.noisy": False})
-    assert [one.shape for one in taken] == [(2, 3, 4, 5)] * 2
-    assert not any(one.any() for one in taken)
+    taken = draw_noise(plan(), **{"table.noisy": False})
+    assert [array.shape for array in taken] == [(2, 3, 4, 5)] * 2
+    assert not any(array.any() for array in taken)
 
 
 @pytest.mark.parametrize("flags", [{"table.noisy": True}, {}])
 def test_it_is_computed_where_the_flag_is_another_or_unknown(flags: dict[str, Any]) -> None:
-    first, second = drawn(plan(), **flags)
+    first, second = draw_noise(plan(), **flags)
     assert first.any()
     assert not np.array_equal(first, second)
 
 
 def test_a_flag_that_the_host_computed_as_numpys_bool_counts_too() -> None:
-    assert not drawn(plan(), **{"table.noisy": np.bool_(False)})[0].any()
+    assert not draw_noise(plan(), **{"table.noisy": np.bool_(False)})[0].any()
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_a_flag_that_the_host_computed_as_numpys_bool_counts_too() -> None:
     ids=["no flags", "collected", "read by another operation"],
 )
 def test_what_something_else_reads_is_computed(operations: list[Operation]) -> None:
-    assert all(one.any() for one in drawn(operations, **{"table.noisy": False}))
+    assert all(array.any() for array in draw_noise(operations, **{"table.noisy": False}))
 
 
 @pytest.mark.parametrize("unread", [3, {"sample.body.fresh": 1}, {"sample.body.fresh": {"field": "a", "is": 0}}])
 def test_flags_that_are_none_are_refused(unread: Any) -> None:
     with pytest.raises(BundleError, match="'unread' of a part"):
-        drawn(plan(unread))
+        draw_noise(plan(unread))

@@ -1,4 +1,4 @@
-"""A bundle is refused before a session is made, unless it is just what its `bundle.json` says, and keeps to itself."""
+"""A bundle is refused before a session is created unless it matches its `bundle.json` and reads only its own files."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def test_released_and_unknown_bytes(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
-@pytest.mark.parametrize("where", [0, 0.5, -1], ids=["first", "middle", "last"])
-def test_one_byte_changed(bundle: Path, name: str, where: float) -> None:
+@pytest.mark.parametrize("fraction", [0, 0.5, -1], ids=["first", "middle", "last"])
+def test_one_byte_changed(bundle: Path, name: str, fraction: float) -> None:
     data = bytearray((bundle / name).read_bytes())
-    data[int(where * len(data)) if where == 0.5 else int(where)] ^= 1
+    data[int(fraction * len(data)) if fraction == 0.5 else int(fraction)] ^= 1
     (bundle / name).write_bytes(data)
     text = refusal(bundle, "bad-manifest" if name == "bundle.json" else "bad-file")
     assert str(bundle / name) in text
@@ -351,9 +351,9 @@ def test_weights_in_a_file_that_another_part_may_read(tmp_path: Path) -> None:
 
 
 def constant(tensor: TensorProto) -> NodeProto:
-    found = helper.make_node("Constant", [], ["y"])
-    found.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
-    return found
+    node = helper.make_node("Constant", [], ["y"])
+    node.attribute.append(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
+    return node
 
 
 @pytest.mark.parametrize("where", ["constant", "body", "sparse"])
@@ -389,9 +389,9 @@ def test_weights_beyond_their_file(tmp_path: Path, offset: int | str, length: in
 def test_weights_inside_of_their_file(tmp_path: Path, offset: int, length: int | None, dims: list[int]) -> None:
     tensor = external("w", "step.onnx.data", dims, offset, length)
     opened = open_bundle(write_bundle(tmp_path, model(step_graph(weights=tensor))))
-    (found,) = opened.graphs["step"].externals
-    assert (found.name, found.location, found.offset) == ("w", "step.onnx.data", offset)
-    assert found.size == (length if length is not None else 4 * dims[0])
+    (weights,) = opened.graphs["step"].externals
+    assert (weights.name, weights.location, weights.offset) == ("w", "step.onnx.data", offset)
+    assert weights.size == (length if length is not None else 4 * dims[0])
 
 
 def test_weights_that_the_graph_does_not_read(tmp_path: Path) -> None:
@@ -424,9 +424,9 @@ def with_weights(tensor: bytes) -> bytes:
     """The bytes of a model whose only initializer is `tensor`."""
     graph = step_graph()
     del graph.initializer[:]
-    whole = model(graph)
-    whole.ClearField("graph")
-    return bytes(whole.SerializeToString()) + field(7, graph.SerializeToString() + field(5, tensor))
+    onnx_model = model(graph)
+    onnx_model.ClearField("graph")
+    return bytes(onnx_model.SerializeToString()) + field(7, graph.SerializeToString() + field(5, tensor))
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -434,11 +434,11 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "ai.onnx.preview.training", "my.ops", "AI.ONNX", "ai.onnx.ml.x"])
@@ -477,7 +477,7 @@ def test_functions_that_a_graph_brings_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("opsets", "found"),
+    ("opsets", "message"),
     [
         ({"": 27}, "expected opset 1 to 26"),
         ({"": 2**62}, "expected opset 1 to 26"),
@@ -487,9 +487,9 @@ def test_functions_that_a_graph_brings_along(tmp_path: Path) -> None:
         ({"": 21}, "expected the operator sets {'': 20}, found {'': 21}"),
     ],
 )
-def test_operator_sets(tmp_path: Path, opsets: dict[str, int], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_sets(tmp_path: Path, opsets: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guidegraph_runtime.verify.newest_opsets", lambda: {"": 26, "ai.onnx.ml": 5})
-    assert found in graph_refusal(tmp_path, model(step_graph(), opsets))
+    assert message in graph_refusal(tmp_path, model(step_graph(), opsets))
 
 
 def test_operator_set_under_its_other_name(tmp_path: Path) -> None:
@@ -507,13 +507,13 @@ def test_newest_operator_sets() -> None:
 def test_the_fields_are_those_of_onnx(message: str) -> None:
     fields = getattr(onnx, message).DESCRIPTOR.fields
     assert {f.number: (f.name, f.is_repeated) for f in fields} == {
-        number: (known.name, known.many) for number, known in MESSAGES[message].items()
+        number: (ours.name, ours.many) for number, ours in MESSAGES[message].items()
     }
-    for one in fields:
-        kind = one.message_type.name if one.message_type else None
+    for onnx_field in fields:
+        kind = onnx_field.message_type.name if onnx_field.message_type else None
         # Texts about the graph are not looked into; those of external_data are.
-        looked_into = kind in MESSAGES and one.name != "metadata_props"
-        assert MESSAGES[message][one.number].message == (kind if looked_into else None)
+        looked_into = kind in MESSAGES and onnx_field.name != "metadata_props"
+        assert MESSAGES[message][onnx_field.number].message == (kind if looked_into else None)
 
 
 def test_bits_of_the_data_types() -> None:
@@ -531,7 +531,7 @@ GOOD = model(step_graph()).SerializeToString()
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "message"),
     [
         (b"", "no graph"),
         (b"not an ONNX file", "field"),
@@ -554,8 +554,8 @@ GOOD = model(step_graph()).SerializeToString()
         (GOOD + field(8, field(1, b"a" * 5000)), "4096"),
     ],
 )
-def test_bytes_that_are_no_graph(tmp_path: Path, data: bytes, found: str) -> None:
-    assert found in graph_refusal(tmp_path, data)
+def test_bytes_that_are_no_graph(tmp_path: Path, data: bytes, message: str) -> None:
+    assert message in graph_refusal(tmp_path, data)
 
 
 def test_every_cut_of_a_graph_is_refused_or_a_graph() -> None:
@@ -569,7 +569,7 @@ def test_every_cut_of_a_graph_is_refused_or_a_graph() -> None:
 
 
 def test_nothing_hides_in_damaged_graphs() -> None:
-    """What this reader accepts holds nothing that the protobuf library reads otherwise."""
+    """The protobuf library reads any graph that this reader accepts in the same way."""
     draw = random.Random(0)
     accepted = 0
     for _ in range(6000):
@@ -577,7 +577,7 @@ def test_nothing_hides_in_damaged_graphs() -> None:
         for _ in range(draw.randint(1, 3)):
             data[draw.randrange(len(data))] = draw.randrange(256)
         try:
-            found = read_graph(bytes(data))
+            graph = read_graph(bytes(data))
         except Malformed:
             continue
         try:
@@ -585,15 +585,15 @@ def test_nothing_hides_in_damaged_graphs() -> None:
         except DecodeError:
             continue
         accepted += 1
-        outside = [one for one in seen.graph.initializer if one.data_location == TensorProto.EXTERNAL]
-        assert [{e.key: e.value for e in one.external_data}["location"] for one in outside] == [
-            one.location for one in found.externals
+        outside = [tensor for tensor in seen.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+        assert [{e.key: e.value for e in tensor.external_data}["location"] for tensor in outside] == [
+            tensor.location for tensor in graph.externals
         ]
-        assert found.operators == {(node.domain, node.op_type) for node in seen.graph.node}
+        assert graph.operators == {(node.domain, node.op_type) for node in seen.graph.node}
     assert 300 < accepted < 5500
 
 
-def nested(levels: int) -> bytes:
+def nest(levels: int) -> bytes:
     graph = b""
     for _ in range(levels):
         graph = field(1, field(5, field(6, graph)))
@@ -601,10 +601,10 @@ def nested(levels: int) -> bytes:
 
 
 def test_graphs_in_graphs_without_end() -> None:
-    read_graph(nested(15))
+    read_graph(nest(15))
     for levels in (16, 17, 3000):
         with pytest.raises(Malformed, match="more than 16 graphs in each other"):
-            read_graph(nested(levels))
+            read_graph(nest(levels))
 
 
 @pytest.mark.parametrize("graph", [field(1, field(1, b"")) * 10**5, field(5, field(1, b"\x01" * 10**6))])

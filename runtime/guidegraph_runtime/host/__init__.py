@@ -1,4 +1,4 @@
-"""What a bundle's host plan calls between its graphs: NumPy alone, under the ids of the nodes that do the same."""
+"""Host operations that a bundle's plan calls between its graphs, in NumPy, under the ids of the equivalent nodes."""
 
 from guidegraph_runtime.host import image, label, levels, mask, noise, schedule, scheduler, semantic, tensor, text
 from guidegraph_runtime.host.operation import IDLE as IDLE

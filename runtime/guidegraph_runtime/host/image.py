@@ -1,4 +1,4 @@
-"""Pictures: from files, from samples, and laid out on a sheet."""
+"""Pictures: loaded from files, converted from samples, and arranged in a grid."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from guidegraph_runtime.pictures import Resize, read_rgb, resized
 
 Size: TypeAlias = int | Sequence[int]
 FilePath: TypeAlias = os.PathLike[str] | bytes
-"""A file's path, or the bytes that are in it."""
+"""A file's path, or its contents as bytes."""
 
 
 def check_pixels(height: int, width: int) -> None:
-    """Raise ``LimitExceeded`` for a picture that would have more pixels than the limit."""
+    """Raise ``LimitExceeded`` for a picture with too many pixels."""
     check_limit("pixels", height * width, f"a picture of {height:,} × {width:,} has {height * width:,} pixels")
 
 
 def loaded_shape(size: Any) -> tuple[int, ...] | None:
-    """The shape of what `image.load` reads, where `size` says so."""
+    """The shape of the result of `image.load`, or None if `size` is not set."""
     return None if size is None else (1, 3, *sides("size", size))
 
 
 def sample_shape(sample: Any) -> tuple[int, ...]:
-    """The shape of what `image.from_sample` makes."""
+    """The shape of the result of `image.from_sample`."""
     batch, *_, height, width = sample.shape
     return batch, 3, height, width
 
 
 @operation("image.load", shape=loaded_shape)
 def load(*, path: FilePath, size: Size | None = None, resize: Resize = "crop") -> NDArray[np.float32]:
-    """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts lie over white.
+    """A picture file as an image (1, 3, H, W), float32 in [-1, 1]; transparent parts become white.
 
-    size: the wanted side, or [height, width]; by default the picture's own. resize: how a picture of another
-    shape gets there: cut to the centre, padded with white, or stretched.
-    Raises an error where there is no file, no picture in it, or one of floating-point numbers.
+    size: the side, or [height, width]; by default the picture's own. resize: how a picture of another
+    aspect ratio is fitted: cropped at the centre, padded with white, or stretched.
+    Raises an error if the file is missing, is not a picture, or holds floating-point numbers.
     """
     choice("resize", resize, get_args(Resize))
-    wanted = None if size is None else sides("size", size)
-    if wanted is not None:
-        check_pixels(*wanted)
+    target = None if size is None else sides("size", size)
+    if target is not None:
+        check_pixels(*target)
     picture = read_rgb(file_given("path", path))
-    if wanted is not None:
-        picture = resized(picture, wanted, resize)
+    if target is not None:
+        picture = resized(picture, target, resize)
     values = np.asarray(picture, dtype=np.float32) / np.float32(127.5) - np.float32(1)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
@@ -69,7 +69,7 @@ def from_sample(sample: NDArray[Any]) -> NDArray[Any]:
 
 @operation("image.grid")
 def grid(image: NDArray[Any], *, columns: int | None = None, gap: int = 2, background: float = 1.0) -> NDArray[Any]:
-    """A batch (B, 3, H, W) on one sheet (1, 3, H', W'), row by row, as near to a square as can be.
+    """Arrange a batch (B, 3, H, W) in a grid (1, 3, H', W'), row by row, as near to a square as possible.
 
     columns: pictures in a row. gap: pixels between pictures and around them. background: its grey in [-1, 1].
     """

@@ -12,11 +12,11 @@ from guidegraph_runtime.checks import whole
 from guidegraph_runtime.host.operation import operation
 from guidegraph_runtime.limits import check_limit
 
-LARGEST = 2**63 - 1
+MAX_LABEL = 2**63 - 1
 
 
 def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
-    """The shape of what `label.constant` makes. Raises ``ValueError`` for labels that are not as many as `batch`."""
+    """The shape of the result of `label.constant`. Raises ``ValueError`` if the number of labels is not `batch`."""
     count = None if batch is None else whole("batch", batch, low=1)
     if not isinstance(label, (list, tuple)) and not (isinstance(label, np.ndarray) and label.ndim):
         return (count or 1,)
@@ -31,30 +31,30 @@ def constant_shape(label: Any, batch: Any) -> tuple[int, ...]:
 
 @operation("label.constant", shape=constant_shape)
 def constant(*, label: int | Sequence[int], batch: int | None = None, classes: int | None = None) -> NDArray[np.int64]:
-    """Class indices as a label (B), int64: one number for all `batch` samples (or for 1), or a sequence with one each.
+    """Class indices as a label (B), int64: one number for all `batch` samples (or for 1), or one per sample.
 
-    classes: how many there are. Without it the null class, whose index is that number, is a label as well.
-    Raises an error where the labels are not as many as `batch`, and for a label that is no class.
+    classes: the number of classes. Without it the null class, whose index is that number, is a valid label too.
+    Raises an error if the number of labels is not `batch`, and for a label that is not a class.
     """
     (count,) = constant_shape(label, batch)
     check_limit("elements", count, f"a batch of {count:,} labels")
     if isinstance(label, (list, tuple)) or (isinstance(label, np.ndarray) and label.ndim):
-        labels = [whole(f"label[{i}]", one, low=0, high=LARGEST) for i, one in enumerate(label)]
+        labels = [whole(f"label[{i}]", item, low=0, high=MAX_LABEL) for i, item in enumerate(label)]
     else:
-        labels = [whole("label", label, low=0, high=LARGEST)] * count
+        labels = [whole("label", label, low=0, high=MAX_LABEL)] * count
     if classes is not None and max(labels) >= whole("classes", classes, low=1):
         raise ValueError(f"the classes are 0 … {classes - 1}; found label {max(labels)}")
     return np.array(labels, dtype=np.int64)
 
 
 def cycle_shape(batch: Any) -> tuple[int, ...]:
-    """The shape of what `label.cycle` makes."""
+    """The shape of the result of `label.cycle`."""
     return (whole("batch", batch, low=1),)
 
 
 @operation("label.cycle", shape=cycle_shape)
 def cycle(*, classes: int, batch: int = 1, start: int = 0) -> NDArray[np.int64]:
-    """Labels (batch), int64, that go round the classes: start, start + 1, …, classes − 1, 0, …"""
+    """Labels (batch), int64, that cycle through the classes: start, start + 1, …, classes − 1, 0, …"""
     check_limit("elements", whole("batch", batch, low=1), f"a batch of {batch:,} labels")
-    classes, first = whole("classes", classes, low=1), whole("start", start, low=0, high=LARGEST)
+    classes, first = whole("classes", classes, low=1), whole("start", start, low=0, high=MAX_LABEL)
     return (np.arange(whole("batch", batch, low=1), dtype=np.int64) + first % classes) % classes

@@ -41,13 +41,13 @@ def _table_shape(steps: Any) -> tuple[int, ...]:
 @operation("levels.leading", shape=_table_shape)
 def leading(schedule: Mapping[str, Any], *, steps: int = 30, offset: int = 0, final: Final = "one") -> Fields:
     """Every (T // steps)-th timestep from 0 + offset on (Lin et al. 2023, table 2)."""
-    return _spaced(schedule, "leading", steps, True, whole("offset", offset, low=0), final)
+    return _space_timesteps(schedule, "leading", steps, True, whole("offset", offset, low=0), final)
 
 
 @operation("levels.trailing", shape=_table_shape)
 def trailing(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
     """Every (T / steps)-th timestep from the last one down, rounded (Lin et al. 2023, table 2)."""
-    return _spaced(schedule, "trailing", steps, True, 0, final)
+    return _space_timesteps(schedule, "trailing", steps, True, 0, final)
 
 
 @operation("levels.linspace", shape=_table_shape)
@@ -59,8 +59,10 @@ def linspace(
     lands: bool = False,
     final: Final = "one",
 ) -> Fields:
-    """Timesteps evenly from the last one to the first, both visited; with `lands`, the first is left to the landing."""
-    return _spaced(schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands))
+    """Timesteps evenly from the last to the first, both included; with `lands`, the first is left to the landing."""
+    return _space_timesteps(
+        schedule, "linspace", steps, flag("whole_times", whole_times), 0, final, flag("lands", lands)
+    )
 
 
 @operation("levels.simple", shape=_table_shape)
@@ -74,7 +76,7 @@ def simple(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one"
 
 @operation("levels.sgm_uniform", shape=_table_shape)
 def sgm_uniform(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = "one") -> Fields:
-    """Timesteps evenly from the last one toward the first, which is not visited (ComfyUI's `sgm_uniform`)."""
+    """Timesteps evenly from the last one toward the first, which is excluded (ComfyUI's `sgm_uniform`)."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
     return _at_times(noise, spacings.sgm_uniform(noise.low, noise.high, steps), final)
 
@@ -83,7 +85,7 @@ def sgm_uniform(schedule: Mapping[str, Any], *, steps: int = 30, final: Final = 
 def beta(
     schedule: Mapping[str, Any], *, steps: int = 30, a: float = 0.6, b: float = 0.6, final: Final = "one"
 ) -> Fields:
-    """Whole timesteps at the quantiles of Beta(a, b) (Lee et al. 2024); equal ones are visited once."""
+    """Whole timesteps at the quantiles of Beta(a, b) (Lee et al. 2024); duplicates are visited once."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
     a, b = number("a", a, above=0), number("b", b, above=0)
     return _at_times(noise, spacings.beta(math.ceil(noise.low), math.floor(noise.high), steps, a, b), final)
@@ -99,7 +101,7 @@ def karras(
     sigma_min: float | None = None,
     final: Final = "one",
 ) -> Fields:
-    """σ/α even in the ρ-th root (Karras et al. 2022, eq. 5)."""
+    """σ/α evenly spaced in the ρ-th root (Karras et al. 2022, eq. 5)."""
     noise, ramp = noise_of_fields(schedule), np.linspace(0, 1, _steps(steps))
     first, last = _ends(noise, sigma_max, sigma_min)
     ratios = polynomial(first.ratio, last.ratio, ramp, number("rho", rho, above=0))
@@ -115,7 +117,7 @@ def exponential(
     sigma_min: float | None = None,
     final: Final = "one",
 ) -> Fields:
-    """σ/α even in the logarithm, which is even in λ (Lu et al. 2022)."""
+    """σ/α evenly spaced in the logarithm, and so in λ (Lu et al. 2022)."""
     noise, ramp = noise_of_fields(schedule), np.linspace(0, 1, _steps(steps))
     first, last = _ends(noise, sigma_max, sigma_min)
     return _between(noise, first, last, exponentially(first.ratio, last.ratio, ramp), final)
@@ -146,7 +148,7 @@ def kl_optimal(
     sigma_min: float | None = None,
     final: Final = "one",
 ) -> Fields:
-    """σ/α = tan of even angles, the optimum for Gaussian data (Sabour et al. 2024)."""
+    """σ/α = tan of evenly spaced angles, the optimum for Gaussian data (Sabour et al. 2024)."""
     noise, steps = noise_of_fields(schedule), _steps(steps)
     first, last = _ends(noise, sigma_max, sigma_min)
     return _between(noise, first, last, spacings.kl_optimal(first.ratio, last.ratio, steps), final)
@@ -159,29 +161,29 @@ def ays(schedule: Mapping[str, Any], *, steps: int = 10, model: Aligned = "sd1",
     choice("model", model, get_args(Aligned))
     choice("final", final, get_args(Final))
     visited = [noise.near(float(ratio)) for ratio in spacings.aligned(model, steps)]
-    return _checked(Levels.of([*visited, landing(noise, final)]))
+    return _to_fields(Levels.of([*visited, landing(noise, final)]))
 
 
 @operation("levels.timesteps")
 def listed_timesteps(schedule: Mapping[str, Any], *, timesteps: Sequence[float], final: Listed = "one") -> Fields:
-    """These timesteps, falling or rising; `final: listed` lands at the last of them."""
+    """The given timesteps, falling or rising; `final: listed` lands at the last of them."""
     noise = noise_of_fields(schedule)
     times = [number(f"timesteps[{i}]", t, low=0, high=noise.last) for i, t in enumerate(timesteps)]
-    return _listed(noise, [noise.at(t) for t in times], final)
+    return _with_landing(noise, [noise.at(t) for t in times], final)
 
 
 @operation("levels.sigmas")
 def listed_sigmas(schedule: Mapping[str, Any], *, sigmas: Sequence[float], final: Listed = "one") -> Fields:
-    """These σ/α, just as they are; a 0 at the end is the landing, and `final: listed` lands at whatever is last."""
+    """The given σ/α, unchanged; a 0 at the end is the landing, and `final: listed` lands at the last of them."""
     noise = noise_of_fields(schedule)
     ratios = [number(f"sigmas[{i}]", ratio, low=0) for i, ratio in enumerate(sigmas)]
     if len(ratios) > 1 and ratios[-1] == 0:
         final = "listed"
-    return _listed(noise, [noise.exactly(ratio) for ratio in ratios], final)
+    return _with_landing(noise, [noise.exactly(ratio) for ratio in ratios], final)
 
 
 class Halves(NamedTuple):
-    """The levels before a step and those from it on; both have the one where they meet."""
+    """The levels before a step and from it on; both contain the common level."""
 
     before: Fields
     after: Fields
@@ -189,34 +191,37 @@ class Halves(NamedTuple):
 
 @operation("levels.split")
 def split(levels: Mapping[str, Any], *, at: int) -> Halves:
-    """The levels of the first `at` steps, and of the others."""
-    given = levels_of_fields(levels)
-    steps = len(given.t) - 1
+    """The levels of the first `at` steps, and of the remaining steps."""
+    parsed = levels_of_fields(levels)
+    steps = len(parsed.t) - 1
     if not 1 <= whole("at", at) < steps:
         raise ValueError(
             f"at: expected a step from 1 to {steps - 1} of {steps}, so that both halves have one; found {at}"
         )
-    return Halves(_fields(given.t[: at + 1], given.ratio[: at + 1]), _fields(given.t[at:], given.ratio[at:]))
+    return Halves(
+        _fields_of_arrays(parsed.t[: at + 1], parsed.ratio[: at + 1]),
+        _fields_of_arrays(parsed.t[at:], parsed.ratio[at:]),
+    )
 
 
 @operation("levels.start")
 def start(levels: Mapping[str, Any], *, strength: float = 1.0) -> Fields:
-    """Only the last part of the steps, rounded down but at least one, for a start from a picture."""
-    given = levels_of_fields(levels)
-    steps = len(given.t) - 1
+    """Only the last fraction of the steps, rounded down but at least one, for a start from a picture."""
+    parsed = levels_of_fields(levels)
+    steps = len(parsed.t) - 1
     first = steps - kept_steps(steps, number("strength", strength, above=0, high=1))
-    return _fields(given.t[first:], given.ratio[first:])
+    return _fields_of_arrays(parsed.t[first:], parsed.ratio[first:])
 
 
 @operation("levels.reverse")
 def reverse(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
-    """From the data to the noise: the same levels the other way round.
+    """The levels in reverse order, from the data to the noise.
 
-    A landing at σ = 0, where no network is called, becomes the first level that the model knows; it is left out where
-    the levels visit that one anyway.
+    A landing at σ = 0, where no network is called, becomes the first level of the model's trained range, unless the
+    levels already visit it.
     """
-    given, noise = levels_of_fields(levels), noise_of_fields(schedule)
-    visited = given.visited()[::-1]
+    parsed, noise = levels_of_fields(levels), noise_of_fields(schedule)
+    visited = parsed.visited()[::-1]
     if visited[-1].alpha == 0:
         raise ValueError("levels that start at α = 0 have no way back to it: leave the first one out")
     if visited[0].sigma == 0:
@@ -226,26 +231,26 @@ def reverse(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
         visited = visited[1:]
     if len(visited) < 2:
         raise ValueError("one level has no other to go to: reverse levels of two steps or more")
-    return _checked(Levels.of(visited))
+    return _to_fields(Levels.of(visited))
 
 
 @operation("levels.whole")
 def whole_timesteps(levels: Mapping[str, Any], schedule: Mapping[str, Any]) -> Fields:
-    """The levels at the nearest whole timesteps; those that come to be equal are visited once. Landings stay."""
-    given, noise = levels_of_fields(levels), noise_of_fields(schedule)
-    visited = [noise.at(float(np.round(level.t))) if level.sigma > 0 else level for level in given.visited()]
+    """The levels at the nearest whole timesteps; duplicates are visited once. Landings stay."""
+    parsed, noise = levels_of_fields(levels), noise_of_fields(schedule)
+    visited = [noise.at(float(np.round(level.t))) if level.sigma > 0 else level for level in parsed.visited()]
     kept = [level for i, level in enumerate(visited) if i == 0 or level.ratio != visited[i - 1].ratio]
-    return _checked(Levels.of(kept))
+    return _to_fields(Levels.of(kept))
 
 
 def levels_of_fields(levels: Mapping[str, Any]) -> Levels:
-    """The fields of a Levels as the tables see them. Raises ``ValueError`` for what is none."""
-    given = fields("levels", levels, "t", "ratio")
-    t, ratio = (array(f"levels.{name}", given[name], "(N+1)", "f").astype(np.float64) for name in ("t", "ratio"))
+    """Parse the fields of a Levels for the tables. Raises ``ValueError`` for an invalid value."""
+    values = fields("levels", levels, "t", "ratio")
+    t, ratio = (array(f"levels.{name}", values[name], "(N+1)", "f").astype(np.float64) for name in ("t", "ratio"))
     return check_levels(Levels(t, ratio))
 
 
-def _spaced(
+def _space_timesteps(
     schedule: Mapping[str, Any],
     spacing: Spacing,
     steps: int,
@@ -265,7 +270,7 @@ def _steps(steps: int) -> int:
 
 
 def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tuple[Level, Level]:
-    """The levels of the largest and the smallest σ/α: by default, those that the model knows and that hold signal."""
+    """The levels of the largest and smallest σ/α: by default, of the model's trained range where signal is left."""
     first = (
         noise.at(noise.with_signal().high) if sigma_max is None else noise.near(number("sigma_max", sigma_max, above=0))
     )
@@ -277,28 +282,28 @@ def _ends(noise: Noise, sigma_max: float | None, sigma_min: float | None) -> tup
 
 def _at_times(noise: Noise, times: Array, final: Final) -> Fields:
     choice("final", final, get_args(Final))
-    return _checked(Levels.of([*(noise.at(float(t)) for t in times), landing(noise, final)]))
+    return _to_fields(Levels.of([*(noise.at(float(t)) for t in times), landing(noise, final)]))
 
 
 def _between(noise: Noise, first: Level, last: Level, ratios: Array, final: Final) -> Fields:
-    """Levels from `first` to `last` with σ/α between them, the ends of `ratios` being those two."""
+    """Levels from `first` to `last` with the inner σ/α of `ratios`, whose ends belong to those two."""
     choice("final", final, get_args(Final))
     inner = [noise.near(float(ratio)) for ratio in ratios[1:-1]]
-    return _checked(Levels.of([*[first, *inner, last][: len(ratios)], landing(noise, final)]))
+    return _to_fields(Levels.of([*[first, *inner, last][: len(ratios)], landing(noise, final)]))
 
 
-def _listed(noise: Noise, visited: list[Level], final: Listed) -> Fields:
+def _with_landing(noise: Noise, visited: list[Level], final: Listed) -> Fields:
     choice("final", final, get_args(Listed))
     if final == "one":
         visited = [*visited, Level.at(LANDING, 0.0)]
     elif final == "first":
         visited = [*visited, noise.at(0.0)]
-    return _checked(Levels.of(visited))
+    return _to_fields(Levels.of(visited))
 
 
-def _checked(levels: Levels) -> Fields:
+def _to_fields(levels: Levels) -> Fields:
     return check_levels(levels)._asdict()
 
 
-def _fields(t: Array, ratio: Array) -> Fields:
-    return _checked(Levels(t, ratio))
+def _fields_of_arrays(t: Array, ratio: Array) -> Fields:
+    return _to_fields(Levels(t, ratio))

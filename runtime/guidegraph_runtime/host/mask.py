@@ -1,4 +1,4 @@
-"""Masks: 1 where something is to be made anew and 0 where a picture stays."""
+"""Masks: 1 where a picture is regenerated, 0 where it is kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from guidegraph_runtime.host.operation import operation
 
 
 def mask_shape(size: Any) -> tuple[int, ...] | None:
-    """The shape of a mask, where `size` says so."""
+    """The shape of a mask, or None if `size` is not set."""
     return None if size is None else (1, 1, *sides("size", size))
 
 
@@ -22,7 +22,7 @@ def mask_shape(size: Any) -> tuple[int, ...] | None:
 def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, width: int = 32) -> NDArray[np.float32]:
     """A mask (1, 1, H, W), float32, that is 1 in a box; size: a side, or [height, width], in pixels like the box.
 
-    Raises an error for a box that reaches beyond the mask.
+    Raises an error for a box that extends beyond the mask.
     """
     rows, columns = sides("size", size)
     image.check_pixels(rows, columns)
@@ -41,7 +41,7 @@ def box(*, size: Size = 64, top: int = 16, left: int = 16, height: int = 32, wid
 def load(*, path: FilePath, size: Size | None = None, threshold: float = 0.5) -> NDArray[np.float32]:
     """A picture file as a mask (1, 1, H, W), float32: 1 where it is brighter than the threshold, from 0 to 1.
 
-    size: the wanted side, or [height, width]; the picture is cut to the centre to fit. Transparent parts are white, so
+    size: the side, or [height, width]; the picture is cropped at the centre to fit. Transparent parts become white, so
     they are in the mask. See `image.load` for its errors.
     """
     threshold = number("threshold", threshold, low=0, high=1)

@@ -14,25 +14,25 @@ from guidegraph_runtime.host.operation import operation
 
 
 def noise_shape(like: Any, seed: Any, shape: Any, batch: Any) -> tuple[int, ...]:
-    """The shape of what `noise.gaussian` draws; `like` has a ``shape``, or is None. Raises ``ValueError``."""
+    """The shape of the result of `noise.gaussian`; `like` has a ``shape``, or is None. Raises ``ValueError``."""
     count = whole("batch", batch, low=1)
     if shape is not None:
         shape = [whole(f"shape[{i}]", side, low=1) for i, side in enumerate(_sequence("shape", shape))]
     if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1:
-        many: int | list[int] = [whole(f"seed[{i}]", one, low=0) for i, one in enumerate(seed)]
+        seeds: int | list[int] = [whole(f"seed[{i}]", item, low=0) for i, item in enumerate(seed)]
     else:
-        many = whole("seed", seed, low=0)
-    count, sizes = noise.batch_and_shape(None if like is None else tuple(like.shape), shape, count, many)
-    if isinstance(many, list) and (not many or count != len(many)):
-        raise ValueError(f"{len(many)} seeds cannot fill a batch of {count}")
-    last = max(many) if isinstance(many, list) else many + count - 1
+        seeds = whole("seed", seed, low=0)
+    count, sizes = noise.batch_and_shape(None if like is None else tuple(like.shape), shape, count, seeds)
+    if isinstance(seeds, list) and (not seeds or count != len(seeds)):
+        raise ValueError(f"{len(seeds)} seeds cannot fill a batch of {count}")
+    last = max(seeds) if isinstance(seeds, list) else seeds + count - 1
     if last >= noise.SEED_LIMIT:
         raise ValueError(f"a seed must be from 0 to 2**64 - 1, not {last}")
     return count, *sizes
 
 
-def _drawn_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
-    """The same for this runtime, which has no torch to draw from."""
+def _runtime_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tuple[int, ...]:
+    """The same as `noise_shape`, but refuses torch's generator, which the runtime lacks."""
     if choice("rng", rng, ("philox", "torch")) == "torch":
         raise ValueError(
             "rng: 'torch' draws from torch's own generator, and there is no torch here: use 'philox', the default"
@@ -40,7 +40,7 @@ def _drawn_shape(like: Any, seed: Any, shape: Any, batch: Any, rng: Any) -> tupl
     return noise_shape(like, seed, shape, batch)
 
 
-@operation("noise.gaussian", shapes_read=("like",), shape=_drawn_shape, idle={"rng": None, "shape": "like"})
+@operation("noise.gaussian", shapes_read=("like",), shape=_runtime_shape, idle={"rng": None, "shape": "like"})
 def gaussian(
     like: NDArray[Any] | None = None,
     index: int | None = None,
@@ -52,14 +52,14 @@ def gaussian(
 ) -> NDArray[Any]:
     """Standard normal noise (batch, *shape): sample i of seed s is the sample of seed s + i alone.
 
-    like: gives shape in place of the settings, and the batch where it has more than one sample. The noise is float64
-    where `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one,
-    or a sequence with one for each sample.
+    like: gives the shape instead of the settings, and the batch if it has more than one sample. The noise is float64 if
+    `like` is, otherwise float32, since the state of a sampler starts from it. index: selects the draw. seed: one, or a
+    sequence with one per sample.
     """
     if like is not None and (not isinstance(like, np.ndarray) or like.dtype.kind != "f" or like.ndim < 2):
         raise ValueError(f"like: expected a sample (B, …) of floating-point numbers; found {type(like).__name__}")
-    count, *sizes = _drawn_shape(like, seed, shape, batch, rng)
-    seeds = [int(one) for one in seed] if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1 else seed
+    count, *sizes = _runtime_shape(like, seed, shape, batch, rng)
+    seeds = [int(item) for item in seed] if isinstance(seed, (Sequence, np.ndarray)) and np.ndim(seed) == 1 else seed
     drawn = noise.gaussian(seeds, sizes, count, None if index is None else whole("index", index, low=0))
     return drawn.astype(np.float64) if like is not None and like.dtype == np.float64 else drawn
 

@@ -1,4 +1,4 @@
-"""``@operation``: a plain function under the id of the node that does the same in torch."""
+"""``@operation``: register a function under the id of the equivalent torch node."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Operation: TypeAlias = Callable[..., dict[str, Any]]
-"""Ports and settings by name, to the outputs by name.
+"""Maps ports and settings by name to outputs by name.
 
-Values are NumPy arrays, Python's numbers and texts, and lists of them; a structured value is the mapping of its fields.
-Raises ``ValueError`` that says what was expected and found.
+Values are NumPy arrays, Python numbers and texts, and lists of them; a structured value is the mapping of its fields.
+Raises ``ValueError`` with the expected and the actual value.
 """
 
 ShapeRule: TypeAlias = Callable[..., "tuple[int, ...] | None"]
@@ -25,16 +25,16 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(_operations)
 
 _shapes_read: dict[str, tuple[str, ...]] = {}
 SHAPES_READ: Mapping[str, tuple[str, ...]] = MappingProxyType(_shapes_read)
-"""The ports of each operation of which it reads shape and dtype alone, so that values on a device may stay there."""
+"""By operation, the ports of which it reads only shape and dtype, so that values on a device can stay there."""
 
 
 _shapes: dict[str, ShapeRule] = {}
 SHAPES: Mapping[str, ShapeRule] = MappingProxyType(_shapes)
-"""Of operations whose results may be large: their shape, from ports and settings, before anything is computed."""
+"""By operation whose result may be large, the rule for its shape from ports and settings before it is computed."""
 
 _idle: dict[str, Mapping[str, str | None]] = {}
 IDLE: Mapping[str, Mapping[str, str | None]] = MappingProxyType(_idle)
-"""Settings of an operation that make no difference: the port that, when it is wired, takes over, or None for always."""
+"""By operation, settings without effect: the port that overrides the setting when wired, or None for always."""
 
 
 def operation(
@@ -44,22 +44,22 @@ def operation(
     shape: ShapeRule | None = None,
     idle: Mapping[str, str | None] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register a function as the operation `id` and leave it as it is.
+    """Register a function as the operation `id`, and return it unchanged.
 
-    Its positional parameters are ports, its keyword-only ones settings, with the node's names and defaults. The fields
-    of a ``NamedTuple`` are the outputs, any other value is the output ``out``. shapes_read: ports whose elements it
-    does not read. shape: the shape of its result, from some of its ports, which have a ``shape``, and settings by
-    name; it raises ``ValueError`` as the function does, and returns None where only computing tells. idle: settings
-    that make no difference, always (None) or where a port is wired.
+    Its positional parameters are ports and its keyword-only ones settings, with the node's names and defaults. The
+    fields of a ``NamedTuple`` are the outputs; any other value is the output ``out``. shapes_read: ports of which only
+    shape and dtype are read. shape: computes the shape of the result from some ports, which have a ``shape``, and
+    settings by name; raises ``ValueError`` like the function, and returns None if the shape is unknown. idle: settings
+    without effect, always (None) or if a port is wired.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def call(**given: Any) -> dict[str, Any]:
+        def call(**arguments: Any) -> dict[str, Any]:
             try:
-                bound = signature.bind(**given)
+                bound = signature.bind(**arguments)
             except TypeError as error:
                 raise ValueError(f"{id}: {error}; it takes {', '.join(signature.parameters)}") from None
             result: Any = function(*bound.args, **bound.kwargs)

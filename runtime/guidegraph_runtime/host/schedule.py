@@ -1,7 +1,6 @@
 """Noise schedules, each as its fields.
 
-alphas_bar: ᾱ (T), float64. trained_from, trained_to: the timesteps that the schedule's model knows, or None where
-nothing says so.
+alphas_bar: ᾱ (T), float64. trained_from, trained_to: the trained timesteps of the schedule's model, or None if unknown.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ def zero_terminal_snr(schedule: Mapping[str, Any]) -> Fields:
 
 @operation("schedule.trained")
 def trained(schedule: Mapping[str, Any], *, first: float | None = None, last: float | None = None) -> Fields:
-    """The schedule of a model that knows the timesteps from `first` to `last`; None is the schedule's own end."""
+    """The schedule of a model trained at the timesteps from `first` to `last`; None is the schedule's own end."""
     bar = array("schedule.alphas_bar", fields("schedule", schedule, "alphas_bar")["alphas_bar"], "(T)", "f")
     end = float(len(bar) - 1)
     low = 0.0 if first is None else number("first", first, low=0, high=end)
@@ -97,10 +96,10 @@ def trained(schedule: Mapping[str, Any], *, first: float | None = None, last: fl
 
 
 def noise_of_fields(schedule: Mapping[str, Any]) -> Noise:
-    """The fields of a Schedule as the tables see them. Raises ``ValueError`` for what is none."""
-    given = fields("schedule", schedule, "alphas_bar")
-    bar = checked_alphas_bar(array("schedule.alphas_bar", given["alphas_bar"], "(T)", "f"))
-    return Noise.of(bar, given.get("trained_from"), given.get("trained_to"))
+    """Parse the fields of a Schedule for the tables. Raises ``ValueError`` for an invalid value."""
+    values = fields("schedule", schedule, "alphas_bar")
+    bar = checked_alphas_bar(array("schedule.alphas_bar", values["alphas_bar"], "(T)", "f"))
+    return Noise.of(bar, values.get("trained_from"), values.get("trained_to"))
 
 
 def from_betas(betas: Array) -> Fields:

@@ -1,4 +1,4 @@
-"""Samplers' tables as the fields of a Scheduler, and the noise level where a sampler starts."""
+"""Samplers' tables as the fields of a Scheduler, and noising to the level where a sampler starts."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Sampler(NamedTuple):
 
 
 def _table_shape(steps: Any) -> tuple[int, ...]:
-    """About the shape of a table: a row or more for each step."""
+    """A lower bound on the shape of a table: at least one row per step."""
     return whole("steps", steps, low=1), 1 + K, 4 + K
 
 
-def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
-    """The operation of a sampler: of the fields of a schedule and of levels, with the same settings."""
+def _sampler_operation(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
+    """Wrap a sampler as an operation on the fields of a schedule and of levels, with the same settings."""
 
     def sampler(schedule: Mapping[str, Any], levels: Mapping[str, Any] | None = None, **settings: Any) -> Sampler:
         visited = None if levels is None else levels_of_fields(levels)
@@ -73,11 +73,11 @@ def _sampler(table_of: Callable[..., SamplerTable]) -> Callable[..., Sampler]:
 
 
 for _table_of in SAMPLERS:
-    operation(f"scheduler.{_table_of.__name__}", shape=_table_shape)(_sampler(_table_of))
+    operation(f"scheduler.{_table_of.__name__}", shape=_table_shape)(_sampler_operation(_table_of))
 
 
 def noisy_shape(x0: Any, noise: Any) -> tuple[int, ...]:
-    """The shape of what `scheduler.add_noise` makes: one picture serves a whole batch of noise."""
+    """The shape of the result of `scheduler.add_noise`: one picture is broadcast to a batch of noise."""
     return shared_rows("x0 and noise", x0.shape[0], noise.shape[0]), *x0.shape[1:]
 
 

@@ -1,4 +1,4 @@
-"""Arrays put together."""
+"""Concatenation of arrays."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from guidegraph_runtime.checks import whole
 from guidegraph_runtime.host.operation import operation
 
 
-def joined_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
-    """The shape of what `tensor.cat` makes of tensors that fit."""
-    first = [*tensors[0].shape] if tensors else []
+def concatenated_shape(tensors: Any, axis: Any) -> tuple[int, ...] | None:
+    """The shape of the result of `tensor.cat`, or None for tensors that do not fit."""
+    shape = [*tensors[0].shape] if tensors else []
     axis = whole("axis", axis)
-    if not -len(first) <= axis < len(first) or any(len(one.shape) != len(first) for one in tensors):
+    if not -len(shape) <= axis < len(shape) or any(len(tensor.shape) != len(shape) for tensor in tensors):
         return None
-    first[axis] = sum(one.shape[axis] for one in tensors)
-    return tuple(first)
+    shape[axis] = sum(tensor.shape[axis] for tensor in tensors)
+    return tuple(shape)
 
 
-@operation("tensor.cat", shape=joined_shape)
+@operation("tensor.cat", shape=concatenated_shape)
 def concatenate(tensors: Sequence[NDArray[Any]], *, axis: int = 0) -> NDArray[Any]:
-    """Arrays one after the other along an axis (0: the batch); their other axes must be equal."""
+    """Concatenate arrays along an axis (0: the batch); their other axes must be equal."""
     if not tensors:
         raise ValueError("there are no tensors: list at least one")
     axis = whole("axis", axis)
-    shapes = [tuple(one.shape) for one in tensors]
-    found = " and ".join(map(str, shapes))
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    shapes_text = " and ".join(map(str, shapes))
     if any(not -len(shape) <= axis < len(shape) for shape in shapes):
-        raise ValueError(f"there is no axis {axis} in tensors of shapes {found}")
-    others = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
-    if len(others) > 1 or len({len(shape) for shape in shapes}) > 1:
-        raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {found}")
+        raise ValueError(f"there is no axis {axis} in tensors of shapes {shapes_text}")
+    other_axes = {shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :] for shape in shapes}
+    if len(other_axes) > 1 or len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(f"tensors must be alike but for axis {axis}; found shapes {shapes_text}")
     return np.concatenate(list(tensors), axis=axis)

@@ -1,4 +1,4 @@
-"""Texts: words replaced, and texts as tokens."""
+"""Replace words in texts, and tokenise texts."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Tokens(NamedTuple):
 
 @operation("text.replace")
 def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]:
-    """Texts with words or phrases of the table in place of others: whole words alone, longer phrases first.
+    """Replace words or phrases in texts: only whole words, longer phrases first.
 
-    words: from what (case does not matter) to what. Raises an error for an empty word.
+    words: maps words (ignoring case) to replacements. Raises an error for an empty word.
     """
     if not isinstance(words, Mapping) or not all(isinstance(word, str) for pair in words.items() for word in pair):
         raise ValueError(f"words: expected a table from words to words; found {words!r:.80}")
-    table = {found.lower(): put for found, put in words.items()}
+    table = {word.lower(): replacement for word, replacement in words.items()}
     if not all(table):
         raise ValueError("an empty word cannot be replaced: take it out of `words`")
     texts = list_of_texts("text", text)
@@ -41,26 +41,26 @@ def replace(text: str | Sequence[str], *, words: Mapping[str, str]) -> list[str]
         return texts
     longest_first = sorted(table, key=len, reverse=True)
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
-    return [pattern.sub(lambda match: table[match[1].lower()], each) for each in texts]
+    return [pattern.sub(lambda match: table[match[1].lower()], item) for item in texts]
 
 
 @operation("text.tokenize")
 def tokenize(
     texts: str | Sequence[str], *, tokenizer: bytes, length: int | None = None, weighted: bool = False
 ) -> Tokens:
-    """Token ids (B, L), int64, and the mask (B, L), bool, true where a token counts. No node: nodes embed texts.
+    """Token ids (B, L), int64, and the mask (B, L), bool, false at padding. It has no node: nodes embed texts.
 
-    tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are cut and padded;
-    by default as the tokenizer says. weighted: brackets are read as `text.weighted` reads them, and no word may have a
-    weight. Unknown words become its [UNK], where it has one, with a warning that names them.
-    Raises an error for bytes that are no tokenizer, and where texts come out of several lengths.
+    tokenizer: a tokenizer.json, as the `tokenizers` package writes it. length: L, to which texts are truncated and
+    padded; by default that of the tokenizer. weighted: parse brackets like `text.weighted`, but refuse weights.
+    Unknown words become its [UNK], if it has one, with a warning that names them.
+    Raises an error for an invalid tokenizer, and if texts have different lengths.
     """
-    given = _given(texts)
+    text_list = _check_texts(texts)
     if flag("weighted", weighted):
-        given = [_without_weights(text) for text in given]
-    loaded = _tokenizer(tokenizer, None if length is None else whole("length", length, low=1))
-    ids, mask = tokens.encode(loaded, given)
-    tokens.warn_of_unknown_words(loaded, given, ids)
+        text_list = [_without_weights(text) for text in text_list]
+    loaded_tokenizer = _tokenizer(tokenizer, None if length is None else whole("length", length, low=1))
+    ids, mask = tokens.encode(loaded_tokenizer, text_list)
+    tokens.warn_of_unknown_words(loaded_tokenizer, text_list, ids)
     return Tokens(ids, mask)
 
 
@@ -68,40 +68,40 @@ def tokenize(
 def chunks(
     texts: str | Sequence[str], *, towers: Sequence[Mapping[str, Any]], weighted: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """What CLIP's text encoders take of B texts. No node: nodes embed texts.
+    """Inputs of CLIP's text encoders for B texts. It has no node: nodes embed texts.
 
     towers: for each encoder its tokenizer (a tokenizer.json), the length of a chunk, the ids of its marks `start` and
-    `end` and of `pad`, and the words that it was taught, each with its ids. weighted: `(word:1.3)` gives a word a
-    weight. For encoder i: `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B), bool,
-    true where a text is not empty. All have as many chunks n as the longest text needs.
+    `end` and of `pad`, and its learned words, each with its ids. weighted: `(word:1.3)` gives a word a weight.
+    Returns, for encoder i, `ids_i` (B, n, length), int64, and `weights_i` (B, n, length), float32; and `some` (B),
+    bool, true where a text is not empty. The number of chunks n is that of the longest text.
     """
-    given = _given(texts)
+    text_list = _check_texts(texts)
     if not isinstance(towers, (list, tuple)) or not towers:
         raise ValueError(f"towers: expected a list of one encoder or more; found {towers!r:.80}")
-    prompts = [parse(text) if flag("weighted", weighted) else [(text, 1.0)] for text in given]
-    found: dict[str, NDArray[Any]] = {}
+    prompts = [parse(text) if flag("weighted", weighted) else [(text, 1.0)] for text in text_list]
+    outputs: dict[str, NDArray[Any]] = {}
     chunkers = [_chunker(f"towers[{i}]", tower) for i, tower in enumerate(towers)]
     for i, table in enumerate(tables(chunkers, prompts)):
-        found |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
-    return found | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
+        outputs |= {f"ids_{i}": table.ids, f"weights_{i}": table.weights.astype(np.float32)}
+    return outputs | {"some": np.array([any(text for text, _ in prompt) for prompt in prompts])}
 
 
 def _chunker(name: str, tower: Mapping[str, Any]) -> Chunker:
-    held = fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
-    loaded = _tokenizer(held["tokenizer"], None)
-    start, end, pad = (whole(f"{name}.{mark}", held[mark], low=0) for mark in ("start", "end", "pad"))
-    if not isinstance(held["words"], Mapping):
-        raise ValueError(f"{name}.words: expected a table from words to ids; found {held['words']!r:.80}")
-    words = {word: [whole(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in held["words"].items()}
-    length = whole(f"{name}.length", held["length"], low=3)
+    settings = fields(name, tower, "tokenizer", "length", "start", "end", "pad", "words")
+    loaded = _tokenizer(settings["tokenizer"], None)
+    start, end, pad = (whole(f"{name}.{mark}", settings[mark], low=0) for mark in ("start", "end", "pad"))
+    if not isinstance(settings["words"], Mapping):
+        raise ValueError(f"{name}.words: expected a table from words to ids; found {settings['words']!r:.80}")
+    words = {word: [whole(f"{name}.words.{word}", id, low=0) for id in ids] for word, ids in settings["words"].items()}
+    length = whole(f"{name}.length", settings["length"], low=3)
     return Chunker(lambda text: loaded.encode(text, add_special_tokens=False).ids, length, start, end, pad, words)
 
 
-def _given(texts: str | Sequence[str]) -> list[str]:
-    given = list_of_texts("texts", texts)
-    if not given:
+def _check_texts(texts: str | Sequence[str]) -> list[str]:
+    text_list = list_of_texts("texts", texts)
+    if not text_list:
         raise ValueError("there are no texts: give one, or a list of at least one")
-    return given
+    return text_list
 
 
 def _tokenizer(data: object, length: int | None) -> Tokenizer:
@@ -117,4 +117,4 @@ def _without_weights(text: str) -> str:
             f"'{text:.60}' gives a word a weight, which this model's text encoder does not know: write a backslash "
             "before a bracket that is one"
         )
-    return "".join(part for part, _ in fragments)
+    return "".join(fragment for fragment, _ in fragments)

@@ -92,20 +92,20 @@ def edm(
 ) -> list[Row]:
     """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): Heun's method with fresh noise before each step.
 
-    A step's noise lifts s to ŝ = (1 + γ)s and belongs to the row before it. The first step has no row before: the
-    table starts at its ŝ, which noise added to the start would reach just so. No ŝ lies above the schedule's end.
+    A step's noise raises s to ŝ = (1 + γ)s and belongs to the previous row. The first step has no previous row, so the
+    table starts at its ŝ, the level that adding the noise would reach. No ŝ exceeds the schedule's end.
     """
     need_signal(levels, "edm")
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
 
-    def lifted(level: Level) -> Level:
-        churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
-        higher = at_ratio(level.ratio * (1 + gamma)) if churned else level
+    def lift(level: Level) -> Level:
+        is_churned = gamma > 0 and level.sigma > 0 and s_min <= level.ratio <= s_max
+        higher = at_ratio(level.ratio * (1 + gamma)) if is_churned else level
         return higher if higher.ratio > level.ratio else level
 
     rows = []
-    hat = lifted(levels[0])
-    for b, after in zip(levels[1:], [lifted(b) for b in levels[1:]], strict=True):
+    hat = lift(levels[0])
+    for b, after in zip(levels[1:], [lift(b) for b in levels[1:]], strict=True):
         fresh = math.sqrt(max(after.ratio**2 - b.ratio**2, 0)) * s_noise * NOISE
         if b.sigma > 0:
             rows.append(Row(hat, _toward(b), slots=(X / hat.alpha, EPS)))
@@ -160,8 +160,8 @@ def _integrals(nodes: Sequence[float], start: float, end: float, measure: Callab
     """∫ from start to end of each Lagrange polynomial of the nodes times a measure, by 12 Gauss points."""
     points, weights = np.polynomial.legendre.leggauss(12)
     u = (start + end) / 2 + (end - start) / 2 * points
-    found = []
+    integrals = []
     for j, node in enumerate(nodes):
         factors = [(u - other) / (node - other) for k, other in enumerate(nodes) if k != j]
-        found.append(float((end - start) / 2 * weights @ np.prod([measure(u), *factors], axis=0)))
-    return found
+        integrals.append(float((end - start) / 2 * weights @ np.prod([measure(u), *factors], axis=0)))
+    return integrals

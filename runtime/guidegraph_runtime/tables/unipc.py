@@ -25,14 +25,14 @@ def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2", lower_order_fin
     rows = []
     used = 0
     steps = len(levels) - 1
-    for i, (here, there) in enumerate(pairwise(levels)):
+    for i, (level, next_level) in enumerate(pairwise(levels)):
         x = X
         if i > 0:
-            x = _update(S4, levels[i - 1 :: -1][:used], here, (S1, S2, S3), b, corrector=X0)
-        used = 1 if there.sigma == 0 else min(order, i + 1)
+            x = _update(S4, levels[i - 1 :: -1][:used], level, (S1, S2, S3), b, corrector=X0)
+        used = 1 if next_level.sigma == 0 else min(order, i + 1)
         if lower_order_final:
             used = min(used, steps - i)
-        rows.append(Row(here, _update(x, levels[i::-1][:used], there, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
+        rows.append(Row(level, _update(x, levels[i::-1][:used], next_level, (X0, S1, S2), b), slots=(X0, S1, S2, x)))
     return rows
 
 
