@@ -1,4 +1,4 @@
-"""Values for a graph's parameters: checked and converted, all that is wrong in one error."""
+"""Binding of parameters: values are checked and converted, and all problems raised in one error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from guidegraph.graph.trust.limits import trip_problems
 from guidegraph.graph.types import describe, is_tensor, mismatch, takes_literal
 from guidegraph.graph.yamltree import Scalar, plain, read_tree, repeated_keys, short
 
-INFINITIES = "expected finite numbers; found infinities"
+INFINITE = "expected finite numbers; found infinities"
 
 
 def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label: str = "params") -> dict[str, Any]:
-    """A value for each parameter, by name.
+    """Values of all parameters by name: those in ``given``, converted, and defaults.
 
-    text: values are strings as on a command line, read by the parameter's type (a list or a mapping as YAML); without
-    it they are Python values. A relative path that is given is one from the current folder. label: what errors name
-    as the place. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not fit the
-    parameter or any port that it feeds.
+    text: values are strings as on a command line, parsed by the parameter's type (lists and mappings as YAML);
+    otherwise they are Python values. Relative paths in ``given`` are relative to the current folder. label: the file
+    name in error messages. Raises ``WorkflowError`` that lists unknown and missing parameters, and values that do not
+    fit the parameter or a port that it feeds.
     """
     problems: list[Problem] = []
     mark = Mark(label, 1, 1)
@@ -36,32 +36,32 @@ def bind(graph: Graph, given: Mapping[str, object], *, text: bool = False, label
             problems.append(Problem(mark, "unknown-param", message, f"params.{short(name)}"))
     values: dict[str, Any] = {}
     for name, parameter in graph.params.items():
-        where = f"params.{name}"
+        path = f"params.{name}"
         if name not in given:
             if parameter.required:
                 kind, help = parameter.port.type, f" ({parameter.help})" if parameter.help else ""
                 message = f"'{name}' ({kind}) has no default and was not given{help}"
-                problems.append(Problem(parameter.mark, "missing-param", message, where))
+                problems.append(Problem(parameter.mark, "missing-param", message, path))
             else:
                 values[name] = own(parameter.default)
             continue
         try:
-            values[name] = _value(parameter, given[name], text)
+            values[name] = _convert(parameter, given[name], text)
         except ValueError as error:
-            problems.append(Problem(mark, "bad-value", f"'{name}': {error}", where))
+            problems.append(Problem(mark, "bad-value", f"'{name}': {error}", path))
     for name, message in unfit(graph.ops, values):
-        at = mark if name in given else graph.params[name].mark
-        problems.append(Problem(at, "bad-value", f"'{name}': {message}", f"params.{name}"))
+        value_mark = mark if name in given else graph.params[name].mark
+        problems.append(Problem(value_mark, "bad-value", f"'{name}': {message}", f"params.{name}"))
     problems += trip_problems(graph.ops, values)
     if problems:
         raise WorkflowError(problems)
     return values
 
 
-def _value(parameter: Parameter, value: object, text: bool) -> object:
-    """The value as the parameter's type; raises ``ValueError``."""
+def _convert(parameter: Parameter, value: object, text: bool) -> object:
+    """Convert a value to the parameter's type. Raises ``ValueError``."""
     kind = parameter.port.type
-    value = _from_text(value, parameter.port) if text and isinstance(value, str) else _number(value)
+    value = _parse_text(value, parameter.port) if text and isinstance(value, str) else _to_python_number(value)
     if value is None and kind.is_any:
         return None
     if not (is_plain(value) or isinstance(value, Path)) or not takes_literal(kind):
@@ -72,31 +72,31 @@ def _value(parameter: Parameter, value: object, text: bool) -> object:
 
 
 def tensor_problem(value: Any) -> str | None:
-    """Why a tensor, or one of a list, is none to compute with: it has an element that is no finite number."""
+    """Why a tensor, or a list with tensors, cannot be used: it has elements that are not finite. None if it can."""
     if isinstance(value, (list, tuple)):
-        return next((reason for one in value if (reason := tensor_problem(one))), None)
+        return next((reason for element in value if (reason := tensor_problem(element))), None)
     if not is_tensor(value) or not (value.is_floating_point() or value.is_complex()) or value.isfinite().all():
         return None
     count = int(value.isnan().sum())
-    return f"expected numbers; found nan in {count} of {value.numel()} elements" if count else INFINITIES
+    return f"expected numbers; found nan in {count} of {value.numel()} elements" if count else INFINITE
 
 
-def _uncountable(value: object, steps: bool) -> str | None:
-    """Why a loop cannot run over a value (or, for ``steps``, as many times)."""
+def _count_problem(value: object, steps: bool) -> str | None:
+    """Why a loop cannot run over a value (``steps``: for that number of steps); None if it can."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"expected 0 or more iterations; found {value}" if value < 0 else None
     if steps:
         return f"expected a number of steps; found {describe(value)}"
-    runs = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
-    return None if runs else f"expected a sequence, a tensor or a number of times; found {describe(value)}"
+    is_countable = hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, Mapping))
+    return None if is_countable else f"expected a sequence, a tensor or a number of times; found {describe(value)}"
 
 
-def _from_text(text: str, port: Port) -> object:
-    """A text from the command line: read as YAML, unless the type is one that text is a value of."""
+def _parse_text(text: str, port: Port) -> object:
+    """Parse a text from the command line: as YAML, unless the type accepts text."""
     if not text.strip():
         return text
     if {str, Path} & set(port.type.alternatives):
-        return _list_or_text(text, port)
+        return _parse_list_or_text(text, port)
     tree, problems = read_tree(text, "--set")
     if tree is None or problems:
         raise ValueError(f"{problems[0].message}; found '{short(text)}'")
@@ -105,8 +105,8 @@ def _from_text(text: str, port: Port) -> object:
     return plain(tree)
 
 
-def _list_or_text(text: str, port: Port) -> object:
-    """For a type that takes text: a list (or a mapping) where the whole text is one that the type takes as well."""
+def _parse_list_or_text(text: str, port: Port) -> object:
+    """Parse a text for a type that accepts text: a list or mapping if the type accepts that too, else the text."""
     if not text.startswith(("[", "{")):
         return text
     tree, problems = read_tree(text, "--set")
@@ -119,8 +119,8 @@ def _list_or_text(text: str, port: Port) -> object:
     return plain(tree)
 
 
-def _number(value: object) -> object:
-    """NumPy's numbers as Python's."""
+def _to_python_number(value: object) -> object:
+    """Convert NumPy numbers to Python numbers."""
     if isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, numbers.Integral):
@@ -129,15 +129,15 @@ def _number(value: object) -> object:
 
 
 def unfit(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The values of parameters that do not fit what they feed, in any body, each with the first reason."""
-    found: dict[str, str] = {}
+    """Parameters whose value does not fit a port they feed, at any depth, each with the first reason."""
+    reasons: dict[str, str] = {}
     for op in walk(ops) if values else ():
-        for name, reason in _unfit_loop(op, values) if isinstance(op, Loop) else _unfit_call(op, values):
-            found.setdefault(name, reason)
-    return list(found.items())
+        for name, reason in _list_loop_misfits(op, values) if isinstance(op, Loop) else _list_call_misfits(op, values):
+            reasons.setdefault(name, reason)
+    return list(reasons.items())
 
 
-def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_call_misfits(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, port in call.parameters():
         if name not in values:
             continue
@@ -153,12 +153,12 @@ def _unfit_call(call: Call, values: Mapping[str, Any]) -> Iterator[tuple[str, st
             yield name, f"port '{port.name}' of {call.spec.id} (nodes.{call.key}): {reason}"
 
 
-def _unfit_loop(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_loop_misfits(loop: Loop, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     steps = loop.training.steps if loop.training else None
     for source, counts in ((loop.over, False), (steps, True)):
         if not isinstance(source, Param) or source.name not in values:
             continue
-        if reason := _uncountable(values[source.name], counts):
+        if reason := _count_problem(values[source.name], counts):
             yield source.name, f"loop nodes.{loop.key}: {reason}"
     every = loop.training.preview.every if loop.training and loop.training.preview else None
     if isinstance(every, Param) and every.name in values:

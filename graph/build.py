@@ -1,4 +1,4 @@
-"""From a file to a validated graph: everything that is wrong is found, and found before anything runs."""
+"""Building a validated graph from a workflow's file; all problems are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def build(
     *,
     stranger: bool = False,
 ) -> Graph:
-    """Read, check and resolve a workflow and the workflows it uses.
+    """Read, check and resolve a workflow and its sub-workflows.
 
-    sources: texts that stand in for files, by absolute path. limits: by default those in force. stranger: no other
-    file is read, but for those that ship with the package. Raises ``WorkflowError`` that lists all problems.
+    sources: texts that replace files, by absolute path. limits: by default those in force. stranger: read no other
+    files, except those that ship with the package. Raises ``WorkflowError`` that lists all problems.
     """
     with limited(limits or current_limits()):
-        return _Builder(registry, sources or {}, stranger).graph(path)
+        return _Builder(registry, sources or {}, stranger).build(path)
 
 
 class _Builder:
@@ -51,33 +51,33 @@ class _Builder:
         self.sources: dict[str, str] = {}
         self._parsed: dict[Path, ParsedWorkflow | None] = {}
         self._params: dict[Path, dict[str, Parameter]] = {}
-        # Apart from the elaborator's, which takes problems back where it goes over a loop's body again.
-        self._in_files: list[Problem] = []
-        self._lacking: list[str] = []
+        # Separate from the resolver's problems, which it discards when it resolves a loop's body again.
+        self._file_problems: list[Problem] = []
+        self._missing_plugins: list[str] = []
         self._bytes = 0
 
-    def parsed(self, path: Path, file: str) -> ParsedWorkflow | None:
-        """A workflow, parsed once; its problems are noted once. Raises ``WorkflowError`` where it cannot be read."""
+    def parse_file(self, path: Path, file: str) -> ParsedWorkflow | None:
+        """Parse a workflow and record its problems, once. Raises ``WorkflowError`` if the file cannot be read."""
         if path not in self._parsed:
             try:
                 text = self.overlay[str(path)] if str(path) in self.overlay else self._read(path, file)
             except WorkflowError as error:
                 if error.problems[0].code == "no-file":
                     raise
-                self._in_files += error.problems
+                self._file_problems += error.problems
                 self._parsed[path] = None
                 return None
             if problem := self._too_long(text, file):
-                self._in_files.append(problem)
+                self._file_problems.append(problem)
                 self._parsed[path] = None
                 return None
             self.sources[str(path)] = text
             self._parsed[path], problems = parse(text, path, file)
-            self._in_files += problems
+            self._file_problems += problems
             if (workflow := self._parsed[path]) is not None:
                 problems = unmet(workflow.requires, self.registry)
-                self._lacking += [problem.path for problem in problems if problem.code == "missing-plugin"]
-                self._in_files += problems
+                self._missing_plugins += [problem.path for problem in problems if problem.code == "missing-plugin"]
+                self._file_problems += problems
         return self._parsed[path]
 
     def _read(self, path: Path, file: str) -> str:
@@ -86,36 +86,38 @@ class _Builder:
         return read_text(path, file)
 
     def _too_long(self, text: str, file: str) -> Problem | None:
-        """Count a file's text. A problem where this and the files before it have more bytes than the limit."""
+        """Add a file's bytes to the total; returns a problem if the total exceeds the limit."""
         self._bytes += len(text.encode(errors="surrogatepass"))
-        what = f"the workflow has {self._bytes:,} bytes, with those that it uses"
-        message = limit_message("workflow_bytes", self._bytes, what)
+        description = f"the workflow has {self._bytes:,} bytes, with those that it uses"
+        message = limit_message("workflow_bytes", self._bytes, description)
         return Problem(Mark(file, 1, 1), "too-large", message) if message else None
 
-    def params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
-        """The declared parameters that are right; problems of the others are noted."""
+    def declared_params(self, workflow: ParsedWorkflow) -> dict[str, Parameter]:
+        """The valid declared parameters; problems of the others are recorded."""
         if workflow.path not in self._params:
-            self._params[workflow.path] = declared(workflow, self.registry, self._in_files)
+            self._params[workflow.path] = declared(workflow, self.registry, self._file_problems)
         return self._params[workflow.path]
 
-    def graph(self, given: Path) -> Graph:
-        path = Path(os.path.normpath(given.absolute()))
+    def build(self, file: Path) -> Graph:
+        path = Path(os.path.normpath(file.absolute()))
         self._main = path
-        workflow = self.parsed(path, str(given))
+        workflow = self.parse_file(path, str(file))
         if workflow is None:
-            raise WorkflowError(self._in_files)
-        if problems := expansion_problems(workflow, self.parsed, WORKFLOW_ENDINGS):
-            raise WorkflowError([*self._in_files, *problems])
-        params = self.params(workflow)
+            raise WorkflowError(self._file_problems)
+        if problems := expansion_problems(workflow, self.parse_file, WORKFLOW_ENDINGS):
+            raise WorkflowError([*self._file_problems, *problems])
+        params = self.declared_params(workflow)
         typed = {name: Typed(Param(name), p.port.type) for name, p in params.items()}
         broken = [name for name in workflow.params if name not in params]
         scope = Scope(typed, broken, unread=workflow.unread & {"params", "nodes"})
-        elaborator = Elaborator(self.registry, self.problems, self.parsed, self.params, self._lacking)
-        ops = elaborator.region(workflow.nodes, scope, Place("", path.parent, os.path.dirname(given), (path,)))
+        resolver = Elaborator(
+            self.registry, self.problems, self.parse_file, self.declared_params, self._missing_plugins
+        )
+        ops = resolver.resolve_block(workflow.nodes, scope, Place("", path.parent, os.path.dirname(file), (path,)))
         outputs: dict[str, GraphOutput] = {}
         for name, (_, link) in workflow.outputs.items():
-            if link is not None and (found := elaborator.link(link, scope, f"outputs.{name}")) is not None:
-                outputs[name] = GraphOutput(found.source, found.type, link.mark)
+            if link is not None and (typed_source := resolver.find_source(link, scope, f"outputs.{name}")) is not None:
+                outputs[name] = GraphOutput(typed_source.source, typed_source.type, link.mark)
         params = path_parameters(workflow, params, ops, self.problems)
         defaults = {name: p.default for name, p in params.items() if not p.required}
         for name, message in unfit(ops, defaults):
@@ -124,7 +126,7 @@ class _Builder:
                 Problem(mark, "bad-value", f"the default does not fit: {message}", f"params.{name}.default")
             )
         self.problems += trip_problems(ops, defaults)
-        if self.problems or self._in_files:
-            raise WorkflowError([*self._in_files, *self.problems])
+        if self.problems or self._file_problems:
+            raise WorkflowError([*self._file_problems, *self.problems])
         check_wiring(ops.values(), {})
         return Graph(path, params, ops, outputs, self.sources)

@@ -1,7 +1,7 @@
-"""Resolve a region's nodes to operations: links, types and literals; loops and sub-workflows have files of their own.
+"""Resolution of a block's nodes to operations: links, types and literals.
 
-Nodes are taken in topological order, so that what a link refers to is known when it is met. A node that is
-wrong itself is ``broken``: links to it are not complained about a second time.
+Nodes are resolved in topological order, so the target of a link is known when the link is resolved. An invalid node
+is ``broken``: links to it are not reported. Loops, choices and sub-workflows have modules of their own.
 """
 
 from __future__ import annotations
@@ -30,47 +30,49 @@ WORKFLOW_ENDINGS = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a region stands.
+    """The context of a block.
 
-    prefix: of its operations' keys. base: its file's folder, and ``shown`` that folder as errors show it. files: the
-    workflows that are being read, from the outermost. loops: how many are around it, over all files.
+    prefix: of its operations' keys. base: the folder of its file; display_folder: that folder as messages show it.
+    files: the workflows being resolved, outermost first. loop_depth: the number of loops around it, over all files.
     """
 
     prefix: str
     base: Path
-    shown: str
+    display_folder: str
     files: tuple[Path, ...]
-    loops: int = 0
+    loop_depth: int = 0
 
 
 class Elaborator(Wiring):
-    """Makes operations of a workflow's nodes.
+    """Resolves the nodes of a workflow to operations.
 
-    parsed: reads a workflow file, given its path and how errors show it. params: checks its parameters. lacking:
-    required plugins that are not there, which grows as files are read.
+    parse_file: reads a workflow, given its path and its path for messages. declared_params: resolves its parameters.
+    missing_plugins: required plugins that are not installed; grows as files are read.
     """
 
     def __init__(
         self,
         registry: Registry,
         problems: list[Problem],
-        parsed: Callable[[Path, str], ParsedWorkflow | None],
-        params: Callable[[ParsedWorkflow], dict[str, Parameter]],
-        lacking: Collection[str] = (),
+        parse_file: Callable[[Path, str], ParsedWorkflow | None],
+        declared_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
+        missing_plugins: Collection[str] = (),
     ):
         super().__init__(registry, problems)
-        self.parsed = parsed
-        self.params = params
-        self.lacking = lacking
-        self.carried: dict[str, dict[str, PortType]] = {}
+        self.parse_file = parse_file
+        self.declared_params = declared_params
+        self.missing_plugins = missing_plugins
+        self.carry_types: dict[str, dict[str, PortType]] = {}
 
-    def region(self, nodes: Mapping[str, ParsedOp], scope: Scope, place: Place) -> dict[str, Op]:
-        """The operations of a region in topological order; ``scope`` learns their names."""
+    def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: Place) -> dict[str, Op]:
+        """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
         scope.names = nodes
         outside = set(scope.parent.visible()) if scope.parent is not None else set()
         for name, op in nodes.items():
             if name in outside:
-                self.add(op.mark, "shadowed-name", f"'{name}' is the name of a node outside; choose another", op.path)
+                self.report(
+                    op.mark, "shadowed-name", f"'{name}' is the name of a node outside; choose another", op.path
+                )
             if isinstance(op, ParsedLoop):
                 scope.hidden.update(dict.fromkeys(op.inner_names(), name))
                 scope.outputs[name] = (*op.carry, *op.collect)
@@ -79,60 +81,60 @@ class Elaborator(Wiring):
             op = nodes[name]
             message = f"these nodes wait for each other: {shown(cycle)}"
             if cycle == [name, name]:
-                inside = "; in its body the value so far is carry.NAME" if isinstance(op, ParsedLoop) else ""
-                message = f"'{name}' waits for itself{inside}"
-            self.add(op.mark, "cycle", message, op.path)
+                hint = "; in its body the value so far is carry.NAME" if isinstance(op, ParsedLoop) else ""
+                message = f"'{name}' waits for itself{hint}"
+            self.report(op.mark, "cycle", message, op.path)
         scope.nodes |= {name: Entry(broken=True) for name in order.cyclic}
         ops: dict[str, Op] = {}
         for name in order.names:
-            found, entry = self.operation(nodes[name], scope, f"{place.prefix}{name}", place)
+            resolved, entry = self.resolve_operation(nodes[name], scope, f"{block.prefix}{name}", block)
             if name not in order.cyclic:
                 scope.nodes[name] = entry
-                ops.update(found)
+                ops.update(resolved)
         return ops
 
-    def operation(self, op: ParsedOp, scope: Scope, key: str, place: Place) -> tuple[dict[str, Op], Entry]:
-        """The operations that a node stands for, and its outputs; ``key`` is its own."""
+    def resolve_operation(self, op: ParsedOp, scope: Scope, key: str, block: Place) -> tuple[dict[str, Op], Entry]:
+        """Resolve a node with the key ``key``: its operations, and its outputs for links."""
         if isinstance(op, ParsedBroken):
             return {}, Entry(broken=True)
         if isinstance(op, ParsedLoop):
-            return elaborate_loop(self, op, scope, key, place)
+            return elaborate_loop(self, op, scope, key, block)
         if isinstance(op, ParsedChoice):
             return elaborate_choice(self, op, scope, key)
         if op.use.text.endswith(WORKFLOW_ENDINGS):
-            return elaborate_workflow(self, op, scope, key, place)
-        return self._call(op, scope, key, place.base)
+            return elaborate_workflow(self, op, scope, key, block)
+        return self._resolve_call(op, scope, key, block.base)
 
-    def _call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], Entry]:
+    def _resolve_call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], Entry]:
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
-            if not (self.lacking and node.use.text.partition(".")[0] not in self._namespaces()):
-                self.add(node.use.mark, "unknown-node", self._unknown(node.use.text), f"{node.path}.use")
-            self.follow(node, scope)
+            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._namespaces()):
+                self.report(node.use.mark, "unknown-node", self._describe_unknown(node.use.text), f"{node.path}.use")
+            self.check_links(node, scope)
             return {}, Entry(broken=True)
         ports = {**spec.inputs, **spec.settings}
         sources: dict[str, Sources] = {}
         checks: list[tuple[str, PortType]] = []
         for name, (mark, links) in node.inputs.items():
-            where = f"{node.path}.in.{short(name)}"
+            path = f"{node.path}.in.{short(name)}"
             port = ports.get(name)
             if port is None:
                 message = f"{spec.id} has no port '{short(name)}'; {ports_text(name, spec)}"
-                self.add(mark, "unknown-port", message, where)
-            elif links is not None and (found := self.wired(port, links, scope, where)) is not None:
-                sources[name] = found[0]
-                checks += [(name, kind) for kind in found[1]]
+                self.report(mark, "unknown-port", message, path)
+            elif links is not None and (connected := self.connect_links(port, links, scope, path)) is not None:
+                sources[name] = connected[0]
+                checks += [(name, kind) for kind in connected[1]]
         for name, (mark, tree) in node.literals.items():
-            where = f"{node.path}.with.{short(name)}"
+            path = f"{node.path}.with.{short(name)}"
             port = ports.get(name)
             if port is None:
                 message = f"{spec.id} has no setting '{short(name)}'; {ports_text(name, spec)}"
-                self.add(mark, "unknown-port", message, where)
+                self.report(mark, "unknown-port", message, path)
             elif name in node.inputs:
-                self.add(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", where)
-            elif (literal := self.literal(port, tree, base, scope, where)) is not None:
+                self.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
+            elif (literal := self.resolve_literal(port, tree, base, scope, path)) is not None:
                 sources[name] = literal
-        self._missing(node, spec)
+        self._report_missing(node, spec)
         inputs = {n: sources[n] for n in spec.inputs if n in sources}
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in node.inputs.items()}
@@ -141,37 +143,37 @@ class Elaborator(Wiring):
         return {key: call}, Entry({name: Typed(Output(key, name), kind) for name, kind in kinds.items()})
 
     def _output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
-        """The type of an output: what its type variable stands for here, or what the node declares."""
+        """The type of an output: the type bound to its type variable, else the declared type."""
         declared = spec.outputs[output]
-        found = [self._linked_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
-        known = union([kind for kind in found if kind is not None])
-        return declared if not found or None in found or narrows(known, declared) else known
+        linked = [self._link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
+        bound = union([kind for kind in linked if kind is not None])
+        return declared if not linked or None in linked or narrows(bound, declared) else bound
 
-    def _linked_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
-        """The type of what feeds a port, or of its default; None where that is not known."""
+    def _link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
+        """The type of a port's link or default; None if unknown."""
         links = node.inputs[port.name][1] if port.name in node.inputs else None
         if links is None:
             return PortType((), optional=True) if port.name not in node.inputs and port.default is None else None
         try:
-            found = resolve(links, scope, "", guess=False) if isinstance(links, Scalar) else None
+            typed = resolve(links, scope, "", guess=False) if isinstance(links, Scalar) else None
         except Unresolved:
             return None
-        return None if found is None or found.loose is not None else found.given or found.type
+        return None if typed is None or typed.possible_type is not None else typed.actual_type or typed.type
 
-    def _missing(self, node: ParsedNode, spec: NodeSpec) -> None:
-        """Ports that must be given and are not, unless a misspelt one is there that was meant."""
+    def _report_missing(self, node: ParsedNode, spec: NodeSpec) -> None:
+        """Report required ports that are missing, unless an unknown name looks like a misspelling of one."""
         ports = {**spec.inputs, **spec.settings}
         missing = [n for n, p in ports.items() if p.required and n not in node.inputs and n not in node.literals]
         if not missing or node.partial:
             return
-        meant = {closest(name[:60], missing) for name in (*node.inputs, *node.literals) if name not in ports}
+        guesses = {closest(name[:60], missing) for name in (*node.inputs, *node.literals) if name not in ports}
         for name in missing:
-            if name not in meant:
+            if name not in guesses:
                 kind = "setting" if ports[name].setting else "port"
                 message = f"{spec.id} needs its {kind} '{name}' ({ports[name].type}); {ports_text(name, spec)}"
-                self.add(node.mark, "missing-port", message, node.path)
+                self.report(node.mark, "missing-port", message, node.path)
 
-    def _unknown(self, id: str) -> str:
+    def _describe_unknown(self, id: str) -> str:
         namespace = id.partition(".")[0]
         if namespace in self.registry.failed:
             reason = self.registry.failed[namespace]
@@ -179,16 +181,16 @@ class Elaborator(Wiring):
         if "/" in id:
             return f"no node '{short(id)}'; the name of a workflow's file ends in .yaml or .yml"
         guess = closest(id[:60], self.registry.nodes)
-        known = self._namespaces()
-        if guess and (namespace in known or closest(namespace[:60], known) == guess.partition(".")[0]):
+        namespaces = self._namespaces()
+        if guess and (namespace in namespaces or closest(namespace[:60], namespaces) == guess.partition(".")[0]):
             return f"no node '{short(id)}'; did you mean '{guess}'?"
-        if namespace in known:
-            same = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
-            return f"no node '{short(id)}'; nodes of '{namespace}': {', '.join(same)}"
-        last = id.rpartition(".")[2]
-        same = [node for node in self.registry.nodes if node.rpartition(".")[2] == last]
-        meant = f" did you mean '{same[0]}'?" if same else ""
-        return f"no node '{short(id)}';{meant} {choices(namespace[:60], known, 'namespaces', limit=30)}"
+        if namespace in namespaces:
+            matches = [node for node in self.registry.nodes if node.startswith(f"{namespace}.")]
+            return f"no node '{short(id)}'; nodes of '{namespace}': {', '.join(matches)}"
+        name = id.rpartition(".")[2]
+        matches = [node for node in self.registry.nodes if node.rpartition(".")[2] == name]
+        hint = f" did you mean '{matches[0]}'?" if matches else ""
+        return f"no node '{short(id)}';{hint} {choices(namespace[:60], namespaces, 'namespaces', limit=30)}"
 
     def _namespaces(self) -> list[str]:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

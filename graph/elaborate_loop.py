@@ -1,4 +1,4 @@
-"""A loop: its carries' types are the joins of start and ``next``, found by elaborating the body until they stay."""
+"""Resolution of loops: a carry's type is the join of its start and ``next``, found by iteration to a fixed point."""
 
 from __future__ import annotations
 
@@ -27,57 +27,59 @@ from guidegraph.graph.yamltree import Scalar, short
 if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
-Found = dict[str, Typed | None]
+TypedByName = dict[str, Typed | None]
 
 
 def elaborate_loop(
-    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place
+    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, block: Place
 ) -> tuple[dict[str, Op], Entry]:
-    """The loop as one operation; its outputs are the carries and what it collects."""
-    if place.loops >= MAX_NESTING:
-        e.add(
+    """Resolve a loop to one operation; its outputs are the carries and the collected values."""
+    if block.loop_depth >= MAX_NESTING:
+        e.report(
             loop.mark, "too-deep", f"loops nest at most {MAX_NESTING} deep, those of used workflows included", loop.path
         )
         return {}, Entry(broken=True)
-    over = _over(e, loop, scope)
-    _names(e, loop, scope)
-    _next_names(e, loop)
-    starts = _links(e, loop.carry, scope, f"{loop.path}.carry")
-    inner, body, nexts = _settled(e, loop, scope, key, place, starts, over)
-    readable = {"body", "next"} - loop.unread
-    collects = _links(e, loop.collect, inner, f"{loop.path}.collect") if "body" in readable else {}
-    training = _training(e, loop, scope, inner, place) if loop.train else None
+    over = _resolve_over(e, loop, scope)
+    _check_names(e, loop, scope)
+    _check_next_names(e, loop)
+    starts = _find_sources(e, loop.carry, scope, f"{loop.path}.carry")
+    inner, body, nexts = _resolve_body(e, loop, scope, key, block, starts, over)
+    valid_keys = {"body", "next"} - loop.unread
+    collects = _find_sources(e, loop.collect, inner, f"{loop.path}.collect") if "body" in valid_keys else {}
+    training = _resolve_training(e, loop, scope, inner, block) if loop.train else None
     if training is not None:
-        training = replace(training, preview=elaborate_preview(e, loop, inner, key, place))
-    kinds = {name: collected(found.type) if found else ANY for name, found in collects.items()}
-    known = {name: collected(found.given or found.type) if found else ANY for name, found in collects.items()}
-    outputs = {**inner.carry, **{name: without_axes(kind) for name, kind in kinds.items()}}
+        training = replace(training, preview=elaborate_preview(e, loop, inner, key, block))
+    collected_kinds = {name: collected(c.type) if c else ANY for name, c in collects.items()}
+    exact_kinds = {name: collected(c.actual_type or c.type) if c else ANY for name, c in collects.items()}
+    outputs = {**inner.carry, **{name: without_axes(kind) for name, kind in collected_kinds.items()}}
     partial = bool(loop.unread & {"carry", "collect", "body"})
     typed = {name: Typed(Output(key, name), kind) for name, kind in inner.carry.items()}
-    typed |= {n: Typed(Output(key, n), outputs[n], known[n], unstacked(kind)) for n, kind in kinds.items()}
+    typed |= {
+        n: Typed(Output(key, n), outputs[n], exact_kinds[n], unstacked(kind)) for n, kind in collected_kinds.items()
+    }
     entry = Entry(typed, partial=partial)
-    wrong = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
-    if over is None or wrong:
+    is_invalid = loop.unread or loop.item is None or None in (*starts.values(), *nexts.values(), *collects.values())
+    if over is None or is_invalid:
         return {}, entry
-    sources = [{n: f[0] for n, f in group.items() if f} for group in (starts, nexts, collects)]
+    sources = [{n: f.source for n, f in group.items() if f} for group in (starts, nexts, collects)]
     start, after, collect = sources
     item = loop.item.text if loop.item else ""
     op = Loop(key, over.source, item, start, body, after, collect, outputs, loop.mark, training)
     return {key: op}, entry
 
 
-def _settled(
-    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, place: Place, starts: Found, over: Typed | None
-) -> tuple[Scope, dict[str, Op], Found]:
-    """The body, elaborated with carries of types that hold what ``next`` gives."""
-    known = e.carried.get(key, {})  # of an earlier pass over a loop around this one: types only ever widen
-    first = {n: f.widest if f else ANY for n, f in starts.items()}
-    kinds = {n: join(kind, known.get(n, kind)) for n, kind in first.items()}
-    inside = replace(place, prefix=f"{key}.body.", loops=place.loops + 1)
+def _resolve_body(
+    e: Elaborator, loop: ParsedLoop, scope: Scope, key: str, block: Place, starts: TypedByName, over: Typed | None
+) -> tuple[Scope, dict[str, Op], TypedByName]:
+    """Resolve the body, repeatedly, until the carries' types hold the types of ``next``."""
+    earlier = e.carry_types.get(key, {})  # from an earlier pass over an enclosing loop: types only widen
+    first = {n: f.widest_type if f else ANY for n, f in starts.items()}
+    kinds = {n: join(kind, earlier.get(n, kind)) for n, kind in first.items()}
+    body_block = replace(block, prefix=f"{key}.body.", loop_depth=block.loop_depth + 1)
     unread = (loop.unread & {"carry"}) | ({"nodes"} if "body" in loop.unread else set())
     trained = {entry.model.text for entry in loop.train}
-    wanted = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
-    kinds |= {n: ANY for n in loop.carry if n not in wanted and n not in trained}
+    next_links = {n: entry for n, entry in loop.next.items() if n in loop.carry and n not in trained}
+    kinds |= {n: ANY for n in loop.carry if n not in next_links and n not in trained}
     clashes: dict[str, Problem] = {}
     while True:
         inner = Scope(scope.params, scope.broken_params, parent=scope, loop=key)
@@ -85,72 +87,75 @@ def _settled(
         inner.item, inner.carry = (loop.item.text if loop.item else None), kinds
         if over is not None:
             inner.item_type = without_axes(entry_of(over.type))
-            inner.item_known = entry_of(over.given or over.type)
-        noted = len(e.problems)
-        body = e.region(loop.body, inner, inside)
-        nexts = _links(e, wanted, inner, f"{loop.path}.next")
-        joined = _joined(loop, kinds, nexts, clashes)
+            inner.exact_item_type = entry_of(over.actual_type or over.type)
+        problem_count = len(e.problems)
+        body = e.resolve_block(loop.body, inner, body_block)
+        nexts = _find_sources(e, next_links, inner, f"{loop.path}.next")
+        joined = _join_carries(loop, kinds, nexts, clashes)
         if joined == kinds:
-            # What clashes may be anything in this pass; whether it does is found again in the next one.
-            e.carried[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
+            # A carry whose types clash is Any in this pass; the next pass tests again whether they clash.
+            e.carry_types[key] = {name: kind for name, kind in kinds.items() if name not in clashes}
             e.problems += clashes.values()
             return inner, body, nexts
         kinds = joined
-        del e.problems[noted:]
+        del e.problems[problem_count:]
 
 
-def _joined(
-    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: Found, clashes: dict[str, Problem]
+def _join_carries(
+    loop: ParsedLoop, kinds: Mapping[str, PortType], nexts: TypedByName, clashes: dict[str, Problem]
 ) -> dict[str, PortType]:
-    """The carries' types widened by what ``next`` gives.
+    """The carries' types, widened by the types of ``next``.
 
-    A carry whose ``next`` is wrong may be anything. Once the others stay, so may one whose ``next`` never fits.
+    A carry whose ``next`` is invalid becomes Any. Once the others are stable, so does a carry whose ``next`` does not
+    fit, which is a clash.
     """
-    widen = {n: f[1] if f else ANY for n, f in nexts.items() if f is None or have_common(kinds[n], f[1])}
-    joined = {n: join(kind, widen.get(n, kind)) for n, kind in kinds.items()}
+    wider = {n: f.type if f else ANY for n, f in nexts.items() if f is None or have_common(kinds[n], f.type)}
+    joined = {n: join(kind, wider.get(n, kind)) for n, kind in kinds.items()}
     if joined == dict(kinds):
-        for name, found in nexts.items():
+        for name, typed in nexts.items():
             link = loop.next[name][1]
-            if name not in widen and found and link is not None:
-                message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {found[1]}"
+            if name not in wider and typed and link is not None:
+                message = f"the carry '{name}' starts as {kinds[name]}, '{link.text}' gives {typed.type}"
                 clashes[name] = Problem(link.mark, "type-mismatch", message, f"{loop.path}.next.{name}")
                 joined[name] = ANY
     return joined
 
 
-def _links(e: Elaborator, group: NamedLinks, scope: Scope, where: str) -> Found:
-    return {n: e.link(link, scope, f"{where}.{n}") if link is not None else None for n, (_, link) in group.items()}
+def _find_sources(e: Elaborator, group: NamedLinks, scope: Scope, path: str) -> TypedByName:
+    return {
+        n: e.find_source(link, scope, f"{path}.{n}") if link is not None else None for n, (_, link) in group.items()
+    }
 
 
-def _over(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Typed | None:
-    where = f"{loop.path}.loop.over"
-    found = e.link(loop.over, scope, where) if loop.over is not None else None
-    runs = may_iterate if found and isinstance(found.source, Param) else iterable
-    if found and loop.over is not None and not runs(found.type):
-        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {found.type}"
-        e.add(loop.over.mark, "type-mismatch", message, where)
+def _resolve_over(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Typed | None:
+    path = f"{loop.path}.loop.over"
+    typed = e.find_source(loop.over, scope, path) if loop.over is not None else None
+    is_allowed = may_iterate if typed and isinstance(typed.source, Param) else iterable
+    if typed and loop.over is not None and not is_allowed(typed.type):
+        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {typed.type}"
+        e.report(loop.over.mark, "type-mismatch", message, path)
         return None
-    return found
+    return typed
 
 
-def _names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:
-    """Carries, the entry's name and collected names must not hide each other."""
+def _check_names(e: Elaborator, loop: ParsedLoop, scope: Scope) -> None:
+    """Report carries, item names and collected names that hide each other."""
     for s in scope.chain():
         for name, (mark, _) in loop.carry.items():
             if s.loop and name in s.carry:
-                where = f"{loop.path}.carry.{name}"
-                e.add(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", where)
+                path = f"{loop.path}.carry.{name}"
+                e.report(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", path)
         if s.loop and loop.item is not None and s.item == loop.item.text:
             message = f"an enclosing loop calls its entry '{s.item}' too; rename one"
-            e.add(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
+            e.report(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
     for name, (mark, _) in loop.collect.items():
         if name in loop.carry:
             message = f"'{name}' is carried and collected; rename one"
-            e.add(mark, "shadowed-name", message, f"{loop.path}.collect.{name}")
+            e.report(mark, "shadowed-name", message, f"{loop.path}.collect.{name}")
 
 
-def _next_names(e: Elaborator, loop: ParsedLoop) -> None:
-    """Every carry has a ``next``, but for trained ones; nothing else has."""
+def _check_next_names(e: Elaborator, loop: ParsedLoop) -> None:
+    """Report carries without ``next``, unless trained, and ``next`` for anything that is not a carry."""
     trained = {entry.model.text for entry in loop.train}
     missing = [name for name in loop.carry if name not in loop.next and name not in trained]
     unknown = [name for name in (*loop.next, *trained) if name not in loop.carry]
@@ -159,83 +164,83 @@ def _next_names(e: Elaborator, loop: ParsedLoop) -> None:
         for name in missing:
             if name not in meant:
                 message = f"the carry '{name}' has no 'next': what it is in the next iteration"
-                e.add(loop.next_mark, "missing-next", message, f"{loop.path}.next")
+                e.report(loop.next_mark, "missing-next", message, f"{loop.path}.next")
     for name, (mark, _) in loop.next.items() if "carry" not in loop.unread else ():
-        where = f"{loop.path}.next.{name}"
+        path = f"{loop.path}.next.{name}"
         if name not in loop.carry:
-            e.add(mark, "unknown-carry", f"'{name}' is not carried; {choices(name, loop.carry, 'carries')}", where)
+            e.report(mark, "unknown-carry", f"'{name}' is not carried; {choices(name, loop.carry, 'carries')}", path)
         elif name in trained:
-            e.add(mark, "unknown-carry", f"'{name}' is trained; it has no 'next'", where)
+            e.report(mark, "unknown-carry", f"'{name}' is trained; it has no 'next'", path)
 
 
-def _training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, place: Place) -> Training:
+def _resolve_training(e: Elaborator, loop: ParsedLoop, scope: Scope, inner: Scope, block: Place) -> Training:
     models: list[Optimised] = []
     seen: set[str] = set()
     for i, entry in enumerate(loop.train):
-        where, name = f"{loop.path}.train.{i}", entry.model.text
+        path, name = f"{loop.path}.train.{i}", entry.model.text
         if name not in loop.carry and "carry" not in loop.unread:
             message = f"'{name:.60}' is not carried; {choices(name[:60], loop.carry, 'carries')}"
-            e.add(entry.model.mark, "unknown-carry", message, f"{where}.model")
+            e.report(entry.model.mark, "unknown-carry", message, f"{path}.model")
         if name in seen:
-            e.add(entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{where}.model")
+            e.report(entry.model.mark, "given-twice", f"'{name}' is trained twice; keep one entry", f"{path}.model")
         seen.add(name)
-        found = e.link(entry.loss, inner, f"{where}.loss")
-        if found and not linkable(found[1], PortType((Tensor,))):
-            message = f"a loss is a tensor, '{entry.loss.text}' gives {found[1]}"
-            e.add(entry.loss.mark, "type-mismatch", message, f"{where}.loss")
-        links = {option: given for option, given in entry.options.items() if _is_link(given[2])}
+        loss_source = e.find_source(entry.loss, inner, f"{path}.loss")
+        if loss_source and not linkable(loss_source.type, PortType((Tensor,))):
+            message = f"a loss is a tensor, '{entry.loss.text}' gives {loss_source.type}"
+            e.report(entry.loss.mark, "type-mismatch", message, f"{path}.loss")
+        links = {option: value for option, value in entry.options.items() if _is_link(value[2])}
         for option in links:
             del entry.options[option]
-        loss: Source = found[0] if found else Carry("", name)
-        fixed = optimiser_options(entry, loss, where, e.add)
-        models.append(replace(fixed, linked=_linked(e, fixed, links, scope, where)))
-    steps, checkpoint = _steps(e, loop, scope), _checkpoint(e, loop, scope, place)
-    return training_options(loop, tuple(models), steps, checkpoint, e.add)
+        loss: Source = loss_source.source if loss_source else Carry("", name)
+        model = optimiser_options(entry, loss, path, e.report)
+        models.append(replace(model, linked=_link_options(e, model, links, scope, path)))
+    steps, checkpoint = _resolve_steps(e, loop, scope), _resolve_checkpoint(e, loop, scope, block)
+    return training_options(loop, tuple(models), steps, checkpoint, e.report)
 
 
 def _is_link(value: object) -> bool:
     return isinstance(value, str) and value.startswith("params.")
 
 
-def _linked(
-    e: Elaborator, model: Optimised, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, where: str
+def _link_options(
+    e: Elaborator, model: Optimised, links: Mapping[str, tuple[Mark, Mark, Any]], scope: Scope, path: str
 ) -> dict[str, Source]:
-    """The options of a trained model that are parameters."""
-    ports, found = linkable_options(model.optimizer), {}
+    """The sources of a trained model's options that are links to parameters."""
+    ports, sources = linkable_options(model.optimizer), {}
     for option, (key, mark, text) in links.items():
-        here = f"{where}.{short(option)}"
+        option_path = f"{path}.{short(option)}"
         if option not in ports:
             message = f"'{short(option)}' takes no link, found '{text:.60}'; {choices(option[:60], ports, 'links')}"
-            e.add(key, "bad-value", message, here)
+            e.report(key, "bad-value", message, option_path)
             continue
         tree = Scalar(text, True, mark)
-        typed = e.link(tree, scope, here)
-        fitting = e.fitting(typed, ports[option], tree, scope, here) if typed else None
-        if fitting:
-            found[option] = fitting[0]
-    return found
+        typed = e.find_source(tree, scope, option_path)
+        connected = e.connect_source(typed, ports[option], tree, scope, option_path) if typed else None
+        if connected:
+            sources[option] = connected[0]
+    return sources
 
 
-def _steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:
-    """How many steps a training loop takes: a number, or a link to one; None for one pass over its entries."""
+def _resolve_steps(e: Elaborator, loop: ParsedLoop, scope: Scope) -> Source | None:
+    """The number of steps of a training loop: a literal or a link; None for one pass over its items."""
     if loop.steps is None:
         return None
-    where = f"{loop.path}.steps"
+    path = f"{loop.path}.steps"
     if not isinstance(loop.steps.value, str) and scope.entry(loop.steps.text) is None:
-        return Literal(iterations(loop.steps, where, e.add))
-    found = e.link(loop.steps, scope, where)
-    if found and not linkable(found[1], INT):
-        message = f"'{loop.steps.text}' gives {found[1]}, 'steps' takes int"
-        e.add(loop.steps.mark, "type-mismatch", message, where)
-    return found[0] if found else None
+        return Literal(iterations(loop.steps, path, e.report))
+    typed = e.find_source(loop.steps, scope, path)
+    if typed and not linkable(typed.type, INT):
+        message = f"'{loop.steps.text}' gives {typed.type}, 'steps' takes int"
+        e.report(loop.steps.mark, "type-mismatch", message, path)
+    return typed.source if typed else None
 
 
-def _checkpoint(e: Elaborator, loop: ParsedLoop, scope: Scope, place: Place) -> Source | None:
-    """Where a training loop is saved: a path, or a link to a parameter that is one."""
+def _resolve_checkpoint(e: Elaborator, loop: ParsedLoop, scope: Scope, block: Place) -> Source | None:
+    """The checkpoint folder of a training loop: a path, or a link to a parameter."""
     tree = loop.checkpoint["path"][1] if "path" in loop.checkpoint else None
-    where = f"{loop.path}.checkpoint.path"
+    path = f"{loop.path}.checkpoint.path"
     if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
-        found = e.link(tree, scope, where)
-        fitting = e.fitting(found, CHECKPOINT, tree, scope, where) if found else None
-        return fitting[0] if fitting else None
-    return e.literal(CHECKPOINT, tree, place.base, scope, where)
+        typed = e.find_source(tree, scope, path)
+        connected = e.connect_source(typed, CHECKPOINT, tree, scope, path) if typed else None
+        return connected[0] if connected else None
+    return e.resolve_literal(CHECKPOINT, tree, block.base, scope, path)

@@ -1,4 +1,4 @@
-"""The preview of a training loop: a node or a workflow that is run now and then with what has been trained so far."""
+"""Resolution of previews: nodes or workflows that a training loop runs regularly on its current models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from guidegraph.graph.elaborate import Elaborator, Place
 
 
-def elaborate_preview(e: Elaborator, loop: ParsedLoop, inner: Scope, key: str, place: Place) -> Preview | None:
-    """The preview as operations of its own, or None where there is none or it is wrong.
+def elaborate_preview(e: Elaborator, loop: ParsedLoop, inner: Scope, key: str, block: Place) -> Preview | None:
+    """Resolve a loop's preview; None if there is none or it is invalid.
 
-    It may link to the loop's carries, its index, parameters and nodes outside, but to nothing of an iteration.
+    It may link to the loop's carries and index, to parameters and to nodes outside, but not to values of one iteration.
     """
     if loop.preview is None:
         return None
@@ -34,21 +34,21 @@ def elaborate_preview(e: Elaborator, loop: ParsedLoop, inner: Scope, key: str, p
                 f"a preview is no part of an iteration and cannot read '{link.text:.60}'; "
                 f"{choices(link.text[:60], [*(f'carry.{name}' for name in inner.carry), 'loop.index'], 'links')}"
             )
-            e.add(link.mark, "unknown-link", message, node.path)
+            e.report(link.mark, "unknown-link", message, node.path)
             return None
-    every = _every(e, loop.preview, scope, place)
-    ops, entry = e.operation(node, scope, f"{key}.preview", replace(place, loops=place.loops + 1))
+    every = _resolve_every(e, loop.preview, scope, block)
+    ops, entry = e.resolve_operation(node, scope, f"{key}.preview", replace(block, loop_depth=block.loop_depth + 1))
     if entry.broken or every is None:
         return None
-    outputs = {name: GraphOutput(found.source, found.type, node.mark) for name, found in entry.outputs.items()}
+    outputs = {name: GraphOutput(output.source, output.type, node.mark) for name, output in entry.outputs.items()}
     return Preview(every, ops, outputs)
 
 
-def _every(e: Elaborator, preview: ParsedPreview, scope: Scope, place: Place) -> Source | None:
-    """After how many steps a preview is run: a number, or a parameter."""
-    tree, where = preview.every, f"{preview.node.path}.every"
+def _resolve_every(e: Elaborator, preview: ParsedPreview, scope: Scope, block: Place) -> Source | None:
+    """The number of steps between previews: a literal or a parameter."""
+    tree, path = preview.every, f"{preview.node.path}.every"
     if isinstance(tree, Scalar) and tree.plain and tree.text.startswith("params."):
-        found = e.link(tree, scope, where)
-        fitting = e.fitting(found, PREVIEW_EVERY, tree, scope, where) if found else None
-        return fitting[0] if fitting else None
-    return e.literal(PREVIEW_EVERY, tree, place.base, scope, where)
+        typed = e.find_source(tree, scope, path)
+        connected = e.connect_source(typed, PREVIEW_EVERY, tree, scope, path) if typed else None
+        return connected[0] if connected else None
+    return e.resolve_literal(PREVIEW_EVERY, tree, block.base, scope, path)

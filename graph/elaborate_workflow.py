@@ -1,4 +1,4 @@
-"""A workflow that another one uses as a node: its operations are put in the node's place."""
+"""Resolution of sub-workflows: a node that uses a workflow is replaced by that workflow's operations."""
 
 from __future__ import annotations
 
@@ -26,68 +26,68 @@ MAX_FILES = 32
 
 
 def used_path(use: str, base: Path) -> Path:
-    """The file of a workflow that is used. Raises ``ValueError``."""
+    """The path of a used workflow. Raises ``ValueError`` if it is invalid."""
     return Path(os.path.normpath(absolute_path(use, base)))
 
 
 def used_shown(use: str, path: Path, folder: str) -> str:
-    """A used workflow's path as errors show it; folder: that of the workflow that uses it, as errors show it."""
+    """A used workflow's path for messages. folder: that of the workflow using it, as messages show it."""
     return str(path) if use.startswith((PACKAGE, "~", "/")) else os.path.normpath(os.path.join(folder, use))
 
 
 def elaborate_workflow(
-    e: Elaborator, node: ParsedNode, scope: Scope, key: str, place: Place
+    e: Elaborator, node: ParsedNode, scope: Scope, key: str, block: Place
 ) -> tuple[dict[str, Op], Entry]:
-    """The operations of the workflow that ``node`` uses, and its outputs as the node's."""
-    path, workflow = _read(e, node, place)
+    """Resolve a node that uses a workflow: the workflow's operations, and its outputs as those of the node."""
+    path, workflow = _read_workflow(e, node, block)
     if path is None or workflow is None:
-        e.follow(node, scope)
+        e.check_links(node, scope)
         return {}, Entry(broken=True)
-    params = _parameters(e, node, workflow, scope, place.base)
+    params = _connect_parameters(e, node, workflow, scope, block.base)
     broken = {name for name in workflow.params if name not in params}
     unread = workflow.unread & {"params", "nodes"}
     inner = Scope(params, broken, unread=frozenset(unread))
     folder = os.path.dirname(workflow.file)
-    at = replace(place, prefix=f"{key}/", base=path.parent, shown=folder, files=(*place.files, path))
-    ops = e.region(workflow.nodes, inner, at)
+    inner_block = replace(block, prefix=f"{key}/", base=path.parent, display_folder=folder, files=(*block.files, path))
+    ops = e.resolve_block(workflow.nodes, inner, inner_block)
     outputs: dict[str, Typed] = {}
     for name, (_, link) in workflow.outputs.items():
-        if link is not None and (found := e.link(link, inner, f"outputs.{name}")) is not None:
-            outputs[name] = found
+        if link is not None and (typed := e.find_source(link, inner, f"outputs.{name}")) is not None:
+            outputs[name] = typed
     partial = len(outputs) < len(workflow.outputs) or "outputs" in workflow.unread
     return ops, Entry(outputs, broken=not outputs, partial=partial)
 
 
-def _read(e: Elaborator, node: ParsedNode, place: Place) -> tuple[Path | None, ParsedWorkflow | None]:
-    """The workflow's file, parsed; nothing where it cannot be used."""
-    where, mark, use = f"{node.path}.use", node.use.mark, node.use.text
+def _read_workflow(e: Elaborator, node: ParsedNode, block: Place) -> tuple[Path | None, ParsedWorkflow | None]:
+    """The used workflow's path and syntax tree; the first is None if it cannot be used, the second if invalid."""
+    node_path, mark, use = f"{node.path}.use", node.use.mark, node.use.text
     try:
-        path = used_path(use, place.base)
+        path = used_path(use, block.base)
     except ValueError as error:
-        e.add(mark, "no-file", f"cannot use '{short(use)}': {error}", where)
+        e.report(mark, "no-file", f"cannot use '{short(use)}': {error}", node_path)
         return None, None
-    if path in place.files:
-        chain = " -> ".join(p.name for p in (*place.files[place.files.index(path) :], path))
-        e.add(mark, "cycle", f"workflows use each other: {chain}", where)
+    if path in block.files:
+        chain = " -> ".join(p.name for p in (*block.files[block.files.index(path) :], path))
+        e.report(mark, "cycle", f"workflows use each other: {chain}", node_path)
         return None, None
-    if len(place.files) >= MAX_FILES:
-        e.add(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", where)
+    if len(block.files) >= MAX_FILES:
+        e.report(mark, "too-deep", f"workflows use each other at most {MAX_FILES} deep", node_path)
         return None, None
     try:
-        return path, e.parsed(path, used_shown(use, path, place.shown))
+        return path, e.parse_file(path, used_shown(use, path, block.display_folder))
     except WorkflowError as error:
-        e.add(mark, "no-file", f"cannot use '{short(use)}': {_reason(error, path)}", where)
+        e.report(mark, "no-file", f"cannot use '{short(use)}': {_describe_reason(error, path)}", node_path)
         return None, None
 
 
-def _reason(error: WorkflowError, path: Path) -> str:
-    """Why a workflow cannot be used, with the one that was meant; a stranger's is told of no other file."""
+def _describe_reason(error: WorkflowError, path: Path) -> str:
+    """Why a workflow cannot be used, with a suggestion, unless the message would reveal file names to a stranger."""
     message = error.problems[0].message
-    return message if message == NOT_CARRIED else f"{message}{_beside(path)}"
+    return message if message == NOT_CARRIED else f"{message}{_suggest_file(path)}"
 
 
-def _beside(path: Path) -> str:
-    """The workflow in the same folder that was meant."""
+def _suggest_file(path: Path) -> str:
+    """The end of a message: the workflow in the same folder with the closest name."""
     try:
         names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p != path)
     except (OSError, ValueError):
@@ -96,46 +96,48 @@ def _beside(path: Path) -> str:
     return f"; did you mean '{guess}'?" if guess else ""
 
 
-def _parameters(
+def _connect_parameters(
     e: Elaborator, node: ParsedNode, workflow: ParsedWorkflow, scope: Scope, base: Path
 ) -> dict[str, Typed]:
-    """What the parameters of the workflow are fed with."""
-    declared = e.params(workflow)
-    typed: dict[str, Typed] = {}
+    """The sources of the workflow's parameters: links, literals and defaults."""
+    parameters = e.declared_params(workflow)
+    sources: dict[str, Typed] = {}
     missing: list[Parameter] = []
-    for name, parameter in declared.items():
+    for name, parameter in parameters.items():
         if name in node.inputs:
-            if (found := _linked(e, node, parameter, scope)) is not None:
-                typed[name] = found
+            if (linked := _link_parameter(e, node, parameter, scope)) is not None:
+                sources[name] = linked
         elif name in node.literals:
-            where = f"{node.path}.with.{name}"
-            literal = e.literal(parameter.port, node.literals[name][1], base, scope, where)
+            path = f"{node.path}.with.{name}"
+            literal = e.resolve_literal(parameter.port, node.literals[name][1], base, scope, path)
             if literal is not None:
-                typed[name] = Typed(literal, parameter.port.type)
+                sources[name] = Typed(literal, parameter.port.type)
         elif parameter.required:
             missing.append(parameter)
         else:
             default = Literal(parameter.default)
             e.origins[default] = Origin(workflow.default_mark(name), parameter.base, f"params.{name}.default")
-            typed[name] = Typed(default, parameter.port.type)
-    _report_names(e, node, workflow, declared, missing)
-    return typed
+            sources[name] = Typed(default, parameter.port.type)
+    _report_names(e, node, workflow, parameters, missing)
+    return sources
 
 
-def _linked(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope) -> Typed | None:
+def _link_parameter(e: Elaborator, node: ParsedNode, parameter: Parameter, scope: Scope) -> Typed | None:
     links = node.inputs[parameter.name][1]
-    where = f"{node.path}.in.{parameter.name}"
+    path = f"{node.path}.in.{parameter.name}"
     if links is None:
         return None
     if not isinstance(links, Scalar):
-        e.add(links.mark, "not-a-list", f"parameter '{parameter.name}' takes one link, found a list of links", where)
+        e.report(links.mark, "not-a-list", f"parameter '{parameter.name}' takes one link, found a list of links", path)
         return None
-    found = e.link(links, scope, where)
-    if found is None or (fitting := e.fitting(found, parameter.port, links, scope, where)) is None:
+    typed = e.find_source(links, scope, path)
+    if typed is None or (connected := e.connect_source(typed, parameter.port, links, scope, path)) is None:
         return None
-    given = found.type if found.given is None else found.given
-    declared, is_path = parameter.port.type, not fitting[1] and narrows(given, parameter.port.type)
-    return Typed(fitting[0], declared, None if given == declared or is_path else given, found.loose)
+    actual_type = typed.type if typed.actual_type is None else typed.actual_type
+    declared, is_path = parameter.port.type, not connected[1] and narrows(actual_type, parameter.port.type)
+    return Typed(
+        connected[0], declared, None if actual_type == declared or is_path else actual_type, typed.possible_type
+    )
 
 
 def _report_names(
@@ -145,19 +147,19 @@ def _report_names(
     declared: Mapping[str, Parameter],
     missing: list[Parameter],
 ) -> None:
-    """Names that are no parameters, parameters given twice, and those that are missing."""
-    meant: set[str | None] = set()
+    """Report unknown parameters, parameters given twice and missing ones."""
+    guesses: set[str | None] = set()
     for group, kind in ((node.inputs, "in"), (node.literals, "with")):
         for name, (mark, _) in group.items():
-            where = f"{node.path}.{kind}.{short(name)}"
+            path = f"{node.path}.{kind}.{short(name)}"
             if name not in workflow.params and "params" not in workflow.unread:
                 hint = choices(name[:60], declared, "parameters")
-                e.add(mark, "unknown-port", f"the workflow has no parameter '{short(name)}'; {hint}", where)
-                meant.add(closest(name[:60], [p.name for p in missing]))
+                e.report(mark, "unknown-port", f"the workflow has no parameter '{short(name)}'; {hint}", path)
+                guesses.add(closest(name[:60], [p.name for p in missing]))
             elif kind == "with" and name in node.inputs:
-                e.add(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", where)
+                e.report(mark, "given-twice", f"'{name}' is wired under 'in' too; keep one", path)
     for parameter in missing if not node.partial else ():
-        if parameter.name not in meant:
-            listed = ", ".join(f"{p.name}{'' if p.required else '?'}" for p in declared.values())
+        if parameter.name not in guesses:
+            listing = ", ".join(f"{p.name}{'' if p.required else '?'}" for p in declared.values())
             message = f"the workflow needs its parameter '{parameter.name}' ({parameter.port.type})"
-            e.add(node.mark, "missing-port", f"{message}; parameters: {listed}", node.path)
+            e.report(node.mark, "missing-port", f"{message}; parameters: {listing}", node.path)

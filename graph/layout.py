@@ -1,7 +1,7 @@
 """Layered layout of a directed acyclic graph of boxes with ports, from left to right (Sugiyama's method).
 
-Layers by longest path, then an order in each layer by barycentres, then heights that pull wires straight. Wires
-that span several layers pass through way points, shared by all wires of one port.
+Layers are assigned by longest path, ordered by barycentres, and then given heights that straighten the wires. Wires
+that span several layers pass through waypoints, shared by all wires of a port.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import networkx as nx
 Key: TypeAlias = Hashable
 SWEEPS = 12
 GAP = 22.0
-WAY_GAP = 12.0
-MAX_WAY_POINTS = 20_000
+WAYPOINT_GAP = 12.0
+MAX_WAYPOINTS = 20_000
 
 
 @dataclass(frozen=True)
 class Size:
-    """A box's extent, and the height of its ports below its top."""
+    """The size of a box, and the distances of its ports below its top."""
 
     width: float
     height: float
@@ -32,7 +32,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Wire:
-    """From an output port of one box to an input port of another."""
+    """A wire from an output port of one box to an input port of another."""
 
     source: Key
     out: str
@@ -42,7 +42,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where everything went: the top left corner of every box, and the way points of every wire."""
+    """A finished layout: the top left corner of every box, and the waypoints of every wire."""
 
     width: float
     height: float
@@ -52,12 +52,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Edge:
-    """Between neighbouring layers, in rows of boxes or way points."""
+    """An edge between boxes or waypoints of neighbouring layers."""
 
     source: Key
-    at_source: float
+    source_height: float
     target: Key
-    at_target: float
+    target_height: float
     weight: float
 
 
@@ -67,34 +67,34 @@ def place(
     """Lay out boxes; those in ``first`` (``last``) share the leftmost (rightmost) layer."""
     if not sizes:
         return Placed(0, 0, {}, {})
-    layer = _layers(sizes, wires, set(first), set(last))
+    layer = _assign_layers(sizes, wires, set(first), set(last))
     count = max(layer.values()) + 1
     rows: list[list[Key]] = [[] for _ in range(count)]
     for key in sizes:
         rows[layer[key]].append(key)
     all_sizes = dict(sizes)
-    edges, chains = _way_points(all_sizes, wires, layer, rows)
-    rows = _ordered(rows, edges, all_sizes)
-    tops = _heights(rows, edges, all_sizes)
-    lefts, width = _columns(rows, edges, layer, sizes)
+    edges, chains = _add_waypoints(all_sizes, wires, layer, rows)
+    rows = _order_rows(rows, edges, all_sizes)
+    tops = _assign_tops(rows, edges, all_sizes)
+    lefts, width = _assign_columns(rows, edges, layer, sizes)
     lowest = min(tops.values())
     corners = {k: (lefts[layer[k]][0], tops[k] - lowest) for k in sizes}
-    # Boxes of one column are centred in it, except at the edges of the picture, where they sit on the border.
+    # Boxes are centred in their column, except the first and last ones, which are aligned with the border.
     for key, (x, y) in corners.items():
         slack = lefts[layer[key]][1] - sizes[key].width
         shift = 0 if key in first else slack if key in last else slack / 2
         corners[key] = (x + shift, y)
-    ways = {w: [p for k in c for p in _across(lefts[k[2]], tops[k] - lowest)] for w, c in chains.items()}
+    ways = {w: [p for k in c for p in _column_ends(lefts[k[2]], tops[k] - lowest)] for w, c in chains.items()}
     height = max(tops[k] - lowest + all_sizes[k].height for k in tops)
     return Placed(width, height, corners, ways)
 
 
-def _across(column: tuple[float, float], y: float) -> list[tuple[float, float]]:
+def _column_ends(column: tuple[float, float], y: float) -> list[tuple[float, float]]:
     return [(column[0], y), (column[0] + column[1], y)]
 
 
-def _layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[Key], last: set[Key]) -> dict[Key, int]:
-    """Longest path from the left; then a box moves right where that shortens its wires."""
+def _assign_layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[Key], last: set[Key]) -> dict[Key, int]:
+    """The layer of each box: longest path from the left, moved right if that shortens its wires."""
     graph: nx.DiGraph[Key] = nx.DiGraph()
     graph.add_nodes_from(sizes)
     graph.add_edges_from((w.source, w.target) for w in wires)
@@ -113,36 +113,36 @@ def _layers(sizes: Mapping[Key, Size], wires: Iterable[Wire], first: set[Key], l
     return {key: used[n] for key, n in layer.items()}
 
 
-WayPoint = tuple[Key, str, int]
+Waypoint = tuple[Key, str, int]
 
 
-def _way_points(
+def _add_waypoints(
     sizes: dict[Key, Size], wires: Sequence[Wire], layer: Mapping[Key, int], rows: list[list[Key]]
-) -> tuple[list[_Edge], dict[Wire, list[WayPoint]]]:
-    """Edges between neighbouring layers. Way points are added to ``sizes`` and ``rows``."""
+) -> tuple[list[_Edge], dict[Wire, list[Waypoint]]]:
+    """Edges between neighbouring layers, and each wire's waypoints, which are added to ``sizes`` and ``rows``."""
     edges: dict[_Edge, None] = {}
-    chains: dict[Wire, list[WayPoint]] = {}
+    chains: dict[Wire, list[Waypoint]] = {}
     needed = sum(max(0, layer[w.target] - layer[w.source] - 1) for w in wires)
     for wire in wires:
-        chain: list[WayPoint] = []
+        chain: list[Waypoint] = []
         previous: Key = wire.source
-        at = sizes[wire.source].outs[wire.out]
-        if needed <= MAX_WAY_POINTS:
+        height = sizes[wire.source].outs[wire.out]
+        if needed <= MAX_WAYPOINTS:
             for n in range(layer[wire.source] + 1, layer[wire.target]):
-                point: WayPoint = (wire.source, wire.out, n)
+                point: Waypoint = (wire.source, wire.out, n)
                 if point not in sizes:
                     sizes[point] = Size(0, 0, {"": 0}, {"": 0})
                     rows[n].append(point)
-                edges[_Edge(previous, at, point, 0, 4 if chain else 2)] = None
+                edges[_Edge(previous, height, point, 0, 4 if chain else 2)] = None
                 chain.append(point)
-                previous, at = point, 0
+                previous, height = point, 0
         if layer[wire.target] == layer[wire.source] + 1 or chain:
-            edges[_Edge(previous, at, wire.target, sizes[wire.target].ins[wire.into], 2 if chain else 1)] = None
+            edges[_Edge(previous, height, wire.target, sizes[wire.target].ins[wire.into], 2 if chain else 1)] = None
         chains[wire] = chain
     return list(edges), chains
 
 
-def _neighbours(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[Key, list[_Edge]]]:
+def _edges_by_end(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[Key, list[_Edge]]]:
     before: dict[Key, list[_Edge]] = defaultdict(list)
     after: dict[Key, list[_Edge]] = defaultdict(list)
     for edge in edges:
@@ -151,10 +151,10 @@ def _neighbours(edges: Iterable[_Edge]) -> tuple[dict[Key, list[_Edge]], dict[Ke
     return before, after
 
 
-def _ordered(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> list[list[Key]]:
-    """The order with the fewest crossings that barycentre sweeps find."""
-    before, after = _neighbours(edges)
-    best, fewest = rows, _crossings(rows, edges)
+def _order_rows(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> list[list[Key]]:
+    """The order with the fewest crossings found by barycentre sweeps."""
+    before, after = _edges_by_end(edges)
+    best, fewest = rows, _count_crossings(rows, edges)
     for sweep in range(SWEEPS):
         if fewest == 0:
             break
@@ -162,88 +162,88 @@ def _ordered(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, 
         rows = [list(row) for row in rows]
         for i in range(1, len(rows)) if forward else range(len(rows) - 2, -1, -1):
             fixed = {key: n for n, key in enumerate(rows[i - 1] if forward else rows[i + 1])}
-            place_now = {key: float(n) for n, key in enumerate(rows[i])}
+            barycentres = {key: float(n) for n, key in enumerate(rows[i])}
             for key in rows[i]:
-                found = before[key] if forward else after[key]
-                ends = [_position(e, forward, fixed, sizes) for e in found]
+                incident = before[key] if forward else after[key]
+                ends = [_end_position(e, forward, fixed, sizes) for e in incident]
                 if ends:
-                    place_now[key] = sum(ends) / len(ends)
-            rows[i].sort(key=place_now.__getitem__)
-        if (crossings := _crossings(rows, edges)) < fewest:
+                    barycentres[key] = sum(ends) / len(ends)
+            rows[i].sort(key=barycentres.__getitem__)
+        if (crossings := _count_crossings(rows, edges)) < fewest:
             best, fewest = rows, crossings
     return best
 
 
-def _position(edge: _Edge, forward: bool, fixed: Mapping[Key, int], sizes: Mapping[Key, Size]) -> float:
-    key, at = (edge.source, edge.at_source) if forward else (edge.target, edge.at_target)
+def _end_position(edge: _Edge, forward: bool, fixed: Mapping[Key, int], sizes: Mapping[Key, Size]) -> float:
+    key, at = (edge.source, edge.source_height) if forward else (edge.target, edge.target_height)
     return fixed[key] + at / (sizes[key].height + 1)
 
 
-def _crossings(rows: list[list[Key]], edges: Sequence[_Edge]) -> int:
-    """How many pairs of edges cross, counted with a Fenwick tree for each pair of layers."""
+def _count_crossings(rows: list[list[Key]], edges: Sequence[_Edge]) -> int:
+    """The number of pairs of edges that cross, counted with a Fenwick tree for each pair of layers."""
     position = {key: (i, n) for i, row in enumerate(rows) for n, key in enumerate(row)}
     by_layer: dict[int, list[_Edge]] = defaultdict(list)
     for edge in edges:
         by_layer[position[edge.source][0]].append(edge)
     total = 0
-    for found in by_layer.values():
-        ends = sorted({(position[e.target][1], e.at_target) for e in found})
+    for layer_edges in by_layer.values():
+        ends = sorted({(position[e.target][1], e.target_height) for e in layer_edges})
         rank = {end: n + 1 for n, end in enumerate(ends)}
-        found.sort(key=lambda e: (position[e.source][1], e.at_source, position[e.target][1], e.at_target))
+        layer_edges.sort(key=lambda e: (position[e.source][1], e.source_height, position[e.target][1], e.target_height))
         tree = [0] * (len(ends) + 1)
-        for seen, edge in enumerate(found):
-            here = rank[(position[edge.target][1], edge.at_target)]
-            below, i = 0, here
+        for seen, edge in enumerate(layer_edges):
+            end_rank = rank[(position[edge.target][1], edge.target_height)]
+            below, i = 0, end_rank
             while i:
                 below += tree[i]
                 i -= i & -i
             total += seen - below
-            i = here
+            i = end_rank
             while i < len(tree):
                 tree[i] += 1
                 i += i & -i
     return total
 
 
-def _heights(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> dict[Key, float]:
-    """Tops that pull the ends of each wire to one height, without overlaps."""
-    before, after = _neighbours(edges)
+def _assign_tops(rows: list[list[Key]], edges: Sequence[_Edge], sizes: Mapping[Key, Size]) -> dict[Key, float]:
+    """The top of each box: as near as possible to where its wires are straight, without overlaps."""
+    before, after = _edges_by_end(edges)
     tops: dict[Key, float] = {}
     for row in rows:
         y = 0.0
         for key, below in zip(row, [*row[1:], None], strict=True):
             tops[key] = y
-            y += sizes[key].height + _gap(key, below, sizes)
+            y += sizes[key].height + _gap_below(key, below, sizes)
     for sweep in range(SWEEPS):
         forward = sweep % 2 == 0
         for row in rows if forward else reversed(rows):
-            wanted, weights = [], []
+            targets, weights = [], []
             for key in row:
-                pulls = [(tops[e.source] + e.at_source - e.at_target, e.weight) for e in before[key]]
-                others = [(tops[e.target] + e.at_target - e.at_source, e.weight) for e in after[key]]
-                near, far = (pulls, others) if forward else (others, pulls)
+                pulls = [(tops[e.source] + e.source_height - e.target_height, e.weight) for e in before[key]]
+                opposite = [(tops[e.target] + e.target_height - e.source_height, e.weight) for e in after[key]]
+                near, far = (pulls, opposite) if forward else (opposite, pulls)
                 chosen = near or far if sweep < SWEEPS - 2 else near + far
                 total = sum(w for _, w in chosen)
-                wanted.append(sum(y * w for y, w in chosen) / total if total else tops[key])
+                targets.append(sum(y * w for y, w in chosen) / total if total else tops[key])
                 weights.append(total or 0.1)
-            tops |= zip(row, _spread(row, wanted, weights, sizes), strict=True)
+            tops |= zip(row, _space_out(row, targets, weights, sizes), strict=True)
     return tops
 
 
-def _gap(key: Key, below: Key | None, sizes: Mapping[Key, Size]) -> float:
-    both = sizes[key].height and (below is None or sizes[below].height)
-    return GAP if both and sizes[key].height > 30 else WAY_GAP
+def _gap_below(key: Key, below: Key | None, sizes: Mapping[Key, Size]) -> float:
+    are_boxes = sizes[key].height and (below is None or sizes[below].height)
+    return GAP if are_boxes and sizes[key].height > 30 else WAYPOINT_GAP
 
 
-def _spread(row: list[Key], wanted: list[float], weights: list[float], sizes: Mapping[Key, Size]) -> list[float]:
-    """The tops nearest to the wanted ones (least squares) that keep order and gaps: isotonic regression."""
+def _space_out(row: list[Key], targets: list[float], weights: list[float], sizes: Mapping[Key, Size]) -> list[float]:
+    """The tops nearest to ``targets`` (least squares) that keep order and gaps: isotonic regression."""
     offsets, total = [], 0.0
     for key, below in zip(row, [*row[1:], None], strict=True):
         offsets.append(total)
-        total += sizes[key].height + _gap(key, below, sizes)
+        total += sizes[key].height + _gap_below(key, below, sizes)
     blocks: list[list[float]] = []  # value, weight, count
-    for want, weight, offset in zip(wanted, weights, offsets, strict=True):
-        blocks.append([want - offset, weight, 1])
+    for target, weight, offset in zip(targets, weights, offsets, strict=True):
+        blocks.append([target - offset, weight, 1])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             value, more, count = blocks.pop()
             last = blocks[-1]
@@ -254,14 +254,14 @@ def _spread(row: list[Key], wanted: list[float], weights: list[float], sizes: Ma
     return [value + offset for value, offset in zip(values, offsets, strict=True)]
 
 
-def _columns(
+def _assign_columns(
     rows: list[list[Key]], edges: Sequence[_Edge], layer: Mapping[Key, int], sizes: Mapping[Key, Size]
 ) -> tuple[list[tuple[float, float]], float]:
-    """Left edge and width of each layer; the space between two grows with the wires that turn in it."""
-    position = {key: i for i, row in enumerate(rows) for key in row}
+    """Left edge and width of each layer, and the total width; gaps grow with the number of wires that bend in them."""
+    row_of = {key: i for i, row in enumerate(rows) for key in row}
     turning: dict[int, int] = defaultdict(int)
     for edge in edges:
-        turning[position[edge.source]] += 1
+        turning[row_of[edge.source]] += 1
     columns: list[tuple[float, float]] = []
     x = 0.0
     for i, row in enumerate(rows):

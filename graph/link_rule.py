@@ -1,9 +1,9 @@
-"""The link rule: which type may feed which, and what has to be checked when it runs.
+"""The link rule: which types may be linked, and which links need a check at run time.
 
 A link is valid when one side's type is an ancestor of the other's; an ``int`` also feeds a ``float``; ``Any`` connects
-to everything. Of a source with several types (``int | str``, ``Image | None``) that holds for each of them. Tensors
-that have axes and no name, such as the rows of a named one, go where a tensor of these axes may go. What a valid link
-does not promise (``narrows``) is checked when it runs.
+to everything. Every alternative of a source (``int | str``, ``Image | None``) must satisfy the rule. Unnamed tensor
+types with axes, such as the rows of a named type, may be linked wherever the axes agree. A valid link that does not
+guarantee the target type (``narrows``) is checked at run time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NO_ANCESTORS: tuple[Any, ...] = (typing.Generic, typing.Protocol)
 
 
 def _axes_agree(a: Any, b: Any) -> bool:
-    """Whether a tensor may have the axes of both types."""
+    """Whether one tensor can have the axes of both types."""
     if Tensor not in a.__mro__ or Tensor not in b.__mro__:
         return False
     if a.axes is None or b.axes is None:
@@ -30,8 +30,8 @@ def _axes_agree(a: Any, b: Any) -> bool:
     )
 
 
-def _axes_promised(a: Any, b: Any) -> bool:
-    """Whether every tensor with the axes of one type has those of the other."""
+def _axes_imply(a: Any, b: Any) -> bool:
+    """Whether every tensor with the axes of ``a`` also has those of ``b``."""
     if not _axes_agree(a, b) or a.axes is None or b.axes is None or (b.integer and not a.integer):
         return False
     return all(x == y for x, y in zip(a.axes, b.axes, strict=True) if isinstance(y, int))
@@ -58,58 +58,58 @@ def _related(a: type | SequenceOf, b: type | SequenceOf, quantify: Quantifier) -
 
 
 def _linkable(source: PortType, target: PortType, quantify: Quantifier) -> bool:
-    parts = [any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives]
+    related = [any(_related(a, b, quantify) for b in target.alternatives) for a in source.alternatives]
     if source.optional and not source.is_any:
-        parts.append(target.optional or target.is_any)
-    return quantify(parts)
+        related.append(target.optional or target.is_any)
+    return quantify(related)
 
 
 @cache
 def linkable(source: PortType, target: PortType) -> bool:
-    """The link rule: each alternative of the source, None too, is ancestor or descendant of one of the target's."""
+    """The link rule: each alternative of the source, None included, is related to one of the target's."""
     return _linkable(source, target, all)
 
 
 @cache
 def may_fit(source: PortType, target: PortType) -> bool:
-    """Whether a value of the source may be one that the target takes: the rule for values checked before a run."""
+    """Whether some values of the source may fit the target: the rule for values that are checked before a run."""
     return _linkable(source, target, any)
 
 
 @cache
 def may_pass(source: PortType, target: PortType) -> bool:
-    """Whether values of each alternative of the source may pass the check of the target at run time.
+    """Whether values of every alternative of the source may pass the target's check at run time.
 
-    Names of tensors do not count there, only their axes.
+    That check compares the axes of tensors, not the names of their types.
     """
 
     def passes(a: Any, b: Any) -> bool:
         plain = isinstance(a, SequenceOf) or isinstance(b, SequenceOf)
         return _related(a, b, any) or (not plain and _axes_agree(a, b))
 
-    parts = [any(passes(a, b) for b in target.alternatives) for a in source.alternatives]
-    return all(parts) and (not source.optional or source.is_any or target.optional or target.is_any)
+    passing = [any(passes(a, b) for b in target.alternatives) for a in source.alternatives]
+    return all(passing) and (not source.optional or source.is_any or target.optional or target.is_any)
 
 
 @cache
 def narrows(source: PortType, target: PortType) -> bool:
-    """Whether a valid link needs a check at run time: the source does not promise all that the target asks."""
+    """Whether a valid link needs a check at run time: the source type does not guarantee the target type."""
 
-    def promised(a: type | SequenceOf, b: type | SequenceOf) -> bool:
+    def guarantees(a: type | SequenceOf, b: type | SequenceOf) -> bool:
         if b is object:
             return True
         if isinstance(a, SequenceOf) or isinstance(b, SequenceOf):
             return isinstance(a, SequenceOf) and isinstance(b, SequenceOf) and not narrows(a.element, b.element)
-        return b in a.__mro__ or (a is int and b is float) or ("derived" in vars(a) and _axes_promised(a, b))
+        return b in a.__mro__ or (a is int and b is float) or ("derived" in vars(a) and _axes_imply(a, b))
 
     if source.optional and not (target.optional or target.is_any):
         return True
-    return not all(any(promised(a, b) for b in target.alternatives) for a in source.alternatives)
+    return not all(any(guarantees(a, b) for b in target.alternatives) for a in source.alternatives)
 
 
 @cache
 def join(a: PortType, b: PortType) -> PortType:
-    """The nearest type that holds every value of both: the type of a loop's carry."""
+    """The nearest common supertype: the type of a loop's carry."""
     if a == b:
         return a
     if len(a.alternatives) == 1 and len(b.alternatives) == 1:
@@ -123,7 +123,7 @@ def join(a: PortType, b: PortType) -> PortType:
 
 
 def have_common(a: PortType, b: PortType) -> bool:
-    """Whether one loop can carry values of both: a link is valid, or their classes share an ancestor."""
+    """Whether a carry can hold values of both types: a link is valid, or the classes share an ancestor."""
     return (
         linkable(a, b)
         or linkable(b, a)

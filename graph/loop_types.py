@@ -1,4 +1,4 @@
-"""Types of loops: what a loop can run over, the type of an entry, and of what the loop collects."""
+"""Types in loops: what a loop can run over, and the types of its items and collected values."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from guidegraph.graph.types import ANY, PortType, SequenceOf, Tensor, tensor_wit
 
 
 def element_of(over: PortType) -> PortType:
-    """The type of one entry of what a loop runs over."""
+    """The type of an item of a loop over ``over``."""
     return without_axes(entry_of(over))
 
 
 def entry_of(over: PortType) -> PortType:
-    """All that is known of one entry of what a loop runs over: of a tensor's row, the axes."""
-    return union([_entry_of(a) for a in over.alternatives])
+    """The exact type of an item of a loop over ``over``; for rows of a tensor, with their axes."""
+    return union([_exact_item_type(a) for a in over.alternatives])
 
 
-def _entry_of(over: Any) -> PortType:
+def _exact_item_type(over: Any) -> PortType:
     if isinstance(over, SequenceOf):
         return over.element
     if Tensor in over.__mro__:
-        return PortType((_row_of(over),))
+        return PortType((_row_type(over),))
     return PortType((int,)) if over is int else ANY
 
 
-def _row_of(tensor: Any) -> type:
-    """A row of a tensor; a vector's rows have shape (1)."""
+def _row_type(tensor: Any) -> type:
+    """The type of a tensor's rows; rows of a vector have shape (1)."""
     if tensor.axes is None:
         return Tensor
     return tensor_with(tensor.axes[1:] or tensor.axes, tensor.integer)
 
 
 def without_axes(kind: PortType) -> PortType:
-    """A type with `Tensor` in the place of tensors that have axes and no name."""
+    """The type with unnamed tensor types replaced by `Tensor`."""
     plain = [Tensor if isinstance(a, type) and "derived" in vars(a) else a for a in kind.alternatives]
     return PortType(tuple(dict.fromkeys(plain)), kind.optional)
 
 
 def iterable(kind: PortType) -> bool:
-    """Whether a loop can run over whatever a type may be: sequences, tensors or a number of times."""
-    return bool(kind.alternatives) and not kind.optional and all(map(_iterable, kind.alternatives))
+    """Whether a loop can run over every value of a type: sequences, tensors or a number of iterations."""
+    return bool(kind.alternatives) and not kind.optional and all(map(_can_iterate, kind.alternatives))
 
 
 def may_iterate(kind: PortType) -> bool:
-    """Whether a loop can run over some values of a type."""
-    return any(map(_iterable, kind.alternatives))
+    """Whether a loop can run over some value of a type."""
+    return any(map(_can_iterate, kind.alternatives))
 
 
-def _iterable(kind: Any) -> bool:
+def _can_iterate(kind: Any) -> bool:
     if isinstance(kind, SequenceOf) or kind in (object, int, list, tuple):
         return True
     if Tensor in kind.__mro__:
@@ -61,31 +61,31 @@ def _iterable(kind: Any) -> bool:
 
 
 def collected(kind: PortType) -> PortType:
-    """All that is known of what a loop collects: tensors and structured values are stacked, all else is listed."""
+    """The exact type of collected values: tensors and structured values are stacked, others listed."""
     listed = PortType((SequenceOf(kind),))
-    if not any(map(_stacks, kind.alternatives)):
+    if not any(map(_is_stackable, kind.alternatives)):
         return listed
-    if kind.optional or not all(map(_stacks, kind.alternatives)) or kind.is_any:
+    if kind.optional or not all(map(_is_stackable, kind.alternatives)) or kind.is_any:
         return ANY
     if all(Tensor in a.__mro__ for a in kind.alternatives if isinstance(a, type)):
-        return PortType(tuple(dict.fromkeys(map(_stack_of, kind.alternatives))))
+        return PortType(tuple(dict.fromkeys(map(_stack_type, kind.alternatives))))
     return kind if len(kind.alternatives) == 1 else ANY
 
 
 def unstacked(kind: PortType) -> PortType | None:
-    """All that a loop may give for what it collects: values whose shapes differ are listed, where others are stacked.
+    """Every type that collected values may have: a stack, or a list if their shapes differ.
 
-    None where there is nothing to tell.
+    None if ``kind`` says so already.
     """
     if kind.sequence is not None or kind.is_any:
         return None
     return PortType((*kind.alternatives, SequenceOf(kind)))
 
 
-def _stacks(kind: type | SequenceOf) -> bool:
-    """Whether values of a type are stacked, leaf by leaf, where their shapes agree."""
+def _is_stackable(kind: type | SequenceOf) -> bool:
+    """Whether values of a type are stacked, pytree leaf by leaf, if their shapes agree."""
     return isinstance(kind, type) and (kind is object or Tensor in kind.__mro__ or dataclasses.is_dataclass(kind))
 
 
-def _stack_of(tensor: Any) -> type:
+def _stack_type(tensor: Any) -> type:
     return Tensor if tensor.axes is None else tensor_with(("R", *tensor.axes), tensor.integer)

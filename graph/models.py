@@ -1,4 +1,4 @@
-"""Models as values: frozen, and never changed in place."""
+"""Models as immutable values: modules are frozen and never changed in place."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 
 def is_module(value: object) -> bool:
-    """Whether a value is a ``torch.nn.Module``, without importing torch."""
+    """Whether a value is a ``torch.nn.Module``. Does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def freeze(value: Any) -> Any:
-    """The value; a module is put in evaluation mode, without gradients, once for all."""
+    """Put a module into evaluation mode without gradients, in place; return any other value unchanged."""
     if is_module(value) and (value.training or any(p.requires_grad for p in value.parameters())):
         value.eval().requires_grad_(False)
     return value
 
 
 def frozen_copy(value: Any) -> Any:
-    """The value; for a module, a frozen copy that shares its tensors, so that the caller's stays as it is."""
+    """A frozen copy of a module that shares its tensors, leaving the module unchanged; any other value itself."""
     if not is_module(value):
         return value
     import torch

@@ -1,4 +1,4 @@
-"""The parameters that a workflow declares: their types and defaults."""
+"""Declared parameters of a workflow: their types and defaults."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ BASIC_TYPES: dict[str, Any] = {
 
 
 def declared(workflow: ParsedWorkflow, registry: Registry, problems: list[Problem]) -> dict[str, Parameter]:
-    """The parameters that are right; what is wrong with the others is added to ``problems``."""
-    found: dict[str, Parameter] = {}
+    """Resolve the declared parameters; returns the valid ones, and adds the others' problems to ``problems``."""
+    parameters: dict[str, Parameter] = {}
     for name, parsed in workflow.params.items():
         parameter = _parameter(parsed, workflow.path.parent, registry, problems) if parsed else None
         if parameter is not None:
-            found[name] = parameter
-    return found
+            parameters[name] = parameter
+    return parameters
 
 
 def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: list[Problem]) -> Parameter | None:
-    def wrong(mark: Mark, code: str, message: str, key: str) -> None:
+    def report(mark: Mark, code: str, message: str, key: str) -> None:
         problems.append(Problem(mark, code, message, f"params.{parsed.name}{key}"))
 
     default = plain(parsed.default) if parsed.default is not None else None
@@ -56,11 +56,11 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
         except KeyError as error:
             name = str(error.args[0])
             hint = choices(name[:60], [*BASIC_TYPES, *registry.types], "types")
-            wrong(parsed.type.mark, "bad-type", f"unknown type '{short(name)}'; {hint}", ".type")
+            report(parsed.type.mark, "bad-type", f"unknown type '{short(name)}'; {hint}", ".type")
             return None
         if parsed.default is not None and default is None:
             annotation = annotation if annotation is Any else annotation | None
-    # What the parameter feeds says whether it may be infinite.
+    # The ports that it feeds decide whether it may be infinite.
     port = Port(parsed.name, annotation, port_type(annotation), REQUIRED, setting=True, infinite=True)
     if parsed.default is not None and default is not None:
         try:
@@ -68,27 +68,27 @@ def _parameter(parsed: ParsedParam, base: Path, registry: Registry, problems: li
                 raise ValueError(f"a value of type {port.type} cannot be written down; leave the default out")
             default = literal_value(port, default, base)
         except ValueError as error:
-            wrong(parsed.default.mark, "bad-value", f"the default does not fit: {error}", ".default")
+            report(parsed.default.mark, "bad-value", f"the default does not fit: {error}", ".default")
             return None
     return Parameter(parsed.name, port, default, parsed.default is None, parsed.help, parsed.mark, base)
 
 
 def annotation_of(text: str, registry: Registry) -> Any:
-    """The annotation that a type's name means: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
+    """The annotation that a text names: ``int``, ``Image | None``, ``Sequence[int | float]``, ``list[str]``.
 
-    Raises ``KeyError`` with the part that is not known.
+    Raises ``KeyError`` with the unknown name.
     """
-    known = [_part(part.strip(), registry) for part in _alternatives(text)]
-    if Any in known:
+    alternatives = [_simple_annotation(part.strip(), registry) for part in _split_alternatives(text)]
+    if Any in alternatives:
         return Any
-    found = known[0]
-    for more in known[1:]:
-        found = found | more
-    return found
+    result = alternatives[0]
+    for alternative in alternatives[1:]:
+        result = result | alternative
+    return result
 
 
-def _alternatives(text: str) -> list[str]:
-    """The parts between the ``|`` that stand in no brackets."""
+def _split_alternatives(text: str) -> list[str]:
+    """Split a text at each ``|`` outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "[") - (character == "]")
@@ -99,7 +99,7 @@ def _alternatives(text: str) -> list[str]:
     return parts
 
 
-def _part(name: str, registry: Registry) -> Any:
+def _simple_annotation(name: str, registry: Registry) -> Any:
     for sequence in ("list[", "Sequence["):
         if name.startswith(sequence) and name.endswith("]"):
             return list[annotation_of(name.removeprefix(sequence)[:-1], registry)]  # type: ignore[misc]
@@ -113,18 +113,18 @@ def _part(name: str, registry: Registry) -> Any:
 def path_parameters(
     workflow: ParsedWorkflow, params: Mapping[str, Parameter], ops: Mapping[str, Op], problems: list[Problem]
 ) -> dict[str, Parameter]:
-    """The parameters, with a text that feeds a path made a path: its default is relative to the workflow's file."""
-    uses = _uses(ops)
-    found = dict(params)
+    """Convert text parameters that feed paths to paths; their defaults are relative to the workflow's file."""
+    uses = _list_uses(ops)
+    result = dict(params)
     for name, parameter in params.items():
-        paths = [place for place, port in uses.get(name, ()) if _is_path(port)]
+        paths = [location for location, port in uses.get(name, ()) if _is_path(port)]
         if not paths or not (is_text(parameter.port.type) or parameter.port.type.is_any):
             continue
-        where = f"params.{name}"
-        if others := [place for place, port in uses[name] if not _is_path(port) and not port.type.is_any]:
-            message = f"'{name}' is a path for {paths[0]} and a text for {others[0]}: declare two parameters"
-            problems.append(Problem(parameter.mark, "type-mismatch", message, where))
-            del found[name]
+        path = f"params.{name}"
+        if text_uses := [location for location, port in uses[name] if not _is_path(port) and not port.type.is_any]:
+            message = f"'{name}' is a path for {paths[0]} and a text for {text_uses[0]}: declare two parameters"
+            problems.append(Problem(parameter.mark, "type-mismatch", message, path))
+            del result[name]
             continue
         annotation: Any = Path | None if parameter.port.type.optional else Path
         default = parameter.default
@@ -132,25 +132,25 @@ def path_parameters(
             default = absolute_path(default, parameter.base) if isinstance(default, str) else default
         except ValueError as error:
             message = f"the default does not fit: {error}"
-            problems.append(Problem(workflow.default_mark(name), "bad-value", message, f"{where}.default"))
-            del found[name]
+            problems.append(Problem(workflow.default_mark(name), "bad-value", message, f"{path}.default"))
+            del result[name]
             continue
         port = replace(parameter.port, annotation=annotation, type=port_type(annotation))
-        found[name] = replace(parameter, port=port, default=default)
-    return found
+        result[name] = replace(parameter, port=port, default=default)
+    return result
 
 
 def _is_path(port: Port) -> bool:
     return Path in port.type.alternatives and str not in port.type.alternatives
 
 
-def _uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
-    """The ports that each parameter feeds, with how to name them."""
-    found: dict[str, list[tuple[str, Port]]] = {}
+def _list_uses(ops: Mapping[str, Op]) -> dict[str, list[tuple[str, Port]]]:
+    """The ports that each parameter feeds, each with its path for messages."""
+    uses: dict[str, list[tuple[str, Port]]] = {}
     for op in walk(ops):
         if isinstance(op, Call):
             for name, port in op.parameters():
-                found.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
+                uses.setdefault(name, []).append((f"nodes.{op.key}.in.{port.name}", port))
         elif op.training is not None and isinstance(folder := op.training.checkpoint, Param):
-            found.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
-    return found
+            uses.setdefault(folder.name, []).append((f"nodes.{op.key}.checkpoint.path", CHECKPOINT))
+    return uses

@@ -1,7 +1,7 @@
-"""A workflow as it is written: names and places, nothing resolved yet.
+"""The syntax tree of a workflow: names and positions, nothing resolved yet.
 
-What is wrong and reported stays in the tree as a gap (``None``, ``ParsedBroken``, ``partial``, ``unread``), so
-that nothing that refers to it is complained about as well.
+Invalid values that were reported stay in the tree as gaps (``None``, ``ParsedBroken``, ``partial``, ``unread``), so
+that references to them are not reported again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ NamedLinks: TypeAlias = dict[str, tuple[Mark, Scalar | None]]
 
 
 def links_of(links: Links | None) -> list[Scalar]:
+    """The links as a list."""
     if isinstance(links, Sequence):
         return [item for item in links.items if isinstance(item, Scalar)]
     return [] if links is None else [links]
@@ -28,9 +29,9 @@ def links_of(links: Links | None) -> list[Scalar]:
 
 @dataclass
 class ParsedNode:
-    """A node as written: links by port, literals by port, each with its key's place.
+    """A node as written: links by port and literals by port, each with its key's position.
 
-    partial: some of it could not be read, so that a port that seems to be missing may be there.
+    partial: some of it could not be read, so ports that seem to be missing are not reported.
     """
 
     name: str
@@ -48,7 +49,7 @@ class ParsedNode:
 
 @dataclass
 class ParsedBroken:
-    """A node of which nothing can be said."""
+    """A node that could not be read."""
 
     name: str
     path: str
@@ -60,7 +61,7 @@ class ParsedBroken:
 
 @dataclass
 class ParsedTrain:
-    """One entry of ``train``."""
+    """One entry of ``train``. options: by name, the positions of key and value, and the value."""
 
     model: Scalar
     loss: Scalar
@@ -69,7 +70,7 @@ class ParsedTrain:
 
 @dataclass
 class ParsedPreview:
-    """What a training loop runs every so many steps: a node, and ``every`` as it is written."""
+    """The preview of a training loop as written: its node, and ``every``, the number of steps between previews."""
 
     node: ParsedNode
     every: Tree
@@ -77,7 +78,7 @@ class ParsedPreview:
 
 @dataclass
 class ParsedLoop:
-    """A loop as written. ``over`` is None where it could not be read; ``unread`` has such keys of the loop."""
+    """A loop as written. ``over`` is None if it could not be read; ``unread``: all keys that could not be."""
 
     name: str
     path: str
@@ -98,7 +99,7 @@ class ParsedLoop:
     preview: ParsedPreview | None = None
 
     def links(self) -> Iterator[Scalar]:
-        """All links of the loop and its bodies."""
+        """All links of the loop and its body, nested loops included."""
         if self.over is not None:
             yield self.over
         for group in (self.carry, self.next, self.collect):
@@ -112,7 +113,7 @@ class ParsedLoop:
             yield from inner.links()
 
     def inner_names(self) -> Iterator[str]:
-        """The names of all nodes in the body, those of loops inside it included."""
+        """Names of all nodes in the body, nested loops included."""
         for name, op in self.body.items():
             yield name
             if isinstance(op, ParsedLoop):
@@ -121,9 +122,9 @@ class ParsedLoop:
 
 @dataclass
 class ParsedChoice:
-    """A choice as written. ``when`` is None where it could not be read; ``unread`` has such keys of the choice.
+    """A choice as written. ``when`` is None if it could not be read; ``unread``: all keys that could not be.
 
-    branches: a link by the value that takes it, each with its key.
+    branches: by the value of ``when``, the branch's key and link.
     """
 
     name: str
@@ -145,6 +146,8 @@ ParsedOp: TypeAlias = ParsedNode | ParsedLoop | ParsedChoice | ParsedBroken
 
 @dataclass
 class ParsedParam:
+    """A parameter as written."""
+
     name: str
     mark: Mark
     type: Scalar | None
@@ -154,7 +157,7 @@ class ParsedParam:
 
 @dataclass
 class ParsedWorkflow:
-    """``file`` is the path as errors show it. A parameter that is wrong is None."""
+    """A workflow as written. ``file`` is the path for messages. An invalid parameter is None."""
 
     path: Path
     file: str
@@ -166,7 +169,7 @@ class ParsedWorkflow:
     unread: frozenset[str]
 
     def default_mark(self, name: str) -> Mark:
-        """Where a parameter's default stands."""
+        """The position of a parameter's default."""
         param = self.params[name]
         assert param is not None
         return param.default.mark if param.default is not None else param.mark

@@ -1,4 +1,4 @@
-"""Paths written in workflows: relative to their file, or ``pkg:NAME`` for what ships with the package."""
+"""Paths in workflows: relative to the workflow's file, or ``pkg:NAME`` for files that ship with the package."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ PACKAGE = "pkg:"
 
 
 def package_roots() -> list[Path]:
-    """The folders that ``pkg:NAME`` is looked up in: models first, then everything beside the workflows."""
-    root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout as where it is installed
+    """The folders searched for ``pkg:NAME``: models first, then the folder of the workflows."""
+    root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout and when installed
     return [root / "models", root] if root.is_dir() else []
 
 
 def shipped_folders() -> list[Path]:
-    """Where what ships with the package lies: as it is installed, and, of an editable install, in the checkout too."""
+    """The folders of files that ship with the package: the installed one and, if editable, that of the checkout."""
     roots = (Path(__file__).parents[1], Path(os.path.realpath(__file__)).parents[1])
     return [root / "workflows" for root in dict.fromkeys(roots) if (root / "workflows").is_dir()]
 
@@ -28,10 +28,10 @@ def resolve(text: str | Path, base: Path) -> Path:
     name = str(text)
     if not name.startswith(PACKAGE):
         return (base / Path(name).expanduser()).absolute()
-    wanted = name.removeprefix(PACKAGE)
-    inside = not Path(wanted).is_absolute() and ".." not in Path(wanted).parts
-    for root in package_roots() if inside and wanted else ():
-        if (root / wanted).exists():
-            return root / wanted
+    relative = name.removeprefix(PACKAGE)
+    is_inside = not Path(relative).is_absolute() and ".." not in Path(relative).parts
+    for root in package_roots() if is_inside and relative else ():
+        if (root / relative).exists():
+            return root / relative
     shipped = sorted({p.name for root in package_roots()[:1] if root.is_dir() for p in root.iterdir()})
     raise ValueError(f"'{name}' does not ship with the package; models that do: {', '.join(shipped) or 'none'}")

@@ -1,7 +1,7 @@
-"""What a drawing of a graph shows: boxes with ports, and wires between them, for every region.
+"""A diagram of a graph: boxes with ports, and wires between them, for every block.
 
-A loop is a box with a panel inside. Everything that crosses its edge is a port on it: what it runs over, what it
-carries, and what its body takes from outside.
+A loop is a box with a panel inside. Every source that crosses its edge is a port on the edge: ``over``, the carries
+and the values that its body reads from outside.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LEFT, RIGHT = "<", ">"
 
 @dataclass
 class Port:
-    """A dot on a box, with its name. ``pill`` is the parameter that feeds it, where one does."""
+    """A port: a dot on the edge of a box, with its label. ``pill`` is the parameter that feeds it, if any."""
 
     label: str
     type: PortType
@@ -45,7 +45,7 @@ class Port:
 
 @dataclass
 class Box:
-    """A node, or a loop, which has a panel inside. ``notes`` are its literals, or how it is trained."""
+    """A node, or a loop, which has a panel inside. ``notes`` are literals, or the training options of a loop."""
 
     title: str
     subtitle: str
@@ -58,7 +58,7 @@ class Box:
 
 @dataclass
 class Panel:
-    """A region. ``lefts`` and ``rights`` are ports on its edge; ``backs`` are carries: from right to left."""
+    """A block. ``lefts`` and ``rights`` are ports on its edge; ``backs`` are carries, from right to left ports."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
     lefts: dict[str, Port] = field(default_factory=dict)
@@ -68,16 +68,16 @@ class Panel:
 
 
 def short(key: str) -> str:
-    """A node's name in its own region."""
+    """A node's name in its own block."""
     return key.rpartition(".body.")[2]
 
 
 def picture_of(graph: Graph) -> Panel:
-    """The top level of a graph, with panels for all loops in it."""
-    return _Builder(graph).build()
+    """The diagram of a graph: the panel of its top level, with panels for all loops."""
+    return _DiagramBuilder(graph).build()
 
 
-class _Builder:
+class _DiagramBuilder:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.ops: dict[str, Op] = {op.key: op for op in walk(graph.ops, previews=False)}
@@ -97,47 +97,47 @@ class _Builder:
         while pending:
             panel, ops, loop = pending.pop()
             if loop is not None:
-                panel.lefts = {name: Port(p.label, p.type) for name, (p, _) in self._entries(loop).items()}
+                panel.lefts = {name: Port(p.label, p.type) for name, (p, _) in self._loop_inputs(loop).items()}
             for key, op in ops.items():
                 box = panel.boxes[key] = self._box(op)
                 if isinstance(op, Loop):
                     box.panel = Panel()
                     pending.append((box.panel, op.body, op))
                 for name, port, source in self._inputs(op):
-                    self._connect(panel, ops, loop, source, (key, name), name, box.ins, port)
-            exits = self._exits(loop) if loop else self._outputs()
+                    self._add_wire(panel, ops, loop, source, (key, name), name, box.ins, port)
+            exits = self._loop_outputs(loop) if loop else self._graph_outputs()
             for name, (port, fed) in exits.items():
                 panel.rights[name] = port
                 if fed is not None:
-                    self._connect(panel, ops, loop, fed, ((RIGHT, name), ""), name, panel.rights, port)
+                    self._add_wire(panel, ops, loop, fed, ((RIGHT, name), ""), name, panel.rights, port)
             if loop is not None:
                 panel.backs = [(name, f"carry.{name}") for name in loop.next if name in loop.carry]
         return top
 
-    def _connect(
+    def _add_wire(
         self,
         panel: Panel,
         ops: Mapping[str, Op],
         loop: Loop | None,
         source: Source,
-        end: tuple[Key, str],
+        target: tuple[Key, str],
         name: str,
         ports: dict[str, Port],
         port: Port,
     ) -> None:
-        """Draw a source into the port at ``end``: as a wire, or as a parameter's pill at the top level."""
+        """Connect a source to the port ``target``: with a wire, or as a parameter's pill at the top level."""
         ports.setdefault(name, port)
         if isinstance(source, Literal):
             return
         if isinstance(source, Param) and loop is None:
             ports[name].pill = source.name
             return
-        start: tuple[Key, str]
+        origin: tuple[Key, str]
         if isinstance(source, Output) and source.op in ops:
-            start = (source.op, source.name)
+            origin = (source.op, source.name)
         else:
-            start = ((LEFT, self._entry_name(source, loop)), "")
-        panel.wires[Wire(start[0], start[1], end[0], end[1])] = self._type(source)
+            origin = ((LEFT, self._input_name(source, loop)), "")
+        panel.wires[Wire(origin[0], origin[1], target[0], target[1])] = self._type_of(source)
 
     def _box(self, op: Op) -> Box:
         if isinstance(op, Call):
@@ -145,20 +145,20 @@ class _Builder:
             single = list(op.outputs) == ["out"]
             for name, kind in op.outputs.items():
                 box.outs[name] = Port("" if single else name, kind, used=Output(op.key, name) in self.used)
-            given = {**op.inputs, **op.settings}
-            box.notes = [f"{name} = {_shown(s)}" for name, s in given.items() if _literal(s)]
+            arguments = {**op.inputs, **op.settings}
+            box.notes = [f"{name} = {_format_value(s)}" for name, s in arguments.items() if _is_literal(s)]
             return box
         over = self._label(op.over)
         box = Box(short(op.key), f"for each {op.item} of {over}", f"loop over {over}")
         if op.training:
-            box.notes = [f"trains {m.model}: {m.optimizer}, lr {_rate(m)}" for m in op.training.models]
+            box.notes = [f"trains {m.model}: {m.optimizer}, lr {_format_rate(m)}" for m in op.training.models]
         for name, kind in op.outputs.items():
             box.outs[name] = Port(name, kind, used=Output(op.key, name) in self.used)
         return box
 
     def _inputs(self, op: Op) -> Iterator[tuple[str, Port, Source]]:
         if isinstance(op, Loop):
-            for name, (port, source) in self._entries(op).items():
+            for name, (port, source) in self._loop_inputs(op).items():
                 if source is not None:
                     yield name, port, source
             return
@@ -168,58 +168,58 @@ class _Builder:
                 if not isinstance(source, Literal):
                     yield name, Port(name, declared.type if declared else ANY), source
 
-    def _entries(self, loop: Loop) -> dict[str, tuple[Port, Source | None]]:
-        """The ports on a loop's left edge, each with what feeds it from outside."""
-        found: dict[str, tuple[Port, Source | None]] = {
-            "over": (Port(loop.item, element_of(self._type(loop.over))), loop.over)
+    def _loop_inputs(self, loop: Loop) -> dict[str, tuple[Port, Source | None]]:
+        """The ports on a loop's left edge, each with its source outside."""
+        ports: dict[str, tuple[Port, Source | None]] = {
+            "over": (Port(loop.item, element_of(self._type_of(loop.over))), loop.over)
         }
-        if Index(loop.key) in self._read_inside(loop):
-            found["index"] = (Port("index", PortType((int,))), None)
+        if Index(loop.key) in self._sources_inside(loop):
+            ports["index"] = (Port("index", PortType((int,))), None)
         for name, source in loop.carry.items():
-            label = f"{name} = {_shown(source)}" if isinstance(source, Literal) else name
-            found[f"carry.{name}"] = (Port(label, loop.outputs.get(name) or self._type(source)), source)
+            label = f"{name} = {_format_value(source)}" if isinstance(source, Literal) else name
+            ports[f"carry.{name}"] = (Port(label, loop.outputs.get(name) or self._type_of(source)), source)
         if loop.training and loop.training.steps is not None:
             steps = loop.training.steps
-            label = f"steps = {_shown(steps)}" if isinstance(steps, Literal) else "steps"
-            found["steps"] = (Port(label, PortType((int,))), steps)
+            label = f"steps = {_format_value(steps)}" if isinstance(steps, Literal) else "steps"
+            ports["steps"] = (Port(label, PortType((int,))), steps)
         if loop.training and isinstance(folder := loop.training.checkpoint, Param):
-            found["checkpoint"] = (Port("checkpoint", self._type(folder)), folder)
-        for source in self._read_inside(loop):
-            mine = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
-            if isinstance(source, Literal) or mine or (isinstance(source, Output) and source.op in loop.body):
+            ports["checkpoint"] = (Port("checkpoint", self._type_of(folder)), folder)
+        for source in self._sources_inside(loop):
+            is_own = isinstance(source, (Carry, Item, Index)) and source.loop == loop.key
+            if isinstance(source, Literal) or is_own or (isinstance(source, Output) and source.op in loop.body):
                 continue
-            found[self._label(source)] = (Port(self._label(source), self._type(source)), source)
-        return found
+            ports[self._label(source)] = (Port(self._label(source), self._type_of(source)), source)
+        return ports
 
     @staticmethod
-    def _read_inside(loop: Loop) -> dict[Source, None]:
+    def _sources_inside(loop: Loop) -> dict[Source, None]:
         return dict.fromkeys(loop.inner_sources())
 
-    def _entry_name(self, source: Source, loop: Loop | None) -> str:
+    def _input_name(self, source: Source, loop: Loop | None) -> str:
         if loop is not None and isinstance(source, (Carry, Item, Index)) and source.loop == loop.key:
             return {Carry: f"carry.{getattr(source, 'name', '')}", Item: "over", Index: "index"}[type(source)]
         return self._label(source)
 
-    def _exits(self, loop: Loop) -> dict[str, tuple[Port, Source | None]]:
-        """The ports on a loop's right edge, each with what feeds it from the body."""
-        given: dict[str, Source] = {**loop.next, **loop.collect}
-        found: dict[str, tuple[Port, Source | None]] = {}
+    def _loop_outputs(self, loop: Loop) -> dict[str, tuple[Port, Source | None]]:
+        """The ports on a loop's right edge, each with its source in the body."""
+        sources: dict[str, Source] = {**loop.next, **loop.collect}
+        ports: dict[str, tuple[Port, Source | None]] = {}
         for name, kind in loop.outputs.items():
             label = f"all {name}" if name in loop.collect else name
-            found[name] = (Port(label, kind), given.get(name))
-        for trained in loop.training.models if loop.training else ():
-            label = f"loss of {trained.model}"
-            found[label] = (Port(label, self._type(trained.loss)), trained.loss)
-        return found
+            ports[name] = (Port(label, kind), sources.get(name))
+        for model in loop.training.models if loop.training else ():
+            label = f"loss of {model.model}"
+            ports[label] = (Port(label, self._type_of(model.loss)), model.loss)
+        return ports
 
-    def _outputs(self) -> dict[str, tuple[Port, Source | None]]:
+    def _graph_outputs(self) -> dict[str, tuple[Port, Source | None]]:
         return {name: (Port(name, out.type), out.source) for name, out in self.graph.outputs.items()}
 
     def _label(self, source: Source) -> str:
-        """A source as a workflow names it."""
+        """A source's name as in a workflow."""
         if isinstance(source, Output):
-            only = list(self.ops[source.op].outputs) == [source.name]
-            return short(source.op) if only else f"{short(source.op)}.{source.name}"
+            is_only = list(self.ops[source.op].outputs) == [source.name]
+            return short(source.op) if is_only else f"{short(source.op)}.{source.name}"
         if isinstance(source, Param):
             return source.name
         if isinstance(source, Carry):
@@ -228,9 +228,9 @@ class _Builder:
             loop = self.ops[source.loop]
             name = loop.item if isinstance(source, Item) and isinstance(loop, Loop) else "index"
             return f"{short(source.loop)}: {name}"
-        return _shown(source)
+        return _format_value(source)
 
-    def _type(self, source: Source) -> PortType:
+    def _type_of(self, source: Source) -> PortType:
         if isinstance(source, Output):
             return self.ops[source.op].outputs[source.name]
         if isinstance(source, Param):
@@ -242,22 +242,22 @@ class _Builder:
         loop = self.ops[source.loop]
         assert isinstance(loop, Loop)
         if isinstance(source, Carry):
-            return loop.outputs.get(source.name) or self._type(loop.carry[source.name])
-        item = element_of(self._type(loop.over))
+            return loop.outputs.get(source.name) or self._type_of(loop.carry[source.name])
+        item = element_of(self._type_of(loop.over))
         return (fields_of(item) or {}).get(source.field, ANY) if source.field else item
 
 
-def _literal(sources: Sources) -> bool:
+def _is_literal(sources: Sources) -> bool:
     return all(isinstance(s, Literal) for s in (sources if isinstance(sources, tuple) else (sources,)))
 
 
-def _rate(model: Optimised) -> str:
+def _format_rate(model: Optimised) -> str:
     source = model.linked.get("lr", Literal(model.lr))
-    return f"params.{source.name}" if isinstance(source, Param) else _shown(source)
+    return f"params.{source.name}" if isinstance(source, Param) else _format_value(source)
 
 
-def _shown(sources: Sources | Any, limit: int = 30) -> str:
-    """A literal on one short line; of a path, its end."""
+def _format_value(sources: Sources | Any, limit: int = 30) -> str:
+    """Literals on one line, shortened to ``limit``; a path is shortened to its end."""
     from pathlib import Path
 
     values = [s.value if isinstance(s, Literal) else s for s in (sources if isinstance(sources, tuple) else (sources,))]
@@ -265,31 +265,31 @@ def _shown(sources: Sources | Any, limit: int = 30) -> str:
     if isinstance(value, Path):
         text = "/".join(value.parts[-2:])
         return text if len(text) <= limit else "…" + text[1 - limit :]
-    text = f"“{value}”" if isinstance(value, str) else _plain(value)
+    text = f"“{value}”" if isinstance(value, str) else _format_plain(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _plain(value: Any) -> str:
+def _format_plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_plain(v) for v in value) + "]"
+        return "[" + ", ".join(_format_plain(v) for v in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def shown(value: Any, limit: int = 30) -> str:
-    """A value on one short line."""
-    return _shown(Literal(value), limit)
+    """A value on one line, shortened to ``limit``."""
+    return _format_value(Literal(value), limit)
 
 
 def types_of(panel: Panel) -> Iterable[PortType]:
-    """The types of all wires and ports, in the order in which they are met."""
-    found: dict[PortType, None] = {}
+    """The types of all wires and ports, in order of first occurrence."""
+    types: dict[PortType, None] = {}
     pending = [panel]
     while pending:
-        here = pending.pop(0)
-        found |= dict.fromkeys(here.wires.values())
-        for box in here.boxes.values():
-            found |= dict.fromkeys(p.type for p in (*box.ins.values(), *box.outs.values()))
+        current = pending.pop(0)
+        types |= dict.fromkeys(current.wires.values())
+        for box in current.boxes.values():
+            types |= dict.fromkeys(p.type for p in (*box.ins.values(), *box.outs.values()))
             if box.panel:
                 pending.append(box.panel)
-        found |= dict.fromkeys(p.type for p in (*here.lefts.values(), *here.rights.values()))
-    return found
+        types |= dict.fromkeys(p.type for p in (*current.lefts.values(), *current.rights.values()))
+    return types

@@ -1,7 +1,7 @@
-"""The JSON Schema (2020-12) of the workflow language and of all known nodes, for editors.
+"""The JSON Schema (2020-12) of the workflow language and all installed nodes, for editors.
 
-What a schema can say of one file is here: keys, node ids, port names, settings and their literals. Links, types
-and loops are checked by ``guidegraph validate``.
+It covers what can be checked in one file: keys, node ids, port names, settings and literals. Links, types and loops
+are checked by ``guidegraph validate``.
 """
 
 from __future__ import annotations
@@ -86,21 +86,21 @@ def _language(registry: Registry, nodes: list[NodeSpec]) -> dict[str, Schema]:
         "call": _call(nodes),
         "loop": _loop(),
         "choice": _choice(),
-        "trained": _trained(),
+        "trained": _trained_model(),
     }
 
 
 def _parameter(registry: Registry) -> Schema:
-    known = [*SCALARS, *sorted(registry.types)]
-    declared = {
+    types = [*SCALARS, *sorted(registry.types)]
+    declaration = {
         "properties": {
             "default": {"description": "Its value where none is set; without one it must be set."},
-            "type": {"type": "string", "description": f"One of {', '.join(known)}, …", "examples": known},
+            "type": {"type": "string", "description": f"One of {', '.join(types)}, …", "examples": types},
             "help": {"type": "string", "description": "What it is, for the command line."},
         },
         "additionalProperties": False,
     }
-    return {"if": {"type": "object"}, "then": declared}
+    return {"if": {"type": "object"}, "then": declaration}
 
 
 def _call(nodes: list[NodeSpec]) -> Schema:
@@ -136,10 +136,10 @@ def _node(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
     docs = parameter_docs(spec)
     ports = [*spec.inputs.values(), *spec.settings.values()]
     required = [p.name for p in ports if p.required]
-    given = [
+    conditions = [
         {"anyOf": [{"required": [k], "properties": {k: {"required": [n]}}} for k in ("in", "with")]} for n in required
     ]
-    values = {p.name: _value(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
+    values = {p.name: _literal(spec, p, docs, literals) for p in ports if takes_literal(p.type)}
     schema: Schema = {
         "properties": {
             "use": {"description": spec.summary, "markdownDescription": _markdown(spec)},
@@ -147,21 +147,21 @@ def _node(spec: NodeSpec, literals: dict[str, Schema]) -> Schema:
             "with": {"properties": values, "additionalProperties": False},
         },
     }
-    return schema | ({"allOf": given} if given else {})
+    return schema | ({"allOf": conditions} if conditions else {})
 
 
 def _wire(port: Port, docs: dict[str, str]) -> Schema:
     link: Schema = {"$ref": "#/$defs/link"}
     if port.type.sequence is not None:
         link = {"anyOf": [link, {"$ref": "#/$defs/links"}]}
-    return {**link, "description": _about(port, docs)}
+    return {**link, "description": _describe_port(port, docs)}
 
 
-def _value(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
-    return {**literals[f"{spec.id} {port.name}"], "description": _about(port, docs)}
+def _literal(spec: NodeSpec, port: Port, docs: dict[str, str], literals: dict[str, Schema]) -> Schema:
+    return {**literals[f"{spec.id} {port.name}"], "description": _describe_port(port, docs)}
 
 
-def _about(port: Port, docs: dict[str, str]) -> str:
+def _describe_port(port: Port, docs: dict[str, str]) -> str:
     default = "required" if port.required else f"default {port.default!r}"
     text = docs.get(port.name, "")
     return f"{port.type}, {default}" + (f": {text}" if text else "")
@@ -179,7 +179,7 @@ def _choice() -> Schema:
         "propertyNames": {"not": {"enum": ["when", "otherwise"]}},
         "additionalProperties": {"$ref": "#/$defs/link"},
     }
-    chosen = {
+    choice = {
         "type": "object",
         "description": "One branch of several, which alone is computed.",
         "required": ["when", "of"],
@@ -190,7 +190,7 @@ def _choice() -> Schema:
         },
         "additionalProperties": False,
     }
-    return {"required": ["choose"], "properties": {"choose": chosen}, "additionalProperties": False}
+    return {"required": ["choose"], "properties": {"choose": choice}, "additionalProperties": False}
 
 
 def _loop() -> Schema:
@@ -260,12 +260,12 @@ def _loop() -> Schema:
 
 
 def _number(kind: str, description: str = "", **limits: float) -> Schema:
-    """A number, or the parameter that has it."""
-    told = {"description": description} if description else {}
-    return {"anyOf": [{"type": kind, **limits}, {"type": "string", "pattern": r"^params\."}], **told}
+    """The schema of a number, or of a link to a parameter."""
+    annotations = {"description": description} if description else {}
+    return {"anyOf": [{"type": kind, **limits}, {"type": "string", "pattern": r"^params\."}], **annotations}
 
 
-def _trained() -> Schema:
+def _trained_model() -> Schema:
     return {
         "type": "object",
         "required": ["model", "loss"],
@@ -300,10 +300,10 @@ def _named_links(description: str, **more: Any) -> Schema:
 
 
 def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """pydantic's schema of every port and setting that takes a literal, by ``id port``, and what they share."""
+    """pydantic's schemas of all ports and settings that take literals, by ``id port``, and their shared definitions."""
     from pydantic import TypeAdapter
 
-    found: dict[str, Schema] = {}
+    schemas_by_port: dict[str, Schema] = {}
     inputs: list[tuple[str, Any, Any]] = []
     for spec in specs:
         for port in (*spec.inputs.values(), *spec.settings.values()):
@@ -312,21 +312,21 @@ def _literal_schemas(specs: Iterable[NodeSpec]) -> tuple[dict[str, Schema], dict
             key = f"{spec.id} {port.name}"
             try:
                 port.adapter.json_schema()
-            except Exception:  # a type of which pydantic knows no JSON: the loader still checks it
-                found[key] = {}
+            except Exception:  # pydantic has no JSON schema of this type; the loader still checks it
+                schemas_by_port[key] = {}
             else:
                 inputs.append((key, "validation", port.adapter))
             default = _json_default(port)
-            found[key] = {} if default is None else {"default": default}
-    schemas, rest = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
+            schemas_by_port[key] = {} if default is None else {"default": default}
+    schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/$defs/{model}")
     for (key, _), schema in schemas.items():
-        found[key] = {**found[key], **_untitled(schema)}
-    return found, rest.get("$defs", {})
+        schemas_by_port[key] = {**schemas_by_port[key], **_without_title(schema)}
+    return schemas_by_port, definitions.get("$defs", {})
 
 
 def _json_default(port: Port) -> Any:
     return port.default if isinstance(port.default, (bool, int, float, str, list)) else None
 
 
-def _untitled(schema: Schema) -> Schema:
+def _without_title(schema: Schema) -> Schema:
     return {k: v for k, v in schema.items() if k != "title"}

@@ -1,4 +1,4 @@
-"""What a link may refer to, and what each link turns out to be."""
+"""Scopes: the names that links can refer to, and the resolution of links in them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ FILE_ENDINGS = (".safetensors", ".yaml", ".yml", ".pt", ".png", ".jpg", ".npy", 
 
 
 class Typed(NamedTuple):
-    """What a link gives.
+    """The source that a link refers to, with its type.
 
-    given: what is known beside ``type``: of a parameter of a sub-workflow, the type of what its caller gives; of
-    tensors of a loop, their axes. loose: all that the source may be, where it is of ``type`` only as a rule.
+    actual_type: more than ``type`` says, if known: for a parameter of a sub-workflow, the type that its caller links;
+    for tensors of a loop, the type with their axes. possible_type: every type that the value can have, if it is only
+    usually of ``type``.
     """
 
     source: Source
     type: PortType
-    given: PortType | None = None
-    loose: PortType | None = None
+    actual_type: PortType | None = None
+    possible_type: PortType | None = None
 
     @property
-    def widest(self) -> PortType:
-        """All that the source promises: what the caller gives, where that promises less than ``type``."""
-        return self.given if self.given is not None and narrows(self.given, self.type) else self.type
+    def widest_type(self) -> PortType:
+        """The type that is guaranteed: ``actual_type`` if that is wider than ``type``, else ``type``."""
+        return self.actual_type if self.actual_type is not None and narrows(self.actual_type, self.type) else self.type
 
 
 @dataclass
 class Entry:
-    """A node that links can name.
+    """A resolved node that links can refer to.
 
-    broken: the node is wrong itself, and nothing is said of links to it. partial: it may have more outputs.
+    broken: the node is invalid, so links to it are not reported. partial: it may have further outputs.
     """
 
     outputs: Mapping[str, Typed] = field(default_factory=dict)
@@ -48,11 +49,11 @@ class Entry:
 
 @dataclass
 class Scope:
-    """Names of a region; a body's scope has that of the region around it as ``parent``.
+    """The names in a block; the scope of a loop's body has that of the enclosing block as ``parent``.
 
-    names: all nodes of the region. nodes: what is known of those that were met so far. hidden: names inside a loop,
-    with the loop's name. unread: which of ``params``, ``nodes``, ``carry`` and ``loop`` could not be read, so that
-    a name that is not there may have been meant to be.
+    names: all nodes of the block. nodes: those resolved so far. hidden: names inside a loop, with the loop's name.
+    outputs: the output names of each loop. unread: which of ``params``, ``nodes``, ``carry`` and ``loop`` could not be
+    read, so that an unknown name may be one of them.
     """
 
     params: Mapping[str, Typed]
@@ -66,7 +67,7 @@ class Scope:
     loop: str = ""
     item: str | None = None
     item_type: PortType = ANY
-    item_known: PortType = ANY
+    exact_item_type: PortType = ANY
     carry: Mapping[str, PortType] = field(default_factory=dict)
 
     def chain(self) -> Iterator[Scope]:
@@ -83,7 +84,7 @@ class Scope:
 
 
 class Unresolved(Exception):
-    """A link that cannot be resolved. ``problem`` is None where its cause is reported elsewhere."""
+    """A link cannot be resolved. ``problem`` is None if the cause is reported elsewhere."""
 
     def __init__(self, problem: Problem | None):
         super().__init__(problem)
@@ -91,12 +92,12 @@ class Unresolved(Exception):
 
 
 def resolve(link: Scalar, scope: Scope, path: str, guess: bool = True) -> Typed:
-    """What a link refers to. Raises ``Unresolved``. guess: whether to look for the name that was meant."""
-    return _Resolver(link, scope, path, guess).resolve()
+    """Resolve a link to its source. Raises ``Unresolved``. guess: whether to suggest the closest name."""
+    return _LinkResolver(link, scope, path, guess).resolve()
 
 
 @dataclass(frozen=True)
-class _Resolver:
+class _LinkResolver:
     link: Scalar
     scope: Scope
     path: str
@@ -105,44 +106,44 @@ class _Resolver:
     def fail(self, code: str, message: str) -> NoReturn:
         raise Unresolved(Problem(self.link.mark, code, message, self.path))
 
-    def choices(self, name: str, known: Collection[str], what: str) -> str:
-        return choices(name[:60], known, what) if self.guess else f"there are {len(known)} {what}"
+    def suggest(self, name: str, candidates: Collection[str], noun: str) -> str:
+        return choices(name[:60], candidates, noun) if self.guess else f"there are {len(candidates)} {noun}"
 
     def resolve(self) -> Typed:
         link, scope = self.link, self.scope
-        head, dot, rest = link.text.partition(".")
+        head, dot, remainder = link.text.partition(".")
         if head == "params" and dot:
-            return self.param(rest)
+            return self.resolve_param(remainder)
         if head in ("carry", "loop") and dot:
-            return self.of_loop(head, rest)
+            return self.resolve_in_loop(head, remainder)
         entry = scope.entry(head)
         if entry is None:
-            self.unknown(head)
+            self.fail_unknown(head)
         if entry.broken:
             raise Unresolved(None)
-        return self.output(head, rest, entry) if dot else self.only_output(head, entry)
+        return self.resolve_output(head, remainder, entry) if dot else self.resolve_only_output(head, entry)
 
-    def param(self, name: str) -> Typed:
+    def resolve_param(self, name: str) -> Typed:
         scope = self.scope
         if name in scope.params:
             return scope.params[name]
         if name in scope.broken_params or "params" in scope.unread:
             raise Unresolved(None)
-        hint = self.choices(name, scope.params, "parameters")
+        hint = self.suggest(name, scope.params, "parameters")
         self.fail("unknown-param", f"no parameter '{short(name)}'; {hint}")
 
-    def output(self, head: str, name: str, entry: Entry) -> Typed:
+    def resolve_output(self, head: str, name: str, entry: Entry) -> Typed:
         if name in entry.outputs:
             return entry.outputs[name]
         if entry.partial:
             raise Unresolved(None)
         for scope in self.scope.chain():
             if scope.hidden.get(name.partition(".")[0]) == head:
-                self.inside(name.partition(".")[0], head, scope)
-        hint = self.choices(name, entry.outputs, "outputs")
+                self.fail_inside_loop(name.partition(".")[0], head, scope)
+        hint = self.suggest(name, entry.outputs, "outputs")
         self.fail("unknown-output", f"'{head}' has no output '{short(name)}'; {hint}")
 
-    def only_output(self, head: str, entry: Entry) -> Typed:
+    def resolve_only_output(self, head: str, entry: Entry) -> Typed:
         if entry.partial:
             raise Unresolved(None)
         if len(entry.outputs) == 1:
@@ -152,7 +153,7 @@ class _Resolver:
         outputs = ", ".join(f"{head}.{name}" for name in entry.outputs)
         self.fail("ambiguous-link", f"'{head}' has several outputs; write one of: {outputs}")
 
-    def unknown(self, head: str) -> NoReturn:
+    def fail_unknown(self, head: str) -> NoReturn:
         link, text = self.link, self.link.text
         if head in ("params", "carry", "loop"):
             self.fail("not-a-link", f"'{head}' alone is no value: write {head}.NAME")
@@ -160,24 +161,24 @@ class _Resolver:
             self.fail("not-a-link", f"expected a link, found {kind_of(link)}; literals stand under 'with'")
         for scope in self.scope.chain():
             if head in scope.hidden:
-                self.inside(head, scope.hidden[head], scope)
+                self.fail_inside_loop(head, scope.hidden[head], scope)
         if any(mark in text for mark in "/\\: ") or text.endswith(FILE_ENDINGS):
             self.fail("not-a-link", f"'{short(text)}' is not a link; literals stand under 'with'")
         if any("nodes" in scope.unread for scope in self.scope.chain()):
             raise Unresolved(None)
-        if meant := self.without_prefix(head):
+        if meant := self.find_with_prefix(head):
             hint = f"did you mean '{meant}'?"
         else:
-            hint = self.choices(head, self.scope.visible(), "nodes")
+            hint = self.suggest(head, self.scope.visible(), "nodes")
         self.fail("unknown-link", f"no node '{short(head)}'; {hint}")
 
-    def inside(self, name: str, loop: str, scope: Scope) -> NoReturn:
+    def fail_inside_loop(self, name: str, loop: str, scope: Scope) -> NoReturn:
         outputs = ", ".join(f"{loop}.{output}" for output in scope.outputs[loop]) or "none"
         message = f"'{name}' is inside the loop '{loop}'; from outside only its outputs can be linked"
         self.fail("inside-loop", f"{message}: {outputs}")
 
-    def without_prefix(self, name: str) -> str | None:
-        """A parameter, carry or loop value of this name."""
+    def find_with_prefix(self, name: str) -> str | None:
+        """The link to a parameter, carry or loop value of this name, if there is one."""
         for scope in self.scope.chain():
             if scope.loop and name in scope.carry:
                 return f"carry.{name}"
@@ -185,44 +186,44 @@ class _Resolver:
                 return f"loop.{name}"
         return f"params.{name}" if name in self.scope.params else None
 
-    def of_loop(self, head: str, rest: str) -> Typed:
+    def resolve_in_loop(self, head: str, remainder: str) -> Typed:
         loops = [scope for scope in self.scope.chain() if scope.loop]
         if not loops:
             self.fail("outside-loop", f"'{head}' exists in a loop's body only")
-        name, _, field_name = rest.partition(".")
+        name, _, field_name = remainder.partition(".")
         if head == "carry":
-            return self.carried(name, rest, loops)
-        if rest == "index":
+            return self.resolve_carry(name, remainder, loops)
+        if remainder == "index":
             return Typed(Index(loops[0].loop), INT)
         for scope in loops:
             if name == scope.item:
                 return (
-                    self.entry_of(scope, field_name)
-                    if "." in rest
-                    else Typed(Item(scope.loop), scope.item_type, scope.item_known)
+                    self.resolve_item_field(scope, field_name)
+                    if "." in remainder
+                    else Typed(Item(scope.loop), scope.item_type, scope.exact_item_type)
                 )
         if any(scope.item is None for scope in loops):
             raise Unresolved(None)
         names = [*(s.item for s in loops if s.item), "index"]
-        self.fail("unknown-loop-value", f"the loop gives no '{short(name)}'; {self.choices(name, names, 'values')}")
+        self.fail("unknown-loop-value", f"the loop gives no '{short(name)}'; {self.suggest(name, names, 'values')}")
 
-    def carried(self, name: str, rest: str, loops: list[Scope]) -> Typed:
+    def resolve_carry(self, name: str, remainder: str, loops: list[Scope]) -> Typed:
         for scope in loops:
             if name in scope.carry:
-                if rest != name:
+                if remainder != name:
                     self.fail("unknown-field", f"nothing of 'carry.{name}' can be linked alone: write carry.{name}")
                 return Typed(Carry(scope.loop, name), scope.carry[name])
         if any("carry" in scope.unread for scope in loops):
             raise Unresolved(None)
         names = [name for scope in loops for name in scope.carry]
-        message = f"the loop carries no '{short(name)}'; {self.choices(name, names, 'carries')}"
+        message = f"the loop carries no '{short(name)}'; {self.suggest(name, names, 'carries')}"
         self.fail("unknown-carry", message)
 
-    def entry_of(self, scope: Scope, field_name: str) -> Typed:
+    def resolve_item_field(self, scope: Scope, field_name: str) -> Typed:
         fields = fields_of(scope.item_type)
         if fields is None and scope.item_type.is_any and field_name.isidentifier():
             return Typed(Item(scope.loop, field_name), ANY)
         if fields and field_name in fields:
             return Typed(Item(scope.loop, field_name), fields[field_name])
-        hint = self.choices(field_name, fields or (), "fields")
+        hint = self.suggest(field_name, fields or (), "fields")
         self.fail("unknown-field", f"an entry has no field '{short(field_name)}'; {hint}")

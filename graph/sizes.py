@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them: ``6GB``, ``800 MB``, ``1.5GiB``, ``4096``. The runtime reads them too."""
+"""Parsing and formatting of byte sizes (``6GB``, ``800 MB``, ``1.5GiB``, ``4096``), shared with the runtime."""
 
 from guidegraph_runtime.sizes import parse_size, show_size
 

@@ -1,4 +1,4 @@
-"""How a node that cannot be traced is exported all the same: in two halves."""
+"""Export of nodes that cannot be traced: an operation of the runtime, then a traced function."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Split:
-    """An operation of the torch-free runtime, and a function of what it gives that can be traced.
+    """An operation of the torch-free runtime, and a traceable function of its outputs.
 
-    operation: the runtime's, such as ``text.tokenize``. ports: what it calls each of the node's ports. settings: its
-    literals; bytes become a file of the bundle. outputs: the tensors that it gives, by name, each with its axes as port
-    types have them: "B", "M", a size. function: takes those tensors by name, and gives what the node gives.
+    operation: its name in the runtime, such as ``text.tokenize``. ports: the operation's name for each of the node's
+    ports. settings: its literals; bytes become a file of the bundle. outputs: its output tensors by name, each with its
+    axes as in a port type: "B", "M", or a size. function: takes those tensors by name and returns the node's result.
     """
 
     operation: str

@@ -1,4 +1,4 @@
-"""Colours, styles and text widths of drawings. Readable on light and dark pages: the drawing brings its own ground."""
+"""Colours, styles and text widths of drawings, which have their own background for light and dark pages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ARROW = (
     '<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
 )
 
-# Of middle lightness, so that each is seen on white and on black; neighbours differ in hue.
+# Medium lightness, so that each is visible on white and on black; neighbours differ in hue.
 COLOURS = (
     "#3f83f0",
     "#e0762f",
@@ -74,13 +74,13 @@ PLAIN_TYPES = frozenset({"Any", "None", "Path", "bool", "dict", "float", "int", 
 
 
 class Palette:
-    """A colour for each type, in the order in which the types are met; plain values are grey."""
+    """A colour for each type, in order of first occurrence; plain values are grey."""
 
     def __init__(self, types: Iterable[PortType]) -> None:
-        met = dict.fromkeys(map(_name, types))
-        named = [name for name in met if name != PLAIN]
-        self._class = {name: f"c{i % len(COLOURS)}" for i, name in enumerate(named)}
-        self.names = [*named, PLAIN] if PLAIN in met else named
+        names = dict.fromkeys(map(_name, types))
+        coloured = [name for name in names if name != PLAIN]
+        self._class = {name: f"c{i % len(COLOURS)}" for i, name in enumerate(coloured)}
+        self.names = [*coloured, PLAIN] if PLAIN in names else coloured
 
     def stroke(self, kind: PortType) -> str:
         return f"s{self._class.get(_name(kind), 'p')}"
@@ -97,20 +97,20 @@ class Palette:
 
 
 def scoped(css: str, scope: str) -> str:
-    """Rules, each on a line or after another, that hold inside of an element of the class ``scope`` alone."""
+    """Limit CSS rules to elements inside the class ``scope``; unchanged if ``scope`` is empty."""
     if not scope:
         return css
     lines = []
     for line in css.replace("}.", "}\n.").replace("#back", f"#{scope}-back").splitlines():
-        selectors, brace, rest = line.partition("{")
+        selectors, brace, declarations = line.partition("{")
         if brace and not line.startswith("@"):
-            line = ",".join(f".{scope} {selector}" for selector in selectors.split(",")) + brace + rest
+            line = ",".join(f".{scope} {selector}" for selector in selectors.split(",")) + brace + declarations
         lines.append(line)
     return "\n".join(lines)
 
 
 def _name(kind: PortType) -> str:
-    """One name for a type, whether or not it is optional or one of a list."""
+    """A type's name in the legend, the same for optional types and lists of it."""
     names = dict.fromkeys(
         _name(a.element) if isinstance(a, SequenceOf) else PLAIN if type_name(a) in PLAIN_TYPES else type_name(a)
         for a in kind.alternatives
@@ -121,7 +121,7 @@ def _name(kind: PortType) -> str:
 
 
 def escape(text: str) -> str:
-    """A text for markup; control characters, of which XML allows none, are shown as escapes."""
+    """Escape a text for markup; control characters, which XML forbids, become visible escapes."""
     return html.escape(visible(text))
 
 
@@ -133,13 +133,13 @@ _WIDTHS = {
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """About how wide a text is, taken generously (as in DejaVu Sans), since the font is not known."""
+    """An upper estimate of a text's width (as in the wide DejaVu Sans), since the font is unknown."""
     units = sum(_WIDTHS.get(c, 0.68 if c.isupper() or not c.isascii() else 0.61) for c in text)
     return units * size * (1.1 if bold else 1.0)
 
 
 def clipped(text: str, size: float, width: float) -> str:
-    """As much of a text as fits."""
+    """Shorten a text to a width, with an ellipsis."""
     if text_width(text, size) <= width:
         return text
     while text and text_width(text + "…", size) > width:

@@ -1,4 +1,4 @@
-"""Links and literals of single ports: what they are, whether they fit, and what to say where they do not."""
+"""Links and literals of single ports: resolution, type checks and error messages."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CONVERSIONS = 3
 
 
 Checks: TypeAlias = tuple[PortType, ...]
-"""The types that a value must be checked for at run time."""
+"""The types to check a value against at run time."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a literal stands that goes on to other ports: its place, and the folder of its file."""
+    """The origin of a literal that reaches a port through parameters: its position, and the folder of its file."""
 
     mark: Mark
     base: Path
@@ -37,17 +37,17 @@ class Origin:
 
 
 class Wiring:
-    """Resolves links and literals of ports, and notes what is wrong with them."""
+    """Resolves links and literals of ports, and collects their problems."""
 
     def __init__(self, registry: Registry, problems: list[Problem]):
         self.registry = registry
         self.problems = problems
         self.origins: dict[Literal, Origin] = {}
 
-    def add(self, mark: Mark, code: str, message: str, path: str) -> None:
+    def report(self, mark: Mark, code: str, message: str, path: str) -> None:
         self.problems.append(Problem(mark, code, message, path))
 
-    def link(self, link: Scalar, scope: Scope, path: str) -> Typed | None:
+    def find_source(self, link: Scalar, scope: Scope, path: str) -> Typed | None:
         try:
             return resolve(link, scope, path, guess=len(self.problems) < GUESSES)
         except Unresolved as error:
@@ -55,60 +55,67 @@ class Wiring:
                 self.problems.append(error.problem)
             return None
 
-    def follow(self, node: ParsedNode, scope: Scope) -> None:
-        """Look up the links of a node whose ports are not known."""
+    def check_links(self, node: ParsedNode, scope: Scope) -> None:
+        """Report invalid links of a node whose ports are unknown."""
         for name, (_, links) in node.inputs.items():
             for i, link in enumerate(links_of(links)):
-                self.link(link, scope, f"{node.path}.in.{short(name)}{'' if links is link else f'.{i}'}")
+                self.find_source(link, scope, f"{node.path}.in.{short(name)}{'' if links is link else f'.{i}'}")
 
-    def wired(self, port: Port, links: Links, scope: Scope, where: str) -> tuple[Sources, Checks] | None:
-        """Sources for a port, and what its value must be checked for at run time. None where a link is wrong."""
+    def connect_links(self, port: Port, links: Links, scope: Scope, path: str) -> tuple[Sources, Checks] | None:
+        """Sources for a port, and the types to check its value against at run time. None if a link is invalid."""
         if isinstance(links, Scalar):
-            found = self.link(links, scope, where)
-            return None if found is None else self.fitting(found, port, links, scope, where)
+            typed = self.find_source(links, scope, path)
+            return None if typed is None else self.connect_source(typed, port, links, scope, path)
         sequence = port.type.sequence
         if sequence is None:
             message = f"port '{port.name}' takes one {port.type}, found a list of links"
-            self.add(links.mark, "not-a-list", message, where)
+            self.report(links.mark, "not-a-list", message, path)
             return None
         element = Port(port.name, None, sequence.element)
-        parts: list[tuple[Source, Checks] | None] = []
+        connections: list[tuple[Source, Checks] | None] = []
         for i, link in enumerate(links_of(links)):
-            here = f"{where}.{i}"
-            found = self.link(link, scope, here)
-            parts.append(None if found is None else self.fitting(found, element, link, scope, here))
-        whole = [part for part in parts if part is not None]
-        if len(whole) < len(parts):
+            link_path = f"{path}.{i}"
+            typed = self.find_source(link, scope, link_path)
+            connections.append(None if typed is None else self.connect_source(typed, element, link, scope, link_path))
+        complete = [connection for connection in connections if connection is not None]
+        if len(complete) < len(connections):
             return None
-        return tuple(source for source, _ in whole), (port.type,) if any(checks for _, checks in whole) else ()
+        return tuple(source for source, _ in complete), (port.type,) if any(checks for _, checks in complete) else ()
 
-    def fitting(self, found: Typed, port: Port, link: Scalar, scope: Scope, where: str) -> tuple[Source, Checks] | None:
-        """What a link gives, for a port: the source, and what its value must be checked for at run time."""
-        source, kind = found.source, found.type
-        if kind.optional and found.given is not None and not found.given.optional and not found.given.is_any:
+    def connect_source(
+        self, typed: Typed, port: Port, link: Scalar, scope: Scope, path: str
+    ) -> tuple[Source, Checks] | None:
+        """The source of a link for a port, and the types to check it against at run time. None if it does not fit."""
+        source, kind = typed.source, typed.type
+        if (
+            kind.optional
+            and typed.actual_type is not None
+            and not typed.actual_type.optional
+            and not typed.actual_type.is_any
+        ):
             kind = replace(kind, optional=False)
         if not fits(source, kind, port.type):
             message = f"'{link.text}' gives {kind}, port '{port.name}' takes {port.type}"
-            self.add(link.mark, "type-mismatch", message + self._remedy(kind, port.type, link, scope), where)
+            self.report(link.mark, "type-mismatch", message + self._suggest_remedy(kind, port.type, link, scope), path)
             return None
-        if found.given is not None and not self._may_be_given(source, found.given, port.type):
-            message = f"'{link.text}' is {found.given} here, port '{port.name}' takes {port.type}"
-            self.add(link.mark, "type-mismatch", message, where)
+        if typed.actual_type is not None and not self._can_take(source, typed.actual_type, port.type):
+            message = f"'{link.text}' is {typed.actual_type} here, port '{port.name}' takes {port.type}"
+            self.report(link.mark, "type-mismatch", message, path)
             return None
         if isinstance(source, Literal):
-            constant = self._passed_on(source, port, link, where)
-            return None if constant is None else (constant, ())
+            literal = self._pass_literal(source, port, link, path)
+            return None if literal is None else (literal, ())
         if _is_path(source, kind, port.type):
             return source, ()
-        return source, _checks(found, port.type)
+        return source, _list_checks(typed, port.type)
 
-    def literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, where: str) -> Literal | None:
-        """A validated literal for a port; a relative path is one from ``base``. None where it is wrong."""
+    def resolve_literal(self, port: Port, tree: Tree | None, base: Path, scope: Scope, path: str) -> Literal | None:
+        """A validated literal for a port; relative paths are relative to ``base``. None if it is invalid."""
         if tree is None:
             return None
         if not takes_literal(port.type) and not (port.type.optional and plain(tree) is None):
             message = f"port '{port.name}' takes {port.type}, which no literal can be; wire it under 'in'"
-            self.add(tree.mark, "not-a-literal", message, where)
+            self.report(tree.mark, "not-a-literal", message, path)
             return None
         try:
             literal = Literal(literal_value(port, plain(tree), base))
@@ -116,37 +123,37 @@ class Wiring:
             message = f"'{port.name}': {error}"
             if isinstance(tree, Scalar) and _is_link(tree, scope):
                 message += "; a link stands under 'in'"
-            self.add(tree.mark, "bad-value", message, where)
+            self.report(tree.mark, "bad-value", message, path)
             return None
         if links := [text for text in _plain_texts(tree) if self._is_meant_as_link(text, port, scope)]:
             message = (
                 f"'{port.name}': '{short(links[0].text)}' is a link, and under 'with' it would be taken for a text: "
                 "put it under 'in' (quotes make it a text)"
             )
-            self.add(links[0].mark, "bad-value", message, where)
+            self.report(links[0].mark, "bad-value", message, path)
             return None
-        self.origins[literal] = Origin(tree.mark, base, where)
+        self.origins[literal] = Origin(tree.mark, base, path)
         return literal
 
-    def _may_be_given(self, source: Source, given: PortType, target: PortType) -> bool:
-        """Whether what the caller of a sub-workflow gives may be what a port inside takes."""
+    def _can_take(self, source: Source, kind: PortType, target: PortType) -> bool:
+        """Whether a value of the type that a sub-workflow's caller links may fit a port inside."""
         if isinstance(source, (Param, Literal)):
-            return fits(source, given, target)
-        return may_pass(given, target)
+            return fits(source, kind, target)
+        return may_pass(kind, target)
 
     def _is_meant_as_link(self, text: Scalar, port: Port, scope: Scope) -> bool:
-        """Whether a text without quotes is surely a link: ``params.NAME`` and the like, or an output of a node."""
-        head, dot, rest = text.text.partition(".")
-        if not dot or not all(part.isidentifier() for part in rest.split(".")):
+        """Whether an unquoted text is certainly a link: ``params.NAME`` or similar, or an output of a node."""
+        head, dot, output = text.text.partition(".")
+        if not dot or not all(part.isidentifier() for part in output.split(".")):
             return False
         if _is_link(text, scope):
             return True
-        if Path in port.type.alternatives:  # where it may be the name of a file
+        if Path in port.type.alternatives:  # it may be a file name
             return False
-        return head in ("params", "carry", "loop") or self._gives(scope, head, rest)
+        return head in ("params", "carry", "loop") or self._has_output(scope, head, output)
 
-    def _gives(self, scope: Scope, name: str, output: str) -> bool:
-        """Whether a node that the scope names, and that need not be resolved yet, has this output."""
+    def _has_output(self, scope: Scope, name: str, output: str) -> bool:
+        """Whether a node in scope, resolved or not, has this output."""
         for region in scope.chain():
             node = region.names.get(name) if isinstance(region.names, Mapping) else None
             if isinstance(node, ParsedNode):
@@ -154,9 +161,9 @@ class Wiring:
                 return spec is not None and output in spec.outputs
         return False
 
-    def _passed_on(self, literal: Literal, port: Port, link: Scalar, where: str) -> Literal | None:
-        """A literal that reaches a port through a parameter of a sub-workflow."""
-        origin = self.origins.get(literal) or Origin(link.mark, Path.cwd(), where)
+    def _pass_literal(self, literal: Literal, port: Port, link: Scalar, path: str) -> Literal | None:
+        """Validate a literal that reaches a port through a parameter of a sub-workflow; None if it does not fit."""
+        origin = self.origins.get(literal) or Origin(link.mark, Path.cwd(), path)
         try:
             if port.annotation is not None:
                 value = literal_value(port, literal.value, origin.base)
@@ -167,15 +174,15 @@ class Wiring:
             else:
                 value = literal.value
         except ValueError as error:
-            message = f"'{link.text}' does not fit port '{port.name}' ({where}, {link.mark}): {error}"
-            self.add(origin.mark, "bad-value", message, origin.path)
+            message = f"'{link.text}' does not fit port '{port.name}' ({path}, {link.mark}): {error}"
+            self.report(origin.mark, "bad-value", message, origin.path)
             return None
-        passed = Literal(value)
-        self.origins[passed] = origin
-        return passed
+        result = Literal(value)
+        self.origins[result] = origin
+        return result
 
-    def _remedy(self, kind: PortType, target: PortType, link: Scalar, scope: Scope) -> str:
-        """What could be linked instead."""
+    def _suggest_remedy(self, kind: PortType, target: PortType, link: Scalar, scope: Scope) -> str:
+        """The end of a message: links or nodes that would fit."""
         if target.sequence is not None and linkable(kind, target.sequence.element):
             return f"; write a list: [{link.text}]"
         if kind.optional and linkable(replace(kind, optional=False), target):
@@ -183,29 +190,32 @@ class Wiring:
         head = link.text.partition(".")[0]
         entry = scope.entry(head)
         outputs = entry.outputs.items() if entry else ()
-        fitting = [f"{head}.{name}" for name, other in outputs if fits(other.source, other.type, target)]
+        fitting = [f"{head}.{name}" for name, output in outputs if fits(output.source, output.type, target)]
         if fitting:
             return f"; of the same node, {' or '.join(fitting)} fits"
-        if found := conversions(kind, target, list(self.registry.nodes.values())):
-            return f"; nodes that convert: {', '.join(found)}"
+        if converters := find_converters(kind, target, list(self.registry.nodes.values())):
+            return f"; nodes that convert: {', '.join(converters)}"
         return "".join(f"; {remedy}" for remedy in remedies(target))
 
 
-def _checks(found: Typed, target: PortType) -> Checks:
-    """What a value must be checked for at run time: the type of a parameter that it goes through, and the port's."""
-    promised = [found.loose] if found.loose is not None else [found.type, found.given or found.type]
+def _list_checks(typed: Typed, target: PortType) -> Checks:
+    """The types to check a value against at run time: that of a parameter it passes through, and the port's."""
+    guaranteed = (
+        [typed.possible_type] if typed.possible_type is not None else [typed.type, typed.actual_type or typed.type]
+    )
     checks: list[PortType] = []
-    if found.widest != found.type and found.type != target:
-        checks.append(found.type)
-    if all(narrows(kind, target) for kind in promised):
+    if typed.widest_type != typed.type and typed.type != target:
+        checks.append(typed.type)
+    if all(narrows(kind, target) for kind in guaranteed):
         checks.append(target)
     return tuple(checks)
 
 
 def fits(source: Source, kind: PortType, target: PortType) -> bool:
-    """The link rule; of a parameter or literal, whose value is checked before the run, one fitting type is enough.
+    """Whether a source may be linked to a port.
 
-    A text of theirs may also name a path.
+    The value of a parameter or literal is checked before the run, so one fitting alternative is enough. Its text may
+    also name a path.
     """
     if isinstance(source, (Param, Literal)):
         return may_fit(kind, target) or _is_path(source, kind, target)
@@ -222,7 +232,7 @@ def _is_path(source: Source, kind: PortType, target: PortType) -> bool:
 
 
 def _plain_texts(tree: Tree) -> Iterator[Scalar]:
-    """The texts without quotes in a literal."""
+    """The unquoted texts in a literal."""
     if isinstance(tree, Scalar):
         if tree.plain and isinstance(tree.value, str):
             yield tree
@@ -239,25 +249,25 @@ def _is_link(tree: Scalar, scope: Scope) -> bool:
     return isinstance(tree.value, str)
 
 
-def conversions(kind: PortType, target: PortType, nodes: Sequence[NodeSpec]) -> list[str]:
-    """Ids of nodes that make a ``target`` from a ``kind``, those that say so most plainly first."""
-    found: list[tuple[int, int, str]] = []
+def find_converters(kind: PortType, target: PortType, nodes: Sequence[NodeSpec]) -> list[str]:
+    """Ids of up to CONVERSIONS nodes that convert a ``kind`` to a ``target``, exact types and few ports first."""
+    candidates: list[tuple[int, int, str]] = []
     for spec in nodes:
-        takes = [p for p in spec.inputs.values() if p.required]
-        accepting = [p for p in takes if not p.type.is_any and not narrows(kind, p.type)]
-        gives = any(not o.is_any and not narrows(o, target) for o in spec.outputs.values())
-        if accepting and gives and not kind.is_any and not target.is_any:
+        required = [p for p in spec.inputs.values() if p.required]
+        accepting = [p for p in required if not p.type.is_any and not narrows(kind, p.type)]
+        produces = any(not o.is_any and not narrows(o, target) for o in spec.outputs.values())
+        if accepting and produces and not kind.is_any and not target.is_any:
             exact = any(p.type == kind for p in accepting)
-            found.append((not exact, len(takes), spec.id))
-    return [id for _, _, id in sorted(found)[:CONVERSIONS]]
+            candidates.append((not exact, len(required), spec.id))
+    return [id for _, _, id in sorted(candidates)[:CONVERSIONS]]
 
 
 def ports_text(name: str, spec: NodeSpec) -> str:
-    """The ports and settings that exist, and the closest name; ``?`` marks what may be left out."""
-    named = [f"{p.name}{'' if p.required else '?'}" for p in spec.inputs.values()]
+    """List a node's ports and settings, after the closest name; ``?`` marks optional ones."""
+    ports = [f"{p.name}{'' if p.required else '?'}" for p in spec.inputs.values()]
     settings = [f"{p.name}{'' if p.required else '?'}" for p in spec.settings.values()]
-    known = {*spec.inputs, *spec.settings}
-    hint = choices(name[:60], known, "ports", limit=0) if name not in known else ""
+    names = {*spec.inputs, *spec.settings}
+    hint = choices(name[:60], names, "ports", limit=0) if name not in names else ""
     guess = hint if hint.startswith("did you mean") else ""
-    listed = f"ports: {', '.join(named) or 'none'}; settings: {', '.join(settings) or 'none'}"
-    return f"{guess} {listed}".strip()
+    listing = f"ports: {', '.join(ports) or 'none'}; settings: {', '.join(settings) or 'none'}"
+    return f"{guess} {listing}".strip()

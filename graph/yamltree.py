@@ -1,7 +1,7 @@
-"""YAML with the place of everything, read from the C parser's events without recursion.
+"""YAML with the position of every value, read from the C parser's events without recursion.
 
-Plain scalars: ``true``/``false``, ``null``/``~``, integers and floats (``1e-4`` too) are values; all else is text,
-``on`` and dates included, and numbers too large for a float. Where a name is meant, the text counts, whatever the
+Plain scalars: ``true``/``false``, ``null``/``~``, integers and floats (``1e-4`` too) are values; anything else is text,
+including ``on``, dates, and numbers too large for a float. Where a name is expected, the text is used, whatever the
 value.
 """
 
@@ -26,9 +26,9 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?\Z")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml is slower, no more
-_MAX_DIGITS = 308  # what surely fits a float
-_SHOWN = 60
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML built without libyaml works too, but is slower
+_MAX_DIGITS = 308  # an integer of so many digits always fits a float
+_MAX_SHOWN = 60
 _WORDS = {"true": True, "false": False, "null": None}
 _SPECIAL: dict[str, Any] = {"~": None, "": None}
 for _word, _value in _WORDS.items():  # as YAML 1.2 has them: true, True, TRUE
@@ -40,7 +40,7 @@ _SPECIAL |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
 
 @dataclass(frozen=True)
 class Scalar:
-    """``text`` as written; ``value`` as YAML means it."""
+    """A scalar: ``text`` as written, ``value`` as YAML interprets it. ``plain``: without quotes."""
 
     text: str
     plain: bool
@@ -73,7 +73,7 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Broken:
-    """What is not plain YAML, and was reported as that."""
+    """A value that is not plain YAML; the problem is already reported."""
 
     mark: Mark
 
@@ -82,7 +82,7 @@ Tree: TypeAlias = Scalar | Sequence | Mapping | Broken
 
 
 def plain(tree: Tree) -> Any:
-    """The Python value of a tree (its depth is bounded)."""
+    """Convert a tree to Python values. Recursive: a tree's depth is bounded."""
     if isinstance(tree, Scalar):
         return tree.value
     if isinstance(tree, Sequence):
@@ -91,7 +91,7 @@ def plain(tree: Tree) -> Any:
 
 
 def broken(tree: Tree) -> bool:
-    """Whether any part of a tree was reported as not plain YAML."""
+    """Whether a tree contains a value reported as not plain YAML."""
     if isinstance(tree, Sequence):
         return any(map(broken, tree.items))
     if isinstance(tree, Mapping):
@@ -100,30 +100,30 @@ def broken(tree: Tree) -> bool:
 
 
 def repeated_keys(tree: Tree) -> Iterator[Scalar]:
-    """The keys that stand for a second time in their mapping, anywhere in a tree."""
-    parts: list[Tree] = []
+    """Every key, anywhere in a tree, that repeats an earlier key of its mapping."""
+    children: list[Tree] = []
     if isinstance(tree, Sequence):
-        parts = tree.items
+        children = tree.items
     elif isinstance(tree, Mapping):
         seen: set[str] = set()
         for key, value in tree.items:
             if key.text in seen:
                 yield key
             seen.add(key.text)
-            parts.append(value)
-    for part in parts:
-        yield from repeated_keys(part)
+            children.append(value)
+    for child in children:
+        yield from repeated_keys(child)
 
 
 def short(text: object) -> str:
-    """A name as a message shows it."""
-    shown = str(text)
-    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-    return shown if shown.isprintable() else shown.encode("unicode_escape").decode()
+    """A name for a message: shortened, with control characters escaped."""
+    result = str(text)
+    result = result if len(result) <= _MAX_SHOWN else f"{result[:_MAX_SHOWN]}…"
+    return result if result.isprintable() else result.encode("unicode_escape").decode()
 
 
 def kind_of(tree: Tree) -> str:
-    """What a tree is, in a reader's words."""
+    """A short description of a tree for messages."""
     if isinstance(tree, Mapping):
         return "a mapping"
     if isinstance(tree, Sequence):
@@ -134,9 +134,9 @@ def kind_of(tree: Tree) -> str:
 
 
 def read_text(path: Path, file: str | None = None) -> str:
-    """A file as text. Raises ``WorkflowError`` where it cannot be read or is not UTF-8.
+    """Read a text file. Raises ``WorkflowError`` if it cannot be read or is not UTF-8.
 
-    file: the path as the problem shows it.
+    file: the path for the error message.
     """
     file = str(path) if file is None else file
     try:
@@ -158,13 +158,13 @@ def read_text(path: Path, file: str | None = None) -> str:
 
 
 def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
-    """The tree of a text's only document, and all that is not plain YAML in it. None where nothing can be read."""
+    """Parse a text with one document; returns its tree (``None`` if unreadable) and its problems."""
     composer = _Composer(file)
     text = text.removeprefix("\ufeff")
-    if found := _UNPRINTABLE.search(text):
-        before = _BREAK.split(text[: found.start()])
+    if match := _UNPRINTABLE.search(text):
+        before = _BREAK.split(text[: match.start()])
         mark = Mark(file, len(before), len(before[-1]) + 1)
-        message = f"the character U+{ord(found[0]):04X} cannot stand in YAML: remove it"
+        message = f"the character U+{ord(match[0]):04X} cannot stand in YAML: remove it"
         return None, [Problem(mark, "yaml-syntax", message)]
     try:
         return composer.compose(yaml.parse(text, Loader=_Loader)), composer.problems
@@ -175,25 +175,29 @@ def read_tree(text: str, file: str) -> tuple[Tree | None, list[Problem]]:
 
 
 def _syntax(error: yaml.YAMLError, text: str, file: str) -> Problem:
-    at = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if at is None:
+    location = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if location is None:
         return Problem(Mark(file, 1, 1), "yaml-syntax", " ".join(str(error).split()))
-    mark = Mark(file, at.line + 1, at.column + 1)
+    mark = Mark(file, location.line + 1, location.column + 1)
     context, problem = getattr(error, "context", None), getattr(error, "problem", None) or ""
     if "nesting depth" in problem:
         return Problem(mark, "too-deep", f"nested more than {MAX_DEPTH} levels deep")
     lines = _BREAK.split(text)
-    here = lines[at.line][at.column : at.column + 1] if at.line < len(lines) else ""
+    character = lines[location.line][location.column : location.column + 1] if location.line < len(lines) else ""
     if "cannot start any token" in problem:
-        what = "a tab: indent with spaces" if here == "\t" else f"'{here}', with which no value can begin: quote it"
-        return Problem(mark, "yaml-syntax", f"found {what}")
-    began = getattr(error, "context_mark", None)
-    since = f" (begun in line {began.line + 1})" if began is not None and began.line != at.line else ""
-    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + since)
+        description = (
+            "a tab: indent with spaces"
+            if character == "\t"
+            else f"'{character}', with which no value can begin: quote it"
+        )
+        return Problem(mark, "yaml-syntax", f"found {description}")
+    start = getattr(error, "context_mark", None)
+    suffix = f" (begun in line {start.line + 1})" if start is not None and start.line != location.line else ""
+    return Problem(mark, "yaml-syntax", " ".join(filter(None, (context, problem))) + suffix)
 
 
 class _Stop(Exception):
-    """Nothing after this can be read."""
+    """Parsing cannot continue."""
 
 
 class _Composer:
@@ -205,11 +209,11 @@ class _Composer:
         root: Tree | None = None
         stack: list[tuple[Sequence | Mapping, list[Tree]]] = []
         for event in events:
-            done: Tree
+            tree: Tree
             if isinstance(event, yaml.ScalarEvent):
-                whole = self._check(event)
+                is_plain = self._check(event)
                 mark = self._mark(event)
-                done = Scalar(event.value, not event.style and event.implicit[0], mark) if whole else Broken(mark)
+                tree = Scalar(event.value, not event.style and event.implicit[0], mark) if is_plain else Broken(mark)
             elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
                 self._check(event)
                 if len(stack) >= MAX_DEPTH:
@@ -221,33 +225,33 @@ class _Composer:
                 )
                 continue
             elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                closed, parts = stack.pop()
-                if isinstance(closed, Sequence):
-                    closed.items = parts
+                collection, children = stack.pop()
+                if isinstance(collection, Sequence):
+                    collection.items = children
                 else:
-                    pairs = zip(parts[::2], parts[1::2], strict=True)
-                    closed.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
-                done = closed
+                    pairs = zip(children[::2], children[1::2], strict=True)
+                    collection.items = [(key, value) for key, value in pairs if self._is_name(key)]  # type: ignore[misc]
+                tree = collection
             elif isinstance(event, yaml.AliasEvent):
                 message = f"aliases (*{short(event.anchor)}) are not part of the language: write the value out"
                 self._add(event, "alias", message)
-                done = Broken(self._mark(event))
+                tree = Broken(self._mark(event))
             elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
                 self._add(event, "several-documents", "expected one YAML document, found a second: remove '---'")
                 raise _Stop
             else:
                 continue
             if stack:
-                stack[-1][1].append(done)
+                stack[-1][1].append(tree)
             else:
-                root = done
+                root = tree
         if root is None:
             self.problems.append(Problem(Mark(self.file, 1, 1), "empty", "the file is empty: expected a workflow"))
             raise _Stop
         return root
 
     def _check(self, event: Any) -> bool:
-        """Report an anchor or a tag; gives whether the value is what it is without."""
+        """Report an anchor or a tag. Returns whether the value can be used; one with a tag cannot."""
         if event.anchor:
             message = f"anchors (&{short(event.anchor)}) are not part of the language: write the value out"
             self._add(event, "alias", message)
@@ -258,7 +262,7 @@ class _Composer:
         return True
 
     def _is_name(self, key: Tree) -> bool:
-        """Whether a key is a scalar; what is not is reported and left out."""
+        """Whether a key is a valid scalar; any other key is reported and dropped."""
         if isinstance(key, Scalar) and not (key.plain and key.text == "<<"):
             return True
         if isinstance(key, Scalar):

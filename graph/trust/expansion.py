@@ -1,7 +1,7 @@
-"""How many nodes a workflow has once those that it uses stand in their places, counted before any is built.
+"""The number of nodes in a workflow once its sub-workflows are inlined, counted before any is built.
 
-1.5 kB of workflows of which each uses the next one twice are a hundred thousand nodes. Counting takes one visit of each
-file at each depth.
+Workflows that each use the next one twice reach a hundred thousand nodes in 1.5 kB. Counting visits each file once at
+each depth.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.parsed import ParsedLoop, ParsedNode, ParsedOp, ParsedWorkflow
 from guidegraph.graph.trust.limits import limit_message
 
-Parsed = Callable[[Path, str], ParsedWorkflow | None]
+ParseFile = Callable[[Path, str], ParsedWorkflow | None]
 
 
-def expansion_problems(workflow: ParsedWorkflow, parsed: Parsed, endings: tuple[str, ...]) -> list[Problem]:
-    """A problem where a workflow has more nodes than the limit.
+def expansion_problems(workflow: ParsedWorkflow, parse_file: ParseFile, endings: tuple[str, ...]) -> list[Problem]:
+    """A problem if a workflow has more nodes than the limit allows.
 
-    parsed: reads a workflow that is used, given its path and how errors show it. endings: of such files.
+    parse_file: parses a used workflow, given its path and its path for messages. endings: suffixes of such files.
     """
-    counter = _Counter(parsed, endings)
-    total = counter.workflow(workflow, (workflow.path,))
+    counter = _NodeCounter(parse_file, endings)
+    total = counter.count_workflow(workflow, (workflow.path,))
     message = limit_message("nodes", total, f"with the workflows that it uses, this is {total:,} nodes")
     if message is None:
         return []
-    mark, path = counter.largest(workflow)
+    mark, path = counter.find_largest(workflow)
     return [Problem(mark, "too-large", message, path)]
 
 
-class _Counter:
-    def __init__(self, parsed: Parsed, endings: tuple[str, ...]):
-        self._parsed, self._endings = parsed, endings
+class _NodeCounter:
+    def __init__(self, parse_file: ParseFile, endings: tuple[str, ...]):
+        self._parse_file, self._endings = parse_file, endings
         self._counts: dict[tuple[Path, int], int] = {}
 
-    def workflow(self, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
-        """The nodes of a workflow. files: those that are being counted, from the outermost, this one included."""
+    def count_workflow(self, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+        """Count a workflow's nodes. files: the workflows being counted, outermost first, this one included."""
         key = workflow.path, len(files)
         if key not in self._counts:
-            self._counts[key] = self._nodes(workflow.nodes, workflow, files)
+            self._counts[key] = self._count_nodes(workflow.nodes, workflow, files)
         return self._counts[key]
 
-    def largest(self, workflow: ParsedWorkflow) -> tuple[Mark, str]:
-        """Where the node stands that most of the nodes come from."""
+    def find_largest(self, workflow: ParsedWorkflow) -> tuple[Mark, str]:
+        """The position and path of the node that contributes most nodes."""
         files = (workflow.path,)
-        op = max(workflow.nodes.values(), key=lambda op: self._nodes({op.name: op}, workflow, files))
+        op = max(workflow.nodes.values(), key=lambda op: self._count_nodes({op.name: op}, workflow, files))
         return (op.use.mark, f"{op.path}.use") if isinstance(op, ParsedNode) else (op.mark, op.path)
 
-    def _nodes(self, nodes: Mapping[str, ParsedOp], workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+    def _count_nodes(self, nodes: Mapping[str, ParsedOp], workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
         total = len(nodes)
         for op in nodes.values():
             if isinstance(op, ParsedLoop):
-                total += self._nodes(op.body, workflow, files) + (op.preview is not None)
+                total += self._count_nodes(op.body, workflow, files) + (op.preview is not None)
             elif isinstance(op, ParsedNode) and op.use.text.endswith(self._endings):
-                total += self._used(op.use.text, workflow, files)
+                total += self._count_used(op.use.text, workflow, files)
         return total
 
-    def _used(self, use: str, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
-        """The nodes of a workflow that is used; none where it cannot be, which is reported when it is resolved."""
+    def _count_used(self, use: str, workflow: ParsedWorkflow, files: tuple[Path, ...]) -> int:
+        """Count the nodes of a used workflow; 0 if it cannot be used, which is reported when it is resolved."""
         try:
             path = used_path(use, workflow.path.parent)
             if path in files or len(files) >= MAX_FILES:
                 return 0
-            used = self._parsed(path, used_shown(use, path, os.path.dirname(workflow.file)))
+            used = self._parse_file(path, used_shown(use, path, os.path.dirname(workflow.file)))
         except (ValueError, WorkflowError):
             return 0
-        return self.workflow(used, (*files, path)) if used is not None else 0
+        return self.count_workflow(used, (*files, path)) if used is not None else 0

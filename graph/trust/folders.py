@@ -1,4 +1,4 @@
-"""One writer at a time in a folder."""
+"""Locks that allow one writer at a time in a folder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from guidegraph_runtime.locks import FOLDER_LOCK, FolderBusy, locked
 
 @contextmanager
 def hold_folder(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder, which is there, and clear what killed processes left half-written in it.
+    """Lock an existing folder, and remove incomplete files left by killed processes.
 
-    what: what writes there, such as "guidegraph run". Raises ``WorkflowError`` for ``--out`` where another process
-    holds it, and ``OSError`` for a full disk.
+    what: the name of the writer, such as "guidegraph run". Raises ``WorkflowError`` for ``--out`` if another process
+    holds the lock, and ``OSError`` if the disk is full.
     """
-    with _one_writer(folder / FOLDER_LOCK, folder, what, "--out"):
+    with _lock(folder / FOLDER_LOCK, folder, what, "--out"):
         yield
 
 
 @contextmanager
 def hold_output(path: Path, what: str) -> Iterator[None]:
-    """Hold the place of a file or folder that is replaced as a whole, by a lock beside it.
+    """Lock the path of a file or folder that is replaced as a whole, with a lock file beside it.
 
-    Raises as ``hold_folder`` does, for ``--output``.
+    Raises the same errors as ``hold_folder``, for ``--output``.
     """
     path = path.resolve()
-    with _one_writer(path.with_name(f".{path.name[:64]}.lock"), path, what, "--output"):
+    with _lock(path.with_name(f".{path.name[:64]}.lock"), path, what, "--output"):
         yield
 
 
 @contextmanager
-def _one_writer(file: Path, place: Path, what: str, option: str) -> Iterator[None]:
+def _lock(file: Path, target: Path, writer: str, option: str) -> Iterator[None]:
     try:
-        with locked(file, place, what):
+        with locked(file, target, writer):
             yield
     except FolderBusy as busy:
         raise WorkflowError([Problem(Mark(option, 1, 1), "folder-busy", str(busy))]) from None

@@ -1,10 +1,10 @@
-"""Whether a call has seeded one of the process's random generators, or has only drawn from it.
+"""Detection of calls that seed one of the process's random generators rather than only draw from it.
 
-A node may draw from the generators that a process has: that is what randomness without a seed is. One that *seeds* them
-decides what every later draw gives, in other nodes and in other runs. torch's generator of the CPU, Python's and
-NumPy's are all MT19937 (Matsumoto and Nishimura, 1998): a block of 624 words and a position in it. To draw moves the
-position, and makes the next block from the last; a seed makes a block that has nothing to do with it. So a state after
-a call is told apart by making blocks from the one before.
+A node may draw from the process's generators: that is randomness without a seed. A node that *seeds* them determines
+all later draws, in other nodes and in other runs. torch's CPU generator, Python's and NumPy's are all MT19937
+(Matsumoto and Nishimura, 1998): a block of 624 words and a position in it. A draw advances the position, and computes
+the next block from the last one; a seed creates an unrelated block. So the two are distinguished by computing the
+blocks that follow the state before the call.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from itertools import islice
 from typing import Any, NamedTuple, cast
 
 WORDS = 624
-BLOCKS = 4096
-"""So many blocks, or 2.6 million numbers, a call may draw from a generator without being taken to have seeded it."""
-NEAR = 64
-"""So many blocks, or 40,000 numbers, after the seed that torch's generator has, a call that sets it again is seen."""
+MAX_BLOCKS = 4096
+"""The number of blocks (2.6 million numbers) that a call may draw before it is assumed to have seeded the generator."""
+NEAR_BLOCKS = 64
+"""The number of blocks (40,000 numbers) after torch's seed within which setting the same seed again is detected."""
 _BITS = 32 * WORDS
 _TORCH_WORDS = struct.Struct(f"<Qii Q{WORDS}Q")
-"""The beginning of torch's state: its seed, the words that are left, whether it is seeded, the next one, the words."""
+"""The start of torch's state: seed, number of words left, whether it is seeded, next position, words."""
 _BYTES = 4 * WORDS + 4
 
 
 class Twister(NamedTuple):
-    """A state of MT19937: its block of 624 words of 32 bits, and how many of them were given out."""
+    """A state of MT19937: its block of 624 32-bit words, and the number of words already used."""
 
     words: tuple[int, ...]
     position: int
 
 
 class Generators(NamedTuple):
-    """The states of the process's generators: torch's of the CPU and of each CUDA device in use, Python's, NumPy's."""
+    """States of the process's generators: torch's for the CPU and each CUDA device in use, Python's and NumPy's."""
 
     torch: bytes
     cuda: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Generators(NamedTuple):
 
 
 def read_generators() -> Generators:
-    """The generators as they are. torch is imported already."""
+    """Read the current states of all generators. torch is imported already."""
     import torch
 
     return Generators(
@@ -55,40 +55,40 @@ def read_generators() -> Generators:
 
 
 def put_back_seeded(before: Generators) -> list[str]:
-    """Put back each generator that was seeded since ``before``, and give their names; what was drawn stays drawn."""
+    """Restore each generator that was seeded since ``before`` and return their names; draws alone are not undone."""
     import torch
 
     seeded: list[str] = []
     after = read_generators()
-    if after.torch != before.torch and _torch_seeded(before.torch, after.torch):
+    if after.torch != before.torch and _is_torch_seeded(before.torch, after.torch):
         torch.default_generator.set_state(torch.frombuffer(bytearray(before.torch), dtype=torch.uint8))
         seeded.append("torch's random generator")
-    for device, (old, new) in enumerate(zip(before.cuda, after.cuda, strict=False)):
-        if _philox_seeded(old, new):
-            torch.cuda.default_generators[device].set_state(old)
+    for device, (old_state, new_state) in enumerate(zip(before.cuda, after.cuda, strict=False)):
+        if _philox_seeded(old_state, new_state):
+            torch.cuda.default_generators[device].set_state(old_state)
             seeded.append(f"torch's random generator of cuda:{device}")
-    if after.python != before.python and is_seeded(_of_python(before.python), _of_python(after.python)):
-        twister = _of_python(before.python)
+    if after.python != before.python and is_seeded(_from_python(before.python), _from_python(after.python)):
+        twister = _from_python(before.python)
         random.setstate((3, (*twister.words, twister.position), before.python[1]))
         seeded.append("Python's random generator")
-    if after.numpy != before.numpy and before.numpy and is_seeded(_of_numpy(before.numpy), _of_numpy(after.numpy)):
+    if after.numpy != before.numpy and before.numpy and is_seeded(_from_numpy(before.numpy), _from_numpy(after.numpy)):
         _set_numpy(before.numpy)
         seeded.append("NumPy's random generator")
     return seeded
 
 
 def is_seeded(before: Twister, after: Twister) -> bool:
-    """Whether no number of draws leads from one state to the other."""
+    """Whether draws alone cannot lead from one state to the other."""
     if after.words == before.words:
         return after.position < before.position
     target = next(_blocks(after.words))
     blocks = _blocks(before.words)
     next(blocks)
-    return all(next(blocks) != target for _ in range(BLOCKS))
+    return all(next(blocks) != target for _ in range(MAX_BLOCKS))
 
 
 def _blocks(words: tuple[int, ...]) -> Iterator[int]:
-    """What the block of these words gives out, and each one after it, as numbers of 624 · 32 bits."""
+    """The output of this block and of each following one, as integers of 624 · 32 bits."""
     generator = random.Random()
     generator.setstate((3, (*words, 0), None))
     while True:
@@ -96,17 +96,17 @@ def _blocks(words: tuple[int, ...]) -> Iterator[int]:
 
 
 def _python_state() -> tuple[bytes | tuple[int, ...], Any]:
-    """Position and words, and the Gaussian number that is kept; read in place, for getstate() takes 20 µs."""
+    """Position and words, and the stored Gaussian number; read from memory, since getstate() takes 20 µs."""
     generator: Any = random.random.__self__  # type: ignore[attr-defined]
-    if not _is_laid_out():
+    if not _has_known_layout():
         _, numbers, gauss = generator.getstate()
         return numbers, gauss
     return ctypes.string_at(id(generator) + object.__basicsize__, _BYTES), generator.gauss_next
 
 
 @cache
-def _is_laid_out() -> bool:
-    """Whether Python's generator is, in memory, an object's header, an int and 624 words: so it is in CPython."""
+def _has_known_layout() -> bool:
+    """Whether Python's generator is laid out in memory as object header, int and 624 words, as in CPython."""
     if sys.implementation.name != "cpython" or random.Random.__basicsize__ < object.__basicsize__ + _BYTES:
         return False
     generator = random.Random(5489)
@@ -115,7 +115,7 @@ def _is_laid_out() -> bool:
     return bool((*words, position) == numbers)
 
 
-def _of_python(state: tuple[bytes | tuple[int, ...], Any]) -> Twister:
+def _from_python(state: tuple[bytes | tuple[int, ...], Any]) -> Twister:
     numbers = state[0]
     if isinstance(numbers, bytes):
         position, *words = struct.unpack(f"=i{WORDS}I", numbers)
@@ -123,38 +123,41 @@ def _of_python(state: tuple[bytes | tuple[int, ...], Any]) -> Twister:
     return Twister(numbers[:WORDS], numbers[WORDS])
 
 
-def _of_numpy(state: bytes) -> Twister:
+def _from_numpy(state: bytes) -> Twister:
     *words, position = struct.unpack(f"={WORDS}Ii", state)
     return Twister(tuple(words), position)
 
 
-def _torch_seeded(before: bytes, after: bytes) -> bool:
-    """torch's state holds the seed; with the same seed again, the state is near the seed's first block."""
+def _is_torch_seeded(before: bytes, after: bytes) -> bool:
+    """Whether torch's generator was seeded.
+
+    The state contains the seed; after the same seed again, the state is near that seed's first block.
+    """
     import torch
 
-    old, new = _of_torch(before), _of_torch(after)
-    if old.words == new.words:
-        return new.position < old.position
+    old_state, new_state = _from_torch(before), _from_torch(after)
+    if old_state.words == new_state.words:
+        return new_state.position < old_state.position
     seed = _torch_seed(before)
     if seed != _torch_seed(after):
         return True
-    first = _of_torch(torch.Generator().manual_seed(seed).get_state().numpy().tobytes())
-    states = {next(_blocks(twister.words)): twister for twister in (old, new)}
-    met = (states[block] for block in islice(_blocks(first.words), NEAR) if block in states)
-    return next(met, old) is new
+    first = _from_torch(torch.Generator().manual_seed(seed).get_state().numpy().tobytes())
+    states = {next(_blocks(twister.words)): twister for twister in (old_state, new_state)}
+    matches = (states[block] for block in islice(_blocks(first.words), NEAR_BLOCKS) if block in states)
+    return next(matches, old_state) is new_state
 
 
 def _torch_seed(state: bytes) -> int:
     return int(_TORCH_WORDS.unpack_from(state)[0])
 
 
-def _of_torch(state: bytes) -> Twister:
+def _from_torch(state: bytes) -> Twister:
     _, left, _, _, *words = _TORCH_WORDS.unpack_from(state)
-    return Twister(tuple(words), WORDS + 1 - left)  # 1 is left where there is nothing: the next block is due
+    return Twister(tuple(words), WORDS + 1 - left)  # 1 is left when all words are used and the next block is due
 
 
 def _philox_seeded(before: Any, after: Any) -> bool:
-    """CUDA's state is a seed and an offset, which grows with what is drawn."""
+    """Whether CUDA's generator was seeded. Its state is a seed and an offset, which grows with each draw."""
     (old_seed, old_offset), (seed, offset) = (struct.unpack("<QQ", s.numpy().tobytes()) for s in (before, after))
     return bool(seed != old_seed or offset < old_offset)
 
@@ -168,7 +171,7 @@ def _cuda_states() -> tuple[Any, ...]:
 
 
 def _numpy_state() -> bytes:
-    """NumPy's state, read in place: its own functions take 40 µs. Empty where it is another generator than MT19937."""
+    """NumPy's state, read from memory, since its own functions take 40 µs. Empty if the generator is not MT19937."""
     generator = _numpy_generator()
     return b"" if generator is None else ctypes.string_at(generator.ctypes.state_address, _BYTES)
 

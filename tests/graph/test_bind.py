@@ -1,4 +1,4 @@
-"""Values for parameters: from Python, from the command line, and whether they fit all that they feed."""
+"""Binding of parameters: values from Python and from the command line, checked against every port they feed."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def graph(folder: Path, params: str, nodes: str = "") -> Graph:
     return build(path, REGISTRY)
 
 
-def refused(graph: Graph, given: dict[str, Any], *, text: bool = False) -> list[str]:
+def bind_errors(graph: Graph, values: dict[str, Any], *, text: bool = False) -> list[str]:
     with pytest.raises(WorkflowError) as caught:
-        bind(graph, given, text=text, label="--set" if text else "params")
+        bind(graph, values, text=text, label="--set" if text else "params")
     return [f"{p.mark}: {p.code}: {p.message} [{p.path}]" for p in caught.value.problems]
 
 
-def test_defaults_stand_where_nothing_is_given(tmp_path: Path) -> None:
+def test_missing_values_take_their_defaults(tmp_path: Path) -> None:
     params = "{a: 1, b: 2.5, c: text, d: [1, x], e: {default: {k: 1}}, f: {default: null, type: int}, g: true}"
     made = graph(tmp_path, params)
     assert bind(made, {}) == {"a": 1, "b": 2.5, "c": "text", "d": [1, "x"], "e": {"k": 1}, "f": None, "g": True}
 
 
 @pytest.mark.parametrize(
-    ("declared", "given", "expected"),
+    ("declared", "raw", "expected"),
     [
         ("1", "7", 7),
         ("1.5", "7", 7.0),
@@ -65,16 +65,14 @@ def test_defaults_stand_where_nothing_is_given(tmp_path: Path) -> None:
         ("null", "x", "x"),
     ],
 )
-def test_texts_from_the_command_line_are_read_by_the_type(
-    tmp_path: Path, declared: str, given: str, expected: Any
-) -> None:
-    found = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": given}, text=True)["p"]
-    assert found == expected
-    assert type(found) is type(expected)
+def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, raw: str, expected: Any) -> None:
+    value = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)["p"]
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("declared", "given", "reason"),
+    ("declared", "raw", "reason"),
     [
         ("1", "1.5", "valid integer"),
         ("1", "true", "valid integer"),
@@ -99,14 +97,14 @@ def test_texts_from_the_command_line_are_read_by_the_type(
         ("{type: path}", "a\0b", "NUL"),
     ],
 )
-def test_texts_that_do_not_fit_are_refused(tmp_path: Path, declared: str, given: str, reason: str) -> None:
-    (found,) = refused(graph(tmp_path, f"{{p: {declared}}}"), {"p": given}, text=True)
-    assert found.startswith("--set:1:1: bad-value: 'p': ")
-    assert re.search(reason, found)
+def test_texts_of_a_wrong_type_are_refused(tmp_path: Path, declared: str, raw: str, reason: str) -> None:
+    (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw}, text=True)
+    assert error.startswith("--set:1:1: bad-value: 'p': ")
+    assert re.search(reason, error)
 
 
 @pytest.mark.parametrize(
-    ("declared", "given", "expected"),
+    ("declared", "raw", "expected"),
     [
         ("1", np.int64(3), 3),
         ("1.5", np.float32(0.5), 0.5),
@@ -115,14 +113,14 @@ def test_texts_that_do_not_fit_are_refused(tmp_path: Path, declared: str, given:
         ("{type: Any}", None, None),
     ],
 )
-def test_values_from_python(tmp_path: Path, declared: str, given: object, expected: object) -> None:
-    found = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": given})["p"]
-    assert found == expected
-    assert type(found) is type(expected)
+def test_values_from_python(tmp_path: Path, declared: str, raw: object, expected: object) -> None:
+    value = bind(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw})["p"]
+    assert value == expected
+    assert type(value) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("declared", "given"),
+    ("declared", "raw"),
     [
         ("1", True),
         ("1", "3"),
@@ -134,24 +132,24 @@ def test_values_from_python(tmp_path: Path, declared: str, given: object, expect
         ("[1]", {1: 2}),
     ],
 )
-def test_nothing_converts_silently(tmp_path: Path, declared: str, given: object) -> None:
-    (found,) = refused(graph(tmp_path, f"{{p: {declared}}}"), {"p": given})
-    assert "bad-value" in found
+def test_nothing_converts_silently(tmp_path: Path, declared: str, raw: object) -> None:
+    (error,) = bind_errors(graph(tmp_path, f"{{p: {declared}}}"), {"p": raw})
+    assert "bad-value" in error
 
 
 def test_tensors_are_checked_by_their_axes(tmp_path: Path) -> None:
-    made = graph(tmp_path, "{p: {type: Picture}}")
+    workflow = graph(tmp_path, "{p: {type: Picture}}")
     right = torch.zeros(1, 3, 2, 2)
-    assert bind(made, {"p": right})["p"] is right
-    (found,) = refused(made, {"p": torch.zeros(1, 4, 2, 2)})
-    assert "expected Picture, found a tensor of shape (1, 4, 2, 2)" in found
-    (found,) = refused(made, {"p": torch.zeros(0, 3, 2, 2)})
-    assert "expected Picture, found a tensor of shape (0, 3, 2, 2)" in found
+    assert bind(workflow, {"p": right})["p"] is right
+    (error,) = bind_errors(workflow, {"p": torch.zeros(1, 4, 2, 2)})
+    assert "expected Picture, found a tensor of shape (1, 4, 2, 2)" in error
+    (error,) = bind_errors(workflow, {"p": torch.zeros(0, 3, 2, 2)})
+    assert "expected Picture, found a tensor of shape (0, 3, 2, 2)" in error
 
 
-def test_all_that_is_wrong_is_said_together(tmp_path: Path) -> None:
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     made = graph(tmp_path, "{steps: 3, scale: {type: float, help: how strong}}")
-    assert refused(made, {"stps": 4, "steps": "x"}) == [
+    assert bind_errors(made, {"stps": 4, "steps": "x"}) == [
         f"{tmp_path}/workflow.yaml:2:20: missing-param: 'scale' (float) has no default and was not given (how strong) "
         "[params.scale]",
         "params:1:1: bad-value: 'steps': Input should be a valid integer; found str 'x' [params.steps]",
@@ -171,46 +169,46 @@ FEEDS = """
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("values", "reason"),
     [
         ({"by": -1}, "port 'by' of toy.scale (nodes.small): Input should be greater than or equal to 0"),
         ({"times": 0}, "port 'times' of toy.shout (nodes.loud): Input should be greater than or equal to 1"),
         ({"deep": -2}, "port 'value' of toy.count (nodes.work.body.deep)"),
     ],
 )
-def test_a_value_fits_every_port_that_it_feeds(tmp_path: Path, given: dict[str, Any], reason: str) -> None:
-    made = graph(tmp_path, "{by: 1.0, times: 1, deep: 1}", FEEDS)
-    (found,) = refused(made, given)
-    assert reason in found
-    name = next(iter(given))
-    assert found.startswith(f"params:1:1: bad-value: '{name}': ")
-    assert found.endswith(f"[params.{name}]")
+def test_a_value_is_checked_against_every_port_it_feeds(tmp_path: Path, values: dict[str, Any], reason: str) -> None:
+    workflow = graph(tmp_path, "{by: 1.0, times: 1, deep: 1}", FEEDS)
+    (error,) = bind_errors(workflow, values)
+    assert reason in error
+    name = next(iter(values))
+    assert error.startswith(f"params:1:1: bad-value: '{name}': ")
+    assert error.endswith(f"[params.{name}]")
 
 
 @pytest.mark.parametrize("times", [-1, "text", {"a": 1}, 2.5])
-def test_a_value_that_no_loop_can_run_over(tmp_path: Path, times: object) -> None:
+def test_values_a_loop_cannot_run_over_are_refused(tmp_path: Path, times: object) -> None:
     nodes = "  work:\n    loop: {over: params.times, as: i}\n    body: {}\n    collect: {i: loop.i}"
-    made = graph(tmp_path, "{times: {type: Any}}", nodes)
-    (found,) = refused(made, {"times": times})
-    assert "loop nodes.work: expected" in found
-    for right in (0, 5, [1, 2], torch.zeros(3)):
-        bind(made, {"times": right})
+    workflow = graph(tmp_path, "{times: {type: Any}}", nodes)
+    (error,) = bind_errors(workflow, {"times": times})
+    assert "loop nodes.work: expected" in error
+    for valid in (0, 5, [1, 2], torch.zeros(3)):
+        bind(workflow, {"times": valid})
 
 
-def test_a_path_keeps_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
+def test_relative_paths_are_relative_to_their_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     nodes = "  a: {use: toy.read, in: {path: params.text}}\n  b: {use: toy.read, in: {path: params.path}}"
     made = graph(tmp_path, "{text: a.txt, path: {default: b.txt, type: Path}}", nodes)
     assert bind(made, {}) == {"text": tmp_path / "a.txt", "path": tmp_path / "b.txt"}
-    assert bind(made, {"text": "c.txt"}, text=True) == {"text": here / "c.txt", "path": tmp_path / "b.txt"}
-    assert bind(made, {"path": Path("sub") / "c.txt"})["path"] == here / "sub" / "c.txt"
+    assert bind(made, {"text": "c.txt"}, text=True) == {"text": folder / "c.txt", "path": tmp_path / "b.txt"}
+    assert bind(made, {"path": Path("sub") / "c.txt"})["path"] == folder / "sub" / "c.txt"
     assert bind(made, {"path": "/c.txt"})["path"] == Path("/c.txt")
 
 
 @pytest.mark.parametrize(
-    ("declared", "given", "expected"),
+    ("declared", "raw", "expected"),
     [
         ("Sequence[int]", [1, 2], [1, 2]),
         ("int | Sequence[int]", 3, 3),
@@ -220,17 +218,15 @@ def test_a_path_keeps_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.Mo
         ("float | Tensor", 2.5, 2.5),
     ],
 )
-def test_the_types_of_ports_are_types_of_parameters(
-    tmp_path: Path, declared: str, given: object, expected: object
-) -> None:
+def test_port_types_are_parameter_types(tmp_path: Path, declared: str, raw: object, expected: object) -> None:
     made = graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")
-    assert bind(made, {"p": given}) == {"p": expected}
+    assert bind(made, {"p": raw}) == {"p": expected}
     if "Tensor" in declared or declared == "Scale":
         tensor = torch.ones(2)
         assert bind(made, {"p": tensor})["p"] is tensor
 
 
 @pytest.mark.parametrize("declared", ["integer", "list[", "list[]", "int |", "list[Imag]", "[int]", "dict[str]"])
-def test_a_type_that_is_not_there_is_named(tmp_path: Path, declared: str) -> None:
+def test_an_unknown_type_is_named(tmp_path: Path, declared: str) -> None:
     with pytest.raises(WorkflowError, match="unknown type"):
         graph(tmp_path, f"{{p: {{type: '{declared}'}}}}")

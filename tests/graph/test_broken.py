@@ -46,16 +46,18 @@ class Expected:
         return place == expected and self.message in problem.message
 
 
-def expected_of(file: Path) -> list[Expected]:
-    found = []
+def read_expected(file: Path) -> list[Expected]:
+    expected = []
     for line in file.read_text().splitlines():
         if match := EXPECT.fullmatch(line):
             message, _, path = match["rest"].rpartition(" |")
-            where = match["file"] or file.name
-            found.append(
-                Expected(where, int(match["line"]), int(match["column"]), match["code"], message.strip(), path.strip())
+            file_name = match["file"] or file.name
+            expected.append(
+                Expected(
+                    file_name, int(match["line"]), int(match["column"]), match["code"], message.strip(), path.strip()
+                )
             )
-    return found
+    return expected
 
 
 @cache
@@ -67,29 +69,29 @@ def registry(file: Path) -> Registry:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_a_broken_workflow_is_refused_where_it_is_wrong(file: Path) -> None:
-    expected = expected_of(file)
+def test_a_broken_workflow_is_refused_at_the_right_position(file: Path) -> None:
+    expected = read_expected(file)
     assert expected, "a broken workflow says what is expected of it"
     with pytest.raises(WorkflowError) as caught:
         build(file, registry(file))
-    found = caught.value.problems
-    listed = "\n".join(map(str, found))
-    assert len(found) == len(expected), f"found:\n{listed}"
-    for want in expected:
-        assert any(want.matches(problem) for problem in found), f"no {want} in:\n{listed}"
-    assert found == sorted(found, key=lambda p: p.mark)
+    problems = caught.value.problems
+    listing = "\n".join(map(str, problems))
+    assert len(problems) == len(expected), f"found:\n{listing}"
+    for expectation in expected:
+        assert any(expectation.matches(problem) for problem in problems), f"no {expectation} in:\n{listing}"
+    assert problems == sorted(problems, key=lambda p: p.mark)
 
 
 def test_there_are_at_least_forty() -> None:
     assert len(FILES) >= 40
 
 
-def test_the_blocks_that_they_use_are_right() -> None:
+def test_the_sub_workflows_they_use_are_valid() -> None:
     graph = build(FOLDER / "blocks" / "predict.yaml", default_registry(entry_points=False))
     assert set(graph.outputs) == {"prediction", "preview"}
 
 
-def test_the_command_line_refuses_them_all_with_exit_code_2_and_no_traceback() -> None:
+def test_the_command_line_refuses_them_with_exit_code_2_and_no_traceback() -> None:
     files = [f for f in FILES if registry(f) is not toys.REGISTRY and f.stem != "node_of_failed_plugin"]
     command = [sys.executable, "-m", "guidegraph", "validate", *(str(f.relative_to(FOLDER)) for f in files)]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
@@ -97,7 +99,7 @@ def test_the_command_line_refuses_them_all_with_exit_code_2_and_no_traceback() -
     assert "Traceback" not in done.stdout + done.stderr
     printed = done.stdout + done.stderr
     for file in files:
-        for want in expected_of(file):
+        for want in read_expected(file):
             assert f"{want.file}:{want.line}:{want.column}: {want.code}: " in printed, want
 
 
@@ -108,5 +110,5 @@ def test_a_broken_workflow_runs_nothing_and_writes_nothing(name: str, tmp_path: 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stdout + done.stderr
-    assert [f"{w.line}:{w.column}: {w.code}: " in done.stderr for w in expected_of(file)].count(False) == 0
+    assert [f"{w.line}:{w.column}: {w.code}: " in done.stderr for w in read_expected(file)].count(False) == 0
     assert list(tmp_path.iterdir()) == []

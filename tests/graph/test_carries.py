@@ -1,4 +1,4 @@
-"""What a loop carries from one iteration to the next: its type, and what is said where start and next differ."""
+"""Carries of loops: their types, and the errors when start and next differ."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def test_the_type_of_a_carry_is_the_join_of_its_start_and_its_next(
         ("use: toy.shout, with: {text: a}", "use: toy.number"),
     ],
 )
-def test_a_start_and_a_next_that_nothing_holds_both_of_are_an_error_at_the_next(
-    tmp_path: Path, start: str, after: str
-) -> None:
+def test_incompatible_start_and_next_are_an_error_at_next(tmp_path: Path, start: str, after: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         kind(tmp_path, start, after)
     (problem,) = caught.value.problems
@@ -88,8 +86,8 @@ outputs: {x: work.x}
     assert len(caught.value.problems) == 1
 
 
-def nested(depth: int) -> str:
-    """Loops in loops whose carries all widen from Picture to Tensor, from the innermost outwards."""
+def nested_loops(depth: int) -> str:
+    """Nested loops whose carries all widen from Picture to Tensor, from the innermost outwards."""
     lines = ["guidegraph: 1", "params: {n: 2}", "nodes:", "  p: {use: toy.paint}"]
     for k in range(depth):
         pad, start = "    " * k + "  ", f"carry.x{k - 1}" if k else "p"
@@ -101,19 +99,19 @@ def nested(depth: int) -> str:
     return "\n".join([*lines, "outputs: {x: l0}", ""])
 
 
-def test_nested_loops_settle_in_few_passes(tmp_path: Path) -> None:
+def test_nested_loops_converge_in_few_passes(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
-    path.write_text(nested(8))
+    path.write_text(nested_loops(8))
     graph = build(path, REGISTRY)
     loops = [op for op in walk(graph.ops) if isinstance(op, Loop)]
     assert len(loops) == 8
     assert {str(kind) for loop in loops for kind in loop.outputs.values()} == {"Tensor"}
-    path.write_text(nested(9))
+    path.write_text(nested_loops(9))
     with pytest.raises(WorkflowError, match="too-deep"):
         build(path, REGISTRY)
 
 
-def test_required_plugins_that_are_disabled_or_failed_say_so(tmp_path: Path) -> None:
+def test_disabled_or_failed_required_plugins_are_reported(tmp_path: Path) -> None:
     reason = "disabled by GUIDEGRAPH_DISABLE_PLUGINS"
     absent = Registry(REGISTRY.nodes, REGISTRY.types, absent={"guidegraph-sag": reason})
     path = tmp_path / "w.yaml"
@@ -148,7 +146,7 @@ outputs: {net: fit.net}
         ("lr: params.name", "10:42: type-mismatch: 'params.name' gives str, port 'lr' takes float"),
     ],
 )
-def test_a_link_that_a_training_option_does_not_take(tmp_path: Path, option: str, message: str) -> None:
+def test_a_training_option_that_takes_no_link_is_reported(tmp_path: Path, option: str, message: str) -> None:
     path = tmp_path / "w.yaml"
     path.write_text(LINKED.replace("OPTION", option))
     with pytest.raises(WorkflowError) as caught:
@@ -163,6 +161,6 @@ def test_the_value_of_a_linked_training_option_is_checked_before_anything_runs(t
     bind(graph, {"rate": 1, "warmup": 0})
     with pytest.raises(WorkflowError) as caught:
         bind(graph, {"rate": 0.0, "warmup": -1})
-    found = str(caught.value)
-    assert "'lr' of 'net', trained by loop nodes.fit: " in found
-    assert "'warmup' of 'net', trained by loop nodes.fit: " in found
+    message = str(caught.value)
+    assert "'lr' of 'net', trained by loop nodes.fit: " in message
+    assert "'warmup' of 'net', trained by loop nodes.fit: " in message

@@ -1,4 +1,4 @@
-"""Damaged files: a flipped bit of a cached value or of a checkpoint is noticed, and so is a file under a wrong name."""
+"""Damaged files: a flipped bit in a cached value or checkpoint is detected, and so is a file under a wrong name."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.graph.test_training import text
 KEY, OTHER = "ab" * 16, "cd" * 16
 
 
-def flips(data: bytes, every: int) -> Iterator[tuple[int, bytes]]:
-    """The data with one bit flipped, at every so many bytes."""
-    for at in range(0, len(data), every):
-        yield at, data[:at] + bytes([data[at] ^ (1 << (at // every) % 8)]) + data[at + 1 :]
+def flip_bits(data: bytes, every: int) -> Iterator[tuple[int, bytes]]:
+    """Copies of the data with one bit flipped, one copy for every ``every`` bytes."""
+    for i in range(0, len(data), every):
+        yield i, data[:i] + bytes([data[i] ^ (1 << (i // every) % 8)]) + data[i + 1 :]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are the same, bit for bit."""
+    """Whether two values are bitwise equal."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Condition):
@@ -46,8 +46,8 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def cached() -> tuple[Any, ...]:
-    """What a cache may hold: tensors of several dtypes, numbers, texts, a structured value."""
+def cached_values() -> tuple[Any, ...]:
+    """Values for a cache: tensors of several dtypes, numbers, texts and a structured value."""
     register_structured()
     tensors = [torch.arange(40.0), torch.tensor(3, dtype=torch.int16), torch.ones(2, 3, dtype=torch.bfloat16)]
     return tensors, {"a": 2.5, "b": [1, "text", None, True]}, Condition(tokens=torch.ones(1, 2, 3))
@@ -63,18 +63,18 @@ def entry(folder: Path, key: str = KEY) -> Path:
 
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_flipped_bit_of_a_cached_value_gives_another_value(every: int, tmp_path: Path) -> None:
+def test_a_cached_value_with_a_flipped_bit_is_not_used(every: int, tmp_path: Path) -> None:
     logging.disable()
-    cache, value = DiskCache(tmp_path), cached()
+    cache, value = DiskCache(tmp_path), cached_values()
     cache.put(KEY, value)
     data = entry(tmp_path).read_bytes()
     refused = 0
-    for at, damaged in flips(data, every):
+    for offset, damaged in flip_bits(data, every):
         entry(tmp_path).write_bytes(damaged)
-        back = cache.get(KEY, "cpu")
-        assert back is None or same(back, value), f"byte {at}"
-        assert entry(tmp_path).exists() == (back is not None)
-        refused += back is None
+        loaded = cache.get(KEY, "cpu")
+        assert loaded is None or same(loaded, value), f"byte {offset}"
+        assert entry(tmp_path).exists() == (loaded is not None)
+        refused += loaded is None
     logging.disable(logging.NOTSET)
     assert refused > 0.9 * len(data) / every
     entry(tmp_path).write_bytes(data)
@@ -82,17 +82,17 @@ def test_no_flipped_bit_of_a_cached_value_gives_another_value(every: int, tmp_pa
 
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_flipped_bit_of_a_checkpoint_is_trained_on_from(every: int, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_flipped_bit_is_not_resumed(every: int, tmp_path: Path) -> None:
     write_state(tmp_path, "key", state())
     data = (tmp_path / FILE).read_bytes()
     refused = 0
-    for at, damaged in flips(data, every):
+    for offset, damaged in flip_bits(data, every):
         (tmp_path / FILE).write_bytes(damaged)
-        back: State | None = None
+        loaded: State | None = None
         with suppress(CheckpointError):
-            back = read_state(tmp_path, "key")
-        assert back is None or same(vars(back), vars(state())), f"byte {at}"
-        refused += back is None
+            loaded = read_state(tmp_path, "key")
+        assert loaded is None or same(vars(loaded), vars(state())), f"byte {offset}"
+        refused += loaded is None
     assert refused > 0.9 * len(data) / every
 
 
@@ -103,18 +103,18 @@ def test_a_damaged_entry_is_computed_again_and_replaced_with_one_warning(
     nodes = "nodes: {t: {use: toy.tensor}}\noutputs: {t: t}"
     digest = run_text(nodes, tmp_path, disk=disk).digests["nodes.t"]
     path = entry(tmp_path / "cache", digest)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 64]))
     again = run_text(nodes, tmp_path, disk=disk)
     assert again.origins == {"nodes.t": "computed"}
     assert torch.equal(again.outputs["t"], torch.ones(2, 3))
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert str(path) in caplog.text
-    assert len(path.read_bytes()) == len(whole)
+    assert len(path.read_bytes()) == len(content)
     assert run_text(nodes, tmp_path, disk=disk).origins == {"nodes.t": "disk"}
 
 
-def test_a_cached_value_under_anothers_name_is_not_taken(tmp_path: Path) -> None:
+def test_a_cached_value_under_another_name_is_not_used(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path)
     cache.put(KEY, (torch.ones(3),))
     cache.put(OTHER, (torch.zeros(3),))
@@ -126,7 +126,7 @@ def test_a_cached_value_under_anothers_name_is_not_taken(tmp_path: Path) -> None
     assert same(cache.get(KEY, "cpu"), (torch.ones(3),))
 
 
-def test_a_value_from_disk_does_not_change_with_its_file(tmp_path: Path) -> None:
+def test_a_loaded_value_does_not_change_with_its_file(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path)
     cache.put(KEY, (torch.ones(100_000),))
     back = cache.get(KEY, "cpu")
@@ -142,8 +142,8 @@ def test_a_sparse_tensor_is_not_kept_on_disk(tmp_path: Path) -> None:
     assert cache.get(KEY, "cpu") is None
 
 
-def as_before(path: Path, written: str) -> None:
-    """A file as the version before wrote it: without key (of a cached value) and checksum."""
+def write_previous_version(path: Path, written: str) -> None:
+    """Rewrite a file as the previous version wrote it: without checksum, and without the key of a cached value."""
     with safe_open(str(path), "pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         metadata = dict(file.metadata())
@@ -153,35 +153,35 @@ def as_before(path: Path, written: str) -> None:
     save_file(tensors, str(path), {**metadata, "format": written})
 
 
-def test_a_cached_value_of_the_version_before_is_read_with_a_note(
+def test_a_cached_value_of_the_previous_version_is_read_with_a_note(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = DiskCache(tmp_path)
-    cache.put(KEY, cached())
-    as_before(entry(tmp_path), "guidegraph-value-1")
+    cache.put(KEY, cached_values())
+    write_previous_version(entry(tmp_path), "guidegraph-value-1")
     with caplog.at_level(logging.INFO):
-        assert same(cache.get(KEY, "cpu"), cached())
+        assert same(cache.get(KEY, "cpu"), cached_values())
     assert "without a checksum" in caplog.text
 
 
-def test_a_checkpoint_of_the_version_before_is_resumed_with_a_warning(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_previous_version_is_resumed_with_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_text(text(6, checkpoint=True), tmp_path)
-        whole = run_text(text(10), tmp_path).outputs["loss"]
-    as_before(tmp_path / "ckpt" / FILE, "guidegraph-training-2")
+        uninterrupted = run_text(text(10), tmp_path).outputs["loss"]
+    write_previous_version(tmp_path / "ckpt" / FILE, "guidegraph-training-2")
     with pytest.warns(UserWarning, match="without a checksum"):
         resumed = run_text(text(10, checkpoint=True), tmp_path).outputs["loss"]
-    assert torch.equal(resumed, whole)
+    assert torch.equal(resumed, uninterrupted)
 
 
-def test_a_training_does_not_go_on_from_a_flipped_bit(tmp_path: Path) -> None:
+def test_training_does_not_resume_from_a_damaged_checkpoint(tmp_path: Path) -> None:
     run_text(text(6, checkpoint=True), tmp_path)
     path = tmp_path / "ckpt" / FILE
     data = bytearray(path.read_bytes())
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    weight = next(at["data_offsets"][0] for name, at in header.items() if name.endswith(".weight"))
+    weight = next(info["data_offsets"][0] for name, info in header.items() if name.endswith(".weight"))
     data[8 + length + weight + 3] ^= 0x20  # of a weight's exponent
     path.write_bytes(data)
     with pytest.raises(NodeError, match=r"damaged.*restore it from a copy, or move it away"):

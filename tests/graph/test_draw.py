@@ -1,4 +1,4 @@
-"""Drawings: everything of the graph is in them, nothing overlaps, and any text is safe."""
+"""Drawings are complete, nothing overlaps, and every text is escaped."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def graph(ops: list[Call | Loop], outputs: Mapping[str, Any], params: Mapping[st
         name: Parameter(name, Port(name, type(v), port_type(type(v)), v), v, False, "", MARK, Path())
         for name, v in (params or {}).items()
     }
-    found = {name: GraphOutput(source, port_type(Image), MARK) for name, source in outputs.items()}
-    return Graph(Path("demo.yaml"), declared, {op.key: op for op in ops}, found, {})
+    graph_outputs = {name: GraphOutput(source, port_type(Image), MARK) for name, source in outputs.items()}
+    return Graph(Path("demo.yaml"), declared, {op.key: op for op in ops}, graph_outputs, {})
 
 
-def looping() -> Graph:
+def nested_loops() -> Graph:
     """A loop in a loop, with a carry, a closure, a collected value and parameters at every depth."""
     inner = Loop(
         "outer.body.inner",
@@ -88,8 +88,8 @@ def looping() -> Graph:
     return graph([begin, other, outer], outputs, {"prompt": "</svg><script>alert(1)</script>", "scale": 2.5})
 
 
-def parsed(of: Graph) -> ET.Element:
-    return ET.fromstring(draw_svg(of))
+def parse_svg(graph: Graph) -> ET.Element:
+    return ET.fromstring(draw_svg(graph))
 
 
 def texts(root: ET.Element, kind: str) -> list[str]:
@@ -101,7 +101,7 @@ def shapes(root: ET.Element, tag: str, kind: str) -> list[ET.Element]:
 
 
 def test_every_node_loop_parameter_and_output_is_shown() -> None:
-    root = parsed(looping())
+    root = parse_svg(nested_loops())
     assert texts(root, "name") == ["demo"]
     assert sorted(texts(root, "title")) == ["begin", "deep", "first", "inner", "other", "outer"]
     assert {"for each t of begin", "for each row of outer: x", "toy.join"} <= set(texts(root, "sub"))
@@ -112,7 +112,7 @@ def test_every_node_loop_parameter_and_output_is_shown() -> None:
 
 
 def test_carries_are_dashed_back_edges_and_closures_cross_the_box() -> None:
-    picture = picture_of(looping())
+    picture = picture_of(nested_loops())
     outer = picture.boxes["outer"]
     assert outer.panel is not None
     assert outer.panel.backs == [("x", "carry.x")]
@@ -122,11 +122,11 @@ def test_carries_are_dashed_back_edges_and_closures_cross_the_box() -> None:
     inner = outer.panel.boxes["outer.body.inner"].panel
     assert inner is not None
     assert {port.label for port in inner.lefts.values()} == {"row", "y", "scale", "outer: index"}
-    assert len(shapes(parsed(looping()), "path", "back")) == 2
+    assert len(shapes(parse_svg(nested_loops()), "path", "back")) == 2
 
 
-def test_texts_are_escaped_and_nothing_is_fetched() -> None:
-    svg = draw_svg(looping())
+def test_texts_are_escaped_and_no_remote_resource_is_used() -> None:
+    svg = draw_svg(nested_loops())
     assert "<script" not in svg
     assert "a <b>" not in svg
     assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
@@ -134,7 +134,7 @@ def test_texts_are_escaped_and_nothing_is_fetched() -> None:
 
 
 def test_the_same_graph_gives_the_same_drawing() -> None:
-    assert draw_svg(looping()) == draw_svg(looping())
+    assert draw_svg(nested_loops()) == draw_svg(nested_loops())
 
 
 def box(element: ET.Element) -> tuple[float, float, float, float]:
@@ -147,7 +147,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def test_boxes_do_not_overlap_and_bodies_lie_inside_their_loop() -> None:
-    root = parsed(looping())
+    root = parse_svg(nested_loops())
     nodes = [box(e) for e in shapes(root, "rect", "node")]
     assert not any(overlap(a, b) for a, b in combinations(nodes, 2))
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (box(e) for e in shapes(root, "rect", "loop"))
@@ -156,12 +156,15 @@ def test_boxes_do_not_overlap_and_bodies_lie_inside_their_loop() -> None:
     assert all(b[0] > 0 and b[1] > 0 and b[2] < width and b[3] < height for b in nodes)
 
 
-def test_a_graph_of_one_node_and_one_with_nothing_to_connect() -> None:
-    assert texts(parsed(graph([call("a", start)], {})), "title") == ["a"]
-    assert texts(parsed(graph([call("a", start), call("b", start)], {"o": Output("b", "out")})), "title") == ["a", "b"]
+def test_graphs_of_one_node_and_without_wires_are_drawn() -> None:
+    assert texts(parse_svg(graph([call("a", start)], {})), "title") == ["a"]
+    assert texts(parse_svg(graph([call("a", start), call("b", start)], {"o": Output("b", "out")})), "title") == [
+        "a",
+        "b",
+    ]
 
 
-def many(count: int, dense: bool) -> Graph:
+def long_chain(count: int, dense: bool) -> Graph:
     """A chain whose nodes also read the first one, or the one three before."""
     ops: list[Call | Loop] = [call("n0", start)]
     for i in range(1, count):
@@ -171,13 +174,13 @@ def many(count: int, dense: bool) -> Graph:
 
 
 @pytest.mark.parametrize(("count", "dense"), [(3_000, True), (1_000, False)])
-def test_thousands_of_nodes_are_drawn(count: int, dense: bool) -> None:
-    assert draw_svg(many(count, dense)).count('class="node"') == count
+def test_graphs_of_thousands_of_nodes_are_drawn(count: int, dense: bool) -> None:
+    assert draw_svg(long_chain(count, dense)).count('class="node"') == count
 
 
 @pytest.mark.parametrize(("count", "dense"), [(400, True), (100, False)])
-def test_the_work_of_drawing_grows_with_the_number_of_nodes(count: int, dense: bool) -> None:
-    assert growth(lambda nodes: draw_svg(many(nodes, dense)), count) < 2.2
+def test_the_work_of_drawing_is_linear(count: int, dense: bool) -> None:
+    assert growth(lambda nodes: draw_svg(long_chain(nodes, dense)), count) < 2.2
 
 
 def test_the_layout_untangles_wires_and_goes_from_left_to_right() -> None:
@@ -199,5 +202,5 @@ def test_shipped_workflows_are_drawn(workflow: Path) -> None:
     from guidegraph.graph.picture import short
     from guidegraph.plugins.manager import default_registry
 
-    found = build(workflow, default_registry(["guidegraph.plugins.diffusers_adapter"], entry_points=False))
-    assert sorted(texts(parsed(found), "title")) == sorted(short(op.key) for op in walk(found.ops, previews=False))
+    graph = build(workflow, default_registry(["guidegraph.plugins.diffusers_adapter"], entry_points=False))
+    assert sorted(texts(parse_svg(graph), "title")) == sorted(short(op.key) for op in walk(graph.ops, previews=False))

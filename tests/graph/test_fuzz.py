@@ -1,4 +1,4 @@
-"""Whatever a file holds, the loader says what is wrong with it: never anything but a graph or a ``WorkflowError``."""
+"""For any file, the loader gives either a graph or a ``WorkflowError``."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def shipped() -> Registry:
     return default_registry(entry_points=False)
 
 
-def checked(text: str, registry: Registry, block: str = BLOCK) -> Graph | None:
-    """The graph, or None where the text is refused as it should be: with places in it, and in order."""
+def build_or_none(text: str, registry: Registry, block: str = BLOCK) -> Graph | None:
+    """Build a text; None if it is refused properly: with problems in order, at positions in the text."""
     sources = {str(HERE): text, str(HERE.with_name("block.yaml")): block}
     lines = {Path(name).name: len(BREAK.split(content)) for name, content in sources.items()}
     problems: list[Problem] = []
@@ -85,8 +85,8 @@ def checked(text: str, registry: Registry, block: str = BLOCK) -> Graph | None:
     except WorkflowError as error:
         problems = error.problems
     if not problems:
-        sound(graph)
-        assert unbound(graph) <= {"missing-param"}
+        check_sources(graph)
+        assert bind_codes(graph) <= {"missing-param"}
         return graph
     assert problems == sorted(problems)
     for problem in problems:
@@ -97,8 +97,8 @@ def checked(text: str, registry: Registry, block: str = BLOCK) -> Graph | None:
     return None
 
 
-def unbound(graph: Graph) -> set[str]:
-    """What is wrong with a graph's parameters where none is given."""
+def bind_codes(graph: Graph) -> set[str]:
+    """The codes of the problems of binding a graph without values."""
     try:
         bind(graph, {})
     except WorkflowError as error:
@@ -106,8 +106,8 @@ def unbound(graph: Graph) -> set[str]:
     return set()
 
 
-def sound(graph: Graph) -> None:
-    """Every source of a graph that was accepted is there."""
+def check_sources(graph: Graph) -> None:
+    """Assert that every source of a graph exists."""
     outputs = {Output(op.key, name) for op in walk(graph.ops) for name in op.outputs}
     for op in walk(graph.ops):
         sources = [*op.sources(), *(op.inner_sources() if isinstance(op, Loop) else ())]
@@ -115,23 +115,23 @@ def sound(graph: Graph) -> None:
     assert all(o.source in outputs for o in graph.outputs.values() if isinstance(o.source, Output))
 
 
-def test_the_texts_that_are_mutated_are_right(shipped: Registry) -> None:
-    assert checked(TOYS, toys.REGISTRY) is not None
-    assert checked(SHIPPED, shipped) is not None
+def test_the_texts_to_mutate_are_valid(shipped: Registry) -> None:
+    assert build_or_none(TOYS, toys.REGISTRY) is not None
+    assert build_or_none(SHIPPED, shipped) is not None
 
 
 @quick
 @given(st.text())
 def test_random_text(text: str) -> None:
-    checked(text, toys.REGISTRY)
+    build_or_none(text, toys.REGISTRY)
 
 
 @quick
 @given(st.text(alphabet="ab:-[]{},?&*!|>'\"#%@` \n\t\r\0\ufeff.0~<=é\u2028", max_size=80))
 def test_random_punctuation(text: str) -> None:
-    checked(text, toys.REGISTRY)
-    checked(TOYS.replace("1e-4", text), toys.REGISTRY)
-    checked(TOYS, toys.REGISTRY, block=text)
+    build_or_none(text, toys.REGISTRY)
+    build_or_none(TOYS.replace("1e-4", text), toys.REGISTRY)
+    build_or_none(TOYS, toys.REGISTRY, block=text)
 
 
 KEYS = [
@@ -156,7 +156,7 @@ nodes = st.dictionaries(st.sampled_from(["a", "b", "x", "params"]), structures, 
 @quick
 @given(structures)
 def test_random_structures(structure: Any) -> None:
-    checked(yaml.safe_dump(structure), toys.REGISTRY)
+    build_or_none(yaml.safe_dump(structure), toys.REGISTRY)
 
 
 @quick
@@ -164,12 +164,12 @@ def test_random_structures(structure: Any) -> None:
 def test_random_workflows(some: Any, params: Any, links: Any, loop: Any) -> None:
     body = {"a": {"use": "toy.add", "in": links}, **(loop if isinstance(loop, dict) else {})}
     work = {"loop": {"over": "params.a", "as": "x"}, "carry": {"x": "b"}, "body": body, "next": {"x": "a"}}
-    whole = {"guidegraph": 1, "params": params, "nodes": {**some, "work": work}, "outputs": {"o": "work.x"}}
-    checked(yaml.safe_dump(whole), toys.REGISTRY)
+    workflow = {"guidegraph": 1, "params": params, "nodes": {**some, "work": work}, "outputs": {"o": "work.x"}}
+    build_or_none(yaml.safe_dump(workflow), toys.REGISTRY)
 
 
-def mutated(text: str, rng: random.Random) -> str:
-    """A text with a few of its lines or words gone, doubled or exchanged."""
+def mutate(text: str, rng: random.Random) -> str:
+    """Delete, repeat or exchange a few lines or words of a text."""
     for _ in range(rng.randint(1, 3)):
         lines = text.split("\n")
         i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
@@ -186,8 +186,10 @@ def mutated(text: str, rng: random.Random) -> str:
             words = list(tokens(text))
             start, end = rng.choice(words)
             a, b = rng.choice(words)
-            new = rng.choice([text[a:b], "", *map(str, VALUES), "&a", "*a", "<<", "!t", "[", "}", "- ", ":", "\t"])
-            text = text[:start] + new + text[end:]
+            replacement = rng.choice(
+                [text[a:b], "", *map(str, VALUES), "&a", "*a", "<<", "!t", "[", "}", "- ", ":", "\t"]
+            )
+            text = text[:start] + replacement + text[end:]
             continue
         text = "\n".join(lines)
     return text
@@ -205,11 +207,11 @@ def tokens(text: str) -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_mutations_of_a_right_workflow(seed: int, shipped: Registry) -> None:
+def test_mutations_of_a_valid_workflow(seed: int, shipped: Registry) -> None:
     rng = random.Random(seed)
     accepted = 0
     for _ in range(100):
-        accepted += checked(mutated(TOYS, rng), toys.REGISTRY) is not None
-        checked(TOYS, toys.REGISTRY, block=mutated(BLOCK, rng))
-        checked(mutated(SHIPPED, rng), shipped)
+        accepted += build_or_none(mutate(TOYS, rng), toys.REGISTRY) is not None
+        build_or_none(TOYS, toys.REGISTRY, block=mutate(BLOCK, rng))
+        build_or_none(mutate(SHIPPED, rng), shipped)
     assert accepted < 60

@@ -1,4 +1,4 @@
-"""What a workflow may take is bounded before memory or time is spent, by numbers that a person can raise."""
+"""Limits are enforced before memory or time is spent, and the user can raise them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _ends() -> Iterator[None]:
 
 
 def doubling(folder: Path, times: int) -> Path:
-    """A workflow that uses one twice that uses one twice …: 2^times nodes in the last ones."""
+    """Workflows that each use the next one twice: 2^times nodes in the last one."""
     for i in range(times):
         text = (
             f"guidegraph: 1\nnodes: {{a: {{use: ./{i + 1}.yaml}}, b: {{use: ./{i + 1}.yaml}}}}\noutputs: {{x: a.x}}\n"
@@ -89,21 +89,21 @@ def test_the_bytes_of_workflows_are_limited_together(tmp_path: Path) -> None:
     assert f"1.yaml:1:1: too-large: the workflow has {size} bytes, with those that it uses" in text
 
 
-def test_a_file_of_gigabytes_is_no_workflow(tmp_path: Path) -> None:
+def test_a_workflow_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "w.yaml").open("wb") as file:
         file.truncate(10 * 10**9)
     assert "has 10 GB; the limit is 4 MB" in errors(tmp_path / "w.yaml")
 
 
 @pytest.mark.parametrize("count", [10**12, 10**30])
-def test_an_endless_loop_is_told_before_the_run(tmp_path: Path, count: int) -> None:
+def test_an_endless_loop_is_refused_before_the_run(tmp_path: Path, count: int) -> None:
     (tmp_path / "w.yaml").write_text(LOOP % count)
     text = errors(tmp_path / "w.yaml")
     assert f"w.yaml:5:3: over-limit: the loop takes {2 * count:,} trips, with the loops inside of it" in text
     assert "the limit is 10,000,000. If that is right, raise it: --limit trips=" in text
 
 
-def test_trips_of_inner_loops_multiply_and_values_count(tmp_path: Path) -> None:
+def test_trips_of_inner_loops_multiply_and_use_parameter_values(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(LOOP % 10)
     workflow = load_workflow(tmp_path / "w.yaml", registry=engine_nodes.REGISTRY, cache="off")
     assert workflow.run(n=3, inner=4) == {"out": 12.0}
@@ -111,7 +111,7 @@ def test_trips_of_inner_loops_multiply_and_values_count(tmp_path: Path) -> None:
         workflow.run(n=5_000, inner=5_000)
 
 
-def test_a_loop_whose_length_a_node_tells_ends_at_its_beginning(tmp_path: Path) -> None:
+def test_a_computed_trip_count_is_checked_when_the_loop_begins(tmp_path: Path) -> None:
     from guidegraph.graph.trust.limits import Limits
 
     text = LOOP.replace("over: params.n", "over: rows").replace(
@@ -133,7 +133,7 @@ def test_a_loop_whose_length_a_node_tells_ends_at_its_beginning(tmp_path: Path) 
         run(5)
 
 
-def test_trips_are_counted_as_a_loop_begins_and_one_loop_after_the_other() -> None:
+def test_trips_accumulate_over_loops_as_they_begin() -> None:
     from guidegraph.graph.trust.limits import LimitExceeded, Limits, TripCount, limited
 
     count = TripCount()
@@ -151,7 +151,7 @@ def test_trips_are_counted_as_a_loop_begins_and_one_loop_after_the_other() -> No
             count.begin(1)
 
 
-def test_a_run_ends_after_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_at_its_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from guidegraph.graph.errors import OutOfTime
     from guidegraph.graph.trust import limits
 
@@ -167,7 +167,7 @@ def test_a_run_ends_after_its_seconds(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def png_bomb(path: Path, side: int) -> None:
-    """A PNG of side × side pixels in few bytes, whose texts come after the pixels."""
+    """Write a PNG of side × side pixels in few bytes, with its texts after the pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -206,7 +206,7 @@ def test_noise_of_many_elements_is_refused_before_it_is_drawn() -> None:
             gaussian(0, [4, 30_000, 30_000], batch)
 
 
-def test_the_page_lists_every_limit_with_its_default() -> None:
+def test_the_docs_list_every_limit_with_its_default() -> None:
     from guidegraph.graph.trust.limits import LIMIT_NAMES, Limits, show_limit
 
     text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()

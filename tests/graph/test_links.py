@@ -1,4 +1,4 @@
-"""What `validate` promises of links: what it passes fits, or is checked at the link when it runs."""
+"""Links that `validate` accepts fit, or are checked at run time."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def scalar() -> Any:
 
 
 def nodes() -> Registry:
-    known = registry()
-    return Registry({**known.nodes, **{spec_of(f).id: spec_of(f) for f in (flat, nothing, scalar)}}, known.types)
+    base = registry()
+    return Registry({**base.nodes, **{spec_of(f).id: spec_of(f) for f in (flat, nothing, scalar)}}, base.types)
 
 
-def built(text: str) -> Graph:
+def build_text(text: str) -> Graph:
     sources = {str(HERE / "w.yaml"): f"guidegraph: 1\n{text}", str(HERE / "block.yaml"): BLOCK}
     return build(HERE / "w.yaml", nodes(), sources)
 
 
 def outputs(text: str) -> dict[str, Any]:
-    graph = built(text)
+    graph = build_text(text)
     return run(graph, bind(graph, {})).outputs
 
 
@@ -125,10 +125,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_link_that_some_values_do_not_fit_is_refused(name: str) -> None:
+def test_a_link_with_an_alternative_that_never_fits_is_refused(name: str) -> None:
     text, message = REFUSED[name]
     with pytest.raises(WorkflowError) as caught:
-        built(text)
+        build_text(text)
     assert message in str(caught.value)
 
 
@@ -151,25 +151,25 @@ outputs: {x: outer.x}
 """
 
 
-def test_a_carry_that_clashes_inside_of_another_loop_is_refused() -> None:
-    """The outer carry may become anything by it, so that the inner body is gone over again."""
+def test_a_clashing_carry_in_an_inner_loop_is_refused() -> None:
+    """It can widen the outer carry to any type, so the inner body is resolved again."""
     with pytest.raises(WorkflowError, match=r"the carry 'y' starts as Sequence\[float\], 'picture' gives Mask"):
-        built(CLASH)
+        build_text(CLASH)
 
 
-def test_a_parameter_for_a_port_that_takes_no_literal_is_told_before_the_run() -> None:
+def test_a_parameter_for_a_port_without_literals_is_checked_before_the_run() -> None:
     text = "params: {p: {default: 4, type: int | None}}\n" + flow(
         "m: {use: rand.linear}", "end: {use: rand.twice, in: {model: m, other: params.p}}"
     )
     with pytest.raises(WorkflowError, match=r"port 'other' of rand.twice .*: expected Affine \| None, found int 4"):
-        built(text)
+        build_text(text)
 
 
 def checks(text: str) -> dict[str, tuple[Any, ...]]:
-    return {op.key: op.checks for op in walk(built(text).ops) if isinstance(op, Call)}
+    return {op.key: op.checks for op in walk(build_text(text).ops) if isinstance(op, Call)}
 
 
-def test_a_type_variable_takes_the_type_of_what_is_linked() -> None:
+def test_a_type_variable_is_bound_to_the_type_of_the_link() -> None:
     text = flow(
         "a: {use: rand.latent}",
         "clock: {use: metric.start_clock, in: {value: a}}",
@@ -177,7 +177,7 @@ def test_a_type_variable_takes_the_type_of_what_is_linked() -> None:
     )
     assert checks(text)["end"] == ()
     with pytest.raises(WorkflowError, match=r"'clock.value' gives Latent, port 'x' takes Image"):
-        built(text.replace("rand.decode, in: {z:", "rand.brighten, in: {x:"))
+        build_text(text.replace("rand.decode, in: {z:", "rand.brighten, in: {x:"))
     assert nodes().nodes["lora.apply"].same_type == {"text": ("text",)}
 
 
@@ -192,7 +192,7 @@ def test_a_row_of_timesteps_needs_no_check() -> None:
     assert outputs(text)["p"].value.shape == (3, 2, 4, 4, 4)
 
 
-def test_entries_are_checked_where_the_type_does_not_promise_them() -> None:
+def test_items_are_checked_if_the_type_does_not_guarantee_them() -> None:
     text = flow("a: {use: rand.anything, with: {kind: list}}", "end: {use: rand.join, in: {parts: a}}")
     with pytest.raises(NodeError, match=r"port 'parts': expected Sequence\[str\], found list"):
         outputs(text)
@@ -233,6 +233,6 @@ def test_tensors_collected_over_no_iterations_are_an_empty_tensor() -> None:
         ),
     ],
 )
-def test_a_value_that_does_not_fit_is_told_with_its_node(text: str, message: str) -> None:
+def test_a_value_that_does_not_fit_is_reported_with_its_node(text: str, message: str) -> None:
     with pytest.raises(NodeError, match=message.replace("shape ()", r"shape \(\)")):
         outputs(text)

@@ -1,4 +1,4 @@
-"""The language: what may be written, and how it is read. What is wrong with it is in tests/broken."""
+"""The workflow language: valid syntax and its meaning. Invalid workflows are in tests/broken."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.graph.toys import REGISTRY, Colour, Picture
 NODES = "nodes: {n: {use: toy.number}}\noutputs: {out: n}\n"
 
 
-def made(folder: Path, text: str) -> Graph:
+def build_text(folder: Path, text: str) -> Graph:
     path = folder / "workflow.yaml"
     path.write_text(text if text.startswith("guidegraph") else "guidegraph: 1\n" + text)
     return build(path, REGISTRY)
 
 
-def wrong(folder: Path, text: str) -> list[Problem]:
+def build_problems(folder: Path, text: str) -> list[Problem]:
     with pytest.raises(WorkflowError) as caught:
-        made(folder, text)
+        build_text(folder, text)
     return caught.value.problems
 
 
@@ -49,22 +49,24 @@ def setting(graph: Graph, key: str, name: str) -> Any:
     ],
 )
 def test_numbers(tmp_path: Path, written: str, value: float) -> None:
-    graph = made(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
+    graph = build_text(
+        tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n"
+    )
     assert setting(graph, "n", "value") == value
 
 
 @pytest.mark.parametrize("written", [".inf", "-.inf", ".nan"])
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, written: str) -> None:
     with pytest.raises(WorkflowError, match=r"expected a (finite )?number; found"):
-        made(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
+        build_text(tmp_path, f"nodes: {{n: {{use: toy.number, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
 
 
 @pytest.mark.parametrize(
     "written",
     ["on", "off", "yes", "no", "2020-01-01", "0x1F", "1_000", "12:30", "Null x", "'true'", '"1"', "é≠", "1e", "e5"],
 )
-def test_all_else_is_text(tmp_path: Path, written: str) -> None:
-    graph = made(tmp_path, f"nodes: {{s: {{use: toy.shout, with: {{text: {written}}}}}}}\noutputs: {{out: s}}\n")
+def test_other_scalars_are_text(tmp_path: Path, written: str) -> None:
+    graph = build_text(tmp_path, f"nodes: {{s: {{use: toy.shout, with: {{text: {written}}}}}}}\noutputs: {{out: s}}\n")
     assert setting(graph, "s", "text") == written.strip("'\"")
 
 
@@ -79,33 +81,37 @@ nodes:
         on grass
 outputs: {out: s}
 """
-    assert setting(made(tmp_path, text), "s", "text") == "a tiger on grass"
+    assert setting(build_text(tmp_path, text), "s", "text") == "a tiger on grass"
 
 
 @pytest.mark.parametrize("written", ["1", "true", "null", "", "[a]", "{a: b}"])
-def test_text_is_not_made_of_other_values(tmp_path: Path, written: str) -> None:
-    (problem,) = wrong(tmp_path, f"nodes: {{s: {{use: toy.shout, with: {{text: {written}}}}}}}\noutputs: {{out: s}}\n")
+def test_other_values_are_not_converted_to_text(tmp_path: Path, written: str) -> None:
+    (problem,) = build_problems(
+        tmp_path, f"nodes: {{s: {{use: toy.shout, with: {{text: {written}}}}}}}\noutputs: {{out: s}}\n"
+    )
     assert problem.code == "bad-value"
 
 
 @pytest.mark.parametrize("written", ["'3'", "true", "1.5", "-1", "null", "[3]", "1e2"])
-def test_a_whole_number_is_not_made_of_other_values(tmp_path: Path, written: str) -> None:
-    (problem,) = wrong(tmp_path, f"nodes: {{n: {{use: toy.count, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n")
+def test_other_values_are_not_converted_to_int(tmp_path: Path, written: str) -> None:
+    (problem,) = build_problems(
+        tmp_path, f"nodes: {{n: {{use: toy.count, with: {{value: {written}}}}}}}\noutputs: {{out: n}}\n"
+    )
     assert (problem.code, problem.path) == ("bad-value", "nodes.n.with.value")
 
 
 def test_choices_enumerations_and_tuples(tmp_path: Path) -> None:
     text = "nodes: {p: {use: toy.paint, with: {colour: blue, mode: line, size: [2, 3]}}}\noutputs: {out: p}\n"
-    graph = made(tmp_path, text)
+    graph = build_text(tmp_path, text)
     assert setting(graph, "p", "colour") is Colour.BLUE
     assert setting(graph, "p", "mode") == "line"
     assert setting(graph, "p", "size") == (2, 3)
-    (problem,) = wrong(tmp_path, text.replace("blue", "green"))
+    (problem,) = build_problems(tmp_path, text.replace("blue", "green"))
     assert "'red' or 'blue'" in problem.message
 
 
 @pytest.mark.parametrize("name", ["on", "off", "null", "yes", "true", "no", "Null"])
-def test_a_name_is_text_whatever_yaml_makes_of_it(tmp_path: Path, name: str) -> None:
+def test_a_name_is_text_even_if_yaml_reads_another_value(tmp_path: Path, name: str) -> None:
     text = f"""
 params: {{{name}: 3.0}}
 nodes:
@@ -113,21 +119,23 @@ nodes:
   after: {{use: toy.add, in: {{a: {name}, b: {name}.out}}}}
 outputs: {{{name}: {name}}}
 """
-    graph = made(tmp_path, text)
+    graph = build_text(tmp_path, text)
     assert graph.outputs[name].source == Output(name, "out")
     assert setting(graph, "after", "b") == Output(name, "out")
     assert setting(graph, name, "a") == Param(name)
 
 
 @pytest.mark.parametrize("name", ["1", "a-b", "a.b", "a/b", "''", "params", "carry", "loop", "a b"])
-def test_names_that_links_could_not_name(tmp_path: Path, name: str) -> None:
-    found = wrong(tmp_path, f"nodes: {{{name}: {{use: toy.number}}, n: {{use: toy.number}}}}\noutputs: {{out: n}}\n")
-    assert [p.code for p in found] == ["reserved-name" if name in ("params", "carry", "loop") else "bad-name"]
-    assert (found[0].mark.line, found[0].mark.column) == (2, 9)
+def test_names_that_links_cannot_use_are_refused(tmp_path: Path, name: str) -> None:
+    problems = build_problems(
+        tmp_path, f"nodes: {{{name}: {{use: toy.number}}, n: {{use: toy.number}}}}\noutputs: {{out: n}}\n"
+    )
+    assert [p.code for p in problems] == ["reserved-name" if name in ("params", "carry", "loop") else "bad-name"]
+    assert (problems[0].mark.line, problems[0].mark.column) == (2, 9)
 
 
 def test_names_in_any_script(tmp_path: Path) -> None:
-    graph = made(tmp_path, "nodes: {größe_σ: {use: toy.number}}\noutputs: {größe: größe_σ}\n")
+    graph = build_text(tmp_path, "nodes: {größe_σ: {use: toy.number}}\noutputs: {größe: größe_σ}\n")
     assert graph.outputs["größe"].source == Output("größe_σ", "out")
 
 
@@ -147,14 +155,14 @@ def test_names_in_any_script(tmp_path: Path) -> None:
     ],
 )
 def test_parameters_with_defaults(tmp_path: Path, written: str, default: Any, kind: PortType) -> None:
-    parameter = made(tmp_path, f"params: {{p: {written}}}\n{NODES}").params["p"]
+    parameter = build_text(tmp_path, f"params: {{p: {written}}}\n{NODES}").params["p"]
     assert (parameter.default, parameter.port.type, parameter.required) == (default, kind, False)
     assert type(parameter.default) is type(default)
 
 
 @pytest.mark.parametrize("written", ["[4, 16]", "{default: [4, 16], type: list}"])
 def test_a_parameter_may_be_a_list(tmp_path: Path, written: str) -> None:
-    parameter = made(tmp_path, f"params: {{p: {written}}}\n{NODES}").params["p"]
+    parameter = build_text(tmp_path, f"params: {{p: {written}}}\n{NODES}").params["p"]
     assert parameter.default == [4, 16]
     (kind,) = parameter.port.type.alternatives
     assert kind is list or isinstance(kind, SequenceOf)
@@ -171,25 +179,25 @@ def test_a_parameter_may_be_a_list(tmp_path: Path, written: str) -> None:
     ],
 )
 def test_a_parameter_without_a_default_is_required(tmp_path: Path, written: str, kind: PortType) -> None:
-    parameter = made(tmp_path, f"params: {{p: {{type: {written}, help: 'what it is'}}}}\n{NODES}").params["p"]
+    parameter = build_text(tmp_path, f"params: {{p: {{type: {written}, help: 'what it is'}}}}\n{NODES}").params["p"]
     assert parameter.required
     assert (parameter.port.type, parameter.help) == (kind, "what it is")
 
 
 def test_a_default_that_is_a_path_is_relative_to_the_file(tmp_path: Path) -> None:
-    parameter = made(tmp_path, f"params: {{p: {{default: a/b.txt, type: path}}}}\n{NODES}").params["p"]
+    parameter = build_text(tmp_path, f"params: {{p: {{default: a/b.txt, type: path}}}}\n{NODES}").params["p"]
     assert parameter.default == tmp_path / "a" / "b.txt"
 
 
 @pytest.mark.parametrize("prefix", ["\ufeff", "# a comment\n", "%YAML 1.1\n---\n", "---\n"])
-def test_what_may_stand_before_a_workflow(tmp_path: Path, prefix: str) -> None:
+def test_text_allowed_before_a_workflow(tmp_path: Path, prefix: str) -> None:
     path = tmp_path / "workflow.yaml"
     path.write_text(f"{prefix}guidegraph: 1\n{NODES}", encoding="utf-8")
     assert list(build(path, REGISTRY).ops) == ["n"]
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\n"])
-def test_places_do_not_depend_on_the_ends_of_lines(tmp_path: Path, ending: str) -> None:
+def test_positions_do_not_depend_on_line_endings(tmp_path: Path, ending: str) -> None:
     path = tmp_path / "workflow.yaml"
     path.write_bytes(f"guidegraph: 1\n# é\n{NODES.replace('toy.number', 'toy.nummer')}".replace("\n", ending).encode())
     with pytest.raises(WorkflowError) as caught:
@@ -200,25 +208,25 @@ def test_places_do_not_depend_on_the_ends_of_lines(tmp_path: Path, ending: str) 
 
 def test_columns_count_characters_not_bytes(tmp_path: Path) -> None:
     text = "nodes: {größe: {use: toy.nummer}}\noutputs: {out: größe}\n"
-    (problem,) = wrong(tmp_path, text)
+    (problem,) = build_problems(tmp_path, text)
     assert (problem.mark.line, problem.mark.column) == (2, 22)
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_errors_name_the_file_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
+def test_errors_name_the_file_as_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "w.yaml").write_text("guidegraph: 1\nnodes: {b: {use: ../block.yaml}}\noutputs: {out: b}\n")
     (tmp_path / "block.yaml").write_text("guidegraph: 1\nnodes: {n: {use: toy.nummer}}\noutputs: {out: n}\n")
     monkeypatch.chdir(tmp_path)
-    given = Path("sub/w.yaml") if relative else tmp_path / "sub" / "w.yaml"
+    path = Path("sub/w.yaml") if relative else tmp_path / "sub" / "w.yaml"
     with pytest.raises(WorkflowError) as caught:
-        build(given, REGISTRY)
+        build(path, REGISTRY)
     (problem,) = caught.value.problems
     assert problem.mark.file == ("block.yaml" if relative else os.fspath(tmp_path / "block.yaml"))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"guidegraph: 1\nname: \xe9\n", b"\x00", b"a: \x1b[31m\n"])
-def test_bytes_that_are_no_text(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_text_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "workflow.yaml"
     path.write_bytes(content)
     with pytest.raises(WorkflowError) as caught:
@@ -226,7 +234,7 @@ def test_bytes_that_are_no_text(tmp_path: Path, content: bytes) -> None:
     assert [p.code for p in caught.value.problems] in (["not-text"], ["yaml-syntax"])
 
 
-def test_a_file_that_is_not_there_and_one_that_is_a_folder(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(WorkflowError) as caught:
             build(path, REGISTRY)
@@ -234,27 +242,29 @@ def test_a_file_that_is_not_there_and_one_that_is_a_folder(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
-def test_nesting_ends_at_a_limit_not_at_the_stack(tmp_path: Path, opening: str) -> None:
-    (problem,) = wrong(tmp_path, "nodes: " + ("\n" if opening == "- " else "") + opening * 5000)
+def test_deep_nesting_hits_a_limit_before_the_stack(tmp_path: Path, opening: str) -> None:
+    (problem,) = build_problems(tmp_path, "nodes: " + ("\n" if opening == "- " else "") + opening * 5000)
     assert problem.code in ("too-deep", "yaml-syntax")
 
 
 def test_a_closed_deep_nest_in_a_literal(tmp_path: Path) -> None:
     deep = "[" * 70 + "]" * 70
-    found = wrong(tmp_path, f"nodes: {{n: {{use: toy.same, with: {{x: {deep}}}}}}}\noutputs: {{out: n}}\n")
-    assert [p.code for p in found] == ["too-deep"]
+    problems = build_problems(tmp_path, f"nodes: {{n: {{use: toy.same, with: {{x: {deep}}}}}}}\noutputs: {{out: n}}\n")
+    assert [p.code for p in problems] == ["too-deep"]
     fine = "[" * 50 + "]" * 50
-    made(tmp_path, f"nodes: {{n: {{use: toy.same, with: {{x: {fine}}}}}}}\noutputs: {{out: n}}\n")
+    build_text(tmp_path, f"nodes: {{n: {{use: toy.same, with: {{x: {fine}}}}}}}\noutputs: {{out: n}}\n")
 
 
 def test_numbers_too_long_for_python_are_refused_without_a_traceback(tmp_path: Path) -> None:
     long = "9" * 5000
-    found = wrong(tmp_path, f"nodes: {{n: {{use: toy.count, with: {{value: {long}}}}}}}\noutputs: {{out: n}}\n")
-    assert [p.code for p in found] == ["bad-value"]
-    assert len(found[0].message) < 500
+    problems = build_problems(
+        tmp_path, f"nodes: {{n: {{use: toy.count, with: {{value: {long}}}}}}}\noutputs: {{out: n}}\n"
+    )
+    assert [p.code for p in problems] == ["bad-value"]
+    assert len(problems[0].message) < 500
 
 
-def test_everything_wrong_is_said_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_every_problem_is_reported_once_in_file_order(tmp_path: Path) -> None:
     text = """
 params: {p: {type: integer}, q: 1}
 nodes:
@@ -265,8 +275,8 @@ nodes:
   d: {use: toy.scale, in: {a: c}, with: {by: -1}}
 outputs: {out: d, other: e}
 """
-    found = wrong(tmp_path, text)
-    assert [(p.mark.line, p.code) for p in found] == [
+    problems = build_problems(tmp_path, text)
+    assert [(p.mark.line, p.code) for p in problems] == [
         (3, "bad-type"),
         (5, "unknown-node"),
         (5, "unknown-link"),
@@ -276,6 +286,6 @@ outputs: {out: d, other: e}
         (9, "bad-value"),
         (10, "unknown-link"),
     ]
-    assert len({str(p) for p in found}) == len(found)
-    assert str(found[0]).startswith(f"{tmp_path / 'workflow.yaml'}:3:20: bad-type: ")
-    assert str(found[0]).endswith(" [params.p.type]")
+    assert len({str(p) for p in problems}) == len(problems)
+    assert str(problems[0]).startswith(f"{tmp_path / 'workflow.yaml'}:3:20: bad-type: ")
+    assert str(problems[0]).endswith(" [params.p.type]")

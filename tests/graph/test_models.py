@@ -1,4 +1,4 @@
-"""Models are values: nodes give them frozen, and the caller's own stay as they are."""
+"""Models are values: those from nodes are frozen, and the caller's models are not changed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def go(text: str, folder: Path, values: dict[str, Any]) -> Any:
     return run(build(folder / "w.yaml", REGISTRY), values, RunOptions()).outputs["m"]
 
 
-def test_a_node_gives_its_model_frozen(tmp_path: Path) -> None:
+def test_a_model_from_a_node_is_frozen(tmp_path: Path) -> None:
     model = go("nodes: {a: {use: m.make}}\noutputs: {m: a}", tmp_path, {})
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_a_callers_model_is_used_frozen_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_callers_model_is_used_frozen_but_not_changed(tmp_path: Path) -> None:
     own = torch.nn.Linear(2, 2).train()
     text = "params: {model: {type: any}}\nnodes: {a: {use: m.through, in: {model: params.model}}}\noutputs: {m: a}"
     model = go(text, tmp_path, {"model": own})

@@ -1,4 +1,4 @@
-"""A result is the caller's alone, and so is a parameter: whatever is done to them, the next run gives the same."""
+"""Results and parameters are owned by the caller: changing them does not affect the next run."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def through(value: Any) -> Any:
 
 @node("own.address")
 def address(model: Any) -> int:
-    """Where a model's first weight is."""
+    """The address of a model's first weight."""
     return int(next(model.parameters()).data_ptr())
 
 
@@ -154,7 +154,7 @@ WAYS: dict[str, Callable[[torch.Tensor], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("use", ["own.ones", "own.constant"])
-def test_a_returned_tensor_is_the_callers(way: str, use: str, tmp_path: Path) -> None:
+def test_a_returned_tensor_is_owned_by_the_caller(way: str, use: str, tmp_path: Path) -> None:
     runs = workflow(ONES.replace("own.ones", use), tmp_path)
     WAYS[way](runs.run()["t"])
     assert torch.equal(runs.run()["t"], torch.ones(2, 3))
@@ -162,7 +162,7 @@ def test_a_returned_tensor_is_the_callers(way: str, use: str, tmp_path: Path) ->
 
 
 def spoil_value(value: Any) -> None:
-    """Change everything in a value that can be changed, behind torch's back."""
+    """Change everything in a value that can be changed, without torch noticing."""
     match value:
         case torch.Tensor():
             value.data.zero_()
@@ -176,62 +176,62 @@ def spoil_value(value: Any) -> None:
         case Pillow.Image():
             value.putpixel((0, 0), (0, 0, 0))
         case dict():
-            for one in value.values():
-                spoil_value(one)
+            for child in value.values():
+                spoil_value(child)
             value["more"] = 1
         case list():
-            for one in value:
-                spoil_value(one)
+            for child in value:
+                spoil_value(child)
             value.append("more")
         case tuple():
-            for one in value:
-                spoil_value(one)
+            for child in value:
+                spoil_value(child)
         case _:
-            for one in vars(value).values() if hasattr(value, "__dict__") else ():
-                spoil_value(one)
+            for child in vars(value).values() if hasattr(value, "__dict__") else ():
+                spoil_value(child)
 
 
-def frozen(value: Any) -> str:
-    """All that is in a value, as text."""
+def describe(value: Any) -> str:
+    """The whole content of a value, as text."""
     match value:
         case torch.Tensor():
             return f"tensor {value.tolist()}"
         case torch.nn.Module():
-            return frozen(dict(value.state_dict()))
+            return describe(dict(value.state_dict()))
         case np.ndarray() | Pillow.Image():
             return f"{type(value).__name__} {np.asarray(value).tolist()}"
         case dict():
-            return str({key: frozen(one) for key, one in value.items()})
+            return str({key: describe(child) for key, child in value.items()})
         case list() | tuple():
-            return f"{type(value).__name__} {[frozen(one) for one in value]}"
-    return frozen(vars(value)) if hasattr(value, "__dict__") else repr(value)
+            return f"{type(value).__name__} {[describe(child) for child in value]}"
+    return describe(vars(value)) if hasattr(value, "__dict__") else repr(value)
 
 
 KINDS = ("list", "dict", "tuple", "pair", "held", "array", "bytes", "model", "picture")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_that_is_in_a_returned_value_is_the_callers(kind: str, tmp_path: Path) -> None:
+def test_everything_in_a_returned_value_is_owned_by_the_caller(kind: str, tmp_path: Path) -> None:
     memory = MemoryCache()
     text = f"nodes: {{a: {{use: own.anything, with: {{kind: {kind}}}}}}}\noutputs: {{a: a, b: a}}"
     first = go(text, tmp_path, memory)
-    before = frozen(first.outputs["a"])
+    before = describe(first.outputs["a"])
     spoil_value(first.outputs["a"])
-    assert frozen(first.outputs["a"]) != before
-    assert frozen(first.outputs["b"]) == before
+    assert describe(first.outputs["a"]) != before
+    assert describe(first.outputs["b"]) == before
     again = go(text, tmp_path, memory)
     assert again.origins == {"nodes.a": "memory"}
-    assert frozen(again.outputs["a"]) == before
+    assert describe(again.outputs["a"]) == before
     assert type(again.outputs["a"]) is type(first.outputs["a"])
 
 
-def test_the_fields_of_a_condition_are_the_callers(tmp_path: Path) -> None:
+def test_the_fields_of_a_condition_are_owned_by_the_caller(tmp_path: Path) -> None:
     runs = workflow("nodes: {c: {use: own.condition}}\noutputs: {c: c}", tmp_path)
     runs.run()["c"].tokens.numpy().fill(7)
     assert torch.equal(runs.run()["c"].tokens, torch.ones(1, 2, 3))
 
 
-def test_an_object_of_an_unknown_class_that_was_changed_is_made_again(tmp_path: Path) -> None:
+def test_a_changed_object_of_an_unknown_class_is_computed_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     text = "nodes: {a: {use: own.anything, with: {kind: opaque}}}\noutputs: {a: a}"
     go(text, tmp_path, memory).outputs["a"].tensor.numpy().fill(0)
@@ -249,18 +249,18 @@ outputs: {{a: {output}}}
 @pytest.mark.parametrize("kind", ["tensor", "array", "list", "dict", "pair"])
 def test_a_parameter_is_copied_when_the_run_starts(kind: str, output: str, tmp_path: Path) -> None:
     value: Any = torch.ones(3) if kind == "tensor" else anything(kind=kind)
-    memory, before = MemoryCache(), frozen(value)
+    memory, before = MemoryCache(), describe(value)
     text = PARAM.format(output=output)
     spoil_value(go(text, tmp_path, memory, value=value).outputs["a"])
-    assert frozen(value) == before
+    assert describe(value) == before
     kept = go(text, tmp_path, memory, value=value)
     mine = own(value)
     spoil_value(mine)
     again = go(text, tmp_path, memory, value=own(value))
-    assert frozen(kept.outputs["a"]) == frozen(again.outputs["a"]) == before
+    assert describe(kept.outputs["a"]) == describe(again.outputs["a"]) == before
 
 
-def test_a_parameter_changed_while_the_run_goes_on_is_as_it_was_given(tmp_path: Path) -> None:
+def test_a_parameter_changed_during_the_run_keeps_its_value(tmp_path: Path) -> None:
     own_tensor = torch.ones(3)
     text = """
 params: {value: {type: any}}
@@ -274,14 +274,14 @@ outputs: {n: n, a: a}
     assert result.outputs["a"] == 2.0
 
 
-def test_what_on_output_does_to_a_value_stays_with_it(tmp_path: Path) -> None:
+def test_changes_in_on_output_do_not_affect_the_run(tmp_path: Path) -> None:
     result = workflow(ONES, tmp_path, cache="off").run_with(
         {}, on_output=lambda name, value, kind: value.zero_() if name == "t" else None
     )
     assert result.outputs["m"] == 1.0
 
 
-def test_a_models_weights_are_the_callers_and_their_copies_are_frozen(tmp_path: Path) -> None:
+def test_model_weights_are_owned_by_the_caller_and_copies_are_frozen(tmp_path: Path) -> None:
     mine = torch.nn.Linear(2, 2).train()
     text = """
 params: {model: {type: any}}
@@ -295,7 +295,7 @@ outputs: {a: a, p: p}
     assert not outputs["a"].weight.requires_grad
 
 
-def test_the_defaults_of_a_workflow_stay_as_they_are(tmp_path: Path) -> None:
+def test_the_defaults_of_a_workflow_do_not_change(tmp_path: Path) -> None:
     text = "params: {a: [1, 2]}\nnodes: {a: {use: own.through, in: {value: params.a}}}\noutputs: {a: a, p: params.a}"
     runs = workflow(text, tmp_path)
     first = runs.run()
@@ -305,7 +305,7 @@ def test_the_defaults_of_a_workflow_stay_as_they_are(tmp_path: Path) -> None:
     assert runs.run() == {"a": [1, 2], "p": [1, 2]}
 
 
-def test_a_node_that_changes_its_settings_gets_them_as_written_the_next_time(tmp_path: Path) -> None:
+def test_changes_to_settings_do_not_affect_the_next_call(tmp_path: Path) -> None:
     text = "nodes: {a: {use: own.setting, with: {names: [x], sizes: {y: 1}}}}\noutputs: {a: a}"
     runs = workflow(text, tmp_path, cache="off")
     assert runs.run() == runs.run() == {"a": "['x', 'more'] {'y': 1, 'more': 1}"}
@@ -340,10 +340,10 @@ outputs: {{t: t, s: s}}
             go(text, tmp_path, memory)
         assert isinstance(raised.value.cause, GuidegraphError | ValueError)
     fine = f"nodes: {{t: {{use: {use}}}}}\noutputs: {{t: t}}"
-    assert frozen(go(fine, tmp_path, memory).outputs["t"]) == frozen(go(fine, tmp_path, MemoryCache()).outputs["t"])
+    assert describe(go(fine, tmp_path, memory).outputs["t"]) == describe(go(fine, tmp_path, MemoryCache()).outputs["t"])
 
 
-def test_a_cached_value_changed_behind_torchs_back_is_made_again(tmp_path: Path) -> None:
+def test_a_cached_value_changed_without_torch_is_computed_again(tmp_path: Path) -> None:
     memory = MemoryCache()
     text = "nodes: {t: {use: own.ones}, s: {use: own.spoil, in: {value: t}, with: {how: data}}}\noutputs: {s: s}"
     go(text, tmp_path, memory)
@@ -362,7 +362,7 @@ ENTRIES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
-def test_an_altered_entry_of_the_memory_cache_is_not_found(kind: str) -> None:
+def test_an_altered_entry_of_the_memory_cache_is_not_used(kind: str) -> None:
     memory, value = MemoryCache(), ENTRIES[kind]()
     memory.put("a", (value,))
     assert memory.get("a") is not None
@@ -371,7 +371,7 @@ def test_an_altered_entry_of_the_memory_cache_is_not_found(kind: str) -> None:
     assert memory.size == 0
 
 
-def test_an_altered_entry_that_is_too_large_to_read_whole_is_not_found() -> None:
+def test_an_altered_large_entry_of_the_memory_cache_is_not_used() -> None:
     memory, value = MemoryCache(), torch.zeros(20 << 20)
     memory.put("a", (value,))
     assert memory.get("a") is not None
@@ -404,11 +404,11 @@ def test_a_copy_keeps_classes_cycles_and_what_is_shared_inside() -> None:
     assert copy[-1] is copy
     assert copy[0] is copy[1] is copy[2]["a"].tensor
     assert copy[0].data_ptr() != tensor.data_ptr()
-    assert [type(one) for one in copy] == [type(one) for one in value]
+    assert [type(element) for element in copy] == [type(element) for element in value]
     assert type(copy[2]["a"]) is Pair
 
 
-def test_previews_are_their_receivers(tmp_path: Path) -> None:
+def test_previews_are_owned_by_their_receiver(tmp_path: Path) -> None:
     (tmp_path / "look.yaml").write_text(
         "guidegraph: 1\nparams: {net: {type: Any}}\n"
         "nodes: {seen: {use: own.through, in: {value: params.net}}}\noutputs: {seen: seen}"
@@ -436,14 +436,14 @@ outputs: {loss: fit.loss}
 
 
 class SpoilingPlugins:
-    """Plugins one of whose observers changes the parameters that it is told of."""
+    """Plugins with an observer that changes the parameters it receives."""
 
     def observers(self, info: Any) -> list[Any]:
         spoil_value(info.params)
         return []
 
 
-def test_what_an_observer_of_a_plugin_does_to_parameters_stays_with_it(tmp_path: Path) -> None:
+def test_changes_to_parameters_by_an_observer_do_not_affect_the_run(tmp_path: Path) -> None:
     manager: Any = SpoilingPlugins()
     names, tensor = ["a"], torch.ones(2)
     runs = workflow(PARAM.format(output="a"), tmp_path, manager=manager)
@@ -465,13 +465,11 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows"
         ("semantic_to_image", {"steps": 2}),
     ],
 )
-def test_a_shipped_workflow_gives_the_same_after_all_of_its_results_were_changed(
-    name: str, params: dict[str, Any]
-) -> None:
+def test_changing_all_results_does_not_affect_a_shipped_workflow(name: str, params: dict[str, Any]) -> None:
     runs = load_workflow(WORKFLOWS / f"{name}.yaml")
     first = runs.run(**params)
-    before = {key: frozen(value) for key, value in first.items()}
+    before = {key: describe(value) for key, value in first.items()}
     for _ in range(2):
         for value in runs.run(**params).values():
             spoil_value(value)
-    assert {key: frozen(value) for key, value in runs.run(**params).items()} == before
+    assert {key: describe(value) for key, value in runs.run(**params).items()} == before

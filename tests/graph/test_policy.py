@@ -1,4 +1,4 @@
-"""What a workflow may do, from Python: as the command line decides it."""
+"""The policy for workflows run from Python: the same as on the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def workflow(tmp_path: Path) -> Path:
     return tmp_path / "read.yaml"
 
 
-def test_a_strangers_file_is_read_and_what_it_names_is_not(workflow: Path) -> None:
+def test_a_strangers_workflow_is_read_but_not_the_files_it_names(workflow: Path) -> None:
     stranger = load_workflow(workflow, policy=Policy(stranger=True))
     with pytest.raises(WorkflowError, match="forbidden-read") as caught:
         stranger.run()
@@ -43,14 +43,14 @@ def test_a_strangers_file_is_read_and_what_it_names_is_not(workflow: Path) -> No
     assert load_workflow(workflow).run()["a"].shape == (1, 3, 3, 3)
 
 
-def test_what_is_allowed_and_what_the_person_gives_is_read(workflow: Path) -> None:
+def test_allowed_files_and_files_from_parameters_are_read(workflow: Path) -> None:
     allowed = Policy(stranger=True, grants=Grants(read=(workflow.parent,)))
     assert load_workflow(workflow, policy=allowed).run()["a"].shape == (1, 3, 3, 3)
-    given = Policy(stranger=True, given=frozenset({"path"}))
-    assert load_workflow(workflow, policy=given).run()["a"].shape == (1, 3, 3, 3)
+    from_parameters = Policy(stranger=True, given=frozenset({"path"}))
+    assert load_workflow(workflow, policy=from_parameters).run()["a"].shape == (1, 3, 3, 3)
 
 
-def test_nobody_writes_what_ships(tmp_path: Path) -> None:
+def test_shipped_files_are_never_written(tmp_path: Path) -> None:
     (tmp_path / "save.yaml").write_text(SAVE)
     workflow = load_workflow(tmp_path / "save.yaml")
     with pytest.raises(WorkflowError, match="read-only"):
@@ -62,7 +62,7 @@ def test_nobody_writes_what_ships(tmp_path: Path) -> None:
 def test_effects_are_listed_before_the_run(tmp_path: Path, workflow: Path) -> None:
     (tmp_path / "save.yaml").write_text(SAVE)
     save = load_workflow(tmp_path / "save.yaml")
-    effects = [(one.kind, one.path, one.node, one.param) for one in list_effects(save.graph.ops, save.bind({}))]
+    effects = [(e.kind, e.path, e.node, e.param) for e in list_effects(save.graph.ops, save.bind({}))]
     assert [(kind, node, param) for kind, _, node, param in effects] == [("write", "nodes.s", "path")]
     read = load_workflow(workflow)
     (effect,) = list_effects(read.graph.ops, read.bind({}))
@@ -74,10 +74,8 @@ def test_a_dtype_is_one_of_four(workflow: Path) -> None:
         load_workflow(workflow, dtype="load")
 
 
-def test_what_ships_is_known_where_an_editable_install_links_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such an install is a tree of folders whose files are links into the checkout."""
+def test_shipped_files_are_recognised_in_an_editable_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install can be a tree of folders whose files are links into the checkout."""
     from guidegraph.graph import paths
     from guidegraph.graph.trust.policy import is_shipped
 

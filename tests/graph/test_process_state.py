@@ -1,4 +1,4 @@
-"""What a node leaves changed in the process is put back after its call, and the node is named once."""
+"""Changes of the process by a node are undone after its call, and the node is named once."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ REGISTRY = Registry({spec.id: spec for spec in map(spec_of, (change, draw, look,
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Whatever a test leaves changed would change the others."""
+    """Restore the process, so that tests do not affect each other."""
     seen.clear()
     folder, variables, generator = os.getcwd(), dict(os.environ), random.getstate()
     yield
@@ -136,12 +136,12 @@ def run_nodes(folder: Path, nodes: str, output: str = "a", registry: Registry = 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = run(build(path, registry), {}, RunOptions())
-    return result.outputs["out"], [str(one.message) for one in caught]
+    return result.outputs["out"], [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("what", CHANGES)
-def test_each_change_is_put_back_and_the_node_is_named(tmp_path: Path, what: str, fails: bool) -> None:
+def test_each_change_is_undone_and_the_node_is_named(tmp_path: Path, what: str, fails: bool) -> None:
     before = state()
     nodes = f'  a: {{use: meddler.change, with: {{x: 1, what: "{what}", fails: {str(fails).lower()}}}}}'
     if fails:
@@ -174,8 +174,8 @@ def test_a_node_in_a_loop_is_named_once(tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
-def test_what_is_drawn_stays_drawn(tmp_path: Path) -> None:
-    """The next draw is another one: only a seed is put back."""
+def test_draws_are_not_undone(tmp_path: Path) -> None:
+    """The next draw differs: only seeds are undone."""
     nodes = "\n".join(f"  {name}: {{use: meddler.draw, with: {{x: 0}}}}" for name in "ab")
     first, messages = run_nodes(tmp_path, nodes + "\n  c: {use: meddler.look, in: {x: a}}")
     second, _ = run_nodes(tmp_path, nodes)
@@ -183,7 +183,7 @@ def test_what_is_drawn_stays_drawn(tmp_path: Path) -> None:
     assert first != second
 
 
-def test_a_seed_that_is_there_already_is_seen(tmp_path: Path) -> None:
+def test_setting_the_same_seed_again_is_detected(tmp_path: Path) -> None:
     torch.manual_seed(11)
     torch.rand(5000)
     before = torch.get_rng_state()
@@ -192,7 +192,7 @@ def test_a_seed_that_is_there_already_is_seen(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_many_draws_are_no_seed() -> None:
+def test_many_draws_are_not_taken_for_a_seed() -> None:
     def twister() -> Twister:
         numbers = random.getstate()[1]
         return Twister(numbers[:624], numbers[624])
@@ -209,7 +209,7 @@ def test_many_draws_are_no_seed() -> None:
     assert is_seeded(states[-1], twister())
 
 
-def test_a_model_that_a_node_of_guidegraph_calls_is_watched_too(tmp_path: Path) -> None:
+def test_a_model_called_by_a_built_in_node_is_watched_too(tmp_path: Path) -> None:
     own = {spec.id: replace(spec, distribution="guidegraph==1") for spec in map(spec_of, (ask, ask_nobody))}
     registry = Registry({**REGISTRY.nodes, **own}, {"Model": Model})
     nodes = "  model: {use: meddler.model}\n  a: {use: meddler.ask, in: {model: model}}"
@@ -226,7 +226,7 @@ def test_a_model_that_a_node_of_guidegraph_calls_is_watched_too(tmp_path: Path) 
     }
 
 
-def test_a_seed_on_a_gpu_is_told_from_draws_by_its_offset() -> None:
+def test_a_cuda_seed_differs_from_draws_by_its_offset() -> None:
     def state_of(seed: int, offset: int) -> torch.Tensor:
         return torch.frombuffer(bytearray(struct.pack("<QQ", seed, offset)), dtype=torch.uint8)
 
@@ -236,18 +236,18 @@ def test_a_seed_on_a_gpu_is_told_from_draws_by_its_offset() -> None:
     assert _philox_seeded(before, state_of(8, 16))
 
 
-def test_calls_that_overlap_put_back_what_was_before_the_first_of_them(tmp_path: Path) -> None:
-    """The second call begins while the first has changed the folder, and ends after it was put back."""
-    here = os.getcwd()
+def test_overlapping_calls_restore_the_state_before_the_first(tmp_path: Path) -> None:
+    """The second call begins while the first has changed the folder, and ends after the folder was restored."""
+    folder = os.getcwd()
     changed, begun, ended = threading.Event(), threading.Event(), threading.Event()
     call: Any = build_call(tmp_path)
 
     def first() -> None:
-        kept = process_state.keep_state("everything")
+        saved = process_state.keep_state("everything")
         os.chdir("/")
         changed.set()
         begun.wait(10)
-        process_state.put_back(kept, call)
+        process_state.put_back(saved, call)
         ended.set()
 
     with warnings.catch_warnings():
@@ -255,12 +255,12 @@ def test_calls_that_overlap_put_back_what_was_before_the_first_of_them(tmp_path:
         thread = threading.Thread(target=first)
         thread.start()
         changed.wait(10)
-        kept = process_state.keep_state("everything")
+        saved = process_state.keep_state("everything")
         begun.set()
         ended.wait(10)
-        process_state.put_back(kept, call)
+        process_state.put_back(saved, call)
         thread.join()
-    assert os.getcwd() == here
+    assert os.getcwd() == folder
 
 
 def build_call(folder: Path) -> Any:

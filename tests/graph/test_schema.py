@@ -1,4 +1,4 @@
-"""The JSON Schema that editors use: shipped workflows pass, typical mistakes do not."""
+"""The JSON Schema for editors: shipped workflows pass, typical mistakes do not."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_schema_is_one(schema_file: Path) -> None:
+def test_the_schema_is_valid(schema_file: Path) -> None:
     result = check("--check-metaschema", schema_file)
     assert result.returncode == 0, result.stdout
 
@@ -93,20 +93,20 @@ def test_all_shipped_workflows_pass(schema_file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def verdicts(schema_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of each broken workflow, by its name; of a good one, nothing."""
+    """The errors of each broken workflow, by name; valid ones are absent."""
     folder = tmp_path_factory.mktemp("workflows")
     (folder / "good.yaml").write_text(GOOD, encoding="utf-8")
-    for name, (old, new, _) in BROKEN.items():
-        assert old in GOOD, name
-        (folder / f"{name}.yaml").write_text(GOOD.replace(old, new, 1), encoding="utf-8")
+    for name, (text, replacement, _) in BROKEN.items():
+        assert text in GOOD, name
+        (folder / f"{name}.yaml").write_text(GOOD.replace(text, replacement, 1), encoding="utf-8")
     result = check("-o", "json", "-v", "--schemafile", schema_file, *folder.iterdir())
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for error in json.loads(result.stdout)["errors"]:
-        found[Path(error["filename"]).stem] = found.get(Path(error["filename"]).stem, "") + json.dumps(error)
-    return found
+        errors[Path(error["filename"]).stem] = errors.get(Path(error["filename"]).stem, "") + json.dumps(error)
+    return errors
 
 
-def test_a_good_workflow_passes(verdicts: dict[str, str]) -> None:
+def test_a_valid_workflow_passes(verdicts: dict[str, str]) -> None:
     assert "good" not in verdicts
 
 
@@ -136,25 +136,25 @@ def everything(
 
 
 def settings(registry: Registry, id: str) -> dict[str, Any]:
-    found: dict[str, Any] = json_schema(registry)["$defs"][f"node:{id}"]["properties"]["with"]["properties"]
-    return found
+    properties: dict[str, Any] = json_schema(registry)["$defs"][f"node:{id}"]["properties"]["with"]["properties"]
+    return properties
 
 
 def test_settings_carry_their_default_and_documentation() -> None:
     spec = spec_of(everything)
-    found = settings(Registry({spec.id: spec}), spec.id)
-    assert set(found) == {"scale", "mode", "sizes", "path"}
-    assert found["mode"] == {
+    properties = settings(Registry({spec.id: spec}), spec.id)
+    assert set(properties) == {"scale", "mode", "sizes", "path"}
+    assert properties["mode"] == {
         "enum": ["x", "y"],
         "type": "string",
         "default": "x",
         "description": "str, default 'x': which way",
     }
-    assert found["sizes"]["items"] == {"type": "integer", "exclusiveMinimum": 0}
-    assert found["scale"]["description"].endswith("required: how much; 1 is nothing")
+    assert properties["sizes"]["items"] == {"type": "integer", "exclusiveMinimum": 0}
+    assert properties["scale"]["description"].endswith("required: how much; 1 is nothing")
 
 
-def test_what_a_docstring_says_of_each_port() -> None:
+def test_port_descriptions_come_from_docstrings() -> None:
     spec = spec_of(everything)
     assert parameter_docs(spec) == {
         "a": "the first, of any shape",

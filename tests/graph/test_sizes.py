@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Parsing and formatting of byte sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_size_is_a_number_with_a_unit(text: str | int, size: int) -> None:
     "text",
     ["", "6G", "6 gigabytes", "-1", "-6GB", "0", "0GB", "0.0001kB", "1e9", "GB", "nan", "6GB 7GB", "٣GB", True, 0],
 )
-def test_what_is_no_size_is_refused(text: str | int) -> None:
+def test_invalid_sizes_are_refused(text: str | int) -> None:
     with pytest.raises(ValueError, match=r"is no size|less than one byte"):
         parse_size(text)
 
@@ -45,5 +45,5 @@ def test_what_is_no_size_is_refused(text: str | int) -> None:
         (512_300_000, "513 MB"),
     ],
 )
-def test_a_shown_size_is_never_too_little(size: int, text: str) -> None:
+def test_a_formatted_size_is_never_too_small(size: int, text: str) -> None:
     assert show_size(size) == text

@@ -1,4 +1,4 @@
-"""Workflows used as nodes give what their nodes written out would give."""
+"""Sub-workflows give the same results as their nodes written inline."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ outputs: {x: outer.x, seen: outer.seen}
     assert run_text(text, folder, passes=passes).outputs == {"x": 5.0, "seen": [2.0, 2.0, 3.0]}
 
 
-def test_a_node_that_fails_inside_names_both_places(folder: Path) -> None:
+def test_an_error_inside_names_both_positions(folder: Path) -> None:
     (folder / "bad.yaml").write_text("""guidegraph: 1
 params: {a: 1.0}
 nodes:

@@ -1,4 +1,4 @@
-"""Nothing but regular files is opened: a pipe or a device in a file's place is an error, and no wait."""
+"""Only regular files are opened: a pipe or a device is an error, and never blocks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALONE = [
     *("checkpoint.sampling", "features.efficientnet", "onnx.denoiser", "text.clip", "text.minilm", "data.folder"),
     *("data.folder_sample", "data.fashion", "data.fashion_mnist"),
 ]
-"""The built-in nodes that read a path and need nothing else."""
+"""The built-in nodes whose only required argument is a path."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +46,13 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe.npy"
 
 
-def run_node(folder: Path, node: str, given: Path | str) -> None:
+def run_node(folder: Path, node: str, value: Path | str) -> None:
     """Run a node whose first setting of type path names a file."""
     outputs = list(REGISTRY.nodes[node].outputs)
     link = "n" if outputs == ["out"] else f"n.{outputs[0]}"
     path = folder / "workflow.yaml"
     setting = PATHS[node][0]
-    text = f"guidegraph: 1\nnodes:\n  n: {{use: {node}, with: {{{setting}: {given}}}}}\noutputs: {{x: {link}}}\n"
+    text = f"guidegraph: 1\nnodes:\n  n: {{use: {node}, with: {{{setting}: {value}}}}}\noutputs: {{x: {link}}}\n"
     path.write_text(text)
     load_workflow(path, registry=REGISTRY, cache="off").run()
 
@@ -73,8 +73,8 @@ def test_a_device_as_the_path_of_a_node_is_an_error(tmp_path: Path, device: str)
 
 
 def test_a_socket_and_a_link_to_a_pipe_are_refused_too(tmp_path: Path, pipe: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(tmp_path / "s.npy"))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s.npy"))
         with pytest.raises(NodeError, match="found a socket"):
             run_node(tmp_path, "tensor.load", (tmp_path / "s.npy"))
     (tmp_path / "link.npy").symlink_to(pipe)
@@ -94,7 +94,7 @@ def test_a_pipe_as_a_used_workflow_is_an_error(tmp_path: Path) -> None:
         build(tmp_path / "w.yaml", REGISTRY)
 
 
-def test_a_pipe_is_no_picture_with_a_recipe(pipe: Path) -> None:
+def test_a_pipe_as_a_picture_with_a_recipe_is_refused(pipe: Path) -> None:
     from guidegraph.rerun import is_picture, read_recipe
 
     assert not is_picture(pipe)
@@ -129,7 +129,7 @@ def test_pipes_in_the_folder_of_a_model_are_named(tmp_path: Path) -> None:
         run_node(tmp_path, "model.load", model)
 
 
-def test_a_pipe_as_a_training_state_or_a_cached_value_is_no_wait(tmp_path: Path) -> None:
+def test_a_pipe_as_a_training_state_or_cached_value_does_not_block(tmp_path: Path) -> None:
     from guidegraph.graph.cache import DiskCache
     from guidegraph.graph.checkpoint import FILE, read_state
 
@@ -141,7 +141,7 @@ def test_a_pipe_as_a_training_state_or_a_cached_value_is_no_wait(tmp_path: Path)
     assert DiskCache(tmp_path).get("abc", "cpu") is None
 
 
-def test_digests_do_not_wait_for_pipes(tmp_path: Path, pipe: Path) -> None:
+def test_digests_do_not_block_on_pipes(tmp_path: Path, pipe: Path) -> None:
     assert path_digest(pipe).startswith("!")
     (tmp_path / "a").write_text("a")
     assert path_digest(tmp_path) == path_digest(tmp_path)
@@ -214,9 +214,9 @@ class TestResolver:
         os.mkfifo(tmp_path / "pipe")
         opened = os.open
 
-        def swap(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        def swap(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
             os.replace(tmp_path / "pipe", tmp_path / "a")
-            return opened(path, flags, *more, **named)
+            return opened(path, flags, *arguments, **options)
 
         monkeypatch.setattr(os, "open", swap)
         with pytest.raises(RefusedFile, match="found a named pipe"):

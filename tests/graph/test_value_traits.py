@@ -1,4 +1,4 @@
-"""``needs`` and ``check`` see the value of a port that another node computes, once it is there."""
+"""``needs`` and ``check`` receive the computed value of a port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Recipe:
 
 @node("toy.recipe")
 def recipe(a: float, *, salted: bool = False) -> Recipe:
-    """A value that no tensor is, from the value of another node."""
+    """A computed value that is not a tensor."""
     calls["recipe"] += 1
     return Recipe(salted)
 
@@ -90,8 +90,8 @@ outputs: {{x: work.x}}
 
 
 @pytest.mark.parametrize("reads", ["carry.x", "loop.t", "loop.index"])
-def test_a_port_that_a_computed_value_leaves_out_is_never_computed(tmp_path: Path, reads: str) -> None:
-    """Neither in an iteration, nor ahead of the loop for what depends on its entry alone."""
+def test_a_port_not_needed_by_a_computed_value_is_never_computed(tmp_path: Path, reads: str) -> None:
+    """Neither in an iteration, nor before the loop for calls that depend on its item alone."""
     text = workflow(salt_reads=reads)
     skipped = run_text(text, tmp_path, {"salted": False, "n": 3})
     assert (calls["cook"], calls["add"]) == (3, 0)
@@ -129,8 +129,8 @@ outputs: {x: outer.x}
     assert (calls["recipe"], calls["cook"], calls["add"]) == (2, 4, 0)
 
 
-def test_wrong_wiring_is_found_before_anything_else_is_computed(tmp_path: Path) -> None:
-    """All that ran is what the value that shows it was computed from; `other` stands before that in the file."""
+def test_wrong_wiring_is_reported_before_anything_else_is_computed(tmp_path: Path) -> None:
+    """Only the nodes that compute the decisive value have run; `other` precedes them in the file."""
     started: list[str] = []
 
     def observe(event: Event) -> None:
@@ -148,7 +148,7 @@ def test_wrong_wiring_is_found_before_anything_else_is_computed(tmp_path: Path) 
     assert "port 'salt': this recipe has salt: wire some" in problem.message
 
 
-def test_a_wired_port_that_the_value_refuses_is_reported_where_it_is_wired(tmp_path: Path) -> None:
+def test_a_refused_port_is_reported_at_its_link(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError) as caught:
         run_text(workflow(salt="pepper: one"), tmp_path, {"salted": False, "n": 3})
     (problem,) = caught.value.problems
@@ -169,7 +169,7 @@ def test_wiring_is_checked_with_a_value_that_comes_from_a_cache(tmp_path: Path) 
     assert not calls.total()
 
 
-def test_a_literal_shows_wrong_wiring_when_the_workflow_is_read(tmp_path: Path) -> None:
+def test_wrong_wiring_for_a_literal_is_reported_at_load(tmp_path: Path) -> None:
     path = tmp_path / "workflow.yaml"
     path.write_text("""guidegraph: 1
 nodes:
@@ -181,7 +181,7 @@ outputs: {x: x}
         build(path, REGISTRY)
 
 
-def test_a_parameter_shows_it_before_anything_runs(tmp_path: Path) -> None:
+def test_wrong_wiring_for_a_parameter_is_reported_before_the_run(tmp_path: Path) -> None:
     text = """
 params: {sour: false}
 nodes:
@@ -196,7 +196,7 @@ outputs: {x: x}
     assert not calls.total()
 
 
-def test_traits_name_what_the_node_has() -> None:
+def test_traits_may_only_name_ports_and_settings() -> None:
     with pytest.raises(NodeDefinitionError, match=r"needs asks for \['z'\], which are no settings or ports of it"):
         node("toy.wrong", needs=lambda z: {"x"})(_plain)
     with pytest.raises(NodeDefinitionError, match=r"identity asks for \['x'\], which are no settings of it"):
@@ -205,7 +205,7 @@ def test_traits_name_what_the_node_has() -> None:
         node("toy.wrong", check=lambda z, wired: {})(_plain)
 
 
-def test_a_check_that_names_no_port_is_the_nodes_error(tmp_path: Path) -> None:
+def test_a_check_that_names_an_unknown_port_is_a_node_error(tmp_path: Path) -> None:
     registry = Registry({**REGISTRY.nodes, "toy.wrong": spec_of(node("toy.wrong", check=lambda: {"z": "?"})(_plain))})
     path = tmp_path / "workflow.yaml"
     path.write_text("""guidegraph: 1

@@ -1,4 +1,4 @@
-"""The YAML that workflows are written in: what scalars mean, where everything stands, and what is refused."""
+"""The YAML of workflows: values of scalars, positions, and refused syntax."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def value(text: str) -> Any:
     return plain(tree)
 
 
-def places(text: str) -> list[tuple[int, int, str]]:
+def positions(text: str) -> list[tuple[int, int, str]]:
     """Line, column and code of all problems."""
     return [(p.mark.line, p.mark.column, p.code) for p in read_tree(text, "f")[1]]
 
@@ -49,9 +49,9 @@ def places(text: str) -> list[tuple[int, int, str]]:
     ],
 )
 def test_plain_scalars_with_a_value(text: str, expected: Any) -> None:
-    found = value(f"a: {text}")["a"]
-    assert found == expected
-    assert type(found) is type(expected)
+    result = value(f"a: {text}")["a"]
+    assert result == expected
+    assert type(result) is type(expected)
 
 
 TEXTS = "on off yes no y n On 007 1_000 0x1f 0o17 1:30 2026-01-31 1e 1e999 -1e999 .e5 1.2.3 nan inf = tRUE"
@@ -62,7 +62,7 @@ def test_everything_else_is_text(text: str) -> None:
     assert value(f"a: {text}") == {"a": text}
 
 
-def test_not_a_number_is_one() -> None:
+def test_nan_is_a_number() -> None:
     assert math.isnan(value("[.nan, .NaN]")[0])
 
 
@@ -77,18 +77,18 @@ def test_names_are_text_whatever_their_value() -> None:
     assert [key.text for key, _ in tree.items] == ["null", "on", "1e-4", ""]
 
 
-def test_everything_has_its_place() -> None:
+def test_every_value_has_its_position() -> None:
     tree, _ = read_tree("\ufeffé: {b: [1,\n  ü]}\r\nc:\r\n- d\r\n", "f")
     assert isinstance(tree, Mapping)
-    (key, inner), (_, rest) = tree.items
+    (key, inner), (_, second) = tree.items
     assert (tree.mark.line, tree.mark.column) == (1, 1)
     assert isinstance(inner, Mapping)
     assert (key.mark.column, inner.mark.column) == (1, 4)
     items = inner.items[0][1]
     assert isinstance(items, Sequence)
     assert [(i.mark.line, i.mark.column) for i in items.items] == [(1, 9), (2, 3)]
-    assert isinstance(rest, Sequence)
-    assert (rest.items[0].mark.line, rest.items[0].mark.column) == (4, 3)
+    assert isinstance(second, Sequence)
+    assert (second.items[0].mark.line, second.items[0].mark.column) == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,20 @@ def test_everything_has_its_place() -> None:
         ("? [a]\n: 1", [(1, 3, "bad-key")]),
     ],
 )
-def test_what_is_not_plain_yaml_is_reported_all_at_once(text: str, expected: list[tuple[int, int, str]]) -> None:
-    assert sorted(places(text)) == expected
+def test_all_that_is_not_plain_yaml_is_reported(text: str, expected: list[tuple[int, int, str]]) -> None:
+    assert sorted(positions(text)) == expected
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 50_000, "- " * 10_000, "? " * 10_000, "[[" * 40 + "]]" * 40])
 def test_deep_nesting_is_refused_at_once(text: str) -> None:
-    assert [code for _, _, code in places(text)] == ["too-deep"]
+    assert [code for _, _, code in positions(text)] == ["too-deep"]
 
 
-def test_a_tab_is_named() -> None:
+def test_a_tab_is_named_in_the_message() -> None:
     assert "a tab: indent with spaces" in read_tree("a:\n\t- b", "f")[1][0].message
 
 
-def test_bytes_that_are_no_text_are_placed_by_character(tmp_path: Path) -> None:
+def test_invalid_utf_8_is_located_by_character(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + "ok: 1\né: ".encode() + b"\xff")
     with pytest.raises(WorkflowError) as caught:
@@ -137,13 +137,13 @@ def test_bytes_that_are_no_text_are_placed_by_character(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ".", "nul\0.yaml", "x" * 5000])
-def test_what_cannot_be_read_is_a_problem(tmp_path: Path, name: str) -> None:
+def test_unreadable_files_are_problems(tmp_path: Path, name: str) -> None:
     with pytest.raises(WorkflowError) as caught:
         read_text(tmp_path / name)
     assert [p.code for p in caught.value.problems] == ["no-file"]
 
 
-def test_messages_show_names_short_and_printable() -> None:
+def test_names_in_messages_are_short_and_printable() -> None:
     assert short("a" * 100) == "a" * 60 + "…"
     assert short("\x1b[31mred\0") == "\\x1b[31mred\\x00"
     tree, _ = read_tree("[1, a, [], {}, null, '']", "f")
