@@ -34,23 +34,23 @@ def batched(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
     families: dict[Any, list[Call]] = {}
     for op in ops.values():
         if isinstance(op, Call) and op.spec.batchable and op.spec.pure:
-            families.setdefault(_family(op), []).append(op)
+            families.setdefault(_family_key(op), []).append(op)
     groups: list[tuple[Call, ...]] = []
     for family in families.values():
         if len(family) > 1:
-            groups += [tuple(g) for g in _independent(ops, {c.key for c in family}).values() if len(g) > 1]
-    return _ordered(ops, groups) if groups else list(ops.values())
+            groups += [tuple(g) for g in _group_independent(ops, {c.key for c in family}).values() if len(g) > 1]
+    return _sort_batches(ops, groups) if groups else list(ops.values())
 
 
-def _family(call: Call) -> Any:
-    fixed = [(n, _key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
+def _family_key(call: Call) -> Any:
+    fixed = [(n, _source_key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
     ports = tuple(n for n in call.inputs if n in call.spec.batchable)
-    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _key(s)) for n, s in call.settings.items()))
+    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _source_key(s)) for n, s in call.settings.items()))
 
 
-def _key(source: Sources) -> str:
+def _source_key(source: Sources) -> str:
     if isinstance(source, tuple):
-        return "|".join(map(_key, source))
+        return "|".join(map(_source_key, source))
     if not isinstance(source, Literal):
         return repr(source)
     digest = value_digest(source.value)
@@ -58,33 +58,33 @@ def _key(source: Sources) -> str:
     return f"object {id(source.value)}" if digest.startswith(FRESH) else digest
 
 
-def _independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
+def _group_independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
     """Members by rank: how many members lie on the longest way to each. Equal ranks do not depend on each other."""
     ranks: dict[str, int] = {}
-    found: dict[int, list[Call]] = {}
+    members: dict[int, list[Call]] = {}
     for key, op in ops.items():
-        before = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
-        ranks[key] = before + (key in family)
+        rank = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
+        ranks[key] = rank + (key in family)
         if key in family and isinstance(op, Call):
-            found.setdefault(ranks[key], []).append(op)
-    return found
+            members.setdefault(ranks[key], []).append(op)
+    return members
 
 
-def _ordered(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
+def _sort_batches(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
     """Topological order with each group as one vertex; a group that would close a cycle is left apart."""
     leader = {key: key for key in ops}
-    joined: dict[str, BatchCall] = {}
+    batches: dict[str, BatchCall] = {}
     for group in groups:
         trial = {**leader, **{call.key: group[0].key for call in group}}
-        if nx.is_directed_acyclic_graph(_contracted(ops, trial)):
+        if nx.is_directed_acyclic_graph(_contract(ops, trial)):
             leader = trial
-            joined[group[0].key] = BatchCall(group)
-    place = {key: i for i, key in enumerate(ops)}
-    order = nx.lexicographical_topological_sort(_contracted(ops, leader), key=place.__getitem__)
-    return [joined.get(key) or ops[key] for key in order]
+            batches[group[0].key] = BatchCall(group)
+    positions = {key: i for i, key in enumerate(ops)}
+    order = nx.lexicographical_topological_sort(_contract(ops, leader), key=positions.__getitem__)
+    return [batches.get(key) or ops[key] for key in order]
 
 
-def _contracted(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
+def _contract(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(leader[key] for key in ops)
     for key, op in ops.items():
@@ -179,10 +179,10 @@ def _split(value: Any, lengths: Sequence[int]) -> list[Any]:
                 f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
                 f"found shape {tuple(leaf.shape)}"
             )
-    parts = []
+    results = []
     start = 0
     for n in lengths:
         rows = slice(start, start + n)
-        parts.append(tree_unflatten([v[rows] if isinstance(v, Tensor) else v for v in leaves], spec))
+        results.append(tree_unflatten([v[rows] if isinstance(v, Tensor) else v for v in leaves], spec))
         start += n
-    return parts
+    return results

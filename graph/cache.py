@@ -59,7 +59,7 @@ class MemoryCache:
         if entry is None:
             return None
         values, seal, _ = entry
-        if not seal.holds(values):
+        if not seal.matches(values):
             self.drop(digest)
             return None
         self._entries.move_to_end(digest)
@@ -95,8 +95,8 @@ class DiskCache:
     def __init__(self, folder: Path):
         self.folder = folder
         self._writable = True
-        for part in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
-            remove_stale_once(part)
+        for subfolder in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
+            remove_stale_once(subfolder)
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"
@@ -106,7 +106,7 @@ class DiskCache:
         try:
             if not path.exists():
                 return None
-            found = read_value(path, device, digest)
+            value = read_value(path, device, digest)
         except ValueError as error:
             log.warning("a cached value is computed again: %s", error)
             with suppress(OSError):
@@ -115,7 +115,7 @@ class DiskCache:
         except OSError as error:
             log.warning("a cached value is left out: %s", error)
             return None
-        return found if isinstance(found, tuple) else None
+        return value if isinstance(value, tuple) else None
 
     def put(self, digest: str, values: Values) -> None:
         if not self._writable or self._path(digest).exists():

@@ -33,7 +33,7 @@ def wiring_problems(ops: Iterable[Op], values: Mapping[Source, Any], extents: Ex
     return [problem for call in calls for problem in _problems(call, values, extents or Extents())]
 
 
-def checked_sources(ops: Iterable[Op]) -> set[Source]:
+def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
     """The values, computed by operations, that some ``check`` asks for."""
     calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call)]
     sources = (argument_source(call, name) for call in calls for name in call.spec.check_arguments)
@@ -50,20 +50,20 @@ class WiringChecks:
         self.ops = ops
         self.extents = Extents()
         self.extents.follow(bound.values())
-        self.waiting = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
-        self.asked = checked_sources(self.waiting)
+        self.pending = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+        self.awaited = _list_checked_sources(self.pending)
         self.known: dict[Source, Any] = {}
 
-    def see(self, values: Mapping[Source, Any]) -> None:
+    def check(self, values: Mapping[Source, Any]) -> None:
         """Check the calls, also those in loops to come, of which enough is known now. Raises ``WorkflowError``."""
-        if self.asked.isdisjoint(values):
+        if self.awaited.isdisjoint(values):
             return
-        self.known.update((source, value) for source, value in values.items() if source in self.asked)
+        self.known.update((source, value) for source, value in values.items() if source in self.awaited)
         check_wiring(self.ops.values(), self.known, self.extents)
         # A value is not held longer than it is asked for: it may be a model.
-        self.waiting = [call for call in self.waiting if not checked_sources([call]) <= self.known.keys()]
-        self.asked = checked_sources(self.waiting)
-        self.known = {source: value for source, value in self.known.items() if source in self.asked}
+        self.pending = [call for call in self.pending if not _list_checked_sources([call]) <= self.known.keys()]
+        self.awaited = _list_checked_sources(self.pending)
+        self.known = {source: value for source, value in self.known.items() if source in self.awaited}
 
 
 def checked_first(ops: Mapping[str, Op]) -> dict[str, Op]:
@@ -73,16 +73,18 @@ def checked_first(ops: Mapping[str, Op]) -> dict[str, Op]:
     asks for shapes too waits for a model, which is not loaded earlier for it.
     """
     calls = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
-    sources = checked_sources(call for call in calls if SHAPES not in signature(call.spec.check or len).parameters)
-    needed = {source.op for source in sources if isinstance(source, Output)}
+    sources = _list_checked_sources(
+        call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
+    )
+    first_keys = {source.op for source in sources if isinstance(source, Output)}
     for op in reversed([*ops.values()]):
-        if op.key in needed:
-            needed.update(source.op for source in op.sources() if isinstance(source, Output))
-    first = {key: op for key, op in ops.items() if key in needed}
+        if op.key in first_keys:
+            first_keys.update(source.op for source in op.sources() if isinstance(source, Output))
+    first = {key: op for key, op in ops.items() if key in first_keys}
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
-def _wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
+def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     """The ports and settings that something feeds; one whose value is known to be None has nothing."""
 
     def is_fed(source: Sources) -> bool:
@@ -98,17 +100,17 @@ def _problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Ite
     assert check is not None
     parameters = signature(check).parameters
     needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
-    known = known_arguments(call, needed, values)
-    if known is None:
+    arguments = known_arguments(call, needed, values)
+    if arguments is None:
         return
     for name in call.spec.check_arguments:
-        known |= known_arguments(call, [name], values) or {}
-    wired = _wired(call, values)
+        arguments |= known_arguments(call, [name], values) or {}
+    wired = _find_wired(call, values)
     if WIRED in parameters:
-        known[WIRED] = wired
+        arguments[WIRED] = wired
     if SHAPES in parameters:
-        known[SHAPES] = extents.of_ports(call)
-    messages = ask_trait(call, "check", check, known)
+        arguments[SHAPES] = extents.of_ports(call)
+    messages = ask_trait(call, "check", check, arguments)
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])
     for name, message in messages.items():
         code = "unfit-port" if name in wired else "missing-port"

@@ -23,9 +23,9 @@ def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     """Write tensors, dense and contiguous on the CPU, with metadata and their checksum, atomically."""
     from safetensors.torch import save_file
 
-    sealed = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
+    checked_metadata = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), str(temporary), metadata=sealed)
+        save_file(dict(tensors), str(temporary), metadata=checked_metadata)
 
 
 def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
@@ -44,10 +44,10 @@ def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict
         raise DamagedFile(f"{path} is damaged: {error}") from error
     if copy:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    stated = metadata.pop(CHECKSUM, None)
-    if stated is None:
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is None:
         return metadata, tensors, False
-    computed = file_checksum(metadata, tensors)
-    if stated != computed:
-        raise DamagedFile(f"{path} is damaged: its checksum is {stated[:40]!r}, and that of its contents '{computed}'")
+    actual = file_checksum(metadata, tensors)
+    if expected != actual:
+        raise DamagedFile(f"{path} is damaged: its checksum is {expected[:40]!r}, and that of its contents '{actual}'")
     return metadata, tensors, True

@@ -81,10 +81,10 @@ def write_state(folder: Path, key: str, state: State) -> None:
 
 def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    held, tree = encode(state.values)
-    named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
+    value_tensors, tree = encode(state.values)
+    all_tensors = {**state.tensors, **{f"{VALUE}{name}": t for name, t in value_tensors.items()}}
     # Copied one by one to the CPU: the memory of a GPU need not hold them twice.
-    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in named.items()}
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in all_tensors.items()}
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     if state.precision is not None:
         metadata["precision"] = state.precision
@@ -99,27 +99,27 @@ def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
     path = folder / FILE
     if not path.exists():
         return None
-    again = "restore it from a copy, or move it away to start over"
+    remedy = "restore it from a copy, or move it away to start over"
     require_regular(path)
     try:
         metadata, tensors, is_checked = read_checked(path, copy=False)
     except DamagedFile as error:
-        raise CheckpointError(f"{error}: {again}") from error
+        raise CheckpointError(f"{error}: {remedy}") from error
     if metadata.get("format") != (FORMAT if is_checked else UNCHECKED):
-        raise CheckpointError(f"{path} is not a training checkpoint of this version: {again}")
+        raise CheckpointError(f"{path} is not a training checkpoint of this version: {remedy}")
     if check and metadata.get("key") != key:
         raise CheckpointError(
             f"{path} belongs to another training (its data, models, settings or node sources differ): "
             "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
         )
     doubt = "" if is_checked else NO_CHECKSUM.format(folder)
-    held = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
-    kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
+    value_tensors = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
+    state_tensors = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
     try:
-        values = decode(json.loads(metadata["values"]), held)
-        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), doubt)
+        values = decode(json.loads(metadata["values"]), value_tensors)
+        return State(json.loads(metadata["step"]), state_tensors, values, metadata.get("precision"), doubt)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): {again}") from error
+        raise CheckpointError(f"{path} is damaged ({error}): {remedy}") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

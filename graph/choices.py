@@ -46,13 +46,13 @@ def taken_branch(choice: Choice, value: Any) -> str:
 
 def branch_operations(ops: Ops) -> set[str]:
     """The keys of all operations that a branch of a choice depends on, in this region or in a body inside it."""
-    found: set[str] = set()
+    keys: set[str] = set()
     for op in reversed([*ops.values()]):
-        if op.key in found:
-            found.update(source.op for source in op.sources() if isinstance(source, Output))
+        if op.key in keys:
+            keys.update(source.op for source in op.sources() if isinstance(source, Output))
         elif isinstance(op, (Choice, Loop)):
-            found.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
-    return found & ops.keys()
+            keys.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
+    return keys & ops.keys()
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
@@ -101,16 +101,16 @@ def next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> 
     if not any(isinstance(op, Choice) for op in ops.values()):
         return ()
     certain = certain_operations(ops, roots, effects=effects)
-    waiting: set[str] = set()
-    found: list[Choice] = []
+    undecided: set[str] = set()
+    choices_ready: list[Choice] = []
     for op in ops.values():
         if isinstance(op, Choice):
-            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in waiting):
-                found.append(op)
-            waiting.add(op.key)
-        elif any(isinstance(source, Output) and source.op in waiting for source in op.sources()):
-            waiting.add(op.key)
-    return tuple(found)
+            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in undecided):
+                choices_ready.append(op)
+            undecided.add(op.key)
+        elif any(isinstance(source, Output) and source.op in undecided for source in op.sources()):
+            undecided.add(op.key)
+    return tuple(choices_ready)
 
 
 def branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
@@ -119,15 +119,15 @@ def branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[
     An operation that is needed in any case has none. Those with the same branches are needed together.
     """
     certain = certain_operations(ops, roots, effects=False)
-    found: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
+    conditions: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
     for op in reversed([*ops.values()]):
-        for source, branch in _read_for(op):
-            if isinstance(source, Output) and source.op in found:
-                found[source.op] |= {(op.key, branch)} if branch else found[op.key]
-    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in found.items()}
+        for source, branch in _sources_by_branch(op):
+            if isinstance(source, Output) and source.op in conditions:
+                conditions[source.op] |= {(op.key, branch)} if branch else conditions[op.key]
+    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in conditions.items()}
 
 
-def _read_for(op: Op) -> Iterator[tuple[Source, str]]:
+def _sources_by_branch(op: Op) -> Iterator[tuple[Source, str]]:
     """What an operation reads, and for which branch; "" for what it reads in any case."""
     if isinstance(op, Choice):
         yield op.when, ""

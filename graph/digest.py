@@ -26,10 +26,10 @@ from guidegraph_runtime import files
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
-OWN = "guidegraph."
+OWN_PREFIX = "guidegraph."
 
 
-def fresh() -> str:
+def fresh_digest() -> str:
     return FRESH + uuid.uuid4().hex
 
 
@@ -41,9 +41,9 @@ def hashed(*parts: str) -> str:
 
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:
     """The digest of digests with labels; fresh where one of the digests is."""
-    found = list(pairs)
-    digest = hashed(*(part for pair in found for part in ("label " + pair[0], "digest " + pair[1])))
-    return FRESH + digest if any(d.startswith(FRESH) for _, d in found) else digest
+    labelled_digests = list(pairs)
+    digest = hashed(*(part for pair in labelled_digests for part in ("label " + pair[0], "digest " + pair[1])))
+    return FRESH + digest if any(d.startswith(FRESH) for _, d in labelled_digests) else digest
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
@@ -59,20 +59,20 @@ def file_digest(path: Path) -> str:
     return _files[key]
 
 
-LEFT_BEHIND = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Files that a desktop leaves in a folder that someone looks at: no change of what is in it."""
 
 
-def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Iterator[Path]:
     """The files in a folder, at any depth. Raises ``OSError`` for a link to a folder that it is in, by any way."""
-    here = os.path.realpath(folder)
-    if here in above:
+    resolved = os.path.realpath(folder)
+    if resolved in parents:
         raise OSError(f"'{folder}' is a link to a folder that it is in")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _files_in(Path(entry.path), above | {here})
-            elif entry.name not in LEFT_BEHIND:
+                yield from _iterate_files(Path(entry.path), parents | {resolved})
+            elif entry.name not in DESKTOP_FILES:
                 yield Path(entry.path)
 
 
@@ -84,13 +84,15 @@ def path_digest(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            return labelled((str(f.relative_to(path)), _file_inside(f)) for f in sorted(_files_in(path)))
+            return labelled(
+                (str(file.relative_to(path)), _readable_digest(file)) for file in sorted(_iterate_files(path))
+            )
         return hashed("file", path.suffix, file_digest(path))
     except (OSError, LimitExceeded):
-        return fresh()
+        return fresh_digest()
 
 
-def _file_inside(path: Path) -> str:
+def _readable_digest(path: Path) -> str:
     try:
         return file_digest(path)
     except (OSError, LimitExceeded):
@@ -107,7 +109,7 @@ def value_digest(value: Any) -> str:
         return hashed("list", *map(value_digest, value))
     if isinstance(value, dict):
         return labelled((repr(k), value_digest(v)) for k, v in sorted(value.items(), key=repr))
-    return fresh()
+    return fresh_digest()
 
 
 @cache
@@ -121,27 +123,27 @@ def source_digest(module: str) -> str:
 
     Of our own packages it is the folder that the module is in; of another's the whole of it, whatever is deep inside.
     """
-    own = module.startswith(OWN)
+    own = module.startswith(OWN_PREFIX)
     top = sys.modules.get(module if own else module.partition(".")[0])
     loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
-        return fresh()
+        return fresh_digest()
     alone = "." not in module and not hasattr(loaded, "__path__")
     files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
     try:
         return labelled((f.name, file_digest(f)) for f in files)
     except OSError:
-        return fresh()
+        return fresh_digest()
 
 
-def _spec_digest(spec: NodeSpec, place: str) -> str:
+def _spec_digest(spec: NodeSpec, device_key: str) -> str:
     source = source_digest(spec.function.__module__)
     shared = source_digest(files.__name__)  # nodes compute with the runtime's functions
-    return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
+    return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
 
 
-def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
+def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
     """The files beside the one that a setting names which its node reads too, by name, with their digests."""
     path = value.value if isinstance(value, Literal) else None
     if not isinstance(path, Path) or path.is_dir():
@@ -157,9 +159,9 @@ class Digests(dict[str, str]):
     training that is resumed must be known again although its data set reads files by itself.
     """
 
-    def __init__(self, place: str, *, structural: bool = False):
+    def __init__(self, device_key: str, *, structural: bool = False):
         super().__init__()
-        self.place = place
+        self.device_key = device_key
         self.structural = structural
         self._depth: dict[str, int] = {}
         self._specs: dict[int, str] = {}
@@ -167,7 +169,7 @@ class Digests(dict[str, str]):
     def add(self, ops: Mapping[str, Op]) -> None:
         """Compute the digests of a region's operations, in order."""
         for op in ops.values():
-            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop(op)
+            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
 
     def source(self, source: Source) -> str:
         if isinstance(source, Output):
@@ -192,19 +194,23 @@ class Digests(dict[str, str]):
 
     def _call(self, call: Call) -> str:
         if not call.spec.pure and not self.structural:
-            return fresh()
+            return fresh_digest()
         spec = self._specs.get(id(call.spec))
         if spec is None:
-            spec = _spec_digest(call.spec, self.place)
+            spec = _spec_digest(call.spec, self.device_key)
             if self.structural and spec.startswith(FRESH):
-                spec = hashed(call.spec.id, call.spec.version, call.spec.distribution, self.place)
+                spec = hashed(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec
         inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
-        settings += [pair for name, value in call.settings.items() for pair in _beside(call.spec.settings[name], value)]
+        settings += [
+            pair
+            for name, value in call.settings.items()
+            for pair in _companion_digests(call.spec.settings[name], value)
+        ]
         return labelled([("node", spec), *inputs, *settings])
 
-    def loop(self, loop: Loop, *, resumed: bool = False) -> str:
+    def loop_digest(self, loop: Loop, *, resumed: bool = False) -> str:
         """The digest of a loop as one unit.
 
         resumed: leave out what may differ when a training goes on, for how long and in which precision it trains.

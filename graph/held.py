@@ -23,7 +23,7 @@ class Held(dict[str, Values]):
             raise GuidegraphError(f"{source} is read outside of its loop")
         return self[source.op][list(plan.ops[source.op].outputs).index(source.name)]
 
-    def taken(self, choice: Choice, plan: Plan) -> str:
+    def choose_branch(self, choice: Choice, plan: Plan) -> str:
         """The branch that a choice takes, whose value is held. Raises ``NodeError`` where there is none."""
         return taken_branch(choice, self.value(choice.when, plan))
 
@@ -40,14 +40,14 @@ def wanted_sources(plan: Plan, prunes: bool) -> list[Source]:
     outputs = [source for source, _ in plan.outputs.values()]
     if prunes:
         return outputs
-    inside = branch_operations(plan.ops)
-    return outputs + [Output(key, "") for key in plan.ops if key not in inside]
+    in_branches = branch_operations(plan.ops)
+    return outputs + [Output(key, "") for key in plan.ops if key not in in_branches]
 
 
 def read_later(ops: Mapping[str, Op], plan: Plan, prunes: bool) -> list[Source]:
     """All outputs of those operations that others of the plan read, or that must not run again."""
-    others = [op for key, op in plan.ops.items() if key not in ops]
-    read = {source for op in others for source in op.sources()} | {source for source, _ in plan.outputs.values()}
+    remaining = [op for key, op in plan.ops.items() if key not in ops]
+    read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
     keys = {source.op for source in read if isinstance(source, Output)}
-    kept = [op for op in ops.values() if op.key in keys or not is_pure(op) or not prunes]
-    return [Output(op.key, name) for op in kept for name in op.outputs]
+    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not prunes]
+    return [Output(op.key, name) for op in held for name in op.outputs]

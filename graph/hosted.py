@@ -21,10 +21,10 @@ _MODULE = "torch.nn.modules.module.Module"
 
 def kinds(port: PortType) -> set[Kind]:
     """What values of a port may be: models, numbers and texts, structured values, tensors, or one cannot tell."""
-    found: set[Kind] = set()
+    result: set[Kind] = set()
     for alternative in port.alternatives:
-        found |= kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
-    return found
+        result |= kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
+    return result
 
 
 def _kind(cls: type) -> Kind:
@@ -46,20 +46,22 @@ def is_hosted(op: object) -> bool:
     """
     if not isinstance(op, ir.Call):
         return False
-    made = _all(op.outputs.values())
-    read = _all(port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _fed(op, name))
-    if "tensor" in made or "tensor" in read:
+    output_kinds = _all_kinds(op.outputs.values())
+    input_kinds = _all_kinds(
+        port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _is_fed(op, name)
+    )
+    if "tensor" in output_kinds or "tensor" in input_kinds:
         return False
-    if "model" in made:
-        return read <= {"model", "plain"} or read <= {"structured", "plain"}
-    return op.spec.host and made <= {"plain"} and "model" in read
+    if "model" in output_kinds:
+        return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
+    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
 
 
-def _all(ports: Iterable[PortType]) -> set[Kind]:
+def _all_kinds(ports: Iterable[PortType]) -> set[Kind]:
     return {kind for port in ports for kind in kinds(port)}
 
 
-def _fed(op: ir.Call, name: str) -> bool:
+def _is_fed(op: ir.Call, name: str) -> bool:
     """Whether a port is linked, or a setting has a value that is not written in the workflow."""
     if name in op.inputs:
         return True

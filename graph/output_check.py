@@ -17,7 +17,7 @@ Fits: TypeAlias = Callable[[Any], bool]
 ABSENT = "__guidegraph_absent__"
 """A class attribute, true where values stand for something that is not there and say so when they are used."""
 _NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real, bool: bool}
-ENTRIES = 2
+CHECKED_ITEMS = 2
 """How many entries of a list are looked at."""
 
 
@@ -36,7 +36,7 @@ def output_check(kind: PortType) -> Fits | None:
     shapes = [a for a in kind.alternatives if isinstance(a, type) and Tensor in a.__mro__]
     elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
     has_rank = _has_rank(shapes) if shapes else None
-    entry = output_check(elements[0]) if len(elements) == 1 else None
+    check_item = output_check(elements[0]) if len(elements) == 1 else None
     kinds_of_number = tuple(_NUMBERS[a] for a in kind.alternatives if isinstance(a, type) and a in _NUMBERS)
     by_class: set[type] = {type(None)} if kind.optional else set()
     tensors: set[type] = set()
@@ -54,7 +54,7 @@ def output_check(kind: PortType) -> Fits | None:
             tensors.add(cls)
             return has_rank is None or has_rank(value)
         if elements and cls in (list, tuple):
-            return entry is None or all(map(entry, value[:ENTRIES]))
+            return check_item is None or all(map(check_item, value[:CHECKED_ITEMS]))
         if (elements and is_iterable(value)) or is_number(value, kinds_of_number):
             by_class.add(cls)
             return True
@@ -84,14 +84,14 @@ def _has_rank(kinds: list[Any]) -> Fits | None:
     """Whether a tensor has the number and the fixed sizes of axes of one of these types; None where any has."""
     if any(kind.axes is None and not kind.integer for kind in kinds):
         return None
-    wanted = [
+    allowed = [
         (len(kind.axes), [(i, size) for i, size in enumerate(kind.axes) if isinstance(size, int)], kind.integer)
         for kind in kinds
     ]
 
     def has_rank(value: Any) -> bool:
         shape = value.shape
-        for rank, fixed, integer in wanted:
+        for rank, fixed, integer in allowed:
             if len(shape) == rank and not (integer and value.is_floating_point()):
                 for i, size in fixed:
                     # In a graph that is being traced, sizes are symbols, which a comparison would fix.

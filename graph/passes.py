@@ -52,7 +52,7 @@ Rewrite = Callable[[Source], Source]
 def rewrite(op: Op, change: Rewrite) -> Op:
     """The operation with every source that it (and its body) reads passed through ``change``."""
     if isinstance(op, Call):
-        return replace(op, inputs=_mapped(op.inputs, change), settings=_mapped(op.settings, change))
+        return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
     training = op.training
     if training:
         models = tuple(_rewrite_model(m, change) for m in training.models)
@@ -63,16 +63,16 @@ def rewrite(op: Op, change: Rewrite) -> Op:
     return replace(
         op,
         over=change(op.over),
-        carry=_single(op.carry, change),
+        carry=_rewrite_links(op.carry, change),
         body={key: rewrite(inner, change) for key, inner in op.body.items()},
-        next=_single(op.next, change),
-        collect=_single(op.collect, change),
+        next=_rewrite_links(op.next, change),
+        collect=_rewrite_links(op.collect, change),
         training=training,
     )
 
 
 def _rewrite_model(model: Optimised, change: Rewrite) -> Optimised:
-    return replace(model, loss=change(model.loss), linked=_single(model.linked, change))
+    return replace(model, loss=change(model.loss), linked=_rewrite_links(model.linked, change))
 
 
 def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
@@ -80,11 +80,11 @@ def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
     return Preview(change(preview.every), {key: rewrite(op, change) for key, op in preview.ops.items()}, outputs)
 
 
-def _mapped(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
+def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
     return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
 
 
-def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
+def _rewrite_links(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
     return {name: change(source) for name, source in sources.items()}
 
 
@@ -99,7 +99,7 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
     Raises ``ValueError`` for a literal that does not fit its port.
     """
     if isinstance(op, Call):
-        return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
+        return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
     preview = op.training.preview if op.training else None
     bare = op.training
     if bare and preview:
@@ -113,18 +113,20 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
     return replace(outer, body={key: bind_sources(inner, values) for key, inner in op.body.items()}, training=training)
 
 
-def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
+def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
         if isinstance(source, tuple):
             bound[name] = tuple(values.get(s, s) for s in source)
             continue
         value = values.get(source, source)
-        bound[name] = _for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
+        bound[name] = (
+            _convert_for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
+        )
     return bound
 
 
-def _for_port(call: Call, name: str, literal: Literal) -> Literal:
+def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
     """A parameter's plain value as a literal of the port: a list feeds a tuple, an int a float."""
     port = call.spec.port(name)
     if port is None or not takes_literal(port.type) or not is_plain(literal.value):
@@ -150,13 +152,13 @@ def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
     """Drop what no root needs. Nodes with effects stay, but for those of branches, unless ``effects`` is off."""
-    wanted = {s.op for s in roots if isinstance(s, Output)}
-    inside = branch_operations(ops) if effects else set()
+    needed = {s.op for s in roots if isinstance(s, Output)}
+    in_branches = branch_operations(ops) if effects else set()
     kept: list[Op] = []
     for op in reversed([*ops.values()]):
-        if op.key in wanted or (effects and op.key not in inside and not is_pure(op)):
+        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
             kept.append(op)
-            wanted.update(s.op for s in op.sources() if isinstance(s, Output))
+            needed.update(s.op for s in op.sources() if isinstance(s, Output))
     return {op.key: op for op in reversed(kept)}
 
 
@@ -166,11 +168,11 @@ def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Sou
     aliases: dict[Source, Source] = {}
     kept: dict[str, Op] = {}
     for op in ops.values():
-        twin = first.setdefault(digests[op.key], op) if is_pure(op) else op
-        if twin is op:
+        first_equal = first.setdefault(digests[op.key], op) if is_pure(op) else op
+        if first_equal is op:
             kept[op.key] = op
         else:
-            aliases.update({Output(op.key, name): Output(twin.key, name) for name in op.outputs})
+            aliases.update({Output(op.key, name): Output(first_equal.key, name) for name in op.outputs})
     return kept, aliases
 
 
@@ -179,20 +181,20 @@ def hoist(ops: Ops) -> dict[str, Op]:
 
     What only a branch of a choice needs is moved with the choice, or not at all: it may never be computed.
     """
-    out: dict[str, Op] = {}
+    hoisted: dict[str, Op] = {}
     for op in ops.values():
         if not isinstance(op, Loop):
-            out[op.key] = op
+            hoisted[op.key] = op
             continue
         body = hoist(op.body)
         kept: dict[str, Op] = {}
-        for key, inner in body.items():
-            if not is_pure(inner) or any(_inside(s, op, kept) for s in inner.sources()):
-                kept[key] = inner
+        for key, body_op in body.items():
+            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
+                kept[key] = body_op
         _keep_branches(body, kept, op)
-        out.update((key, inner) for key, inner in body.items() if key not in kept)
-        out[op.key] = replace(op, body={key: inner for key, inner in body.items() if key in kept})
-    return out
+        hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
+        hoisted[op.key] = replace(op, body={key: body_op for key, body_op in body.items() if key in kept})
+    return hoisted
 
 
 def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
@@ -204,17 +206,17 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
     while True:
         read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
         moved = [op for key, op in body.items() if key not in kept]
-        held = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
-        if not held:
+        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        if not kept_too:
             return
-        kept.update((op.key, op) for op in held)
+        kept.update((op.key, op) for op in kept_too)
 
 
 def _reads(op: Op, ops: Ops) -> bool:
     return any(isinstance(s, Output) and s.op in ops for s in op.sources())
 
 
-def _inside(source: Source, loop: Loop, kept: Ops) -> bool:
+def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
     if isinstance(source, (Carry, Item, Index)):
         return source.loop == loop.key
     return isinstance(source, Output) and source.op in kept
@@ -225,7 +227,7 @@ def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, An
 
     ``values`` holds what is known of links; tensors count as unknown.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name in names:
         source = argument_source(call, name)
         if source is None:
@@ -241,8 +243,8 @@ def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, An
             return None
         if is_tensor(value):
             return None
-        found[name] = value
-    return found
+        arguments[name] = value
+    return arguments
 
 
 def argument_source(call: Call, name: str) -> Sources | None:
@@ -254,33 +256,33 @@ def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
     """The wired ports that do not matter, as ``needs`` says of the values that are known."""
     if call.spec.needs is None:
         return frozenset()
-    known = known_arguments(call, call.spec.needs_arguments, values)
-    if known is None:
+    arguments = known_arguments(call, call.spec.needs_arguments, values)
+    if arguments is None:
         return frozenset()
-    needed = frozenset(ask_trait(call, "needs", call.spec.needs, known))
+    needed = frozenset(ask_trait(call, "needs", call.spec.needs, arguments))
     check_ports(call, "needs", needed)
     return frozenset(call.inputs) - needed
 
 
-def ask_trait(call: Call, name: str, function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
+def ask_trait(call: Call, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """What a trait says of these values. Raises ``NodeError`` where it fails."""
     try:
-        return function(**known)
+        return function(**arguments)
     except BaseException as error:
         if is_interrupt(error):
             raise
-        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {describe_error(error)}")
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(arguments)}: {describe_error(error)}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
 
 
-def _format_values(known: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {value!r:.40}" for name, value in known.items()) or "any values"
+def _format_values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.40}" for name, value in values.items()) or "any values"
 
 
 def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
     if unknown := sorted(set(ports) - set(call.spec.inputs)):
-        known = ", ".join(call.spec.inputs)
-        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {known}")
+        ports_text = ", ".join(call.spec.inputs)
+        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {ports_text}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause)
 
 
@@ -288,11 +290,11 @@ def without(call: Call, ports: frozenset[str]) -> Call:
     """The call with these ports fed by a needed port of the same type: any value will do there."""
     if not ports:
         return call
-    inputs = {name: _stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
+    inputs = {name: _find_stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
     return replace(call, inputs=inputs, checks=tuple(c for c in call.checks if c[0] not in ports))
 
 
-def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
+def _find_stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
     spec: NodeSpec = call.spec
     for name, source in call.inputs.items():
         if name not in dropped and spec.inputs[name].type == spec.inputs[port].type:
@@ -302,24 +304,24 @@ def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
 
 def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
     """Apply ``needs`` and ``identity`` where what they ask for is known; also gives the aliases of identities."""
-    out: dict[str, Op] = {}
+    skipped: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     for op in ops.values():
         if isinstance(op, Loop):
-            body, inner = skip(op.body, values)
-            aliases.update(inner)
-            out[op.key] = replace(op, body=body)
+            body, body_aliases = skip(op.body, values)
+            aliases.update(body_aliases)
+            skipped[op.key] = replace(op, body=body)
             continue
-        port = _identity(op, values)
+        port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None
         if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
             aliases[Output(op.key, next(iter(op.outputs)))] = source
             continue
-        out[op.key] = without(op, unneeded(op, values))
-    return out, aliases
+        skipped[op.key] = without(op, unneeded(op, values))
+    return skipped, aliases
 
 
-def _identity(call: Call, values: Mapping[Source, Any]) -> str | None:
+def _identity_port(call: Call, values: Mapping[Source, Any]) -> str | None:
     if call.spec.identity is None:
         return None
     settings = known_arguments(call, call.spec.identity_settings, values)

@@ -42,7 +42,7 @@ def run_preview(
     done: int,
     carry: Mapping[str, Any],
     outside: Mapping[Source, Any],
-    body: Body,
+    context: Body,
     plan: Plan,
     device: torch.device,
 ) -> None:
@@ -53,13 +53,13 @@ def run_preview(
     """
     import torch
 
-    here: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
-    here |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
+    values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
+    values |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
     phase = first_phase(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
-    with generators_kept(device), torch.no_grad(), body.trips.apart():
-        results = run_phases(phase, here, body, plan)
+    with generators_kept(device), torch.no_grad(), context.trips.apart():
+        results = run_phases(phase, values, context, plan)
     for name, output in preview.outputs.items():
-        if body.on_preview is not None:
-            body.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))
-        for observer in body.observers:
+        if context.on_preview is not None:
+            context.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))
+        for observer in context.observers:
             observer(events.PreviewReady(f"nodes.{loop.key}", name, done))

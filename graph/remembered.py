@@ -20,17 +20,21 @@ def remembered(call: Call) -> Call:
     result: list[Any] = []
 
     @wraps(function)
-    def run(*args: Any, **named: Any) -> Any:
-        given = [*_flat((*args, *named.values()))]
-        if not result or len(given) != len(arguments) or any(a is not b for a, b in zip(given, arguments, strict=True)):
-            result[:] = [function(*args, **named)]
-            arguments[:] = given
+    def run(*args: Any, **by_name: Any) -> Any:
+        new_arguments = [*_flatten((*args, *by_name.values()))]
+        if (
+            not result
+            or len(new_arguments) != len(arguments)
+            or any(a is not b for a, b in zip(new_arguments, arguments, strict=True))
+        ):
+            result[:] = [function(*args, **by_name)]
+            arguments[:] = new_arguments
         return result[0]
 
     return replace(call, spec=replace(call.spec, function=run))
 
 
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
+def _flatten(values: Iterable[Any]) -> Iterator[Any]:
     """The values, with the entries of a list of links in its place."""
     for value in values:
         if isinstance(value, list):

@@ -49,10 +49,10 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"dict": {k: _encode(v, tensors) for k, v in value.items()}}
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if structured_types().get(name) is type(value):
-        named: Any = value
+        structured: Any = value
         return {
             "struct": name,
-            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(named)},
+            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(structured)},
         }
     raise NotSerialisable(f"{type(value).__name__} cannot be written to safetensors")
 
@@ -89,10 +89,10 @@ def read_value(path: Path, device: str, key: str) -> Any:
     """
     require_regular(path)
     metadata, tensors, is_checked = read_checked(path)
-    stated = metadata.get("format")
-    if not is_checked and stated == UNCHECKED:
+    format_name = metadata.get("format")
+    if not is_checked and format_name == UNCHECKED:
         log.info("%s was written by an earlier version, without a checksum: damage to it cannot be noticed", path)
-    elif not is_checked or stated != FORMAT:
+    elif not is_checked or format_name != FORMAT:
         raise ValueError(f"{path} is not a cached value")
     elif metadata.get("key") != key:
         raise ValueError(f"{path} holds the value of another key, {str(metadata.get('key'))[:40]!r}")

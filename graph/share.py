@@ -27,41 +27,41 @@ class Share:
     index: int = 0
     count: int = 1
 
-    def of(self, size: int) -> slice:
+    def rows(self, size: int) -> slice:
         """The rows of a whole batch of `size` that belong to this process. Raises ``ValueError`` for one left over."""
         if size % self.count:
             raise ValueError(
                 f"a batch of {size} cannot be shared by {self.count} processes: make it a multiple of {self.count}"
             )
-        part = size // self.count
-        return slice(self.index * part, (self.index + 1) * part)
+        rows_per_process = size // self.count
+        return slice(self.index * rows_per_process, (self.index + 1) * rows_per_process)
 
 
-WHOLE = Share()
-_share: ContextVar[Share] = ContextVar("guidegraph_share", default=WHOLE)
+SINGLE_PROCESS = Share()
+_rank: ContextVar[Share] = ContextVar("guidegraph_share", default=SINGLE_PROCESS)
 T = TypeVar("T")
 
 
 def process_share() -> Share:
     """The share that the launcher (`guidegraph run --devices`, or torchrun) gave to this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return WHOLE
+        return SINGLE_PROCESS
     return Share(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def current_share() -> Share:
     """The share of the training loop in progress; everything, outside of one."""
-    return _share.get()
+    return _rank.get()
 
 
 @contextmanager
 def sharing(share: Share) -> Iterator[None]:
     """Nodes called inside see only the rows of this share."""
-    token = _share.set(share)
+    token = _rank.set(share)
     try:
         yield
     finally:
-        _share.reset(token)
+        _rank.reset(token)
 
 
 def first_row(batch: int) -> int:
@@ -75,8 +75,8 @@ def own_rows(batch: int, draw: Callable[[int], T]) -> T:
     if share.count == 1:
         return draw(batch)
     rows: Any = draw(batch * share.count)
-    own: T = rows[share.of(batch * share.count)]
-    return own
+    local: T = rows[share.rows(batch * share.count)]
+    return local
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def summed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return list(tensors)
     import torch.distributed as group
 
-    totals = [one.detach().clone() for one in tensors]
+    totals = [tensor.detach().clone() for tensor in tensors]
     for total in totals:
         with together():
             group.all_reduce(total)
@@ -112,10 +112,10 @@ def shared(item: Any, share: Share) -> Any:
     """
     if share.count == 1:
         return item
-    size = _batch(item)
+    size = _batch_size(item)
     if size is None:
         raise ValueError("the loop's entries have no tensor with a leading batch axis, so they cannot be shared")
-    return _cut(item, size, share.of(size))
+    return _take_rows(item, size, share.rows(size))
 
 
 def fields_of(item: Any) -> dict[str, Any] | None:
@@ -127,24 +127,24 @@ def fields_of(item: Any) -> dict[str, Any] | None:
     return dict(item) if isinstance(item, dict) else None
 
 
-def _batch(item: Any) -> int | None:
+def _batch_size(item: Any) -> int | None:
     """The leading axis of the first tensor."""
     if is_tensor(item):
         return int(item.shape[0]) if item.ndim else None
     fields = fields_of(item)
-    inside = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
-    return next((size for value in inside if (size := _batch(value)) is not None), None)
+    values = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
+    return next((size for value in values if (size := _batch_size(value)) is not None), None)
 
 
-def _cut(item: Any, size: int, rows: slice) -> Any:
+def _take_rows(item: Any, size: int, rows: slice) -> Any:
     if is_tensor(item):
         return item[rows] if item.ndim and item.shape[0] == size else item
     fields = fields_of(item)
     if fields is not None:
-        cut = {name: _cut(value, size, rows) for name, value in fields.items()}
-        return cut if isinstance(item, dict) else type(item)(**cut)
+        rows_by_field = {name: _take_rows(value, size, rows) for name, value in fields.items()}
+        return rows_by_field if isinstance(item, dict) else type(item)(**rows_by_field)
     if isinstance(item, (list, tuple)):
-        if _batch(item) is not None:
-            return type(item)(_cut(value, size, rows) for value in item)
+        if _batch_size(item) is not None:
+            return type(item)(_take_rows(value, size, rows) for value in item)
         return item[rows] if len(item) == size else item
     return item

@@ -102,7 +102,7 @@ def call_step(call: Call, slots: Slots) -> Step:
         if name not in call.inputs:
             break
         args.append(slots.each(call.inputs[name]))
-    by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
+    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = [
         (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
     ]
     constants: dict[str, Any] = {}
@@ -111,15 +111,15 @@ def call_step(call: Call, slots: Slots) -> Step:
         if isinstance(source, Literal):
             constants[name] = source.value
         else:
-            by_name.append((name, slots.each(source)))
+            wired.append((name, slots.each(source)))
             validated.append(name)
     mutable = tuple(name for name, value in constants.items() if is_mutable(value))
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
+    plain = not wired and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
         tuple(args),
-        tuple(by_name),
+        tuple(wired),
         constants,
         slots.outputs(call),
         call.spec.named_outputs,

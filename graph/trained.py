@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-METHOD = "trainable_names"
+TRAINABLE_METHOD = "trainable_names"
 
 
 def frozen_names(module: torch.nn.Module) -> frozenset[str]:
     """The parameters that training leaves as they are. Raises ``ValueError`` where a module names none, or others."""
-    known = {name for name, _ in module.named_parameters()}
-    if not hasattr(module, METHOD):
+    names = {name for name, _ in module.named_parameters()}
+    if not hasattr(module, TRAINABLE_METHOD):
         return frozenset()
-    trained = set(getattr(module, METHOD)())
-    if unknown := sorted(trained - known):
-        raise ValueError(f"{type(module).__name__}.{METHOD} names {unknown[0]}, which is none of its parameters")
-    if not trained:
-        raise ValueError(f"there is nothing to train: {type(module).__name__}.{METHOD} names no parameter")
-    return frozenset(known - trained)
+    trainable = set(getattr(module, TRAINABLE_METHOD)())
+    if unknown := sorted(trainable - names):
+        raise ValueError(
+            f"{type(module).__name__}.{TRAINABLE_METHOD} names {unknown[0]}, which is none of its parameters"
+        )
+    if not trainable:
+        raise ValueError(f"there is nothing to train: {type(module).__name__}.{TRAINABLE_METHOD} names no parameter")
+    return frozenset(names - trainable)
 
 
 def live_copy(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -62,7 +64,7 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> No
     import torch
 
     with torch.no_grad():
-        for kept, live in zip(trained_parameters(average), trained_parameters(model), strict=True):
-            kept.lerp_(live, 1 - decay)
-        for to, origin in zip(average.buffers(), model.buffers(), strict=True):
-            to.copy_(origin)
+        for averaged, current in zip(trained_parameters(average), trained_parameters(model), strict=True):
+            averaged.lerp_(current, 1 - decay)
+        for target, source in zip(average.buffers(), model.buffers(), strict=True):
+            target.copy_(source)

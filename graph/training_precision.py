@@ -74,16 +74,16 @@ def _isa_limit() -> str | None:
     return None if limit is None else limit.upper()
 
 
-def resolve_precision(asked: str, device: torch.device, *, emulated: bool, gains: bool) -> Literal["fp32", "bf16"]:
+def resolve_precision(setting: str, device: torch.device, *, emulated: bool, gains: bool) -> Literal["fp32", "bf16"]:
     """The precision to train in on a device.
 
     emulated: whether it, or that of another process, only emulates bf16. gains: whether the devices of all processes
     gain by it. ``auto`` is bf16 where they do, and fp32 elsewhere. An explicit ``bf16`` is kept, with a warning
     where it is emulated. Raises ``ValueError`` for another name.
     """
-    if asked not in PRECISIONS:
-        raise ValueError(f"there is no precision '{asked}'; precisions: {', '.join(PRECISIONS)}")
-    if asked == "fp32" or (asked == "auto" and not gains):
+    if setting not in PRECISIONS:
+        raise ValueError(f"there is no precision '{setting}'; precisions: {', '.join(PRECISIONS)}")
+    if setting == "fp32" or (setting == "auto" and not gains):
         return "fp32"
     if emulated:
         warnings.warn(

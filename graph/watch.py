@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Watched:
+class WatchedSizes:
     """Sizes that calls of one node have seen, with the iterations, the limit, and what to say beyond it."""
 
     call: Call
@@ -38,28 +38,30 @@ class LoopWatch:
     warned: set[str]
     call: Call | None = None
     iteration: int = 0
-    watched: dict[str, Watched] = field(default_factory=dict)
+    watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
     def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
         if self.call is None or self.call.key in self.warned:
             return
-        here = self.watched.setdefault(self.call.key, Watched(self.call, limit, message))
-        here.iterations.append(self.iteration)
-        here.sizes.append(size.detach())
-        here.decisive = decisive
+        watched_sizes = self.watched.setdefault(self.call.key, WatchedSizes(self.call, limit, message))
+        watched_sizes.iterations.append(self.iteration)
+        watched_sizes.sizes.append(size.detach())
+        watched_sizes.decisive = decisive
 
     def finish(self, total: int) -> None:
         """Warn of the nodes whose last size is beyond its limit. total: how many iterations the loop had."""
         import torch
 
-        for key, here in self.watched.items():
-            sizes: list[float] = torch.stack(here.sizes).tolist()
-            first = _beyond_since(sizes, here.limit)
-            if first is not None and (here.decisive is None or bool(here.decisive)):
+        for key, watched_sizes in self.watched.items():
+            sizes: list[float] = torch.stack(watched_sizes.sizes).tolist()
+            first = _beyond_since(sizes, watched_sizes.limit)
+            if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive)):
                 self.warned.add(key)
-                step = f"step {here.iterations[first] + 1} of {total}"
-                place = f"{here.call.mark}: nodes.{key} ({here.call.spec.id})"
-                warnings.warn(f"{place}: from {step} on {here.message.format(size=sizes[-1])}", stacklevel=2)
+                step = f"step {watched_sizes.iterations[first] + 1} of {total}"
+                location = f"{watched_sizes.call.mark}: nodes.{key} ({watched_sizes.call.spec.id})"
+                warnings.warn(
+                    f"{location}: from {step} on {watched_sizes.message.format(size=sizes[-1])}", stacklevel=2
+                )
 
 
 def _beyond_since(sizes: Sequence[float], limit: float) -> int | None:

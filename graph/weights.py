@@ -64,10 +64,10 @@ class TorchMover:
     def __init__(self, device: str):
         import torch
 
-        found = torch.device(device)
-        if found.type == "cuda" and found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
-        self.device = found
+        torch_device = torch.device(device)
+        if torch_device.type == "cuda" and torch_device.index is None:
+            torch_device = torch.device("cuda", torch.cuda.current_device())
+        self.device = torch_device
 
     def on_device(self, tensor: torch.Tensor) -> bool:
         return tensor.device == self.device
@@ -88,24 +88,24 @@ class TorchMover:
 
 def models_in(value: Any) -> list[torch.nn.Module]:
     """The modules in a value: itself, or in containers, dataclasses, objects and closures, each once and in order."""
-    found: dict[int, torch.nn.Module] = {}
+    models: dict[int, torch.nn.Module] = {}
     seen: set[int] = set()
     level: list[Any] = [value]
     for _ in range(DEPTH):
-        below: list[Any] = []
-        for part in level:
-            if id(part) in seen or isinstance(part, _LEAVES) or is_tensor(part):
+        next_level: list[Any] = []
+        for item in level:
+            if id(item) in seen or isinstance(item, _LEAVES) or is_tensor(item):
                 continue
-            seen.add(id(part))
-            if is_module(part):
-                found[id(part)] = part
+            seen.add(id(item))
+            if is_module(item):
+                models[id(item)] = item
             else:
-                below += _inside(part)
-        level = below
-    return list(found.values())
+                next_level += _list_items(item)
+        level = next_level
+    return list(models.values())
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _list_items(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values() if isinstance(value, dict) else ()
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -115,13 +115,13 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return (value.__self__,)
     if isinstance(value, FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        return [cell.cell_contents for cell in value.__closure__ or () if _has_contents(cell)]
     if is_dataclass(value):
         return [getattr(value, f.name, None) for f in fields(value)]
     return list(getattr(value, "__dict__", {}).values())
 
 
-def _filled(cell: Any) -> bool:
+def _has_contents(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:
@@ -144,8 +144,8 @@ class Place:
         owner = self.owner()
         if owner is None:
             return None
-        found: torch.Tensor | None = owner.data if self.buffer is None else owner._buffers.get(self.buffer)
-        return found
+        tensor: torch.Tensor | None = owner.data if self.buffer is None else owner._buffers.get(self.buffer)
+        return tensor
 
     def set(self, tensor: torch.Tensor) -> None:
         owner = self.owner()
@@ -168,14 +168,14 @@ def places(module: torch.nn.Module) -> Iterator[Place]:
                 yield Place(weakref.ref(inner), name)
 
 
-def is_plain(tensor: torch.Tensor) -> bool:
+def _is_plain_memory(tensor: torch.Tensor) -> bool:
     """Whether a tensor is memory and nothing else; quantised and sparse ones are more."""
     import torch
 
     return tensor.layout is torch.strided and type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
-def key_of(tensor: torch.Tensor) -> Key:
+def _memory_key(tensor: torch.Tensor) -> Key:
     """What two views of the same memory, of the same shape and dtype, have in common while either is alive."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
@@ -193,7 +193,7 @@ class Weight:
     nbytes: int
     host: torch.Tensor | None
     device: torch.Tensor | None
-    places: dict[Key, Place] = field(default_factory=dict)
+    slots: dict[Key, Place] = field(default_factory=dict)
     models: set[int] = field(default_factory=set)
     pinned: bool = False
 
@@ -212,34 +212,36 @@ class Weights:
 
     def __init__(self, mover: Mover, *, strict: bool = True):
         self.mover, self.strict = mover, strict
-        self._known: dict[Key, Weight] = {}
+        self._by_memory: dict[Key, Weight] = {}
 
     def of(self, module: torch.nn.Module, *, pin: bool = False) -> list[Weight]:
         """The weights that a module has now, each once. ``pin``: those that are new and on the device stay there.
 
         Raises ``ValueError`` for weights that cannot be moved and are not on the device.
         """
-        found: dict[int, Weight] = {}
-        for place in places(module):
-            tensor = place.get()
+        weights: dict[int, Weight] = {}
+        for slot in places(module):
+            tensor = slot.get()
             if tensor is None or tensor.is_meta:
                 continue
-            if not is_plain(tensor):
+            if not _is_plain_memory(tensor):
                 if self.strict and not self.mover.on_device(tensor):
                     raise ValueError(
                         f"weights of the type {type(tensor).__name__} cannot be moved: run without a memory budget"
                     )
                 continue
-            weight = self._known.get(key_of(tensor))
+            weight = self._by_memory.get(_memory_key(tensor))
             if weight is None:
-                on = self.mover.on_device(tensor)
+                on_device = self.mover.on_device(tensor)
                 size = tensor.numel() * tensor.element_size()
-                weight = Weight(size, None if on else tensor, tensor if on else None, pinned=pin and on)
-                self._known[key_of(tensor)] = weight
-            weight.places[place.id] = place
+                weight = Weight(
+                    size, None if on_device else tensor, tensor if on_device else None, pinned=pin and on_device
+                )
+                self._by_memory[_memory_key(tensor)] = weight
+            weight.slots[slot.id] = slot
             weight.models.add(id(module))
-            found[id(weight)] = weight
-        return list(found.values())
+            weights[id(weight)] = weight
+        return list(weights.values())
 
     def enter(self, weight: Weight) -> int:
         """Bring a weight to the device; gives the bytes that were moved."""
@@ -247,8 +249,8 @@ class Weights:
             return 0
         assert weight.host is not None
         weight.device = self.mover.to_device(weight.host)
-        self._known[key_of(weight.device)] = weight
-        self._point(weight, weight.host, weight.device)
+        self._by_memory[_memory_key(weight.device)] = weight
+        self._point_slots(weight, weight.host, weight.device)
         return weight.nbytes
 
     def leave(self, weight: Weight) -> int:
@@ -257,9 +259,9 @@ class Weights:
             return 0
         if weight.host is None:
             weight.host = self.mover.to_host(weight.device)
-            self._known[key_of(weight.host)] = weight
-        self._point(weight, weight.device, weight.host)
-        del self._known[key_of(weight.device)]
+            self._by_memory[_memory_key(weight.host)] = weight
+        self._point_slots(weight, weight.device, weight.host)
+        del self._by_memory[_memory_key(weight.device)]
         weight.device = None
         return weight.nbytes
 
@@ -270,14 +272,14 @@ class Weights:
             if not weight.models:
                 for tensor in (weight.host, weight.device):
                     if tensor is not None:
-                        self._known.pop(key_of(tensor), None)
+                        self._by_memory.pop(_memory_key(tensor), None)
 
-    def _point(self, weight: Weight, old: torch.Tensor, new: torch.Tensor) -> None:
+    def _point_slots(self, weight: Weight, old_tensor: torch.Tensor, new_tensor: torch.Tensor) -> None:
         """Where a module has put another tensor in the meantime, that one stays."""
-        before = key_of(old)
-        for name, place in list(weight.places.items()):
-            tensor = place.get()
-            if tensor is not None and key_of(tensor) in (before, key_of(new)):
-                place.set(new)
+        old_key = _memory_key(old_tensor)
+        for slot_key, slot in list(weight.slots.items()):
+            tensor = slot.get()
+            if tensor is not None and _memory_key(tensor) in (old_key, _memory_key(new_tensor)):
+                slot.set(new_tensor)
             else:
-                del weight.places[name]
+                del weight.slots[slot_key]

@@ -30,24 +30,24 @@ class Before:
     """operations: what runs before the graph, in order. draws: noise whose shape, or number, the graph knows."""
 
     operations: list[Operation] = field(default_factory=list)
-    draws: dict[str, Draw] = field(default_factory=dict)
+    noise_inputs: dict[str, Draw] = field(default_factory=dict)
 
 
-def before_graph(plan: Sequence[Operation], known: set[str]) -> Before:
+def before_graph(plan: Sequence[Operation], available: set[str]) -> Before:
     """The host operations of a plan, of its loops' bodies too. known: the names of what is there from the start.
 
     Raises ``ExportError`` for one that needs what the graph computes.
     """
-    found = Before()
-    known = set(known)
-    for operation, loops in _hosted(plan, ()):
-        if known.issuperset(operation.inputs.values()):
-            found.operations.append(operation)
-            known |= set(operation.outputs)
+    prelude = Before()
+    available = set(available)
+    for operation, loops in _walk_host_operations(plan, ()):
+        if available.issuperset(operation.inputs.values()):
+            prelude.operations.append(operation)
+            available |= set(operation.outputs)
             continue
         index = operation.inputs.get("index")
-        loop = next((one for one in loops if index in (one.index, one.item)), None)
-        unknown = {port: at for port, at in operation.inputs.items() if at not in known}
+        loop = next((candidate for candidate in loops if index in (candidate.index, candidate.item)), None)
+        unknown = {port: name for port, name in operation.inputs.items() if name not in available}
         shapes = SHAPES_READ.get(operation.op, ())
         if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
             raise ExportError(
@@ -56,14 +56,16 @@ def before_graph(plan: Sequence[Operation], known: set[str]) -> Before:
                 BUNDLE,
             )
         draw = Draw(operation, loop)
-        found.draws[draw.name] = draw
-    return found
+        prelude.noise_inputs[draw.name] = draw
+    return prelude
 
 
-def _hosted(plan: Sequence[Operation], loops: tuple[Loop, ...]) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
+def _walk_host_operations(
+    plan: Sequence[Operation], loops: tuple[Loop, ...]
+) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
     for operation in plan:
         if operation.op == "loop":
-            yield from _hosted(operation.body or (), (*loops, Loop.of(operation)))
+            yield from _walk_host_operations(operation.body or (), (*loops, Loop.of(operation)))
         elif operation.op != "part":
             yield operation, loops
 
@@ -93,15 +95,15 @@ def readers(plan: Sequence[Operation], parts: Mapping[str, Mapping[str, tuple[st
 
     parts: dtype and dims of the inputs of each part that has a use for them.
     """
-    found: dict[str, Wanted] = {}
-    for one in flat(plan):
-        if one.op == "part":
-            for port, at in one.inputs.items():
-                if port in parts[one.node]:
-                    found.setdefault(at, Wanted(one, port, *parts[one.node][port]))
-    for one in reversed([*flat(plan)]):
-        if one.op == "loop":
-            for carry, start in Loop.of(one).start.items():
-                if carry in found:
-                    found.setdefault(start, found[carry])
-    return found
+    readers_by_value: dict[str, Wanted] = {}
+    for operation in flat(plan):
+        if operation.op == "part":
+            for port, name in operation.inputs.items():
+                if port in parts[operation.node]:
+                    readers_by_value.setdefault(name, Wanted(operation, port, *parts[operation.node][port]))
+    for operation in reversed([*flat(plan)]):
+        if operation.op == "loop":
+            for carry, start in Loop.of(operation).start.items():
+                if carry in readers_by_value:
+                    readers_by_value.setdefault(start, readers_by_value[carry])
+    return readers_by_value

@@ -20,7 +20,7 @@ ROUNDED: Mapping[str, float] = {"fp32": 1, "fp16": 4, "int8": 16, "bf16": 16}
 
 def tolerance_of(exported: Exported) -> float:
     """By how much the outputs of a bundle may differ, as its least precise part has it."""
-    return TOLERANCE * max((ROUNDED[one.precision] for one in exported.parts), default=1)
+    return TOLERANCE * max((ROUNDED[part.precision] for part in exported.parts), default=1)
 
 
 def called(exported: Exported) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def called(exported: Exported) -> dict[str, Any]:
 
     (part,) = exported.parts
     with placement("cpu", "float32"), torch.no_grad():
-        found = part.plan.function(*(one.example for one in part.plan.inputs))
-    return dict(zip(part.plan.outputs, found, strict=True))
+        results = part.plan.function(*(port.example for port in part.plan.inputs))
+    return dict(zip(part.plan.outputs, results, strict=True))
 
 
 @dataclass
@@ -47,16 +47,16 @@ class PartCheck:
     def __call__(self, part: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         import torch
 
-        plan = next(one.plan for one in self.exported.parts if one.plan.name == part)
-        given = [torch.from_numpy(inputs[one.name]).to(self.device) for one in plan.inputs]
+        plan = next(candidate.plan for candidate in self.exported.parts if candidate.plan.name == part)
+        tensors = [torch.from_numpy(inputs[candidate.name]).to(self.device) for candidate in plan.inputs]
         with placement(self.device, "float32"), torch.no_grad():
-            expected = plan.function(*given)
+            expected = plan.function(*tensors)
         for name, tensor in zip(plan.outputs, expected, strict=True):
-            found = difference(name, "tensor", outputs[name], array_of(tensor), TOLERANCE)
+            deviation = difference(name, "tensor", outputs[name], array_of(tensor), TOLERANCE)
             before = self.worst.get((part, name))
             # Not `>`: what is no number is worst.
-            if before is None or not found.absolute <= before.absolute:
-                self.worst[part, name] = found
+            if before is None or not deviation.absolute <= before.absolute:
+                self.worst[part, name] = deviation
 
 
 def array_of(value: Any) -> Any:
@@ -67,7 +67,7 @@ def array_of(value: Any) -> Any:
 
 
 def compared(
-    found: Mapping[str, Any], engine: Mapping[str, Any], kinds: Mapping[str, str], tolerance: float = TOLERANCE
+    outputs: Mapping[str, Any], engine: Mapping[str, Any], kinds: Mapping[str, str], tolerance: float = TOLERANCE
 ) -> list[Difference]:
     """Each output of a bundle against the engine's."""
-    return [difference(name, kinds[name], found[name], array_of(engine[name]), tolerance) for name in found]
+    return [difference(name, kinds[name], outputs[name], array_of(engine[name]), tolerance) for name in outputs]

@@ -14,8 +14,8 @@ class ExportError(GuidegraphError):
 
     def __init__(self, reason: str, remedy: str, *, place: str = "", operator: str = "") -> None:
         self.reason, self.remedy, self.place, self.operator = reason, remedy, place, operator
-        where = f"{place}: " if place else ""
-        super().__init__(f"{where}cannot be exported: {reason}; {remedy}")
+        prefix = f"{place}: " if place else ""
+        super().__init__(f"{prefix}cannot be exported: {reason}; {remedy}")
 
 
 class FixedSizeError(ExportError):

@@ -42,7 +42,7 @@ class Probe(TorchDispatchMode):
 
     gradient: bool = False
     random: dict[str, str] = field(default_factory=dict)
-    wanted: str = ""
+    operator: str = ""
     place: str = ""
 
     def __post_init__(self) -> None:
@@ -51,10 +51,10 @@ class Probe(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch._C._current_graph_task_id() != -1:  # autograd's engine is at work
             self.gradient = True
-        name = operator_name(func)
-        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in name:
-            self.random.setdefault(name, innermost(traceback.extract_stack()))
-        if name == self.wanted and not self.place:
+        operator = operator_name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in operator:
+            self.random.setdefault(operator, innermost(traceback.extract_stack()))
+        if operator == self.operator and not self.place:
             self.place = innermost(traceback.extract_stack())
         return func(*args, **(kwargs or {}))
 
@@ -64,9 +64,9 @@ def operator_name(op: Any) -> str:
     return str(getattr(op, "overloadpacket", op))
 
 
-def probe(function: Function, inputs: Sequence[Tensor], wanted: str = "") -> tuple[Any, Probe]:
+def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
     """What the function gives for the inputs, and what was seen of it; `wanted` names an operator to be found."""
-    watcher = Probe(wanted=wanted)
+    watcher = Probe(operator=operator)
     with torch.no_grad(), watcher:
         return function(*inputs), watcher
 
@@ -79,20 +79,20 @@ def forward_graph(
     sizes: of each axis while it is traced, two or more of its units. Raises ``ExportError`` where the function fixes
     the size of an axis or decides something by it; what the function itself raises while it is traced goes through.
     """
-    env = _Sizes(duck_shape=False)
+    env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    symbols = {axis.name: _symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
+    symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
         plain = sdpa_kernel(SDPBackend.MATH)
         for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, Differentiable()):
             stack.enter_context(context)
         fakes = [
-            torch.empty(_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
+            torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
         graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
     _check_sizes(env, symbols)
-    return _simplified(graph)
+    return _simplify(graph)
 
 
 class Differentiable(TorchFunctionMode):
@@ -134,7 +134,7 @@ def _attention(
     return weights @ value
 
 
-def _simplified(graph: GraphModule) -> GraphModule:
+def _simplify(graph: GraphModule) -> GraphModule:
     """The same graph without what only autograd needs, and with equal operations merged: each is traced twice more."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
@@ -146,7 +146,7 @@ def _simplified(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
+def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
     """The number of units of an axis as a symbol of its own, so that axes of equal size are not merged."""
     units = size // axis.multiple_of
     bounds = ValueRanges(max(axis.units[0], 2), axis.units[1])
@@ -157,34 +157,36 @@ def _symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
     return env.create_symintnode(expression, hint=units, source=source)
 
 
-def _shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
+def _symbolic_shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
     return [
         dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
         for i, size in enumerate(tensor.shape)
     ]
 
 
-class _Sizes(ShapeEnv):
+class _RecordingShapeEnv(ShapeEnv):
     """What is known of the sizes, and who asked."""
 
     def __init__(self, *, duck_shape: bool) -> None:
         super().__init__(duck_shape=duck_shape)
-        self.askers: dict[int, traceback.StackSummary] = {}
+        self.guard_stacks: dict[int, traceback.StackSummary] = {}
 
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
-        known = len(self.guards)
+        guard_count = len(self.guards)
         value = super().evaluate_expr(*args, **kwargs)
-        if len(self.guards) > known:
+        if len(self.guards) > guard_count:
             machinery = uninteresting_files() | {__file__}
             stack = traceback.extract_stack()
-            self.askers[known] = traceback.StackSummary.from_list([f for f in stack if f.filename not in machinery])
+            self.guard_stacks[guard_count] = traceback.StackSummary.from_list(
+                [f for f in stack if f.filename not in machinery]
+            )
         return value
 
 
-def _check_sizes(env: _Sizes, symbols: Mapping[str, Any]) -> None:
+def _check_sizes(env: _RecordingShapeEnv, symbols: Mapping[str, Any]) -> None:
     """Refuse a graph that holds for some sizes alone. What torch decides, such as a kernel, changes no result."""
     names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
     for index, guard in enumerate(env.guards):
-        asker = env.askers.get(index, traceback.StackSummary())
+        asker = env.guard_stacks.get(index, traceback.StackSummary())
         if isinstance(guard.expr, sympy.Eq) or innermost(asker[-1:]):
             raise FixedSizeError(str(guard.expr.subs(names)), innermost(asker))

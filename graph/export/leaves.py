@@ -38,7 +38,7 @@ class Leaf:
     tensor: Any
     axes: Axes
 
-    def named(self, base: str) -> str:
+    def full_name(self, base: str) -> str:
         return f"{base}.{self.path}" if self.path else base
 
 
@@ -62,12 +62,12 @@ def leaves_of(value: Any, kind: PortType | None = None) -> list[Leaf]:
     """The tensors of a value, in the order of its pytree."""
     from torch.utils._pytree import tree_flatten_with_path
 
-    found = []
+    leaves = []
     for keys, leaf in tree_flatten_with_path(value)[0]:
         if is_tensor(leaf):
             path = path_of(keys)
-            found.append(Leaf(path, leaf, _axes(value, kind, path, leaf)))
-    return found
+            leaves.append(Leaf(path, leaf, _leaf_axes(value, kind, path, leaf)))
+    return leaves
 
 
 def rebuilt(value: Any, tensors: Sequence[Any]) -> Any:
@@ -75,8 +75,8 @@ def rebuilt(value: Any, tensors: Sequence[Any]) -> Any:
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     flat, spec = tree_flatten(value)
-    given = iter(tensors)
-    return tree_unflatten([next(given) if is_tensor(leaf) else leaf for leaf in flat], spec)
+    remaining = iter(tensors)
+    return tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
 
 
 def statics_of(value: Any) -> dict[str, Any]:
@@ -84,37 +84,37 @@ def statics_of(value: Any) -> dict[str, Any]:
     from torch.utils._pytree import tree_flatten_with_path
 
     flat = tree_flatten_with_path(value)[0]
-    found = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
-    return found | dict.fromkeys(_absent(value, ""))
+    plain = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+    return plain | dict.fromkeys(_none_fields(value, ""))
 
 
-def _absent(value: Any, base: str) -> Iterator[str]:
+def _none_fields(value: Any, base: str) -> Iterator[str]:
     """The fields that are None: a pytree has no leaf there."""
     if not is_dataclass(value) or isinstance(value, type):
         return
     for field in fields(value):
-        one = getattr(value, field.name)
-        if one is None:
+        field_value = getattr(value, field.name)
+        if field_value is None:
             yield base + field.name
         else:
-            yield from _absent(one, f"{base}{field.name}.")
+            yield from _none_fields(field_value, f"{base}{field.name}.")
 
 
 def path_of(keys: Sequence[Any]) -> str:
     """The place of a leaf in a pytree, dotted."""
-    return ".".join(_key(key) for key in keys)
+    return ".".join(_key_text(key) for key in keys)
 
 
-def _key(key: Any) -> str:
+def _key_text(key: Any) -> str:
     for name in ("name", "key", "idx"):
         if hasattr(key, name):
             return str(getattr(key, name))
     return str(key)
 
 
-def _axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
+def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     """The axes that a type declares; else those of a sample for four axes, and a leading batch for less."""
-    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared(kind)
+    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared_axes(kind)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
             axis if isinstance(axis, str) and axis in DYNAMIC else size
@@ -126,11 +126,11 @@ def _axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     return ("B", *sizes[1:]) if sizes else ()
 
 
-def _declared(kind: PortType | None) -> Axes | None:
-    for one in kind.alternatives if kind is not None else ():
-        if isinstance(one, SequenceOf) or not issubclass(one, Tensor):
+def _declared_axes(kind: PortType | None) -> Axes | None:
+    for alternative in kind.alternatives if kind is not None else ():
+        if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
             continue
-        axes: Axes | None = getattr(one, "axes", None)
+        axes: Axes | None = getattr(alternative, "axes", None)
         if axes is not None:
             return axes
     return None

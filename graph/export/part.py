@@ -99,24 +99,24 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
         )
         model: onnx_ir.Model = converted.model
         optimise(model)
-    _name(model, names, output_names)
+    _rename_values(model, names, output_names)
     return model
 
 
-def _name(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
+def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
     """Give the inputs and outputs their names; what has one of them already gets another."""
     graph = model.graph
-    ends = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
-    ends |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
+    names_by_id = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
+    names_by_id |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
     inner = [value for node in graph.all_nodes() for value in node.outputs]
     values = [*graph.inputs, *graph.initializers.values(), *inner]
-    taken = {value.name for value in values} | set(ends.values())
+    taken = {value.name for value in values} | set(names_by_id.values())
     for value in values:
-        if id(value) in ends or value.name in ends.values():
+        if id(value) in names_by_id or value.name in names_by_id.values():
             value.name = next(f"{value.name}_{i}" for i in count(1) if f"{value.name}_{i}" not in taken)
             taken.add(value.name)
     for value in (*graph.inputs, *graph.outputs):
-        value.name = ends[id(value)]
+        value.name = names_by_id[id(value)]
 
 
 def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: bool) -> TracedPart:
@@ -145,13 +145,13 @@ class _Renamer:
     """torch's symbols, `s26` or `4*s26`, as the names of the axes that they stand for."""
 
     def __init__(self, model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]]) -> None:
-        self.named: dict[str, str | None] = {}
+        self.names_by_symbol: dict[str, str | None] = {}
         self.symbols: dict[sympy.Symbol, sympy.Expr] = {}
         for value, dynamic in zip(model.graph.inputs, axes, strict=True):
             for index, axis in dynamic.items():
                 assert value.shape is not None
                 text = str(getattr(value.shape[index], "value", value.shape[index]))
-                self.named[text] = axis.name
+                self.names_by_symbol[text] = axis.name
                 symbols = sympy.sympify(text).free_symbols
                 if not symbols:  # torch found that the function holds for one size alone, and said nothing
                     raise FixedSizeError(f"{axis.name} = {text}", "")
@@ -165,16 +165,18 @@ class _Renamer:
         sizes = [d if isinstance(d, int) else onnx_ir.SymbolicDim(self._name(d.value)) for d in value.shape]
         value.shape = onnx_ir.Shape(sizes)
 
-    def _name(self, text: str | None) -> str | None:
+    def _rename_values(self, text: str | None) -> str | None:
         if text is None:
             return None
-        if text not in self.named:
+        if text not in self.names_by_symbol:
             try:
                 expression = sympy.sympify(text).subs(self.symbols)
             except (sympy.SympifyError, TypeError, AttributeError):
                 expression = None
-            self.named[text] = None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
-        return self.named[text]
+            self.names_by_symbol[text] = (
+                None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
+            )
+        return self.names_by_symbol[text]
 
 
 def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:

@@ -16,8 +16,8 @@ LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 @cache
 def _folders() -> tuple[Path, ...]:
     specs = (find_spec(name) for name in LIBRARIES)
-    found = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
-    return (Path(__file__).parent, Path(traceback.__file__).parent, *found)
+    folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
+    return (Path(__file__).parent, Path(traceback.__file__).parent, *folders)
 
 
 @cache
@@ -32,8 +32,8 @@ def is_library(file: Path) -> bool:
 
 def innermost(frames: Iterable[traceback.FrameSummary]) -> str:
     """FILE:LINE of the last frame that is in no library, or ""."""
-    own = [frame for frame in frames if not is_library(Path(frame.filename))]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+    user_frames = [frame for frame in frames if not is_library(Path(frame.filename))]
+    return f"{user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""
 
 
 def raised_at(trace: TracebackType | None) -> str:
@@ -43,7 +43,7 @@ def raised_at(trace: TracebackType | None) -> str:
 
 def recorded(stack: str) -> str:
     """The same of a stack trace that a graph recorded as text."""
-    found = [
+    locations = [
         (file, line) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if not is_library(Path(file))
     ]
-    return ":".join(found[-1]) if found else ""
+    return ":".join(locations[-1]) if locations else ""

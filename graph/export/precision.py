@@ -25,18 +25,20 @@ EVERY_STEP = ""
 """As the name of a part: all those in loops, which are called again and again. The others are float32 by default."""
 
 
-def chosen_precisions(given: Sequence[str]) -> dict[str, str]:
+def chosen_precisions(texts: Sequence[str]) -> dict[str, str]:
     """``fp16`` for the parts in loops and ``decode=fp16`` for a named one, as a mapping. Raises ``ValueError``."""
-    found: dict[str, str] = {}
-    for text in given:
+    precisions: dict[str, str] = {}
+    for text in texts:
         part, equals, precision = text.rpartition("=")
         if equals and not part:
             raise ValueError(f"'{text}' names no part; write {precision}, or PART={precision}")
         if precision not in PRECISIONS:
             raise ValueError(f"there is no precision '{precision}'; {choices(precision, PRECISIONS, 'precisions')}")
-        if found.setdefault(part, precision) != precision:
-            raise ValueError(f"'{text}' asks for another precision than '{part + '=' if part else ''}{found[part]}'")
-    return found
+        if precisions.setdefault(part, precision) != precision:
+            raise ValueError(
+                f"'{text}' asks for another precision than '{part + '=' if part else ''}{precisions[part]}'"
+            )
+    return precisions
 
 
 def cast_models(values: Mapping[Any, Any], dtype: torch.dtype) -> dict[Any, Any]:

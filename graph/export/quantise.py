@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from guidegraph.graph.export.part import TracedPart
 
-SMALLEST = 1024
+MIN_WEIGHTS = 1024
 """Weights of fewer numbers than this stay as they are."""
 
 
@@ -28,7 +28,7 @@ def quantised(part: TracedPart) -> TracedPart:
 
     model = part.model.clone()
     graph = model.graph
-    done: dict[tuple[int, int], onnx_ir.Value] = {}
+    dequantised_weights: dict[tuple[int, int], onnx_ir.Value] = {}
     for node in list(graph):
         if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
             continue
@@ -36,27 +36,27 @@ def quantised(part: TracedPart) -> TracedPart:
         if weight is None or weight.name not in graph.initializers or weight.const_value is None:
             continue
         array = weight.const_value.numpy()
-        if array.ndim != 2 or array.dtype != np.float32 or array.size < SMALLEST:
+        if array.ndim != 2 or array.dtype != np.float32 or array.size < MIN_WEIGHTS:
             continue
         axis = 0 if node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value else 1
         key = (id(weight), axis)
-        if key not in done:
-            done[key] = _dequantised(graph, weight, array, axis)
-        node.replace_input_with(1, done[key])
+        if key not in dequantised_weights:
+            dequantised_weights[key] = _add_dequantised(graph, weight, array, axis)
+        node.replace_input_with(1, dequantised_weights[key])
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             graph.initializers.pop(name)
     return replace(part, model=model)
 
 
-def _dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
+def _add_dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
     import onnx_ir
 
     scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
     scale[scale == 0] = 1.0
-    whole = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
+    rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
     values = []
-    for suffix, data in (("int8", whole), ("scale", scale)):
+    for suffix, data in (("int8", rounded), ("scale", scale)):
         name = f"{weight.name}_{suffix}_{axis}"
         value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(data, name=name))
         value.shape, value.type = onnx_ir.Shape(data.shape), onnx_ir.TensorType(onnx_ir.DataType.from_numpy(data.dtype))

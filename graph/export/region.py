@@ -20,19 +20,19 @@ class Region:
     each, in the outer graph, and the entry.
     """
 
-    where: str
+    prefix: str
     outer: Region | None = None
     nodes: list[onnx_ir.Node] = field(default_factory=list)
     weights: list[onnx_ir.Value] = field(default_factory=list)
     values: dict[str, onnx_ir.Value] = field(default_factory=dict)
     starts: dict[str, onnx_ir.Value] = field(default_factory=dict)
-    entries: dict[str, onnx_ir.Value] = field(default_factory=dict)
-    scanned: list[tuple[onnx_ir.Value, onnx_ir.Value]] = field(default_factory=list)
+    item_sequences: dict[str, onnx_ir.Value] = field(default_factory=dict)
+    scans: list[tuple[onnx_ir.Value, onnx_ir.Value]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
 
     def add(self, operator: str, *inputs: onnx_ir.Value, **attributes: Any) -> onnx_ir.Value:
         """A node of one output, in the type of its first input."""
-        name = f"{self.where}/{operator}_{next(self._numbers)}"
+        name = f"{self.prefix}/{operator}_{next(self._numbers)}"
         node = onnx_ir.node(operator, list(inputs), attributes, name=name)
         node.outputs[0].name = f"{name}.out"
         if inputs and inputs[0].dtype is not None:
@@ -43,10 +43,10 @@ class Region:
     def constant(self, value: Any, name: str = "") -> onnx_ir.Value:
         """A weight."""
         array = np.asarray(value)
-        name = f"{self.where}/{name or f'constant_{next(self._numbers)}'}"
-        found = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
-        self.weights.append(found)
-        return found
+        name = f"{self.prefix}/{name or f'constant_{next(self._numbers)}'}"
+        weight = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
+        self.weights.append(weight)
+        return weight
 
     def integers(self, *values: int) -> onnx_ir.Value:
         return self.constant(np.array(values, dtype=np.int64))
@@ -55,41 +55,41 @@ class Region:
         """The value in a type; itself where it has it."""
         if value.dtype == dtype:
             return value
-        found = self.add("Cast", value, to=int(dtype))
-        found.dtype, found.shape = dtype, value.shape
-        return found
+        result = self.add("Cast", value, to=int(dtype))
+        result.dtype, result.shape = dtype, value.shape
+        return result
 
     def size(self, value: onnx_ir.Value, axis: int) -> onnx_ir.Value:
         """The size of an axis, int64 (1)."""
-        found = self.add("Shape", value, start=axis, end=axis + 1)
-        found.dtype = onnx_ir.DataType.INT64
-        return found
+        result = self.add("Shape", value, start=axis, end=axis + 1)
+        result.dtype = onnx_ir.DataType.INT64
+        return result
 
     def numbers(self, count: onnx_ir.Value) -> onnx_ir.Value:
         """0, 1, … below a count, int64."""
-        found = self.add("Range", self.constant(np.int64(0)), count, self.constant(np.int64(1)))
-        found.shape = onnx_ir.Shape([None])
-        return found
+        result = self.add("Range", self.constant(np.int64(0)), count, self.constant(np.int64(1)))
+        result.shape = onnx_ir.Shape([None])
+        return result
 
-    def expanded(self, value: onnx_ir.Value, sizes: Sequence[int | onnx_ir.Value]) -> onnx_ir.Value:
+    def expand(self, value: onnx_ir.Value, sizes: Sequence[int | onnx_ir.Value]) -> onnx_ir.Value:
         """The value at some sizes: axes that it lacks follow its own, and those of size 1 are repeated."""
         assert value.shape is not None
-        own = len(value.shape)
-        if own < len(sizes):
-            value = self.add("Unsqueeze", value, self.integers(*range(own, len(sizes))))
-        parts = [self.integers(one) if isinstance(one, int) else one for one in sizes]
+        rank = len(value.shape)
+        if rank < len(sizes):
+            value = self.add("Unsqueeze", value, self.integers(*range(rank, len(sizes))))
+        size_values = [self.integers(size) if isinstance(size, int) else size for size in sizes]
         # Of one size too: onnxruntime warns of an Expand whose sizes come from elsewhere straight away.
-        return self.add("Expand", value, self.add("Concat", *parts, axis=0))
+        return self.add("Expand", value, self.add("Concat", *size_values, axis=0))
 
-    def scan(self, name: str, whole: onnx_ir.Value) -> onnx_ir.Value:
+    def scan(self, name: str, sequence: onnx_ir.Value) -> onnx_ir.Value:
         """One more value that the loop walks over, along its first axis: the entry in the body."""
-        assert whole.shape is not None
-        dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value) for d in whole.shape[1:]]
-        entry = onnx_ir.val(f"{self.where}/{name}", dtype=whole.dtype, shape=onnx_ir.Shape(dims))
-        self.entries[name] = whole
-        self.scanned.append((whole, entry))
-        self.values[name] = entry
-        return entry
+        assert sequence.shape is not None
+        dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value) for d in sequence.shape[1:]]
+        item = onnx_ir.val(f"{self.prefix}/{name}", dtype=sequence.dtype, shape=onnx_ir.Shape(dims))
+        self.item_sequences[name] = sequence
+        self.scans.append((sequence, item))
+        self.values[name] = item
+        return item
 
     def find(self, name: str) -> tuple[Region, onnx_ir.Value] | None:
         """The value of a name, and the graph in which it is."""
@@ -107,13 +107,13 @@ class Region:
 
 def typed(name: str, dtype: str, dims: Sequence[int | str | None]) -> onnx_ir.Value:
     """A value for a graph's input. dtype: as NumPy names it."""
-    shape = onnx_ir.Shape([one if isinstance(one, int) else onnx_ir.SymbolicDim(one) for one in dims])
+    shape = onnx_ir.Shape([size if isinstance(size, int) else onnx_ir.SymbolicDim(size) for size in dims])
     return onnx_ir.val(name, dtype=onnx_ir.DataType.from_numpy(np.dtype(dtype)), shape=shape)
 
 
-def prefixed(value: onnx_ir.Value, where: str) -> None:
+def prefixed(value: onnx_ir.Value, prefix: str) -> None:
     """Make the names of a value's free axes those of one place, since elsewhere the same name may be another size."""
     if value.shape is None or value.shape.is_static():
         return
-    dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value and f"{where}.{d.value}") for d in value.shape]
+    dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value and f"{prefix}.{d.value}") for d in value.shape]
     value.shape = onnx_ir.Shape(dims)

@@ -36,7 +36,7 @@ def assign(
     *,
     one_graph: bool = False,
     at_export: Collection[str] = (),
-    known: Mapping[str, str] | None = None,
+    fixed_before: Mapping[str, str] | None = None,
 ) -> Roles:
     """Who does what.
 
@@ -48,41 +48,41 @@ def assign(
     Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
-    fixed |= known or {}
-    hosted = every = host_calls(ops, numbers)
+    fixed |= fixed_before or {}
+    on_host = all_host_calls = host_calls(ops, numbers)
     while True:
-        reads = _parameters_read(ops, fixed)
-        found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers, at_export))
+        reads = _find_parameters_read(ops, fixed)
+        newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export))
         if one_graph:
-            found |= _chosen_by(ops, reads, fixed)
-        if not found:
+            newly_fixed |= _fix_choice_parameters(ops, reads, fixed)
+        if not newly_fixed:
             dynamic = {key for key, names in reads.items() if names is not None}
             # What comes before a graph can be told only once all that a bundle fixes is fixed.
-            before = hosted_before(ops, dynamic, every) if one_graph else every
-            if before != hosted:
-                hosted = before
+            prelude = _find_prelude(ops, dynamic, all_host_calls) if one_graph else all_host_calls
+            if prelude != on_host:
+                on_host = prelude
                 continue
-            return Roles(dynamic, hosted, {name: why for name, why in fixed.items() if name in params})
-        fixed.update(found)
+            return Roles(dynamic, on_host, {name: reason for name, reason in fixed.items() if name in params})
+        fixed.update(newly_fixed)
 
 
 _LOOP = "<loop>"
 
 
-def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
+def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
     """The parameters on which each operation depends, and `<loop>` for what depends on a loop; None for constants.
 
     An operation that the runtime does is left for it even where nothing changes what it gives, so that its settings,
     such as a sampler's, can be changed there; then it is among what depends on it, by its key.
     """
-    found: dict[str, frozenset[str] | None] = {}
+    parameters_by_key: dict[str, frozenset[str] | None] = {}
 
     def reads(source: Source) -> frozenset[str]:
         if isinstance(source, Param):
             return frozenset() if source.name in fixed else frozenset({source.name})
         if isinstance(source, (Carry, Item, Index)):
             return frozenset({_LOOP})
-        return (found.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
+        return (parameters_by_key.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
 
     for op in walk(ops):
         names: frozenset[str] = frozenset()
@@ -92,11 +92,11 @@ def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[st
             names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
-        found[op.key] = names or None
-    return found
+        parameters_by_key[op.key] = names or None
+    return parameters_by_key
 
 
-def _must_be_fixed(
+def _find_parameters_to_fix(
     ops: Mapping[str, Op],
     reads: Mapping[str, frozenset[str] | None],
     fixed: Mapping[str, str],
@@ -142,14 +142,14 @@ def _must_be_fixed(
                 yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
 
 
-def _chosen_by(
+def _fix_choice_parameters(
     ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
 ) -> dict[str, str]:
     """The parameters that choices are made by, to be fixed: one graph has one branch of each choice.
 
     Raises ``ExportError`` for a choice that is made by what a run computes.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for op in walk(ops):
         if not isinstance(op, Choice) or reads[op.key] is None:
             continue
@@ -160,8 +160,8 @@ def _chosen_by(
                 place=str(op.mark),
             )
         if op.when.name not in fixed:
-            found[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
-    return found
+            reasons[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
+    return reasons
 
 
 def _reads_files(call: Call) -> bool:
@@ -205,36 +205,36 @@ def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
 
 
 def _reads_graph(call: Call, traced: set[str]) -> bool:
-    given = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
-    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in given)
+    sources = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
 
 
-def hosted_before(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
+def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
     """Those of the runtime's operations that need nothing of what is traced, so that they can run before all of it.
 
     An operation that reads only the shapes of some ports, as noise that is like a sample does, needs nothing of what is
     traced there, and of an iteration its number.
     """
-    inside: set[str] = set()
+    after_graph: set[str] = set()
 
     def reads(source: Source) -> bool:
-        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in inside)
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in after_graph)
 
-    found = set()
+    prelude = set()
     for op in walk(ops):
         if op.key not in dynamic:
             continue
         shapes = SHAPES_READ.get(op.spec.id, ()) if isinstance(op, Call) else ()
         unread = {*shapes, "index"} if shapes else set()
-        needed = [s for name, s in _named_sources(op) if name not in unread]
+        needed = [s for name, s in _sources_by_port(op) if name not in unread]
         if op.key in hosted and not any(map(reads, needed)):
-            found.add(op.key)
-        if op.key not in found or any(map(reads, op.sources())):
-            inside.add(op.key)
-    return found
+            prelude.add(op.key)
+        if op.key not in prelude or any(map(reads, op.sources())):
+            after_graph.add(op.key)
+    return prelude
 
 
-def _named_sources(op: Op) -> Iterator[tuple[str, Source]]:
+def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
     """What an operation reads, with the port or setting that it is for; the key of a loop's carry."""
     if isinstance(op, Loop):
         yield from (("", source) for source in op.sources())

@@ -33,12 +33,12 @@ def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: Iterabl
                 level = max(level, depth[source.op] + (is_traced[source.op] and not is_traced[key]))
         depth[key] = level
     conditions = branch_conditions(ops, roots)
-    found: list[Stage] = []
+    groups: list[Stage] = []
     for level in range(max(depth.values(), default=-1) + 1):
-        here = [op for key, op in ops.items() if depth[key] == level]
-        found += [Stage((op,), False) for op in here if not is_traced[op.key]]
-        found += _parts([op for op in here if is_traced[op.key]], conditions)
-    return found
+        level_ops = [op for key, op in ops.items() if depth[key] == level]
+        groups += [Stage((op,), False) for op in level_ops if not is_traced[op.key]]
+        groups += _parts([op for op in level_ops if is_traced[op.key]], conditions)
+    return groups
 
 
 def _parts(ops: Sequence[Op], conditions: Mapping[str, frozenset[tuple[str, str]]]) -> list[Stage]:

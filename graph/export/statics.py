@@ -18,37 +18,43 @@ Build = Callable[[Sequence[Given]], PartPlan]
 """The part, of other values than the example's."""
 
 
-def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held: Mapping[str, str]) -> dict[str, Any]:
+def fields_that_count(
+    part: PartPlan, examples: Sequence[Given], build: Build, run_names: Mapping[str, str]
+) -> dict[str, Any]:
     """For each field, by what it is called in the run, what it must be: ``{"is": value}``, and "why" where one knows.
 
     held: what the run calls those fields that it has, by their names in the part. Flags are tried; of other fields
     every value counts.
     """
-    found: dict[str, Any] = {}
+    guards: dict[str, Any] = {}
     flags: list[tuple[int, str, str]] = []
-    for i, one in enumerate(given):
-        for path, value in statics_of(one.value).items():
-            at = held.get(f"{one.name}.{path}")
-            if at is None or not (value is None or isinstance(value, (bool, int, float, str))):
+    for i, example in enumerate(examples):
+        for path, value in statics_of(example.value).items():
+            name = run_names.get(f"{example.name}.{path}")
+            if name is None or not (value is None or isinstance(value, (bool, int, float, str))):
                 continue
-            found[at] = {"is": value}
+            guards[name] = {"is": value}
             if isinstance(value, bool):
-                flags.append((i, path, at))
-    expected = _expected(part) if flags else None
+                flags.append((i, path, name))
+    expected = _outputs_or_none(part) if flags else None
     if expected is None:
-        return found
-    for i, path, at in flags:
-        value = found[at]["is"]
-        other = [*given[:i], replace(given[i], value=with_field(given[i].value, path, not value)), *given[i + 1 :]]
+        return guards
+    for i, path, name in flags:
+        value = guards[name]["is"]
+        changed = [
+            *examples[:i],
+            replace(examples[i], value=with_field(examples[i].value, path, not value)),
+            *examples[i + 1 :],
+        ]
         try:
-            if _equal(_outputs(build(other)), expected):
-                del found[at]
+            if _equal(_outputs(build(changed)), expected):
+                del guards[name]
         except NodeError as error:
-            found[at]["why"] = str(error.cause)
-    return found
+            guards[name]["why"] = str(error.cause)
+    return guards
 
 
-def _expected(part: PartPlan) -> tuple[Any, ...] | None:
+def _outputs_or_none(part: PartPlan) -> tuple[Any, ...] | None:
     """What a part gives, or None where it does not run on any numbers: then every flag counts."""
     try:
         return _outputs(part)
@@ -62,13 +68,13 @@ def _outputs(part: PartPlan) -> tuple[Any, ...]:
 
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(example: Any) -> Any:
+    def draw_like(example: Any) -> Any:
         if not example.is_floating_point():
             return example
         return (0.1 + 0.8 * torch.rand(example.shape, generator=generator)).to(example)
 
     with torch.no_grad():
-        return part.function(*(drawn(one.example) for one in part.inputs))
+        return part.function(*(draw_like(part_input.example) for part_input in part.inputs))
 
 
 def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:

@@ -63,7 +63,7 @@ def trace_part(
     """
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"{' and '.join(missing)} not installed", f"install it: pip install {' '.join(missing)}")
-    found = check_axes(inputs, names, axes)
+    sizes_found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
     gradient = _gradient_inside(function, inputs, output_names)
@@ -73,7 +73,7 @@ def trace_part(
         for index, size in enumerate(tensor.shape)
         if index not in dynamic
     ]
-    sizes = trace_sizes(axes, found, fixed)
+    sizes = trace_sizes(axes, sizes_found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
     graph = _as_export_error(forward_graph, function, examples, axes, sizes) if gradient else function
@@ -85,12 +85,12 @@ def trace_part(
         except Exception as error:
             if not gradient:  # this trace knows where a size was fixed
                 _as_export_error(forward_graph, function, examples, axes, sizes)
-            raise _from_torch(error) from error
-        program = _as_export_error(_decomposed, program)
+            raise _explain_torch_error(error) from error
+        program = _as_export_error(_decompose, program)
         try:
             model = to_onnx(program, names, output_names)
         except torch.onnx.errors.OnnxExporterError as error:
-            raise _without_onnx(error, program, function, inputs) from error
+            raise _explain_missing_operator(error, program, function, inputs) from error
     return tidy(model, axes, gradient)
 
 
@@ -129,7 +129,7 @@ def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
     return [{index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes]
 
 
-def _decomposed(program: ExportedProgram) -> ExportedProgram:
+def _decompose(program: ExportedProgram) -> ExportedProgram:
     """The program without the operators that a decomposition is registered for."""
     table = decompositions()
     used = {node.target for node in program.graph.nodes if node.op == "call_function"} & table.keys()
@@ -142,10 +142,10 @@ def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:
     except ExportError:
         raise
     except Exception as error:
-        raise _from_torch(error) from error
+        raise _explain_torch_error(error) from error
 
 
-def _from_torch(error: Exception) -> ExportError:
+def _explain_torch_error(error: Exception) -> ExportError:
     """What torch says of a function that it cannot trace, for the one who wrote the function."""
     text = error_text(error)
     place = raised_at(error.__traceback__)
@@ -170,7 +170,7 @@ def _from_torch(error: Exception) -> ExportError:
     return ExportError(f"torch cannot trace it ({type(error).__name__}: {first})", REWRITE, place=place)
 
 
-def _without_onnx(
+def _explain_missing_operator(
     error: BaseException, program: ExportedProgram, function: Function, inputs: Sequence[Tensor]
 ) -> ExportError:
     """The operator that stopped the conversion, by name, with the place where it is called."""
@@ -184,17 +184,17 @@ def _without_onnx(
     node = targets.get(operator)
     if node is None and missing:  # torch had put it in terms of its own primitives: name what was called
         inner = missing.group(1).rpartition(".")[2]
-        called = next((target for target in targets if inner in target), "")
-        node, operator = targets.get(called), called or operator
+        target_name = next((target for target in targets if inner in target), "")
+        node, operator = targets.get(target_name), target_name or operator
         name = operator.rpartition(".")[0]
     place = recorded(node.stack_trace or "") if node is not None else ""
     if name and not place:
-        place = probe(function, inputs, wanted=name)[1].place
+        place = probe(function, inputs, operator=name)[1].place
     if missing:
         reason, remedy = f"operator {name} has no ONNX form", _register(name, operator)
     else:
-        last = next((line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given")
-        reason = f"operator {name or 'of unknown name'} could not be converted to ONNX ({last})"
+        last_line = next((line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given")
+        reason = f"operator {name or 'of unknown name'} could not be converted to ONNX ({last_line})"
         remedy = _register(name, operator) if name else REWRITE
     return ExportError(reason, remedy, place=place, operator=name)
 
