@@ -1,7 +1,7 @@
-"""What a run would stumble over, found before anything runs: in the values of parameters, and on this machine.
+"""Checks before a run: values of parameters that do not fit together, and things that this machine lacks.
 
-Shapes follow from settings through what nodes say of themselves (``shape``); the rules and their words are the
-runtime's, so that a bundle refuses what the engine refuses.
+Shapes are inferred from settings by the nodes' ``shape`` traits. The rules and their messages are the runtime's, so a
+bundle refuses the same runs as the engine.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from guidegraph_runtime.admission import Rows, Shape, Sized, batch_problem, memo
 
 REFUSED = "refused"
 LACKING = frozenset({"missing-extra", "missing-file", "missing-part"})
-"""Codes of what a machine lacks; the workflow itself is right."""
+"""Codes of problems of the machine; the workflow itself is valid."""
 
 
 class _Unknown:
-    """A value of which nothing is known."""
+    """The type of a value that is unknown before the run."""
 
 
 UNKNOWN = _Unknown()
@@ -37,9 +37,9 @@ UNKNOWN = _Unknown()
 
 @dataclass
 class Extents:
-    """The leading axes of values, as far as they are known, and what says how many samples they are for.
+    """The known leading axes of values, and for each the source that sets its number of samples.
 
-    values: those of parameters. limit: bytes that one value may take, in place of the machine's memory.
+    values: of parameters. limit: bytes that one value may take; by default the machine's memory.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Extents:
     problems: list[Problem] = field(default_factory=list)
 
     def follow(self, ops: Iterable[Op]) -> None:
-        """Follow the shapes of a region's operations, in order, and note what cannot go together."""
+        """Infer the shapes of a region's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
             if isinstance(op, Loop):
                 self._loop(op)
@@ -60,7 +60,7 @@ class Extents:
                     self.problems.append(Problem(op.mark, REFUSED, f"{op.spec.id}: {error}", f"nodes.{op.key}"))
 
     def of_ports(self, call: Call) -> dict[str, Shape]:
-        """The shapes of a call's ports that are known."""
+        """The known shapes of a call's input ports."""
         shapes = {}
         for name, source in call.inputs.items():
             if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
@@ -68,7 +68,7 @@ class Extents:
         return shapes
 
     def shape_of(self, source: Source) -> Shape | None:
-        """The leading axes of a value, where they are known."""
+        """The leading axes of a value; ``None`` if they are unknown."""
         value = _find_value(source, self.values)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
@@ -94,7 +94,7 @@ class Extents:
             self.sources[Output(call.key, name)] = source
 
     def _output_shapes(self, call: Call) -> Mapping[str, Shape]:
-        """The shapes of a call's outputs that are known."""
+        """The known shapes of a call's outputs."""
         spec = call.spec
         if spec.shape is None:
             rows = self.of_ports(call).get(spec.batchable[0], ())[:1]
@@ -108,7 +108,7 @@ class Extents:
         return shapes if isinstance(shapes, Mapping) else {next(iter(call.outputs)): shapes}
 
     def _check_batch(self, call: Call) -> None:
-        """The ports of a batchable call go with the samples of its first one."""
+        """Check that the ports of a batchable call fit the batch of its first port. Raises ``ValueError``."""
         if not call.spec.batchable:
             return
         shapes = self.of_ports(call)
@@ -124,7 +124,7 @@ class Extents:
             raise ValueError(reason)
 
     def _argument(self, call: Call, name: str) -> Any:
-        """What a ``shape`` is told of a port or setting."""
+        """The argument that the trait ``shape`` gets for a port or setting."""
         source, port = argument_source(call, name), call.spec.port(name)
         assert port is not None
         if source is None:
@@ -141,7 +141,7 @@ class Extents:
         return Sized(self.shapes[source]) if source in self.shapes else UNKNOWN
 
     def _source(self, call: Call) -> str:
-        """What says how many samples a call's outputs are for: a parameter's list, a port's value, or the node."""
+        """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
         for source in call.sources():
             if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
                 return f"'{source.name}' ({len(value)} values)"
@@ -149,28 +149,28 @@ class Extents:
         return self._format_source(rows[0]) if rows else f"'{call.key}'"
 
     def _format_source(self, source: Sources) -> str:
-        """What a value is called in a message."""
+        """A value's name in a message."""
         if isinstance(source, Param):
             return f"'{source.name}'"
         return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
 
 
 def _find_value(source: Source, values: Mapping[str, Any]) -> Any:
-    """The value of a literal, or of a parameter that has one."""
+    """The value of a literal or a parameter; ``UNKNOWN`` for anything else."""
     if isinstance(source, Literal):
         return source.value
     return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
 
 
 def _shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
-    """What cannot go together, or is too large, for values of parameters; one that is not there is not known."""
+    """Shapes that do not fit together or are too large. A parameter without a value is unknown."""
     extents = Extents(values, limit)
     extents.follow(ops.values())
     return extents.problems
 
 
 def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
-    """What the machine lacks for a run: optional packages, files that are read, parts of models."""
+    """Optional packages, input files and model parts that a run needs and this machine lacks."""
     calls = [op for op in walk(ops) if isinstance(op, Call)]
     checked = [call for call in calls if call.spec.asks_machine]
     if not checked:
@@ -190,7 +190,7 @@ def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[
 
 
 def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
-    """By operation, the calls that read an output of it: the call, its port, and the output's name."""
+    """By operation, the calls that read one of its outputs: the call, its port, and the output's name."""
     readers: dict[str, list[tuple[Call, str, str]]] = {}
     for call in calls:
         for name, sources in (*call.inputs.items(), *call.settings.items()):
@@ -201,13 +201,13 @@ def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]
 
 
 def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
-    """All that speaks against a run of some outputs (by default all), for what is known of its parameters."""
+    """All problems of a run of some outputs (by default all) with these values of parameters."""
     ops = _certain_ops(graph, values, only)
     return [*_shape_problems(ops, values), *_machine_problems(ops, values)]
 
 
 def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
-    """Refuse values that cannot go together, or that are too large. Raises ``WorkflowError``."""
+    """Raise ``WorkflowError`` for values that do not fit together or are too large."""
     if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
         return
     if problems := _shape_problems(_certain_ops(graph, values, only), values):
@@ -215,13 +215,13 @@ def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] 
 
 
 def check_lacking(ops: Mapping[str, Op]) -> None:
-    """Refuse to run what this machine cannot. Raises ``WorkflowError``."""
+    """Raise ``WorkflowError`` for operations that this machine cannot run."""
     if problems := _machine_problems(ops, {}):
         raise WorkflowError(problems)
 
 
 def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
-    """The operations that a run of some outputs needs; of choices that it makes later, no branch."""
+    """The operations that a run of some outputs needs whichever branches it takes later."""
     roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
     settled = settle_by_parameters(graph.ops, roots, values)
     roots = [settled.source(source) for source in roots]
@@ -240,7 +240,7 @@ def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) 
 
 
 def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
-    """Files that a call reads and that are not there."""
+    """Missing files that a call reads."""
     for name, source in call.settings.items() if call.spec.pure else ():
         value = None if isinstance(source, tuple) else _find_value(source, values)
         if isinstance(value, Path) and value not in written and not value.exists():
@@ -253,7 +253,7 @@ def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path
 
 
 def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
-    """The first output that another call reads and that this one will not give, with the names of the others."""
+    """The first output that another call reads but this one does not provide; the message names the others."""
     provides = call.spec.provides
     arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
     if provides is None or arguments is None:
@@ -277,7 +277,7 @@ def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[
 
 
 def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
-    """Files that the same run writes, so that they may be there when they are read."""
+    """Files that the same run writes: they may exist by the time they are read."""
     return {path for call in calls if not call.spec.pure for path in _paths(call, values)}
 
 
@@ -292,7 +292,7 @@ def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
 def _arguments(
     call: Call, names: Iterable[str], values: Mapping[str, Any], read: Collection[str]
 ) -> dict[str, Any] | None:
-    """Settings of a call by name, where they are known, and the outputs that are read where those are asked for."""
+    """Known settings of a call by name, and ``read`` under the name ``READ``; ``None`` if a setting is unknown."""
     arguments: dict[str, Any] = {}
     for name in names:
         source = call.settings.get(name)

@@ -1,4 +1,4 @@
-"""The entries of a loop come to the device of the run: data sets are made on the CPU."""
+"""Moving a loop's items to the device of the run: data sets are made on the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def brought(item: Any, device: torch.device) -> Any:
     """A value with its tensors on a device, also those in a NamedTuple, dataclass, tuple, list or dictionary.
 
-    Nothing is done for the CPU: what has been made elsewhere by a run on it was put there on purpose.
+    With the CPU as the device the value is returned as it is: tensors that a CPU run made elsewhere are meant to stay.
     """
     if device.type == "cpu":
         return item

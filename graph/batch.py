@@ -1,9 +1,9 @@
 """The batch pass: sibling calls of a batchable node on the same model become one call.
 
-Calls are siblings when they are of one node, agree in all that is not batchable, and none depends on
-another. At run time their arguments are joined along the leading axis: that of the first batchable port
-is the batch, and an axis of length 1 in the others is expanded first. Where structure, dtypes or the other
-axes do not match, the calls are made one by one.
+Siblings are calls of one node that agree in everything that is not batchable and do not depend on each other. At run
+time their arguments are concatenated along the leading axis. The first batchable port sets the batch size; leading axes
+of length 1 in the other ports are expanded to it. If structure, dtypes or the other axes do not match, the calls are
+made one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guidegraph.graph.ir import Call, Literal, Op, Output, Sources
 
 @dataclass(frozen=True)
 class BatchCall:
-    """Several calls that may be made as one."""
+    """Several calls that can run as one."""
 
     calls: tuple[Call, ...]
 
@@ -30,7 +30,7 @@ class BatchCall:
 
 
 def batched(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
-    """The operations in order, siblings put together."""
+    """The operations in topological order, with siblings as one ``BatchCall``."""
     families: dict[Any, list[Call]] = {}
     for op in ops.values():
         if isinstance(op, Call) and op.spec.batchable and op.spec.pure:
@@ -54,12 +54,12 @@ def _source_key(source: Sources) -> str:
     if not isinstance(source, Literal):
         return repr(source)
     digest = value_digest(source.value)
-    # An object, such as a model given from Python, is the same where it is the very same object.
+    # Objects, such as models passed from Python, are compared by identity.
     return f"object {id(source.value)}" if digest.startswith(FRESH) else digest
 
 
 def _group_independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
-    """Members by rank: how many members lie on the longest way to each. Equal ranks do not depend on each other."""
+    """Members by rank, the number of members on the longest path to each. Those of one rank are independent."""
     ranks: dict[str, int] = {}
     members: dict[int, list[Call]] = {}
     for key, op in ops.items():
@@ -71,7 +71,7 @@ def _group_independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, lis
 
 
 def _sort_batches(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
-    """Topological order with each group as one vertex; a group that would close a cycle is left apart."""
+    """Topological order with each group as one vertex; a group that would close a cycle is not joined."""
     leader = {key: key for key in ops}
     batches: dict[str, BatchCall] = {}
     for group in groups:
@@ -100,10 +100,10 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 def call_together(
     function: Callable[..., Any], calls: Sequence[Arguments], batchable: Sequence[int | str]
 ) -> list[Any] | None:
-    """One call for several, its result split again; ``None`` where the arguments do not fit together.
+    """Run several calls as one and split the result; ``None`` if their arguments cannot be joined.
 
-    ``calls`` are the positional and the named arguments of each; ``batchable`` names what is joined: an index
-    for a positional argument, or a name.
+    calls: the positional and keyword arguments of each. batchable: the arguments to join, by index if positional, else
+    by name.
     """
     joined_args = list(calls[0][0])
     joined_named = dict(calls[0][1])
@@ -130,7 +130,7 @@ def _pick(call: Arguments, which: Any) -> Any:
 
 
 def _batch_size(values: Sequence[Any]) -> int | None:
-    """The leading size of the first port's tensors; ``None`` where another has neither that nor 1."""
+    """The leading size of the first port's tensors; ``None`` if another tensor's is neither that nor 1."""
     from torch import Tensor
     from torch.utils._pytree import tree_leaves
 

@@ -1,4 +1,4 @@
-"""One step of a plan: gather arguments, check what narrows, call, and put the outputs in their slots."""
+"""One step of a plan: gather the arguments, check narrowing links, call the node, and store its outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class NodeTime:
-    """The calls of a node in a loop's body, and their seconds together."""
+    """How often a node in a loop's body was called, and the total seconds."""
 
     node: str
     calls: int = 0
@@ -36,11 +36,11 @@ class NodeTime:
 
 @dataclass
 class Body:
-    """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
+    """The state of a run that its loops share.
 
-    ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
-    the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
-    ``trips`` counts the iterations of its loops.
+    iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
+    the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
+    on_preview: called with each output of a preview. trips: counts the iterations of all loops.
     """
 
     cancel: CancelToken
@@ -53,14 +53,14 @@ class Body:
     trips: TripCount = field(default_factory=TripCount)
 
     def begin_loop(self, step: Step, trips: int) -> None:
-        """Count the trips of a loop that begins. Raises ``NodeError`` where the run would have too many."""
+        """Count the trips of a loop that begins. Raises ``NodeError`` if the run would have too many."""
         try:
             self.trips.begin(trips)
         except LimitExceeded as error:
             raise fail(step, error) from None
 
     def add_time(self, step: Step, seconds: float) -> None:
-        """Add a step that has run; what ran together shares its time equally."""
+        """Add the time of a step that has run; the calls of a batch get equal parts of it."""
         ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
         for op in ops:
             node_time = self.node_times.get(op.key)
@@ -71,7 +71,7 @@ class Body:
 
 
 def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls, and put back what it changes of the process. Raises ``NodeError``."""
+    """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``."""
     process_state = None if step.watch == "nothing" else keep_state(step.watch)
     try:
         if step.members:
@@ -97,7 +97,7 @@ def invoke(step: Step, slots: list[Any]) -> None:
 
 
 def fail(step: Step, error: BaseException) -> NodeError:
-    """The error of a step, naming it in the workflow."""
+    """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.op.calls[0] if isinstance(step.op, BatchCall) else step.op
     name = op.spec.id if isinstance(op, Call) else "loop"
     mark = _mark(op, error)
@@ -119,7 +119,7 @@ def _mark(op: Call | Loop, error: BaseException) -> Mark:
 
 
 def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and named arguments; narrowing links and wired settings are checked. Raises ``PortError``."""
+    """Positional and keyword arguments, with narrowing links and wired settings checked. Raises ``PortError``."""
     call = step.op
     assert isinstance(call, Call)
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
@@ -144,7 +144,7 @@ def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
 
 
 def store(step: Step, slots: list[Any], value: Any) -> None:
-    """Put what a call gave in its slots. Raises ``TypeError`` where it is not what the node's annotation says."""
+    """Store the result of a call in its slots. Raises ``TypeError`` if it does not match the node's annotation."""
     if not step.named:
         if step.outs:
             check = step.checks[0]

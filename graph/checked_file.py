@@ -1,4 +1,4 @@
-"""Safetensors files that carry a checksum of all that they hold, in their metadata."""
+"""Safetensors files with a checksum of their whole contents in their metadata."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CHECKSUM = "checksum"
 
 
 class DamagedFile(ValueError):
-    """A file is not what was written: it cannot be parsed, or its checksum is another."""
+    """A file is damaged: it cannot be parsed, or its checksum does not match."""
 
 
 def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, dense and contiguous on the CPU, with metadata and their checksum, atomically."""
+    """Write dense, contiguous CPU tensors and metadata with a checksum, atomically."""
     from safetensors.torch import save_file
 
     checked_metadata = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
@@ -29,9 +29,9 @@ def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 
 def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
-    """Metadata and tensors (on the CPU) of a file, and whether it has a checksum: those of earlier versions have none.
+    """Metadata and CPU tensors of a file, and whether it has a checksum (files of earlier versions have none).
 
-    copy: without it the tensors are the file's pages mapped into memory, and change with it. Raises ``DamagedFile`` and
+    copy: if off, the tensors are memory-mapped pages of the file and change with it. Raises ``DamagedFile`` and
     ``OSError``.
     """
     from safetensors import SafetensorError, safe_open

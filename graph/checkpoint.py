@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "guidegraph-training-3"
 UNCHECKED = "guidegraph-training-2"
-"""The format before, without a checksum."""
+"""The previous format, without a checksum."""
 NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 FILE = "state.safetensors"
@@ -32,10 +32,10 @@ class CheckpointError(GuidegraphError):
 
 @dataclass
 class State:
-    """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
+    """The state from which a training resumes: the number of finished steps, tensors by name, and other values.
 
-    precision: what the last of these steps were computed in; None where a checkpoint does not say. doubt: what to
-    warn of where no checksum vouches for what was read; earlier versions wrote none.
+    precision: of the last steps; None if the checkpoint does not say. doubt: a warning for the user if the file has no
+    checksum (earlier versions wrote none).
     """
 
     step: int
@@ -45,15 +45,15 @@ class State:
     doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under a prefix, by the rest of their names."""
+        """The tensors whose names start with a prefix, by their names without it."""
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
 
 @contextmanager
 def hold_state(folder: Path | None) -> Iterator[None]:
-    """Hold the folder of a training's checkpoint, by a lock beside the state; no folder needs none.
+    """Lock the folder of a training's checkpoint, if there is one, by a lock file beside the state.
 
-    Raises ``CheckpointError`` where another training holds it, and ``OSError`` for a disk without space.
+    Raises ``CheckpointError`` if another training holds the lock, and ``OSError`` if the disk is full.
     """
     if folder is None:
         yield
@@ -66,9 +66,10 @@ def hold_state(folder: Path | None) -> Iterator[None]:
 
 
 def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state in place of the one before it, which stays whole where this one cannot be written.
+    """Replace the state in a folder; if writing fails, the earlier state stays whole.
 
-    Raises ``NotSerialisable`` for a value that cannot be kept, and ``CheckpointError`` for a full disk and the like.
+    Raises ``NotSerialisable`` for a value that cannot be stored, and ``CheckpointError`` for I/O errors such as a full
+    disk.
     """
     try:
         _write_state(folder, key, state)
@@ -83,7 +84,7 @@ def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     value_tensors, tree = encode(state.values)
     all_tensors = {**state.tensors, **{f"{VALUE}{name}": t for name, t in value_tensors.items()}}
-    # Copied one by one to the CPU: the memory of a GPU need not hold them twice.
+    # Copied to the CPU one by one, so that a GPU need not hold them twice.
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in all_tensors.items()}
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     if state.precision is not None:
@@ -92,9 +93,9 @@ def _write_state(folder: Path, key: str, state: State) -> None:
 
 
 def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
-    """The state in a folder; ``None`` where there is none.
+    """The state in a folder; ``None`` if there is none.
 
-    Raises ``CheckpointError`` for a damaged file, and, where ``check`` is set, for one of another training.
+    Raises ``CheckpointError`` for a damaged file and, if ``check`` is set, for the file of another training.
     """
     path = folder / FILE
     if not path.exists():
@@ -135,7 +136,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``optimiser_tensors`` gave."""
+    """Load the state that ``optimiser_tensors`` returned."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, field_name = name.partition(".")

@@ -1,9 +1,9 @@
-"""Merkle digests: one for each operation, over all that its value depends on.
+"""Merkle digests: one for each operation, over everything that its value depends on.
 
 A digest covers the node's id and version, its distribution's version, the source of its package and of the
 runtime, torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
-every run (an impure node, an object passed from Python, and all that depends on one): nothing is
-ever found under it.
+every run and never found in a cache: that of an impure node, of an object passed from Python, and of whatever depends
+on one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def fresh_digest() -> str:
 
 
 def hashed(*parts: str) -> str:
-    """The digest of several strings; fresh where one of them is."""
+    """The digest of several strings; fresh if one of them is."""
     digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return FRESH + digest if any(p.startswith(FRESH) for p in parts) else digest
 
 
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:
-    """The digest of digests with labels; fresh where one of the digests is."""
+    """The digest of labelled digests; fresh if one of them is."""
     labelled_digests = list(pairs)
     digest = hashed(*(part for pair in labelled_digests for part in ("label " + pair[0], "digest " + pair[1])))
     return FRESH + digest if any(d.startswith(FRESH) for _, d in labelled_digests) else digest
@@ -50,7 +50,7 @@ _files: dict[tuple[str, int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a regular file's bytes, remembered by inode, size and time of change."""
+    """The digest of a regular file's bytes, cached by inode, size and modification time."""
     stat = path.stat()
     key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in _files:
@@ -60,11 +60,11 @@ def file_digest(path: Path) -> str:
 
 
 DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that a desktop leaves in a folder that someone looks at: no change of what is in it."""
+"""Files that desktops write into folders that are viewed: they do not change a folder's digest."""
 
 
 def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The files in a folder, at any depth. Raises ``OSError`` for a link to a folder that it is in, by any way."""
+    """The files in a folder, at any depth. Raises ``OSError`` for a link that leads back to a folder around it."""
     resolved = os.path.realpath(folder)
     if resolved in parents:
         raise OSError(f"'{folder}' is a link to a folder that it is in")
@@ -77,10 +77,10 @@ def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Itera
 
 
 def path_digest(path: Path) -> str:
-    """The content of a file, or of a folder: the sorted digests of its files, those behind links to folders too.
+    """The digest of a file's contents, or of a folder: of its files in order, including those behind links to folders.
 
-    Fresh where nothing is there, or a link leads back. In a folder, a file that cannot be read, such as a link to
-    nowhere, counts by its name.
+    Fresh if the path does not exist or a link is circular. In a folder, an unreadable file, such as a broken link,
+    counts by its name.
     """
     try:
         if path.is_dir():
@@ -100,7 +100,7 @@ def _readable_digest(path: Path) -> str:
 
 
 def value_digest(value: Any) -> str:
-    """The digest of a literal. Objects that are not plain data are fresh."""
+    """The digest of a literal; fresh for objects that are not plain data."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return f"{type(value).__name__}:{value!r}"
     if isinstance(value, Path):
@@ -119,9 +119,9 @@ def torch_version() -> str:
 
 @cache
 def source_digest(module: str) -> str:
-    """The sources that a node's module may use: all ``.py`` files of its package, or its own alone if it has none.
+    """The digest of the sources that a node's module may use: all ``.py`` files of its package, or its own file alone.
 
-    Of our own packages it is the folder that the module is in; of another's the whole of it, whatever is deep inside.
+    For our own modules this is the folder of the module; for others it is the whole top-level package.
     """
     own = module.startswith(OWN_PREFIX)
     top = sys.modules.get(module if own else module.partition(".")[0])
@@ -144,7 +144,7 @@ def _spec_digest(spec: NodeSpec, device_key: str) -> str:
 
 
 def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
-    """The files beside the one that a setting names which its node reads too, by name, with their digests."""
+    """The digests, by name, of the files that a node reads beside the one that a setting names."""
     path = value.value if isinstance(value, Literal) else None
     if not isinstance(path, Path) or path.is_dir():
         return []
@@ -153,10 +153,10 @@ def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
 
 
 class Digests(dict[str, str]):
-    """Digests by operation key. ``place`` names device and dtype.
+    """Digests by operation key. device_key: the names of device and dtype.
 
-    structural: describe the graph alone. Impure nodes and objects then count by what they are, not as fresh: a
-    training that is resumed must be known again although its data set reads files by itself.
+    structural: describe the graph alone. Impure nodes and objects then count by id or type instead of being fresh, so
+    that a resumed training is recognised although its data set reads files by itself.
     """
 
     def __init__(self, device_key: str, *, structural: bool = False):
@@ -213,7 +213,7 @@ class Digests(dict[str, str]):
     def loop_digest(self, loop: Loop, *, resumed: bool = False) -> str:
         """The digest of a loop as one unit.
 
-        resumed: leave out what may differ when a training goes on, for how long and in which precision it trains.
+        resumed: leave out the number of steps and the precision, which may differ when a training is resumed.
         """
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
@@ -239,9 +239,9 @@ class Digests(dict[str, str]):
 
 
 def is_pure(op: Op) -> bool:
-    """Whether an operation does nothing but compute its outputs.
+    """Whether an operation only computes its outputs.
 
-    A training loop counts as pure: its checkpoint is a way to go on after a stop, not a result.
+    A training loop counts as pure: its checkpoint serves to resume, and is not a result.
     """
     if isinstance(op, Call):
         return op.spec.pure

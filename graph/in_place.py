@@ -1,4 +1,4 @@
-"""Inputs that a step must leave as they are: their states before and after it."""
+"""Detection of steps that change their inputs in place, by the inputs' states before and after."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _IMMUTABLE = (int, float, str, type(None))
 
 
 def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
-    """For each slot that a step reads, what a change in place of its tensors, lists and dicts would alter.
+    """For each slot that a step reads, a state that changes if its tensors, lists or dicts change in place.
 
-    Torch's counts of changes, and the entries of containers by identity. Models and objects of other classes are not
-    looked into, and what is written through NumPy or ``.data`` is not seen.
+    A state has torch's version counters and the identities of the containers' elements. Models and objects of other
+    classes are not inspected, and writes through NumPy or ``.data`` are not detected.
     """
     return {
         slot: tuple(_change_counts(slots[slot], DEPTH))
@@ -31,7 +31,7 @@ def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
 
 
 def check_inputs(step: Step, slots: Sequence[Any], before: Mapping[Slot, State]) -> None:
-    """Raise ``PortError`` where a step has changed an input in place: its other readers would see it."""
+    """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
     for slot, state in before.items():
         if tuple(_change_counts(slots[slot], DEPTH)) != state:
             raise PortError(
@@ -56,7 +56,7 @@ def _change_counts(value: Any, depth: int) -> Iterator[int]:
 
 
 def _find_port(step: Step, slot: Slot) -> str:
-    """The port that reads a slot; for a loop, what it reads there."""
+    """The name of the port that reads a slot; for a loop, the source."""
     for call_step in (step, *step.members):
         if not isinstance(call_step.op, Call):
             continue

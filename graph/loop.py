@@ -1,4 +1,4 @@
-"""Loops: run a body's plan once for each entry, carrying values from one iteration to the next."""
+"""Loops: run a body's plan once for each item, carrying values from one iteration to the next."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def run_loop(step: Step, slots: list[Any], context: Body, plan: Plan) -> None:
 
 
 def entries(step: Step, over: Any) -> Sequence[Any]:
-    """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    """The sequence that a loop runs over, checked to be indexable; an int stands for a range. Raises ``NodeError``."""
     try:
         items = _as_sequence(over)
         len(items)
         return items
-    except BaseException as error:  # its code is a node's, and may raise anything
+    except BaseException as error:  # code of a node may raise anything
         if events.is_interrupt(error):
             raise
         raise fail(step, error) from error
@@ -59,7 +59,7 @@ def entries(step: Step, over: Any) -> Sequence[Any]:
 
 def _as_sequence(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
-        return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
+        return range(min(over, sys.maxsize))  # a longer range has no len(), and is above any limit on trips
     rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
     if not rows or (is_tensor(over) and over.ndim == 0):
         raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}")
@@ -111,7 +111,7 @@ def _iterate(
 
 @contextmanager
 def _watching(context: Body) -> Iterator[LoopWatch]:
-    """The watch of a loop, which takes the place of that of the loop around it."""
+    """Use a new watch for a loop in place of the enclosing loop's."""
     outer, context.watch = context.watch, LoopWatch(context.warned)
     try:
         with watching(context.watch):
@@ -121,7 +121,7 @@ def _watching(context: Body) -> Iterator[LoopWatch]:
 
 
 def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
-    """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
+    """Item i of a loop's sequence. If the data fails, raises ``NodeError`` that names the loop."""
     try:
         return items[i]
     except BaseException as error:
@@ -133,7 +133,7 @@ def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
 
 
 class ItemError(GuidegraphError):
-    """What a loop runs over did not give an entry."""
+    """An item of a loop's sequence cannot be read."""
 
 
 def progress(context: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
@@ -142,7 +142,7 @@ def progress(context: Body, loop: Loop, done: int, total: int, values: Mapping[s
 
 
 def enter(values: dict[Source, Any], sources: Sequence[Source], loop: Loop, item: Any, i: int) -> None:
-    """Set what a body reads of the loop's entry."""
+    """Set the values that a body reads from the loop's item and index."""
     for source in sources:
         if isinstance(source, Index) and source.loop == loop.key:
             values[source] = i
@@ -151,7 +151,7 @@ def enter(values: dict[Source, Any], sources: Sequence[Source], loop: Loop, item
 
 
 def _field(loop: Loop, item: Any, name: str) -> Any:
-    """A field of an entry. Raises ``NodeError`` that names the loop where the entry has none of this name."""
+    """A field of an item. Raises ``NodeError`` that names the loop if the item has no such field."""
     try:
         return getattr(item, name)
     except AttributeError:
@@ -162,7 +162,7 @@ def _field(loop: Loop, item: Any, name: str) -> Any:
 def run_prologue(
     body_plan: BodyPlan, outside: Mapping[Source, Any], item: Any, i: int, context: Body, plan: Plan
 ) -> dict[Source, Any]:
-    """The values that depend on the loop's entry alone, for one iteration."""
+    """The values of one iteration that depend on the loop's item alone."""
     if body_plan.early is None:
         return {}
     values = dict(outside)
@@ -173,7 +173,7 @@ def run_prologue(
 def _precompute(
     step: Step, body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], context: Body, plan: Plan
 ) -> list[dict[Source, Any]]:
-    """``run_early`` for the first iterations, as many as fit the limit."""
+    """The prologue's values for the first iterations, as many as fit ``PRECOMPUTE_LIMIT``."""
     rows: list[dict[Source, Any]] = []
     size = 0
     if body_plan.early is None:
@@ -193,7 +193,7 @@ def _precompute(
 
 
 def run_phases(phase: Phase, values: Mapping[Source, Any], context: Body, plan: Plan) -> dict[Source, Any]:
-    """Run a body's steps once, each choice as soon as its value is known. Raises ``NodeError``."""
+    """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``."""
     while phase.choices:
         values = {**values, **run_region(phase.region, values, context, plan)}
         phase = phase.after_branches(tuple(_choose_branch(choice, values, context) for choice in phase.choices))
@@ -209,7 +209,7 @@ def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: Body) 
 
 
 def run_region(region: RegionPlan, values: Mapping[Source, Any], context: Body, plan: Plan) -> dict[Source, Any]:
-    """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
+    """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
     slots: list[Any] = [None] * region.size
     for slot, constant in region.constants:
         slots[slot] = own(constant) if is_mutable(constant) else constant
@@ -237,14 +237,14 @@ def run_region(region: RegionPlan, values: Mapping[Source, Any], context: Body, 
 
 
 def _with_iterations(error: NodeError, context: Body) -> NodeError:
-    """The error with the iterations in which it happened."""
+    """The error with the current iterations of all loops."""
     return NodeError(error.path, error.node_id, error.mark, error.cause, ", ".join(map(str, context.iterations)))
 
 
 def stack(values: list[Any], kind: PortType = ANY) -> Any:
-    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack.
+    """Stack collected values along a new leading axis, leaf by leaf in structures; a list if they do not stack.
 
-    kind: the type that the loop declares for them. Of no iterations, an empty tensor (0) where that is a tensor.
+    kind: the declared type of the values. Without iterations, an empty tensor (0) if that is a tensor type.
     """
     if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
         import torch
@@ -274,5 +274,5 @@ def _stack_leaves(column: Sequence[Any]) -> Any:
         return first if same else _UNFIT
     if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
         return _UNFIT
-    # Those of a training that went on from its checkpoint may have been made on another device.
+    # Values from before a training was resumed may be on another device.
     return torch.stack([v.to(column[-1].device) for v in column])

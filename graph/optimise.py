@@ -1,4 +1,4 @@
-"""The graph passes in the order in which they are listed."""
+"""The graph passes, applied in the order in which they are listed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from guidegraph.graph.passes import aliased, hoist, merge, prune, rewrite, skip
 from guidegraph.graph.types import PortType
 
 Wanted: TypeAlias = tuple[Source, PortType]
-"""What an output is: where its value comes from, and its type."""
+"""An output: the source of its value, and its type."""
 
 
 @dataclass
 class OptimisedGraph:
-    """A graph after the passes. effects: what each pass did, for people, by its name."""
+    """A graph after the passes. effects: a readable summary of each pass by its name."""
 
     ops: dict[str, Op]
     outputs: dict[str, Wanted]
@@ -27,7 +27,7 @@ class OptimisedGraph:
 def optimise(
     ops: Mapping[str, Op], outputs: Mapping[str, Wanted], digests: Digests, passes: frozenset[str], *, only: bool
 ) -> OptimisedGraph:
-    """Apply the graph passes. only: the outputs are all that is wanted, and nodes with effects are not."""
+    """Apply the graph passes. only: keep the outputs alone, and drop nodes with effects."""
     optimised = OptimisedGraph(dict(ops), dict(outputs))
     aliases: dict[Source, Source] = {}
 
@@ -53,7 +53,7 @@ def optimise(
 
 
 def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
-    """Drop what no root needs, in the bodies of loops too."""
+    """Drop the operations that no root needs, in loop bodies too."""
     after = {key: _prune_body(op) for key, op in prune(ops, roots, effects=effects).items()}
     return prune(after, roots, effects=effects)
 

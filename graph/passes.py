@@ -1,8 +1,7 @@
-"""The passes: small functions from graph to graph that look at traits only, never at a node's id.
+"""The passes: small functions from graph to graph that use the traits of nodes, never their ids.
 
-No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and
-``prune`` rewrite operations here; ``precompute`` and ``batch`` act when a region is made flat
-(``plan.py``).
+No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and ``prune`` rewrite
+operations here; ``precompute`` and ``batch`` are applied when a region is flattened (``plan.py``).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ Rewrite = Callable[[Source], Source]
 
 
 def rewrite(op: Op, change: Rewrite) -> Op:
-    """The operation with every source that it (and its body) reads passed through ``change``."""
+    """The operation with every source that it or its body reads replaced by ``change(source)``."""
     if isinstance(op, Call):
         return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
     training = op.training
@@ -89,12 +88,12 @@ def _rewrite_links(sources: Mapping[str, Source], change: Rewrite) -> dict[str, 
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
-    """The operation with parameters replaced by their values, each as the port that it feeds has it; others stay."""
+    """The operation with these parameters replaced by their values, converted for the ports that they feed."""
     return bind_sources(op, {Param(name): value for name, value in values.items()})
 
 
 def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
-    """The operation with sources replaced by others, literals as the port that they feed has them.
+    """The operation with sources replaced by others; literals are converted for the ports that they feed.
 
     Raises ``ValueError`` for a literal that does not fit its port.
     """
@@ -127,7 +126,7 @@ def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, So
 
 
 def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
-    """A parameter's plain value as a literal of the port: a list feeds a tuple, an int a float."""
+    """A parameter's plain value converted for a port: a list for a tuple, an int for a float."""
     port = call.spec.port(name)
     if port is None or not takes_literal(port.type) or not is_plain(literal.value):
         return literal
@@ -140,7 +139,7 @@ def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
 
 
 def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
-    """A rewrite that follows aliases to their end."""
+    """A rewrite that follows chains of aliases to the end."""
 
     def change(source: Source) -> Source:
         while not isinstance(source, Literal) and source in aliases:
@@ -151,7 +150,7 @@ def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
 
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
-    """Drop what no root needs. Nodes with effects stay, but for those of branches, unless ``effects`` is off."""
+    """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
     needed = {s.op for s in roots if isinstance(s, Output)}
     in_branches = branch_operations(ops) if effects else set()
     kept: list[Op] = []
@@ -163,7 +162,7 @@ def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[st
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
-    """Keep the first of the pure operations with equal digests; also gives the aliases of the others."""
+    """Keep the first of the pure operations with equal digests. Also returns aliases for the outputs of the others."""
     first: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     kept: dict[str, Op] = {}
@@ -177,9 +176,9 @@ def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Sou
 
 
 def hoist(ops: Ops) -> dict[str, Op]:
-    """Put each pure operation that nothing in its loop changes before that loop; innermost loops first.
+    """Move each loop-invariant pure operation before its loop; innermost loops first.
 
-    What only a branch of a choice needs is moved with the choice, or not at all: it may never be computed.
+    An operation that only a branch needs moves together with the choice or not at all: it may never be computed.
     """
     hoisted: dict[str, Op] = {}
     for op in ops.values():
@@ -198,7 +197,7 @@ def hoist(ops: Ops) -> dict[str, Op]:
 
 
 def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
-    """Keep in the body what only branches need and something kept reads, and what reads that."""
+    """Keep optional operations in the body if a kept operation reads them, and the operations that read those."""
     optional = optional_operations(body, loop.roots())
     if not optional:
         return
@@ -223,9 +222,9 @@ def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
 
 
 def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
-    """The settings and ports of these names where all are plain known values, else ``None``.
+    """The settings and ports of these names; ``None`` unless all have known plain values.
 
-    ``values`` holds what is known of links; tensors count as unknown.
+    values: the known values of links; tensors count as unknown.
     """
     arguments: dict[str, Any] = {}
     for name in names:
@@ -248,12 +247,12 @@ def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, An
 
 
 def argument_source(call: Call, name: str) -> Sources | None:
-    """What feeds a port or setting; ``None`` where nothing does."""
+    """The source of a port or setting; ``None`` if it has none."""
     return call.settings[name] if name in call.settings else call.inputs.get(name)
 
 
 def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
-    """The wired ports that do not matter, as ``needs`` says of the values that are known."""
+    """The wired ports that the call does not need according to its ``needs`` for the known values."""
     if call.spec.needs is None:
         return frozenset()
     arguments = known_arguments(call, call.spec.needs_arguments, values)
@@ -265,7 +264,7 @@ def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
 
 
 def ask_trait(call: Call, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """What a trait says of these values. Raises ``NodeError`` where it fails."""
+    """Call a trait's function with these values. Raises ``NodeError`` if it fails."""
     try:
         return function(**arguments)
     except BaseException as error:
@@ -287,7 +286,7 @@ def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
 
 
 def without(call: Call, ports: frozenset[str]) -> Call:
-    """The call with these ports fed by a needed port of the same type: any value will do there."""
+    """The call with these ports fed from a needed port of the same type, as their values do not matter."""
     if not ports:
         return call
     inputs = {name: _find_stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
@@ -303,7 +302,7 @@ def _find_stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
 
 
 def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
-    """Apply ``needs`` and ``identity`` where what they ask for is known; also gives the aliases of identities."""
+    """Apply ``needs`` and ``identity`` where their arguments are known. Also returns aliases for the identities."""
     skipped: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     for op in ops.values():

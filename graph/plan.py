@@ -1,7 +1,7 @@
-"""From a validated graph to a flat plan: steps with numbered slots, nothing left to look up.
+"""From a validated graph to a flat plan: steps with numbered slots, without look-ups at run time.
 
-A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several,
-one for each set of ports that ``needs`` leaves out in some iteration; they are made when first met.
+A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several, one for each set of
+ports that ``needs`` drops in some iteration; they are made when first used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ from guidegraph.graph.trust.policy import YOURS, Policy, check_effects, given_pa
 
 @dataclass
 class BodyPlan:
-    """A loop's body: what depends on the loop's entry alone (``early``), and the rest by what it leaves out."""
+    """The plan of a loop's body: a prologue that depends on the loop's item alone, and variants of the main part.
+
+    The variants differ in the ports that are dropped. before: computed once, after choices whose value comes from
+    outside of the loop.
+    """
 
     loop: Loop
     passes: frozenset[str]
@@ -58,9 +62,9 @@ class BodyPlan:
     _with_choices: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
 
     def choose(self, outside: Mapping[Source, Any]) -> BodyPlan:
-        """The plan once choices are made whose value comes from outside of the loop; itself where there are none.
+        """The plan after the choices whose value comes from outside of the loop; itself if there are none.
 
-        What it needs of the branches that are taken and no iteration changes is its ``before``.
+        Loop-invariant operations of the branches that are taken become its ``before``.
         """
         choices = [choice for choice in next_choices(self.late, self.roots) if choice.when in outside]
         branches = tuple((choice.key, taken_branch(choice, outside[choice.when])) for choice in choices)
@@ -72,9 +76,9 @@ class BodyPlan:
         return plan
 
     def specialise(self, outside: Mapping[Source, Any]) -> BodyPlan:
-        """The plan once the values from outside of the loop are known.
+        """The plan for known values from outside of the loop.
 
-        What they leave out in every iteration is dropped from the body, so that it is not computed ahead either.
+        Ports that these values make unneeded in every iteration are dropped, so the prologue does not compute them.
         """
         dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, outside))
         if not dropped:
@@ -88,7 +92,7 @@ class BodyPlan:
         return plan
 
     def variant(self, values: Mapping[Source, Any]) -> Phase:
-        """The plan for an iteration in which these values are known."""
+        """The plan of an iteration with these known values."""
         dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, values))
         plan = self._variants.get(dropped)
         if plan is None:
@@ -99,12 +103,12 @@ class BodyPlan:
         return plan
 
     def whole(self) -> RegionPlan:
-        """The plan of an iteration that needs everything, with its choices as steps."""
+        """The plan of an iteration that needs all ports, with the choices as steps."""
         return flat_region(self.late, self.roots, self.passes, training=self.loop.training is not None)
 
 
 def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
-    """The plan of a loop's body in which these branches are taken; what they leave invariant is computed before it."""
+    """The plan of a loop's body with these branches taken; operations that are now invariant run before it."""
     settled = settle({loop.key: loop}, [], branches).ops
     ops = hoist(settled) if "hoist" in passes else settled
     chosen = ops.pop(loop.key)
@@ -118,9 +122,9 @@ def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: fr
 
 @dataclass
 class Phase:
-    """What can be computed of a region until its next choices are made; all that is left where there are none.
+    """The part of a region that can run before its next choices; all of it if there are none.
 
-    roots: where what is wanted of the region is now, by where it was.
+    roots: the current source of each of the region's original roots.
     """
 
     region: RegionPlan
@@ -132,7 +136,7 @@ class Phase:
     _next_phases: dict[tuple[str, ...], Phase] = field(default_factory=dict)
 
     def after_branches(self, branches: tuple[str, ...]) -> Phase:
-        """The next phase, when the choices take these branches."""
+        """The next phase, after the choices have taken these branches."""
         phase = self._next_phases.get(branches)
         if phase is None:
             taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
@@ -145,7 +149,7 @@ class Phase:
 def first_phase(
     ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
 ) -> Phase:
-    """The first phase of a region, which is the only one where it has no choices."""
+    """The first phase of a region, and the only one if it has no choices."""
     return _phase(ops, {root: root for root in roots}, passes, training)
 
 
@@ -164,7 +168,7 @@ def _phase(ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset
 
 
 def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
-    """The operations with these ports, each by its call's key and its name, left out."""
+    """The operations without these ports, each given as (key of the call, port)."""
     return {
         key: without(op, frozenset(port for k, port in dropped if k == key)) if isinstance(op, Call) else op
         for key, op in ops.items()
@@ -175,10 +179,10 @@ def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> 
 class Plan:
     """A bound, optimised graph, ready to run.
 
-    bound: the operations before the passes, with the choices made that could be. taken: the branches of those, by
-    their keys. wanted: the outputs' sources in ``bound``. effects: what each graph pass did, for people, by its name.
-    only: whether the outputs are all that is wanted, and nodes with effects are not. given_paths: files and folders
-    that the person named, of a stranger's workflow.
+    bound: the operations before the passes, after the choices that could be made. taken: the branches of those, by key.
+    output_sources: the outputs' sources in ``bound``. effects: a readable summary of each graph pass. only: whether
+    only the outputs are computed, and nodes with effects are dropped. given_paths: files and folders that the user
+    named for an untrusted workflow.
     """
 
     graph: Graph
@@ -194,7 +198,7 @@ class Plan:
     given_paths: tuple[Path, ...] = ()
 
     def with_branches(self, branches: Mapping[str, str]) -> Plan:
-        """The plan once these choices are made, as if the workflow had the branches in their places."""
+        """The plan after these choices, as if the workflow had the branches in place of the choices."""
         device_key = self.digests.device_key
         plan = _optimise_with_choices(
             self.graph, self.bound, self.output_sources, device_key, self.passes, self.only, branches
@@ -213,10 +217,10 @@ def compile_plan(
 ) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
-    ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
-    ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
-    for a call that these values show to be wired wrong.
+    values: a checked value for each parameter (``bind``). only: keep these outputs and their dependencies; by default,
+    all outputs and the nodes with effects. policy: the files that the workflow may access. Raises ``KeyError`` for an
+    output that does not exist, and ``WorkflowError`` for a file that the policy does not allow or a call that is wired
+    wrong for these values.
     """
     needed = needed_ops(graph, only, values)
     check_effects(needed, values, policy)
@@ -243,7 +247,7 @@ def _optimise_with_choices(
 ) -> Plan:
     roots = [source for source, _ in output_sources.values()]
     if ("prune" in passes or only) and any(isinstance(op, Choice) for op in walk(bound)):
-        # Before choices are made: which nodes with effects are of a branch can no longer be told afterwards.
+        # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
         bound = drop_unneeded(bound, roots, effects=not only)
     settled = settle(bound, roots, branches)
     outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
@@ -266,9 +270,9 @@ def _optimise_with_choices(
 
 
 def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, Any]) -> dict[str, Op]:
-    """The operations that a run of these outputs needs; of all outputs, nodes with effects too.
+    """The operations that a run of these outputs needs; by default all outputs, and nodes with effects too.
 
-    values: of the parameters. Of the choices that they make, only the branches that are taken count.
+    values: of the parameters. Of choices made by parameters, only the branches that are taken count.
     """
     roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
     settled = settle_by_parameters(graph.ops, roots, values)
@@ -278,7 +282,7 @@ def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, 
 
 
 def loop_roots(loop: Loop) -> tuple[Source, ...]:
-    """What each iteration must give: the next carries, the collected values and the losses."""
+    """The sources that each iteration must compute: next carries, collected values and losses."""
     return loop.roots()
 
 
@@ -290,7 +294,7 @@ def flat_region(
     training: bool = False,
     pruned: bool = False,
 ) -> RegionPlan:
-    """Number the slots of a region and list its steps in order; ``pruned`` says that all operations are needed."""
+    """Number the slots of a region and list its steps in order. pruned: all operations are known to be needed."""
     root_sources = tuple(roots)
     if "prune" in passes and not pruned:
         ops = prune(ops, root_sources)
@@ -316,7 +320,7 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
 
 
 def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
-    """Split a body into what depends on the loop's entry alone, and the rest."""
+    """Split a body into a prologue, which depends on the loop's item alone, and the rest."""
     prologue: dict[str, Op] = {}
     main_ops: dict[str, Op] = {}
     roots = loop_roots(loop)
@@ -350,7 +354,7 @@ def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
 
 
 def _find_invariant(loop: Loop) -> dict[str, Call]:
-    """The calls of a body that no iteration changes, and that were not moved before the loop."""
+    """The loop-invariant calls of a body that were not moved before the loop."""
     invariant: dict[str, Call] = {}
     for key, op in loop.body.items():
         reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]

@@ -1,4 +1,4 @@
-"""Previews: a training loop's look at what it has trained so far, that leaves the training as it is."""
+"""Previews: outputs computed during a training from its current models, without effect on the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Previewed:
-    """One output of a preview: of which loop (its key), after how many steps, its name, value and type."""
+    """One output of a preview: the key of its loop, the steps done, and the output's name, value and type."""
 
     loop: str
     step: int
@@ -32,7 +32,7 @@ class Previewed:
 
 
 def is_due(every: int, done: int, total: int) -> bool:
-    """Whether a preview is run after ``done`` of ``total`` steps: every so many, and at the end; never where 0."""
+    """Whether a preview runs after ``done`` of ``total`` steps: every ``every`` steps and at the end; never if 0."""
     return every > 0 and (done % every == 0 or done == total)
 
 
@@ -46,10 +46,10 @@ def run_preview(
     plan: Plan,
     device: torch.device,
 ) -> None:
-    """Run a preview with the carries as they are after ``done`` steps, and hand its outputs on.
+    """Run a preview with the carries after ``done`` steps, and pass on its outputs.
 
-    Models are seen through frozen copies that share their tensors; torch's generators are put back. Raises
-    ``NodeError`` and ``Cancelled``.
+    Models are passed as frozen copies that share their tensors; torch's generators are restored. Raises ``NodeError``
+    and ``Cancelled``.
     """
     import torch
 

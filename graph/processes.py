@@ -1,4 +1,4 @@
-"""The processes of one training: what they exchange at each step, through Lightning Fabric."""
+"""The processes of one training, and their communication at each step through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Processes:
-    """The group that this process belongs to; alone, nothing is exchanged and nothing costs anything."""
+    """The process group of a training. With one process all operations are free."""
 
     def __init__(self, device: torch.device) -> None:
         from lightning_fabric import Fabric
@@ -38,11 +38,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this is the process that writes files and shows previews."""
         return self.rank.index == 0
 
     def mean(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """The mean of each over the processes; None where it is None, in all of them. One exchange for each dtype."""
+        """The mean of each tensor over the processes; one all-reduce per dtype. An entry that is None, is so in all."""
         import torch
 
         means = list(tensors)
@@ -60,7 +60,7 @@ class Processes:
         return means
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set in one of the processes, so that all of them do the same."""
+        """Whether a flag is set in any of the processes; all get the same answer."""
         if self.is_alone:
             return flag
         import torch
@@ -70,13 +70,13 @@ class Processes:
         return bool(mean > 0)
 
     def mean_of_numbers(self, value: Any) -> Any:
-        """A tensor with one floating-point number: its mean over the processes. Anything else stays as it is."""
+        """The mean of a one-element floating-point tensor over the processes; any other value unchanged."""
         if self.is_alone or not is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
             return value
         return self.mean([value])[0]
 
     def like_first(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Set tensors, buffers say, to those of the first process, in place."""
+        """Set tensors, such as buffers, to those of the first process, in place."""
         if self.is_alone:
             return
         import torch.distributed as group

@@ -1,4 +1,4 @@
-"""Calls that give their last result again while their arguments are the same objects."""
+"""Calls that return their last result as long as their arguments are the same objects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from guidegraph.graph.ir import Call
 
 
 def remembered(call: Call) -> Call:
-    """The call of a pure node that computes once for the same arguments, one after the other.
+    """The call of a pure node that computes again only if its arguments differ from those of the last call.
 
-    So what only some iterations of a loop need, and no iteration changes, is computed in the first of them.
+    A loop-invariant value that only some iterations need is so computed in the first of them.
     """
     function = call.spec.function
     arguments: list[Any] = []
@@ -35,7 +35,7 @@ def remembered(call: Call) -> Call:
 
 
 def _flatten(values: Iterable[Any]) -> Iterator[Any]:
-    """The values, with the entries of a list of links in its place."""
+    """The values with lists of links flattened."""
     for value in values:
         if isinstance(value, list):
             yield from (len(value), *value)
