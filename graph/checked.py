@@ -55,7 +55,7 @@ class WiringChecks:
         self.known: dict[Source, Any] = {}
 
     def check(self, values: Mapping[Source, Any]) -> None:
-        """Check the calls, in later loops too, whose arguments are known with these values. Raises ``WorkflowError``."""
+        """Check the calls, in later loops too, whose arguments are now known. Raises ``WorkflowError``."""
         if self.awaited.isdisjoint(values):
             return
         self.known.update((source, value) for source, value in values.items() if source in self.awaited)

@@ -165,7 +165,7 @@ class _Renamer:
         sizes = [d if isinstance(d, int) else onnx_ir.SymbolicDim(self._name(d.value)) for d in value.shape]
         value.shape = onnx_ir.Shape(sizes)
 
-    def _rename_values(self, text: str | None) -> str | None:
+    def _name(self, text: str | None) -> str | None:
         if text is None:
             return None
         if text not in self.names_by_symbol:
