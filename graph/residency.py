@@ -1,8 +1,8 @@
-"""Which models are on the device, step by step of a plan, under a budget for their weights.
+"""Moving models between device and host, step by step of a plan, under a budget for their weights.
 
-Before a step the models that it reads are brought to the device; to make room, others leave it: those whose next use
-is farthest first (Belady 1966). A model that nothing reads any more leaves at once, whoever else, such as a cache,
-still holds it. A loop is one step that reads all that its body reads, and nothing moves inside of it.
+Before a step the models that it reads are moved to the device. To make room, other models leave it, those with the
+farthest next use first (Belady 1966). A model that no later step reads leaves at once, even if a cache still holds it.
+A loop is one step that reads everything that its body reads; no model moves while it runs.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     import torch
 
 Made: TypeAlias = tuple[str, str]
-"""Where a value is made: the path of the operation, and the output's name."""
+"""The origin of a value: the path of its operation, and the output's name."""
 
 GIVEN: Made = ("params", "")
-"""A value that comes from outside of the workflow."""
+"""The origin of values that come from outside of the workflow."""
 
 START = -1
-"""The place in the plan before the first step."""
+"""The position before the first step."""
 
 
 class BudgetError(GuidegraphError):
-    """A step reads models that together are over the memory budget."""
+    """The models that a step reads exceed the memory budget."""
 
 
 def bring(values: Iterable[tuple[Made, Any]], mover: Mover, device: str, on_move: Callable[[ModelMoved], None]) -> None:
-    """Bring the models in some values to the device, where they then stay."""
+    """Move the models in some values to the device for good."""
     weights = Weights(mover, strict=False)
     for made, value in values:
         for module in models_in(value):
@@ -53,13 +53,13 @@ def bring(values: Iterable[tuple[Made, Any]], mover: Mover, device: str, on_move
 
 
 def _make_event(module: torch.nn.Module, made: Made, device: str, moved_bytes: int, started: float) -> ModelMoved:
-    """That a module went to a device, begun at a time of ``perf_counter``."""
+    """The event that a module was moved to a device. started: the time by ``perf_counter``."""
     return ModelMoved(*made, type(module).__name__, device, moved_bytes, time.perf_counter() - started)
 
 
 @dataclass(eq=False)
 class ResidentModel:
-    """A module of the run: where it was made, its weights, and the slots whose values hold it."""
+    """A module of the run: its origin, its weights, and the slots whose values contain it."""
 
     module: torch.nn.Module
     origin: Made
@@ -68,10 +68,10 @@ class ResidentModel:
 
 
 class Residency:
-    """The models of one run of a region, on the device or off it.
+    """The models of one run of a region, on the device or on the host.
 
-    budget: bytes of weights that may be on the device at once. made: where each slot's value is made. on_move: is told
-    of each move.
+    budget: bytes of weights that may be on the device at once. made: the origin of each slot's value. on_move: called
+    with an event for each move.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class Residency:
                 self._reads.setdefault(slot, []).append(i)
 
     def start(self, slots: Sequence[Any], outside_slots: Iterable[Slot], cached_slots: Iterable[Slot]) -> None:
-        """Take in the models that are there before the first step: given by the caller, or found in a cache.
+        """Register the models that exist before the first step: passed by the caller, or from a cache.
 
-        Raises ``NodeError`` for a step whose models are known to be over the budget.
+        Raises ``NodeError`` for a step whose models are known to exceed the budget.
         """
         for slot in outside_slots:
             self._take_in(slot, slots[slot], pin=True)
@@ -108,11 +108,11 @@ class Residency:
         self._release_unused(START, [*self._in_slot])
 
     def is_free(self, step: Step) -> bool:
-        """Whether a step, run before its turn and on another thread, has nothing to do with models."""
+        """Whether a step can run early on another thread: it neither reads nor makes models."""
         return not any(self._in_slot.get(slot) for slot in reads(step)) and not is_hosted(step.op)
 
     def prepare(self, i: int) -> None:
-        """Make the models that step i reads be where it runs. Raises ``BudgetError``."""
+        """Move the models that step i reads to the device that it runs on. Raises ``BudgetError``."""
         models = self._models_read_by(self.steps[i])
         if self.runs_on_cpu(i):
             self._leave([model for model in self._on_device.values() if model in models])
@@ -122,17 +122,17 @@ class Residency:
         self._bring(models)
 
     def runs_on_cpu(self, i: int) -> bool:
-        """Whether step i runs on the host: its ports say so, and no model that it reads is pinned to the device."""
+        """Whether step i runs on the CPU: by its ports, and as no model that it reads is pinned to the device."""
         if not self._on_cpu[i]:
             return False
         return not any(weight.pinned for model in self._models_read_by(self.steps[i]) for weight in model.weights)
 
     def placement(self, i: int, dtype: str) -> AbstractContextManager[None]:
-        """Where step i makes what it makes."""
+        """A context manager that sets the device and dtype of step i."""
         return placement(self.mover.host if self.runs_on_cpu(i) else self.device, dtype)
 
     def move_outputs(self, i: int, slots: list[Any]) -> None:
-        """Bring what a step on the host made beside models, such as a schedule's table, to the device."""
+        """Move the tensors that a step on the CPU made beside models, such as a schedule's table, to the device."""
         if self.runs_on_cpu(i):
             from torch.utils._pytree import tree_map
 
@@ -140,16 +140,16 @@ class Residency:
                 slots[slot] = tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
 
     def finish(self, i: int, slots: Sequence[Any]) -> None:
-        """Take in the models that step i made, and let go those that nothing reads any more.
+        """Register the models that step i made, and release those that no later step reads.
 
-        Raises ``NodeError`` for a later step whose models are known to be over the budget.
+        Raises ``NodeError`` for a later step whose models are known to exceed the budget.
         """
         for slot in self.steps[i].outs:
             self._take_in(slot, slots[slot])
         self._release_unused(i, self.steps[i].outs)
 
     def close(self) -> None:
-        """All models leave the device, however the run ended."""
+        """Move all models off the device, also after an error."""
         self._leave(list(self._on_device.values()))
         for model in self._models.values():
             self._weights.forget(model.module, model.weights)
@@ -185,7 +185,7 @@ class Residency:
                 self._on_device[id(module)] = model
 
     def _scan(self, model: ResidentModel, *, pin: bool = False) -> None:
-        """Look at a model's weights anew: a module may have put other tensors in its buffers."""
+        """Update a model's list of weights: the module may have replaced buffers."""
         old_weights = model.weights
         model.weights = self._weights.of(model.module, pin=pin)
         kept_ids = {id(weight) for weight in model.weights}
@@ -200,7 +200,7 @@ class Residency:
         return min(uses, default=None)
 
     def _weights_of(self, models: Iterable[ResidentModel] | None = None) -> dict[int, Weight]:
-        """The weights that some models have, each once; those of the models on the device by default."""
+        """The weights of some models, each once; by default of the models on the device."""
         chosen = self._on_device.values() if models is None else models
         return {id(weight): weight for model in chosen for weight in model.weights}
 

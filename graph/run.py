@@ -1,4 +1,4 @@
-"""A run: walk the flat plan, on demand, with caches, events and cancellation."""
+"""Running a flat plan: on demand, with caches, events and cancellation."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ __all__ = ["RunOptions", "RunResult", "budget_problem", "on_cpu", "run", "run_pl
 def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = None) -> RunResult:
     """Run a validated graph with checked parameter values.
 
-    Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it, and
-    ``OutOfTime`` where the run takes longer than its limit of seconds.
+    Raises ``NodeError`` if a node fails and ``Cancelled`` if the token was set; outputs that were complete by then have
+    been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one, and
+    ``OutOfTime`` if the run takes longer than its limit in seconds.
     """
     options = options or RunOptions()
     device_key = f"{options.device} {options.dtype}"
@@ -57,7 +57,7 @@ def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = No
 
 
 def run_plan(plan: Plan, options: RunOptions) -> RunResult:
-    """Run a compiled plan; ``run`` says what is raised."""
+    """Run a compiled plan. Raises the same errors as ``run``."""
     import torch
 
     if options.memory_budget is not None and (reason := budget_problem(options)):
@@ -82,7 +82,7 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
             raise
         except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
-            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+            if isinstance(error, SystemExit):  # it would end the process with its own exit code
                 raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
@@ -94,7 +94,7 @@ def _path(key: str) -> str:
 
 
 class _Runner:
-    """The state of one run of the top level. ``held`` are values that were computed to make choices, by operation."""
+    """The state of one run of the top level. held: values computed to make choices, by operation."""
 
     def __init__(self, plan: Plan, options: RunOptions):
         self.plan = plan
@@ -113,7 +113,7 @@ class _Runner:
             observer(event)
 
     def execute(self) -> None:
-        """Make the choices that are needed, each as soon as its value is computed, then compute what is left."""
+        """Make the needed choices, each as soon as its value is computed, then compute the remaining operations."""
         while choices := next_choices(self.plan.ops, self._required_sources(), effects=self.options.only is None):
             self._execute(choices)
             try:
@@ -131,7 +131,7 @@ class _Runner:
         return wanted_sources(self.plan, self._prunes())
 
     def _execute(self, choices: Sequence[Choice]) -> None:
-        """Compute what choices are made by, or, where there are none, all that is left."""
+        """Compute the ``when`` values of choices or, without choices, all remaining operations."""
         ops, cached = self._split_by_cache([choice.when for choice in choices])
         check_lacking(ops)
         ops = checked_first(ops)
@@ -160,7 +160,7 @@ class _Runner:
             self._start_residency(region, slots)
             self._walk(region, slots, waiting, wiring)
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what counts
+            with suppress(Exception):  # report the first error
                 self._end_residency()
             raise
         self._end_residency()
@@ -187,7 +187,7 @@ class _Runner:
         self.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
-        """Models that the run starts with come to the device; with a budget, when they are read."""
+        """Move the models that the run starts with to the device; under a budget, only when they are read."""
         options = self.options
         if options.mover is None and on_cpu(options.device):
             return
@@ -230,9 +230,9 @@ class _Runner:
     def _split_by_cache(
         self, deciding: Sequence[Source]
     ) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
-        """What must be computed, and what comes from a cache: nothing behind a hit is touched.
+        """The operations to compute, and the values from a cache; dependencies of cached values are not visited.
 
-        deciding: what choices are made by, where that is all that is wanted.
+        deciding: compute only these sources, which choices depend on.
         """
         plan = self.plan
         sources = deciding or self._required_sources()
@@ -265,7 +265,7 @@ class _Runner:
         return None
 
     def _prefetch(self, region: RegionPlan, slots: list[Any]) -> Prefetch:
-        """Start nodes marked ``io`` that wait for no other node on threads."""
+        """Start the nodes marked ``io`` that depend on no other node on threads."""
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
         steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(reads(s))]
         if self.residency is not None:
@@ -311,7 +311,7 @@ class _Runner:
             raise fail(step, error) from error
 
     def _emit_totals(self) -> None:
-        """What the nodes of a loop's body took, once the loop has ended, however it did."""
+        """Emit the total time of each node in a loop's body after the loop has ended or failed."""
         for key, node_time in self.context.node_times.items():
             self.emit(events.NodeTotals(_path(key), node_time.node, node_time.calls, node_time.seconds))
         self.context.node_times.clear()
@@ -332,7 +332,7 @@ class _Runner:
     def _compute_in_place(
         self, residency: Residency, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]
     ) -> None:
-        """Compute a step with its models on the device, or on the host where it only makes models."""
+        """Compute a step with its models on the device, or on the CPU if it only makes or saves models."""
         try:
             residency.prepare(i)
             with residency.placement(i, self.options.dtype):
@@ -370,7 +370,7 @@ class _Runner:
                 self.emit(events.OutputReady(name))
 
     def _copy_output(self, value: Any) -> Any:
-        """A copy of an output for the caller. Under a memory budget the weights in it are on the host."""
+        """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""
         host = None if self.residency is None else "cpu"
         return own(value, lambda module: own_module(module, host))
 
@@ -381,7 +381,7 @@ def _ops(step: Step) -> tuple[Op, ...]:
 
 
 def _step_values(step: Step, slots: Sequence[Any]) -> dict[Source, Any]:
-    """What a step has computed."""
+    """The outputs of a step by source."""
     sources = [Output(op.key, name) for op in _ops(step) for name in op.outputs]
     return {source: slots[slot] for source, slot in zip(sources, step.outs, strict=True)}
 
@@ -391,7 +391,7 @@ def _node_id(op: Op) -> str:
 
 
 def _output_origins(steps: Sequence[Step]) -> dict[int, Made]:
-    """Path and name of the output that each slot is."""
+    """The operation's path and the output's name for each slot."""
     origins: dict[int, Made] = {}
     for step in steps:
         names = [(_path(op.key), name) for op in _ops(step) for name in op.outputs]

@@ -1,4 +1,4 @@
-"""Making choices: a choice becomes the branch that it takes, and what only the other branches need is dropped."""
+"""Making choices: a choice is replaced by the branch that it takes, and operations of the others are dropped."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Ops = Mapping[str, Op]
 
 @dataclass
 class RegionAfterChoices:
-    """A region with choices made. aliases: where the value of each of them is now. taken: their branches, by key."""
+    """A region after choices. aliases: the branch's source for each choice. taken: the branch taken, by the key."""
 
     ops: dict[str, Op] = field(default_factory=dict)
     aliases: dict[Source, Source] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
 
     def source(self, source: Source) -> Source:
-        """Where a value is now."""
+        """The source after the choices."""
         return aliased(self.aliases)(source)
 
 
 def settle(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> RegionAfterChoices:
-    """Make the choices whose value is a literal, in bodies too, and those whose branches are given by their keys.
+    """Make the choices whose value is a literal, in loop bodies too, and those in ``branches``, by key.
 
-    roots: what is wanted of the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError`` for a
-    value that does not fit what it then feeds.
+    roots: the sources needed from the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError``
+    for a branch that does not fit the port that reads it.
     """
     result = RegionAfterChoices(dict(ops))
     if any(isinstance(op, Choice) for op in walk(ops)):
@@ -78,7 +78,7 @@ def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: Regio
 
 
 def settle_by_parameters(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> RegionAfterChoices:
-    """Make the choices that parameters make, whose values are given by name, and leave the parameters as they are."""
+    """Make the choices whose ``when`` is a parameter with a value. The parameters themselves are not bound."""
     result = RegionAfterChoices(dict(ops))
     root_sources = list(roots)
     while branches := {
@@ -108,7 +108,7 @@ def _replace_sources(op: AnyOp, result: RegionAfterChoices) -> AnyOp:
 
 
 def _drop_unneeded(before: Ops, after: Ops, roots: Iterable[Source]) -> dict[str, Op]:
-    """The operations that are left, without those that branches alone needed and nothing needs any more."""
+    """The remaining operations, without those that only branches needed and nothing needs any more."""
     in_branches = branch_operations(before)
     needed = {source.op for source in roots if isinstance(source, Output)}
     kept: list[Op] = []

@@ -1,9 +1,9 @@
 """A training loop: a loop whose body yields losses, and whose trained carries are live models.
 
-Each iteration is one forward of the body; then the gradient of each loss for its own models' parameters
-only, its mean over the processes; then a step of all optimisers. Models are deep-copied on entry; the result is
-frozen again (the exponential moving average where one is asked for). A run that was killed resumes from its
-checkpoint to the same losses. Several processes take a share of the rows of every batch.
+Each iteration runs the body once, computes the gradient of each loss for its own models' parameters, averages it over
+the processes, and steps all optimisers. Models are deep-copied on entry; the result is frozen again (the exponential
+moving average if there is one). A run that was killed resumes from its checkpoint to the same losses. Several processes
+divide the rows of every batch among them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 @dataclass
 class TrainedModel:
-    """One live model with its optimiser and, where asked, its moving average."""
+    """One live model with its optimiser and, if requested, its moving average."""
 
     spec: Optimised
     model: torch.nn.Module
@@ -56,7 +56,7 @@ class TrainedModel:
 
 
 def learning_rate(spec: Optimised, step: int, total: int) -> float:
-    """The rate at a step: linear warm-up over ``warmup`` steps, then ``schedule`` (constant, cosine or linear)."""
+    """The learning rate at a step: linear warm-up over ``warmup`` steps, then constant, cosine or linear decay."""
     steps_trained = step - spec.start
     warmup = int(spec.options.get("warmup", 0))
     if steps_trained < warmup:
@@ -69,7 +69,7 @@ def learning_rate(spec: Optimised, step: int, total: int) -> float:
 
 
 def run_training(step: Step, outside: dict[Source, Any], context: Body, plan: Plan) -> dict[str, Any]:
-    """Train, and give the loop's outputs. Raises ``NodeError``, ``Cancelled``."""
+    """Run a training loop and return its outputs. Raises ``NodeError`` and ``Cancelled``."""
     import torch
 
     loop, body_plan = step.op, step.body
@@ -92,9 +92,9 @@ def run_training(step: Step, outside: dict[Source, Any], context: Body, plan: Pl
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the training's graph; not how long it runs, how precisely or where.
+    """The key of a training's checkpoint: a digest of its graph, without number of steps, precision and device.
 
-    Each of several processes has a device of its own, and one has another name for its device than they have.
+    The device is left out because each of several processes has its own, and one process names its device differently.
     """
     _, _, dtype = plan.digests.device_key.partition(" ")
     digests = Digests(dtype, structural=True)
@@ -141,7 +141,7 @@ class _Fit:
         self.folder: Path | None = None if training.checkpoint is None else outside[training.checkpoint]
 
     def _choose_precision(self, setting: str) -> str:
-        """The precision that all processes train in; the first one warns of a bf16 that one of them only emulates."""
+        """The precision of all processes. The first one warns if any of them only emulates bf16."""
         gains = setting == "auto" and not self.processes.any(not gains_by_bf16(self.device))
         emulated = setting == "bf16" and self.processes.any(not computes_bf16(self.device))
         with warnings.catch_warnings():
@@ -198,7 +198,7 @@ class _Fit:
         return self._results()
 
     def _preview(self, done: int) -> None:
-        """Run the preview where one is due: by the first process, with the averages where there are some."""
+        """Run the preview if it is due, in the first process only, with the moving averages of models that have one."""
         preview = self.training.preview
         if preview is None or not self.processes.is_first:
             return
@@ -208,7 +208,7 @@ class _Fit:
             run_preview(self.loop, preview, done, carry, self.outside, self.context, self.plan, self.device)
 
     def _check_cancelled(self) -> None:
-        """Raise ``Cancelled`` in all processes at the same step: one that goes on would wait for the others."""
+        """Raise ``Cancelled`` in all processes at the same step, so that none waits for the others."""
         if self.processes.any(self.context.cancel.cancelled):
             self.context.cancel.cancel()
             self.context.cancel.check()
@@ -225,7 +225,7 @@ class _Fit:
         groups = self._groups(i)
         for loss, group in groups.items():
             self._set_gradients(results[loss], group)
-        # Only now: a step changes weights in place, which the gradient of another loss may still need.
+        # After all gradients: a step changes weights in place that the gradient of another loss may need.
         for t in chain.from_iterable(groups.values()):
             self._step(t, i)
         untrained_sources = [source for name, source in self.loop.next.items() if name not in self.trained]
@@ -245,11 +245,11 @@ class _Fit:
         }
 
     def _synchronise(self, value: Any) -> Any:
-        """A value without its graph; a number is the mean over the processes, since each has seen its own rows."""
+        """A value detached from its graph; a number is averaged over the processes, as each has seen only its rows."""
         return self.processes.mean_of_numbers(_detach(value))
 
     def _groups(self, i: int) -> dict[Source, list[TrainedModel]]:
-        """Models to update at step i, by their loss: one backward pass serves all models of one loss."""
+        """The models to update at step i, grouped by loss: each loss needs one backward pass."""
         groups: dict[Source, list[TrainedModel]] = {}
         for spec in self.training.models:
             if i >= spec.start:
@@ -257,7 +257,7 @@ class _Fit:
         return groups
 
     def _set_gradients(self, loss: Any, group: Sequence[TrainedModel]) -> None:
-        """The gradient of a loss for the parameters of its own models. Raises ``ValueError`` where one has none."""
+        """Set the gradients of a loss for its own models' parameters. Raises ``ValueError`` if a model has none."""
         import torch
 
         parameters = [p for t in group for p in t.parameters]
@@ -295,7 +295,7 @@ class _Fit:
         return {name: value for name, value in self.carry.items() if name not in self.trained}
 
     def _check_serialisable(self) -> None:
-        """Refuse what a checkpoint could not hold while nothing is lost yet. Raises ``ValueError``."""
+        """Raise ``ValueError`` after the first step if a checkpoint could not store the values."""
         for kind, values in (("carry", self._untrained_carries()), ("collect", self.history)):
             for name, value in values.items():
                 try:
@@ -304,7 +304,7 @@ class _Fit:
                     raise ValueError(f"{kind} '{name}' cannot be kept in a checkpoint: {error}") from None
 
     def _save(self, done: int) -> None:
-        """Write the state after ``done`` steps, with the generators as they were: a step may have been broken off."""
+        """Write the state after ``done`` steps, with the generators from then: the next may have been interrupted."""
         assert self.folder is not None
         if not self.processes.is_first:
             return
@@ -318,7 +318,7 @@ class _Fit:
         write_state(self.folder, self.key, state)
 
     def _resume(self) -> int:
-        """Load the checkpoint, if there is one, and give the step to go on from."""
+        """Load the checkpoint, if there is one, and return the step to resume from."""
         if self.folder is None:
             return 0
         check = bool(self.training.options.get("check", True))
@@ -357,7 +357,7 @@ class _Fit:
 
 
 def _update_average(t: TrainedModel, i: int) -> None:
-    """Move the average towards the model; with ``ema_warmup`` faster early on, so that the start is forgotten."""
+    """Update the moving average; with ``ema_warmup`` its decay is lower at first, so that the start is forgotten."""
     if t.average is None or t.spec.ema is None:
         return
     decay = t.spec.ema
@@ -368,7 +368,7 @@ def _update_average(t: TrainedModel, i: int) -> None:
 
 
 def _detach(value: Any) -> Any:
-    """A value without the graph that made it, tensors inside of structures too."""
+    """A value with all of its tensors detached from their graphs."""
     import torch
     from torch.utils._pytree import tree_map
 
@@ -376,7 +376,7 @@ def _detach(value: Any) -> Any:
 
 
 def _pack(values: list[Any]) -> dict[str, Any]:
-    """What was collected, tensors of one shape as one tensor."""
+    """Collected values for a checkpoint; tensors of one shape are stacked."""
     stacked = stack(values)
     return {"stacked": stacked} if is_tensor(stacked) else {"each": values}
 
@@ -386,10 +386,10 @@ def _unpack(packed: dict[str, Any]) -> list[Any]:
 
 
 def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Entries ``begin`` to ``end``, round and round, without touching torch's generator.
+    """Items ``begin`` to ``end``, cycling through the sequence, without effect on torch's generator.
 
-    A data set that says ``prefetch = True`` draws from no shared generator: its next entry is prepared on a thread.
-    Raises ``NodeError``.
+    A data set with ``prefetch = True`` does not use shared generators: its next item is prepared on a thread. Raises
+    ``NodeError``.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The settings of a training loop, checked where they are written."""
+"""Parsing and checking the settings of a training loop."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _make_ports() -> dict[str, Port]:
 
 
 def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Report) -> Any:
-    """The value where it fits, else the default, with the reason reported at ``where``."""
+    """The value if it is valid, else the default, with the error reported at ``location``."""
     try:
         return literal_value(port, value, Path())
     except ValueError as error:
@@ -63,7 +63,7 @@ def _check_option(port: Port, mark: Mark, value: Any, location: str, report: Rep
 
 
 def optimiser_options(entry: ParsedTrain, loss: Source, location: str, report: Report) -> Optimised:
-    """One entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
+    """Parse an entry of ``train``: optimizer (adamw, adam, sgd), lr, ema, start, and the optimizer's own options."""
     ports = _make_ports()
     values: dict[str, Any] = {}
     for name, (key, mark, value) in entry.options.items():
@@ -91,7 +91,7 @@ def optimiser_options(entry: ParsedTrain, loss: Source, location: str, report: R
 
 
 def linkable_options(optimizer: str) -> dict[str, Port]:
-    """The options of an entry of ``train`` that may be parameters: its numbers."""
+    """The ports of those options of a ``train`` entry that may be linked to parameters: the numbers."""
     numbers = (
         "lr",
         "ema",
@@ -106,9 +106,9 @@ def linkable_options(optimizer: str) -> dict[str, Port]:
 
 
 def with_links(model: Optimised, values: Mapping[Source, Any]) -> Optimised:
-    """A trained model with the values of its linked options in their places.
+    """A model to train with its linked options replaced by their values.
 
-    Raises ``ValueError`` for a value that the option does not take.
+    Raises ``ValueError`` for a value that is not valid for the option.
     """
     ports, linked = linkable_options(model.optimizer), {}
     for name, source in model.linked.items():
@@ -121,14 +121,14 @@ def with_links(model: Optimised, values: Mapping[Source, Any]) -> Optimised:
 
 
 def iterations(steps: Scalar, location: str, report: Report) -> int:
-    """The number of steps that a literal says."""
+    """Parse a literal number of steps."""
     return int(_check_option(_make_port("steps", Annotated[int, Ge(0)], 0), steps.mark, steps.value, location, report))
 
 
 def training_options(
     loop: ParsedLoop, models: tuple[Optimised, ...], steps: Source | None, checkpoint: Source | None, report: Report
 ) -> Training:
-    """precision (auto, fp32, bf16), seed, and of the checkpoint: every, and check (that it is of this training)."""
+    """Parse precision (auto, fp32, bf16), seed, and the checkpoint's ``every`` and ``check`` (of its key)."""
     precision, seed = training_precision.DEFAULT, 0
     if loop.precision is not None:
         port = _make_port("precision", training_precision.Asked, training_precision.DEFAULT)
