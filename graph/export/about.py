@@ -1,4 +1,4 @@
-"""What the inputs of a workflow that is one graph mean, in words."""
+"""Descriptions of the inputs of a workflow that is exported as one graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEANING = {
 
 
 def about_input(name: str, noise: Noise | None, recipe: Manifest, exported: Exported) -> str:
-    """A sentence on an input: what it is, and where a workflow has it from."""
+    """A sentence that describes an input and the node or parameter that it comes from."""
     if name.startswith("params."):
         parameter = name.removeprefix("params.")
         help = recipe.inputs[parameter].help

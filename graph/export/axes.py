@@ -1,4 +1,4 @@
-"""Axes of a graph whose size is free."""
+"""The free axes of a graph, whose sizes are chosen at run time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis whose size is chosen at run time: min … max, a multiple of `multiple_of`. Equal names are equal sizes.
+    """An axis whose size is chosen at run time: min … max, a multiple of `multiple_of`. Equal names mean equal sizes.
 
-    Raises ``ValueError`` for a name that is no identifier, and for bounds that allow no two sizes.
+    Raises ``ValueError`` for a name that is not an identifier, and for bounds that allow fewer than two sizes.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Axis:
 
 
 def check_axes(inputs: Sequence[Tensor], names: Sequence[str], axes: Sequence[Mapping[int, Axis]]) -> dict[str, int]:
-    """The size of each axis in the inputs. Raises ``ValueError`` where they and the axes do not fit each other."""
+    """The size of each axis in the inputs. Raises ``ValueError`` if the inputs do not fit the axes."""
     if not len(inputs) == len(names) == len(axes):
         raise ValueError(f"{len(inputs)} inputs have {len(names)} names and {len(axes)} entries of dynamic axes")
     axes_by_name: dict[str, Axis] = {}
@@ -60,9 +60,9 @@ def check_axes(inputs: Sequence[Tensor], names: Sequence[str], axes: Sequence[Ma
 def trace_sizes(
     axes: Sequence[Mapping[int, Axis]], example_sizes: Mapping[str, int], taken: Sequence[int]
 ) -> dict[str, int]:
-    """A size for each axis to trace with: not 1 unit, and different from each other and, where possible, from `taken`.
+    """The size of each axis for tracing: at least 2 units, and distinct from each other and, if possible, from `taken`.
 
-    Sizes 0 and 1 are special to torch, and it takes equal sizes for the same one.
+    torch specialises on sizes 0 and 1, and takes equal sizes for the same symbol.
     """
     sizes: dict[str, int] = {}
     for axis in {axis.name: axis for dynamic in axes for axis in dynamic.values()}.values():

@@ -1,4 +1,4 @@
-"""What the runtime does before a workflow that is one graph, and the noise that it draws for the inside of that."""
+"""The host prelude of a workflow that is one graph: operations before the graph, and the noise that it draws for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUNDLE = "export a bundle instead, which can do it: leave out --single-file"
 
 @dataclass(frozen=True)
 class Draw:
-    """Noise that is like a sample inside of the graph, or another for each iteration of a loop, or both."""
+    """Noise as an input of the graph: shaped like a sample inside the graph, or new for each iteration, or both."""
 
     operation: Operation
     loop: Loop | None
@@ -27,16 +27,16 @@ class Draw:
 
 @dataclass
 class Before:
-    """operations: what runs before the graph, in order. draws: noise whose shape, or number, the graph knows."""
+    """operations: run before the graph, in order. noise_inputs: noise whose shape or count the graph sets."""
 
     operations: list[Operation] = field(default_factory=list)
     noise_inputs: dict[str, Draw] = field(default_factory=dict)
 
 
 def before_graph(plan: Sequence[Operation], available: set[str]) -> Before:
-    """The host operations of a plan, of its loops' bodies too. known: the names of what is there from the start.
+    """The host operations of a plan, including those in loop bodies. known: names of the values available at the start.
 
-    Raises ``ExportError`` for one that needs what the graph computes.
+    Raises ``ExportError`` for an operation that needs a result of the graph.
     """
     prelude = Before()
     available = set(available)
@@ -82,7 +82,7 @@ Dims = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a part takes: the part, its name for the value, the value's dtype and axes."""
+    """A part that reads a value: its port, and the value's dtype and dims there."""
 
     part: Operation
     port: str
@@ -91,9 +91,9 @@ class Wanted:
 
 
 def readers(plan: Sequence[Operation], parts: Mapping[str, Mapping[str, tuple[str, Dims]]]) -> dict[str, Wanted]:
-    """For each value the part that reads it first; for what starts a carried value, that which reads the latter.
+    """For each value the first part that reads it; for a loop's start value, the reader of the carried value.
 
-    parts: dtype and dims of the inputs of each part that has a use for them.
+    parts: dtype and dims of the used inputs of each part.
     """
     readers_by_value: dict[str, Wanted] = {}
     for operation in flat(plan):

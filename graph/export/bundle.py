@@ -1,4 +1,4 @@
-"""A bundle on disk: graphs, tables, files and what says which belongs to what; all of it, or nothing."""
+"""Writing a bundle atomically: graphs, tables, files and the manifest."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def write_bundle(
     reference: Reference | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Write a bundle to the folder ``out``, which it takes the place of where that is a bundle too.
+    """Write a bundle to the folder ``out``, replacing a bundle that is there.
 
     kinds: "image", "tensor" or "table" for each output. reference: a run to repeat, with its files in ``more``.
-    Raises ``ExportError`` where something else is at ``out``.
+    Raises ``ExportError`` if something else is at ``out``.
     """
     with _replace_folder(out) as folder:
         parts = {part.plan.name: _save_graph(part, folder, embedded_limit) for part in exported.parts}
@@ -75,7 +75,7 @@ def write_bundle(
 
 
 def _save_graph(part: ExportedPart, folder: Path, embedded_limit: int) -> Part:
-    # Weights that may be changed at run time are in a file of their own, where their places are known.
+    # Weights that may be changed at run time are in a separate file, at known offsets.
     limit = 0 if part.adaptable else embedded_limit
     written = save_part(part.traced, folder / f"{part.plan.name}.onnx", limit)
     graph = part.traced.model.graph
@@ -108,9 +108,9 @@ def _list_files(folder: Path) -> Iterator[tuple[str, File]]:
 
 @contextmanager
 def _replace_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its place at the end, and is removed when something fails."""
+    """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error."""
     check_place(out)
-    out = out.resolve()  # where the place is a link, what it leads to is replaced
+    out = out.resolve()  # if the path is a link, its target is replaced
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _restore(out)
@@ -134,7 +134,7 @@ def _replace_folder(out: Path) -> Iterator[Path]:
 
 
 def _restore(out: Path) -> None:
-    """Put back the bundle that an export was about to replace when it was killed; what else it left is removed."""
+    """Restore the bundle that a killed export was about to replace, and remove its other leftovers."""
     remove_stale(out.parent)
     for replaced in list(stale_paths(out.parent, "old", _backup_path(out).name)):
         if not out.exists() and (replaced / MANIFEST).is_file():
@@ -144,12 +144,12 @@ def _restore(out: Path) -> None:
 
 
 def _backup_path(out: Path) -> Path:
-    """What a bundle that makes way is called; no other bundle in its folder has this name."""
+    """The path to which an existing bundle is moved while it is replaced; unique to this bundle in its folder."""
     return out.with_name(f"replaced-{hashlib.sha256(out.name.encode()).hexdigest()[:16]}")
 
 
 def check_place(out: Path) -> None:
-    """Raises ``ExportError`` where a bundle must not be written, since something else is there."""
+    """Raise ``ExportError`` if a bundle must not be written to a path because something else is there."""
     for above in out.absolute().parents:
         if (above / MANIFEST).is_file():
             reason = f"'{out}' lies in the bundle '{above}', which holds its own files alone"

@@ -1,4 +1,4 @@
-"""A choice that a bundle's run makes: both branches are exported, and the runtime runs the one that is taken."""
+"""Choices made in a bundle's run: all branches are exported, and the runtime runs the one that is taken."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def choice_operation(choice: Choice, run: Walk) -> Operation:
-    """The plan's entry of a choice.
+    """The plan's operation for a choice.
 
-    ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` where it
-    is one plain value that is the same in every run. Raises ``ExportError`` where the branches differ in structure.
+    ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` for a
+    plain value that is the same in every run. Raises ``ExportError`` if the branches differ in structure.
     """
     settings: dict[str, Any] = {}
     inputs: dict[str, str] = {}
@@ -52,7 +52,7 @@ def choice_operation(choice: Choice, run: Walk) -> Operation:
 
 
 def _branch_names(choice: Choice, source: Source, run: Walk) -> dict[str, str]:
-    """What the run calls the values of a branch, by their paths; nothing for a plain value that never changes."""
+    """The names in the run of a branch's values by path; empty for a plain value that is the same in every run."""
     value = run.value(source)
     if run.is_dynamic(source) or leaves_of(value) or is_number(value):
         return run.value_names(source) | run.named_statics(source)
@@ -69,7 +69,7 @@ def _branch_names(choice: Choice, source: Source, run: Walk) -> dict[str, str]:
 def _check_same_structure(
     choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], run: Walk
 ) -> None:
-    """Raise ``ExportError`` unless all branches have the same fields, and the same values in those that are fixed."""
+    """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
 
     def structure(name: str) -> tuple[set[str], dict[str, Any]]:
         fixed = {

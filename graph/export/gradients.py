@@ -1,7 +1,7 @@
-"""A function that takes a gradient inside, traced into a graph of forward operators.
+"""Tracing functions that compute a gradient inside into graphs of forward operators.
 
-torch.export cannot see through `torch.autograd.grad`. Tracing below autograd can: the backward pass is then a row of
-operators like any other, and those that ONNX lacks are replaced as `decompositions` says.
+torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
+of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Function = Callable[..., Any]
 
 @dataclass
 class Probe(TorchDispatchMode):
-    """Watches one run of a function: whether it takes a gradient, which random operators it calls, and from where."""
+    """Observes a run of a function: whether it computes a gradient, and its random operators with their location."""
 
     gradient: bool = False
     random: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Probe(TorchDispatchMode):
         TorchDispatchMode.__init__(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch._C._current_graph_task_id() != -1:  # autograd's engine is at work
+        if torch._C._current_graph_task_id() != -1:  # autograd's engine is running
             self.gradient = True
         operator = operator_name(func)
         if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in operator:
@@ -65,7 +65,7 @@ def operator_name(op: Any) -> str:
 
 
 def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
-    """What the function gives for the inputs, and what was seen of it; `wanted` names an operator to be found."""
+    """The function's result for the inputs, and the probe. operator: the name of one whose location is recorded."""
     watcher = Probe(operator=operator)
     with torch.no_grad(), watcher:
         return function(*inputs), watcher
@@ -76,8 +76,8 @@ def forward_graph(
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
-    sizes: of each axis while it is traced, two or more of its units. Raises ``ExportError`` where the function fixes
-    the size of an axis or decides something by it; what the function itself raises while it is traced goes through.
+    sizes: of each axis while tracing, two or more of its units. Raises ``ExportError`` if the function fixes the size
+    of an axis or branches on it. Errors of the function itself are passed on.
     """
     env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
@@ -96,7 +96,7 @@ def forward_graph(
 
 
 class Differentiable(TorchFunctionMode):
-    """Two functions in forms with a short gradient: torch's own take pixels by index and guard every softmax."""
+    """Replaces two functions by forms with simpler gradients: torch's index pixels and guard every softmax."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         forms: dict[Any, Function] = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}
@@ -107,7 +107,7 @@ class Differentiable(TorchFunctionMode):
 def _nearest(
     x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
 ) -> Any:
-    """Pixels repeated a whole number of times."""
+    """Nearest-neighbour upsampling by integer factors; NotImplemented for anything else."""
     factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor, scale_factor)
     if mode != "nearest" or x.ndim != 4 or any(factor is None or factor != int(factor) for factor in factors):
         return NotImplemented
@@ -126,7 +126,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """softmax(QKᵀ/√d) V where nothing is masked, so that no row can be empty."""
+    """softmax(QKᵀ/√d) V without a mask, so that no row can be empty; NotImplemented for anything else."""
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -135,7 +135,7 @@ def _attention(
 
 
 def _simplify(graph: GraphModule) -> GraphModule:
-    """The same graph without what only autograd needs, and with equal operations merged: each is traced twice more."""
+    """The graph without operators that only autograd needs, and with equal operations merged, to speed up tracing."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
@@ -147,7 +147,7 @@ def _simplify(graph: GraphModule) -> GraphModule:
 
 
 def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
-    """The number of units of an axis as a symbol of its own, so that axes of equal size are not merged."""
+    """A new symbol for the number of units of an axis, so that axes of equal size are not merged."""
     units = size // axis.multiple_of
     bounds = ValueRanges(max(axis.units[0], 2), axis.units[1])
     source = ConstantSource(axis.name)
@@ -165,7 +165,7 @@ def _symbolic_shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mappin
 
 
 class _RecordingShapeEnv(ShapeEnv):
-    """What is known of the sizes, and who asked."""
+    """A shape environment that records the stack at which each guard was added."""
 
     def __init__(self, *, duck_shape: bool) -> None:
         super().__init__(duck_shape=duck_shape)
@@ -184,7 +184,7 @@ class _RecordingShapeEnv(ShapeEnv):
 
 
 def _check_sizes(env: _RecordingShapeEnv, symbols: Mapping[str, Any]) -> None:
-    """Refuse a graph that holds for some sizes alone. What torch decides, such as a kernel, changes no result."""
+    """Raise ``FixedSizeError`` for guards that fix a size or come from user code; torch's own change no result."""
     names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
     for index, guard in enumerate(env.guards):
         asker = env.guard_stacks.get(index, traceback.StackSummary())

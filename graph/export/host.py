@@ -1,4 +1,4 @@
-"""Host operations: what the torch-free runtime does between the graphs, as entries of a bundle's plan."""
+"""Host operations, which the torch-free runtime does between the graphs, as operations of a bundle's plan."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class HostPlan:
-    """tables: tensors that are the same in every run, by name. files: bytes that operations are given, by file name."""
+    """tables: tensors that are the same in every run, by name. files: contents of operations' files by name."""
 
     tables: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def add_file(self, name: str, data: bytes) -> str:
-        """Keep some bytes; equal ones are one file."""
+        """Add a file with these contents and return its name; equal contents share a file."""
         stem, dot, ending = name.partition(".")
         file_name = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
         self.files[file_name] = data
@@ -39,10 +39,10 @@ class HostPlan:
 
 
 def host_call(call: Call, run: Walk) -> Operation:
-    """The plan's entry of a call that the runtime does.
+    """The plan's operation for a call that the runtime does.
 
-    Its inputs are links by port, ``port.field`` for those of a structured value and ``port.0``, ``port.1``, … for those
-    of a list; what is the same in every run and no tensor is a setting, ``port.field`` where it is such a field.
+    Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
+    values that are the same in every run are settings, by port or ``port.field``.
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
@@ -71,7 +71,7 @@ def _all_names(source: Source, run: Walk) -> dict[str, str]:
 
 
 def _constant_fields(call: Call, name: str, source: Source, run: Walk) -> dict[str, Any]:
-    """The fields of a structured value that are the same in every run and no tensors, by ``port.field``."""
+    """The constant non-tensor fields of a structured value, by ``port.field``."""
     if run.is_dynamic(source):
         return {}
     fields = statics_of(run.value(source))
@@ -79,7 +79,7 @@ def _constant_fields(call: Call, name: str, source: Source, run: Walk) -> dict[s
 
 
 def _to_json(call: Call, name: str, value: Any, run: Walk) -> Any:
-    """A literal as JSON has it; bytes and the files that paths name become files of the bundle."""
+    """A literal as JSON; bytes, and files named by paths, become files of the bundle."""
     if isinstance(value, bytes):
         return {"file": run.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
     if isinstance(value, Path):
@@ -102,12 +102,12 @@ def _to_json(call: Call, name: str, value: Any, run: Walk) -> Any:
 
 
 def ending(path: Path) -> str:
-    """How the name of a file's copy in a bundle ends."""
+    """The suffix of a file's copy in a bundle."""
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
 def split_call(call: Call, run: Walk) -> tuple[Call, Call]:
-    """A node that is half the host's as two calls: the runtime's operation, and the function that is traced."""
+    """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
     assert call.spec.split is not None
     known_values = {
         name: run.value(source)
@@ -152,7 +152,7 @@ def split_call(call: Call, run: Walk) -> tuple[Call, Call]:
 
 
 def _wrap_operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
-    """An operation of the runtime as a node's function, for the example run."""
+    """An operation of the runtime wrapped as a node's function, for the example run."""
 
     def run(*args: Any, **by_name: Any) -> Any:
         import torch

@@ -1,4 +1,4 @@
-"""The shape of noise that is like a sample inside of a graph, told by the graph's inputs."""
+"""The shape of noise that is like a sample inside a graph, in terms of the graph's inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guidegraph_runtime.single_shapes import Axis, Size
 
 
 class Shapes:
-    """The sizes of a plan's values. given: an example of each value that is there before the graph."""
+    """The shapes of a plan's values. given: an example of each value that exists before the graph runs."""
 
     def __init__(
         self, plan: Sequence[Operation], parts: Mapping[str, TracedPart], before: Before, examples: Mapping[str, Any]
@@ -34,9 +34,9 @@ class Shapes:
                 self.readers.setdefault(value_name, (operation, port))
 
     def of_draw(self, draw: Draw) -> tuple[Size, ...] | None:
-        """The shape of the sample that noise is like; None where the noise has a shape of its own.
+        """The shape of the sample that noise is like; None if the noise has its own shape.
 
-        Raises ``ExportError`` where the graph's inputs do not tell it.
+        Raises ``ExportError`` if it does not follow from the graph's inputs.
         """
         like = draw.operation.inputs.get("like")
         if like is None:
@@ -69,7 +69,7 @@ class Shapes:
         return tuple(Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim) for dim in dims)
 
     def _size(self, part: Operation, text: str) -> Size:
-        """An axis of a part, or an expression of its axes."""
+        """The size given by an axis of a part, or by an expression of its axes."""
         names = set(re.findall(r"[A-Za-z_]\w*", text)) - {"floor"}
         part_axes = {axis for dims in self.parts[part.node].inputs.values() for axis in dims}
         if unknown := names - part_axes:
@@ -77,7 +77,7 @@ class Shapes:
         return Size(text, {name: self._axis(part, name) for name in names})
 
     def _axis(self, part: Operation, axis: str) -> tuple[Axis, ...]:
-        """The inputs of the graph that tell the size of a part's axis, of which the largest counts."""
+        """The inputs of the graph that set the size of a part's axis; the largest of their sizes counts."""
         axes: list[Axis] = []
         for port, dims in self.parts[part.node].inputs.items():
             source = part.inputs[port]

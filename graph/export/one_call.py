@@ -1,4 +1,4 @@
-"""One call of a workflow as a bundle of its own: its denoiser, say, for the engine or another program to use."""
+"""Exporting one call of a workflow, such as its denoiser, as a bundle for the engine or another program."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from guidegraph_runtime.names import CALL, FIELDS, MASKS
 
 
 def calls_named(graph: Graph, name: str) -> list[Call]:
-    """The calls that a name may mean, which can be traced: a node, with or without where it is, or a model port.
+    """The traceable calls that a name may mean: a node, by its full or its last name, or a model port.
 
-    Of calls of one node on one model the first is taken: they differ in what a bundle is given anyway.
+    Of the calls of one node on one model, only the first is returned: they differ only in the bundle's inputs.
     """
     calls = [op for op in walk(graph.ops) if isinstance(op, Call) and _is_traceable(op)]
     matches = [call for call in calls if call.key == name] or [
@@ -61,9 +61,9 @@ def export_call(
 ) -> Exported:
     """Run a workflow up to one call, and trace that call alone.
 
-    Its tensors become inputs, named as the ports, or as the fields of structured values: ``x``, ``t``, ``tokens``. What
-    its numbers are wired from become inputs with defaults; models and all else are in the graph. Raises ``ExportError``
-    for a name that means no call or several, and for what `export_workflow` raises it.
+    Its tensors become inputs, named after the ports or the fields of structured values: ``x``, ``t``, ``tokens``. Wired
+    numbers become inputs with defaults; models and everything else become part of the graph. Raises ``ExportError`` for
+    a name that means no call or several, and for the same reasons as `export_workflow`.
     """
     import torch
 
@@ -98,7 +98,7 @@ def export_call(
 
 
 def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Policy) -> Walk:
-    """The example run with all that a call reads, in the first iteration of the loops around it."""
+    """An example run of everything that a call reads, in the first iteration of the loops around it."""
     parameters: dict[Source, Any] = {Param(name): value for name, value in values.items()}
     run = Walk(compile_plan(graph, values, policy=policy), set(), parameters, {})
     loops = _loops_around(graph.ops, call.key)
@@ -126,7 +126,7 @@ def _is_missing(run: Walk, source: Source) -> bool:
 
 
 def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
-    """The loops in whose bodies a call is, outermost first."""
+    """The loops around a call, outermost first."""
     loops: list[Loop] = []
     region = ops
     while key not in region:
@@ -139,7 +139,7 @@ def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
 
 
 def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
-    """The keys of what some values depend on, carried ones through what their loops start with."""
+    """The keys of the operations that some sources depend on; a carried value depends on its loop's start value."""
     ops_by_key = {op.key: op for op in walk(ops)}
     keys: set[str] = set()
     remaining = list(sources)
@@ -160,7 +160,7 @@ def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
 
 
 def _plan_call(call: Call, run: Walk, label: str) -> tuple[PartPlan, dict[str, float]]:
-    """The call as a function of what it reads, and the numbers among that."""
+    """The call as a part whose inputs are the values that it reads, and the numbers among those."""
     inputs_read: list[Given] = []
     constants: dict[Source, Any] = {}
 
@@ -200,7 +200,7 @@ def _plan_call(call: Call, run: Walk, label: str) -> tuple[PartPlan, dict[str, f
 
 
 def _short_names(inputs: list[str], outputs: list[str]) -> list[str]:
-    """Short names: the last word of a place, and all of its words where another has the same."""
+    """Short names: the last word of a dotted path, or all of its words if the last one is not unique."""
     names: list[str] = []
     for paths in (inputs, outputs):
         words = Counter(path.rpartition(".")[2] for path in paths)
@@ -212,7 +212,7 @@ def _short_names(inputs: list[str], outputs: list[str]) -> list[str]:
 
 
 def _describe_call(call: Call, run: Walk) -> dict[str, Any]:
-    """What a program that uses the graph must know beside its tensors."""
+    """The settings that a program needs to use the graph, besides its tensors."""
     fixed = {
         f"{port}.{path}".removeprefix("out."): value
         for port in call.outputs

@@ -1,4 +1,4 @@
-"""An exported part: an ONNX model with readable axes and nothing of this machine in it, and how it is written."""
+"""Exported parts: ONNX models with named axes and without traces of this machine, and writing them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 EMBEDDED_LIMIT = 1 << 31
-"""Bytes of weights from where a model is two files: a protobuf message ends at 2 GiB."""
+"""Models with at least this many bytes of weights are two files, as a protobuf message is limited to 2 GiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class TracedPart:
 
     @property
     def weight_bytes(self) -> int:
-        """What the initialisers take."""
+        """The size of the initialisers in bytes."""
         tensors = (value.const_value for value in self.model.graph.initializers.values())
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
@@ -62,9 +62,9 @@ class TracedPart:
 
 
 def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: int = EMBEDDED_LIMIT) -> list[Path]:
-    """Write a part to `path`, with its weights in `path`.data where they take `embedded_limit` bytes or more.
+    """Write a part to `path`, with its weights in `path`.data if they take `embedded_limit` bytes or more.
 
-    Gives the files it wrote. Both are written beside their place and moved there when they are complete.
+    Returns the files written. Both are written to temporary files and moved when they are complete.
     """
     import onnx_ir
 
@@ -74,7 +74,7 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent) as folder:
         target = Path(folder) / path.name
         if external:
-            # Keeps the tensors of the model in memory as they are: those of the part may be saved again.
+            # This leaves the model's tensors in memory unchanged, so the part can be saved again.
             onnx_ir.save(part.model, target, external_data=data.name, size_threshold_bytes=1024)
             os.replace(Path(folder) / data.name, data)
         else:
@@ -104,7 +104,7 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
 
 
 def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
-    """Give the inputs and outputs their names; what has one of them already gets another."""
+    """Rename the inputs and outputs; other values with one of the names get a new name."""
     graph = model.graph
     names_by_id = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
     names_by_id |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
@@ -120,7 +120,7 @@ def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Seq
 
 
 def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: bool) -> TracedPart:
-    """The model with its free axes named, and without stack traces, paths and comments."""
+    """Name a model's free axes, and remove stack traces, paths and comments."""
     rename = _Renamer(model, axes)
     model.metadata_props.clear()
     model.doc_string = None
@@ -142,7 +142,7 @@ def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: boo
 
 
 class _Renamer:
-    """torch's symbols, `s26` or `4*s26`, as the names of the axes that they stand for."""
+    """Replaces torch's symbols, such as `s26` or `4*s26`, by the names of the axes."""
 
     def __init__(self, model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]]) -> None:
         self.names_by_symbol: dict[str, str | None] = {}
@@ -153,7 +153,7 @@ class _Renamer:
                 text = str(getattr(value.shape[index], "value", value.shape[index]))
                 self.names_by_symbol[text] = axis.name
                 symbols = sympy.sympify(text).free_symbols
-                if not symbols:  # torch found that the function holds for one size alone, and said nothing
+                if not symbols:  # torch has silently fixed the size
                     raise FixedSizeError(f"{axis.name} = {text}", "")
                 self.symbols[next(iter(symbols))] = sympy.Symbol(axis.name, integer=True) / axis.multiple_of
 
@@ -186,7 +186,7 @@ def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's notes on its own progress and on what is not installed."""
+    """A context without torch's messages about progress and missing packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

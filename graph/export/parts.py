@@ -1,4 +1,4 @@
-"""A traced part: some operations as one function of flat tensors, with examples and the axes that may change."""
+"""Parts to trace: subgraphs as functions of flat tensors, with example inputs and free axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from guidegraph.graph.weights import models_in
 
 @dataclass(frozen=True)
 class PartInput:
-    """A tensor that a part is given: its name, an example, what its axes are, and the key of what gives it."""
+    """An input tensor of a part: its name, an example, its axes, and the key of the operation that computes it."""
 
     name: str
     example: Any
@@ -30,10 +30,10 @@ class PartInput:
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
+    """A subgraph to trace. function: from the input tensors, in order, to the output tensors, in order.
 
-    in_loop: it is of a loop's body, whose carries are of one batch. cast: the same function with its models in another
-    dtype. models: those in it.
+    in_loop: it belongs to a loop's body, whose carries share one batch. cast: returns the function with its models in
+    another dtype. models: in the function.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class Given:
-    """A value that a part reads from outside: what it is called, an example, and its type."""
+    """A value that a part reads or returns: its source, name, example and type."""
 
     source: Source
     name: str
@@ -64,9 +64,9 @@ def plan_part(
     results: Sequence[Given],
     in_loop: bool = False,
 ) -> PartPlan:
-    """The function of some operations. constants: what they read that is the same in every run.
+    """The part of some operations. given: the values that they read, constants: those that are the same in every run.
 
-    results: what others read of them, with examples.
+    results: the values that other operations read.
     """
     sources = [result.source for result in results]
     bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
@@ -104,7 +104,7 @@ def plan_part(
 
 
 def _with_function(call: Call, function: Callable[..., Any]) -> Call:
-    """The call of a function, such as the method of a model in another dtype; the example run has checked its links."""
+    """The call with another function, without checks of its links, which the example run has checked."""
     return replace(call, checks=(), spec=replace(call.spec, function=function))
 
 
@@ -113,7 +113,7 @@ def is_number(value: object) -> bool:
 
 
 def _leaves(example: Given) -> list[Leaf]:
-    """The tensors of a value; a number is one without axes, float32 or int64."""
+    """The tensors of a value; a number becomes a 0-d tensor of float32 or int64."""
     import torch
 
     if is_number(example.value):
@@ -123,7 +123,7 @@ def _leaves(example: Given) -> list[Leaf]:
 
 
 def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
-    """Run a region's steps on values that are being traced: siblings are joined without looking at sizes."""
+    """Run a region's steps on traced values: siblings are batched without inspecting sizes."""
     slots: list[Any] = [None] * region.size
     for slot, value in region.constants:
         slots[slot] = value
@@ -149,7 +149,7 @@ def _run_step(step: Step, slots: list[Any]) -> None:
 
 
 def _run_batch(step: Step, slots: list[Any]) -> None:
-    """One call of a batch of siblings along a leading axis that is never looked at, or each alone where they differ."""
+    """Run siblings as one call along the leading axis, whose size is not inspected, or one by one if they differ."""
     import torch
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -187,7 +187,7 @@ def _run_batch(step: Step, slots: list[Any]) -> None:
 
 
 def _can_join(a: Any, b: Any) -> bool:
-    """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
+    """Whether two flat values can be joined: equal structure, dtypes and sizes, except for the leading axis."""
     (first, spec), (second, second_spec) = a, b
     return spec == second_spec and all(
         x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
@@ -196,9 +196,9 @@ def _can_join(a: Any, b: Any) -> bool:
 
 
 def _same_sizes(x: Any, y: Any) -> bool:
-    """Whether two tensors have the same sizes but for the leading axis: free ones that differ in the example do not.
+    """Whether two tensors have the same sizes except for the leading axis, statically or in the example.
 
-    Sizes of which that is not known, but which are equal in the example, are held to be equal from then on.
+    Sizes that are equal in the example only are constrained to be equal in the graph.
     """
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -213,9 +213,9 @@ def _hint(size: Any) -> int:
 
 
 def symbols(plan: PartPlan) -> list[dict[int, str]]:
-    """The names of the free axes of each input, by position: axes of one letter and one size have one name.
+    """The names of the free axes of each input, by position: axes with the same letter and size share a name.
 
-    Leading axes that are apart from the batch have one name for each giver; where all are, the first is the batch.
+    Leading axes that are separate from the batch have a name for each giver; if all are, the first is the batch.
     """
     names: dict[tuple[str, int | str], str] = {}
     names_by_input = []
@@ -242,7 +242,7 @@ def symbols(plan: PartPlan) -> list[dict[int, str]]:
 
 
 def batch_of(plan: PartPlan) -> int:
-    """The batch of a part's examples: what has a leading axis of 1 serves it whole."""
+    """The batch size of a part's examples: the largest, since a leading axis of 1 is repeated for the batch."""
     sizes = [
         part_input.example.shape[i]
         for part_input in plan.inputs

@@ -1,6 +1,6 @@
-"""Weights of matrix products as 8-bit integers, a scale for each column, in standard operators.
+"""Quantising weights of matrix products to 8-bit integers, with a scale for each column, in standard operators.
 
-A convolution's weights stay as they are: rounding them costs a picture more than it saves.
+The weights of convolutions are not quantised: rounding them costs more picture quality than it saves.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.part import TracedPart
 
 MIN_WEIGHTS = 1024
-"""Weights of fewer numbers than this stay as they are."""
+"""Weights with fewer elements are not quantised."""
 
 
 def quantised(part: TracedPart) -> TracedPart:
     """The part with W ≈ s · round(W / s) in every MatMul and Gemm, s = max |W| / 127 of each output's weights.
 
-    Products are float32 as before, so that the graph runs wherever the part does. The part's own graph is left alone.
+    Products stay float32, so the graph runs wherever the part does. The part's own graph is not changed.
     """
 
     model = part.model.clone()

@@ -1,7 +1,7 @@
-"""What becomes of each operation: computed at export, done by the runtime's host, or traced into a graph.
+"""Partition of the operations: computed at export, run on the host by the runtime, or traced into a graph.
 
-Only what depends on a parameter, or on a loop, is left for the run. A parameter stays one where all that reads it can;
-otherwise it is fixed at the value that it has at export, and the bundle says so.
+Only operations that depend on a parameter or a loop are left for the run. A parameter stays one if all of its readers
+can take it at run time; otherwise it is fixed at its value at export, and the bundle records why.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from guidegraph_runtime.host import SHAPES_READ
 
 @dataclass
 class Roles:
-    """What becomes of the operations.
+    """A partition of operations.
 
-    dynamic: keys of those left for the run. hosted: keys of those among them that the runtime does. fixed: why each
-    parameter is fixed, by its name.
+    dynamic: the keys of those left for the run. hosted: the keys of those among them that the runtime does. fixed: the
+    reason for each fixed parameter, by name.
     """
 
     dynamic: set[str] = field(default_factory=set)
@@ -38,12 +38,12 @@ def assign(
     at_export: Collection[str] = (),
     fixed_before: Mapping[str, str] | None = None,
 ) -> Roles:
-    """Who does what.
+    """Partition the operations, and fix the parameters that cannot be inputs of a bundle.
 
-    params: for each parameter, whether it can be an input of a bundle at all, by its type. numbers: those whose value
-    is a number, which a graph can take. at_export: operations that run then and never again, since a run could not pass
-    on what they give, so the parameters that they read are fixed. one_graph: all that is traced becomes one graph, so
-    the runtime does only what comes before it. known: why other parameters are fixed.
+    params: for each parameter, whether its type can be an input of a bundle. numbers: parameters whose value is a
+    number, which a graph can take. at_export: operations that run only at export, since a run cannot pass on their
+    results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
+    does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
 
     Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
@@ -57,7 +57,7 @@ def assign(
             newly_fixed |= _fix_choice_parameters(ops, reads, fixed)
         if not newly_fixed:
             dynamic = {key for key, names in reads.items() if names is not None}
-            # What comes before a graph can be told only once all that a bundle fixes is fixed.
+            # The prelude is known only after all parameters to fix are fixed.
             prelude = _find_prelude(ops, dynamic, all_host_calls) if one_graph else all_host_calls
             if prelude != on_host:
                 on_host = prelude
@@ -70,10 +70,10 @@ _LOOP = "<loop>"
 
 
 def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
-    """The parameters on which each operation depends, and `<loop>` for what depends on a loop; None for constants.
+    """The parameters on which each operation depends, with `<loop>` for a loop; None if it is constant.
 
-    An operation that the runtime does is left for it even where nothing changes what it gives, so that its settings,
-    such as a sampler's, can be changed there; then it is among what depends on it, by its key.
+    An operation that the runtime can do is left for the run even if it is constant, so that its settings, such as a
+    sampler's, can be changed there. Its key then stands for it among the parameters.
     """
     parameters_by_key: dict[str, frozenset[str] | None] = {}
 
@@ -145,9 +145,9 @@ def _find_parameters_to_fix(
 def _fix_choice_parameters(
     ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
 ) -> dict[str, str]:
-    """The parameters that choices are made by, to be fixed: one graph has one branch of each choice.
+    """The parameters to fix because choices depend on them: one graph has one branch of each choice.
 
-    Raises ``ExportError`` for a choice that is made by what a run computes.
+    Raises ``ExportError`` for a choice that depends on a value computed in the run.
     """
     reasons: dict[str, str] = {}
     for op in walk(ops):
@@ -169,15 +169,15 @@ def _reads_files(call: Call) -> bool:
 
 
 def is_host(call: Call) -> bool:
-    """Whether the runtime does a call by itself, or its first half."""
+    """Whether the runtime does a call, or the first part of it."""
     return call.spec.runtime or call.spec.split is not None
 
 
 def host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]:
-    """The keys of the calls that are the host's.
+    """The keys of the calls that run on the host.
 
-    One that the runtime has and that can be traced as well is the host's at the top level. In a loop it is traced where
-    it reads a tensor of a graph, so that it does not part the graph in two, unless it reads a parameter that a graph
+    A call that the runtime can do and that can also be traced runs on the host at the top level. In a loop it is traced
+    if it reads a tensor of a graph, so that it does not split the graph, unless it reads a parameter that a graph
     cannot take.
     """
     host: set[str] = set()
@@ -210,10 +210,10 @@ def _reads_graph(call: Call, traced: set[str]) -> bool:
 
 
 def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
-    """Those of the runtime's operations that need nothing of what is traced, so that they can run before all of it.
+    """The host operations that depend on no traced operation, so that they can run before the graph.
 
-    An operation that reads only the shapes of some ports, as noise that is like a sample does, needs nothing of what is
-    traced there, and of an iteration its number.
+    Ports of which an operation reads only the shape, such as ``like`` of noise, do not count as a dependency, nor does
+    the iteration's index there.
     """
     after_graph: set[str] = set()
 
@@ -235,7 +235,7 @@ def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) ->
 
 
 def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
-    """What an operation reads, with the port or setting that it is for; the key of a loop's carry."""
+    """The sources of an operation, each with its port or setting; "" for those of a loop."""
     if isinstance(op, Loop):
         yield from (("", source) for source in op.sources())
         return

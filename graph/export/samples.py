@@ -1,4 +1,4 @@
-"""What a single file's inputs have to be so that it draws what the engine draws: for the checks before a run."""
+"""Constraints on a single file's inputs that the runtime checks before a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph_runtime.names import MULTIPLES
 
 
 def starting_values(plan: Sequence[Operation]) -> frozenset[str]:
-    """The names of the values that samples come from: what loops carry at their start, and what that is made of."""
+    """The names of the values that samples start from: the start values of loops and their dependencies."""
     makers = {name: operation for operation in flat(plan) for name in operation.outputs}
     pending = [
         start for operation in flat(plan) if operation.op == "loop" for start in Loop.of(operation).start.values()
@@ -27,7 +27,7 @@ def starting_values(plan: Sequence[Operation]) -> frozenset[str]:
 
 
 def input_multiples(plan: Sequence[Operation], inputs: Sequence[Tensor]) -> dict[str, dict[str, int]]:
-    """By input of the graph, what its named axes have to be multiples of, for the part that reads it."""
+    """For each input of the graph, the factors that the sizes of its named axes must be multiples of."""
     starts = {
         carry: start
         for operation in flat(plan)
