@@ -1,4 +1,4 @@
-"""A whole workflow as one ONNX graph: the parts in a row, and each loop as a `Scan` with its weights inside."""
+"""Composing a whole workflow into one ONNX graph: the parts in sequence, and each loop as a `Scan` with its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PIXELS = "uint8"
 
 @dataclass
 class Single:
-    """The graph. inputs: values of the plan. outputs: for each, the workflow's name for it."""
+    """The graph of a workflow. inputs: values of the plan. outputs: the workflow's name of each output."""
 
     model: onnx_ir.Model
     inputs: list[Tensor] = field(default_factory=list)
@@ -32,10 +32,10 @@ class Single:
 
 
 def single_graph(exported: Exported, before: Before, examples: Mapping[str, Any], pictures: Sequence[str]) -> Single:
-    """One graph of an export that was planned for one.
+    """Compose an export, planned with ``one_graph``, into one graph.
 
-    given: an example of each value that the runtime has before the graph. pictures: the outputs that are pictures,
-    which the graph gives as pixels too. Raises ``ExportError`` for what one graph cannot hold.
+    given: an example of each value that exists before the graph runs. pictures: the outputs that are pictures, which
+    the graph also returns as pixels. Raises ``ExportError`` for parts that one graph cannot hold.
     """
     composer = _Composer(exported, before, examples)
     composer.operations(exported.plan, composer.main)
@@ -47,7 +47,7 @@ def single_graph(exported: Exported, before: Before, examples: Mapping[str, Any]
 
 
 class _Composer:
-    """inputs and described: the graph's inputs by name. called: the workflow's name of each output."""
+    """Composes the graph. inputs, described: of the graph. output_names: the workflow's name of each output."""
 
     def __init__(self, exported: Exported, before: Before, examples: Mapping[str, Any]) -> None:
         self.exported, self.before, self.examples = exported, before, examples
@@ -65,7 +65,7 @@ class _Composer:
         self.sizes: dict[tuple[Region, str, str], onnx_ir.Value] = {}
 
     def operations(self, plan: Sequence[Operation], region: Region) -> None:
-        """Put what is traced of a plan into a graph; the host's share comes before it."""
+        """Add the traced parts and loops of a plan to a graph; its host operations run before the graph."""
         for operation in plan:
             if operation.op == "part":
                 self._part(operation, region)
@@ -105,7 +105,7 @@ class _Composer:
         return pixels
 
     def read(self, name: str, region: Region) -> tuple[Region, onnx_ir.Value]:
-        """The value of a name, and where it is; a table or an input of the graph where nothing in it has that name."""
+        """The value with a name, and its graph; an unknown name becomes a table or an input of the main graph."""
         if found := region.find(name):
             return found
         if name in self.exported.host.tables:
@@ -116,7 +116,7 @@ class _Composer:
         return self.main, self.main.values[name]
 
     def _input(self, name: str) -> onnx_ir.Value:
-        """A new input of the graph."""
+        """Add an input to the graph."""
         reader, draw = self.readers.get(name), self.before.noise_inputs.get(name)
         if draw is not None:
             if reader is None:
@@ -132,7 +132,7 @@ class _Composer:
         return self.inputs[name]
 
     def _part(self, operation: Operation, region: Region) -> None:
-        """Put a part's nodes and weights into a graph."""
+        """Add a part's nodes and weights to a graph."""
         part_name = operation.node
         graph = self.parts[part_name].model.graph.clone()
         used = _used_inputs(graph)
@@ -157,9 +157,9 @@ class _Composer:
         region.values.update(zip(operation.outputs, outputs, strict=True))
 
     def _fit(self, operation: Operation, port: str, region: Region) -> onnx_ir.Value:
-        """A value as a part's input takes it: of its dtype, and repeated for the batch, as `guidegraph-run` does it.
+        """A value for a part's input: cast to its dtype and repeated for the batch, as `guidegraph-run` does.
 
-        What comes from outside of a loop is made fit outside of it, once.
+        A value from outside of a loop is converted outside of it, once.
         """
         source = operation.inputs[port]
         home, value = self.read(source, region)
@@ -169,14 +169,14 @@ class _Composer:
         return self._spread(operation, port, value, region if stays_inside else region.outer or region, region)
 
     def _is_start(self, operation: Operation, source: str) -> bool:
-        """Whether a carried value starts, and goes on, as this part takes it."""
+        """Whether a carried value already has the dtype and shape that this part takes."""
         reader = self.readers.get(source)
         return reader is not None and reader.part is operation
 
     def _spread(
         self, operation: Operation, port: str, value: onnx_ir.Value, target: Region, region: Region
     ) -> onnx_ir.Value:
-        """A value in a part's dtype and shape. here: where the nodes for it go; region: where the part is."""
+        """A value in a part's dtype and shape. target: the graph for the new nodes. region: the graph of the part."""
         tensor = next(
             candidate for candidate in self.parts[operation.node].model.graph.inputs if candidate.name == port
         )
@@ -197,14 +197,14 @@ class _Composer:
         return expanded
 
     def _is_unshared(self, operation: Operation, axis: str) -> bool:
-        """Whether nothing is repeated along an axis: one input alone has it, or it is that of a table's rows."""
+        """Whether nothing is repeated along an axis: only one input has it, or it is the axis of a table's rows."""
         shapes = self.parts[operation.node].inputs
         return sum(axis in dims for dims in shapes.values()) == 1 or axis.partition("_")[0] == DYNAMIC["R"]
 
     def _size(self, operation: Operation, axis: str, target: Region, region: Region) -> onnx_ir.Value:
-        """The size of a part's axis: the largest among its inputs, since what has size 1 is repeated.
+        """The size of a part's axis: the largest among its inputs, since axes of size 1 are repeated.
 
-        Of what a loop's body computes, only what it starts from is asked.
+        Carried values count with their start; other results of a loop's body do not count.
         """
         outer_region = region.outer or region
         key = outer_region, operation.node, axis
@@ -222,7 +222,7 @@ class _Composer:
         return self.sizes[key]
 
     def _outer_values(self, source: str, region: Region) -> list[tuple[onnx_ir.Value, int]]:
-        """What tells the shape of a value outside of the loop in which it is read, and how many axes it has before."""
+        """The values outside of a loop that have the shape of a value read in it, and their number of extra axes."""
         if region.outer is None:
             return [(self.read(source, region)[1], 0)]
         if source in region.starts:
@@ -233,7 +233,7 @@ class _Composer:
         return [] if home is region else [(value, 0)]
 
     def _loop(self, operation: Operation, region: Region) -> None:
-        """A loop as a Scan. Its state starts in the shape and dtype in which the body's first reader takes it."""
+        """Add a loop as a Scan. Its state has the shape and dtype that its first reader in the body takes."""
         loop = Loop.of(operation)
         body = Region(operation.node, region)
         body.starts = {name: self.read(source, region)[1] for name, source in loop.start.items()}
@@ -273,14 +273,14 @@ class _Composer:
         region.values |= {name: node.outputs[len(order) + i] for i, name in enumerate(loop.collect)}
 
     def _scan_items(self, loop: Loop, region: Region, body: Region) -> None:
-        """What a loop walks over: its entries, the number of each iteration where one asks for it, and noise."""
+        """Add the sequences that a loop scans: its items, the index of each iteration if it is used, and noise."""
         over = region.constant(loop.over, loop.item) if isinstance(loop.over, int) else self.read(loop.over, region)[1]
         assert over.shape is not None
         if len(over.shape) == 0:
             body.scan(loop.item, region.numbers(region.cast(over, onnx_ir.DataType.INT64)))
         else:
             item = body.scan(loop.item, over)
-            if len(over.shape) == 1:  # a number is an entry of one for the whole batch
+            if len(over.shape) == 1:  # a number becomes an axis of 1, for the whole batch
                 body.values[loop.item] = body.add("Unsqueeze", item, body.integers(0))
                 body.values[loop.item].shape = onnx_ir.Shape([1])
         if loop.index in self.readers or loop.index in (*loop.next.values(), *loop.collect.values()):
@@ -293,7 +293,7 @@ class _Composer:
     def _result(
         self, name: str, source: str, dtype: onnx_ir.DataType | None, shape: onnx_ir.Shape | None, body: Region
     ) -> onnx_ir.Value:
-        """An output of a loop's body: a value of its own, in the dtype and shape of the state."""
+        """An output of a loop's body: a new value with the dtype and shape of the state."""
         value = self.read(source, body)[1]
         result = body.add("Identity", value if dtype is None else body.cast(value, dtype))
         result.name = f"{body.prefix}/next.{name}"
@@ -302,7 +302,7 @@ class _Composer:
 
 
 def _used_inputs(graph: onnx_ir.Graph) -> dict[str, tuple[str, Dims]]:
-    """Dtype and dims of the inputs that a graph has a use for."""
+    """Dtype and dims of the inputs that a graph uses."""
     return {
         str(value.name): (
             str(value.dtype.numpy()) if value.dtype is not None else "",
@@ -314,7 +314,7 @@ def _used_inputs(graph: onnx_ir.Graph) -> dict[str, tuple[str, Dims]]:
 
 
 def _input_type(example: Any, reader: Wanted | None) -> tuple[str, Dims]:
-    """Dtype and dims of a graph's input: those that its reader takes where it has as many axes."""
+    """Dtype and dims of a graph's input: those of its reader if the example has the same number of axes."""
     if reader is None:
         return str(example.dtype), tuple(f"axis_{i}" for i in range(example.ndim))
     if example.ndim != len(reader.dims):

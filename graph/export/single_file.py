@@ -1,4 +1,4 @@
-"""A workflow as one ONNX file, with its description and examples of its inputs beside it."""
+"""Writing a workflow as one ONNX file, with a description and example inputs in files beside it."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
 ALIGNMENT = 64
 MAX_SHOWN_VALUES = 2048
-"""Numbers of an example that are in the description too."""
+"""Examples with at most this many numbers are in the description too."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The graph, and what was written with it. files: their sizes in bytes."""
+    """The graph, its description, and the files written with their sizes in bytes."""
 
     single: Single
     description: Description
@@ -52,7 +52,7 @@ class Written:
 
 @dataclass
 class _Data:
-    """Bytes after each other, each at a multiple of 64."""
+    """Concatenated blocks of bytes, each at an offset that is a multiple of 64."""
 
     blocks: bytearray = field(default_factory=bytearray)
 
@@ -64,10 +64,10 @@ class _Data:
 
 
 def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> Written:
-    """Write FILE.onnx, and beside it FILE.json and FILE.bin, of an export that was planned for one graph.
+    """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
 
-    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError`` for what one graph cannot hold, and for
-    more than 2 GiB of weights; then nothing is written.
+    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError``, before anything is written, for parts
+    that one graph cannot hold and for more than 2 GiB of weights.
     """
     tables = exported.host.tables
     available = {*tables, *(f"params.{name}" for name in exported.inputs)}
@@ -113,7 +113,7 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
 
 
 def check_single_place(out: Path) -> None:
-    """Raises ``ExportError`` where FILE.json or FILE.bin beside ``out`` is something else than an earlier export."""
+    """Raise ``ExportError`` if FILE.json or FILE.bin beside ``out`` exists and is not from an earlier export."""
     description_path, data = out.with_suffix(".json"), out.with_suffix(DATA)
     try:
         is_earlier_export = (
@@ -184,7 +184,7 @@ def _write(
 
 
 def _readable(top: Mapping[str, Any]) -> str:
-    """JSON with a line for each input and output."""
+    """Format JSON with one line for each input and output."""
     lines = []
     for name, value in top.items():
         if isinstance(value, dict) and name in ("inputs", "outputs"):
@@ -240,7 +240,7 @@ def _plain_output(value: onnx_ir.Value, single: Single) -> dict[str, Any]:
 
 @contextmanager
 def _replace_together(paths: list[Path]) -> Iterator[list[Path]]:
-    """Temporary files beside these places, which go there once all are whole."""
+    """Yield temporary files beside these paths, and move them there once all are complete."""
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_stale_once(paths[0].parent)
     temporary = [temporary_path(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Which sizes a part takes: found by running it at others, before it is traced."""
+"""Finding the sizes that a part accepts, by running it at other sizes before it is traced."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAX_SIZE = 1 << 16
 
 
 def free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
-    """A part with examples of one batch, and the axes of each input whose size is free.
+    """The part with its examples expanded to one batch size, and the free axes of each input.
 
-    An axis is free in the smallest multiples of a power of two at which the part runs; one that allows no other size
-    than the example's stays fixed.
+    A free axis has sizes that are multiples of the smallest power of two by which it can grow. An axis that allows only
+    the example's size is fixed.
     """
     part = replace(part, inputs=tuple(_with_batch(part_input, batch_of(part)) for part_input in part.inputs))
     names = symbols(part)
@@ -36,10 +36,10 @@ def free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
 
 
 def apart(part: PartPlan) -> PartPlan:
-    """The part, with letter A for the leading axis of each input that must not be brought to the batch's size.
+    """The part with letter A for the leading axis of each input that must not be expanded to the batch size.
 
-    A leading axis of 1 serves the whole batch, and the run may repeat it; but where batches are put one after the
-    other, say, that would make more of them. Found from the shapes that the part gives for 1 there and 2 elsewhere.
+    A run may repeat a leading axis of 1 for the whole batch. If the part, for example, concatenates batches, that would
+    change the result. Such inputs are found by the output shapes for size 1 there and 2 elsewhere.
     """
     batch_shapes = _output_shapes(part, None)
     if batch_shapes is None:
@@ -62,7 +62,7 @@ def _with_own_batch(part_input: PartInput) -> PartInput:
 
 
 def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
-    """The outputs' shapes for a batch of 2, with but 1 sample in what `single` gives; None where that does not run."""
+    """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -77,13 +77,13 @@ def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] 
             tensors.append(torch.empty(shape, dtype=part_input.example.dtype, device=part_input.example.device))
         try:
             return [tuple(map(int, tensor.shape)) for tensor in part.function(*tensors)]
-        except Exception:  # whatever it is, the part does not run so
+        except Exception:  # of any type: the part does not run
             return None
 
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Without what a library logs of an error that is expected."""
+    """A context that silences a library's logger during expected errors."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -112,7 +112,7 @@ def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
 
 
 def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:
-    """The least power of two by which an axis may grow; None where it may not."""
+    """The smallest power of two by which an axis may grow; None if it may not grow."""
     import torch
 
     for step in MULTIPLES:
@@ -123,14 +123,14 @@ def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> 
         try:
             with torch.no_grad():
                 part.function(*tensors)
-        except Exception:  # whatever it is, the part does not run at this size
+        except Exception:  # of any type: the part does not run at this size
             continue
         return step
     return None
 
 
 def _grow(tensor: Any, axes: Sequence[int], growth: int) -> Any:
-    """A tensor that is larger along some axes, by its own first entries again."""
+    """A tensor extended along some axes with its own first elements."""
     import torch
 
     for axis in axes:

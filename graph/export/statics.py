@@ -1,7 +1,7 @@
-"""Which of a value's plain fields a traced part depends on: found by running it with others in their places.
+"""Guards: the plain fields of values that a traced part was specialised on, found by running it with other values.
 
-A part is traced with, say, a sampler's `clip`; the run may put in another sampler, whose fields may be others. A field
-that changes nothing, or that is a tensor, is free; any other must be as it was at export.
+A part is traced with, for example, a sampler's `clip`; a run may use another sampler with other fields. A field that
+does not change the result, or that is a tensor, is free; any other field must equal its value at export.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from guidegraph.graph.export.leaves import path_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan
 
 Build = Callable[[Sequence[Given]], PartPlan]
-"""The part, of other values than the example's."""
+"""Plans the part for other example values."""
 
 
 def fields_that_count(
     part: PartPlan, examples: Sequence[Given], build: Build, run_names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """For each field, by what it is called in the run, what it must be: ``{"is": value}``, and "why" where one knows.
+    """The guards of a part by the field's name in the run: ``{"is": value}``, and "why" if another value is an error.
 
-    held: what the run calls those fields that it has, by their names in the part. Flags are tried; of other fields
-    every value counts.
+    held: the names in the run of the fields that it has, by their names in the part. A flag is a guard only if the
+    other value changes the result; fields of other types always are.
     """
     guards: dict[str, Any] = {}
     flags: list[tuple[int, str, str]] = []
@@ -55,7 +55,7 @@ def fields_that_count(
 
 
 def _outputs_or_none(part: PartPlan) -> tuple[Any, ...] | None:
-    """What a part gives, or None where it does not run on any numbers: then every flag counts."""
+    """The outputs of a part for random numbers; None if it fails for them: then every flag is a guard."""
     try:
         return _outputs(part)
     except NodeError:
@@ -63,7 +63,7 @@ def _outputs_or_none(part: PartPlan) -> tuple[Any, ...] | None:
 
 
 def _outputs(part: PartPlan) -> tuple[Any, ...]:
-    """What a part gives for numbers drawn at random, so that none is zero by chance and hides what it multiplies."""
+    """The outputs of a part for random numbers, none of which is a zero that would hide a factor."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -84,7 +84,7 @@ def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 
 def with_field(value: Any, path: str, other: Any) -> Any:
-    """A structured value with another field."""
+    """A structured value with one field replaced."""
     from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
     flat, spec = tree_flatten_with_path(value)

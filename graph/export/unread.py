@@ -1,7 +1,7 @@
-"""Inputs of a traced part that count for nothing while a flag of another value is as it is: ``needs``, for a bundle.
+"""Inputs of a traced part that are unread for some value of a flag: the trait ``needs``, for bundles.
 
-A bundle has no Python to ask ``needs`` at run time. What it says for all flags of the values that it names is found at
-export, and kept where one flag alone decides.
+A bundle cannot call ``needs`` at run time. So it is called at export for all combinations of the flags in its
+arguments, and the result is kept if a single flag decides.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_FLAGS = 10
 
 @dataclass(frozen=True)
 class Flag:
-    """A field of a value that is true or false, and what the run calls it."""
+    """A boolean field of a value, and its name in the run."""
 
     source: Source
     path: str
@@ -32,9 +32,9 @@ class Flag:
 def unread_inputs(
     ops: Sequence[Op], examples: Sequence[Given], run_names: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """For each input that one flag can make unread: ``{"field": name of the flag, "is": its value then}``.
+    """For each input that one flag can make unread, ``{"field": name of the flag, "is": its value then}``.
 
-    held: what the run calls the plain fields that it has, by their names in the part.
+    held: the names in the run of the plain fields that it has, by their names in the part.
     """
     calls = [op for op in ops if isinstance(op, Call)]
     readers = [(source, call, port) for call in calls for port, source in _single_inputs(call)]
@@ -56,7 +56,7 @@ def _single_inputs(call: Call) -> Iterator[tuple[str, Source]]:
 def _find_deciding_flag(
     call: Call, port: str, examples: Sequence[Given], run_names: Mapping[str, str]
 ) -> tuple[Flag, bool] | None:
-    """The flag, and its value, with which the call never needs the port, whatever the other flags are."""
+    """A flag and its value with which the call never needs the port, whatever the other flags are."""
     sources = [argument_source(call, name) for name in call.spec.needs_arguments]
     read_examples = [example for example in examples if example.source in sources]
     flags = [

@@ -1,4 +1,4 @@
-"""One example run of a workflow, which turns it into a host plan and the parts that it calls."""
+"""The example run of a workflow, which produces the host plan and the parts to trace."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from guidegraph_runtime.manifest import Operation
 class Walk:
     """The state of the example run.
 
-    dynamic: keys of the operations that are left for the run, hosted: of those that the runtime does. values: an
-    example of every value. items: what each loop calls its entry. parts and host: what the run will do. statics: where
-    the run has what is no tensor in a structured value, by the name that it has there. frozen: the models with which
-    something was computed that every run has, by their id: a node that did it, and the model.
+    dynamic: the keys of the operations that are left for the run. hosted: of those that the runtime does. values: an
+    example of every value. items: the name of each loop's item. parts, host: the results. run_names: the names in the
+    run of non-tensor fields, by their names here. frozen: the models that were used to compute constants, by id, each
+    with the key of an operation that used it.
     """
 
     plan: Plan
@@ -51,7 +51,7 @@ class Walk:
     frozen: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
     def region(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str) -> tuple[Operation, ...]:
-        """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
+        """Run a region once and return its host plan. loop_key: "" for the top level."""
         self._evaluate_fixed({key: op for key, op in ops.items() if key not in self.dynamic}, ops, roots)
         dynamic_ops = self._split({key: op for key, op in ops.items() if key in self.dynamic})
         for op in dynamic_ops.values():
@@ -76,7 +76,7 @@ class Walk:
         return tuple(plan)
 
     def _evaluate_fixed(self, fixed: dict[str, Op], ops: Mapping[str, Op], roots: Sequence[Source]) -> None:
-        """Compute what is the same in every run, of its choices the branches that they take."""
+        """Compute the constant operations; of choices, only the branches that are taken."""
         dynamic_sources = [source for op in ops.values() if op.key in self.dynamic for source in op.sources()]
         required = [*roots, *dynamic_sources]
         aliases: dict[Source, Source] = {}
@@ -126,7 +126,7 @@ class Walk:
         return base_name(source, self.items)
 
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
-        """Nodes that are half the host's and half traced become two operations."""
+        """Split the nodes that run partly on the host into a host operation and a traced one."""
         split_ops: dict[str, Op] = {}
         for key, op in ops.items():
             if isinstance(op, Call) and op.spec.split is not None:
@@ -209,7 +209,7 @@ class Walk:
             for path, value_name in self.named_statics(source).items():
                 for target in (carries[name], Output(loop.key, name)):
                     self.run_names[f"{self.name(target)}.{path}"] = value_name
-        # The second iteration is the example: by then what is carried has its lasting shape.
+        # The second iteration is the example: by then carried values have their final shapes.
         self.enter(loop, items, 0)
         for op in loop.body.values():
             self.evaluate(op)
@@ -253,13 +253,13 @@ class Walk:
         return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
     def enter(self, loop: Loop, items: Any, i: int) -> None:
-        """Let the entry and the number of an iteration be what the body reads."""
+        """Set the item and the index of an iteration for the body."""
         self.values[Index(loop.key)] = i
         self.values[Item(loop.key)] = items[i]
         self.kinds[Item(loop.key)] = PortType((_ItemType,))
 
     def value_names(self, source: Source) -> dict[str, str]:
-        """What a value is called in the run, by the paths of its tensors, or by "" where it has none.
+        """The names of a value's tensors in the run by path; ``{"": name}`` if it has none.
 
         Tensors that are the same in every run become tables.
         """
@@ -271,7 +271,7 @@ class Walk:
         return {leaf.path: leaf.full_name(base) for leaf in leaves} or {"": base}
 
     def _number(self, source: Source, base: str) -> Leaf:
-        """A number that is the same in every run, as a table. Raises ``ExportError`` for what is none."""
+        """A constant number as a leaf for a table. Raises ``ExportError`` for values that are not numbers."""
         import torch
 
         value = self.value(source)
@@ -281,7 +281,7 @@ class Walk:
         return Leaf("", torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64), ())
 
     def named_statics(self, source: Source) -> dict[str, str]:
-        """Where the run has what is no tensor in a value, by the paths in it."""
+        """The names in the run of a value's non-tensor fields, by path."""
         if isinstance(source, Literal):
             return {}
         base = self.name(source)
@@ -289,18 +289,18 @@ class Walk:
         return {path: self.run_names[f"{base}.{path}"] for path in paths if f"{base}.{path}" in self.run_names}
 
     def value(self, source: Source) -> Any:
-        """The example of a value."""
+        """The example of a source's value."""
         return source.value if isinstance(source, Literal) else self.values[source]
 
 
 class _ItemType(Tensor):
-    """A row of what a loop runs over: one for the whole batch."""
+    """The type of a loop's item: one row for the whole batch."""
 
     axes = ("B",)
 
 
 def entries(over: Any) -> Any:
-    """What a loop runs over, one entry after the other."""
+    """The items of a loop's sequence."""
     if isinstance(over, int):
         return range(over)
     return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over

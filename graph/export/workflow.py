@@ -1,4 +1,4 @@
-"""From a validated workflow to what a bundle holds: the inputs, the host plan and the traced parts."""
+"""Exporting a validated workflow: the inputs, the host plan and the traced parts of a bundle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool
 
 @dataclass(frozen=True)
 class ExportedPart:
-    """A part: how it was planned, its free axes, and the graph, in the precision that it has.
+    """A part: its plan, its free axes, its graph, and the graph's precision.
 
     adaptable: the weights that a LoRA may change at run time.
     """
@@ -55,11 +55,11 @@ class ExportedPart:
 
 @dataclass(frozen=True)
 class Exported:
-    """A workflow as a bundle has it.
+    """An exported workflow.
 
-    inputs: the parameters that are left. fixed: why each of the others is fixed. outputs: for each, the name of its
-    value in the run. values: those of all parameters at export. examples: values of inputs that are tensors, with which
-    the parts were traced. frozen: layers that a LoRA can no longer change, by why.
+    inputs: the remaining parameters. fixed: the reason why each of the others is fixed. outputs: the name in the run of
+    each output's value. values: of all parameters at export. examples: of inputs that are tensors, with which the parts
+    were traced. frozen: layers that a LoRA can no longer change, by the reason.
     """
 
     graph: Graph
@@ -75,7 +75,7 @@ class Exported:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """One of these must run the parts; all can where there is none."""
+        """The providers of which one must run the parts; empty if any can."""
         return next((PROVIDERS[part.precision] for part in self.parts if part.precision in PROVIDERS), ())
 
 
@@ -93,12 +93,13 @@ def export_workflow(
     one_graph: bool = False,
     policy: Policy = YOURS,
 ) -> Exported:
-    """Run a workflow once on an example, its parameters' ``values``, and trace what a run would compute.
+    """Run a workflow once on its parameters' ``values`` as an example, and trace its parts.
 
-    only: the outputs wanted. precision: of parts by name, and of all in loops under ``EVERY_STEP``; the rest is fp32.
-    on_part: is given each part once it is traced, and the seconds that it took. one_graph: all parts are to be one
-    graph, so that the runtime does only what comes before it. policy: which files the workflow may touch. Raises
-    ``ExportError`` for what can neither be traced nor done by the runtime, and ``NodeError`` where the example fails.
+    only: the outputs to export. precision: of parts by name, and of all parts in loops under ``EVERY_STEP``; others are
+    fp32. on_part: called with each traced part and the seconds that it took. one_graph: all parts will form one graph,
+    so the runtime does only the operations before it. policy: which files the workflow may access. Raises
+    ``ExportError`` for operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example
+    fails.
     """
     run, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
     midway = host_calls(graph.ops, numbers_in(values)) - run.hosted if one_graph else set()
@@ -126,14 +127,14 @@ def export_workflow(
 
 
 def multiples(part: ExportedPart) -> dict[str, int]:
-    """What the sizes of a part's named axes have to be multiples of, where that is more than 1."""
+    """The factors above 1 that the sizes of a part's named axes must be multiples of."""
     return {axis.name: axis.multiple_of for axes in part.axes for axis in axes.values() if axis.multiple_of > 1}
 
 
 def with_multiples(
     plan: Sequence[Operation], multiples_by_part: Mapping[str, Mapping[str, int]]
 ) -> tuple[Operation, ...]:
-    """The plan with what the axes of each part are multiples of, so that another size is refused before a run."""
+    """The plan with the factors of each part's axes, so that other sizes are refused before a run."""
     changed = []
     for operation in plan:
         if operation.op == "part" and (factors := multiples_by_part.get(operation.node)):
@@ -153,7 +154,7 @@ def planned(
     one_graph: bool = False,
     policy: Policy = YOURS,
 ) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
-    """The example run: what it left, why parameters are fixed, the host plan, and the names of the outputs."""
+    """Do the example run. Returns it, the reasons for fixed parameters, the host plan, and the outputs' names."""
     import torch
 
     register_structured()
@@ -171,7 +172,7 @@ def planned(
         literals = {name: Literal(values[name]) for name in roles.fixed}
         bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
         result = settle(bound, output_sources.values())
-        if result.taken:  # what is exported then has the branch in the place of the choice
+        if result.taken:  # export the branch in place of the choice
             ops, fixed_before = result.ops, roles.fixed
             output_sources = {name: result.source(source) for name, source in output_sources.items()}
             continue
@@ -208,12 +209,12 @@ def planned(
 
 
 def numbers_in(values: Mapping[str, Any]) -> set[str]:
-    """The names of the values that are numbers, and no booleans."""
+    """The names of the values that are numbers; booleans do not count."""
     return {name for name, value in values.items() if is_number(value)}
 
 
 def _find_branches(plan: tuple[Operation, ...]) -> dict[str, tuple[str, ...]]:
-    """The branches of the choices that parameters make, by the parameter, where there is none for other values."""
+    """By parameter, the branches of the choices that it makes, unless they have one for other values."""
     branches: dict[str, tuple[str, ...]] = {}
     for operation in _all_operations(plan):
         when = operation.inputs.get(WHEN, "")
@@ -237,9 +238,9 @@ def traced_parts(
     on_part: OnPart | None,
     midway: Collection[str] = (),
 ) -> tuple[ExportedPart, ...]:
-    """The graphs of parts. midway: nodes that are traced only since all is to be one graph; those come first.
+    """Trace parts. midway: nodes that are traced only because all parts form one graph; their parts are traced first.
 
-    Raises ``ExportError`` for a precision of a part that there is not.
+    Raises ``ExportError`` for a precision of an unknown part.
     """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
@@ -266,7 +267,7 @@ def traced_parts(
 
 
 def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
-    """The error of a part that holds what is the host's work in a bundle, which says so."""
+    """Extend the error of a part with nodes that would run on the host in a bundle."""
     names = ", ".join(f"nodes.{key}" for key in keys)
     reason = f"one graph has to hold {names} too, which is the host's work in a bundle: {error.reason}"
     remedy = "leave out what it gives (--only), or export a bundle: leave out --single-file"
@@ -274,7 +275,7 @@ def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
 
 
 def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
-    """The graph of a part, with the batch of each input apart where that can be, else with one batch for all."""
+    """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all."""
     with_own_batches = part if part.in_loop else apart(part)
     try:
         try:
@@ -288,7 +289,7 @@ def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
 
 
 def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
-    """The graph of a part. An axis without which it cannot be traced stays as the example has it, but for batches."""
+    """Trace a part with as many free axes as possible. Axes other than batches are fixed if the trace requires it."""
     import torch
 
     part, axes = free_axes(part)
@@ -326,7 +327,7 @@ def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) ->
 
 
 def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
-    """The error with the node that failed while it was traced, where one did, else with the part's nodes."""
+    """Extend an error with the node that failed while it was traced, or else with the part's nodes."""
     cause = next((link for link in causes(error) if isinstance(link, NodeError)), None)
     if cause is None:
         subject, location = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
@@ -336,9 +337,9 @@ def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
 
 
 def input_type(kind: PortType, value: Any) -> tuple[str, bool] | None:
-    """What a bundle calls a parameter's type, and whether it takes a list too; None for what it does not take.
+    """The type of a parameter as a bundle's input, and whether it takes a list; None if it cannot be an input.
 
-    Where the type says no more than that it is a list, its value at export tells of what.
+    If the type only says that it is a list, the type of its elements at export counts.
     """
     plain = [
         alternative
@@ -369,7 +370,7 @@ def _make_input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> 
 
 
 def _keep_file(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
-    """The file of the bundle that an input has by default: a copy of what the parameter names at export."""
+    """Copy the file that a parameter names into the bundle, as the default of the input, and return its name there."""
     file = f"inputs/{name}{ending(path)}"
     try:
         host.files[file] = read_regular(path, limit="file_bytes")
