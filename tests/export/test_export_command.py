@@ -189,16 +189,16 @@ def test_without_the_exporters_packages_one_line_says_what_to_install(
 def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from guidegraph.graph.export import workflow
 
-    traced = workflow._traced
+    trace = workflow._trace_with_fallback
 
-    def other(*arguments: Any) -> Any:
-        found = traced(*arguments)
-        model = found.traced.model
+    def trace_wrong(*arguments: Any) -> Any:
+        part = trace(*arguments)
+        model = part.traced.model
         (multiply, *_) = [n for n in model.graph if n.op_type == "Mul"]
         multiply.op_type = "Add"
-        return found
+        return part
 
-    monkeypatch.setattr(workflow, "_traced", other)
+    monkeypatch.setattr(workflow, "_trace_with_fallback", trace_wrong)
     result = export(cli, TINY, "--check")
     assert result.code == 1
     assert re.search(r"^image +\d+\.\d+/255 of at most 2/255 +too far$", result.out, re.MULTILINE)
