@@ -163,6 +163,6 @@ def test_the_value_of_a_linked_training_option_is_checked_before_anything_runs(t
     bind(graph, {"rate": 1, "warmup": 0})
     with pytest.raises(WorkflowError) as caught:
         bind(graph, {"rate": 0.0, "warmup": -1})
-    found = str(caught.value)
-    assert "'lr' of 'net', trained by loop nodes.fit: " in found
-    assert "'warmup' of 'net', trained by loop nodes.fit: " in found
+    actual = str(caught.value)
+    assert "'lr' of 'net', trained by loop nodes.fit: " in actual
+    assert "'warmup' of 'net', trained by loop nodes.fit: " in actual

@@ -176,19 +176,19 @@ def spoil_value(value: Any) -> None:
         case Pillow.Image():
             value.putpixel((0, 0), (0, 0, 0))
         case dict():
-            for one in value.values():
-                spoil_value(one)
+            for item in value.values():
+                spoil_value(item)
             value["more"] = 1
         case list():
-            for one in value:
-                spoil_value(one)
+            for item in value:
+                spoil_value(item)
             value.append("more")
         case tuple():
-            for one in value:
-                spoil_value(one)
+            for item in value:
+                spoil_value(item)
         case _:
-            for one in vars(value).values() if hasattr(value, "__dict__") else ():
-                spoil_value(one)
+            for item in vars(value).values() if hasattr(value, "__dict__") else ():
+                spoil_value(item)
 
 
 def frozen(value: Any) -> str:
@@ -201,9 +201,9 @@ def frozen(value: Any) -> str:
         case np.ndarray() | Pillow.Image():
             return f"{type(value).__name__} {np.asarray(value).tolist()}"
         case dict():
-            return str({key: frozen(one) for key, one in value.items()})
+            return str({key: frozen(item) for key, item in value.items()})
         case list() | tuple():
-            return f"{type(value).__name__} {[frozen(one) for one in value]}"
+            return f"{type(value).__name__} {[frozen(item) for item in value]}"
     return frozen(vars(value)) if hasattr(value, "__dict__") else repr(value)
 
 
@@ -404,7 +404,7 @@ def test_a_copy_keeps_classes_cycles_and_what_is_shared_inside() -> None:
     assert copy[-1] is copy
     assert copy[0] is copy[1] is copy[2]["a"].tensor
     assert copy[0].data_ptr() != tensor.data_ptr()
-    assert [type(one) for one in copy] == [type(one) for one in value]
+    assert [type(item) for item in copy] == [type(item) for item in value]
     assert type(copy[2]["a"]) is Pair
 
 
