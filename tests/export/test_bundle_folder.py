@@ -1,4 +1,4 @@
-"""The place of a bundle: one export at a time, and what a killed one leaves."""
+"""The folder of a bundle: one export at a time, and recovery after a killed export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export leaves for the run, and how it is grouped into host operations and graphs."""
+"""The operations that an export leaves for the run, and their grouping into host operations and graphs."""
 
 from __future__ import annotations
 

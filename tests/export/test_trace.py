@@ -1,4 +1,4 @@
-"""Exported functions give what they give in torch, at sizes that were not traced, with a gradient inside or not."""
+"""Exported functions compute the same as in torch, at sizes that were not traced, with and without a gradient inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine refuses before a run, and that a bundle of the same workflow refuses the same."""
+"""The engine's checks before a run; a bundle of the same workflow makes the same checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found again and what is computed anew, in memory and on disk."""
+"""Which values the memory and disk caches return, and which are computed again."""
 
 from __future__ import annotations
 

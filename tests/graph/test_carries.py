@@ -1,4 +1,4 @@
-"""What a loop carries from one iteration to the next: its type, and what is said where start and next differ."""
+"""Carried values of loops: their types, and the errors if start and next differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node may return for its annotation: numbers and sequences of other libraries are no mistake."""
+"""The values that a node may return for its annotation, including numbers and sequences of other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random graphs of choices against a plain evaluator that computes what is asked for, and nothing else."""
+"""Random graphs of choices against a plain evaluator that computes only the needed values."""
 
 from __future__ import annotations
 

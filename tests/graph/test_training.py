@@ -1,4 +1,4 @@
-"""Training loops: what is trained, what the result is, and that a broken run resumes to the same losses."""
+"""Training loops: the trained models, the results, and that an interrupted run resumes to the same losses."""
 
 from __future__ import annotations
 
