@@ -1,4 +1,4 @@
-"""Exported functions compute the same as in torch, at sizes that were not traced, with and without a gradient inside."""
+"""Exported functions compute the same as torch, at sizes that were not traced, with and without a gradient inside."""
 
 from __future__ import annotations
 
