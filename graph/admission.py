@@ -1,7 +1,7 @@
-"""What a run would stumble over, found before anything runs: in the values of parameters, and on this machine.
+"""Checks before a run: values of parameters that do not fit together, and things that this machine lacks.
 
-Shapes follow from settings through what nodes say of themselves (``shape``); the rules and their words are the
-runtime's, so that a bundle refuses what the engine refuses.
+Shapes are inferred from settings by the nodes' ``shape`` traits. The rules and their messages are the runtime's, so a
+bundle refuses the same runs as the engine.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from guidegraph_runtime.admission import Rows, Shape, Sized, batch_problem, memo
 
 REFUSED = "refused"
 LACKING = frozenset({"missing-extra", "missing-file", "missing-part"})
-"""Codes of what a machine lacks; the workflow itself is right."""
+"""Codes of problems of the machine; the workflow itself is valid."""
 
 
 class _Unknown:
-    """A value of which nothing is known."""
+    """The type of a value that is unknown before the run."""
 
 
 UNKNOWN = _Unknown()
@@ -37,9 +37,9 @@ UNKNOWN = _Unknown()
 
 @dataclass
 class Extents:
-    """The leading axes of values, as far as they are known, and what says how many samples they are for.
+    """The known leading axes of values, and for each the source that sets its number of samples.
 
-    values: those of parameters. limit: bytes that one value may take, in place of the machine's memory.
+    values: of parameters. limit: bytes that one value may take; by default the machine's memory.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Extents:
     problems: list[Problem] = field(default_factory=list)
 
     def follow(self, ops: Iterable[Op]) -> None:
-        """Follow the shapes of a region's operations, in order, and note what cannot go together."""
+        """Infer the shapes of a region's operations, in order, and record the mismatches in ``problems``."""
         for op in ops:
             if isinstance(op, Loop):
                 self._loop(op)
@@ -60,16 +60,16 @@ class Extents:
                     self.problems.append(Problem(op.mark, REFUSED, f"{op.spec.id}: {error}", f"nodes.{op.key}"))
 
     def of_ports(self, call: Call) -> dict[str, Shape]:
-        """The shapes of a call's ports that are known."""
-        found = {}
+        """The known shapes of a call's input ports."""
+        shapes = {}
         for name, source in call.inputs.items():
             if not isinstance(source, tuple) and (shape := self.shape_of(source)) is not None:
-                found[name] = shape
-        return found
+                shapes[name] = shape
+        return shapes
 
     def shape_of(self, source: Source) -> Shape | None:
-        """The leading axes of a value, where they are known."""
-        value = known_value(source, self.values)
+        """The leading axes of a value; ``None`` if they are unknown."""
+        value = _find_value(source, self.values)
         return tuple(value.shape) if is_tensor(value) else self.shapes.get(source)
 
     def _loop(self, loop: Loop) -> None:
@@ -81,151 +81,154 @@ class Extents:
 
     def _alias(self, name: Source, source: Source) -> None:
         if (shape := self.shape_of(source)) is not None:
-            self.shapes[name], self.sources[name] = shape, self._named(source)
+            self.shapes[name], self.sources[name] = shape, self._format_source(source)
 
     def _call(self, call: Call) -> None:
         self._check_batch(call)
-        found = self._found(call)
+        shapes = self._output_shapes(call)
         source = self._source(call)
-        for name, shape in found.items():
+        for name, shape in shapes.items():
             if (reason := memory_problem([Sized(tuple(shape))], self.limit)) is not None:
                 raise ValueError(reason)
             self.shapes[Output(call.key, name)] = tuple(shape)
             self.sources[Output(call.key, name)] = source
 
-    def _found(self, call: Call) -> Mapping[str, Shape]:
-        """The shapes of a call's outputs that are known."""
+    def _output_shapes(self, call: Call) -> Mapping[str, Shape]:
+        """The known shapes of a call's outputs."""
         spec = call.spec
         if spec.shape is None:
             rows = self.of_ports(call).get(spec.batchable[0], ())[:1]
             return dict.fromkeys(call.outputs, rows) if rows and len(call.outputs) == 1 else {}
-        given = {name: self._argument(call, name) for name in spec.shape_arguments}
-        if any(isinstance(value, _Unknown) for value in given.values()):
+        arguments = {name: self._argument(call, name) for name in spec.shape_arguments}
+        if any(isinstance(value, _Unknown) for value in arguments.values()):
             return {}
-        found = spec.shape(**given)
-        if found is None:
+        shapes = spec.shape(**arguments)
+        if shapes is None:
             return {}
-        return found if isinstance(found, Mapping) else {next(iter(call.outputs)): found}
+        return shapes if isinstance(shapes, Mapping) else {next(iter(call.outputs)): shapes}
 
     def _check_batch(self, call: Call) -> None:
-        """The ports of a batchable call go with the samples of its first one."""
+        """Check that the ports of a batchable call fit the batch of its first port. Raises ``ValueError``."""
         if not call.spec.batchable:
             return
         shapes = self.of_ports(call)
         rows = {
-            name: Rows(shapes[name][0], self._named(call.inputs[name]))
+            name: Rows(shapes[name][0], self._format_source(call.inputs[name]))
             for name in call.spec.batchable
             if shapes.get(name)
         }
-        first, *others = call.spec.batchable
+        first, *remaining = call.spec.batchable
         if first not in rows:
             return
-        if (reason := batch_problem(rows[first], [rows[name] for name in others if name in rows])) is not None:
+        if (reason := batch_problem(rows[first], [rows[name] for name in remaining if name in rows])) is not None:
             raise ValueError(reason)
 
     def _argument(self, call: Call, name: str) -> Any:
-        """What a ``shape`` is told of a port or setting."""
+        """The argument that the trait ``shape`` gets for a port or setting."""
         source, port = argument_source(call, name), call.spec.port(name)
         assert port is not None
         if source is None:
             return UNKNOWN if port.required else port.default
         if isinstance(source, tuple):
-            each = [self._value(one, port) for one in source]
-            return UNKNOWN if any(isinstance(one, _Unknown) for one in each) else each
+            values = [self._value(item, port) for item in source]
+            return UNKNOWN if any(isinstance(item, _Unknown) for item in values) else values
         return self._value(source, port)
 
     def _value(self, source: Source, port: Port) -> Any:
         if isinstance(source, (Literal, Param)):
-            value = known_value(source, self.values)
+            value = _find_value(source, self.values)
             return value if is_tensor(value) or takes_literal(port.type) or value is None else UNKNOWN
         return Sized(self.shapes[source]) if source in self.shapes else UNKNOWN
 
     def _source(self, call: Call) -> str:
-        """What says how many samples a call's outputs are for: a parameter's list, a port's value, or the node."""
+        """The source that sets the number of samples: a parameter's list, a port's value, or the node, as text."""
         for source in call.sources():
             if isinstance(source, Param) and isinstance(value := self.values.get(source.name), (list, tuple)):
                 return f"'{source.name}' ({len(value)} values)"
         rows = [source for source in call.sources() if (self.shape_of(source) or ())[:1] not in ((), (1,))]
-        return self._named(rows[0]) if rows else f"'{call.key}'"
+        return self._format_source(rows[0]) if rows else f"'{call.key}'"
 
-    def _named(self, source: Sources) -> str:
-        """What a value is called in a message."""
+    def _format_source(self, source: Sources) -> str:
+        """A value's name in a message."""
         if isinstance(source, Param):
             return f"'{source.name}'"
         return "a literal" if isinstance(source, (Literal, tuple)) else self.sources.get(source, "a value")
 
 
-def known_value(source: Source, values: Mapping[str, Any]) -> Any:
-    """The value of a literal, or of a parameter that has one."""
+def _find_value(source: Source, values: Mapping[str, Any]) -> Any:
+    """The value of a literal or a parameter; ``UNKNOWN`` for anything else."""
     if isinstance(source, Literal):
         return source.value
     return values.get(source.name, UNKNOWN) if isinstance(source, Param) else UNKNOWN
 
 
-def shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
-    """What cannot go together, or is too large, for values of parameters; one that is not there is not known."""
+def _shape_problems(ops: Mapping[str, Op], values: Mapping[str, Any], limit: int | None = None) -> list[Problem]:
+    """Shapes that do not fit together or are too large. A parameter without a value is unknown."""
     extents = Extents(values, limit)
     extents.follow(ops.values())
     return extents.problems
 
 
-def lacking_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
-    """What the machine lacks for a run: optional packages, files that are read, parts of models."""
+def _machine_problems(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Problem]:
+    """Optional packages, input files and model parts that a run needs and this machine lacks."""
     calls = [op for op in walk(ops) if isinstance(op, Call)]
-    asking = [call for call in calls if call.spec.asks_machine]
-    if not asking:
+    checked = [call for call in calls if call.spec.asks_machine]
+    if not checked:
         return []
-    written, readers = _written(calls, values), _readers(calls)
+    written, readers = _find_written_files(calls, values), _find_readers(calls)
     problems: list[Problem] = []
-    for call in asking:
+    for call in checked:
         read = readers.get(call.key, [])
-        found = [*_extras(call, values, {output for _, _, output in read}), *_files(call, values, written)]
-        if not found and written.isdisjoint(_paths(call, values)):
-            found = list(_parts(call, values, read))
-        problems += found
+        call_problems = [
+            *_check_extras(call, values, {output for _, _, output in read}),
+            *_check_files(call, values, written),
+        ]
+        if not call_problems and written.isdisjoint(_paths(call, values)):
+            call_problems = list(_check_parts(call, values, read))
+        problems += call_problems
     return problems
 
 
-def _readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
-    """By operation, the calls that read an output of it: the call, its port, and the output's name."""
-    found: dict[str, list[tuple[Call, str, str]]] = {}
+def _find_readers(calls: Iterable[Call]) -> dict[str, list[tuple[Call, str, str]]]:
+    """By operation, the calls that read one of its outputs: the call, its port, and the output's name."""
+    readers: dict[str, list[tuple[Call, str, str]]] = {}
     for call in calls:
         for name, sources in (*call.inputs.items(), *call.settings.items()):
             for source in sources if isinstance(sources, tuple) else (sources,):
                 if isinstance(source, Output):
-                    found.setdefault(source.op, []).append((call, name, source.name))
-    return found
+                    readers.setdefault(source.op, []).append((call, name, source.name))
+    return readers
 
 
 def admission_problems(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> list[Problem]:
-    """All that speaks against a run of some outputs (by default all), for what is known of its parameters."""
+    """All problems of a run of some outputs (by default all) with these values of parameters."""
     ops = _certain_ops(graph, values, only)
-    return [*shape_problems(ops, values), *lacking_problems(ops, values)]
+    return [*_shape_problems(ops, values), *_machine_problems(ops, values)]
 
 
 def check_shapes(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None = None) -> None:
-    """Refuse values that cannot go together, or that are too large. Raises ``WorkflowError``."""
+    """Raise ``WorkflowError`` for values that do not fit together or are too large."""
     if not any(isinstance(op, Loop) or op.spec.shape or op.spec.batchable for op in graph.ops.values()):
         return
-    if problems := shape_problems(_certain_ops(graph, values, only), values):
+    if problems := _shape_problems(_certain_ops(graph, values, only), values):
         raise WorkflowError(problems)
 
 
 def check_lacking(ops: Mapping[str, Op]) -> None:
-    """Refuse to run what this machine cannot. Raises ``WorkflowError``."""
-    if problems := lacking_problems(ops, {}):
+    """Raise ``WorkflowError`` for operations that this machine cannot run."""
+    if problems := _machine_problems(ops, {}):
         raise WorkflowError(problems)
 
 
 def _certain_ops(graph: Graph, values: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Op]:
-    """The operations that a run of some outputs needs; of choices that it makes later, no branch."""
+    """The operations that a run of some outputs needs whichever branches it takes later."""
     roots = [output.source for name, output in graph.outputs.items() if only is None or name in only]
     settled = settle_by_parameters(graph.ops, roots, values)
     roots = [settled.source(source) for source in roots]
     return without_optional(prune(settled.ops, roots, effects=only is None), roots)
 
 
-def _extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:
+def _check_extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Iterator[Problem]:
     extras = call.spec.extras
     if callable(extras):
         arguments = _arguments(call, signature(extras).parameters, values, read)
@@ -236,52 +239,52 @@ def _extras(call: Call, values: Mapping[str, Any], read: Collection[str]) -> Ite
             yield Problem(call.mark, "missing-extra", message, f"nodes.{call.key}")
 
 
-def _files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
-    """Files that a call reads and that are not there."""
+def _check_files(call: Call, values: Mapping[str, Any], written: Collection[Path]) -> Iterator[Problem]:
+    """Missing files that a call reads."""
     for name, source in call.settings.items() if call.spec.pure else ():
-        value = None if isinstance(source, tuple) else known_value(source, values)
+        value = None if isinstance(source, tuple) else _find_value(source, values)
         if isinstance(value, Path) and value not in written and not value.exists():
-            of, remedy, key = f"'{name}'", "write the path of one that is", "with"
+            subject, remedy, key = f"'{name}'", "write the path of one that is", "with"
             if isinstance(source, Param):
-                of, remedy, key = f"parameter '{source.name}'", f"make it, or give --set {source.name}=…", "in"
-            message = f"{call.spec.id}: {of} names '{normpath(value)}', which is not there: {remedy}"
+                subject, remedy, key = f"parameter '{source.name}'", f"make it, or give --set {source.name}=…", "in"
+            message = f"{call.spec.id}: {subject} names '{normpath(value)}', which is not there: {remedy}"
             mark = call.marks.get(name, call.mark)
             yield Problem(mark, "missing-file", message, f"nodes.{call.key}.{key}.{name}")
 
 
-def _parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
-    """The first output that another call reads and that this one will not give, with the names of the others."""
+def _check_parts(call: Call, values: Mapping[str, Any], readers: Iterable[tuple[Call, str, str]]) -> Iterator[Problem]:
+    """The first output that another call reads but this one does not provide; the message names the others."""
     provides = call.spec.provides
     arguments = _arguments(call, signature(provides).parameters, values, ()) if provides else None
     if provides is None or arguments is None:
         return
     try:
-        given = provides(**arguments)
+        provided = provides(**arguments)
     except (ValueError, OSError) as error:
         yield Problem(call.mark, "missing-part", f"{call.spec.id}: {error}", f"nodes.{call.key}")
         return
-    lacking = [(reader, port, output) for reader, port, output in readers if output not in given]
-    if not lacking:
+    missing = [(reader, port, output) for reader, port, output in readers if output not in provided]
+    if not missing:
         return
-    reader, port, output = lacking[0]
-    others = dict.fromkeys(f"'{other}'" for _, _, other in lacking if other != output)
-    also = f", nor {', '.join(others)}" if others else ""
+    reader, port, output = missing[0]
+    also_missing = dict.fromkeys(f"'{name}'" for _, _, name in missing if name != output)
+    also = f", nor {', '.join(also_missing)}" if also_missing else ""
     message = (
         f"nodes.{call.key} ({call.spec.id}) has no '{output}' here, which port '{port}' of {reader.spec.id} "
-        f"takes{also}; it has {', '.join(given) or 'nothing'}"
+        f"takes{also}; it has {', '.join(provided) or 'nothing'}"
     )
     yield Problem(reader.marks.get(port, reader.mark), "missing-part", message, f"nodes.{reader.key}.in.{port}")
 
 
-def _written(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
-    """Files that the same run writes, so that they may be there when they are read."""
+def _find_written_files(calls: Iterable[Call], values: Mapping[str, Any]) -> set[Path]:
+    """Files that the same run writes: they may exist by the time they are read."""
     return {path for call in calls if not call.spec.pure for path in _paths(call, values)}
 
 
 def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
     """The files and folders that a call's settings name."""
     for source in call.settings.values():
-        value = None if isinstance(source, tuple) else known_value(source, values)
+        value = None if isinstance(source, tuple) else _find_value(source, values)
         if isinstance(value, Path):
             yield value
 
@@ -289,16 +292,16 @@ def _paths(call: Call, values: Mapping[str, Any]) -> Iterator[Path]:
 def _arguments(
     call: Call, names: Iterable[str], values: Mapping[str, Any], read: Collection[str]
 ) -> dict[str, Any] | None:
-    """Settings of a call by name, where they are known, and the outputs that are read where those are asked for."""
-    found: dict[str, Any] = {}
+    """Known settings of a call by name, and ``read`` under the name ``READ``; ``None`` if a setting is unknown."""
+    arguments: dict[str, Any] = {}
     for name in names:
         source = call.settings.get(name)
         if name == READ:
-            found[name] = read
+            arguments[name] = read
         elif source is None:
-            found[name] = call.spec.settings[name].default
-        elif isinstance(source, tuple) or isinstance(value := known_value(source, values), _Unknown):
+            arguments[name] = call.spec.settings[name].default
+        elif isinstance(source, tuple) or isinstance(value := _find_value(source, values), _Unknown):
             return None
         else:
-            found[name] = value
-    return found
+            arguments[name] = value
+    return arguments

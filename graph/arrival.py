@@ -1,4 +1,4 @@
-"""The entries of a loop come to the device of the run: data sets are made on the CPU."""
+"""Moving a loop's items to the device of the run: data sets are made on the CPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 def brought(item: Any, device: torch.device) -> Any:
     """A value with its tensors on a device, also those in a NamedTuple, dataclass, tuple, list or dictionary.
 
-    Nothing is done for the CPU: what has been made elsewhere by a run on it was put there on purpose.
+    With the CPU as the device the value is returned as it is: tensors that a CPU run made elsewhere are meant to stay.
     """
     if device.type == "cpu":
         return item
     if is_tensor(item):
-        there = item.device.type == device.type and device.index in (None, item.device.index)
-        return item if there else item.to(device)
+        on_device = item.device.type == device.type and device.index in (None, item.device.index)
+        return item if on_device else item.to(device)
     fields = fields_of(item)
     if fields is not None:
         moved = {name: brought(value, device) for name, value in fields.items()}
@@ -28,6 +28,6 @@ def brought(item: Any, device: torch.device) -> Any:
             return item
         return moved if isinstance(item, dict) else type(item)(**moved)
     if isinstance(item, (list, tuple)):
-        parts = [brought(value, device) for value in item]
-        return item if all(a is b for a, b in zip(parts, item, strict=True)) else type(item)(parts)
+        items = [brought(value, device) for value in item]
+        return item if all(a is b for a, b in zip(items, item, strict=True)) else type(item)(items)
     return item

@@ -1,9 +1,9 @@
 """The batch pass: sibling calls of a batchable node on the same model become one call.
 
-Calls are siblings when they are of one node, agree in all that is not batchable, and none depends on
-another. At run time their arguments are joined along the leading axis: that of the first batchable port
-is the batch, and an axis of length 1 in the others is expanded first. Where structure, dtypes or the other
-axes do not match, the calls are made one by one.
+Siblings are calls of one node that agree in everything that is not batchable and do not depend on each other. At run
+time their arguments are concatenated along the leading axis. The first batchable port sets the batch size; leading axes
+of length 1 in the other ports are expanded to it. If structure, dtypes or the other axes do not match, the calls are
+made one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from guidegraph.graph.ir import Call, Literal, Op, Output, Sources
 
 @dataclass(frozen=True)
 class BatchCall:
-    """Several calls that may be made as one."""
+    """Several calls that can run as one."""
 
     calls: tuple[Call, ...]
 
@@ -30,61 +30,61 @@ class BatchCall:
 
 
 def batched(ops: Mapping[str, Op]) -> list[Op | BatchCall]:
-    """The operations in order, siblings put together."""
+    """The operations in topological order, with siblings as one ``BatchCall``."""
     families: dict[Any, list[Call]] = {}
     for op in ops.values():
         if isinstance(op, Call) and op.spec.batchable and op.spec.pure:
-            families.setdefault(_family(op), []).append(op)
+            families.setdefault(_family_key(op), []).append(op)
     groups: list[tuple[Call, ...]] = []
     for family in families.values():
         if len(family) > 1:
-            groups += [tuple(g) for g in _independent(ops, {c.key for c in family}).values() if len(g) > 1]
-    return _ordered(ops, groups) if groups else list(ops.values())
+            groups += [tuple(g) for g in _group_independent(ops, {c.key for c in family}).values() if len(g) > 1]
+    return _sort_batches(ops, groups) if groups else list(ops.values())
 
 
-def _family(call: Call) -> Any:
-    fixed = [(n, _key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
+def _family_key(call: Call) -> Any:
+    fixed = [(n, _source_key(s)) for n, s in call.inputs.items() if n not in call.spec.batchable]
     ports = tuple(n for n in call.inputs if n in call.spec.batchable)
-    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _key(s)) for n, s in call.settings.items()))
+    return call.spec.id, ports, tuple(fixed), tuple(sorted((n, _source_key(s)) for n, s in call.settings.items()))
 
 
-def _key(source: Sources) -> str:
+def _source_key(source: Sources) -> str:
     if isinstance(source, tuple):
-        return "|".join(map(_key, source))
+        return "|".join(map(_source_key, source))
     if not isinstance(source, Literal):
         return repr(source)
     digest = value_digest(source.value)
-    # An object, such as a model given from Python, is the same where it is the very same object.
+    # Objects, such as models passed from Python, are compared by identity.
     return f"object {id(source.value)}" if digest.startswith(FRESH) else digest
 
 
-def _independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
-    """Members by rank: how many members lie on the longest way to each. Equal ranks do not depend on each other."""
+def _group_independent(ops: Mapping[str, Op], family: set[str]) -> dict[int, list[Call]]:
+    """Members by rank, the number of members on the longest path to each. Those of one rank are independent."""
     ranks: dict[str, int] = {}
-    found: dict[int, list[Call]] = {}
+    members: dict[int, list[Call]] = {}
     for key, op in ops.items():
-        before = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
-        ranks[key] = before + (key in family)
+        rank = max((ranks[s.op] for s in op.sources() if isinstance(s, Output) and s.op in ranks), default=0)
+        ranks[key] = rank + (key in family)
         if key in family and isinstance(op, Call):
-            found.setdefault(ranks[key], []).append(op)
-    return found
+            members.setdefault(ranks[key], []).append(op)
+    return members
 
 
-def _ordered(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
-    """Topological order with each group as one vertex; a group that would close a cycle is left apart."""
+def _sort_batches(ops: Mapping[str, Op], groups: Sequence[tuple[Call, ...]]) -> list[Op | BatchCall]:
+    """Topological order with each group as one vertex; a group that would close a cycle is not joined."""
     leader = {key: key for key in ops}
-    joined: dict[str, BatchCall] = {}
+    batches: dict[str, BatchCall] = {}
     for group in groups:
         trial = {**leader, **{call.key: group[0].key for call in group}}
-        if nx.is_directed_acyclic_graph(_contracted(ops, trial)):
+        if nx.is_directed_acyclic_graph(_contract(ops, trial)):
             leader = trial
-            joined[group[0].key] = BatchCall(group)
-    place = {key: i for i, key in enumerate(ops)}
-    order = nx.lexicographical_topological_sort(_contracted(ops, leader), key=place.__getitem__)
-    return [joined.get(key) or ops[key] for key in order]
+            batches[group[0].key] = BatchCall(group)
+    positions = {key: i for i, key in enumerate(ops)}
+    order = nx.lexicographical_topological_sort(_contract(ops, leader), key=positions.__getitem__)
+    return [batches.get(key) or ops[key] for key in order]
 
 
-def _contracted(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
+def _contract(ops: Mapping[str, Op], leader: Mapping[str, str]) -> nx.DiGraph[str]:
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(leader[key] for key in ops)
     for key, op in ops.items():
@@ -100,10 +100,10 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 def call_together(
     function: Callable[..., Any], calls: Sequence[Arguments], batchable: Sequence[int | str]
 ) -> list[Any] | None:
-    """One call for several, its result split again; ``None`` where the arguments do not fit together.
+    """Run several calls as one and split the result; ``None`` if their arguments cannot be joined.
 
-    ``calls`` are the positional and the named arguments of each; ``batchable`` names what is joined: an index
-    for a positional argument, or a name.
+    calls: the positional and keyword arguments of each. batchable: the arguments to join, by index if positional, else
+    by name.
     """
     joined_args = list(calls[0][0])
     joined_named = dict(calls[0][1])
@@ -130,7 +130,7 @@ def _pick(call: Arguments, which: Any) -> Any:
 
 
 def _batch_size(values: Sequence[Any]) -> int | None:
-    """The leading size of the first port's tensors; ``None`` where another has neither that nor 1."""
+    """The leading size of the first port's tensors; ``None`` if another tensor's is neither that nor 1."""
     from torch import Tensor
     from torch.utils._pytree import tree_leaves
 
@@ -179,10 +179,10 @@ def _split(value: Any, lengths: Sequence[int]) -> list[Any]:
                 f"a batchable node must give outputs along the batch axis: expected leading size {total}, "
                 f"found shape {tuple(leaf.shape)}"
             )
-    parts = []
+    results = []
     start = 0
     for n in lengths:
         rows = slice(start, start + n)
-        parts.append(tree_unflatten([v[rows] if isinstance(v, Tensor) else v for v in leaves], spec))
+        results.append(tree_unflatten([v[rows] if isinstance(v, Tensor) else v for v in leaves], spec))
         start += n
-    return parts
+    return results

@@ -1,4 +1,4 @@
-"""Values by digest: a byte-bounded memory of recent ones, and a folder for what serialises."""
+"""Caches of values by digest: recent values in memory up to a limit in bytes, and serialisable ones in a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Values = tuple[Any, ...]
 
 
 def nbytes(value: Any, depth: int = 8) -> int:
-    """About how many bytes a value holds: tensors and parameters count in full, and what has `nbytes` as it says."""
+    """The approximate size of a value in bytes: all of its tensors and parameters, or its own ``nbytes``."""
     if is_tensor(value):
         return int(value.untyped_storage().nbytes())
     if isinstance(held := getattr(value, "nbytes", None), int):
@@ -47,7 +47,7 @@ def nbytes(value: Any, depth: int = 8) -> int:
 
 
 class MemoryCache:
-    """The most recently used values, up to ``limit`` bytes. Values that were altered since are not found (``Seal``)."""
+    """The most recently used values, up to ``limit`` bytes. Values that were altered since are dropped (``Seal``)."""
 
     def __init__(self, limit: int = 2 << 30):
         self.limit = limit
@@ -59,7 +59,7 @@ class MemoryCache:
         if entry is None:
             return None
         values, seal, _ = entry
-        if not seal.holds(values):
+        if not seal.matches(values):
             self.drop(digest)
             return None
         self._entries.move_to_end(digest)
@@ -76,7 +76,7 @@ class MemoryCache:
             self.size -= dropped
 
     def drop(self, digest: str) -> None:
-        """Forget the values under a digest, if there are any."""
+        """Forget the values of a digest, if there are any."""
         if (entry := self._entries.pop(digest, None)) is not None:
             self.size -= entry[2]
 
@@ -86,17 +86,17 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A folder of safetensors files named by digest. What does not serialise, such as a model, is not kept.
+    """A folder of safetensors files named by digest. Values that do not serialise, such as models, are not kept.
 
-    Each file carries its digest and a checksum. One that is damaged, or another's, is removed, with a warning.
-    A cache that cannot be written, since the disk is full say, says so once, and keeps nothing more.
+    Each file carries its digest and a checksum. A file that is damaged or belongs to another digest is removed with a
+    warning. If writing fails, for example on a full disk, the cache warns once and stores nothing more.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._writable = True
-        for part in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
-            remove_stale_once(part)
+        for subfolder in folder.glob("[0-9a-f][0-9a-f]") if folder.is_dir() else ():
+            remove_stale_once(subfolder)
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"
@@ -106,7 +106,7 @@ class DiskCache:
         try:
             if not path.exists():
                 return None
-            found = read_value(path, device, digest)
+            value = read_value(path, device, digest)
         except ValueError as error:
             log.warning("a cached value is computed again: %s", error)
             with suppress(OSError):
@@ -115,7 +115,7 @@ class DiskCache:
         except OSError as error:
             log.warning("a cached value is left out: %s", error)
             return None
-        return found if isinstance(found, tuple) else None
+        return value if isinstance(value, tuple) else None
 
     def put(self, digest: str, values: Values) -> None:
         if not self._writable or self._path(digest).exists():

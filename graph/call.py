@@ -1,4 +1,4 @@
-"""One step of a plan: gather arguments, check what narrows, call, and put the outputs in their slots."""
+"""One step of a plan: gather the arguments, check narrowing links, call the node, and store its outputs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Totals:
-    """The calls of a node in a loop's body, and their seconds together."""
+class NodeTime:
+    """How often a node in a loop's body was called, and the total seconds."""
 
     node: str
     calls: int = 0
@@ -36,43 +36,43 @@ class Totals:
 
 @dataclass
 class Body:
-    """What a loop needs of the run around it. ``at`` is the iteration of each enclosing loop, for errors.
+    """The state of a run that its loops share.
 
-    ``totals``, by the node's key, are kept where someone observes the run. ``warned`` are the keys of nodes of which
-    the run has warned, ``watch`` is that of the innermost loop. ``on_preview`` is given what previews make.
-    ``trips`` counts the iterations of its loops.
+    iterations: the current iteration of each enclosing loop, for errors. node_times: by the node's key, collected if
+    the run has observers. warned: keys of the nodes that the run has warned about. watch: of the innermost loop.
+    on_preview: called with each output of a preview. trips: counts the iterations of all loops.
     """
 
     cancel: CancelToken
     observers: Sequence[Observer] = ()
-    at: list[int] = field(default_factory=list)
-    totals: dict[str, Totals] = field(default_factory=dict)
+    iterations: list[int] = field(default_factory=list)
+    node_times: dict[str, NodeTime] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     watch: LoopWatch | None = None
     on_preview: Callable[[Previewed], None] | None = None
     trips: TripCount = field(default_factory=TripCount)
 
     def begin_loop(self, step: Step, trips: int) -> None:
-        """Count the trips of a loop that begins. Raises ``NodeError`` where the run would have too many."""
+        """Count the trips of a loop that begins. Raises ``NodeError`` if the run would have too many."""
         try:
             self.trips.begin(trips)
         except LimitExceeded as error:
             raise fail(step, error) from None
 
-    def count(self, step: Step, seconds: float) -> None:
-        """Add a step that has run; what ran together shares its time equally."""
+    def add_time(self, step: Step, seconds: float) -> None:
+        """Add the time of a step that has run; the calls of a batch get equal parts of it."""
         ops = step.op.calls if isinstance(step.op, BatchCall) else (step.op,)
         for op in ops:
-            here = self.totals.get(op.key)
-            if here is None:
-                here = self.totals[op.key] = Totals(op.spec.id if isinstance(op, Call) else "loop")
-            here.calls += 1
-            here.seconds += seconds / len(ops)
+            node_time = self.node_times.get(op.key)
+            if node_time is None:
+                node_time = self.node_times[op.key] = NodeTime(op.spec.id if isinstance(op, Call) else "loop")
+            node_time.calls += 1
+            node_time.seconds += seconds / len(ops)
 
 
 def invoke(step: Step, slots: list[Any]) -> None:
-    """Run a call or a batch of calls, and put back what it changes of the process. Raises ``NodeError``."""
-    kept = None if step.watch == "nothing" else keep_state(step.watch)
+    """Run a call or a batch of calls, and restore the process state that it changed. Raises ``NodeError``."""
+    process_state = None if step.watch == "nothing" else keep_state(step.watch)
     try:
         if step.members:
             _invoke_batch(step, slots)
@@ -82,9 +82,9 @@ def invoke(step: Step, slots: list[Any]) -> None:
             args = [slots[s] for s in step.args]  # type: ignore[index]
             store(step, slots, step.function(*args, **step.constants))  # type: ignore[misc]
         else:
-            args, named = arguments(step, slots)
-            check_paths(named)
-            store(step, slots, step.function(*args, **named))  # type: ignore[misc]
+            args, by_name = arguments(step, slots)
+            check_paths(by_name)
+            store(step, slots, step.function(*args, **by_name))  # type: ignore[misc]
     except (NodeError, Cancelled):
         raise
     except BaseException as error:
@@ -92,12 +92,12 @@ def invoke(step: Step, slots: list[Any]) -> None:
             raise
         raise fail(step, error) from error
     finally:
-        if kept is not None:
-            put_back(kept, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
+        if process_state is not None:
+            put_back(process_state, step.op.calls[0] if isinstance(step.op, BatchCall) else step.op)  # type: ignore[arg-type]
 
 
 def fail(step: Step, error: BaseException) -> NodeError:
-    """The error of a step, naming it in the workflow."""
+    """An error as a ``NodeError`` that names the step's place in the workflow."""
     op = step.op.calls[0] if isinstance(step.op, BatchCall) else step.op
     name = op.spec.id if isinstance(op, Call) else "loop"
     mark = _mark(op, error)
@@ -119,32 +119,32 @@ def _mark(op: Call | Loop, error: BaseException) -> Mark:
 
 
 def arguments(step: Step, slots: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and named arguments; narrowing links and wired settings are checked. Raises ``PortError``."""
+    """Positional and keyword arguments, with narrowing links and wired settings checked. Raises ``PortError``."""
     call = step.op
     assert isinstance(call, Call)
     args = [slots[s] if isinstance(s, int) else [slots[i] for i in s] for s in step.args]
-    named = dict(step.constants)
-    named |= {name: own(named[name]) for name in step.mutable}
+    by_name = dict(step.constants)
+    by_name |= {name: own(by_name[name]) for name in step.mutable}
     for name, slot in step.wired:
-        named[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
+        by_name[name] = slots[slot] if isinstance(slot, int) else [slots[i] for i in slot]
     if call.checks:
         positions = dict(zip(call.spec.inputs, args, strict=False))
         for name, kind in call.checks:
-            value = named[name] if name in named else positions[name]
+            value = by_name[name] if name in by_name else positions[name]
             if reason := mismatch(value, kind):
                 raise PortError(name, reason)
     for name in step.validated:
         try:
-            named[name] = call.spec.settings[name].check(named[name])
-            if isinstance(named[name], Path):
-                refuse_shipped(call.spec.settings[name], named[name])
+            by_name[name] = call.spec.settings[name].check(by_name[name])
+            if isinstance(by_name[name], Path):
+                refuse_shipped(call.spec.settings[name], by_name[name])
         except ValueError as error:
             raise PortError(name, str(error)) from None
-    return args, named
+    return args, by_name
 
 
 def store(step: Step, slots: list[Any], value: Any) -> None:
-    """Put what a call gave in its slots. Raises ``TypeError`` where it is not what the node's annotation says."""
+    """Store the result of a call in its slots. Raises ``TypeError`` if it does not match the node's annotation."""
     if not step.named:
         if step.outs:
             check = step.checks[0]
@@ -156,11 +156,11 @@ def store(step: Step, slots: list[Any], value: Any) -> None:
         call = step.op
         assert isinstance(call, Call)
         raise TypeError(f"expected a NamedTuple of {', '.join(call.outputs)}; found {describe(value)}")
-    for i, (slot, part) in enumerate(zip(step.outs, value, strict=True)):
+    for i, (slot, output) in enumerate(zip(step.outs, value, strict=True)):
         check = step.checks[i]
-        if check is not None and not check(part):
-            raise _output_error(step, i, part)
-        slots[slot] = part
+        if check is not None and not check(output):
+            raise _output_error(step, i, output)
+        slots[slot] = output
 
 
 def _output_error(step: Step, index: int, value: Any) -> OutputError:
@@ -175,12 +175,12 @@ def _invoke_batch(step: Step, slots: list[Any]) -> None:
     call = first.op
     assert isinstance(call, Call)
     assert first.function is not None
-    gathered = [arguments(member, slots) for member in step.members]
-    for _, named in gathered:
-        check_paths(named)
+    gathered_arguments = [arguments(member, slots) for member in step.members]
+    for _, by_name in gathered_arguments:
+        check_paths(by_name)
     leading = list(call.spec.inputs)[: len(first.args)]
-    which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
-    results = call_together(first.function, gathered, which)
+    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    results = call_together(first.function, gathered_arguments, batchable)
     if results is None:
         for member in step.members:
             invoke(member, slots)

@@ -1,7 +1,7 @@
-"""Wiring that is wrong for the values of a run: what the trait ``check`` says.
+"""Checks of the wiring against the values of a run, by the trait ``check``.
 
-Whether an optional port has to be wired may depend on a value that another node computes, such as a table. ``check`` is
-asked as soon as that value is there.
+Whether an optional port must be wired may depend on a value that another node computes, such as a table. ``check`` is
+called as soon as that value is known.
 """
 
 from __future__ import annotations
@@ -19,71 +19,73 @@ from guidegraph.graph.passes import argument_source, ask_trait, check_ports, kno
 
 
 def check_wiring(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> None:
-    """Raise ``WorkflowError`` for the calls, those in the bodies of loops too, that are wired wrong for these values.
+    """Raise ``WorkflowError`` for calls, in loop bodies too, whose wiring is wrong for these values.
 
-    ``values`` holds what is known of links, and ``extents`` of shapes; a call of which too little is known passes.
+    values: the known values of links. extents: the known shapes. Calls for which too little is known pass.
     """
     if problems := wiring_problems(ops, values, extents):
         raise WorkflowError(problems)
 
 
 def wiring_problems(ops: Iterable[Op], values: Mapping[Source, Any], extents: Extents | None = None) -> list[Problem]:
-    """What ``check_wiring`` raises."""
+    """The problems that ``check_wiring`` raises."""
     calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call) and op.spec.check]
     return [problem for call in calls for problem in _problems(call, values, extents or Extents())]
 
 
-def checked_sources(ops: Iterable[Op]) -> set[Source]:
-    """The values, computed by operations, that some ``check`` asks for."""
+def _list_checked_sources(ops: Iterable[Op]) -> set[Source]:
+    """The computed values that the calls' ``check`` traits take as arguments."""
     calls = [op for op in walk({op.key: op for op in ops}) if isinstance(op, Call)]
     sources = (argument_source(call, name) for call in calls for name in call.spec.check_arguments)
     return {source for source in sources if isinstance(source, Output)}
 
 
 class WiringChecks:
-    """The checks of a region's operations, made as the values that they ask for are computed.
+    """The wiring checks of a region, made as soon as the values that they need are computed.
 
-    bound: the operations before the passes, from which shapes follow.
+    bound: the operations before the passes, from which shapes are inferred.
     """
 
     def __init__(self, ops: Mapping[str, Op], bound: Mapping[str, Op]):
         self.ops = ops
         self.extents = Extents()
         self.extents.follow(bound.values())
-        self.waiting = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
-        self.asked = checked_sources(self.waiting)
+        self.pending = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
+        self.awaited = _list_checked_sources(self.pending)
         self.known: dict[Source, Any] = {}
 
-    def see(self, values: Mapping[Source, Any]) -> None:
-        """Check the calls, also those in loops to come, of which enough is known now. Raises ``WorkflowError``."""
-        if self.asked.isdisjoint(values):
+    def check(self, values: Mapping[Source, Any]) -> None:
+        """Check the calls, in later loops too, whose arguments are now known. Raises ``WorkflowError``."""
+        if self.awaited.isdisjoint(values):
             return
-        self.known.update((source, value) for source, value in values.items() if source in self.asked)
+        self.known.update((source, value) for source, value in values.items() if source in self.awaited)
         check_wiring(self.ops.values(), self.known, self.extents)
-        # A value is not held longer than it is asked for: it may be a model.
-        self.waiting = [call for call in self.waiting if not checked_sources([call]) <= self.known.keys()]
-        self.asked = checked_sources(self.waiting)
-        self.known = {source: value for source, value in self.known.items() if source in self.asked}
+        # Drop values that no pending check needs: they may be models.
+        self.pending = [call for call in self.pending if not _list_checked_sources([call]) <= self.known.keys()]
+        self.awaited = _list_checked_sources(self.pending)
+        self.known = {source: value for source, value in self.known.items() if source in self.awaited}
 
 
 def checked_first(ops: Mapping[str, Op]) -> dict[str, Op]:
-    """The operations in an order in which those that a ``check`` waits for come first; otherwise as they are.
+    """The operations, with those whose values a ``check`` needs moved to the front.
 
-    Nothing moves where an operation with effects would, since the order of effects is the workflow's. A ``check`` that
-    asks for shapes too waits for a model, which is not loaded earlier for it.
+    The order stays as it is if an operation with effects would move. A ``check`` that also takes shapes is left out: it
+    needs a model, which should not be loaded earlier for it.
     """
     calls = [op for op in walk(dict(ops)) if isinstance(op, Call) and op.spec.check]
-    sources = checked_sources(call for call in calls if SHAPES not in signature(call.spec.check or len).parameters)
-    needed = {source.op for source in sources if isinstance(source, Output)}
+    sources = _list_checked_sources(
+        call for call in calls if SHAPES not in signature(call.spec.check or len).parameters
+    )
+    first_keys = {source.op for source in sources if isinstance(source, Output)}
     for op in reversed([*ops.values()]):
-        if op.key in needed:
-            needed.update(source.op for source in op.sources() if isinstance(source, Output))
-    first = {key: op for key, op in ops.items() if key in needed}
+        if op.key in first_keys:
+            first_keys.update(source.op for source in op.sources() if isinstance(source, Output))
+    first = {key: op for key, op in ops.items() if key in first_keys}
     return {**first, **ops} if all(map(is_pure, first.values())) else dict(ops)
 
 
-def _wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
-    """The ports and settings that something feeds; one whose value is known to be None has nothing."""
+def _find_wired(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
+    """The ports and settings that are wired to a value; those known to be None do not count."""
 
     def is_fed(source: Sources) -> bool:
         if isinstance(source, Literal):
@@ -98,17 +100,17 @@ def _problems(call: Call, values: Mapping[Source, Any], extents: Extents) -> Ite
     assert check is not None
     parameters = signature(check).parameters
     needed = [name for name in call.spec.check_arguments if parameters[name].default is Parameter.empty]
-    known = known_arguments(call, needed, values)
-    if known is None:
+    arguments = known_arguments(call, needed, values)
+    if arguments is None:
         return
     for name in call.spec.check_arguments:
-        known |= known_arguments(call, [name], values) or {}
-    wired = _wired(call, values)
+        arguments |= known_arguments(call, [name], values) or {}
+    wired = _find_wired(call, values)
     if WIRED in parameters:
-        known[WIRED] = wired
+        arguments[WIRED] = wired
     if SHAPES in parameters:
-        known[SHAPES] = extents.of_ports(call)
-    messages = ask_trait(call, "check", check, known)
+        arguments[SHAPES] = extents.of_ports(call)
+    messages = ask_trait(call, "check", check, arguments)
     check_ports(call, "check", [name for name in messages if name not in call.spec.settings])
     for name, message in messages.items():
         code = "unfit-port" if name in wired else "missing-port"

@@ -1,4 +1,4 @@
-"""Safetensors files that carry a checksum of all that they hold, in their metadata."""
+"""Safetensors files with a checksum of their whole contents in their metadata."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ CHECKSUM = "checksum"
 
 
 class DamagedFile(ValueError):
-    """A file is not what was written: it cannot be parsed, or its checksum is another."""
+    """A file is damaged: it cannot be parsed, or its checksum does not match."""
 
 
 def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors, dense and contiguous on the CPU, with metadata and their checksum, atomically."""
+    """Write dense, contiguous CPU tensors and metadata with a checksum, atomically."""
     from safetensors.torch import save_file
 
-    sealed = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
+    checked_metadata = {**metadata, CHECKSUM: file_checksum(metadata, tensors)}
     with atomic_path(path) as temporary:
-        save_file(dict(tensors), str(temporary), metadata=sealed)
+        save_file(dict(tensors), str(temporary), metadata=checked_metadata)
 
 
 def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict[str, torch.Tensor], bool]:
-    """Metadata and tensors (on the CPU) of a file, and whether it has a checksum: those of earlier versions have none.
+    """Metadata and CPU tensors of a file, and whether it has a checksum (files of earlier versions have none).
 
-    copy: without it the tensors are the file's pages mapped into memory, and change with it. Raises ``DamagedFile`` and
+    copy: if off, the tensors are memory-mapped pages of the file and change with it. Raises ``DamagedFile`` and
     ``OSError``.
     """
     from safetensors import SafetensorError, safe_open
@@ -44,10 +44,10 @@ def read_checked(path: Path, *, copy: bool = True) -> tuple[dict[str, str], dict
         raise DamagedFile(f"{path} is damaged: {error}") from error
     if copy:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    stated = metadata.pop(CHECKSUM, None)
-    if stated is None:
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is None:
         return metadata, tensors, False
-    computed = file_checksum(metadata, tensors)
-    if stated != computed:
-        raise DamagedFile(f"{path} is damaged: its checksum is {stated[:40]!r}, and that of its contents '{computed}'")
+    actual = file_checksum(metadata, tensors)
+    if expected != actual:
+        raise DamagedFile(f"{path} is damaged: its checksum is {expected[:40]!r}, and that of its contents '{actual}'")
     return metadata, tensors, True

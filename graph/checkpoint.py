@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "guidegraph-training-3"
 UNCHECKED = "guidegraph-training-2"
-"""The format before, without a checksum."""
+"""The previous format, without a checksum."""
 NO_CHECKSUM = "the checkpoint in '{}' is an earlier version's, without a checksum: damage to it cannot be noticed"
 VALUE = "value."
 FILE = "state.safetensors"
@@ -32,10 +32,10 @@ class CheckpointError(GuidegraphError):
 
 @dataclass
 class State:
-    """Everything a resumed run needs: the number of finished steps, tensors by name, and values of any kind.
+    """The state from which a training resumes: the number of finished steps, tensors by name, and other values.
 
-    precision: what the last of these steps were computed in; None where a checkpoint does not say. doubt: what to
-    warn of where no checksum vouches for what was read; earlier versions wrote none.
+    precision: of the last steps; None if the checkpoint does not say. doubt: a warning for the user if the file has no
+    checksum (earlier versions wrote none).
     """
 
     step: int
@@ -45,15 +45,15 @@ class State:
     doubt: str = ""
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under a prefix, by the rest of their names."""
+        """The tensors whose names start with a prefix, by their names without it."""
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
 
 @contextmanager
 def hold_state(folder: Path | None) -> Iterator[None]:
-    """Hold the folder of a training's checkpoint, by a lock beside the state; no folder needs none.
+    """Lock the folder of a training's checkpoint, if there is one, by a lock file beside the state.
 
-    Raises ``CheckpointError`` where another training holds it, and ``OSError`` for a disk without space.
+    Raises ``CheckpointError`` if another training holds the lock, and ``OSError`` if the disk is full.
     """
     if folder is None:
         yield
@@ -66,9 +66,10 @@ def hold_state(folder: Path | None) -> Iterator[None]:
 
 
 def write_state(folder: Path, key: str, state: State) -> None:
-    """Write a state in place of the one before it, which stays whole where this one cannot be written.
+    """Replace the state in a folder; if writing fails, the earlier state stays whole.
 
-    Raises ``NotSerialisable`` for a value that cannot be kept, and ``CheckpointError`` for a full disk and the like.
+    Raises ``NotSerialisable`` for a value that cannot be stored, and ``CheckpointError`` for I/O errors such as a full
+    disk.
     """
     try:
         _write_state(folder, key, state)
@@ -81,10 +82,10 @@ def write_state(folder: Path, key: str, state: State) -> None:
 
 def _write_state(folder: Path, key: str, state: State) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    held, tree = encode(state.values)
-    named = {**state.tensors, **{f"{VALUE}{name}": t for name, t in held.items()}}
-    # Copied one by one to the CPU: the memory of a GPU need not hold them twice.
-    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in named.items()}
+    value_tensors, tree = encode(state.values)
+    all_tensors = {**state.tensors, **{f"{VALUE}{name}": t for name, t in value_tensors.items()}}
+    # Copied to the CPU one by one, so that a GPU need not hold them twice.
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in all_tensors.items()}
     metadata = {"format": FORMAT, "key": key, "step": json.dumps(state.step), "values": json.dumps(tree)}
     if state.precision is not None:
         metadata["precision"] = state.precision
@@ -92,34 +93,34 @@ def _write_state(folder: Path, key: str, state: State) -> None:
 
 
 def read_state(folder: Path, key: str, *, check: bool = True) -> State | None:
-    """The state in a folder; ``None`` where there is none.
+    """The state in a folder; ``None`` if there is none.
 
-    Raises ``CheckpointError`` for a damaged file, and, where ``check`` is set, for one of another training.
+    Raises ``CheckpointError`` for a damaged file and, if ``check`` is set, for the file of another training.
     """
     path = folder / FILE
     if not path.exists():
         return None
-    again = "restore it from a copy, or move it away to start over"
+    remedy = "restore it from a copy, or move it away to start over"
     require_regular(path)
     try:
         metadata, tensors, is_checked = read_checked(path, copy=False)
     except DamagedFile as error:
-        raise CheckpointError(f"{error}: {again}") from error
+        raise CheckpointError(f"{error}: {remedy}") from error
     if metadata.get("format") != (FORMAT if is_checked else UNCHECKED):
-        raise CheckpointError(f"{path} is not a training checkpoint of this version: {again}")
+        raise CheckpointError(f"{path} is not a training checkpoint of this version: {remedy}")
     if check and metadata.get("key") != key:
         raise CheckpointError(
             f"{path} belongs to another training (its data, models, settings or node sources differ): "
             "choose another checkpoint path, move it away, or resume anyway with 'check: false' beside the path"
         )
     doubt = "" if is_checked else NO_CHECKSUM.format(folder)
-    held = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
-    kept = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
+    value_tensors = {n.removeprefix(VALUE): t.clone() for n, t in tensors.items() if n.startswith(VALUE)}
+    state_tensors = {n: t for n, t in tensors.items() if not n.startswith(VALUE)}
     try:
-        values = decode(json.loads(metadata["values"]), held)
-        return State(json.loads(metadata["step"]), kept, values, metadata.get("precision"), doubt)
+        values = decode(json.loads(metadata["values"]), value_tensors)
+        return State(json.loads(metadata["step"]), state_tensors, values, metadata.get("precision"), doubt)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): {again}") from error
+        raise CheckpointError(f"{path} is damaged ({error}): {remedy}") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -135,7 +136,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``optimiser_tensors`` gave."""
+    """Load the state that ``optimiser_tensors`` returned."""
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         index, _, field_name = name.partition(".")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a dense tensor on the CPU, in row-major order; shared with it where it is contiguous."""
+    """The bytes of a dense CPU tensor in row-major order; a view of its memory if it is contiguous."""
     import torch
 
     dense = tensor.detach().resolve_conj().resolve_neg().contiguous()

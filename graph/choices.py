@@ -1,6 +1,6 @@
-"""Choices: what is computed for certain, and what only where a branch is taken.
+"""Choices: which operations are certain to run, and which run only if a branch is taken.
 
-A region's operation is *optional* while it is needed by nothing but branches of choices that are not made yet.
+An operation is *optional* while only branches of pending choices need it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Ops = Mapping[str, Op]
 
 
 def label_of(value: object) -> str | None:
-    """What a branch for this value is called; ``None`` for what no branch can be for.
+    """The name of the branch for a value; ``None`` if a value of its type cannot select a branch.
 
     A tensor of one element counts as that number.
     """
@@ -30,7 +30,7 @@ def label_of(value: object) -> str | None:
 
 
 def taken_branch(choice: Choice, value: Any) -> str:
-    """The branch that a value of ``when`` takes. Raises ``NodeError`` where there is none."""
+    """The branch that a value of ``when`` selects. Raises ``NodeError`` if there is none."""
     label = label_of(value)
     if label is None:
         message = f"a choice is made by a text, a whole number, true or false; found {describe(value)}"
@@ -45,14 +45,14 @@ def taken_branch(choice: Choice, value: Any) -> str:
 
 
 def branch_operations(ops: Ops) -> set[str]:
-    """The keys of all operations that a branch of a choice depends on, in this region or in a body inside it."""
-    found: set[str] = set()
+    """The keys of all operations that a branch of a choice depends on, including choices in loop bodies."""
+    keys: set[str] = set()
     for op in reversed([*ops.values()]):
-        if op.key in found:
-            found.update(source.op for source in op.sources() if isinstance(source, Output))
+        if op.key in keys:
+            keys.update(source.op for source in op.sources() if isinstance(source, Output))
         elif isinstance(op, (Choice, Loop)):
-            found.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
-    return found & ops.keys()
+            keys.update(source.op for source in _branch_sources(op) if isinstance(source, Output))
+    return keys & ops.keys()
 
 
 def _branch_sources(op: Op) -> Iterator[Source]:
@@ -67,7 +67,7 @@ def _branch_sources(op: Op) -> Iterator[Source]:
 def certain_operations(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> set[str]:
     """The keys of the operations that are needed whichever branches are taken.
 
-    Those with effects are, unless ``effects`` is off or a branch depends on them.
+    Operations with effects are needed unless a branch depends on them. effects: if off, they do not count.
     """
     needed = {source.op for source in roots if isinstance(source, Output)}
     inside = branch_operations(ops) if effects else set()
@@ -87,7 +87,7 @@ def optional_operations(ops: Ops, roots: Iterable[Source]) -> set[str]:
 
 
 def without_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
-    """The operations that are needed whichever branches are taken, in the bodies of loops too."""
+    """The operations without the optional ones, in loop bodies too."""
     optional = optional_operations(ops, roots)
     return {
         key: replace(op, body=without_optional(op.body, op.roots())) if isinstance(op, Loop) else op
@@ -97,38 +97,38 @@ def without_optional(ops: Ops, roots: Iterable[Source]) -> dict[str, Op]:
 
 
 def next_choices(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> tuple[Choice, ...]:
-    """The choices to make first: they are needed for certain, and their ``when`` depends on no other choice."""
+    """The choices to make next: certain to be needed, with a ``when`` that depends on no other choice."""
     if not any(isinstance(op, Choice) for op in ops.values()):
         return ()
     certain = certain_operations(ops, roots, effects=effects)
-    waiting: set[str] = set()
-    found: list[Choice] = []
+    undecided: set[str] = set()
+    choices_ready: list[Choice] = []
     for op in ops.values():
         if isinstance(op, Choice):
-            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in waiting):
-                found.append(op)
-            waiting.add(op.key)
-        elif any(isinstance(source, Output) and source.op in waiting for source in op.sources()):
-            waiting.add(op.key)
-    return tuple(found)
+            if op.key in certain and not (isinstance(op.when, Output) and op.when.op in undecided):
+                choices_ready.append(op)
+            undecided.add(op.key)
+        elif any(isinstance(source, Output) and source.op in undecided for source in op.sources()):
+            undecided.add(op.key)
+    return tuple(choices_ready)
 
 
 def branch_conditions(ops: Ops, roots: Iterable[Source]) -> dict[str, frozenset[tuple[str, str]]]:
-    """For each operation the branches, by choice and name, of which one must be taken for it to be needed.
+    """For each operation the branches, as (choice, branch name), any of which makes it needed.
 
-    An operation that is needed in any case has none. Those with the same branches are needed together.
+    Empty for an operation that is always needed. Operations with the same branches are needed together.
     """
     certain = certain_operations(ops, roots, effects=False)
-    found: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
+    conditions: dict[str, set[tuple[str, str]]] = {key: set() for key in ops}
     for op in reversed([*ops.values()]):
-        for source, branch in _read_for(op):
-            if isinstance(source, Output) and source.op in found:
-                found[source.op] |= {(op.key, branch)} if branch else found[op.key]
-    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in found.items()}
+        for source, branch in _sources_by_branch(op):
+            if isinstance(source, Output) and source.op in conditions:
+                conditions[source.op] |= {(op.key, branch)} if branch else conditions[op.key]
+    return {key: frozenset() if key in certain else frozenset(branches) for key, branches in conditions.items()}
 
 
-def _read_for(op: Op) -> Iterator[tuple[Source, str]]:
-    """What an operation reads, and for which branch; "" for what it reads in any case."""
+def _sources_by_branch(op: Op) -> Iterator[tuple[Source, str]]:
+    """The sources of an operation, each with the branch that reads it, or "" if it is always read."""
     if isinstance(op, Choice):
         yield op.when, ""
         yield from ((op.branch(name), name) for name in op.inputs)

@@ -1,9 +1,9 @@
-"""Merkle digests: one for each operation, over all that its value depends on.
+"""Merkle digests: one for each operation, over everything that its value depends on.
 
 A digest covers the node's id and version, its distribution's version, the source of its package and of the
 runtime, torch's version, settings, upstream digests, device and dtype. A digest that begins with ``!`` is fresh in
-every run (an impure node, an object passed from Python, and all that depends on one): nothing is
-ever found under it.
+every run and never found in a cache: that of an impure node, of an object passed from Python, and of whatever depends
+on one.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from guidegraph_runtime import files
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
-OWN = "guidegraph."
+OWN_PREFIX = "guidegraph."
 
 
-def fresh() -> str:
+def fresh_digest() -> str:
     return FRESH + uuid.uuid4().hex
 
 
 def hashed(*parts: str) -> str:
-    """The digest of several strings; fresh where one of them is."""
+    """The digest of several strings; fresh if one of them is."""
     digest = hashlib.blake2b("\x1f".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
     return FRESH + digest if any(p.startswith(FRESH) for p in parts) else digest
 
 
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:
-    """The digest of digests with labels; fresh where one of the digests is."""
-    found = list(pairs)
-    digest = hashed(*(part for pair in found for part in ("label " + pair[0], "digest " + pair[1])))
-    return FRESH + digest if any(d.startswith(FRESH) for _, d in found) else digest
+    """The digest of labelled digests; fresh if one of them is."""
+    labelled_digests = list(pairs)
+    digest = hashed(*(part for pair in labelled_digests for part in ("label " + pair[0], "digest " + pair[1])))
+    return FRESH + digest if any(d.startswith(FRESH) for _, d in labelled_digests) else digest
 
 
 _files: dict[tuple[str, int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a regular file's bytes, remembered by inode, size and time of change."""
+    """The digest of a regular file's bytes, cached by inode, size and modification time."""
     stat = path.stat()
     key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key not in _files:
@@ -59,38 +59,40 @@ def file_digest(path: Path) -> str:
     return _files[key]
 
 
-LEFT_BEHIND = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
-"""Files that a desktop leaves in a folder that someone looks at: no change of what is in it."""
+DESKTOP_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that desktops write into folders that are viewed: they do not change a folder's digest."""
 
 
-def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The files in a folder, at any depth. Raises ``OSError`` for a link to a folder that it is in, by any way."""
-    here = os.path.realpath(folder)
-    if here in above:
+def _iterate_files(folder: Path, parents: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The files in a folder, at any depth. Raises ``OSError`` for a link that leads back to a folder around it."""
+    resolved = os.path.realpath(folder)
+    if resolved in parents:
         raise OSError(f"'{folder}' is a link to a folder that it is in")
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _files_in(Path(entry.path), above | {here})
-            elif entry.name not in LEFT_BEHIND:
+                yield from _iterate_files(Path(entry.path), parents | {resolved})
+            elif entry.name not in DESKTOP_FILES:
                 yield Path(entry.path)
 
 
 def path_digest(path: Path) -> str:
-    """The content of a file, or of a folder: the sorted digests of its files, those behind links to folders too.
+    """The digest of a file's contents, or of a folder: of its files in order, including those behind links to folders.
 
-    Fresh where nothing is there, or a link leads back. In a folder, a file that cannot be read, such as a link to
-    nowhere, counts by its name.
+    Fresh if the path does not exist or a link is circular. In a folder, an unreadable file, such as a broken link,
+    counts by its name.
     """
     try:
         if path.is_dir():
-            return labelled((str(f.relative_to(path)), _file_inside(f)) for f in sorted(_files_in(path)))
+            return labelled(
+                (str(file.relative_to(path)), _readable_digest(file)) for file in sorted(_iterate_files(path))
+            )
         return hashed("file", path.suffix, file_digest(path))
     except (OSError, LimitExceeded):
-        return fresh()
+        return fresh_digest()
 
 
-def _file_inside(path: Path) -> str:
+def _readable_digest(path: Path) -> str:
     try:
         return file_digest(path)
     except (OSError, LimitExceeded):
@@ -98,7 +100,7 @@ def _file_inside(path: Path) -> str:
 
 
 def value_digest(value: Any) -> str:
-    """The digest of a literal. Objects that are not plain data are fresh."""
+    """The digest of a literal; fresh for objects that are not plain data."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return f"{type(value).__name__}:{value!r}"
     if isinstance(value, Path):
@@ -107,7 +109,7 @@ def value_digest(value: Any) -> str:
         return hashed("list", *map(value_digest, value))
     if isinstance(value, dict):
         return labelled((repr(k), value_digest(v)) for k, v in sorted(value.items(), key=repr))
-    return fresh()
+    return fresh_digest()
 
 
 @cache
@@ -117,32 +119,32 @@ def torch_version() -> str:
 
 @cache
 def source_digest(module: str) -> str:
-    """The sources that a node's module may use: all ``.py`` files of its package, or its own alone if it has none.
+    """The digest of the sources that a node's module may use: all ``.py`` files of its package, or its own file alone.
 
-    Of our own packages it is the folder that the module is in; of another's the whole of it, whatever is deep inside.
+    For our own modules this is the folder of the module; for others it is the whole top-level package.
     """
-    own = module.startswith(OWN)
+    own = module.startswith(OWN_PREFIX)
     top = sys.modules.get(module if own else module.partition(".")[0])
     loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
-        return fresh()
+        return fresh_digest()
     alone = "." not in module and not hasattr(loaded, "__path__")
     files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
     try:
         return labelled((f.name, file_digest(f)) for f in files)
     except OSError:
-        return fresh()
+        return fresh_digest()
 
 
-def _spec_digest(spec: NodeSpec, place: str) -> str:
+def _spec_digest(spec: NodeSpec, device_key: str) -> str:
     source = source_digest(spec.function.__module__)
     shared = source_digest(files.__name__)  # nodes compute with the runtime's functions
-    return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), place)
+    return hashed(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
 
 
-def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
-    """The files beside the one that a setting names which its node reads too, by name, with their digests."""
+def _companion_digests(setting: Port, value: Sources) -> list[tuple[str, str]]:
+    """The digests, by name, of the files that a node reads beside the one that a setting names."""
     path = value.value if isinstance(value, Literal) else None
     if not isinstance(path, Path) or path.is_dir():
         return []
@@ -151,15 +153,15 @@ def _beside(setting: Port, value: Sources) -> list[tuple[str, str]]:
 
 
 class Digests(dict[str, str]):
-    """Digests by operation key. ``place`` names device and dtype.
+    """Digests by operation key. device_key: the names of device and dtype.
 
-    structural: describe the graph alone. Impure nodes and objects then count by what they are, not as fresh: a
-    training that is resumed must be known again although its data set reads files by itself.
+    structural: describe the graph alone. Impure nodes and objects then count by id or type instead of being fresh, so
+    that a resumed training is recognised although its data set reads files by itself.
     """
 
-    def __init__(self, place: str, *, structural: bool = False):
+    def __init__(self, device_key: str, *, structural: bool = False):
         super().__init__()
-        self.place = place
+        self.device_key = device_key
         self.structural = structural
         self._depth: dict[str, int] = {}
         self._specs: dict[int, str] = {}
@@ -167,7 +169,7 @@ class Digests(dict[str, str]):
     def add(self, ops: Mapping[str, Op]) -> None:
         """Compute the digests of a region's operations, in order."""
         for op in ops.values():
-            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop(op)
+            self[op.key] = self._call(op) if isinstance(op, Call) else self.loop_digest(op)
 
     def source(self, source: Source) -> str:
         if isinstance(source, Output):
@@ -192,22 +194,26 @@ class Digests(dict[str, str]):
 
     def _call(self, call: Call) -> str:
         if not call.spec.pure and not self.structural:
-            return fresh()
+            return fresh_digest()
         spec = self._specs.get(id(call.spec))
         if spec is None:
-            spec = _spec_digest(call.spec, self.place)
+            spec = _spec_digest(call.spec, self.device_key)
             if self.structural and spec.startswith(FRESH):
-                spec = hashed(call.spec.id, call.spec.version, call.spec.distribution, self.place)
+                spec = hashed(call.spec.id, call.spec.version, call.spec.distribution, self.device_key)
             self._specs[id(call.spec)] = spec
         inputs = [(name, self._sources(value)) for name, value in call.inputs.items()]
         settings = [(name, self._sources(value)) for name, value in call.settings.items()]
-        settings += [pair for name, value in call.settings.items() for pair in _beside(call.spec.settings[name], value)]
+        settings += [
+            pair
+            for name, value in call.settings.items()
+            for pair in _companion_digests(call.spec.settings[name], value)
+        ]
         return labelled([("node", spec), *inputs, *settings])
 
-    def loop(self, loop: Loop, *, resumed: bool = False) -> str:
+    def loop_digest(self, loop: Loop, *, resumed: bool = False) -> str:
         """The digest of a loop as one unit.
 
-        resumed: leave out what may differ when a training goes on, for how long and in which precision it trains.
+        resumed: leave out the number of steps and the precision, which may differ when a training is resumed.
         """
         self._depth.setdefault(loop.key, 1 + loop.key.count(".body."))
         self.add(loop.body)
@@ -233,9 +239,9 @@ class Digests(dict[str, str]):
 
 
 def is_pure(op: Op) -> bool:
-    """Whether an operation does nothing but compute its outputs.
+    """Whether an operation only computes its outputs.
 
-    A training loop counts as pure: its checkpoint is a way to go on after a stop, not a result.
+    A training loop counts as pure: its checkpoint serves to resume, and is not a result.
     """
     if isinstance(op, Call):
         return op.spec.pure

@@ -1,4 +1,4 @@
-"""Torch's generators of the CPU and of another device: their states, and putting them back."""
+"""Saving and restoring the states of torch's generators, of the CPU and another device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def generators_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, torch's generators of the CPU and of a device may be used: they are put back at the end."""
+    """A context manager that restores torch's generators of the CPU and of a device at the end."""
     import torch
 
     if device.type == "cpu":
@@ -20,7 +20,7 @@ def generators_kept(device: torch.device) -> AbstractContextManager[None]:
 
 
 def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """Torch's generator of the CPU as ``rng``, and that of another device, which dropout draws from there."""
+    """The states of torch's CPU generator, ``rng``, and of another device's, ``rng.device``, which dropout uses."""
     import torch
 
     states = {"rng": torch.random.get_rng_state()}
@@ -30,7 +30,7 @@ def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_generators(device: torch.device, states: Mapping[str, torch.Tensor]) -> None:
-    """Put back what ``generator_states`` gave. On another kind of device than then, its generator stays as it is."""
+    """Restore saved states. The device's generator is left alone if there is no state for one."""
     import torch
 
     torch.random.set_rng_state(states["rng"])

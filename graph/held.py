@@ -1,4 +1,4 @@
-"""Values of a run that were computed, or found in a cache, so that a choice could be made, and are needed later."""
+"""Values that a run computed, or took from a cache, to make a choice, and needs again later."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from guidegraph.graph.steps import RegionPlan
 
 
 class Held(dict[str, Values]):
-    """The values of operations by their keys, those of all outputs in order."""
+    """The values of operations by key: a tuple of all outputs in order."""
 
     def value(self, source: Source, plan: Plan) -> Any:
-        """One value."""
+        """The value of a source."""
         if not isinstance(source, Output):
             raise GuidegraphError(f"{source} is read outside of its loop")
         return self[source.op][list(plan.ops[source.op].outputs).index(source.name)]
 
-    def taken(self, choice: Choice, plan: Plan) -> str:
-        """The branch that a choice takes, whose value is held. Raises ``NodeError`` where there is none."""
+    def choose_branch(self, choice: Choice, plan: Plan) -> str:
+        """The branch that a choice takes by the held value of its ``when``. Raises ``NodeError`` if there is none."""
         return taken_branch(choice, self.value(choice.when, plan))
 
     def keep(self, ops: Mapping[str, Op], region: RegionPlan, slots: Sequence[Any]) -> None:
-        """Hold the operations all of whose outputs are among the results of a region that was run."""
+        """Hold the values of those operations whose outputs are all among the results of a region that has run."""
         for key, op in ops.items():
             sources = [Output(key, name) for name in op.outputs]
             if sources and all(source in region.results for source in sources):
@@ -36,18 +36,18 @@ class Held(dict[str, Values]):
 
 
 def wanted_sources(plan: Plan, prunes: bool) -> list[Source]:
-    """What a run must give; without pruning, all operations that no branch of a choice needs."""
+    """The sources that a run must compute: its outputs and, without pruning, all operations outside of branches."""
     outputs = [source for source, _ in plan.outputs.values()]
     if prunes:
         return outputs
-    inside = branch_operations(plan.ops)
-    return outputs + [Output(key, "") for key in plan.ops if key not in inside]
+    in_branches = branch_operations(plan.ops)
+    return outputs + [Output(key, "") for key in plan.ops if key not in in_branches]
 
 
 def read_later(ops: Mapping[str, Op], plan: Plan, prunes: bool) -> list[Source]:
-    """All outputs of those operations that others of the plan read, or that must not run again."""
-    others = [op for key, op in plan.ops.items() if key not in ops]
-    read = {source for op in others for source in op.sources()} | {source for source, _ in plan.outputs.values()}
+    """All outputs of those operations that the rest of the plan reads, or that must not run again."""
+    remaining = [op for key, op in plan.ops.items() if key not in ops]
+    read = {source for op in remaining for source in op.sources()} | {source for source, _ in plan.outputs.values()}
     keys = {source.op for source in read if isinstance(source, Output)}
-    kept = [op for op in ops.values() if op.key in keys or not is_pure(op) or not prunes]
-    return [Output(op.key, name) for op in kept for name in op.outputs]
+    held = [op for op in ops.values() if op.key in keys or not is_pure(op) or not prunes]
+    return [Output(op.key, name) for op in held for name in op.outputs]

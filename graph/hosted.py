@@ -1,6 +1,6 @@
-"""Which calls run on the host under a memory budget: those that make or save models, told by the types of their ports.
+"""Calls that run on the CPU under a memory budget: those that make or save models, by the types of their ports.
 
-So a checkpoint's parts come to the device one after the other, when they are first read, and never all at once.
+The models of a checkpoint are then moved to the device one by one, when they are first read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _MODULE = "torch.nn.modules.module.Module"
 
 
 def kinds(port: PortType) -> set[Kind]:
-    """What values of a port may be: models, numbers and texts, structured values, tensors, or one cannot tell."""
-    found: set[Kind] = set()
+    """The kinds of values that a port may take."""
+    result: set[Kind] = set()
     for alternative in port.alternatives:
-        found |= kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
-    return found
+        result |= kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
+    return result
 
 
 def _kind(cls: type) -> Kind:
@@ -38,29 +38,31 @@ def _kind(cls: type) -> Kind:
 
 
 def is_hosted(op: object) -> bool:
-    """Whether a call makes models and no tensors, or reads models and, marked ``host``, gives numbers and texts alone.
+    """Whether a call makes models and no tensors, or reads models, is marked ``host`` and returns only plain values.
 
-    The first kind (``checkpoint.load``, ``lora.apply``) reads models and plain values, or structured and plain values,
-    such as a schedule: with both it may compute. The second kind (``model.save``) reads no tensors. What the types do
-    not tell is computed on the device, and so are loops.
+    Calls of the first kind (``checkpoint.load``, ``lora.apply``) read models and plain values, or structured and plain
+    values such as a schedule; a call that reads both may compute, and runs on the device. Those of the second kind
+    (``model.save``) read no tensors. Loops, and calls whose types leave it open, run on the device.
     """
     if not isinstance(op, ir.Call):
         return False
-    made = _all(op.outputs.values())
-    read = _all(port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _fed(op, name))
-    if "tensor" in made or "tensor" in read:
+    output_kinds = _all_kinds(op.outputs.values())
+    input_kinds = _all_kinds(
+        port.type for name, port in (*op.spec.inputs.items(), *op.spec.settings.items()) if _is_fed(op, name)
+    )
+    if "tensor" in output_kinds or "tensor" in input_kinds:
         return False
-    if "model" in made:
-        return read <= {"model", "plain"} or read <= {"structured", "plain"}
-    return op.spec.host and made <= {"plain"} and "model" in read
+    if "model" in output_kinds:
+        return input_kinds <= {"model", "plain"} or input_kinds <= {"structured", "plain"}
+    return op.spec.host and output_kinds <= {"plain"} and "model" in input_kinds
 
 
-def _all(ports: Iterable[PortType]) -> set[Kind]:
+def _all_kinds(ports: Iterable[PortType]) -> set[Kind]:
     return {kind for port in ports for kind in kinds(port)}
 
 
-def _fed(op: ir.Call, name: str) -> bool:
-    """Whether a port is linked, or a setting has a value that is not written in the workflow."""
+def _is_fed(op: ir.Call, name: str) -> bool:
+    """Whether a port is linked, or a setting has a value other than a plain literal."""
     if name in op.inputs:
         return True
     value = op.settings.get(name)

@@ -1,4 +1,4 @@
-"""Inputs that a step must leave as they are: their states before and after it."""
+"""Detection of steps that change their inputs in place, by the inputs' states before and after."""
 
 from __future__ import annotations
 
@@ -14,51 +14,53 @@ from guidegraph.graph.types import describe, is_tensor
 
 State: TypeAlias = tuple[int, ...]
 DEPTH = 4
-_UNCHANGEABLE = (int, float, str, type(None))
+_IMMUTABLE = (int, float, str, type(None))
 
 
 def input_states(step: Step, slots: Sequence[Any]) -> dict[Slot, State]:
-    """For each slot that a step reads, what a change in place of its tensors, lists and dicts would alter.
+    """For each slot that a step reads, a state that changes if its tensors, lists or dicts change in place.
 
-    Torch's counts of changes, and the entries of containers by identity. Models and objects of other classes are not
-    looked into, and what is written through NumPy or ``.data`` is not seen.
+    A state has torch's version counters and the identities of the containers' elements. Models and objects of other
+    classes are not inspected, and writes through NumPy or ``.data`` are not detected.
     """
     return {
-        slot: tuple(_state(slots[slot], DEPTH)) for slot in reads(step) if not isinstance(slots[slot], _UNCHANGEABLE)
+        slot: tuple(_change_counts(slots[slot], DEPTH))
+        for slot in reads(step)
+        if not isinstance(slots[slot], _IMMUTABLE)
     }
 
 
 def check_inputs(step: Step, slots: Sequence[Any], before: Mapping[Slot, State]) -> None:
-    """Raise ``PortError`` where a step has changed an input in place: its other readers would see it."""
+    """Raise ``PortError`` if a step has changed an input in place: its other readers would see the change."""
     for slot, state in before.items():
-        if tuple(_state(slots[slot], DEPTH)) != state:
+        if tuple(_change_counts(slots[slot], DEPTH)) != state:
             raise PortError(
-                _port(step, slot),
+                _find_port(step, slot),
                 f"this input was changed in place ({describe(slots[slot])}), and others read it too: work on a copy, "
                 "such as x + y for x += y, x.clone() before x[…] = y, or list(values)",
             )
 
 
-def _state(value: Any, depth: int) -> Iterator[int]:
+def _change_counts(value: Any, depth: int) -> Iterator[int]:
     if is_tensor(value):
         yield version(value)
     elif depth and isinstance(value, (list, tuple, dict)):
-        inside = [*value.values()] if isinstance(value, dict) else value
+        items = [*value.values()] if isinstance(value, dict) else value
         if not isinstance(value, tuple):
-            yield from (len(value), *map(id, inside))
-        for part in inside:
-            yield from _state(part, depth - 1)
+            yield from (len(value), *map(id, items))
+        for item in items:
+            yield from _change_counts(item, depth - 1)
     elif depth and is_dataclass(value) and not isinstance(value, type):
-        for entry in fields(value):
-            yield from _state(getattr(value, entry.name, None), depth - 1)
+        for field in fields(value):
+            yield from _change_counts(getattr(value, field.name, None), depth - 1)
 
 
-def _port(step: Step, slot: Slot) -> str:
-    """The port that reads a slot; for a loop, what it reads there."""
-    for one in (step, *step.members):
-        if not isinstance(one.op, Call):
+def _find_port(step: Step, slot: Slot) -> str:
+    """The name of the port that reads a slot; for a loop, the source."""
+    for call_step in (step, *step.members):
+        if not isinstance(call_step.op, Call):
             continue
-        for name, read in (*zip(one.op.spec.inputs, one.args, strict=False), *one.wired):
-            if slot == read or (isinstance(read, tuple) and slot in read):
+        for name, slots in (*zip(call_step.op.spec.inputs, call_step.args, strict=False), *call_step.wired):
+            if slot == slots or (isinstance(slots, tuple) and slot in slots):
                 return name
-    return next((str(source) for source, read in step.closure if read == slot), "over")
+    return next((str(source) for source, slots in step.closure if slots == slot), "over")

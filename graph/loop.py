@@ -1,4 +1,4 @@
-"""Loops: run a body's plan once for each entry, carrying values from one iteration to the next."""
+"""Loops: run a body's plan once for each item, carrying values from one iteration to the next."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ from guidegraph_runtime.error_text import describe_error
 PRECOMPUTE_LIMIT = 64 << 20
 
 
-def run_loop(step: Step, slots: list[Any], body: Body, plan: Plan) -> None:
+def run_loop(step: Step, slots: list[Any], context: Body, plan: Plan) -> None:
     """Run a loop and store its outputs. Raises ``NodeError``, ``Cancelled``, and ``WorkflowError`` for wrong wiring."""
     loop, body_plan = step.op, step.body
     assert isinstance(loop, Loop)
     assert body_plan is not None
     outside: dict[Source, Any] = {source: slots[slot] for source, slot in step.closure}
-    with body.trips.ended():
+    with context.trips.ended():
         if loop.training is not None:
             from guidegraph.graph.training import run_training
 
-            results = run_training(step, outside, body, plan)
+            results = run_training(step, outside, context, plan)
         else:
-            results = _iterate(step, loop, body_plan, outside, body, plan)
+            results = _iterate(step, loop, body_plan, outside, context, plan)
     for name, slot in zip(loop.outputs, step.outs, strict=True):
         slots[slot] = results[name]
 
 
 def entries(step: Step, over: Any) -> Sequence[Any]:
-    """What a loop runs over, checked to be indexable. An int runs over range. Raises ``NodeError``."""
+    """The sequence that a loop runs over, checked to be indexable; an int stands for a range. Raises ``NodeError``."""
     try:
-        items = _entries(over)
+        items = _as_sequence(over)
         len(items)
         return items
-    except BaseException as error:  # its code is a node's, and may raise anything
+    except BaseException as error:  # code of a node may raise anything
         if events.is_interrupt(error):
             raise
         raise fail(step, error) from error
 
 
-def _entries(over: Any) -> Sequence[Any]:
+def _as_sequence(over: Any) -> Sequence[Any]:
     if isinstance(over, int) and not isinstance(over, bool):
-        return range(min(over, sys.maxsize))  # more than that has no length, and is above any limit on trips
+        return range(min(over, sys.maxsize))  # a longer range has no len(), and is above any limit on trips
     rows = hasattr(over, "__len__") and hasattr(over, "__getitem__") and not isinstance(over, (str, bytes, Mapping))
     if not rows or (is_tensor(over) and over.ndim == 0):
         raise TypeError(f"a loop runs over a sequence or a tensor with an axis; found {describe(over)}")
@@ -69,149 +69,153 @@ def _entries(over: Any) -> Sequence[Any]:
 
 
 def _iterate(
-    step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], body: Body, plan: Plan
+    step: Step, loop: Loop, body_plan: BodyPlan, outside: dict[Source, Any], context: Body, plan: Plan
 ) -> dict[str, Any]:
     items = entries(step, outside[loop.over])
     total, device = len(items), current_device()
-    body.begin_loop(step, total)
-    while total and (chosen := body_plan.choose(outside)) is not body_plan:
-        body_plan, loop = chosen, chosen.loop
+    context.begin_loop(step, total)
+    while total and (selected := body_plan.choose(outside)) is not body_plan:
+        body_plan, loop = selected, selected.loop
         if body_plan.before is not None:
-            outside = {**outside, **run_region(body_plan.before, outside, body, plan)}
+            outside = {**outside, **run_region(body_plan.before, outside, context, plan)}
     check_wiring(body_plan.loop.body.values(), outside)
     body_plan = body_plan.specialise(outside)
-    known = {s: outside[s] for s in body_plan.decider_sources if s in outside}
-    early = _precompute(step, body_plan, outside, items, body, plan)
+    needs_values = {s: outside[s] for s in body_plan.decider_sources if s in outside}
+    prologue_rows = _precompute(step, body_plan, outside, items, context, plan)
     carry: dict[Source, Any] = {Carry(loop.key, name): outside[s] for name, s in loop.carry.items()}
     collected: dict[str, list[Any]] = {name: [] for name in loop.collect}
-    body.at.append(0)
-    with _watching(body) as watch:
+    context.iterations.append(0)
+    with _watching(context) as watch:
         for i in range(total):
-            body.cancel.check()
-            body.at[-1] = watch.iteration = i
-            entry = brought(fetch(step, items, i), device)
-            values = early[i] if i < len(early) else run_early(body_plan, outside, entry, i, body, plan)
-            here: dict[Source, Any] = {**outside, **values, **carry}
-            enter(here, body_plan.late_inputs, loop, entry, i)
-            phase = body_plan.variant({**known, **{s: here[s] for s in body_plan.decider_sources if s in here}})
-            results = run_phases(phase, here, body, plan)
+            context.cancel.check()
+            context.iterations[-1] = watch.iteration = i
+            item = brought(fetch(step, items, i), device)
+            values = (
+                prologue_rows[i] if i < len(prologue_rows) else run_prologue(body_plan, outside, item, i, context, plan)
+            )
+            body_values: dict[Source, Any] = {**outside, **values, **carry}
+            enter(body_values, body_plan.late_inputs, loop, item, i)
+            phase = body_plan.variant(
+                {**needs_values, **{s: body_values[s] for s in body_plan.decider_sources if s in body_values}}
+            )
+            results = run_phases(phase, body_values, context, plan)
             for name, source in loop.collect.items():
                 collected[name].append(results[source])
             carry = {Carry(loop.key, name): results[source] for name, source in loop.next.items()}
-            progress(body, loop, i + 1, total, {})
+            progress(context, loop, i + 1, total, {})
     watch.finish(total)
-    body.at.pop()
+    context.iterations.pop()
     stacked = {name: stack(values, loop.outputs[name]) for name, values in collected.items()}
     return {**{name: carry[Carry(loop.key, name)] for name in loop.carry}, **stacked}
 
 
 @contextmanager
-def _watching(body: Body) -> Iterator[LoopWatch]:
-    """The watch of a loop, which takes the place of that of the loop around it."""
-    outer, body.watch = body.watch, LoopWatch(body.warned)
+def _watching(context: Body) -> Iterator[LoopWatch]:
+    """Use a new watch for a loop in place of the enclosing loop's."""
+    outer, context.watch = context.watch, LoopWatch(context.warned)
     try:
-        with watching(body.watch):
-            yield body.watch
+        with watching(context.watch):
+            yield context.watch
     finally:
-        body.watch = outer
+        context.watch = outer
 
 
 def fetch(step: Step, items: Sequence[Any], i: int) -> Any:
-    """Entry i of what a loop runs over. Raises ``NodeError`` that names the loop where the data fails."""
+    """Item i of a loop's sequence. If the data fails, raises ``NodeError`` that names the loop."""
     try:
         return items[i]
     except BaseException as error:
         if events.is_interrupt(error):
             raise
-        unreadable = EntryError(f"entry {i} cannot be had: {describe_error(error)}")
+        unreadable = ItemError(f"entry {i} cannot be had: {describe_error(error)}")
         unreadable.__cause__ = error
         raise fail(step, unreadable) from error
 
 
-class EntryError(GuidegraphError):
-    """What a loop runs over did not give an entry."""
+class ItemError(GuidegraphError):
+    """An item of a loop's sequence cannot be read."""
 
 
-def progress(body: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
-    for observer in body.observers:
+def progress(context: Body, loop: Loop, done: int, total: int, values: Mapping[str, float]) -> None:
+    for observer in context.observers:
         observer(events.LoopProgress(f"nodes.{loop.key}", done, total, values))
 
 
-def enter(here: dict[Source, Any], wanted: Sequence[Source], loop: Loop, entry: Any, i: int) -> None:
-    """Set what a body reads of the loop's entry."""
-    for source in wanted:
+def enter(values: dict[Source, Any], sources: Sequence[Source], loop: Loop, item: Any, i: int) -> None:
+    """Set the values that a body reads from the loop's item and index."""
+    for source in sources:
         if isinstance(source, Index) and source.loop == loop.key:
-            here[source] = i
+            values[source] = i
         elif isinstance(source, Item) and source.loop == loop.key:
-            here[source] = entry if source.field is None else _field(loop, entry, source.field)
+            values[source] = item if source.field is None else _field(loop, item, source.field)
 
 
-def _field(loop: Loop, entry: Any, name: str) -> Any:
-    """A field of an entry. Raises ``NodeError`` that names the loop where the entry has none of this name."""
+def _field(loop: Loop, item: Any, name: str) -> Any:
+    """A field of an item. Raises ``NodeError`` that names the loop if the item has no such field."""
     try:
-        return getattr(entry, name)
+        return getattr(item, name)
     except AttributeError:
-        error = EntryError(f"an entry has no field '{name}'; found {describe(entry)}")
+        error = ItemError(f"an entry has no field '{name}'; found {describe(item)}")
         raise NodeError(f"nodes.{loop.key}", "loop", loop.mark, error) from None
 
 
-def run_early(
-    body_plan: BodyPlan, outside: Mapping[Source, Any], item: Any, i: int, body: Body, plan: Plan
+def run_prologue(
+    body_plan: BodyPlan, outside: Mapping[Source, Any], item: Any, i: int, context: Body, plan: Plan
 ) -> dict[Source, Any]:
-    """The values that depend on the loop's entry alone, for one iteration."""
+    """The values of one iteration that depend on the loop's item alone."""
     if body_plan.early is None:
         return {}
-    here = dict(outside)
-    enter(here, [source for source, _ in body_plan.early.inputs], body_plan.loop, item, i)
-    return run_region(body_plan.early, here, body, plan)
+    values = dict(outside)
+    enter(values, [source for source, _ in body_plan.early.inputs], body_plan.loop, item, i)
+    return run_region(body_plan.early, values, context, plan)
 
 
 def _precompute(
-    step: Step, body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], body: Body, plan: Plan
+    step: Step, body_plan: BodyPlan, outside: Mapping[Source, Any], items: Sequence[Any], context: Body, plan: Plan
 ) -> list[dict[Source, Any]]:
-    """``run_early`` for the first iterations, as many as fit the limit."""
+    """The prologue's values for the first iterations, as many as fit ``PRECOMPUTE_LIMIT``."""
     rows: list[dict[Source, Any]] = []
     size = 0
     if body_plan.early is None:
         return rows
-    body.at.append(0)
+    context.iterations.append(0)
     for i in range(len(items)):
-        body.cancel.check()
-        body.at[-1] = i
-        entry = brought(fetch(step, items, i), current_device())
-        row = run_early(body_plan, outside, entry, i, body, plan)
+        context.cancel.check()
+        context.iterations[-1] = i
+        item = brought(fetch(step, items, i), current_device())
+        row = run_prologue(body_plan, outside, item, i, context, plan)
         size += sum(map(nbytes, row.values()))
         if size > PRECOMPUTE_LIMIT:
             break
         rows.append(row)
-    body.at.pop()
+    context.iterations.pop()
     return rows
 
 
-def run_phases(phase: Phase, here: Mapping[Source, Any], body: Body, plan: Plan) -> dict[Source, Any]:
-    """Run a body's steps once, each choice as soon as its value is known. Raises ``NodeError``."""
+def run_phases(phase: Phase, values: Mapping[Source, Any], context: Body, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once, making each choice as soon as its value is known. Raises ``NodeError``."""
     while phase.choices:
-        here = {**here, **run_region(phase.region, here, body, plan)}
-        phase = phase.following(tuple(_taken(choice, here, body) for choice in phase.choices))
-    results = run_region(phase.region, here, body, plan)
+        values = {**values, **run_region(phase.region, values, context, plan)}
+        phase = phase.after_branches(tuple(_choose_branch(choice, values, context) for choice in phase.choices))
+    results = run_region(phase.region, values, context, plan)
     return {root: results[source] for root, source in phase.roots.items()}
 
 
-def _taken(choice: Choice, here: Mapping[Source, Any], body: Body) -> str:
+def _choose_branch(choice: Choice, values: Mapping[Source, Any], context: Body) -> str:
     try:
-        return taken_branch(choice, here[choice.when])
+        return taken_branch(choice, values[choice.when])
     except NodeError as error:
-        raise _located(error, body) from error.cause
+        raise _with_iterations(error, context) from error.cause
 
 
-def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan: Plan) -> dict[Source, Any]:
-    """Run a body's steps once; ``here`` has all that it reads from outside. Raises ``NodeError``."""
+def run_region(region: RegionPlan, values: Mapping[Source, Any], context: Body, plan: Plan) -> dict[Source, Any]:
+    """Run a body's steps once; ``values`` has everything that it reads from outside. Raises ``NodeError``."""
     slots: list[Any] = [None] * region.size
-    for slot, value in region.constants:
-        slots[slot] = own(value) if is_mutable(value) else value
+    for slot, constant in region.constants:
+        slots[slot] = own(constant) if is_mutable(constant) else constant
     for source, slot in region.inputs:
-        slots[slot] = here[source]
-    timed, watch = bool(body.observers), body.watch
+        slots[slot] = values[source]
+    timed, watch = bool(context.observers), context.watch
     try:
         for step in region.steps:
             started = time.perf_counter() if timed else 0.0
@@ -220,27 +224,27 @@ def run_region(region: RegionPlan, here: Mapping[Source, Any], body: Body, plan:
             if step.body is None:
                 invoke(step, slots)
             else:
-                run_loop(step, slots, body, plan)
+                run_loop(step, slots, context, plan)
             if timed:
-                body.count(step, time.perf_counter() - started)
+                context.add_time(step, time.perf_counter() - started)
             for slot in step.frees:
                 slots[slot] = None
     except NodeError as error:
-        if not error.iteration and body.at:
-            raise _located(error, body) from error.cause
+        if not error.iteration and context.iterations:
+            raise _with_iterations(error, context) from error.cause
         raise
     return {source: slots[slot] for source, slot in region.results.items()}
 
 
-def _located(error: NodeError, body: Body) -> NodeError:
-    """The error with the iterations in which it happened."""
-    return NodeError(error.path, error.node_id, error.mark, error.cause, ", ".join(map(str, body.at)))
+def _with_iterations(error: NodeError, context: Body) -> NodeError:
+    """The error with the current iterations of all loops."""
+    return NodeError(error.path, error.node_id, error.mark, error.cause, ", ".join(map(str, context.iterations)))
 
 
 def stack(values: list[Any], kind: PortType = ANY) -> Any:
-    """Collected values with a new leading axis, leaf by leaf in structures; a list where they do not stack.
+    """Stack collected values along a new leading axis, leaf by leaf in structures; a list if they do not stack.
 
-    kind: the type that the loop declares for them. Of no iterations, an empty tensor (0) where that is a tensor.
+    kind: the declared type of the values. Without iterations, an empty tensor (0) if that is a tensor type.
     """
     if not values and all(isinstance(a, type) and issubclass(a, Tensor) for a in kind.alternatives):
         import torch
@@ -254,14 +258,14 @@ def stack(values: list[Any], kind: PortType = ANY) -> Any:
     spec = flat[0][1]
     if any(s != spec for _, s in flat):
         return values
-    columns = [_stacked(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    columns = [_stack_leaves(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     return values if any(c is _UNFIT for c in columns) else tree_unflatten(columns, spec)
 
 
 _UNFIT = object()
 
 
-def _stacked(column: Sequence[Any]) -> Any:
+def _stack_leaves(column: Sequence[Any]) -> Any:
     import torch
 
     first = column[0]
@@ -270,5 +274,5 @@ def _stacked(column: Sequence[Any]) -> Any:
         return first if same else _UNFIT
     if any(v.shape != first.shape or v.dtype != first.dtype for v in column):
         return _UNFIT
-    # Those of a training that went on from its checkpoint may have been made on another device.
+    # Values from before a training was resumed may be on another device.
     return torch.stack([v.to(column[-1].device) for v in column])

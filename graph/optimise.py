@@ -1,4 +1,4 @@
-"""The graph passes in the order in which they are listed."""
+"""The graph passes, applied in the order in which they are listed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from guidegraph.graph.passes import aliased, hoist, merge, prune, rewrite, skip
 from guidegraph.graph.types import PortType
 
 Wanted: TypeAlias = tuple[Source, PortType]
-"""What an output is: where its value comes from, and its type."""
+"""An output: the source of its value, and its type."""
 
 
 @dataclass
-class Optimised:
-    """A graph after the passes. effects: what each pass did, for people, by its name."""
+class OptimisedGraph:
+    """A graph after the passes. effects: a readable summary of each pass by its name."""
 
     ops: dict[str, Op]
     outputs: dict[str, Wanted]
@@ -26,34 +26,34 @@ class Optimised:
 
 def optimise(
     ops: Mapping[str, Op], outputs: Mapping[str, Wanted], digests: Digests, passes: frozenset[str], *, only: bool
-) -> Optimised:
-    """Apply the graph passes. only: the outputs are all that is wanted, and nodes with effects are not."""
-    found = Optimised(dict(ops), dict(outputs))
+) -> OptimisedGraph:
+    """Apply the graph passes. only: keep the outputs alone, and drop nodes with effects."""
+    optimised = OptimisedGraph(dict(ops), dict(outputs))
     aliases: dict[Source, Source] = {}
 
-    def apply(name: str, after: Mapping[str, Op]) -> None:
-        found.effects[name] = f"{_size(found.ops)} -> {_size(after)} operations"
-        found.ops = dict(after)
+    def apply(name: str, new_ops: Mapping[str, Op]) -> None:
+        optimised.effects[name] = f"{_size(optimised.ops)} -> {_size(new_ops)} operations"
+        optimised.ops = dict(new_ops)
 
     if "skip" in passes:
-        after, aliases = skip(found.ops, {})
-        apply("skip", _follow(after, aliases))
+        new_ops, aliases = skip(optimised.ops, {})
+        apply("skip", _rewrite_ops(new_ops, aliases))
     if "hoist" in passes:
-        apply("hoist", hoist(found.ops))
+        apply("hoist", hoist(optimised.ops))
     if "merge" in passes:
-        after, twins = merge(found.ops, digests)
-        aliases = {**aliases, **twins}
-        apply("merge", _follow({key: _merge_body(op, digests, aliases) for key, op in after.items()}, aliases))
+        new_ops, merged = merge(optimised.ops, digests)
+        aliases = {**aliases, **merged}
+        apply("merge", _rewrite_ops({key: _merge_body(op, digests, aliases) for key, op in new_ops.items()}, aliases))
     change = aliased(aliases)
-    found.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
+    optimised.outputs = {name: (change(source), kind) for name, (source, kind) in outputs.items()}
     if "prune" in passes or only:
-        roots = [source for source, _ in found.outputs.values()]
-        apply("prune", drop_unneeded(found.ops, roots, effects=not only))
-    return found
+        roots = [source for source, _ in optimised.outputs.values()]
+        apply("prune", drop_unneeded(optimised.ops, roots, effects=not only))
+    return optimised
 
 
 def drop_unneeded(ops: Mapping[str, Op], roots: Sequence[Source], *, effects: bool) -> dict[str, Op]:
-    """Drop what no root needs, in the bodies of loops too."""
+    """Drop the operations that no root needs, in loop bodies too."""
     after = {key: _prune_body(op) for key, op in prune(ops, roots, effects=effects).items()}
     return prune(after, roots, effects=effects)
 
@@ -62,7 +62,7 @@ def _size(ops: Mapping[str, Op]) -> int:
     return sum(1 + (_size(op.body) if isinstance(op, Loop) else 0) for op in ops.values())
 
 
-def _follow(ops: Mapping[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
+def _rewrite_ops(ops: Mapping[str, Op], aliases: Mapping[Source, Source]) -> dict[str, Op]:
     if not aliases:
         return dict(ops)
     change = aliased(aliases)

@@ -1,7 +1,7 @@
-"""Whether what a node gives is of the type in its annotation: by class, and for tensors by their axes.
+"""Checks that a node's outputs have the types of its annotation: by class, and for tensors by their axes.
 
-It is asked of every output of every call, so it takes about a microsecond at most: a class that was found to fit is
-remembered, and of a list only the first entries are looked at.
+Every output of every call is checked, so a check takes about a microsecond at most: it remembers the classes that fit,
+and looks only at the first items of a list.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from guidegraph.graph.types import PortType, SequenceOf, Tensor, is_tensor, mism
 
 Fits: TypeAlias = Callable[[Any], bool]
 ABSENT = "__guidegraph_absent__"
-"""A class attribute, true where values stand for something that is not there and say so when they are used."""
+"""A class attribute, true if its values stand for something missing and raise an error when they are used."""
 _NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real, bool: bool}
-ENTRIES = 2
-"""How many entries of a list are looked at."""
+CHECKED_ITEMS = 2
+"""How many items of a list are checked."""
 
 
 class OutputError(TypeError):
-    """A node gave something that its return annotation does not say."""
+    """A node returned a value that does not match its return annotation."""
 
     def __init__(self, output: str, reason: str):
         super().__init__(f"output '{output}': {reason}: the node has to return what its annotation says")
@@ -30,13 +30,13 @@ class OutputError(TypeError):
 
 @cache
 def output_check(kind: PortType) -> Fits | None:
-    """A function that says whether a value is of a type; None where any value is."""
+    """A function that returns whether a value is of a type; None if any value is."""
     if kind.is_any or not kind.alternatives:
         return None
     shapes = [a for a in kind.alternatives if isinstance(a, type) and Tensor in a.__mro__]
     elements = [a.element for a in kind.alternatives if isinstance(a, SequenceOf)]
     has_rank = _has_rank(shapes) if shapes else None
-    entry = output_check(elements[0]) if len(elements) == 1 else None
+    check_item = output_check(elements[0]) if len(elements) == 1 else None
     kinds_of_number = tuple(_NUMBERS[a] for a in kind.alternatives if isinstance(a, type) and a in _NUMBERS)
     by_class: set[type] = {type(None)} if kind.optional else set()
     tensors: set[type] = set()
@@ -54,7 +54,7 @@ def output_check(kind: PortType) -> Fits | None:
             tensors.add(cls)
             return has_rank is None or has_rank(value)
         if elements and cls in (list, tuple):
-            return entry is None or all(map(entry, value[:ENTRIES]))
+            return check_item is None or all(map(check_item, value[:CHECKED_ITEMS]))
         if (elements and is_iterable(value)) or is_number(value, kinds_of_number):
             by_class.add(cls)
             return True
@@ -67,34 +67,34 @@ def output_check(kind: PortType) -> Fits | None:
 
 
 def is_iterable(value: Any) -> bool:
-    """Whether a loop could run over a value, or a ``Sequence`` port take it: a data set of torch is no ``Sequence``."""
+    """Whether a loop or a ``Sequence`` port could take a value; torch data sets are not ``Sequence`` instances."""
     if isinstance(value, (str, bytes, Mapping)):
         return False
     return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
 
 
 def is_number(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value is a number of one of these kinds, NumPy's numbers too; ``bool`` stands for truth values."""
+    """Whether a value is a number of one of these kinds, of Python or NumPy; booleans count as ``bool`` only."""
     if type(value).__name__ in ("bool", "bool_"):
         return bool in kinds
     return isinstance(value, kinds)
 
 
 def _has_rank(kinds: list[Any]) -> Fits | None:
-    """Whether a tensor has the number and the fixed sizes of axes of one of these types; None where any has."""
+    """A check that a tensor has the rank and the fixed sizes of one of these types; None if any tensor fits."""
     if any(kind.axes is None and not kind.integer for kind in kinds):
         return None
-    wanted = [
+    allowed = [
         (len(kind.axes), [(i, size) for i, size in enumerate(kind.axes) if isinstance(size, int)], kind.integer)
         for kind in kinds
     ]
 
     def has_rank(value: Any) -> bool:
         shape = value.shape
-        for rank, fixed, integer in wanted:
+        for rank, fixed, integer in allowed:
             if len(shape) == rank and not (integer and value.is_floating_point()):
                 for i, size in fixed:
-                    # In a graph that is being traced, sizes are symbols, which a comparison would fix.
+                    # While a graph is traced, sizes are symbols, and a comparison would fix them.
                     if shape[i] != size and type(shape[i]) is int:
                         break
                 else:
@@ -105,5 +105,5 @@ def _has_rank(kinds: list[Any]) -> Fits | None:
 
 
 def output_mismatch(value: Any, kind: PortType) -> str:
-    """What is wrong with an output that does not fit."""
+    """The reason why an output does not fit its type."""
     return mismatch(value, kind) or f"expected {kind}, found {type(value).__name__}"

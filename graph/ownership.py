@@ -1,8 +1,7 @@
-"""Who owns a value: copies at the border of a run, and seals on what stays inside of it.
+"""Ownership of values: copies of whatever enters or leaves a run, and seals on cached values.
 
-What a run hands out (outputs, previews) and what it is given (parameters) is copied, so that nobody outside shares
-memory with a cache, a constant of a node or a literal of the workflow. Inside, values are shared and never changed in
-place; a seal says whether one was.
+Parameters, outputs and previews are copied, so that no caller shares memory with a cache, a constant of a node or a
+literal of the workflow. Inside a run values are shared and must not be changed in place; a seal detects changes.
 """
 
 from __future__ import annotations
@@ -27,42 +26,42 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_LIMIT = 64 << 20
-"""As many bytes of a sealed value are read in full; of a larger one, blocks that are spread evenly."""
+"""Sealed values of up to this many bytes are read in full; larger ones in evenly spaced blocks."""
 
 BLOCK = 64 << 10
 DEPTH = 8
-"""How many levels of containers and objects are looked through."""
+"""How many levels of containers and objects are searched."""
 
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, type, ModuleType)
 
 
-def own(value: Any, copy_module: Callable[[Any], Any] | None = None) -> Any:
+def own(value: Any, copy_model: Callable[[Any], Any] | None = None) -> Any:
     """A copy that shares no memory with a value: the whole tree of containers, dataclasses, tensors and arrays.
 
-    Of tensors the elements are copied, without their graph; of modules the weights, or what ``copy_module`` gives. What
-    is shared inside of the value is shared inside of the copy. Objects of other classes, functions and memory-mapped
-    arrays are taken as they are. Raises ``ValueError`` for what is nested too deeply.
+    Tensors are copied without their autograd graph, modules with their weights or by ``copy_model``. Objects that are
+    shared inside the value are shared inside the copy. Objects of other classes, functions and memory-mapped arrays are
+    not copied. Raises ``ValueError`` for values that are nested too deeply.
     """
     try:
-        return _own(value, {}, copy_module or own_module)
+        return _copy(value, {}, copy_model or own_module)
     except RecursionError:
         raise ValueError(f"a value of type {type(value).__name__} is nested too deeply to be copied") from None
 
 
 def own_parameter(value: Any) -> Any:
-    """A parameter for a run: a copy, but for the weights of models, which are shared (``frozen_copy``)."""
+    """A copy of a parameter for a run; the weights of models are shared (``frozen_copy``)."""
     return own(value, frozen_copy)
 
 
 def is_mutable(value: Any) -> bool:
-    """Whether a literal can be changed in place: it is a list or a dict, or a tuple with one in it."""
+    """Whether a literal can be changed in place: a list, a dict, or a tuple that contains one."""
     return isinstance(value, (list, dict)) or (isinstance(value, tuple) and any(map(is_mutable, value)))
 
 
 def own_module(module: Any, device: str | None = None) -> Any:
-    """A frozen copy of a module with weights of its own, on another device where one is named."""
+    """A frozen copy of a module with its own weights, moved to ``device`` if that is given."""
     tensors = [*module.parameters(), *module.buffers()]
-    memo = {id(tensor): _own_weight(tensor, device) for tensor in tensors}
+    memo = {id(tensor): _copy_weight(tensor, device) for tensor in tensors}
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
@@ -70,14 +69,14 @@ def own_module(module: Any, device: str | None = None) -> Any:
         return module
 
 
-def _own_weight(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
+def _copy_weight(tensor: torch.Tensor, device: str | None) -> torch.Tensor:
     import torch
 
-    kept = tensor.detach().to(device or tensor.device, copy=True)
-    return torch.nn.Parameter(kept, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else kept
+    weight = tensor.detach().to(device or tensor.device, copy=True)
+    return torch.nn.Parameter(weight, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else weight
 
 
-def _own(value: Any, memo: dict[int, Any], copy_module: Callable[[Any], Any]) -> Any:
+def _copy(value: Any, memo: dict[int, Any], copy_model: Callable[[Any], Any]) -> Any:
     if isinstance(value, _IMMUTABLE):
         return value
     if id(value) in memo:
@@ -85,28 +84,28 @@ def _own(value: Any, memo: dict[int, Any], copy_module: Callable[[Any], Any]) ->
     if is_tensor(value):
         result = value.detach().clone()
     elif is_module(value):
-        result = copy_module(value)
+        result = copy_model(value)
     elif isinstance(value, tuple):
-        items = [_own(item, memo, copy_module) for item in value]
+        items = [_copy(item, memo, copy_model) for item in value]
         same = all(a is b for a, b in zip(items, value, strict=True))
-        named = hasattr(value, "_fields")  # those of torch, such as torch.max gives, have a class of their own
-        result = value if same else tuple.__new__(type(value), items) if named else type(value)(items)
+        is_named_tuple = hasattr(value, "_fields")  # also torch's own classes, such as that of torch.max
+        result = value if same else tuple.__new__(type(value), items) if is_named_tuple else type(value)(items)
     elif isinstance(value, (list, dict)):
         result = memo[id(value)] = copy.copy(value)
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            result[key] = _own(item, memo, copy_module)
+            result[key] = _copy(item, memo, copy_model)
     elif is_dataclass(value):
         result = memo[id(value)] = copy.copy(value)
-        for entry in fields(value):
-            if hasattr(value, entry.name):
-                object.__setattr__(result, entry.name, _own(getattr(value, entry.name), memo, copy_module))
+        for field_info in fields(value):
+            if hasattr(value, field_info.name):
+                object.__setattr__(result, field_info.name, _copy(getattr(value, field_info.name), memo, copy_model))
     else:
-        result = _own_leaf(value)
+        result = _copy_leaf(value)
     memo[id(value)] = result
     return result
 
 
-def _own_leaf(value: Any) -> Any:
+def _copy_leaf(value: Any) -> Any:
     if isinstance(value, (set, bytearray)) or (_is_array(value) and not _is_mapped(value)):
         return copy.copy(value)
     pillow = sys.modules.get("PIL.Image")
@@ -123,7 +122,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_mapped(array: Any) -> bool:
-    """Whether an array, or what it is a view of, is a file mapped into memory: it may be larger than the memory."""
+    """Whether an array, or its base, is memory-mapped: it may then be larger than the memory."""
     numpy = sys.modules["numpy"]
     while array is not None:
         if isinstance(array, numpy.memmap):
@@ -134,11 +133,11 @@ def _is_mapped(array: Any) -> bool:
 
 @dataclass(frozen=True)
 class Seal:
-    """The state of a value: the tensors in it with torch's counts of their changes, and a checksum of plain data.
+    """The state of a value: the version counters of its tensors, and a checksum of its data.
 
-    The counts miss what is written through NumPy or ``.data``. The checksum does not: it covers tensors on the CPU,
-    arrays and plain data in containers and dataclasses, all of it up to ``READ_LIMIT`` bytes and a sample beyond. It
-    leaves out modules and objects of unknown classes, of which only what they held at first is looked at.
+    The counters miss writes through NumPy or ``.data``. The checksum sees them: it covers CPU tensors, arrays and plain
+    data in containers and dataclasses, in full up to ``READ_LIMIT`` bytes and as a sample beyond. It leaves out
+    modules; of objects of unknown classes it covers the arrays and CPU tensors that they held when the seal was made.
     """
 
     tensors: tuple[tuple[weakref.ref[torch.Tensor], int], ...]
@@ -150,11 +149,11 @@ class Seal:
         """The seal of a value as it is now."""
         if _is_immutable(value):
             return _IMMUTABLE_SEAL
-        tensors, held = _reach(value)
+        tensors, held = _find_tensors(value)
         return cls(tuple((weakref.ref(tensor), version(tensor)) for tensor in tensors), held, _checksum((value, held)))
 
-    def holds(self, value: Any) -> bool:
-        """Whether the value is as it was, as far as the seal tells."""
+    def matches(self, value: Any) -> bool:
+        """Whether the value is unchanged, as far as the seal can tell."""
         if self is _IMMUTABLE_SEAL:
             return True
         for reference, count in self.tensors:
@@ -168,48 +167,48 @@ _IMMUTABLE_SEAL = Seal((), (), 0)
 
 
 def _is_immutable(value: Any) -> bool:
-    """Whether a value is a plain one that nobody can change, or a tuple of such."""
+    """Whether a value is an immutable plain value, or a tuple of such values."""
     return isinstance(value, _IMMUTABLE) or (type(value) is tuple and all(map(_is_immutable, value)))
 
 
 def version(tensor: torch.Tensor) -> int:
-    """Torch's count of changes in place; 0 for a tensor of inference mode, which has none."""
+    """Torch's counter of in-place changes; 0 for tensors of inference mode, which have none."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _reach(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
-    """All tensors in a value, those of modules and objects too; and the arrays and CPU tensors that objects hold."""
+def _find_tensors(value: Any) -> tuple[list[torch.Tensor], tuple[Any, ...]]:
+    """All tensors in a value, including those of modules and objects; and the arrays and CPU tensors in objects."""
     tensors: list[torch.Tensor] = []
     held: list[Any] = []
     seen: set[int] = set()
     level: list[tuple[Any, bool]] = [(value, False)]
     for _ in range(DEPTH):
-        below: list[tuple[Any, bool]] = []
-        for part, in_object in level:
-            if id(part) in seen:
+        next_level: list[tuple[Any, bool]] = []
+        for piece, in_object in level:
+            if id(piece) in seen:
                 continue
-            seen.add(id(part))
-            if is_module(part):
-                tensors += [*part.parameters(), *part.buffers()]
-            elif is_tensor(part) or _is_array(part):
-                tensors += [part] if is_tensor(part) else []
-                held += [part] if in_object and (_is_array(part) or part.device.type == "cpu") else []
+            seen.add(id(piece))
+            if is_module(piece):
+                tensors += [*piece.parameters(), *piece.buffers()]
+            elif is_tensor(piece) or _is_array(piece):
+                tensors += [piece] if is_tensor(piece) else []
+                held += [piece] if in_object and (_is_array(piece) or piece.device.type == "cpu") else []
             else:
-                inner = _inside(part)
+                inner = _list_items(piece)
                 opaque = inner is None
-                objects = list(getattr(part, "__dict__", {}).values()) if inner is None else list(inner)
-                below += [(one, in_object or opaque) for one in objects if not isinstance(one, _IMMUTABLE)]
-        level = below
+                objects = list(getattr(piece, "__dict__", {}).values()) if inner is None else list(inner)
+                next_level += [(item, in_object or opaque) for item in objects if not isinstance(item, _IMMUTABLE)]
+        level = next_level
     return tensors, tuple(held)
 
 
-def _inside(value: Any) -> Iterable[Any] | None:
-    """What a container or a dataclass holds; ``None`` for anything else."""
+def _list_items(value: Any) -> Iterable[Any] | None:
+    """The items of a container or the field values of a dataclass; ``None`` for anything else."""
     if isinstance(value, dict):
         return value.values()
     if isinstance(value, (list, tuple)):
         return value
-    return [getattr(value, entry.name, None) for entry in fields(value)] if is_dataclass(value) else None
+    return [getattr(value, field_info.name, None) for field_info in fields(value)] if is_dataclass(value) else None
 
 
 def _checksum(value: Any) -> int:
@@ -227,7 +226,7 @@ def _checksum(value: Any) -> int:
 
 
 def _pieces(value: Any, depth: int) -> Iterator[Any]:
-    """The bytes of a value and of what is in it, piece by piece."""
+    """The bytes of a value and its contents, piece by piece."""
     if is_tensor(value):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
         if _is_dense(value):
@@ -240,13 +239,13 @@ def _pieces(value: Any, depth: int) -> Iterator[Any]:
         yield repr(value).encode(errors="surrogatepass")
     elif isinstance(value, bytearray):
         yield value
-    elif depth and (inner := _inside(value)) is not None:
-        parts = list(inner)
-        yield f"{type(value).__name__} {len(parts)} {list(value) if isinstance(value, dict) else ''}".encode(
+    elif depth and (inner := _list_items(value)) is not None:
+        children = list(inner)
+        yield f"{type(value).__name__} {len(children)} {list(value) if isinstance(value, dict) else ''}".encode(
             errors="surrogatepass"
         )
-        for part in parts:
-            yield from _pieces(part, depth - 1)
+        for child in children:
+            yield from _pieces(child, depth - 1)
     else:
         yield type(value).__name__.encode()
 

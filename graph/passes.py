@@ -1,8 +1,7 @@
-"""The passes: small functions from graph to graph that look at traits only, never at a node's id.
+"""The passes: small functions from graph to graph that use the traits of nodes, never their ids.
 
-No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and
-``prune`` rewrite operations here; ``precompute`` and ``batch`` act when a region is made flat
-(``plan.py``).
+No pass changes a result beyond rounding; each can be turned off. ``hoist``, ``merge``, ``skip`` and ``prune`` rewrite
+operations here; ``precompute`` and ``batch`` are applied when a region is flattened (``plan.py``).
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ Rewrite = Callable[[Source], Source]
 
 
 def rewrite(op: Op, change: Rewrite) -> Op:
-    """The operation with every source that it (and its body) reads passed through ``change``."""
+    """The operation with every source that it or its body reads replaced by ``change(source)``."""
     if isinstance(op, Call):
-        return replace(op, inputs=_mapped(op.inputs, change), settings=_mapped(op.settings, change))
+        return replace(op, inputs=_rewrite_all(op.inputs, change), settings=_rewrite_all(op.settings, change))
     training = op.training
     if training:
         models = tuple(_rewrite_model(m, change) for m in training.models)
@@ -63,16 +62,16 @@ def rewrite(op: Op, change: Rewrite) -> Op:
     return replace(
         op,
         over=change(op.over),
-        carry=_single(op.carry, change),
+        carry=_rewrite_links(op.carry, change),
         body={key: rewrite(inner, change) for key, inner in op.body.items()},
-        next=_single(op.next, change),
-        collect=_single(op.collect, change),
+        next=_rewrite_links(op.next, change),
+        collect=_rewrite_links(op.collect, change),
         training=training,
     )
 
 
 def _rewrite_model(model: Optimised, change: Rewrite) -> Optimised:
-    return replace(model, loss=change(model.loss), linked=_single(model.linked, change))
+    return replace(model, loss=change(model.loss), linked=_rewrite_links(model.linked, change))
 
 
 def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
@@ -80,26 +79,26 @@ def _rewrite_preview(preview: Preview, change: Rewrite) -> Preview:
     return Preview(change(preview.every), {key: rewrite(op, change) for key, op in preview.ops.items()}, outputs)
 
 
-def _mapped(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
+def _rewrite_all(sources: Mapping[str, Sources], change: Rewrite) -> dict[str, Sources]:
     return {n: tuple(change(i) for i in s) if isinstance(s, tuple) else change(s) for n, s in sources.items()}
 
 
-def _single(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
+def _rewrite_links(sources: Mapping[str, Source], change: Rewrite) -> dict[str, Source]:
     return {name: change(source) for name, source in sources.items()}
 
 
 def bind_params(op: Op, values: Mapping[str, Literal]) -> Op:
-    """The operation with parameters replaced by their values, each as the port that it feeds has it; others stay."""
+    """The operation with these parameters replaced by their values, converted for the ports that they feed."""
     return bind_sources(op, {Param(name): value for name, value in values.items()})
 
 
 def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
-    """The operation with sources replaced by others, literals as the port that they feed has them.
+    """The operation with sources replaced by others; literals are converted for the ports that they feed.
 
     Raises ``ValueError`` for a literal that does not fit its port.
     """
     if isinstance(op, Call):
-        return replace(op, inputs=_bound(op, op.inputs, values), settings=_bound(op, op.settings, values))
+        return replace(op, inputs=_bind(op, op.inputs, values), settings=_bind(op, op.settings, values))
     preview = op.training.preview if op.training else None
     bare = op.training
     if bare and preview:
@@ -113,19 +112,21 @@ def bind_sources(op: Op, values: Mapping[Source, Source]) -> Op:
     return replace(outer, body={key: bind_sources(inner, values) for key, inner in op.body.items()}, training=training)
 
 
-def _bound(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
+def _bind(call: Call, sources: Mapping[str, Sources], values: Mapping[Source, Source]) -> dict[str, Sources]:
     bound: dict[str, Sources] = {}
     for name, source in sources.items():
         if isinstance(source, tuple):
             bound[name] = tuple(values.get(s, s) for s in source)
             continue
         value = values.get(source, source)
-        bound[name] = _for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
+        bound[name] = (
+            _convert_for_port(call, name, value) if isinstance(value, Literal) and value is not source else value
+        )
     return bound
 
 
-def _for_port(call: Call, name: str, literal: Literal) -> Literal:
-    """A parameter's plain value as a literal of the port: a list feeds a tuple, an int a float."""
+def _convert_for_port(call: Call, name: str, literal: Literal) -> Literal:
+    """A parameter's plain value converted for a port: a list for a tuple, an int for a float."""
     port = call.spec.port(name)
     if port is None or not takes_literal(port.type) or not is_plain(literal.value):
         return literal
@@ -138,7 +139,7 @@ def _for_port(call: Call, name: str, literal: Literal) -> Literal:
 
 
 def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
-    """A rewrite that follows aliases to their end."""
+    """A rewrite that follows chains of aliases to the end."""
 
     def change(source: Source) -> Source:
         while not isinstance(source, Literal) and source in aliases:
@@ -149,54 +150,54 @@ def aliased(aliases: Mapping[Source, Source]) -> Rewrite:
 
 
 def prune(ops: Ops, roots: Iterable[Source], *, effects: bool = True) -> dict[str, Op]:
-    """Drop what no root needs. Nodes with effects stay, but for those of branches, unless ``effects`` is off."""
-    wanted = {s.op for s in roots if isinstance(s, Output)}
-    inside = branch_operations(ops) if effects else set()
+    """Drop operations that no root needs. Unless ``effects`` is off, nodes with effects outside of branches stay."""
+    needed = {s.op for s in roots if isinstance(s, Output)}
+    in_branches = branch_operations(ops) if effects else set()
     kept: list[Op] = []
     for op in reversed([*ops.values()]):
-        if op.key in wanted or (effects and op.key not in inside and not is_pure(op)):
+        if op.key in needed or (effects and op.key not in in_branches and not is_pure(op)):
             kept.append(op)
-            wanted.update(s.op for s in op.sources() if isinstance(s, Output))
+            needed.update(s.op for s in op.sources() if isinstance(s, Output))
     return {op.key: op for op in reversed(kept)}
 
 
 def merge(ops: Ops, digests: Mapping[str, str]) -> tuple[dict[str, Op], dict[Source, Source]]:
-    """Keep the first of the pure operations with equal digests; also gives the aliases of the others."""
+    """Keep the first of the pure operations with equal digests. Also returns aliases for the outputs of the others."""
     first: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     kept: dict[str, Op] = {}
     for op in ops.values():
-        twin = first.setdefault(digests[op.key], op) if is_pure(op) else op
-        if twin is op:
+        first_equal = first.setdefault(digests[op.key], op) if is_pure(op) else op
+        if first_equal is op:
             kept[op.key] = op
         else:
-            aliases.update({Output(op.key, name): Output(twin.key, name) for name in op.outputs})
+            aliases.update({Output(op.key, name): Output(first_equal.key, name) for name in op.outputs})
     return kept, aliases
 
 
 def hoist(ops: Ops) -> dict[str, Op]:
-    """Put each pure operation that nothing in its loop changes before that loop; innermost loops first.
+    """Move each loop-invariant pure operation before its loop; innermost loops first.
 
-    What only a branch of a choice needs is moved with the choice, or not at all: it may never be computed.
+    An operation that only a branch needs moves together with the choice or not at all: it may never be computed.
     """
-    out: dict[str, Op] = {}
+    hoisted: dict[str, Op] = {}
     for op in ops.values():
         if not isinstance(op, Loop):
-            out[op.key] = op
+            hoisted[op.key] = op
             continue
         body = hoist(op.body)
         kept: dict[str, Op] = {}
-        for key, inner in body.items():
-            if not is_pure(inner) or any(_inside(s, op, kept) for s in inner.sources()):
-                kept[key] = inner
+        for key, body_op in body.items():
+            if not is_pure(body_op) or any(_reads_loop(s, op, kept) for s in body_op.sources()):
+                kept[key] = body_op
         _keep_branches(body, kept, op)
-        out.update((key, inner) for key, inner in body.items() if key not in kept)
-        out[op.key] = replace(op, body={key: inner for key, inner in body.items() if key in kept})
-    return out
+        hoisted.update((key, body_op) for key, body_op in body.items() if key not in kept)
+        hoisted[op.key] = replace(op, body={key: body_op for key, body_op in body.items() if key in kept})
+    return hoisted
 
 
 def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
-    """Keep in the body what only branches need and something kept reads, and what reads that."""
+    """Keep optional operations in the body if a kept operation reads them, and the operations that read those."""
     optional = optional_operations(body, loop.roots())
     if not optional:
         return
@@ -204,28 +205,28 @@ def _keep_branches(body: Ops, kept: dict[str, Op], loop: Loop) -> None:
     while True:
         read |= {s.op for op in kept.values() for s in op.sources() if isinstance(s, Output)}
         moved = [op for key, op in body.items() if key not in kept]
-        held = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
-        if not held:
+        kept_too = [op for op in moved if (op.key in optional and op.key in read) or _reads(op, kept)]
+        if not kept_too:
             return
-        kept.update((op.key, op) for op in held)
+        kept.update((op.key, op) for op in kept_too)
 
 
 def _reads(op: Op, ops: Ops) -> bool:
     return any(isinstance(s, Output) and s.op in ops for s in op.sources())
 
 
-def _inside(source: Source, loop: Loop, kept: Ops) -> bool:
+def _reads_loop(source: Source, loop: Loop, kept: Ops) -> bool:
     if isinstance(source, (Carry, Item, Index)):
         return source.loop == loop.key
     return isinstance(source, Output) and source.op in kept
 
 
 def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, Any]) -> dict[str, Any] | None:
-    """The settings and ports of these names where all are plain known values, else ``None``.
+    """The settings and ports of these names; ``None`` unless all have known plain values.
 
-    ``values`` holds what is known of links; tensors count as unknown.
+    values: the known values of links; tensors count as unknown.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name in names:
         source = argument_source(call, name)
         if source is None:
@@ -241,58 +242,58 @@ def known_arguments(call: Call, names: Iterable[str], values: Mapping[Source, An
             return None
         if is_tensor(value):
             return None
-        found[name] = value
-    return found
+        arguments[name] = value
+    return arguments
 
 
 def argument_source(call: Call, name: str) -> Sources | None:
-    """What feeds a port or setting; ``None`` where nothing does."""
+    """The source of a port or setting; ``None`` if it has none."""
     return call.settings[name] if name in call.settings else call.inputs.get(name)
 
 
 def unneeded(call: Call, values: Mapping[Source, Any]) -> frozenset[str]:
-    """The wired ports that do not matter, as ``needs`` says of the values that are known."""
+    """The wired ports that the call does not need according to its ``needs`` for the known values."""
     if call.spec.needs is None:
         return frozenset()
-    known = known_arguments(call, call.spec.needs_arguments, values)
-    if known is None:
+    arguments = known_arguments(call, call.spec.needs_arguments, values)
+    if arguments is None:
         return frozenset()
-    needed = frozenset(ask_trait(call, "needs", call.spec.needs, known))
+    needed = frozenset(ask_trait(call, "needs", call.spec.needs, arguments))
     check_ports(call, "needs", needed)
     return frozenset(call.inputs) - needed
 
 
-def ask_trait(call: Call, name: str, function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
-    """What a trait says of these values. Raises ``NodeError`` where it fails."""
+def ask_trait(call: Call, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a trait's function with these values. Raises ``NodeError`` if it fails."""
     try:
-        return function(**known)
+        return function(**arguments)
     except BaseException as error:
         if is_interrupt(error):
             raise
-        cause = RuntimeError(f"its '{name}' failed for {_format_values(known)}: {describe_error(error)}")
+        cause = RuntimeError(f"its '{name}' failed for {_format_values(arguments)}: {describe_error(error)}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause) from error
 
 
-def _format_values(known: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} = {value!r:.40}" for name, value in known.items()) or "any values"
+def _format_values(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r:.40}" for name, value in values.items()) or "any values"
 
 
 def check_ports(call: Call, name: str, ports: Iterable[str]) -> None:
     if unknown := sorted(set(ports) - set(call.spec.inputs)):
-        known = ", ".join(call.spec.inputs)
-        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {known}")
+        ports_text = ", ".join(call.spec.inputs)
+        cause = RuntimeError(f"its '{name}' names {', '.join(unknown)}, which are no ports of it; ports: {ports_text}")
         raise NodeError(f"nodes.{call.key}", call.spec.id, call.mark, cause)
 
 
 def without(call: Call, ports: frozenset[str]) -> Call:
-    """The call with these ports fed by a needed port of the same type: any value will do there."""
+    """The call with these ports fed from a needed port of the same type, as their values do not matter."""
     if not ports:
         return call
-    inputs = {name: _stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
+    inputs = {name: _find_stand_in(call, name, ports) if name in ports else s for name, s in call.inputs.items()}
     return replace(call, inputs=inputs, checks=tuple(c for c in call.checks if c[0] not in ports))
 
 
-def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
+def _find_stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
     spec: NodeSpec = call.spec
     for name, source in call.inputs.items():
         if name not in dropped and spec.inputs[name].type == spec.inputs[port].type:
@@ -301,25 +302,25 @@ def _stand_in(call: Call, port: str, dropped: frozenset[str]) -> Sources:
 
 
 def skip(ops: Ops, values: Mapping[Source, Any]) -> tuple[dict[str, Op], dict[Source, Source]]:
-    """Apply ``needs`` and ``identity`` where what they ask for is known; also gives the aliases of identities."""
-    out: dict[str, Op] = {}
+    """Apply ``needs`` and ``identity`` where their arguments are known. Also returns aliases for the identities."""
+    skipped: dict[str, Op] = {}
     aliases: dict[Source, Source] = {}
     for op in ops.values():
         if isinstance(op, Loop):
-            body, inner = skip(op.body, values)
-            aliases.update(inner)
-            out[op.key] = replace(op, body=body)
+            body, body_aliases = skip(op.body, values)
+            aliases.update(body_aliases)
+            skipped[op.key] = replace(op, body=body)
             continue
-        port = _identity(op, values)
+        port = _identity_port(op, values)
         source = op.inputs.get(port) if port else None
         if port and source is not None and not isinstance(source, tuple) and len(op.outputs) == 1:
             aliases[Output(op.key, next(iter(op.outputs)))] = source
             continue
-        out[op.key] = without(op, unneeded(op, values))
-    return out, aliases
+        skipped[op.key] = without(op, unneeded(op, values))
+    return skipped, aliases
 
 
-def _identity(call: Call, values: Mapping[Source, Any]) -> str | None:
+def _identity_port(call: Call, values: Mapping[Source, Any]) -> str | None:
     if call.spec.identity is None:
         return None
     settings = known_arguments(call, call.spec.identity_settings, values)

@@ -1,7 +1,7 @@
-"""From a validated graph to a flat plan: steps with numbered slots, nothing left to look up.
+"""From a validated graph to a flat plan: steps with numbered slots, without look-ups at run time.
 
-A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several,
-one for each set of ports that ``needs`` leaves out in some iteration; they are made when first met.
+A region (the top level, or a loop's body) becomes a ``RegionPlan``. A loop's body may need several, one for each set of
+ports that ``needs`` drops in some iteration; they are made when first used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ from guidegraph.graph.trust.policy import YOURS, Policy, check_effects, given_pa
 
 @dataclass
 class BodyPlan:
-    """A loop's body: what depends on the loop's entry alone (``early``), and the rest by what it leaves out."""
+    """The plan of a loop's body: a prologue that depends on the loop's item alone, and variants of the main part.
+
+    The variants differ in the ports that are dropped. before: computed once, after choices whose value comes from
+    outside of the loop.
+    """
 
     loop: Loop
     passes: frozenset[str]
@@ -55,61 +59,61 @@ class BodyPlan:
     before: RegionPlan | None = None
     _variants: dict[frozenset[tuple[str, str]], Phase] = field(default_factory=dict)
     _specialised: dict[frozenset[tuple[str, str]], BodyPlan] = field(default_factory=dict)
-    _chosen: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
+    _with_choices: dict[tuple[tuple[str, str], ...], BodyPlan] = field(default_factory=dict)
 
     def choose(self, outside: Mapping[Source, Any]) -> BodyPlan:
-        """The plan once choices are made whose value comes from outside of the loop; itself where there are none.
+        """The plan after the choices whose value comes from outside of the loop; itself if there are none.
 
-        What it needs of the branches that are taken and no iteration changes is its ``before``.
+        Loop-invariant operations of the branches that are taken become its ``before``.
         """
         choices = [choice for choice in next_choices(self.late, self.roots) if choice.when in outside]
         branches = tuple((choice.key, taken_branch(choice, outside[choice.when])) for choice in choices)
         if not branches:
             return self
-        plan = self._chosen.get(branches)
+        plan = self._with_choices.get(branches)
         if plan is None:
-            plan = self._chosen[branches] = _chosen_body_plan(self.loop, dict(branches), self.passes)
+            plan = self._with_choices[branches] = _plan_body_after_choices(self.loop, dict(branches), self.passes)
         return plan
 
     def specialise(self, outside: Mapping[Source, Any]) -> BodyPlan:
-        """The plan once the values from outside of the loop are known.
+        """The plan for known values from outside of the loop.
 
-        What they leave out in every iteration is dropped from the body, so that it is not computed ahead either.
+        Ports that these values make unneeded in every iteration are dropped, so the prologue does not compute them.
         """
         dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, outside))
         if not dropped:
             return self
         plan = self._specialised.get(dropped)
         if plan is None:
-            body = _without_ports(self.loop.body, dropped)
+            body = _drop_ports(self.loop.body, dropped)
             if "prune" in self.passes:
                 body = prune(body, self.roots)
-            plan = self._specialised[dropped] = body_plan(replace(self.loop, body=body), self.passes)
+            plan = self._specialised[dropped] = plan_body(replace(self.loop, body=body), self.passes)
         return plan
 
     def variant(self, values: Mapping[Source, Any]) -> Phase:
-        """The plan for an iteration in which these values are known."""
+        """The plan of an iteration with these known values."""
         dropped = frozenset((call.key, port) for call in self.deciders for port in unneeded(call, values))
         plan = self._variants.get(dropped)
         if plan is None:
-            late = _without_ports(self.late, dropped)
+            late = _drop_ports(self.late, dropped)
             plan = self._variants[dropped] = first_phase(
                 late, self.roots, self.passes, training=self.loop.training is not None
             )
         return plan
 
     def whole(self) -> RegionPlan:
-        """The plan of an iteration that needs everything, with its choices as steps."""
+        """The plan of an iteration that needs all ports, with the choices as steps."""
         return flat_region(self.late, self.roots, self.passes, training=self.loop.training is not None)
 
 
-def _chosen_body_plan(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
-    """The plan of a loop's body in which these branches are taken; what they leave invariant is computed before it."""
+def _plan_body_after_choices(loop: Loop, branches: Mapping[str, str], passes: frozenset[str]) -> BodyPlan:
+    """The plan of a loop's body with these branches taken; operations that are now invariant run before it."""
     settled = settle({loop.key: loop}, [], branches).ops
     ops = hoist(settled) if "hoist" in passes else settled
     chosen = ops.pop(loop.key)
     assert isinstance(chosen, Loop)
-    plan = body_plan(chosen, passes)
+    plan = plan_body(chosen, passes)
     if ops:
         read = {source for op in chosen.body.values() for source in op.sources()} | {*chosen.roots()}
         plan.before = flat_region(ops, [s for s in read if isinstance(s, Output) and s.op in ops], passes)
@@ -118,9 +122,9 @@ def _chosen_body_plan(loop: Loop, branches: Mapping[str, str], passes: frozenset
 
 @dataclass
 class Phase:
-    """What can be computed of a region until its next choices are made; all that is left where there are none.
+    """The part of a region that can run before its next choices; all of it if there are none.
 
-    roots: where what is wanted of the region is now, by where it was.
+    roots: the current source of each of the region's original roots.
     """
 
     region: RegionPlan
@@ -129,23 +133,23 @@ class Phase:
     later: dict[str, Op]
     passes: frozenset[str]
     training: bool
-    _following: dict[tuple[str, ...], Phase] = field(default_factory=dict)
+    _next_phases: dict[tuple[str, ...], Phase] = field(default_factory=dict)
 
-    def following(self, branches: tuple[str, ...]) -> Phase:
-        """The next phase, when the choices take these branches."""
-        phase = self._following.get(branches)
+    def after_branches(self, branches: tuple[str, ...]) -> Phase:
+        """The next phase, after the choices have taken these branches."""
+        phase = self._next_phases.get(branches)
         if phase is None:
             taken = {choice.key: branch for choice, branch in zip(self.choices, branches, strict=True)}
             settled = settle(self.later, self.roots.values(), taken)
             roots = {root: settled.source(source) for root, source in self.roots.items()}
-            phase = self._following[branches] = _phase(settled.ops, roots, self.passes, self.training)
+            phase = self._next_phases[branches] = _phase(settled.ops, roots, self.passes, self.training)
         return phase
 
 
 def first_phase(
     ops: Mapping[str, Op], roots: Iterable[Source], passes: frozenset[str], *, training: bool = False
 ) -> Phase:
-    """The first phase of a region, which is the only one where it has no choices."""
+    """The first phase of a region, and the only one if it has no choices."""
     return _phase(ops, {root: root for root in roots}, passes, training)
 
 
@@ -154,17 +158,17 @@ def _phase(ops: Mapping[str, Op], roots: dict[Source, Source], passes: frozenset
     if not choices:
         return Phase(flat_region(ops, roots.values(), passes, training=training), (), roots, {}, passes, training)
     deciding = [choice.when for choice in choices]
-    now = prune(ops, deciding, effects=False)
-    later = {key: op for key, op in ops.items() if key not in now}
+    first_ops = prune(ops, deciding, effects=False)
+    later = {key: op for key, op in ops.items() if key not in first_ops}
     read = (*deciding, *roots.values(), *(source for op in later.values() for source in op.sources()))
-    kept = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in now))
+    results = dict.fromkeys(s for s in read if s in deciding or (isinstance(s, Output) and s.op in first_ops))
     return Phase(
-        flat_region(now, kept, passes, training=training, pruned=True), choices, roots, later, passes, training
+        flat_region(first_ops, results, passes, training=training, pruned=True), choices, roots, later, passes, training
     )
 
 
-def _without_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
-    """The operations with these ports, each by its call's key and its name, left out."""
+def _drop_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) -> dict[str, Op]:
+    """The operations without these ports, each given as (key of the call, port)."""
     return {
         key: without(op, frozenset(port for k, port in dropped if k == key)) if isinstance(op, Call) else op
         for key, op in ops.items()
@@ -175,10 +179,10 @@ def _without_ports(ops: Mapping[str, Op], dropped: Collection[tuple[str, str]]) 
 class Plan:
     """A bound, optimised graph, ready to run.
 
-    bound: the operations before the passes, with the choices made that could be. taken: the branches of those, by
-    their keys. wanted: the outputs' sources in ``bound``. effects: what each graph pass did, for people, by its name.
-    only: whether the outputs are all that is wanted, and nodes with effects are not. given_paths: files and folders
-    that the person named, of a stranger's workflow.
+    bound: the operations before the passes, after the choices that could be made. taken: the branches of those, by key.
+    output_sources: the outputs' sources in ``bound``. effects: a readable summary of each graph pass. only: whether
+    only the outputs are computed, and nodes with effects are dropped. given_paths: files and folders that the user
+    named for an untrusted workflow.
     """
 
     graph: Graph
@@ -188,15 +192,17 @@ class Plan:
     digests: Digests
     passes: frozenset[str]
     effects: dict[str, str]
-    wanted: Mapping[str, Wanted] = field(default_factory=dict)
+    output_sources: Mapping[str, Wanted] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     only: bool = False
     given_paths: tuple[Path, ...] = ()
 
-    def take(self, branches: Mapping[str, str]) -> Plan:
-        """The plan once these choices are made, as if the workflow had the branches in their places."""
-        place = self.digests.place
-        plan = _optimised(self.graph, self.bound, self.wanted, place, self.passes, self.only, branches)
+    def with_branches(self, branches: Mapping[str, str]) -> Plan:
+        """The plan after these choices, as if the workflow had the branches in place of the choices."""
+        device_key = self.digests.device_key
+        plan = _optimise_with_choices(
+            self.graph, self.bound, self.output_sources, device_key, self.passes, self.only, branches
+        )
         return replace(plan, given_paths=self.given_paths)
 
 
@@ -211,10 +217,10 @@ def compile_plan(
 ) -> Plan:
     """Bind the parameters, make the choices that they decide, and apply the graph passes as they are listed.
 
-    ``values`` has a checked value for each parameter (``bind``). ``only`` keeps these outputs and what they
-    need; without it, nodes with effects stay too. ``policy`` says which files the workflow may touch. Raises
-    ``KeyError`` for an output that does not exist, and ``WorkflowError`` for a file that the policy does not allow and
-    for a call that these values show to be wired wrong.
+    values: a checked value for each parameter (``bind``). only: keep these outputs and their dependencies; by default,
+    all outputs and the nodes with effects. policy: the files that the workflow may access. Raises ``KeyError`` for an
+    output that does not exist, and ``WorkflowError`` for a file that the policy does not allow or a call that is wired
+    wrong for these values.
     """
     needed = needed_ops(graph, only, values)
     check_effects(needed, values, policy)
@@ -223,41 +229,50 @@ def compile_plan(
     ops = {key: bind_params(op, literals) for key, op in graph.ops.items()} if literals else dict(graph.ops)
     outputs: dict[str, Wanted] = {}
     for name in list(graph.outputs) if only is None else list(only):
-        out = graph.outputs[name]
-        source = literals[out.source.name] if isinstance(out.source, Param) else out.source
-        outputs[name] = (source, out.type)
-    plan = _optimised(graph, ops, outputs, place, frozenset(passes), only is not None, {})
+        output = graph.outputs[name]
+        source = literals[output.source.name] if isinstance(output.source, Param) else output.source
+        outputs[name] = (source, output.type)
+    plan = _optimise_with_choices(graph, ops, outputs, place, frozenset(passes), only is not None, {})
     return replace(plan, given_paths=given_paths(needed, values, policy))
 
 
-def _optimised(
+def _optimise_with_choices(
     graph: Graph,
     bound: Mapping[str, Op],
-    wanted: Mapping[str, Wanted],
-    place: str,
+    output_sources: Mapping[str, Wanted],
+    device_key: str,
     passes: frozenset[str],
     only: bool,
     branches: Mapping[str, str],
 ) -> Plan:
-    roots = [source for source, _ in wanted.values()]
+    roots = [source for source, _ in output_sources.values()]
     if ("prune" in passes or only) and any(isinstance(op, Choice) for op in walk(bound)):
-        # Before choices are made: which nodes with effects are of a branch can no longer be told afterwards.
+        # Prune before choices are made: afterwards it is unknown which nodes with effects belong to a branch.
         bound = drop_unneeded(bound, roots, effects=not only)
     settled = settle(bound, roots, branches)
-    outputs = {name: (settled.source(source), kind) for name, (source, kind) in wanted.items()}
-    digests = Digests(place)
+    outputs = {name: (settled.source(source), kind) for name, (source, kind) in output_sources.items()}
+    digests = Digests(device_key)
     digests.add(settled.ops)
-    found = optimise(settled.ops, outputs, digests, passes, only=only)
-    check_wiring(found.ops.values(), {})
+    optimised = optimise(settled.ops, outputs, digests, passes, only=only)
+    check_wiring(optimised.ops.values(), {})
     return Plan(
-        graph, settled.ops, found.ops, found.outputs, digests, passes, found.effects, outputs, settled.taken, only
+        graph,
+        settled.ops,
+        optimised.ops,
+        optimised.outputs,
+        digests,
+        passes,
+        optimised.effects,
+        outputs,
+        settled.taken,
+        only,
     )
 
 
 def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, Any]) -> dict[str, Op]:
-    """The operations that a run of these outputs needs; of all outputs, nodes with effects too.
+    """The operations that a run of these outputs needs; by default all outputs, and nodes with effects too.
 
-    values: of the parameters. Of the choices that they make, only the branches that are taken count.
+    values: of the parameters. Of choices made by parameters, only the branches that are taken count.
     """
     roots = [graph.outputs[name].source for name in (graph.outputs if only is None else only)]
     settled = settle_by_parameters(graph.ops, roots, values)
@@ -267,7 +282,7 @@ def needed_ops(graph: Graph, only: Collection[str] | None, values: Mapping[str, 
 
 
 def loop_roots(loop: Loop) -> tuple[Source, ...]:
-    """What each iteration must give: the next carries, the collected values and the losses."""
+    """The sources that each iteration must compute: next carries, collected values and losses."""
     return loop.roots()
 
 
@@ -279,16 +294,16 @@ def flat_region(
     training: bool = False,
     pruned: bool = False,
 ) -> RegionPlan:
-    """Number the slots of a region and list its steps in order; ``pruned`` says that all operations are needed."""
-    kept = tuple(roots)
+    """Number the slots of a region and list its steps in order. pruned: all operations are known to be needed."""
+    root_sources = tuple(roots)
     if "prune" in passes and not pruned:
-        ops = prune(ops, kept)
+        ops = prune(ops, root_sources)
     ordered: Iterable[Op | BatchCall] = ops.values()
     if "batch" in passes and not training:
         ordered = batched(ops)
     slots = Slots()
     steps = [_step(op, slots, passes) for op in ordered]
-    results = {source: slots.of(source) for source in kept}
+    results = {source: slots.of(source) for source in root_sources}
     free_after_last_use(steps, {*results.values(), *(slot for slot, _ in slots.constants)})
     return RegionPlan(slots.size, slots.constants, slots.inputs, steps, results)
 
@@ -301,53 +316,55 @@ def _step(op: Op | BatchCall, slots: Slots, passes: frozenset[str]) -> Step:
     if isinstance(op, Call):
         return call_step(op, slots)
     closure = tuple((s, slots.of(s)) for s in dict.fromkeys(op.sources()))
-    return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=body_plan(op, passes), closure=closure)
+    return Step(op, None, (), (), {}, slots.outputs(op), True, False, body=plan_body(op, passes), closure=closure)
 
 
-def body_plan(loop: Loop, passes: frozenset[str]) -> BodyPlan:
-    """Split a body into what depends on the loop's entry alone, and the rest."""
-    early: dict[str, Op] = {}
-    late: dict[str, Op] = {}
+def plan_body(loop: Loop, passes: frozenset[str]) -> BodyPlan:
+    """Split a body into a prologue, which depends on the loop's item alone, and the rest."""
+    prologue: dict[str, Op] = {}
+    main_ops: dict[str, Op] = {}
     roots = loop_roots(loop)
     optional = optional_operations(loop.body, roots)
     if "precompute" in passes and loop.training is None:
         for key, op in loop.body.items():
             certain = isinstance(op, Call) and not isinstance(op, Choice) and key not in optional
-            alone = certain and is_pure(op) and not any(_late(s, loop, late) for s in op.sources())
-            (early if alone else late)[key] = op
+            in_prologue = certain and is_pure(op) and not any(_reads_main(s, loop, main_ops) for s in op.sources())
+            (prologue if in_prologue else main_ops)[key] = op
     else:
-        late = dict(loop.body)
+        main_ops = dict(loop.body)
     if optional and "hoist" in passes:
-        late |= {key: remembered(op) for key, op in _invariant(loop).items() if key in optional and key in late}
-    needed = {s for op in late.values() for s in op.sources()} | set(roots)
-    early_roots = tuple(s for s in needed if isinstance(s, Output) and s.op in early)
-    early_plan = flat_region(early, early_roots, passes) if early else None
+        main_ops |= {
+            key: remembered(op) for key, op in _find_invariant(loop).items() if key in optional and key in main_ops
+        }
+    needed = {s for op in main_ops.values() for s in op.sources()} | set(roots)
+    prologue_roots = tuple(s for s in needed if isinstance(s, Output) and s.op in prologue)
+    prologue_plan = flat_region(prologue, prologue_roots, passes) if prologue else None
     deciders: tuple[Call, ...] = ()
     if "skip" in passes:
-        deciders = tuple(op for op in late.values() if isinstance(op, Call) and op.spec.needs is not None)
-    watched = tuple(
+        deciders = tuple(op for op in main_ops.values() if isinstance(op, Call) and op.spec.needs is not None)
+    needs_sources = tuple(
         source
         for call in deciders
         for name in call.spec.needs_arguments
         if not isinstance(source := argument_source(call, name) or Literal(None), (Literal, tuple))
-        and not _late(source, loop, late)
+        and not _reads_main(source, loop, main_ops)
     )
-    entries = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)
-    return BodyPlan(loop, passes, early_plan, late, roots, deciders, watched, entries)
+    item_sources = tuple(s for s in needed if isinstance(s, (Item, Index)) and s.loop == loop.key)
+    return BodyPlan(loop, passes, prologue_plan, main_ops, roots, deciders, needs_sources, item_sources)
 
 
-def _invariant(loop: Loop) -> dict[str, Call]:
-    """The calls of a body that no iteration changes, and that were not moved before the loop."""
-    found: dict[str, Call] = {}
+def _find_invariant(loop: Loop) -> dict[str, Call]:
+    """The loop-invariant calls of a body that were not moved before the loop."""
+    invariant: dict[str, Call] = {}
     for key, op in loop.body.items():
         reads: list[Source] = [s for s in op.sources() if isinstance(s, (Carry, Item, Index)) and s.loop == loop.key]
-        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in found]
+        reads += [s for s in op.sources() if isinstance(s, Output) and s.op in loop.body and s.op not in invariant]
         if not reads and isinstance(op, Call) and not isinstance(op, Choice) and is_pure(op):
-            found[key] = op
-    return found
+            invariant[key] = op
+    return invariant
 
 
-def _late(source: Source, loop: Loop, late: Mapping[str, Op]) -> bool:
+def _reads_main(source: Source, loop: Loop, late: Mapping[str, Op]) -> bool:
     if isinstance(source, Carry):
         return source.loop == loop.key
     return isinstance(source, Output) and source.op in late

@@ -1,4 +1,4 @@
-"""Steps that wait for disk or network, on threads beside the computation."""
+"""Running steps that wait for disk or network on threads beside the computation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph.graph.steps import Step
 
 
 class Prefetch:
-    """Futures of io steps, by the step's identity; threads are joined at the end."""
+    """A context that runs io steps on threads. It yields futures by the step's id, and joins the threads at the end."""
 
     def __init__(self, steps: Sequence[Step], slots: list[Any]):
         self._steps = steps

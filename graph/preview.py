@@ -1,4 +1,4 @@
-"""Previews: a training loop's look at what it has trained so far, that leaves the training as it is."""
+"""Previews: outputs computed during a training from its current models, without effect on the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Previewed:
-    """One output of a preview: of which loop (its key), after how many steps, its name, value and type."""
+    """One output of a preview: the key of its loop, the steps done, and the output's name, value and type."""
 
     loop: str
     step: int
@@ -32,7 +32,7 @@ class Previewed:
 
 
 def is_due(every: int, done: int, total: int) -> bool:
-    """Whether a preview is run after ``done`` of ``total`` steps: every so many, and at the end; never where 0."""
+    """Whether a preview runs after ``done`` of ``total`` steps: every ``every`` steps and at the end; never if 0."""
     return every > 0 and (done % every == 0 or done == total)
 
 
@@ -42,24 +42,24 @@ def run_preview(
     done: int,
     carry: Mapping[str, Any],
     outside: Mapping[Source, Any],
-    body: Body,
+    context: Body,
     plan: Plan,
     device: torch.device,
 ) -> None:
-    """Run a preview with the carries as they are after ``done`` steps, and hand its outputs on.
+    """Run a preview with the carries after ``done`` steps, and pass on its outputs.
 
-    Models are seen through frozen copies that share their tensors; torch's generators are put back. Raises
-    ``NodeError`` and ``Cancelled``.
+    Models are passed as frozen copies that share their tensors; torch's generators are restored. Raises ``NodeError``
+    and ``Cancelled``.
     """
     import torch
 
-    here: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
-    here |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
+    values: dict[Source, Any] = {**outside, Index(loop.key): done - 1}
+    values |= {Carry(loop.key, name): frozen_copy(value) for name, value in carry.items()}
     phase = first_phase(preview.ops, [output.source for output in preview.outputs.values()], plan.passes)
-    with generators_kept(device), torch.no_grad(), body.trips.apart():
-        results = run_phases(phase, here, body, plan)
+    with generators_kept(device), torch.no_grad(), context.trips.apart():
+        results = run_phases(phase, values, context, plan)
     for name, output in preview.outputs.items():
-        if body.on_preview is not None:
-            body.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))
-        for observer in body.observers:
+        if context.on_preview is not None:
+            context.on_preview(Previewed(loop.key, done, name, own(results[output.source]), output.type))
+        for observer in context.observers:
             observer(events.PreviewReady(f"nodes.{loop.key}", name, done))

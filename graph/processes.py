@@ -1,4 +1,4 @@
-"""The processes of one training: what they exchange at each step, through Lightning Fabric."""
+"""The processes of one training, and their communication at each step through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Processes:
-    """The group that this process belongs to; alone, nothing is exchanged and nothing costs anything."""
+    """The process group of a training. With one process all operations are free."""
 
     def __init__(self, device: torch.device) -> None:
         from lightning_fabric import Fabric
@@ -24,44 +24,44 @@ class Processes:
         for name in ("lightning.fabric", "lightning_fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
         accelerator = "cuda" if device.type == "cuda" else "cpu"
-        self.share: Share = process_share()
-        if self.alone:
+        self.rank: Share = process_share()
+        if self.is_alone:
             self.fabric: Fabric = Fabric(accelerator=accelerator, devices=1)
             return
-        here, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
-        self.fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy="ddp")
+        local_count, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+        self.fabric = Fabric(accelerator=accelerator, devices=local_count, num_nodes=nodes, strategy="ddp")
         self.fabric.launch()
 
     @property
-    def alone(self) -> bool:
-        return self.share.count == 1
+    def is_alone(self) -> bool:
+        return self.rank.count == 1
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes what is written once."""
-        return self.share.index == 0
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and shows previews."""
+        return self.rank.index == 0
 
     def mean(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """The mean of each over the processes; None where it is None, in all of them. One exchange for each dtype."""
+        """The mean of each tensor over the processes; one all-reduce per dtype. An entry that is None, is so in all."""
         import torch
 
-        found = list(tensors)
-        if self.alone:
-            return found
-        present = [(i, one) for i, one in enumerate(tensors) if one is not None]
-        for dtype in dict.fromkeys(one.dtype for _, one in present):
-            alike = [(i, one) for i, one in present if one.dtype == dtype]
-            flat = torch.cat([one.detach().flatten() for _, one in alike])
+        means = list(tensors)
+        if self.is_alone:
+            return means
+        present = [(i, tensor) for i, tensor in enumerate(tensors) if tensor is not None]
+        for dtype in dict.fromkeys(tensor.dtype for _, tensor in present):
+            same_dtype = [(i, tensor) for i, tensor in present if tensor.dtype == dtype]
+            flat = torch.cat([tensor.detach().flatten() for _, tensor in same_dtype])
             with together():
                 reduced: Any = self.fabric.all_reduce(flat, reduce_op="mean")
-            parts = reduced.split([one.numel() for _, one in alike])
-            for (i, one), part in zip(alike, parts, strict=True):
-                found[i] = part.reshape(one.shape)
-        return found
+            pieces = reduced.split([tensor.numel() for _, tensor in same_dtype])
+            for (i, tensor), piece in zip(same_dtype, pieces, strict=True):
+                means[i] = piece.reshape(tensor.shape)
+        return means
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set in one of the processes, so that all of them do the same."""
-        if self.alone:
+        """Whether a flag is set in any of the processes; all get the same answer."""
+        if self.is_alone:
             return flag
         import torch
 
@@ -70,17 +70,17 @@ class Processes:
         return bool(mean > 0)
 
     def mean_of_numbers(self, value: Any) -> Any:
-        """A tensor with one floating-point number: its mean over the processes. Anything else stays as it is."""
-        if self.alone or not is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
+        """The mean of a one-element floating-point tensor over the processes; any other value unchanged."""
+        if self.is_alone or not is_tensor(value) or value.numel() != 1 or not value.is_floating_point():
             return value
         return self.mean([value])[0]
 
     def like_first(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Set tensors, buffers say, to those of the first process, in place."""
-        if self.alone:
+        """Set tensors, such as buffers, to those of the first process, in place."""
+        if self.is_alone:
             return
         import torch.distributed as group
 
-        for one in tensors:
+        for tensor in tensors:
             with together():
-                group.broadcast(one, src=0)
+                group.broadcast(tensor, src=0)

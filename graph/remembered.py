@@ -1,4 +1,4 @@
-"""Calls that give their last result again while their arguments are the same objects."""
+"""Calls that return their last result as long as their arguments are the same objects."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from guidegraph.graph.ir import Call
 
 
 def remembered(call: Call) -> Call:
-    """The call of a pure node that computes once for the same arguments, one after the other.
+    """The call of a pure node that computes again only if its arguments differ from those of the last call.
 
-    So what only some iterations of a loop need, and no iteration changes, is computed in the first of them.
+    A loop-invariant value that only some iterations need is so computed in the first of them.
     """
     function = call.spec.function
     arguments: list[Any] = []
     result: list[Any] = []
 
     @wraps(function)
-    def run(*args: Any, **named: Any) -> Any:
-        given = [*_flat((*args, *named.values()))]
-        if not result or len(given) != len(arguments) or any(a is not b for a, b in zip(given, arguments, strict=True)):
-            result[:] = [function(*args, **named)]
-            arguments[:] = given
+    def run(*args: Any, **by_name: Any) -> Any:
+        new_arguments = [*_flatten((*args, *by_name.values()))]
+        if (
+            not result
+            or len(new_arguments) != len(arguments)
+            or any(a is not b for a, b in zip(new_arguments, arguments, strict=True))
+        ):
+            result[:] = [function(*args, **by_name)]
+            arguments[:] = new_arguments
         return result[0]
 
     return replace(call, spec=replace(call.spec, function=run))
 
 
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    """The values, with the entries of a list of links in its place."""
+def _flatten(values: Iterable[Any]) -> Iterator[Any]:
+    """The values with lists of links flattened."""
     for value in values:
         if isinstance(value, list):
             yield from (len(value), *value)

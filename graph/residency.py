@@ -1,8 +1,8 @@
-"""Which models are on the device, step by step of a plan, under a budget for their weights.
+"""Moving models between device and host, step by step of a plan, under a budget for their weights.
 
-Before a step the models that it reads are brought to the device; to make room, others leave it: those whose next use
-is farthest first (Belady 1966). A model that nothing reads any more leaves at once, whoever else, such as a cache,
-still holds it. A loop is one step that reads all that its body reads, and nothing moves inside of it.
+Before a step the models that it reads are moved to the device. To make room, other models leave it, those with the
+farthest next use first (Belady 1966). A model that no later step reads leaves at once, even if a cache still holds it.
+A loop is one step that reads everything that its body reads; no model moves while it runs.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
     import torch
 
 Made: TypeAlias = tuple[str, str]
-"""Where a value is made: the path of the operation, and the output's name."""
+"""The origin of a value: the path of its operation, and the output's name."""
 
 GIVEN: Made = ("params", "")
-"""A value that comes from outside of the workflow."""
+"""The origin of values that come from outside of the workflow."""
 
 START = -1
-"""The place in the plan before the first step."""
+"""The position before the first step."""
 
 
 class BudgetError(GuidegraphError):
-    """A step reads models that together are over the memory budget."""
+    """The models that a step reads exceed the memory budget."""
 
 
 def bring(values: Iterable[tuple[Made, Any]], mover: Mover, device: str, on_move: Callable[[ModelMoved], None]) -> None:
-    """Bring the models in some values to the device, where they then stay."""
+    """Move the models in some values to the device for good."""
     weights = Weights(mover, strict=False)
     for made, value in values:
         for module in models_in(value):
             started = time.perf_counter()
             moved = sum([weights.enter(weight) for weight in weights.of(module)])
             if moved:
-                on_move(moved_event(module, made, device, moved, started))
+                on_move(_make_event(module, made, device, moved, started))
 
 
-def moved_event(module: torch.nn.Module, made: Made, device: str, moved: int, started: float) -> ModelMoved:
-    """That a module went to a device, begun at a time of ``perf_counter``."""
-    return ModelMoved(*made, type(module).__name__, device, moved, time.perf_counter() - started)
+def _make_event(module: torch.nn.Module, made: Made, device: str, moved_bytes: int, started: float) -> ModelMoved:
+    """The event that a module was moved to a device. started: the time by ``perf_counter``."""
+    return ModelMoved(*made, type(module).__name__, device, moved_bytes, time.perf_counter() - started)
 
 
 @dataclass(eq=False)
-class Model:
-    """A module of the run: where it was made, its weights, and the slots whose values hold it."""
+class ResidentModel:
+    """A module of the run: its origin, its weights, and the slots whose values contain it."""
 
     module: torch.nn.Module
-    made: Made
+    origin: Made
     weights: list[Weight] = field(default_factory=list)
     slots: set[Slot] = field(default_factory=set)
 
 
 class Residency:
-    """The models of one run of a region, on the device or off it.
+    """The models of one run of a region, on the device or on the host.
 
-    budget: bytes of weights that may be on the device at once. made: where each slot's value is made. on_move: is told
-    of each move.
+    budget: bytes of weights that may be on the device at once. made: the origin of each slot's value. on_move: called
+    with an event for each move.
     """
 
     def __init__(
@@ -85,80 +85,80 @@ class Residency:
     ):
         self.steps: Sequence[Step] = region.steps
         self.mover, self.budget, self.device = mover, budget, device
-        self._made, self._on_move = made, on_move
+        self._origins, self._on_move = made, on_move
         self._weights = Weights(mover)
-        self._models: dict[int, Model] = {}
-        self._inside: dict[int, Model] = {}
-        self._in_slot: dict[Slot, list[Model]] = {}
-        self._hosted = [is_hosted(step.op) for step in region.steps]
+        self._models: dict[int, ResidentModel] = {}
+        self._on_device: dict[int, ResidentModel] = {}
+        self._in_slot: dict[Slot, list[ResidentModel]] = {}
+        self._on_cpu = [is_hosted(step.op) for step in region.steps]
         self._reads: dict[Slot, list[int]] = {}
         for i, step in enumerate(region.steps):
             for slot in set(reads(step)):
                 self._reads.setdefault(slot, []).append(i)
 
-    def start(self, slots: Sequence[Any], given: Iterable[Slot], found: Iterable[Slot]) -> None:
-        """Take in the models that are there before the first step: given by the caller, or found in a cache.
+    def start(self, slots: Sequence[Any], outside_slots: Iterable[Slot], cached_slots: Iterable[Slot]) -> None:
+        """Register the models that exist before the first step: passed by the caller, or from a cache.
 
-        Raises ``NodeError`` for a step whose models are known to be over the budget.
+        Raises ``NodeError`` for a step whose models are known to exceed the budget.
         """
-        for slot in given:
+        for slot in outside_slots:
             self._take_in(slot, slots[slot], pin=True)
-        for slot in found:
+        for slot in cached_slots:
             self._take_in(slot, slots[slot])
-        self._after(START, [*self._in_slot])
+        self._release_unused(START, [*self._in_slot])
 
     def is_free(self, step: Step) -> bool:
-        """Whether a step, run before its turn and on another thread, has nothing to do with models."""
+        """Whether a step can run early on another thread: it neither reads nor makes models."""
         return not any(self._in_slot.get(slot) for slot in reads(step)) and not is_hosted(step.op)
 
-    def before(self, i: int) -> None:
-        """Make the models that step i reads be where it runs. Raises ``BudgetError``."""
-        wanted = self._read_by(self.steps[i])
-        if self.is_hosted(i):
-            self._leave([model for model in self._inside.values() if model in wanted])
+    def prepare(self, i: int) -> None:
+        """Move the models that step i reads to the device that it runs on. Raises ``BudgetError``."""
+        models = self._models_read_by(self.steps[i])
+        if self.runs_on_cpu(i):
+            self._leave([model for model in self._on_device.values() if model in models])
             return
-        self._check(wanted)
-        self._make_room(wanted, i)
-        self._bring(wanted)
+        self._check_budget(models)
+        self._make_room(models, i)
+        self._bring(models)
 
-    def is_hosted(self, i: int) -> bool:
-        """Whether step i runs on the host: its ports say so, and no model that it reads is pinned to the device."""
-        if not self._hosted[i]:
+    def runs_on_cpu(self, i: int) -> bool:
+        """Whether step i runs on the CPU: by its ports, and as no model that it reads is pinned to the device."""
+        if not self._on_cpu[i]:
             return False
-        return not any(weight.pinned for model in self._read_by(self.steps[i]) for weight in model.weights)
+        return not any(weight.pinned for model in self._models_read_by(self.steps[i]) for weight in model.weights)
 
     def placement(self, i: int, dtype: str) -> AbstractContextManager[None]:
-        """Where step i makes what it makes."""
-        return placement(self.mover.host if self.is_hosted(i) else self.device, dtype)
+        """A context manager that sets the device and dtype of step i."""
+        return placement(self.mover.host if self.runs_on_cpu(i) else self.device, dtype)
 
-    def settle(self, i: int, slots: list[Any]) -> None:
-        """Bring what a step on the host made beside models, such as a schedule's table, to the device."""
-        if self.is_hosted(i):
+    def move_outputs(self, i: int, slots: list[Any]) -> None:
+        """Move the tensors that a step on the CPU made beside models, such as a schedule's table, to the device."""
+        if self.runs_on_cpu(i):
             from torch.utils._pytree import tree_map
 
             for slot in self.steps[i].outs:
                 slots[slot] = tree_map(lambda v: self.mover.to_device(v) if is_tensor(v) else v, slots[slot])
 
-    def after(self, i: int, slots: Sequence[Any]) -> None:
-        """Take in the models that step i made, and let go those that nothing reads any more.
+    def finish(self, i: int, slots: Sequence[Any]) -> None:
+        """Register the models that step i made, and release those that no later step reads.
 
-        Raises ``NodeError`` for a later step whose models are known to be over the budget.
+        Raises ``NodeError`` for a later step whose models are known to exceed the budget.
         """
         for slot in self.steps[i].outs:
             self._take_in(slot, slots[slot])
-        self._after(i, self.steps[i].outs)
+        self._release_unused(i, self.steps[i].outs)
 
     def close(self) -> None:
-        """All models leave the device, however the run ended."""
-        self._leave(list(self._inside.values()))
+        """Move all models off the device, also after an error."""
+        self._leave(list(self._on_device.values()))
         for model in self._models.values():
             self._weights.forget(model.module, model.weights)
         self._models.clear()
         self._in_slot.clear()
 
-    def _after(self, i: int, made: Iterable[Slot]) -> None:
+    def _release_unused(self, i: int, made: Iterable[Slot]) -> None:
         done = [model for model in self._models.values() if self._next_use(model, i) is None]
-        self._leave([model for model in done if id(model.module) in self._inside])
+        self._leave([model for model in done if id(model.module) in self._on_device])
         for model in done:
             self._weights.forget(model.module, model.weights)
             del self._models[id(model.module)]
@@ -167,84 +167,84 @@ class Residency:
         self._make_room([], i)
         later = {j for slot in made for j in self._reads.get(slot, ()) if j > i}
         for j in sorted(later):
-            if not self.is_hosted(j):
+            if not self.runs_on_cpu(j):
                 try:
-                    self._check(self._read_by(self.steps[j]))
+                    self._check_budget(self._models_read_by(self.steps[j]))
                 except BudgetError as error:
                     raise fail(self.steps[j], error) from error
 
     def _take_in(self, slot: Slot, value: Any, *, pin: bool = False) -> None:
-        held = self._in_slot[slot] = []
+        models = self._in_slot[slot] = []
         for module in models_in(value):
-            model = self._models.setdefault(id(module), Model(module, self._made.get(slot, GIVEN)))
+            model = self._models.setdefault(id(module), ResidentModel(module, self._origins.get(slot, GIVEN)))
             model.slots.add(slot)
-            held.append(model)
-            desired = self._desired()
+            models.append(model)
+            desired = self._weights_of()
             self._scan(model, pin=pin)
             if any(weight.resident and id(weight) not in desired for weight in model.weights):
-                self._inside[id(module)] = model
+                self._on_device[id(module)] = model
 
-    def _scan(self, model: Model, *, pin: bool = False) -> None:
-        """Look at a model's weights anew: a module may have put other tensors in its buffers."""
-        before = model.weights
+    def _scan(self, model: ResidentModel, *, pin: bool = False) -> None:
+        """Update a model's list of weights: the module may have replaced buffers."""
+        old_weights = model.weights
         model.weights = self._weights.of(model.module, pin=pin)
-        kept = {id(weight) for weight in model.weights}
-        self._weights.forget(model.module, [weight for weight in before if id(weight) not in kept])
+        kept_ids = {id(weight) for weight in model.weights}
+        self._weights.forget(model.module, [weight for weight in old_weights if id(weight) not in kept_ids])
 
-    def _read_by(self, step: Step) -> list[Model]:
+    def _models_read_by(self, step: Step) -> list[ResidentModel]:
         return list(dict.fromkeys(model for slot in reads(step) for model in self._in_slot.get(slot, ())))
 
-    def _next_use(self, model: Model, i: int) -> int | None:
+    def _next_use(self, model: ResidentModel, i: int) -> int | None:
         """The first step after i that reads a value with this model in it."""
-        found = [r[at] for s in model.slots if (at := bisect_right(r := self._reads.get(s, []), i)) < len(r)]
-        return min(found, default=None)
+        uses = [r[position] for s in model.slots if (position := bisect_right(r := self._reads.get(s, []), i)) < len(r)]
+        return min(uses, default=None)
 
-    def _desired(self, models: Iterable[Model] | None = None) -> dict[int, Weight]:
-        """The weights that some models have, each once; those of the models on the device by default."""
-        chosen = self._inside.values() if models is None else models
+    def _weights_of(self, models: Iterable[ResidentModel] | None = None) -> dict[int, Weight]:
+        """The weights of some models, each once; by default of the models on the device."""
+        chosen = self._on_device.values() if models is None else models
         return {id(weight): weight for model in chosen for weight in model.weights}
 
-    def _size(self, models: Iterable[Model]) -> int:
-        return sum(weight.nbytes for weight in self._desired(models).values() if not weight.pinned)
+    def _total_bytes(self, models: Iterable[ResidentModel]) -> int:
+        return sum(weight.nbytes for weight in self._weights_of(models).values() if not weight.pinned)
 
-    def _check(self, models: Sequence[Model]) -> None:
-        need = self._size(models)
+    def _check_budget(self, models: Sequence[ResidentModel]) -> None:
+        need = self._total_bytes(models)
         if need > self.budget:
-            names = ", ".join(f"{type(m.module).__name__} {show_size(self._size([m]))}" for m in models)
+            names = ", ".join(f"{type(m.module).__name__} {show_size(self._total_bytes([m]))}" for m in models)
             raise BudgetError(
                 f"it reads models of {show_size(need)} ({names}), and the memory budget is {self.budget} bytes: give "
                 f"{need} bytes or more"
             )
 
-    def _make_room(self, wanted: Sequence[Model], i: int) -> None:
+    def _make_room(self, needed: Sequence[ResidentModel], i: int) -> None:
         """Models leave, farthest next use first, until the others and those wanted are within the budget."""
-        others = [model for model in self._inside.values() if model not in wanted]
-        others.sort(key=lambda model: self._next_use(model, i) or len(self.steps))
-        gone: list[Model] = []
-        while others and self._size([*wanted, *others]) > self.budget:
-            gone.append(others.pop())
-        self._leave(gone)
+        candidates = [model for model in self._on_device.values() if model not in needed]
+        candidates.sort(key=lambda model: self._next_use(model, i) or len(self.steps))
+        leaving: list[ResidentModel] = []
+        while candidates and self._total_bytes([*needed, *candidates]) > self.budget:
+            leaving.append(candidates.pop())
+        self._leave(leaving)
 
-    def _bring(self, models: Iterable[Model]) -> None:
+    def _bring(self, models: Iterable[ResidentModel]) -> None:
         for model in models:
             started = time.perf_counter()
-            self._inside[id(model.module)] = model
+            self._on_device[id(model.module)] = model
             moved = sum([self._weights.enter(weight) for weight in model.weights])
-            self._tell(model, self.device, moved, started)
+            self._report(model, self.device, moved, started)
 
-    def _leave(self, models: Sequence[Model]) -> None:
+    def _leave(self, models: Sequence[ResidentModel]) -> None:
         any_left = False
         for model in models:
             started = time.perf_counter()
             self._scan(model)
-            del self._inside[id(model.module)]
-            kept = self._desired()
-            moved = sum([self._weights.leave(weight) for weight in model.weights if id(weight) not in kept])
-            self._tell(model, self.mover.host, moved, started)
+            del self._on_device[id(model.module)]
+            kept_ids = self._weights_of()
+            moved = sum([self._weights.leave(weight) for weight in model.weights if id(weight) not in kept_ids])
+            self._report(model, self.mover.host, moved, started)
             any_left = any_left or moved > 0
         if any_left:
             self.mover.release()
 
-    def _tell(self, model: Model, device: str, moved: int, started: float) -> None:
+    def _report(self, model: ResidentModel, device: str, moved: int, started: float) -> None:
         if moved:
-            self._on_move(moved_event(model.module, model.made, device, moved, started))
+            self._on_move(_make_event(model.module, model.origin, device, moved, started))

@@ -1,4 +1,4 @@
-"""A run: walk the flat plan, on demand, with caches, events and cancellation."""
+"""Running a flat plan: on demand, with caches, events and cancellation."""
 
 from __future__ import annotations
 
@@ -44,18 +44,20 @@ __all__ = ["RunOptions", "RunResult", "budget_problem", "on_cpu", "run", "run_pl
 def run(graph: Graph, values: Mapping[str, Any], options: RunOptions | None = None) -> RunResult:
     """Run a validated graph with checked parameter values.
 
-    Raises ``NodeError`` where a node fails and ``Cancelled`` where the token was set; outputs complete by then
-    were handed to ``on_output``. Raises ``GuidegraphError`` for a memory budget without a device to hold to it, and
-    ``OutOfTime`` where the run takes longer than its limit of seconds.
+    Raises ``NodeError`` if a node fails and ``Cancelled`` if the token was set; outputs that were complete by then have
+    been passed to ``on_output``. Raises ``GuidegraphError`` for a memory budget on a device that cannot have one, and
+    ``OutOfTime`` if the run takes longer than its limit in seconds.
     """
     options = options or RunOptions()
-    place = f"{options.device} {options.dtype}"
-    plan = compile_plan(graph, values, place=place, passes=options.passes, only=options.only, policy=options.policy)
+    device_key = f"{options.device} {options.dtype}"
+    plan = compile_plan(
+        graph, values, place=device_key, passes=options.passes, only=options.only, policy=options.policy
+    )
     return run_plan(plan, options)
 
 
 def run_plan(plan: Plan, options: RunOptions) -> RunResult:
-    """Run a compiled plan; ``run`` says what is raised."""
+    """Run a compiled plan. Raises the same errors as ``run``."""
     import torch
 
     if options.memory_budget is not None and (reason := budget_problem(options)):
@@ -63,13 +65,13 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
     register_structured()
     started = time.perf_counter()
     runner = _Runner(plan, options)
-    opened = readable_folders(plan.bound, options.policy)
-    if opened is not None and options.disk is not None:
-        opened.append(options.disk.folder)
+    folders = readable_folders(plan.bound, options.policy)
+    if folders is not None and options.disk is not None:
+        folders.append(options.disk.folder)
     with (
         placement(options.device, options.dtype),
         limited(options.limits),
-        only_within(opened, plan.given_paths),
+        only_within(folders, plan.given_paths),
         torch.no_grad(),
         guarded_run(),
     ):
@@ -80,7 +82,7 @@ def run_plan(plan: Plan, options: RunOptions) -> RunResult:
             raise
         except BaseException as error:
             runner.emit(events.RunFinished("failed", time.perf_counter() - started))
-            if isinstance(error, SystemExit):  # it would end the process, with an exit code of its own
+            if isinstance(error, SystemExit):  # it would end the process with its own exit code
                 raise GuidegraphError(f"code of a node or a plugin ended the run: {describe_error(error)}") from error
             raise
     runner.emit(events.RunFinished("done", time.perf_counter() - started))
@@ -92,7 +94,7 @@ def _path(key: str) -> str:
 
 
 class _Runner:
-    """The state of one run of the top level. ``held`` are values that were computed to make choices, by operation."""
+    """The state of one run of the top level. held: values computed to make choices, by operation."""
 
     def __init__(self, plan: Plan, options: RunOptions):
         self.plan = plan
@@ -101,7 +103,7 @@ class _Runner:
         self.result = RunResult({}, {}, {}, {})
         seconds = options.limits.seconds
         self.cancel = options.cancel if seconds is None else TimedToken(options.cancel, seconds)
-        self.body = Body(self.cancel, self.observers, on_preview=options.on_preview)
+        self.context = Body(self.cancel, self.observers, on_preview=options.on_preview)
         self.residency: Residency | None = None
         self.held = Held()
         self.started = False
@@ -111,26 +113,26 @@ class _Runner:
             observer(event)
 
     def execute(self) -> None:
-        """Make the choices that are needed, each as soon as its value is computed, then compute what is left."""
-        while choices := next_choices(self.plan.ops, self._wanted(), effects=self.options.only is None):
+        """Make the needed choices, each as soon as its value is computed, then compute the remaining operations."""
+        while choices := next_choices(self.plan.ops, self._required_sources(), effects=self.options.only is None):
             self._execute(choices)
             try:
-                taken = {choice.key: self.held.taken(choice, self.plan) for choice in choices}
+                branches = {choice.key: self.held.choose_branch(choice, self.plan) for choice in choices}
             except NodeError as error:
-                self._failed(error)
+                self._emit_failure(error)
                 raise
-            self.plan = self.plan.take(taken)
+            self.plan = self.plan.with_branches(branches)
         self._execute(())
 
     def _prunes(self) -> bool:
         return "prune" in self.plan.passes or self.options.only is not None
 
-    def _wanted(self) -> list[Source]:
+    def _required_sources(self) -> list[Source]:
         return wanted_sources(self.plan, self._prunes())
 
     def _execute(self, choices: Sequence[Choice]) -> None:
-        """Compute what choices are made by, or, where there are none, all that is left."""
-        ops, cached = self._demanded([choice.when for choice in choices])
+        """Compute the ``when`` values of choices or, without choices, all remaining operations."""
+        ops, cached = self._split_by_cache([choice.when for choice in choices])
         check_lacking(ops)
         ops = checked_first(ops)
         outputs = [source for source, _ in self.plan.outputs.values()]
@@ -147,18 +149,18 @@ class _Runner:
         for source, slot in region.inputs:
             slots[slot] = self.held.value(source, self.plan)
         for key, (_, origin) in cached.items():
-            self._finished(self.plan.ops[key], 0.0, origin)
+            self._record(self.plan.ops[key], 0.0, origin)
         if not choices:
             self.held.clear()
         wiring = WiringChecks(ops, self.plan.bound)
-        wiring.see({source: slots[slot] for source, slot in region.inputs})
+        wiring.check({source: slots[slot] for source, slot in region.inputs})
         waiting = {} if choices else self._outputs_by_source()
-        self._complete(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
+        self._complete_outputs(waiting, [*(s for s, _ in region.inputs), *_literals(roots)], slots, region)
         try:
             self._start_residency(region, slots)
             self._walk(region, slots, waiting, wiring)
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what counts
+            with suppress(Exception):  # report the first error
                 self._end_residency()
             raise
         self._end_residency()
@@ -173,78 +175,82 @@ class _Runner:
             for i, step in enumerate(region.steps):
                 self.cancel.check()
                 self._run_step(i, step, slots, futures)
-                wiring.see(_values(step, slots))
+                wiring.check(_step_values(step, slots))
                 if waiting:
-                    self._complete(waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region)
+                    self._complete_outputs(
+                        waiting, [Output(o.key, n) for o in _ops(step) for n in o.outputs], slots, region
+                    )
                 if self.residency is not None:
-                    self._models_after(self.residency, i, step, slots)
+                    self._finish_residency(self.residency, i, step, slots)
                 for slot in step.frees:
                     slots[slot] = None
         self.cancel.check()
 
     def _start_residency(self, region: RegionPlan, slots: list[Any]) -> None:
-        """Models that the run starts with come to the device; with a budget, when they are read."""
+        """Move the models that the run starts with to the device; under a budget, only when they are read."""
         options = self.options
         if options.mover is None and on_cpu(options.device):
             return
-        given = [slot for slot, _ in region.constants]
-        found = {slot: (_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
+        constant_slots = [slot for slot, _ in region.constants]
+        input_origins = {slot: (_path(s.op), s.name) for s, slot in region.inputs if isinstance(s, Output)}
         try:
             mover = options.mover or TorchMover(options.device)
             if options.memory_budget is None:
-                values = [(found.get(slot, GIVEN), slots[slot]) for slot in (*given, *found)]
+                values = [(input_origins.get(slot, GIVEN), slots[slot]) for slot in (*constant_slots, *input_origins)]
                 bring(values, mover, options.device, self.emit)
                 return
-            made = {**found, **_makers(region.steps)}
-            self.residency = Residency(region, mover, options.memory_budget, options.device, made, self.emit)
-            self.residency.start(slots, given, found)
+            origins = {**input_origins, **_output_origins(region.steps)}
+            self.residency = Residency(region, mover, options.memory_budget, options.device, origins, self.emit)
+            self.residency.start(slots, constant_slots, input_origins)
         except NodeError as error:
-            self._failed(error)
+            self._emit_failure(error)
             raise
         except Exception as error:
             reason = with_shortage(error_text(error), error)
             raise GuidegraphError(f"models cannot be brought to '{options.device}': {reason}") from error
 
-    def _models_after(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
+    def _finish_residency(self, residency: Residency, i: int, step: Step, slots: list[Any]) -> None:
         try:
-            residency.after(i, slots)
+            residency.finish(i, slots)
         except NodeError as error:
-            self._failed(error)
+            self._emit_failure(error)
             raise
         except Exception as error:
-            failed = fail(step, error)
-            self._failed(failed)
-            raise failed from error
+            step_error = fail(step, error)
+            self._emit_failure(step_error)
+            raise step_error from error
 
     def _end_residency(self) -> None:
         if self.residency is not None:
             self.residency.close()
 
-    def _failed(self, error: NodeError) -> None:
+    def _emit_failure(self, error: NodeError) -> None:
         self.emit(events.NodeFailed(error.path, error.node_id, str(error)))
 
-    def _demanded(self, deciding: Sequence[Source]) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
-        """What must be computed, and what comes from a cache: nothing behind a hit is touched.
+    def _split_by_cache(
+        self, deciding: Sequence[Source]
+    ) -> tuple[dict[str, Op], dict[str, tuple[Values, events.Origin]]]:
+        """The operations to compute, and the values from a cache; dependencies of cached values are not visited.
 
-        deciding: what choices are made by, where that is all that is wanted.
+        deciding: compute only these sources, which choices depend on.
         """
         plan = self.plan
-        sources = deciding or self._wanted()
-        wanted = {source.op for source in sources if isinstance(source, Output)}
+        sources = deciding or self._required_sources()
+        needed_keys = {source.op for source in sources if isinstance(source, Output)}
         effects = not deciding and self.options.only is None
-        inside = branch_operations(plan.ops) if effects else set()
+        in_branches = branch_operations(plan.ops) if effects else set()
         needed: list[Op] = []
         cached: dict[str, tuple[Values, events.Origin]] = {}
         for op in reversed([*plan.ops.values()]):
-            effect = effects and op.key not in inside and not is_pure(op)
-            if op.key in self.held or not (effect or op.key in wanted):
+            has_effect = effects and op.key not in in_branches and not is_pure(op)
+            if op.key in self.held or not (has_effect or op.key in needed_keys):
                 continue
-            hit = self._lookup(plan.digests[op.key])
-            if hit:
-                cached[op.key] = hit
+            cache_hit = self._lookup(plan.digests[op.key])
+            if cache_hit:
+                cached[op.key] = cache_hit
                 continue
             needed.append(op)
-            wanted.update(s.op for s in op.sources() if isinstance(s, Output))
+            needed_keys.update(s.op for s in op.sources() if isinstance(s, Output))
         return {op.key: op for op in reversed(needed)}, dict(reversed(cached.items()))
 
     def _lookup(self, digest: str) -> tuple[Values, events.Origin] | None:
@@ -259,7 +265,7 @@ class _Runner:
         return None
 
     def _prefetch(self, region: RegionPlan, slots: list[Any]) -> Prefetch:
-        """Start nodes marked ``io`` that wait for no other node on threads."""
+        """Start the nodes marked ``io`` that depend on no other node on threads."""
         ready = {slot for slot, _ in region.constants} | {slot for _, slot in region.inputs}
         steps = [s for s in region.steps if isinstance(s.op, Call) and s.op.spec.io and ready.issuperset(reads(s))]
         if self.residency is not None:
@@ -268,7 +274,7 @@ class _Runner:
 
     def _run_step(self, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         for op in _ops(step) if self.observers else ():
-            self.emit(events.NodeStarted(_path(op.key), _id(op)))
+            self.emit(events.NodeStarted(_path(op.key), _node_id(op)))
         states = input_states(step, slots)
         started = time.perf_counter()
         try:
@@ -279,7 +285,7 @@ class _Runner:
             seconds = time.perf_counter() - started
             self._check_inputs(step, slots, states)
         except NodeError as error:
-            self._failed(error)
+            self._emit_failure(error)
             raise
         finally:
             self._emit_totals()
@@ -287,16 +293,16 @@ class _Runner:
             freeze(slots[slot])
         position = 0
         for op in _ops(step):
-            outs = step.outs[position : position + len(op.outputs)]
+            op_slots = step.outs[position : position + len(op.outputs)]
             position += len(op.outputs)
             digest = self.plan.digests[op.key]
             if not digest.startswith(FRESH) and (self.options.memory is not None or self.options.disk is not None):
-                values = tuple(slots[slot] for slot in outs)
+                values = tuple(slots[slot] for slot in op_slots)
                 if self.options.memory is not None:
                     self.options.memory.put(digest, values)
                 if self.options.disk is not None and values:
                     self.options.disk.put(digest, values)
-            self._finished(op, seconds, "computed")
+            self._record(op, seconds, "computed")
 
     def _check_inputs(self, step: Step, slots: list[Any], states: Mapping[int, State]) -> None:
         try:
@@ -305,14 +311,14 @@ class _Runner:
             raise fail(step, error) from error
 
     def _emit_totals(self) -> None:
-        """What the nodes of a loop's body took, once the loop has ended, however it did."""
-        for key, here in self.body.totals.items():
-            self.emit(events.NodeTotals(_path(key), here.node, here.calls, here.seconds))
-        self.body.totals.clear()
+        """Emit the total time of each node in a loop's body after the loop has ended or failed."""
+        for key, node_time in self.context.node_times.items():
+            self.emit(events.NodeTotals(_path(key), node_time.node, node_time.calls, node_time.seconds))
+        self.context.node_times.clear()
 
     def _compute(self, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]) -> None:
         if step.body is not None:
-            run_loop(step, slots, self.body, self.plan)
+            run_loop(step, slots, self.context, self.plan)
         elif (future := futures.get(id(step))) is not None:
             try:
                 future.result()
@@ -326,25 +332,25 @@ class _Runner:
     def _compute_in_place(
         self, residency: Residency, i: int, step: Step, slots: list[Any], futures: Mapping[int, Future[Any]]
     ) -> None:
-        """Compute a step with its models on the device, or on the host where it only makes models."""
+        """Compute a step with its models on the device, or on the CPU if it only makes or saves models."""
         try:
-            residency.before(i)
+            residency.prepare(i)
             with residency.placement(i, self.options.dtype):
                 self._compute(step, slots, futures)
-            residency.settle(i, slots)
+            residency.move_outputs(i, slots)
         except GuidegraphError:
             raise
         except Exception as error:
             raise fail(step, error) from error
 
-    def _finished(self, op: Op, seconds: float, origin: events.Origin) -> None:
+    def _record(self, op: Op, seconds: float, origin: events.Origin) -> None:
         path = _path(op.key)
         digest = self.plan.digests[op.key]
         self.result.digests[path] = digest
         self.result.seconds[path] = seconds
         self.result.origins[path] = origin
         if self.observers:
-            self.emit(events.NodeFinished(path, _id(op), seconds, origin, digest))
+            self.emit(events.NodeFinished(path, _node_id(op), seconds, origin, digest))
 
     def _outputs_by_source(self) -> dict[Source, list[str]]:
         waiting: dict[Source, list[str]] = {}
@@ -352,19 +358,19 @@ class _Runner:
             waiting.setdefault(source, []).append(name)
         return waiting
 
-    def _complete(
+    def _complete_outputs(
         self, waiting: dict[Source, list[str]], sources: Sequence[Source], slots: list[Any], region: RegionPlan
     ) -> None:
         for source in sources:
             for name in waiting.pop(source, ()):
-                value = self._own(slots[region.results[source]])
+                value = self._copy_output(slots[region.results[source]])
                 self.result.outputs[name] = value
                 if self.options.on_output is not None:
                     self.options.on_output(name, value, self.plan.outputs[name][1])
                 self.emit(events.OutputReady(name))
 
-    def _own(self, value: Any) -> Any:
-        """A copy of an output for the caller. Under a memory budget the weights in it are on the host."""
+    def _copy_output(self, value: Any) -> Any:
+        """A copy of an output for the caller. Under a memory budget its weights are on the CPU."""
         host = None if self.residency is None else "cpu"
         return own(value, lambda module: own_module(module, host))
 
@@ -374,23 +380,23 @@ def _ops(step: Step) -> tuple[Op, ...]:
     return op.calls if isinstance(op, BatchCall) else (op,)
 
 
-def _values(step: Step, slots: Sequence[Any]) -> dict[Source, Any]:
-    """What a step has computed."""
+def _step_values(step: Step, slots: Sequence[Any]) -> dict[Source, Any]:
+    """The outputs of a step by source."""
     sources = [Output(op.key, name) for op in _ops(step) for name in op.outputs]
     return {source: slots[slot] for source, slot in zip(sources, step.outs, strict=True)}
 
 
-def _id(op: Op) -> str:
+def _node_id(op: Op) -> str:
     return op.spec.id if isinstance(op, Call) else "loop"
 
 
-def _makers(steps: Sequence[Step]) -> dict[int, Made]:
-    """Path and name of the output that each slot is."""
-    found: dict[int, Made] = {}
+def _output_origins(steps: Sequence[Step]) -> dict[int, Made]:
+    """The operation's path and the output's name for each slot."""
+    origins: dict[int, Made] = {}
     for step in steps:
         names = [(_path(op.key), name) for op in _ops(step) for name in op.outputs]
-        found |= dict(zip(step.outs, names, strict=True))
-    return found
+        origins |= dict(zip(step.outs, names, strict=True))
+    return origins
 
 
 def _literals(sources: Sequence[Source]) -> list[Source]:

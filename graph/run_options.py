@@ -1,4 +1,4 @@
-"""How to run, and what a run gives."""
+"""Options and results of a run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunOptions:
-    """How to run. ``on_output`` is called with name, value and type as soon as an output is complete.
+    """Options of a run.
 
-    on_preview: is called with what a training loop's previews make.
+    on_output: called with name, value and type as soon as an output is complete. on_preview: called with each output of
+    a training loop's previews.
     memory_budget: bytes of model weights that may be on the device at once; ``None``: models stay where they are made.
-    mover: what brings tensors to the device and back; by default torch does, on a device other than the CPU.
+    mover: moves tensors to the device and back; by default torch does, on devices other than the CPU.
     policy: which files the workflow may read, write and load code from.
-    limits: what the run may take; by default those in force where the options are made.
+    limits: on the run's resources; by default those in force when the options are created.
     """
 
     device: str = "cpu"
@@ -46,7 +47,7 @@ class RunOptions:
     limits: Limits = field(default_factory=current_limits)
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a dtype that is none of ``DTYPES``."""
+        """Raise ``ValueError`` for a dtype that is not in ``DTYPES``."""
         if self.dtype not in DTYPES:
             raise ValueError(f"there is no dtype '{self.dtype}' for a run; dtypes: {', '.join(DTYPES)}")
 
@@ -62,7 +63,7 @@ class RunResult:
 
 
 def budget_problem(options: RunOptions) -> str:
-    """Why a memory budget cannot be held to; empty where it can."""
+    """The reason why a memory budget cannot be kept; empty if it can."""
     if options.memory_budget is None or options.mover is not None or not on_cpu(options.device):
         return ""
     return "a memory budget is for the weights on another device than the CPU, and this run is on the CPU"

@@ -1,6 +1,6 @@
-"""Values to safetensors and back: tensors, plain data, and the structured types that are registered.
+"""Values to safetensors and back: tensors, plain data and registered structured types.
 
-A value becomes a dict of tensors and a JSON tree that refers to them by name; no pickle anywhere.
+A value becomes a dict of tensors and a JSON tree that refers to them by name. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 FORMAT = "guidegraph-value-2"
 UNCHECKED = "guidegraph-value-1"
-"""The format before, without key and checksum."""
+"""The previous format, without key and checksum."""
 
 
 class NotSerialisable(TypeError):
-    """A value holds something that safetensors and JSON cannot: a model, say."""
+    """A value contains something that safetensors and JSON cannot represent, such as a model."""
 
 
 def encode(value: Any) -> tuple[dict[str, Any], Any]:
-    """Tensors by name, and the JSON tree. Raises ``NotSerialisable``."""
+    """The tensors of a value by name, and its JSON tree. Raises ``NotSerialisable``."""
     tensors: dict[str, Any] = {}
     return tensors, _encode(value, tensors)
 
@@ -49,16 +49,16 @@ def _encode(value: Any, tensors: dict[str, Any]) -> Any:
         return {"dict": {k: _encode(v, tensors) for k, v in value.items()}}
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     if structured_types().get(name) is type(value):
-        named: Any = value
+        structured: Any = value
         return {
             "struct": name,
-            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(named)},
+            "fields": {f.name: _encode(getattr(value, f.name), tensors) for f in dataclasses.fields(structured)},
         }
     raise NotSerialisable(f"{type(value).__name__} cannot be written to safetensors")
 
 
 def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
-    """The value that ``encode`` took apart. Raises ``ValueError`` for a tree it did not write."""
+    """The value that ``encode`` encoded. Raises ``ValueError`` for a tree of another origin."""
     if not isinstance(tree, dict):
         return tree
     if "tensor" in tree:
@@ -83,16 +83,16 @@ def write_value(path: Path, value: Any, key: str) -> None:
 
 
 def read_value(path: Path, device: str, key: str) -> Any:
-    """Read what ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for a file that is not that.
+    """Read the value that ``write_value`` wrote under a key. Raises ``ValueError`` or ``OSError`` for any other file.
 
-    A file of the format before, which has neither key nor checksum, is read as it is.
+    A file of the previous format, which has neither key nor checksum, is read without checks.
     """
     require_regular(path)
     metadata, tensors, is_checked = read_checked(path)
-    stated = metadata.get("format")
-    if not is_checked and stated == UNCHECKED:
+    format_name = metadata.get("format")
+    if not is_checked and format_name == UNCHECKED:
         log.info("%s was written by an earlier version, without a checksum: damage to it cannot be noticed", path)
-    elif not is_checked or stated != FORMAT:
+    elif not is_checked or format_name != FORMAT:
         raise ValueError(f"{path} is not a cached value")
     elif metadata.get("key") != key:
         raise ValueError(f"{path} holds the value of another key, {str(metadata.get('key'))[:40]!r}")

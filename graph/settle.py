@@ -1,4 +1,4 @@
-"""Making choices: a choice becomes the branch that it takes, and what only the other branches need is dropped."""
+"""Making choices: a choice is replaced by the branch that it takes, and operations of the others are dropped."""
 
 from __future__ import annotations
 
@@ -15,87 +15,91 @@ Ops = Mapping[str, Op]
 
 
 @dataclass
-class Settled:
-    """A region with choices made. aliases: where the value of each of them is now. taken: their branches, by key."""
+class RegionAfterChoices:
+    """A region after choices. aliases: the branch's source for each choice. taken: the branch taken, by the key."""
 
     ops: dict[str, Op] = field(default_factory=dict)
     aliases: dict[Source, Source] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
 
     def source(self, source: Source) -> Source:
-        """Where a value is now."""
+        """The source after the choices."""
         return aliased(self.aliases)(source)
 
 
-def settle(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> Settled:
-    """Make the choices whose value is a literal, in bodies too, and those whose branches are given by their keys.
+def settle(ops: Ops, roots: Iterable[Source], branches: Mapping[str, str] | None = None) -> RegionAfterChoices:
+    """Make the choices whose value is a literal, in loop bodies too, and those in ``branches``, by key.
 
-    roots: what is wanted of the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError`` for a
-    value that does not fit what it then feeds.
+    roots: the sources needed from the region. Raises ``NodeError`` for a value without a branch, and ``WorkflowError``
+    for a branch that does not fit the port that reads it.
     """
-    settled = Settled(dict(ops))
+    result = RegionAfterChoices(dict(ops))
     if any(isinstance(op, Choice) for op in walk(ops)):
-        made = _make(ops, branches or {}, settled)
-        settled.ops = _drop_untaken(ops, made, map(settled.source, roots))
-    return settled
+        new_ops = _make_choices(ops, branches or {}, result)
+        result.ops = _drop_unneeded(ops, new_ops, map(result.source, roots))
+    return result
 
 
-def _make(ops: Ops, branches: Mapping[str, str], settled: Settled) -> dict[str, Op]:
-    made: dict[str, Op] = {}
+def _make_choices(ops: Ops, branches: Mapping[str, str], result: RegionAfterChoices) -> dict[str, Op]:
+    new_ops: dict[str, Op] = {}
     for op in ops.values():
-        op = _replace_sources(op, settled)
+        op = _replace_sources(op, result)
         if isinstance(op, Choice) and (op.key in branches or isinstance(op.when, Literal)):
             branch = branches.get(op.key)
             if branch is None:
                 assert isinstance(op.when, Literal)
                 branch = taken_branch(op, op.when.value)
-            settled.taken[op.key] = branch
-            settled.aliases[Output(op.key, "out")] = op.branch(branch)
+            result.taken[op.key] = branch
+            result.aliases[Output(op.key, "out")] = op.branch(branch)
             continue
-        made[op.key] = _make_inside(op, branches, settled) if isinstance(op, Loop) else op
-    return made
+        new_ops[op.key] = _make_choices_in_loop(op, branches, result) if isinstance(op, Loop) else op
+    return new_ops
 
 
-def _make_inside(loop: Loop, branches: Mapping[str, str], settled: Settled) -> Loop:
-    count = len(settled.taken)
-    body = _make(loop.body, branches, settled)
+def _make_choices_in_loop(loop: Loop, branches: Mapping[str, str], result: RegionAfterChoices) -> Loop:
+    count = len(result.taken)
+    body = _make_choices(loop.body, branches, result)
     preview = loop.training.preview if loop.training else None
-    looks = _make(preview.ops, branches, settled) if preview else {}
-    if len(settled.taken) == count:
+    preview_ops = _make_choices(preview.ops, branches, result) if preview else {}
+    if len(result.taken) == count:
         return loop
-    made = replace(loop, body=body)
+    new_loop = replace(loop, body=body)
     if loop.training and preview:
-        made = replace(made, training=replace(loop.training, preview=replace(preview, ops=looks)))
-    made = _replace_sources(made, settled)
-    made = replace(made, body=_drop_untaken(loop.body, made.body, made.roots()))
-    if made.training and made.training.preview and preview:
-        roots = [output.source for output in made.training.preview.outputs.values()]
-        kept = _drop_untaken(preview.ops, made.training.preview.ops, roots)
-        made = replace(made, training=replace(made.training, preview=replace(made.training.preview, ops=kept)))
-    return made
+        new_loop = replace(new_loop, training=replace(loop.training, preview=replace(preview, ops=preview_ops)))
+    new_loop = _replace_sources(new_loop, result)
+    new_loop = replace(new_loop, body=_drop_unneeded(loop.body, new_loop.body, new_loop.roots()))
+    if new_loop.training and new_loop.training.preview and preview:
+        roots = [output.source for output in new_loop.training.preview.outputs.values()]
+        kept_ops = _drop_unneeded(preview.ops, new_loop.training.preview.ops, roots)
+        new_loop = replace(
+            new_loop, training=replace(new_loop.training, preview=replace(new_loop.training.preview, ops=kept_ops))
+        )
+    return new_loop
 
 
-def settle_by_parameters(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> Settled:
-    """Make the choices that parameters make, whose values are given by name, and leave the parameters as they are."""
-    settled = Settled(dict(ops))
-    wanted = list(roots)
+def settle_by_parameters(ops: Ops, roots: Iterable[Source], values: Mapping[str, Any]) -> RegionAfterChoices:
+    """Make the choices whose ``when`` is a parameter with a value. The parameters themselves are not bound."""
+    result = RegionAfterChoices(dict(ops))
+    root_sources = list(roots)
     while branches := {
         op.key: taken_branch(op, values[op.when.name])
-        for op in walk(settled.ops)
+        for op in walk(result.ops)
         if isinstance(op, Choice) and isinstance(op.when, Param) and op.when.name in values
     }:
-        following = settle(settled.ops, map(settled.source, wanted), branches)
-        settled = Settled(following.ops, settled.aliases | following.aliases, settled.taken | following.taken)
-    return settled
+        next_result = settle(result.ops, map(result.source, root_sources), branches)
+        result = RegionAfterChoices(
+            next_result.ops, result.aliases | next_result.aliases, result.taken | next_result.taken
+        )
+    return result
 
 
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 
-def _replace_sources(op: AnyOp, settled: Settled) -> AnyOp:
-    if not settled.aliases:
+def _replace_sources(op: AnyOp, result: RegionAfterChoices) -> AnyOp:
+    if not result.aliases:
         return op
-    values = {source: settled.source(source) for source in settled.aliases}
+    values = {source: result.source(source) for source in result.aliases}
     try:
         return cast(AnyOp, bind_sources(op, values))
     except ValueError as error:
@@ -103,13 +107,13 @@ def _replace_sources(op: AnyOp, settled: Settled) -> AnyOp:
         raise WorkflowError([Problem(op.mark, "bad-value", message, f"nodes.{op.key}")]) from error
 
 
-def _drop_untaken(before: Ops, after: Ops, roots: Iterable[Source]) -> dict[str, Op]:
-    """The operations that are left, without those that branches alone needed and nothing needs any more."""
-    inside = branch_operations(before)
+def _drop_unneeded(before: Ops, after: Ops, roots: Iterable[Source]) -> dict[str, Op]:
+    """The remaining operations, without those that only branches needed and nothing needs any more."""
+    in_branches = branch_operations(before)
     needed = {source.op for source in roots if isinstance(source, Output)}
     kept: list[Op] = []
     for op in reversed([*after.values()]):
-        if op.key in needed or op.key not in inside:
+        if op.key in needed or op.key not in in_branches:
             kept.append(op)
             needed.update(source.op for source in op.sources() if isinstance(source, Output))
     return {op.key: op for op in reversed(kept)}

@@ -1,7 +1,7 @@
-"""A training's share of the work: which rows of every batch this process has, of how many processes.
+"""Data parallel training: the rank of this process, and its rows of every batch.
 
-Each process takes its rows of the batch, and what a node draws at random for a row is what it would draw for it in one
-process: the losses do not depend on how many processes there are.
+Random numbers of a row are the same as in a training with one process, so the losses do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -27,61 +27,61 @@ class Share:
     index: int = 0
     count: int = 1
 
-    def of(self, size: int) -> slice:
-        """The rows of a whole batch of `size` that belong to this process. Raises ``ValueError`` for one left over."""
+    def rows(self, size: int) -> slice:
+        """The rows of a global batch of `size` for this rank. Raises ``ValueError`` if the batch cannot be divided."""
         if size % self.count:
             raise ValueError(
                 f"a batch of {size} cannot be shared by {self.count} processes: make it a multiple of {self.count}"
             )
-        part = size // self.count
-        return slice(self.index * part, (self.index + 1) * part)
+        rows_per_process = size // self.count
+        return slice(self.index * rows_per_process, (self.index + 1) * rows_per_process)
 
 
-WHOLE = Share()
-_share: ContextVar[Share] = ContextVar("guidegraph_share", default=WHOLE)
+SINGLE_PROCESS = Share()
+_rank: ContextVar[Share] = ContextVar("guidegraph_share", default=SINGLE_PROCESS)
 T = TypeVar("T")
 
 
 def process_share() -> Share:
-    """The share that the launcher (`guidegraph run --devices`, or torchrun) gave to this process."""
+    """The rank that the launcher (`guidegraph run --devices`, or torchrun) gave to this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return WHOLE
+        return SINGLE_PROCESS
     return Share(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def current_share() -> Share:
-    """The share of the training loop in progress; everything, outside of one."""
-    return _share.get()
+    """The rank in the training loop in progress; outside of one, rank 0 of 1."""
+    return _rank.get()
 
 
 @contextmanager
 def sharing(share: Share) -> Iterator[None]:
-    """Nodes called inside see only the rows of this share."""
-    token = _share.set(share)
+    """Set the rank for the nodes called in this context: they get only its rows."""
+    token = _rank.set(share)
     try:
         yield
     finally:
-        _share.reset(token)
+        _rank.reset(token)
 
 
 def first_row(batch: int) -> int:
-    """Where the `batch` rows at hand begin in the whole batch."""
+    """The index in the global batch of the first of this rank's `batch` rows."""
     return current_share().index * batch
 
 
 def own_rows(batch: int, draw: Callable[[int], T]) -> T:
-    """The own `batch` rows of what `draw` makes for a whole batch of a given size."""
+    """Call `draw` with the size of the global batch and return this rank's `batch` rows."""
     share = current_share()
     if share.count == 1:
         return draw(batch)
     rows: Any = draw(batch * share.count)
-    own: T = rows[share.of(batch * share.count)]
-    return own
+    local: T = rows[share.rows(batch * share.count)]
+    return local
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What all processes do at once. Raises ``RuntimeError`` that says so where one of them is gone."""
+    """A context for collective operations. Raises a clear ``RuntimeError`` if another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -89,15 +89,15 @@ def together() -> Iterator[None]:
 
 
 def summed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The sum of each tensor over the processes of the training loop in progress: what a whole batch adds up to.
+    """The sum of each tensor over the processes of the training loop in progress, as for the global batch.
 
-    All processes have to call it, with tensors of the same shapes. Alone, the tensors themselves.
+    All processes must call it with tensors of the same shapes. With one process it returns the tensors unchanged.
     """
     if current_share().count == 1:
         return list(tensors)
     import torch.distributed as group
 
-    totals = [one.detach().clone() for one in tensors]
+    totals = [tensor.detach().clone() for tensor in tensors]
     for total in totals:
         with together():
             group.all_reduce(total)
@@ -105,21 +105,21 @@ def summed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def shared(item: Any, share: Share) -> Any:
-    """The rows of a batch that belong to a share: of tensors, and of lists with an entry for each row.
+    """The rows of a batch that belong to a rank: of tensors, and of lists with one element per row.
 
-    item: a tensor (B, …), or a NamedTuple, dataclass, tuple, list or dictionary with some. Raises ``ValueError`` where
-    there is none, or B is no multiple of the number of processes.
+    item: a tensor (B, …), or a NamedTuple, dataclass, tuple, list or dictionary with some. Raises ``ValueError`` if
+    there is none, or B is not a multiple of the number of processes.
     """
     if share.count == 1:
         return item
-    size = _batch(item)
+    size = _batch_size(item)
     if size is None:
         raise ValueError("the loop's entries have no tensor with a leading batch axis, so they cannot be shared")
-    return _cut(item, size, share.of(size))
+    return _take_rows(item, size, share.rows(size))
 
 
 def fields_of(item: Any) -> dict[str, Any] | None:
-    """The parts of a dataclass, NamedTuple or dictionary by their names; ``None`` for anything else."""
+    """The values of a dataclass, NamedTuple or dictionary by name; ``None`` for anything else."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
     if isinstance(item, tuple) and hasattr(item, "_fields"):
@@ -127,24 +127,24 @@ def fields_of(item: Any) -> dict[str, Any] | None:
     return dict(item) if isinstance(item, dict) else None
 
 
-def _batch(item: Any) -> int | None:
-    """The leading axis of the first tensor."""
+def _batch_size(item: Any) -> int | None:
+    """The size of the first tensor's leading axis; ``None`` without tensors."""
     if is_tensor(item):
         return int(item.shape[0]) if item.ndim else None
     fields = fields_of(item)
-    inside = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
-    return next((size for value in inside if (size := _batch(value)) is not None), None)
+    values = list(fields.values()) if fields is not None else item if isinstance(item, (list, tuple)) else ()
+    return next((size for value in values if (size := _batch_size(value)) is not None), None)
 
 
-def _cut(item: Any, size: int, rows: slice) -> Any:
+def _take_rows(item: Any, size: int, rows: slice) -> Any:
     if is_tensor(item):
         return item[rows] if item.ndim and item.shape[0] == size else item
     fields = fields_of(item)
     if fields is not None:
-        cut = {name: _cut(value, size, rows) for name, value in fields.items()}
-        return cut if isinstance(item, dict) else type(item)(**cut)
+        rows_by_field = {name: _take_rows(value, size, rows) for name, value in fields.items()}
+        return rows_by_field if isinstance(item, dict) else type(item)(**rows_by_field)
     if isinstance(item, (list, tuple)):
-        if _batch(item) is not None:
-            return type(item)(_cut(value, size, rows) for value in item)
+        if _batch_size(item) is not None:
+            return type(item)(_take_rows(value, size, rows) for value in item)
         return item[rows] if len(item) == size else item
     return item

@@ -1,4 +1,4 @@
-"""Steps with numbered slots: what a plan is made of."""
+"""The steps of a plan, with numbered slots for values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Slot = int
 
 @dataclass(slots=True)
 class Step:
-    """One call, with slots for arguments.
+    """A call, a batch of calls or a loop, with slots for arguments and outputs.
 
-    function: the node's; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
-    position; wired: ports and settings passed by name; constants: literal settings. outs: where each output goes.
-    checks: for each output, whether a value is of its type; None where any is. named: the outputs come as a NamedTuple.
-    plain: positions and constants are all there is, and nothing is checked.
-    validated: wired settings to validate. mutable: constants that each call is given a copy of. frees: slots whose last
-    use this is. members: the calls of a batch.
-    body: a loop's body, and closure what the loop reads from outside. watch: what of the process is put back after it.
+    function: of the node; None for a loop or a batch. args: slots (or tuples of slots) of leading ports, passed by
+    position. wired: ports and settings passed by name. constants: literal settings. outs: the slot of each output.
+    checks: a type check for each output; None if any value fits. named: the outputs are a NamedTuple.
+    plain: there are only positional arguments and constants, and nothing to check.
+    validated: wired settings to validate. mutable: constants that are copied for each call. frees: slots that this step
+    is the last to use. members: the calls of a batch.
+    body: of a loop. closure: the sources that a loop reads from outside. watch: the process state to restore after it.
     """
 
     op: Call | Loop | BatchCall
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(slots=True)
 class RegionPlan:
-    """Flat steps over ``size`` slots. ``inputs`` are slots filled from outside of the region."""
+    """Steps over ``size`` slots. inputs: slots that are filled from outside of the region."""
 
     size: int
     constants: list[tuple[Slot, Any]]
@@ -61,7 +61,7 @@ class RegionPlan:
 
 
 class Slots:
-    """The slots of a region, by the source that fills each."""
+    """The slots of a region by source."""
 
     def __init__(self) -> None:
         self.by_source: dict[Source, Slot] = {}
@@ -95,14 +95,14 @@ class Slots:
 
 
 def call_step(call: Call, slots: Slots) -> Step:
-    """A call with its slots. Leading ports go by position, so that no dict is built for them."""
+    """The step of a call. Leading ports are passed by position, which saves building a dict."""
     args: list[Slot | tuple[Slot, ...]] = []
     names = iter(call.spec.inputs)
     for name in names:
         if name not in call.inputs:
             break
         args.append(slots.each(call.inputs[name]))
-    by_name: list[tuple[str, Slot | tuple[Slot, ...]]] = [
+    wired: list[tuple[str, Slot | tuple[Slot, ...]]] = [
         (name, slots.each(call.inputs[name])) for name in names if name in call.inputs
     ]
     constants: dict[str, Any] = {}
@@ -111,15 +111,15 @@ def call_step(call: Call, slots: Slots) -> Step:
         if isinstance(source, Literal):
             constants[name] = source.value
         else:
-            by_name.append((name, slots.each(source)))
+            wired.append((name, slots.each(source)))
             validated.append(name)
     mutable = tuple(name for name, value in constants.items() if is_mutable(value))
-    plain = not by_name and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
+    plain = not wired and not any(isinstance(a, tuple) for a in args) and not call.checks and not mutable
     return Step(
         call,
         call.spec.function,
         tuple(args),
-        tuple(by_name),
+        tuple(wired),
         constants,
         slots.outputs(call),
         call.spec.named_outputs,
@@ -144,7 +144,7 @@ def reads(step: Step) -> Iterable[Slot]:
 
 
 def free_after_last_use(steps: list[Step], kept: set[Slot]) -> None:
-    """Set the slots that each step is the last to use; those that are ``kept`` are not freed."""
+    """Set ``frees`` of each step: the slots, except for those ``kept``, that it is the last to use."""
     seen = set(kept)
     for step in reversed(steps):
         last = {slot for slot in (*reads(step), *step.outs) if slot not in seen}

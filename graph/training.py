@@ -1,9 +1,9 @@
 """A training loop: a loop whose body yields losses, and whose trained carries are live models.
 
-Each iteration is one forward of the body; then the gradient of each loss for its own models' parameters
-only, its mean over the processes; then a step of all optimisers. Models are deep-copied on entry; the result is
-frozen again (the exponential moving average where one is asked for). A run that was killed resumes from its
-checkpoint to the same losses. Several processes take a share of the rows of every batch.
+Each iteration runs the body once, computes the gradient of each loss for its own models' parameters, averages it over
+the processes, and steps all optimisers. Models are deep-copied on entry; the result is frozen again (the exponential
+moving average if there is one). A run that was killed resumes from its checkpoint to the same losses. Several processes
+divide the rows of every batch among them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ OPTIMISERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 
 
 @dataclass
-class Trained:
-    """One live model with its optimiser and, where asked, its moving average."""
+class TrainedModel:
+    """One live model with its optimiser and, if requested, its moving average."""
 
     spec: Optimised
     model: torch.nn.Module
@@ -56,20 +56,20 @@ class Trained:
 
 
 def learning_rate(spec: Optimised, step: int, total: int) -> float:
-    """The rate at a step: linear warm-up over ``warmup`` steps, then ``schedule`` (constant, cosine or linear)."""
-    begun = step - spec.start
+    """The learning rate at a step: linear warm-up over ``warmup`` steps, then constant, cosine or linear decay."""
+    steps_trained = step - spec.start
     warmup = int(spec.options.get("warmup", 0))
-    if begun < warmup:
-        return spec.lr * (begun + 1) / warmup
-    done = (begun - warmup) / max(1, total - spec.start - warmup)
+    if steps_trained < warmup:
+        return spec.lr * (steps_trained + 1) / warmup
+    progress_fraction = (steps_trained - warmup) / max(1, total - spec.start - warmup)
     shape = spec.options.get("schedule", "constant")
     if shape == "cosine":
-        return spec.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return spec.lr * (1 - min(done, 1.0)) if shape == "linear" else spec.lr
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * min(progress_fraction, 1.0)))
+    return spec.lr * (1 - min(progress_fraction, 1.0)) if shape == "linear" else spec.lr
 
 
-def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan) -> dict[str, Any]:
-    """Train, and give the loop's outputs. Raises ``NodeError``, ``Cancelled``."""
+def run_training(step: Step, outside: dict[Source, Any], context: Body, plan: Plan) -> dict[str, Any]:
+    """Run a training loop and return its outputs. Raises ``NodeError`` and ``Cancelled``."""
     import torch
 
     loop, body_plan = step.op, step.body
@@ -80,8 +80,8 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
     try:
         with generators_kept(device), torch.enable_grad():
             torch.manual_seed(int(loop.training.options.get("seed", 0)))
-            fit = _Fit(step, loop, loop.training, body_plan, outside, body, plan)
-            with hold_state(fit.folder if fit.processes.first else None):
+            fit = _Fit(step, loop, loop.training, body_plan, outside, context, plan)
+            with hold_state(fit.folder if fit.processes.is_first else None):
                 return fit.run()
     except (NodeError, Cancelled):
         raise
@@ -92,16 +92,16 @@ def run_training(step: Step, outside: dict[Source, Any], body: Body, plan: Plan)
 
 
 def resume_key(plan: Plan, loop: Loop) -> str:
-    """What a checkpoint must have been written for: the training's graph; not how long it runs, how precisely or where.
+    """The key of a training's checkpoint: a digest of its graph, without number of steps, precision and device.
 
-    Each of several processes has a device of its own, and one has another name for its device than they have.
+    The device is left out because each of several processes has its own, and one process names its device differently.
     """
-    _, _, dtype = plan.digests.place.partition(" ")
+    _, _, dtype = plan.digests.device_key.partition(" ")
     digests = Digests(dtype, structural=True)
     digests.add(plan.bound)
     bound = next((op for op in walk(plan.bound) if op.key == loop.key), loop)
     assert isinstance(bound, Loop)
-    return digests.loop(bound, resumed=True)
+    return digests.loop_digest(bound, resumed=True)
 
 
 class _Fit:
@@ -114,7 +114,7 @@ class _Fit:
         training: Training,
         body_plan: BodyPlan,
         outside: dict[Source, Any],
-        body: Body,
+        context: Body,
         plan: Plan,
     ):
         try:
@@ -122,10 +122,10 @@ class _Fit:
         except ValueError as error:
             raise PortError("train", str(error)) from None
         self.step, self.loop, self.training, self.body_plan = step, loop, training, body_plan
-        self.outside, self.body, self.plan = outside, body, plan
+        self.outside, self.context, self.plan = outside, context, plan
         self.items = entries(step, outside[loop.over])
         self.total = len(self.items) if training.steps is None else int(outside[training.steps])
-        body.begin_loop(step, self.total)
+        context.begin_loop(step, self.total)
         if self.total and not len(self.items):
             raise PortError("over", "a training loop needs at least one batch; found none")
         device = self.device = current_device()
@@ -140,16 +140,16 @@ class _Fit:
         self.key = resume_key(plan, loop)
         self.folder: Path | None = None if training.checkpoint is None else outside[training.checkpoint]
 
-    def _choose_precision(self, asked: str) -> str:
-        """The precision that all processes train in; the first one warns of a bf16 that one of them only emulates."""
-        gains = asked == "auto" and not self.processes.any(not gains_by_bf16(self.device))
-        emulated = asked == "bf16" and self.processes.any(not computes_bf16(self.device))
+    def _choose_precision(self, setting: str) -> str:
+        """The precision of all processes. The first one warns if any of them only emulates bf16."""
+        gains = setting == "auto" and not self.processes.any(not gains_by_bf16(self.device))
+        emulated = setting == "bf16" and self.processes.any(not computes_bf16(self.device))
         with warnings.catch_warnings():
-            if not self.processes.first:
+            if not self.processes.is_first:
                 warnings.simplefilter("ignore")
-            return resolve_precision(asked, self.device, emulated=emulated, gains=gains)
+            return resolve_precision(setting, self.device, emulated=emulated, gains=gains)
 
-    def _prepare(self, spec: Optimised, device: torch.device) -> Trained:
+    def _prepare(self, spec: Optimised, device: torch.device) -> TrainedModel:
         import torch
 
         value = self.outside[self.loop.carry[spec.model]]
@@ -164,134 +164,139 @@ class _Fit:
         if "betas" in keywords:
             keywords["betas"] = tuple(keywords["betas"])
         optimiser = getattr(torch.optim, OPTIMISERS[spec.optimizer])(parameters, lr=spec.lr, **keywords)
-        return Trained(spec, model, parameters, optimiser, average)
+        return TrainedModel(spec, model, parameters, optimiser, average)
 
     def run(self) -> dict[str, Any]:
-        begin = self._resume()
-        started = TrainingStarted(f"nodes.{self.loop.key}", self.precision, self.training.precision, begin)
-        for observer in self.body.observers:
+        first_step = self._resume()
+        started = TrainingStarted(f"nodes.{self.loop.key}", self.precision, self.training.precision, first_step)
+        for observer in self.context.observers:
             observer(started)
         self.generators = generator_states(self.device)
         folder, every = self.folder, self.training.every
-        self.body.at.append(begin)
-        done = begin
+        self.context.iterations.append(first_step)
+        done = first_step
         try:
-            for i, item in fetched(self.step, self.items, begin, self.total):
+            for i, item in _iterate_items(self.step, self.items, first_step, self.total):
                 self._check_cancelled()
-                self.body.at[-1] = i
+                self.context.iterations[-1] = i
                 values = self._iterate(i, item)
                 self.generators = generator_states(self.device)
-                if folder is not None and i == begin:
-                    self._check_kept()
+                if folder is not None and i == first_step:
+                    self._check_serialisable()
                 done = i + 1
-                progress(self.body, self.loop, done, self.total, values)
+                progress(self.context, self.loop, done, self.total, values)
                 if folder is not None and every and done % every == 0 and done < self.total:
                     self._save(done)
                 self._preview(done)
         except Cancelled:
-            if folder is not None and done > begin:
+            if folder is not None and done > first_step:
                 self._save(done)
             raise
-        if folder is not None and done > begin:
+        if folder is not None and done > first_step:
             self._save(done)
-        self.body.at.pop()
+        self.context.iterations.pop()
         return self._results()
 
     def _preview(self, done: int) -> None:
-        """Run the preview where one is due: by the first process, with the averages where there are some."""
+        """Run the preview if it is due, in the first process only, with the moving averages of models that have one."""
         preview = self.training.preview
-        if preview is None or not self.processes.first:
+        if preview is None or not self.processes.is_first:
             return
         if is_due(int(self.outside[preview.every]), done, self.total):
             models = {name: t.model if t.average is None else t.average for name, t in self.trained.items()}
             carry = {**self.carry, **models}
-            run_preview(self.loop, preview, done, carry, self.outside, self.body, self.plan, self.device)
+            run_preview(self.loop, preview, done, carry, self.outside, self.context, self.plan, self.device)
 
     def _check_cancelled(self) -> None:
-        """Raise ``Cancelled`` in all processes at the same step: one that goes on would wait for the others."""
-        if self.processes.any(self.body.cancel.cancelled):
-            self.body.cancel.cancel()
-            self.body.cancel.check()
+        """Raise ``Cancelled`` in all processes at the same step, so that none waits for the others."""
+        if self.processes.any(self.context.cancel.cancelled):
+            self.context.cancel.cancel()
+            self.context.cancel.check()
 
     def _iterate(self, i: int, item: Any) -> dict[str, float]:
-        here: dict[Source, Any] = dict(self.outside)
-        here.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
-        share = self.processes.share
-        enter(here, self.body_plan.late_inputs, self.loop, brought(shared(item, share), self.device), i)
+        values: dict[Source, Any] = dict(self.outside)
+        values.update({Carry(self.loop.key, name): value for name, value in self.carry.items()})
+        share = self.processes.rank
+        enter(values, self.body_plan.late_inputs, self.loop, brought(shared(item, share), self.device), i)
         self.processes.like_first(b for t in self.trained.values() for b in t.model.buffers())
         with autocast(self.precision, self.device), sharing(share):
-            results = run_phases(self.body_plan.variant({}), here, self.body, self.plan)
+            results = run_phases(self.body_plan.variant({}), values, self.context, self.plan)
         self._check_losses(results, i)
         groups = self._groups(i)
         for loss, group in groups.items():
             self._set_gradients(results[loss], group)
-        # Only now: a step changes weights in place, which the gradient of another loss may still need.
+        # After all gradients: a step changes weights in place that the gradient of another loss may need.
         for t in chain.from_iterable(groups.values()):
             self._step(t, i)
-        kept = [source for name, source in self.loop.next.items() if name not in self.trained]
+        untrained_sources = [source for name, source in self.loop.next.items() if name not in self.trained]
         losses = {m.loss: m.model for m in self.training.models}
-        agreed = {s: self._agreed(results[s]) for s in dict.fromkeys([*kept, *self.loop.collect.values(), *losses])}
+        synchronised = {
+            s: self._synchronise(results[s])
+            for s in dict.fromkeys([*untrained_sources, *self.loop.collect.values(), *losses])
+        }
         for name, source in self.loop.next.items():
             if name not in self.trained:
-                self.carry[name] = agreed[source]
+                self.carry[name] = synchronised[source]
         for name, source in self.loop.collect.items():
-            self.history[name].append(agreed[source])
-        shown = {s: name for name, s in self.loop.collect.items()}
-        return {shown.get(source, f"{model} loss"): float(agreed[source]) for source, model in losses.items()}
+            self.history[name].append(synchronised[source])
+        metric_names = {s: name for name, s in self.loop.collect.items()}
+        return {
+            metric_names.get(source, f"{model} loss"): float(synchronised[source]) for source, model in losses.items()
+        }
 
-    def _agreed(self, value: Any) -> Any:
-        """A value without its graph; a number is the mean over the processes, since each has seen its own rows."""
-        return self.processes.mean_of_numbers(detached(value))
+    def _synchronise(self, value: Any) -> Any:
+        """A value detached from its graph; a number is averaged over the processes, as each has seen only its rows."""
+        return self.processes.mean_of_numbers(_detach(value))
 
-    def _groups(self, i: int) -> dict[Source, list[Trained]]:
-        """Models to update at step i, by their loss: one backward pass serves all models of one loss."""
-        groups: dict[Source, list[Trained]] = {}
+    def _groups(self, i: int) -> dict[Source, list[TrainedModel]]:
+        """The models to update at step i, grouped by loss: each loss needs one backward pass."""
+        groups: dict[Source, list[TrainedModel]] = {}
         for spec in self.training.models:
             if i >= spec.start:
                 groups.setdefault(spec.loss, []).append(self.trained[spec.model])
         return groups
 
-    def _set_gradients(self, loss: Any, group: Sequence[Trained]) -> None:
-        """The gradient of a loss for the parameters of its own models. Raises ``ValueError`` where one has none."""
+    def _set_gradients(self, loss: Any, group: Sequence[TrainedModel]) -> None:
+        """Set the gradients of a loss for its own models' parameters. Raises ``ValueError`` if a model has none."""
         import torch
 
         parameters = [p for t in group for p in t.parameters]
         gradients: Sequence[torch.Tensor | None] = [None] * len(parameters)
         if loss.requires_grad:
             gradients = torch.autograd.grad(loss.reshape(()), parameters, retain_graph=True, allow_unused=True)
-        moved = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+        with_gradient = {id(p) for p, g in zip(parameters, gradients, strict=True) if g is not None}
         for t in group:
-            if not any(id(p) in moved for p in t.parameters):
+            if not any(id(p) in with_gradient for p in t.parameters):
                 raise ValueError(f"the loss of '{t.spec.model}' does not depend on it: no parameter has a gradient")
         for parameter, gradient in zip(parameters, self.processes.mean(gradients), strict=True):
             parameter.grad = gradient
 
-    def _step(self, t: Trained, i: int) -> None:
+    def _step(self, t: TrainedModel, i: int) -> None:
         import torch
 
         if clip := t.spec.options.get("clip"):
             torch.nn.utils.clip_grad_norm_(t.parameters, float(clip))
-        for entry in t.optimiser.param_groups:
-            entry["lr"] = learning_rate(t.spec, i, self.total)
+        for group in t.optimiser.param_groups:
+            group["lr"] = learning_rate(t.spec, i, self.total)
         t.optimiser.step()
         t.optimiser.zero_grad(set_to_none=True)
-        _follow(t, i)
+        _update_average(t, i)
 
     def _check_losses(self, results: Mapping[Source, Any], i: int) -> None:
         for number, spec in enumerate(self.training.models):
             loss = results[spec.loss]
-            where = f"the loss of '{spec.model}' (train.{number}.loss)"
+            loss_name = f"the loss of '{spec.model}' (train.{number}.loss)"
             if not is_tensor(loss) or loss.numel() != 1:
-                raise ValueError(f"{where} must be one number as a tensor; found {describe(loss)}")
+                raise ValueError(f"{loss_name} must be one number as a tensor; found {describe(loss)}")
             if not loss.detach().isfinite():
-                raise ValueError(f"{where} is {float(loss.detach())} at step {i}")
+                raise ValueError(f"{loss_name} is {float(loss.detach())} at step {i}")
 
-    def _untrained(self) -> dict[str, Any]:
+    def _untrained_carries(self) -> dict[str, Any]:
         return {name: value for name, value in self.carry.items() if name not in self.trained}
 
-    def _check_kept(self) -> None:
-        """Refuse what a checkpoint could not hold while nothing is lost yet. Raises ``ValueError``."""
-        for kind, values in (("carry", self._untrained()), ("collect", self.history)):
+    def _check_serialisable(self) -> None:
+        """Raise ``ValueError`` after the first step if a checkpoint could not store the values."""
+        for kind, values in (("carry", self._untrained_carries()), ("collect", self.history)):
             for name, value in values.items():
                 try:
                     encode(value)
@@ -299,9 +304,9 @@ class _Fit:
                     raise ValueError(f"{kind} '{name}' cannot be kept in a checkpoint: {error}") from None
 
     def _save(self, done: int) -> None:
-        """Write the state after ``done`` steps, with the generators as they were: a step may have been broken off."""
+        """Write the state after ``done`` steps, with the generators from then: the next may have been interrupted."""
         assert self.folder is not None
-        if not self.processes.first:
+        if not self.processes.is_first:
             return
         state = State(done, dict(self.generators), precision=self.precision)
         for name, t in self.trained.items():
@@ -309,20 +314,20 @@ class _Fit:
             state.tensors |= {f"optimiser.{name}.{k}": v for k, v in optimiser_tensors(t.optimiser).items()}
             if t.average is not None:
                 state.tensors |= {f"ema.{name}.{k}": v for k, v in trained_state(t.average).items()}
-        state.values = {"history": {n: _packed(v) for n, v in self.history.items()}, "carry": self._untrained()}
+        state.values = {"history": {n: _pack(v) for n, v in self.history.items()}, "carry": self._untrained_carries()}
         write_state(self.folder, self.key, state)
 
     def _resume(self) -> int:
-        """Load the checkpoint, if there is one, and give the step to go on from."""
+        """Load the checkpoint, if there is one, and return the step to resume from."""
         if self.folder is None:
             return 0
         check = bool(self.training.options.get("check", True))
         state = read_state(self.folder, self.key, check=check)
         if state is None:
             return 0
-        if self.processes.first and state.doubt:
+        if self.processes.is_first and state.doubt:
             warnings.warn(state.doubt, stacklevel=2)
-        if self.processes.first and state.precision not in (None, self.precision):
+        if self.processes.is_first and state.precision not in (None, self.precision):
             warnings.warn(
                 f"the checkpoint in '{self.folder}' was trained in {state.precision} up to step {state.step}, and goes "
                 f"on in {self.precision}: the losses differ by rounding from those of a training that was not stopped",
@@ -333,58 +338,58 @@ class _Fit:
             restore_optimiser(t.optimiser, state.part(f"optimiser.{name}."))
             if t.average is not None:
                 load_trained_state(t.average, state.part(f"ema.{name}."))
-        kept = brought(state.values, self.device)
-        self.history = {name: _unpacked(packed) for name, packed in kept["history"].items()}
-        self.carry.update(kept["carry"])
+        values_on_device = brought(state.values, self.device)
+        self.history = {name: _unpack(packed) for name, packed in values_on_device["history"].items()}
+        self.carry.update(values_on_device["carry"])
         set_generators(self.device, state.tensors)
         return state.step
 
     def _results(self) -> dict[str, Any]:
-        out: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         for name in self.loop.carry:
             if name in self.trained:
                 t = self.trained[name]
                 chosen = t.average if t.average is not None else t.model
-                out[name] = chosen.eval().requires_grad_(False)
+                results[name] = chosen.eval().requires_grad_(False)
             else:
-                out[name] = self.carry[name]
-        return {**out, **{name: stack(values, self.loop.outputs[name]) for name, values in self.history.items()}}
+                results[name] = self.carry[name]
+        return {**results, **{name: stack(values, self.loop.outputs[name]) for name, values in self.history.items()}}
 
 
-def _follow(t: Trained, i: int) -> None:
-    """Move the average towards the model; with ``ema_warmup`` faster early on, so that the start is forgotten."""
+def _update_average(t: TrainedModel, i: int) -> None:
+    """Update the moving average; with ``ema_warmup`` its decay is lower at first, so that the start is forgotten."""
     if t.average is None or t.spec.ema is None:
         return
     decay = t.spec.ema
     if t.spec.options.get("ema_warmup"):
-        begun = i - t.spec.start
-        decay = min(decay, (1 + begun) / (10 + begun))
+        steps_trained = i - t.spec.start
+        decay = min(decay, (1 + steps_trained) / (10 + steps_trained))
     follow(t.average, t.model, decay)
 
 
-def detached(value: Any) -> Any:
-    """A value without the graph that made it, tensors inside of structures too."""
+def _detach(value: Any) -> Any:
+    """A value with all of its tensors detached from their graphs."""
     import torch
     from torch.utils._pytree import tree_map
 
     return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
-def _packed(values: list[Any]) -> dict[str, Any]:
-    """What was collected, tensors of one shape as one tensor."""
+def _pack(values: list[Any]) -> dict[str, Any]:
+    """Collected values for a checkpoint; tensors of one shape are stacked."""
     stacked = stack(values)
     return {"stacked": stacked} if is_tensor(stacked) else {"each": values}
 
 
-def _unpacked(packed: dict[str, Any]) -> list[Any]:
+def _unpack(packed: dict[str, Any]) -> list[Any]:
     return list(packed["stacked"].unbind()) if "stacked" in packed else list(packed["each"])
 
 
-def fetched(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Entries ``begin`` to ``end``, round and round, without touching torch's generator.
+def _iterate_items(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Items ``begin`` to ``end``, cycling through the sequence, without effect on torch's generator.
 
-    A data set that says ``prefetch = True`` draws from no shared generator: its next entry is prepared on a thread.
-    Raises ``NodeError``.
+    A data set with ``prefetch = True`` does not use shared generators: its next item is prepared on a thread. Raises
+    ``NodeError``.
     """
     import torch
 
@@ -395,10 +400,10 @@ def fetched(step: Step, items: Sequence[Any], begin: int, end: int) -> Iterator[
             yield i, item
         return
     with ThreadPoolExecutor(1, thread_name_prefix="guidegraph-batch") as pool:
-        coming = pool.submit(fetch, step, items, begin % len(items)) if begin < end else None
+        next_item = pool.submit(fetch, step, items, begin % len(items)) if begin < end else None
         for i in range(begin, end):
-            assert coming is not None
-            item = coming.result()
+            assert next_item is not None
+            item = next_item.result()
             if i + 1 < end:
-                coming = pool.submit(fetch, step, items, (i + 1) % len(items))
+                next_item = pool.submit(fetch, step, items, (i + 1) % len(items))
             yield i, item

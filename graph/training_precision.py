@@ -1,9 +1,9 @@
-"""The precision that a training computes in: what its workflow asks for, and what the machine computes in.
+"""The precision of a training, from the workflow's setting and the capabilities of the machine.
 
 bf16 is mixed precision: weights, optimisers and averages stay in float32, and products and convolutions of the body
-are computed in bfloat16. It pays on CUDA devices that multiply bfloat16, and on CPUs with AMX. On a CPU that has
-AVX512-BF16 alone a step was measured to take longer than in fp32. Elsewhere oneDNN and torch emulate it by conversions,
-and a step takes many times as long.
+are computed in bfloat16. It is faster on CUDA devices that multiply bfloat16, and on CPUs with AMX. On a CPU with
+AVX512-BF16 but without AMX a step was measured to take longer than in fp32. Elsewhere oneDNN and torch emulate bfloat16
+by conversions, and a step takes many times as long.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import torch
 
 Asked: TypeAlias = Literal["auto", "fp32", "bf16"]
-"""What a workflow can say."""
+"""The values of the setting in a workflow."""
 
 PRECISIONS = get_args(Asked)
 DEFAULT: Asked = "fp32"
 
 AMPERE = 8
-"""The compute capability from which CUDA devices multiply bfloat16."""
+"""The lowest major compute capability of CUDA devices that multiply bfloat16."""
 
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""The variables that keep oneDNN from newer instructions; the first that is set counts."""
+"""The environment variables that keep oneDNN from newer instructions; the first that is set counts."""
 
 BELOW_AVX512 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"})
 BELOW_BF16 = BELOW_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
@@ -35,14 +35,14 @@ BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512",
 
 SLOWDOWN_AVX2 = "6 to 18"
 SLOWDOWN_AVX512 = "1.5 to 3"
-"""How many times as long a training step takes in emulated bf16 as in fp32 (docs/training.md)."""
+"""The factor by which a training step is slower in emulated bf16 than in fp32 (docs/training.md)."""
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware, rather than emulating it.
+    """Whether a device multiplies bfloat16 in hardware, without emulation.
 
-    A CPU does with AMX or AVX512-BF16, unless oneDNN is off or kept from them by ``ONEDNN_MAX_CPU_ISA``; a CUDA device
-    does from compute capability 8.0. Any other device counts as one that does not.
+    A CPU does with AMX or AVX512-BF16, unless oneDNN is off or ``ONEDNN_MAX_CPU_ISA`` excludes them; a CUDA device does
+    from compute capability 8.0. False for any other device.
     """
     import torch
 
@@ -74,16 +74,16 @@ def _isa_limit() -> str | None:
     return None if limit is None else limit.upper()
 
 
-def resolve_precision(asked: str, device: torch.device, *, emulated: bool, gains: bool) -> Literal["fp32", "bf16"]:
+def resolve_precision(setting: str, device: torch.device, *, emulated: bool, gains: bool) -> Literal["fp32", "bf16"]:
     """The precision to train in on a device.
 
-    emulated: whether it, or that of another process, only emulates bf16. gains: whether the devices of all processes
-    gain by it. ``auto`` is bf16 where they do, and fp32 elsewhere. An explicit ``bf16`` is kept, with a warning
-    where it is emulated. Raises ``ValueError`` for another name.
+    emulated: whether the device of any process only emulates bf16. gains: whether bf16 is faster on the devices of all
+    processes; then ``auto`` is bf16, else fp32. An explicit ``bf16`` is kept, with a warning if it is emulated. Raises
+    ``ValueError`` for another name.
     """
-    if asked not in PRECISIONS:
-        raise ValueError(f"there is no precision '{asked}'; precisions: {', '.join(PRECISIONS)}")
-    if asked == "fp32" or (asked == "auto" and not gains):
+    if setting not in PRECISIONS:
+        raise ValueError(f"there is no precision '{setting}'; precisions: {', '.join(PRECISIONS)}")
+    if setting == "fp32" or (setting == "auto" and not gains):
         return "fp32"
     if emulated:
         warnings.warn(
@@ -104,7 +104,7 @@ def _cost_of_emulation(device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, the body of a training computes in a precision: fp32 or bf16."""
+    """A context manager in which a training's body computes in a precision, fp32 or bf16."""
     import torch
 
     if precision == "fp32":

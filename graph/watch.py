@@ -1,7 +1,7 @@
-"""Numbers that a loop's nodes watch: they stay on their device, and are read once, when the loop has ended.
+"""Watched numbers of a loop: nodes report them with ``watch_size``, and they are read once, after the loop has ended.
 
-A node says what it watches with ``watch_size``. What is beyond its limit at the end is a warning of the run, and
-never changes a result. Outside of a loop, and while a graph is traced, nothing is watched.
+Until then they stay on their device. A number beyond its limit at the end of the loop is a warning of the run and never
+changes a result. Outside of loops, and while a graph is traced, nothing is watched.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Watched:
-    """Sizes that calls of one node have seen, with the iterations, the limit, and what to say beyond it."""
+class WatchedSizes:
+    """The sizes that calls of one node reported, with their iterations, the limit, and the message of the warning."""
 
     call: Call
     limit: float
@@ -33,37 +33,39 @@ class Watched:
 
 @dataclass
 class LoopWatch:
-    """What the nodes of one loop watch. call and iteration: what runs now. warned: nodes that the run has warned of."""
+    """The sizes watched in one loop. call, iteration: the current ones. warned: nodes that the run has warned about."""
 
     warned: set[str]
     call: Call | None = None
     iteration: int = 0
-    watched: dict[str, Watched] = field(default_factory=dict)
+    watched: dict[str, WatchedSizes] = field(default_factory=dict)
 
     def add(self, size: Tensor, limit: float, message: str, decisive: Tensor | None) -> None:
         if self.call is None or self.call.key in self.warned:
             return
-        here = self.watched.setdefault(self.call.key, Watched(self.call, limit, message))
-        here.iterations.append(self.iteration)
-        here.sizes.append(size.detach())
-        here.decisive = decisive
+        watched_sizes = self.watched.setdefault(self.call.key, WatchedSizes(self.call, limit, message))
+        watched_sizes.iterations.append(self.iteration)
+        watched_sizes.sizes.append(size.detach())
+        watched_sizes.decisive = decisive
 
     def finish(self, total: int) -> None:
-        """Warn of the nodes whose last size is beyond its limit. total: how many iterations the loop had."""
+        """Warn of the nodes whose last size is beyond its limit. total: the loop's number of iterations."""
         import torch
 
-        for key, here in self.watched.items():
-            sizes: list[float] = torch.stack(here.sizes).tolist()
-            first = _beyond_since(sizes, here.limit)
-            if first is not None and (here.decisive is None or bool(here.decisive)):
+        for key, watched_sizes in self.watched.items():
+            sizes: list[float] = torch.stack(watched_sizes.sizes).tolist()
+            first = _beyond_since(sizes, watched_sizes.limit)
+            if first is not None and (watched_sizes.decisive is None or bool(watched_sizes.decisive)):
                 self.warned.add(key)
-                step = f"step {here.iterations[first] + 1} of {total}"
-                place = f"{here.call.mark}: nodes.{key} ({here.call.spec.id})"
-                warnings.warn(f"{place}: from {step} on {here.message.format(size=sizes[-1])}", stacklevel=2)
+                step = f"step {watched_sizes.iterations[first] + 1} of {total}"
+                location = f"{watched_sizes.call.mark}: nodes.{key} ({watched_sizes.call.spec.id})"
+                warnings.warn(
+                    f"{location}: from {step} on {watched_sizes.message.format(size=sizes[-1])}", stacklevel=2
+                )
 
 
 def _beyond_since(sizes: Sequence[float], limit: float) -> int | None:
-    """The position from which all sizes are beyond the limit, or no numbers; ``None`` where the last is within."""
+    """The position from which all sizes are above the limit or NaN; ``None`` if the last is within it."""
     within = [i for i, size in enumerate(sizes) if size <= limit]
     first = within[-1] + 1 if within else 0
     return first if first < len(sizes) else None
@@ -74,7 +76,7 @@ _watch: ContextVar[LoopWatch | None] = ContextVar("guidegraph_watch", default=No
 
 @contextmanager
 def watching(watch: LoopWatch) -> Iterator[None]:
-    """Let nodes called inside watch sizes."""
+    """Let nodes called in this context watch sizes."""
     token = _watch.set(watch)
     try:
         yield
@@ -83,16 +85,15 @@ def watching(watch: LoopWatch) -> Iterator[None]:
 
 
 def is_watched() -> bool:
-    """Whether a loop watches, so that a size is worth computing."""
+    """Whether a loop watches sizes, so that they are worth computing."""
     return _watch.get() is not None
 
 
 def watch_size(size: Tensor, limit: float, message: str, decisive: Tensor | None = None) -> None:
-    """Warn once after the loop if a size, a tensor without axes, is above a limit, or no number, to the loop's end.
+    """Warn once after the loop if a size, a 0-d tensor, is above a limit or NaN from some step to the end.
 
-    decisive: whether the loop may end with this size for a warning; by default it may with any.
-    message: what is so from a step on, after "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does
-    nothing outside of a loop.
+    decisive: a flag without which there is no warning if this size is the last one.
+    message: continues "from step 3 of 30 on"; ``{size:.3g}`` in it is the last size. Does nothing outside of a loop.
     """
     if (watch := _watch.get()) is not None:
         watch.add(size, limit, message, decisive)

@@ -1,9 +1,9 @@
-"""The weights of models in a run: which tensors they are, where they are, and how they change places.
+"""The weights of models in a run, and moving them between host and device.
 
-A weight is one tensor, however many modules have it: a copy that shares tensors with its origin (``lora.apply``,
-``frozen_copy``) shares them after a move too, and they count once. Only the modules of the run are pointed to the
-moved tensor, by the parameter's ``data`` or the buffer's entry in its module; whoever else holds the old tensor, such
-as the caller whose module was copied, keeps it.
+A weight is one tensor, even if several modules have it: copies that share tensors with the original (``lora.apply``,
+``frozen_copy``) still share them after a move, and they count once. A move sets the parameter's ``data``, or the buffer
+in its module, for the modules of the run only. Others that hold the old tensor, such as the caller whose module was
+copied, keep it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 DEPTH = 6
-"""How many levels of containers and objects are looked through for models."""
+"""How many levels of containers and objects are searched for models."""
 
 _LEAVES = (str, bytes, int, float, complex, type(None), PurePath, Enum, type, ModuleType)
 
@@ -32,9 +32,9 @@ Key: TypeAlias = Hashable
 
 
 class Mover(Protocol):
-    """A device, as the engine sees it: what is there, and how a tensor gets there and back.
+    """Moves tensors between a device and the host.
 
-    host: the torch name of the device that models wait on.
+    host: the torch name of the device for models that are not in use.
     """
 
     host: str
@@ -57,17 +57,17 @@ class Mover(Protocol):
 
 
 class TorchMover:
-    """A device of torch. ``release`` gives CUDA's unused blocks back, so that other processes can have them."""
+    """A torch device. ``release`` frees CUDA's unused blocks for other processes."""
 
     host = "cpu"
 
     def __init__(self, device: str):
         import torch
 
-        found = torch.device(device)
-        if found.type == "cuda" and found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
-        self.device = found
+        torch_device = torch.device(device)
+        if torch_device.type == "cuda" and torch_device.index is None:
+            torch_device = torch.device("cuda", torch.cuda.current_device())
+        self.device = torch_device
 
     def on_device(self, tensor: torch.Tensor) -> bool:
         return tensor.device == self.device
@@ -87,25 +87,25 @@ class TorchMover:
 
 
 def models_in(value: Any) -> list[torch.nn.Module]:
-    """The modules in a value: itself, or in containers, dataclasses, objects and closures, each once and in order."""
-    found: dict[int, torch.nn.Module] = {}
+    """The modules in a value, each once and in order: the value itself, or inside containers, objects and closures."""
+    models: dict[int, torch.nn.Module] = {}
     seen: set[int] = set()
     level: list[Any] = [value]
     for _ in range(DEPTH):
-        below: list[Any] = []
-        for part in level:
-            if id(part) in seen or isinstance(part, _LEAVES) or is_tensor(part):
+        next_level: list[Any] = []
+        for item in level:
+            if id(item) in seen or isinstance(item, _LEAVES) or is_tensor(item):
                 continue
-            seen.add(id(part))
-            if is_module(part):
-                found[id(part)] = part
+            seen.add(id(item))
+            if is_module(item):
+                models[id(item)] = item
             else:
-                below += _inside(part)
-        level = below
-    return list(found.values())
+                next_level += _list_items(item)
+        level = next_level
+    return list(models.values())
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _list_items(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values() if isinstance(value, dict) else ()
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -115,13 +115,13 @@ def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, MethodType):
         return (value.__self__,)
     if isinstance(value, FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        return [cell.cell_contents for cell in value.__closure__ or () if _has_contents(cell)]
     if is_dataclass(value):
         return [getattr(value, f.name, None) for f in fields(value)]
     return list(getattr(value, "__dict__", {}).values())
 
 
-def _filled(cell: Any) -> bool:
+def _has_contents(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:
@@ -130,7 +130,7 @@ def _filled(cell: Any) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module keeps a weight: a parameter, or a buffer by its name in its module. It keeps neither alive."""
+    """A weak reference to where a weight is stored: a parameter, or a module's buffer by name."""
 
     owner: weakref.ref[Any]
     buffer: str | None = None
@@ -140,12 +140,12 @@ class Place:
         return id(self.owner()), self.buffer
 
     def get(self) -> torch.Tensor | None:
-        """The tensor that is there now; ``None`` once the owner is gone."""
+        """The current tensor; ``None`` if the owner no longer exists."""
         owner = self.owner()
         if owner is None:
             return None
-        found: torch.Tensor | None = owner.data if self.buffer is None else owner._buffers.get(self.buffer)
-        return found
+        tensor: torch.Tensor | None = owner.data if self.buffer is None else owner._buffers.get(self.buffer)
+        return tensor
 
     def set(self, tensor: torch.Tensor) -> None:
         owner = self.owner()
@@ -158,7 +158,7 @@ class Place:
 
 
 def places(module: torch.nn.Module) -> Iterator[Place]:
-    """The places of all parameters and buffers of a module; a parameter that it has twice comes twice."""
+    """The slots of all parameters and buffers of a module; a shared parameter comes as often as it is used."""
     for inner in module.modules():
         for parameter in inner._parameters.values():
             if parameter is not None:
@@ -168,15 +168,15 @@ def places(module: torch.nn.Module) -> Iterator[Place]:
                 yield Place(weakref.ref(inner), name)
 
 
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is memory and nothing else; quantised and sparse ones are more."""
+def _is_plain_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a plain strided tensor, and not, for example, a quantised or sparse one."""
     import torch
 
     return tensor.layout is torch.strided and type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
-def key_of(tensor: torch.Tensor) -> Key:
-    """What two views of the same memory, of the same shape and dtype, have in common while either is alive."""
+def _memory_key(tensor: torch.Tensor) -> Key:
+    """A key that is equal for two views of the same memory with the same shape and dtype while either is alive."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
@@ -184,100 +184,102 @@ def key_of(tensor: torch.Tensor) -> Key:
 class Weight:
     """One tensor of the models of a run.
 
-    host: the copy on the host, kept while the weight is on the device too, since weights never change: leaving then
-    costs no transfer, and memory-mapped weights stay mapped. device: the copy on the device. At least one is set.
-    models: the ids of the modules that have it. pinned: the caller had it on the device, so it is not moved and
-    does not count.
+    host: the copy on the host. It is kept while the weight is on the device, since weights never change: moving back
+    needs no transfer, and memory-mapped weights stay mapped. device: the copy on the device. At least one is set.
+    models: the ids of the modules that have it. pinned: the caller put it on the device, so it is not moved and does
+    not count.
     """
 
     nbytes: int
     host: torch.Tensor | None
     device: torch.Tensor | None
-    places: dict[Key, Place] = field(default_factory=dict)
+    slots: dict[Key, Place] = field(default_factory=dict)
     models: set[int] = field(default_factory=set)
     pinned: bool = False
 
     @property
     def resident(self) -> bool:
-        """Whether it takes memory on the device that counts."""
+        """Whether it counts as memory in use on the device."""
         return self.device is not None and not self.pinned
 
 
 class Weights:
-    """All weights of a run, by their tensors.
+    """All weights of a run.
 
-    Tensors that are more than memory, such as quantised ones, stay where they are and do not count; ``strict``: one
-    that is not on the device is an error.
+    Tensors that are not plain, such as quantised ones, are not moved and do not count. strict: such a tensor is an
+    error unless it is on the device.
     """
 
     def __init__(self, mover: Mover, *, strict: bool = True):
         self.mover, self.strict = mover, strict
-        self._known: dict[Key, Weight] = {}
+        self._by_memory: dict[Key, Weight] = {}
 
     def of(self, module: torch.nn.Module, *, pin: bool = False) -> list[Weight]:
-        """The weights that a module has now, each once. ``pin``: those that are new and on the device stay there.
+        """The current weights of a module, each once. pin: new weights that are on the device stay there.
 
         Raises ``ValueError`` for weights that cannot be moved and are not on the device.
         """
-        found: dict[int, Weight] = {}
-        for place in places(module):
-            tensor = place.get()
+        weights: dict[int, Weight] = {}
+        for slot in places(module):
+            tensor = slot.get()
             if tensor is None or tensor.is_meta:
                 continue
-            if not is_plain(tensor):
+            if not _is_plain_memory(tensor):
                 if self.strict and not self.mover.on_device(tensor):
                     raise ValueError(
                         f"weights of the type {type(tensor).__name__} cannot be moved: run without a memory budget"
                     )
                 continue
-            weight = self._known.get(key_of(tensor))
+            weight = self._by_memory.get(_memory_key(tensor))
             if weight is None:
-                on = self.mover.on_device(tensor)
+                on_device = self.mover.on_device(tensor)
                 size = tensor.numel() * tensor.element_size()
-                weight = Weight(size, None if on else tensor, tensor if on else None, pinned=pin and on)
-                self._known[key_of(tensor)] = weight
-            weight.places[place.id] = place
+                weight = Weight(
+                    size, None if on_device else tensor, tensor if on_device else None, pinned=pin and on_device
+                )
+                self._by_memory[_memory_key(tensor)] = weight
+            weight.slots[slot.id] = slot
             weight.models.add(id(module))
-            found[id(weight)] = weight
-        return list(found.values())
+            weights[id(weight)] = weight
+        return list(weights.values())
 
     def enter(self, weight: Weight) -> int:
-        """Bring a weight to the device; gives the bytes that were moved."""
+        """Move a weight to the device and return the number of bytes moved."""
         if weight.device is not None:
             return 0
         assert weight.host is not None
         weight.device = self.mover.to_device(weight.host)
-        self._known[key_of(weight.device)] = weight
-        self._point(weight, weight.host, weight.device)
+        self._by_memory[_memory_key(weight.device)] = weight
+        self._point_slots(weight, weight.host, weight.device)
         return weight.nbytes
 
     def leave(self, weight: Weight) -> int:
-        """Take a weight off the device; gives the bytes that are free there now."""
+        """Move a weight off the device and return the number of bytes freed."""
         if weight.device is None or weight.pinned:
             return 0
         if weight.host is None:
             weight.host = self.mover.to_host(weight.device)
-            self._known[key_of(weight.host)] = weight
-        self._point(weight, weight.device, weight.host)
-        del self._known[key_of(weight.device)]
+            self._by_memory[_memory_key(weight.host)] = weight
+        self._point_slots(weight, weight.device, weight.host)
+        del self._by_memory[_memory_key(weight.device)]
         weight.device = None
         return weight.nbytes
 
     def forget(self, module: torch.nn.Module, weights: Iterable[Weight]) -> None:
-        """A module is of no more concern; weights that no other module has are dropped."""
+        """Forget a module; weights that no other module has are dropped."""
         for weight in weights:
             weight.models.discard(id(module))
             if not weight.models:
                 for tensor in (weight.host, weight.device):
                     if tensor is not None:
-                        self._known.pop(key_of(tensor), None)
+                        self._by_memory.pop(_memory_key(tensor), None)
 
-    def _point(self, weight: Weight, old: torch.Tensor, new: torch.Tensor) -> None:
-        """Where a module has put another tensor in the meantime, that one stays."""
-        before = key_of(old)
-        for name, place in list(weight.places.items()):
-            tensor = place.get()
-            if tensor is not None and key_of(tensor) in (before, key_of(new)):
-                place.set(new)
+    def _point_slots(self, weight: Weight, old_tensor: torch.Tensor, new_tensor: torch.Tensor) -> None:
+        """Set the new tensor in all slots that hold the weight; slots that hold another tensor by now are dropped."""
+        old_key = _memory_key(old_tensor)
+        for slot_key, slot in list(weight.slots.items()):
+            tensor = slot.get()
+            if tensor is not None and _memory_key(tensor) in (old_key, _memory_key(new_tensor)):
+                slot.set(new_tensor)
             else:
-                del weight.places[name]
+                del weight.slots[slot_key]

@@ -1,4 +1,4 @@
-"""What the inputs of a workflow that is one graph mean, in words."""
+"""Descriptions of the inputs of a workflow that is exported as one graph."""
 
 from __future__ import annotations
 
@@ -29,24 +29,30 @@ MEANING = {
 
 
 def about_input(name: str, noise: Noise | None, recipe: Manifest, exported: Exported) -> str:
-    """A sentence on an input: what it is, and where a workflow has it from."""
+    """A sentence that describes an input and the node or parameter that it comes from."""
     if name.startswith("params."):
         parameter = name.removeprefix("params.")
         help = recipe.inputs[parameter].help
         return f"the parameter '{parameter}'" + (f": {help}" if help else "")
-    made = next((one for one in recipe.plan if name in one.outputs), None)
-    if made is None:
+    operation = next((candidate for candidate in recipe.plan if name in candidate.outputs), None)
+    if operation is None:
         return f"the value '{name}'"
-    said = f"{_meaning(name, made)}; node '{made.node}' ({made.op})"
+    text = f"{_look_up_meaning(name, operation)}; node '{operation.node}' ({operation.op})"
     if noise is not None and noise.over is not None:
-        said += ", another for each entry of " + noise.over
-    files = [str(value["file"]) for value in made.settings.values() if isinstance(value, dict) and [*value] == ["file"]]
-    return said + (f", with the file {', '.join(files)}" if files else "")
+        text += ", another for each entry of " + noise.over
+    files = [
+        str(value["file"]) for value in operation.settings.values() if isinstance(value, dict) and [*value] == ["file"]
+    ]
+    return text + (f", with the file {', '.join(files)}" if files else "")
 
 
-def _meaning(name: str, made: Operation) -> str:
-    last = name.removeprefix(made.node).rpartition(".")[2]
-    for key in (f"{made.op}.{last}", made.op, last if made.op.startswith("scheduler.") else ""):
+def _look_up_meaning(name: str, operation: Operation) -> str:
+    field_name = name.removeprefix(operation.node).rpartition(".")[2]
+    for key in (
+        f"{operation.op}.{field_name}",
+        operation.op,
+        field_name if operation.op.startswith("scheduler.") else "",
+    ):
         if key in MEANING:
             return MEANING[key]
-    return f"'{last}' of it" if last else "what it gives"
+    return f"'{field_name}' of it" if field_name else "what it gives"

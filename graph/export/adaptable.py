@@ -1,4 +1,4 @@
-"""Where the weights of a graph are that a LoRA may change at run time, by the names that LoRA files have for them."""
+"""The weights of a graph that a LoRA may change at run time, by their names in LoRA files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.part import TracedPart
 
 METHOD = "adaptable_weights"
-"""Of a model: the names of its parameters by all the names that files of changes have for their layers."""
+"""A method of models: a mapping from the names of layers in LoRA files to the names of the model's parameters."""
 
 LEAST_BYTES = 1024
-"""Smaller weights are in the graph itself and not in the file beside it: see `save_part`."""
+"""Smaller weights are in the graph itself, not in the data file (see `save_part`)."""
 
 
 @dataclass(frozen=True)
 class AdaptableWeight:
-    """An initialiser that holds one layer's weight. transposed: as (in, out). names: of the layer, in files."""
+    """An initialiser with one layer's weight. transposed: stored as (in, out). names: of the layer in LoRA files."""
 
     weight: str
     dtype: str
@@ -32,10 +32,10 @@ class AdaptableWeight:
 
 
 def adaptable_weights(part: TracedPart, models: Sequence[Any], dtype: Any) -> tuple[AdaptableWeight, ...]:
-    """The weights of models that say which of theirs may be changed, as far as the graph has them unchanged.
+    """The adaptable weights of models (those with the method ``adaptable_weights``) that the graph has unchanged.
 
-    They are found by their bytes, since names do not outlive the export. Left out are those of fewer than 1024 bytes,
-    those that the graph has in another form (8-bit ones), and those that it keeps once for several layers.
+    They are matched by their bytes, since the export does not keep names. Weights of fewer than 1024 bytes, weights in
+    another form (8-bit), and weights that several layers share are left out.
     """
     parameters: dict[str, tuple[Tensor, list[str]]] = {}
     owners: dict[str, set[str]] = {}
@@ -46,21 +46,21 @@ def adaptable_weights(part: TracedPart, models: Sequence[Any], dtype: Any) -> tu
             owners.setdefault(alias, set()).add(f"{number}.{name}")
     if not parameters:
         return ()
-    stored = _by_content(part)
+    names_by_content = _names_by_content(part)
     users: dict[str, list[AdaptableWeight]] = {}
     for key, (tensor, aliases) in parameters.items():
         names = tuple(alias for alias in aliases if owners[alias] == {key})
-        for stored_as, transposed in _forms(tensor):
+        for stored_as, transposed in _stored_forms(tensor):
             weight = stored_as.detach().to(dtype).contiguous().cpu()
             shape = tuple(weight.shape)
-            for name in stored.get((shape, _digest(_bytes_of(weight))), ()):
-                found = AdaptableWeight(name, str(weight.dtype).removeprefix("torch."), shape, transposed, names)
-                users.setdefault(name, []).append(found)
-    return tuple(found[0] for found in users.values() if len(found) == 1 and found[0].names)
+            for name in names_by_content.get((shape, _digest(_tensor_bytes(weight))), ()):
+                weight_entry = AdaptableWeight(name, str(weight.dtype).removeprefix("torch."), shape, transposed, names)
+                users.setdefault(name, []).append(weight_entry)
+    return tuple(weight_entry[0] for weight_entry in users.values() if len(weight_entry) == 1 and weight_entry[0].names)
 
 
-def _forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """A weight as a graph may have it, and whether as (in, out): as it is, or as a matrix that multiplies pixels."""
+def _stored_forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """The forms in which a graph may store a weight, each with whether it is (in, out): unchanged, or as a matrix."""
     yield weight, False
     matrix = weight.flatten(1) if weight.ndim > 2 else weight
     if matrix.shape[1] == weight.shape[1]:
@@ -69,30 +69,32 @@ def _forms(weight: Tensor) -> Iterator[tuple[Tensor, bool]]:
         yield matrix.t(), True
 
 
-def _by_content(part: TracedPart) -> dict[tuple[tuple[int, ...], bytes], list[str]]:
-    found: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
+def _names_by_content(part: TracedPart) -> dict[tuple[tuple[int, ...], bytes], list[str]]:
+    names: dict[tuple[tuple[int, ...], bytes], list[str]] = {}
     for name, value in part.model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < LEAST_BYTES:
             continue
         shape = tuple(tensor.shape.numpy())
-        found.setdefault((shape, _digest(tensor.tobytes())), []).append(str(name))
-    return found
+        names.setdefault((shape, _digest(tensor.tobytes())), []).append(str(name))
+    return names
 
 
 def _digest(data: Any) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _bytes_of(tensor: Tensor) -> Any:
+def _tensor_bytes(tensor: Tensor) -> Any:
     import torch
 
     return tensor.view(torch.uint8).numpy().data
 
 
-def lora_table(parts: Mapping[str, Iterable[AdaptableWeight]], frozen: Mapping[str, Iterable[str]]) -> bytes:
-    """`lora.json` of a bundle. frozen: names of layers that cannot be changed any more, by why not."""
-    weights = {part: [asdict(one) for one in found] for part, found in parts.items()}
+def lora_table(
+    weights_by_part: Mapping[str, Iterable[AdaptableWeight]], frozen_layers: Mapping[str, Iterable[str]]
+) -> bytes:
+    """The contents of a bundle's `lora.json`. frozen: names of layers that can no longer be changed, by the reason."""
+    weights = {part: [asdict(entry) for entry in entries] for part, entries in weights_by_part.items()}
     return json.dumps(
-        {"weights": weights, "frozen": {why: [*names] for why, names in frozen.items()}}, indent=1
+        {"weights": weights, "frozen": {reason: [*names] for reason, names in frozen_layers.items()}}, indent=1
     ).encode()

@@ -1,4 +1,4 @@
-"""Axes of a graph whose size is free."""
+"""The free axes of a graph, whose sizes are chosen at run time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis whose size is chosen at run time: min … max, a multiple of `multiple_of`. Equal names are equal sizes.
+    """An axis whose size is chosen at run time: min … max, a multiple of `multiple_of`. Equal names mean equal sizes.
 
-    Raises ``ValueError`` for a name that is no identifier, and for bounds that allow no two sizes.
+    Raises ``ValueError`` for a name that is not an identifier, and for bounds that allow fewer than two sizes.
     """
 
     name: str
@@ -36,37 +36,44 @@ class Axis:
 
 
 def check_axes(inputs: Sequence[Tensor], names: Sequence[str], axes: Sequence[Mapping[int, Axis]]) -> dict[str, int]:
-    """The size of each axis in the inputs. Raises ``ValueError`` where they and the axes do not fit each other."""
+    """The size of each axis in the inputs. Raises ``ValueError`` if the inputs do not fit the axes."""
     if not len(inputs) == len(names) == len(axes):
         raise ValueError(f"{len(inputs)} inputs have {len(names)} names and {len(axes)} entries of dynamic axes")
-    known: dict[str, Axis] = {}
-    found: dict[str, int] = {}
+    axes_by_name: dict[str, Axis] = {}
+    sizes: dict[str, int] = {}
     for tensor, name, dynamic in zip(inputs, names, axes, strict=True):
         for index, axis in dynamic.items():
             if not 0 <= index < tensor.ndim:
                 raise ValueError(f"input '{name}' of shape {tuple(tensor.shape)} has no axis {index}")
             size = int(tensor.shape[index])
-            if known.setdefault(axis.name, axis) != axis:
-                raise ValueError(f"axis '{axis.name}' is declared twice, differently: {known[axis.name]} and {axis}")
-            if found.setdefault(axis.name, size) != size:
-                raise ValueError(f"axis '{axis.name}' has size {found[axis.name]} and, in input '{name}', {size}")
+            if axes_by_name.setdefault(axis.name, axis) != axis:
+                raise ValueError(
+                    f"axis '{axis.name}' is declared twice, differently: {axes_by_name[axis.name]} and {axis}"
+                )
+            if sizes.setdefault(axis.name, size) != size:
+                raise ValueError(f"axis '{axis.name}' has size {sizes[axis.name]} and, in input '{name}', {size}")
             if size % axis.multiple_of or not axis.min <= size <= axis.max:
                 raise ValueError(f"input '{name}' has size {size} along axis {index}, which is no size of {axis}")
-    return found
+    return sizes
 
 
-def trace_sizes(axes: Sequence[Mapping[int, Axis]], found: Mapping[str, int], taken: Sequence[int]) -> dict[str, int]:
-    """A size for each axis to trace with: not 1 unit, and different from each other and, where possible, from `taken`.
+def trace_sizes(
+    axes: Sequence[Mapping[int, Axis]], example_sizes: Mapping[str, int], taken: Sequence[int]
+) -> dict[str, int]:
+    """The size of each axis for tracing: at least 2 units, and distinct from each other and, if possible, from `taken`.
 
-    Sizes 0 and 1 are special to torch, and it takes equal sizes for the same one.
+    torch specialises on sizes 0 and 1, and takes equal sizes for the same symbol.
     """
     sizes: dict[str, int] = {}
     for axis in {axis.name: axis for dynamic in axes for axis in dynamic.values()}.values():
         low, high = max(axis.units[0], 2), axis.units[1]
-        units = [min(max(found[axis.name] // axis.multiple_of, low), high), *range(low, min(high, low + 64) + 1)]
+        units = [
+            min(max(example_sizes[axis.name] // axis.multiple_of, low), high),
+            *range(low, min(high, low + 64) + 1),
+        ]
         free = [u * axis.multiple_of for u in units]
-        other = set(sizes.values())
+        used = set(sizes.values())
         sizes[axis.name] = next(
-            (s for s in free if s not in other and s not in taken), next((s for s in free if s not in other), free[0])
+            (s for s in free if s not in used and s not in taken), next((s for s in free if s not in used), free[0])
         )
     return sizes

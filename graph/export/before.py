@@ -1,4 +1,4 @@
-"""What the runtime does before a workflow that is one graph, and the noise that it draws for the inside of that."""
+"""The host prelude of a workflow that is one graph: operations before the graph, and the noise that it draws for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUNDLE = "export a bundle instead, which can do it: leave out --single-file"
 
 @dataclass(frozen=True)
 class Draw:
-    """Noise that is like a sample inside of the graph, or another for each iteration of a loop, or both."""
+    """Noise as an input of the graph: shaped like a sample inside the graph, or new for each iteration, or both."""
 
     operation: Operation
     loop: Loop | None
@@ -27,27 +27,27 @@ class Draw:
 
 @dataclass
 class Before:
-    """operations: what runs before the graph, in order. draws: noise whose shape, or number, the graph knows."""
+    """operations: run before the graph, in order. noise_inputs: noise whose shape or count the graph sets."""
 
     operations: list[Operation] = field(default_factory=list)
-    draws: dict[str, Draw] = field(default_factory=dict)
+    noise_inputs: dict[str, Draw] = field(default_factory=dict)
 
 
-def before_graph(plan: Sequence[Operation], known: set[str]) -> Before:
-    """The host operations of a plan, of its loops' bodies too. known: the names of what is there from the start.
+def before_graph(plan: Sequence[Operation], available: set[str]) -> Before:
+    """The host operations of a plan, including those in loop bodies. known: names of the values available at the start.
 
-    Raises ``ExportError`` for one that needs what the graph computes.
+    Raises ``ExportError`` for an operation that needs a result of the graph.
     """
-    found = Before()
-    known = set(known)
-    for operation, loops in _hosted(plan, ()):
-        if known.issuperset(operation.inputs.values()):
-            found.operations.append(operation)
-            known |= set(operation.outputs)
+    prelude = Before()
+    available = set(available)
+    for operation, loops in _walk_host_operations(plan, ()):
+        if available.issuperset(operation.inputs.values()):
+            prelude.operations.append(operation)
+            available |= set(operation.outputs)
             continue
         index = operation.inputs.get("index")
-        loop = next((one for one in loops if index in (one.index, one.item)), None)
-        unknown = {port: at for port, at in operation.inputs.items() if at not in known}
+        loop = next((candidate for candidate in loops if index in (candidate.index, candidate.item)), None)
+        unknown = {port: name for port, name in operation.inputs.items() if name not in available}
         shapes = SHAPES_READ.get(operation.op, ())
         if not shapes or unknown.keys() - {*shapes, "index"} or ("index" in unknown and loop is None):
             raise ExportError(
@@ -56,14 +56,16 @@ def before_graph(plan: Sequence[Operation], known: set[str]) -> Before:
                 BUNDLE,
             )
         draw = Draw(operation, loop)
-        found.draws[draw.name] = draw
-    return found
+        prelude.noise_inputs[draw.name] = draw
+    return prelude
 
 
-def _hosted(plan: Sequence[Operation], loops: tuple[Loop, ...]) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
+def _walk_host_operations(
+    plan: Sequence[Operation], loops: tuple[Loop, ...]
+) -> Iterator[tuple[Operation, tuple[Loop, ...]]]:
     for operation in plan:
         if operation.op == "loop":
-            yield from _hosted(operation.body or (), (*loops, Loop.of(operation)))
+            yield from _walk_host_operations(operation.body or (), (*loops, Loop.of(operation)))
         elif operation.op != "part":
             yield operation, loops
 
@@ -80,7 +82,7 @@ Dims = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a part takes: the part, its name for the value, the value's dtype and axes."""
+    """A part that reads a value: its port, and the value's dtype and dims there."""
 
     part: Operation
     port: str
@@ -89,19 +91,19 @@ class Wanted:
 
 
 def readers(plan: Sequence[Operation], parts: Mapping[str, Mapping[str, tuple[str, Dims]]]) -> dict[str, Wanted]:
-    """For each value the part that reads it first; for what starts a carried value, that which reads the latter.
+    """For each value the first part that reads it; for a loop's start value, the reader of the carried value.
 
-    parts: dtype and dims of the inputs of each part that has a use for them.
+    parts: dtype and dims of the used inputs of each part.
     """
-    found: dict[str, Wanted] = {}
-    for one in flat(plan):
-        if one.op == "part":
-            for port, at in one.inputs.items():
-                if port in parts[one.node]:
-                    found.setdefault(at, Wanted(one, port, *parts[one.node][port]))
-    for one in reversed([*flat(plan)]):
-        if one.op == "loop":
-            for carry, start in Loop.of(one).start.items():
-                if carry in found:
-                    found.setdefault(start, found[carry])
-    return found
+    readers_by_value: dict[str, Wanted] = {}
+    for operation in flat(plan):
+        if operation.op == "part":
+            for port, name in operation.inputs.items():
+                if port in parts[operation.node]:
+                    readers_by_value.setdefault(name, Wanted(operation, port, *parts[operation.node][port]))
+    for operation in reversed([*flat(plan)]):
+        if operation.op == "loop":
+            for carry, start in Loop.of(operation).start.items():
+                if carry in readers_by_value:
+                    readers_by_value.setdefault(start, readers_by_value[carry])
+    return readers_by_value

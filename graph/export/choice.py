@@ -1,4 +1,4 @@
-"""A choice that a bundle's run makes: both branches are exported, and the runtime runs the one that is taken."""
+"""Choices made in a bundle's run: all branches are exported, and the runtime runs the one that is taken."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.walk import Walk
 
 
-def choice_operation(choice: Choice, walk: Walk) -> Operation:
-    """The plan's entry of a choice.
+def choice_operation(choice: Choice, run: Walk) -> Operation:
+    """The plan's operation for a choice.
 
-    ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` where it
-    is one plain value that is the same in every run. Raises ``ExportError`` where the branches differ in structure.
+    ``of`` has each branch as ``{"from": {name in the choice: name in the branch}}``, or as ``{"is": value}`` for a
+    plain value that is the same in every run. Raises ``ExportError`` if the branches differ in structure.
     """
     settings: dict[str, Any] = {}
     inputs: dict[str, str] = {}
-    if walk.is_dynamic(choice.when):
-        inputs[WHEN] = walk.named(choice.when)[""]
+    if run.is_dynamic(choice.when):
+        inputs[WHEN] = run.value_names(choice.when)[""]
     else:
-        when = walk.value(choice.when)
+        when = run.value(choice.when)
         settings[WHEN] = when.item() if hasattr(when, "item") else when
     branches = {name: choice.branch(name) for name in choice.inputs}
-    names = {name: _names(choice, source, walk) for name, source in branches.items()}
-    _check_alike(choice, names, branches, walk)
-    base = walk.name(Output(choice.key, "out"))
-    ends = {path: f"{base}.{path}" if path else base for found in names.values() if found for path in found}
-    for path in walk.named_statics(next(iter(branches.values()))):
-        if path in ends:
-            walk.statics[ends[path]] = ends[path]
-    settings["of"] = {
-        name: {"from": {ends[path]: at for path, at in found.items()}} if found else {"is": walk.value(branches[name])}
-        for name, found in names.items()
+    names = {name: _branch_names(choice, source, run) for name, source in branches.items()}
+    _check_same_structure(choice, names, branches, run)
+    base = run.name(Output(choice.key, "out"))
+    result_names = {
+        path: f"{base}.{path}" if path else base
+        for branch_names in names.values()
+        if branch_names
+        for path in branch_names
     }
-    inputs |= {at: at for found in names.values() for at in found.values()}
-    return Operation(CHOOSE, choice.key, inputs, settings, tuple(ends.values()) or (base,))
+    for path in run.named_statics(next(iter(branches.values()))):
+        if path in result_names:
+            run.run_names[result_names[path]] = result_names[path]
+    settings["of"] = {
+        name: {"from": {result_names[path]: value_name for path, value_name in branch_names.items()}}
+        if branch_names
+        else {"is": run.value(branches[name])}
+        for name, branch_names in names.items()
+    }
+    inputs |= {value_name: value_name for branch_names in names.values() for value_name in branch_names.values()}
+    return Operation(CHOOSE, choice.key, inputs, settings, tuple(result_names.values()) or (base,))
 
 
-def _names(choice: Choice, source: Source, walk: Walk) -> dict[str, str]:
-    """What the run calls the values of a branch, by their paths; nothing for a plain value that never changes."""
-    value = walk.value(source)
-    if walk.is_dynamic(source) or leaves_of(value) or is_number(value):
-        return walk.named(source) | walk.named_statics(source)
+def _branch_names(choice: Choice, source: Source, run: Walk) -> dict[str, str]:
+    """The names in the run of a branch's values by path; empty for a plain value that is the same in every run."""
+    value = run.value(source)
+    if run.is_dynamic(source) or leaves_of(value) or is_number(value):
+        return run.value_names(source) | run.named_statics(source)
     if isinstance(value, (str, bool)) or value is None:
         return {}
     raise NotPassedOn(
@@ -59,24 +66,28 @@ def _names(choice: Choice, source: Source, walk: Walk) -> dict[str, str]:
     )
 
 
-def _check_alike(choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], walk: Walk) -> None:
-    """Raise ``ExportError`` unless all branches have the same fields, and the same values in those that are fixed."""
+def _check_same_structure(
+    choice: Choice, names: dict[str, dict[str, str]], branches: dict[str, Source], run: Walk
+) -> None:
+    """Raise ``ExportError`` unless all branches have the same fields, with the same values in the constant ones."""
 
     def structure(name: str) -> tuple[set[str], dict[str, Any]]:
-        fixed = {path: one for path, one in statics_of(walk.value(branches[name])).items() if path not in names[name]}
+        fixed = {
+            path: value for path, value in statics_of(run.value(branches[name])).items() if path not in names[name]
+        }
         return set(names[name]) or {""}, fixed
 
-    first, *others = branches
-    for name in others:
+    first, *remaining = branches
+    for name in remaining:
         if structure(name) != structure(first):
             raise ExportError(
                 f"the branches '{first}' and '{name}' of nodes.{choice.key} give values of different structure: "
-                f"{_shown(*structure(first))}; {_shown(*structure(name))}",
+                f"{_format_structure(*structure(first))}; {_format_structure(*structure(name))}",
                 "give both the same kind of value, or leave it out of the exported outputs (--only)",
                 place=str(choice.mark),
             )
 
 
-def _shown(paths: set[str], fixed: dict[str, Any]) -> str:
+def _format_structure(paths: set[str], fixed: dict[str, Any]) -> str:
     plain = [f"{path}={value!r:.40}" for path, value in fixed.items()]
     return ", ".join([*(path or "one value" for path in sorted(paths)), *plain])

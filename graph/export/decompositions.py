@@ -1,7 +1,7 @@
-"""Gradients of operators as plain forward operators, for graphs that hold a gradient.
+"""Gradients of operators in terms of forward operators, for graphs that contain a gradient.
 
-ONNX has no backward operators. Each function here has the signature of a torch operator and gives the same in terms of
-operators that ONNX has. Gradients are those with respect to the input alone: weights are frozen in what is exported.
+ONNX has no backward operators. Each function here has the signature of a torch operator and computes the same with
+operators that ONNX has. Gradients are with respect to the input alone, as exported weights are frozen.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _table: dict[OpOverload, Callable[..., Any]] = {}
 
 
 def register_decomposition(op: OpOverload | OpOverloadPacket) -> Callable[[Function], Function]:
-    """Say how an operator is exported: `register_decomposition(torch.ops.aten.op.default)(function)`.
+    """Register the decomposition of an operator: `register_decomposition(torch.ops.aten.op.default)(function)`.
 
-    The function takes what the operator takes and gives what it gives, in operators that ONNX has; it may return
-    NotImplemented for arguments that it does not know. It is traced with symbolic sizes, so it may not turn them into
-    Python numbers. A packet (`torch.ops.mine.op`) means all its overloads. The last registration counts.
+    The function has the operator's arguments and result, and uses only operators that ONNX has. It may return
+    NotImplemented for arguments that it does not support. It is traced with symbolic sizes and must not turn them into
+    Python numbers. A packet (`torch.ops.mine.op`) stands for all of its overloads. The last registration counts.
     """
     if isinstance(op, OpOverloadPacket):
         overloads = [getattr(op, name) for name in op.overloads()]
@@ -46,7 +46,7 @@ def register_decomposition(op: OpOverload | OpOverloadPacket) -> Callable[[Funct
 
 
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:
-    """The operators that have a decomposition, those of plugins included."""
+    """The decompositions by operator, including those of plugins."""
     return dict(_table)
 
 
@@ -72,7 +72,7 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> Gradients:
-    """The transposed convolution with the same weights, or the plain one where the operator was transposed itself."""
+    """The transposed convolution with the same weights, or the plain one if the operator itself is transposed."""
     _input_alone("convolution", output_mask)
     axes = x.ndim - 2
     stride, padding, dilation = ([*v] * axes if len(v) == 1 else [*v] for v in (stride, padding, dilation))
@@ -86,7 +86,7 @@ def convolution_backward(
 
 
 def _remainder(rest: Size, stride: int) -> int:
-    """rest mod stride where it is the same for all sizes; else the largest there can be, which `_cut` takes off."""
+    """rest mod stride if it is the same for all sizes; else the largest possible remainder, which `_cut` removes."""
     if isinstance(rest, int):
         return rest % stride
     return next((r for r in range(stride) if statically_known_true(rest % stride == r)), stride - 1)
@@ -113,7 +113,7 @@ def group_norm_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> Gradients:
-    """As that of a layer normalisation of each sample's groups (B, G, C/G · H · W)."""
+    """The gradient of a layer normalisation of each sample's groups (B, G, C/G · H · W)."""
     _input_alone("group normalisation", output_mask)
     if weight is not None:
         grad = grad * weight.reshape(-1, *(1,) * (x.ndim - 2))
@@ -141,7 +141,7 @@ def layer_norm_backward(
 
 
 def _normalised_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The gradient through x̂ = (x − mean) · rstd, where both statistics are those of x over `axes`."""
+    """The gradient through x̂ = (x − mean) · rstd, with the statistics of x over `axes`."""
     normed = (x - mean) * rstd
     along = (grad * normed).mean(axes, keepdim=True)
     return rstd * (grad - grad.mean(axes, keepdim=True) - normed * along)
@@ -156,7 +156,7 @@ def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 @register_decomposition(aten.gelu_backward.default)
 def gelu_backward(grad: Tensor, x: Tensor, *, approximate: str = "none") -> Tensor:
-    """Φ(x) + x · φ(x), or the derivative of the approximation by tanh (Hendrycks & Gimpel 2016)."""
+    """Φ(x) + x · φ(x), or the derivative of the tanh approximation (Hendrycks & Gimpel 2016)."""
     if approximate == "none":
         cumulative = 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
         return grad * (cumulative + x * torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi)))
@@ -179,7 +179,7 @@ def log_softmax_backward(grad: Tensor, output: Tensor, dim: int, input_dtype: to
 
 
 def _factor(large: Size, small: Size) -> int:
-    """How many times `small` goes into `large`."""
+    """The integer factor large / small. Raises ``ValueError`` if it is not an integer."""
     factor = int(large // small)
     if factor * small != large:
         raise ValueError(
@@ -199,7 +199,7 @@ def avg_pool2d_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Any:
-    """Each mean's gradient, in equal shares: a transposed convolution with a constant kernel, channel by channel."""
+    """The gradient of each mean, divided equally: a transposed convolution with a constant kernel for each channel."""
     kernel, padding = ([*v] * 2 if len(v) == 1 else [*v] for v in (kernel_size, padding))
     if ceil_mode or (any(padding) and not count_include_pad and divisor_override is None):
         return NotImplemented
@@ -216,7 +216,7 @@ def avg_pool2d_backward(
 
 @register_decomposition(aten._adaptive_avg_pool2d_backward.default)
 def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """As that of an average pool, where the sizes divide. Raises ``ValueError`` where they do not."""
+    """The gradient of an average pool, if the sizes are multiples. Raises ``ValueError`` if they are not."""
     factors = [_factor(large, small) for large, small in zip(x.shape[-2:], grad.shape[-2:], strict=True)]
     gradient: Tensor = avg_pool2d_backward(grad, x, factors, factors, [0], False, True, None)
     return gradient
@@ -233,14 +233,14 @@ def max_pool2d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Each maximum's gradient, added where the maximum was."""
+    """The gradient of each maximum, added at the position of the maximum."""
     zeros = torch.zeros_like(x).flatten(-2)
     return zeros.scatter_add(-1, indices.flatten(-2), grad.flatten(-2)).reshape(x.shape)
 
 
 @register_decomposition(aten.slice_backward.default)
 def slice_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, start: Size, end: Size, step: int) -> Any:
-    """The gradient with zeros around it; slices with a step are left to torch."""
+    """The gradient padded with zeros; slices with a step are left to torch."""
     if step != 1:
         return NotImplemented
     dim %= grad.ndim
@@ -253,7 +253,7 @@ def slice_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, start: S
 
 @register_decomposition(aten.select_backward.default)
 def select_backward(grad: Tensor, input_sizes: Sequence[Size], dim: int, index: Size) -> Tensor:
-    """The gradient with zeros around it."""
+    """The gradient padded with zeros."""
     dim %= len(input_sizes)
     before = index + input_sizes[dim] if statically_known_true(index < 0) else index
     return _padded(grad.unsqueeze(dim), dim, before, input_sizes[dim] - before - 1)

@@ -1,7 +1,7 @@
-"""A function that takes a gradient inside, traced into a graph of forward operators.
+"""Tracing functions that compute a gradient inside into graphs of forward operators.
 
-torch.export cannot see through `torch.autograd.grad`. Tracing below autograd can: the backward pass is then a row of
-operators like any other, and those that ONNX lacks are replaced as `decompositions` says.
+torch.export does not support `torch.autograd.grad`. Tracing below autograd does: the backward pass is then a sequence
+of ordinary operators, and those that ONNX lacks are replaced by their `decompositions`.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ Function = Callable[..., Any]
 
 @dataclass
 class Probe(TorchDispatchMode):
-    """Watches one run of a function: whether it takes a gradient, which random operators it calls, and from where."""
+    """Observes a run of a function: whether it computes a gradient, and its random operators with their location."""
 
     gradient: bool = False
     random: dict[str, str] = field(default_factory=dict)
-    wanted: str = ""
+    operator: str = ""
     place: str = ""
 
     def __post_init__(self) -> None:
         TorchDispatchMode.__init__(self)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch._C._current_graph_task_id() != -1:  # autograd's engine is at work
+        if torch._C._current_graph_task_id() != -1:  # autograd's engine is running
             self.gradient = True
-        name = operator_name(func)
-        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in name:
-            self.random.setdefault(name, innermost(traceback.extract_stack()))
-        if name == self.wanted and not self.place:
+        operator = operator_name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in operator:
+            self.random.setdefault(operator, innermost(traceback.extract_stack()))
+        if operator == self.operator and not self.place:
             self.place = innermost(traceback.extract_stack())
         return func(*args, **(kwargs or {}))
 
@@ -64,9 +64,9 @@ def operator_name(op: Any) -> str:
     return str(getattr(op, "overloadpacket", op))
 
 
-def probe(function: Function, inputs: Sequence[Tensor], wanted: str = "") -> tuple[Any, Probe]:
-    """What the function gives for the inputs, and what was seen of it; `wanted` names an operator to be found."""
-    watcher = Probe(wanted=wanted)
+def probe(function: Function, inputs: Sequence[Tensor], operator: str = "") -> tuple[Any, Probe]:
+    """The function's result for the inputs, and the probe. operator: the name of one whose location is recorded."""
+    watcher = Probe(operator=operator)
     with torch.no_grad(), watcher:
         return function(*inputs), watcher
 
@@ -76,27 +76,27 @@ def forward_graph(
 ) -> GraphModule:
     """The function as a graph of forward operators over flat tensors, for all sizes that the axes allow.
 
-    sizes: of each axis while it is traced, two or more of its units. Raises ``ExportError`` where the function fixes
-    the size of an axis or decides something by it; what the function itself raises while it is traced goes through.
+    sizes: of each axis while tracing, two or more of its units. Raises ``ExportError`` if the function fixes the size
+    of an axis or branches on it. Errors of the function itself are passed on.
     """
-    env = _Sizes(duck_shape=False)
+    env = _RecordingShapeEnv(duck_shape=False)
     fake = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    symbols = {axis.name: _symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
+    symbols = {axis.name: _make_symbol(env, axis, sizes[axis.name]) for dynamic in axes for axis in dynamic.values()}
     with ExitStack() as stack:
         plain = sdpa_kernel(SDPBackend.MATH)
         for context in (torch.no_grad(), plain, enable_python_dispatcher(), fake, Differentiable()):
             stack.enter_context(context)
         fakes = [
-            torch.empty(_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
+            torch.empty(_symbolic_shape(tensor, dynamic, symbols), dtype=tensor.dtype, device=tensor.device)
             for tensor, dynamic in zip(inputs, axes, strict=True)
         ]
         graph = make_fx(function, decomposition_table=decompositions(), record_stack_traces=True)(*fakes)
     _check_sizes(env, symbols)
-    return _simplified(graph)
+    return _simplify(graph)
 
 
 class Differentiable(TorchFunctionMode):
-    """Two functions in forms with a short gradient: torch's own take pixels by index and guard every softmax."""
+    """Replaces two functions by forms with simpler gradients: torch's index pixels and guard every softmax."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         forms: dict[Any, Function] = {F.interpolate: _nearest, F.scaled_dot_product_attention: _attention}
@@ -107,7 +107,7 @@ class Differentiable(TorchFunctionMode):
 def _nearest(
     x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
 ) -> Any:
-    """Pixels repeated a whole number of times."""
+    """Nearest-neighbour upsampling by integer factors; NotImplemented for anything else."""
     factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor, scale_factor)
     if mode != "nearest" or x.ndim != 4 or any(factor is None or factor != int(factor) for factor in factors):
         return NotImplemented
@@ -126,7 +126,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """softmax(QKᵀ/√d) V where nothing is masked, so that no row can be empty."""
+    """softmax(QKᵀ/√d) V without a mask, so that no row can be empty; NotImplemented for anything else."""
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         return NotImplemented
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -134,8 +134,8 @@ def _attention(
     return weights @ value
 
 
-def _simplified(graph: GraphModule) -> GraphModule:
-    """The same graph without what only autograd needs, and with equal operations merged: each is traced twice more."""
+def _simplify(graph: GraphModule) -> GraphModule:
+    """The graph without operators that only autograd needs, and with equal operations merged, to speed up tracing."""
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
@@ -146,8 +146,8 @@ def _simplified(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
-    """The number of units of an axis as a symbol of its own, so that axes of equal size are not merged."""
+def _make_symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
+    """A new symbol for the number of units of an axis, so that axes of equal size are not merged."""
     units = size // axis.multiple_of
     bounds = ValueRanges(max(axis.units[0], 2), axis.units[1])
     source = ConstantSource(axis.name)
@@ -157,34 +157,36 @@ def _symbol(env: ShapeEnv, axis: Axis, size: int) -> Any:
     return env.create_symintnode(expression, hint=units, source=source)
 
 
-def _shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
+def _symbolic_shape(tensor: Tensor, dynamic: Mapping[int, Axis], symbols: Mapping[str, Any]) -> list[Any]:
     return [
         dynamic[i].multiple_of * symbols[dynamic[i].name] if i in dynamic else int(size)
         for i, size in enumerate(tensor.shape)
     ]
 
 
-class _Sizes(ShapeEnv):
-    """What is known of the sizes, and who asked."""
+class _RecordingShapeEnv(ShapeEnv):
+    """A shape environment that records the stack at which each guard was added."""
 
     def __init__(self, *, duck_shape: bool) -> None:
         super().__init__(duck_shape=duck_shape)
-        self.askers: dict[int, traceback.StackSummary] = {}
+        self.guard_stacks: dict[int, traceback.StackSummary] = {}
 
     def evaluate_expr(self, *args: Any, **kwargs: Any) -> Any:
-        known = len(self.guards)
+        guard_count = len(self.guards)
         value = super().evaluate_expr(*args, **kwargs)
-        if len(self.guards) > known:
+        if len(self.guards) > guard_count:
             machinery = uninteresting_files() | {__file__}
             stack = traceback.extract_stack()
-            self.askers[known] = traceback.StackSummary.from_list([f for f in stack if f.filename not in machinery])
+            self.guard_stacks[guard_count] = traceback.StackSummary.from_list(
+                [f for f in stack if f.filename not in machinery]
+            )
         return value
 
 
-def _check_sizes(env: _Sizes, symbols: Mapping[str, Any]) -> None:
-    """Refuse a graph that holds for some sizes alone. What torch decides, such as a kernel, changes no result."""
+def _check_sizes(env: _RecordingShapeEnv, symbols: Mapping[str, Any]) -> None:
+    """Raise ``FixedSizeError`` for guards that fix a size or come from user code; torch's own change no result."""
     names = {symbol.node._expr: sympy.Symbol(name) for name, symbol in symbols.items()}
     for index, guard in enumerate(env.guards):
-        asker = env.askers.get(index, traceback.StackSummary())
+        asker = env.guard_stacks.get(index, traceback.StackSummary())
         if isinstance(guard.expr, sympy.Eq) or innermost(asker[-1:]):
             raise FixedSizeError(str(guard.expr.subs(names)), innermost(asker))

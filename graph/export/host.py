@@ -1,4 +1,4 @@
-"""Host operations: what the torch-free runtime does between the graphs, as entries of a bundle's plan."""
+"""Host operations, which the torch-free runtime does between the graphs, as operations of a bundle's plan."""
 
 from __future__ import annotations
 
@@ -25,68 +25,73 @@ if TYPE_CHECKING:
 
 @dataclass
 class HostPlan:
-    """tables: tensors that are the same in every run, by name. files: bytes that operations are given, by file name."""
+    """tables: tensors that are the same in every run, by name. files: contents of operations' files by name."""
 
     tables: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
-    def file(self, name: str, data: bytes) -> str:
-        """Keep some bytes; equal ones are one file."""
+    def add_file(self, name: str, data: bytes) -> str:
+        """Add a file with these contents and return its name; equal contents share a file."""
         stem, dot, ending = name.partition(".")
-        found = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
-        self.files[found] = data
-        return found
+        file_name = f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{dot}{ending}"
+        self.files[file_name] = data
+        return file_name
 
 
-def host_call(call: Call, walk: Walk) -> Operation:
-    """The plan's entry of a call that the runtime does.
+def host_call(call: Call, run: Walk) -> Operation:
+    """The plan's operation for a call that the runtime does.
 
-    Its inputs are links by port, ``port.field`` for those of a structured value and ``port.0``, ``port.1``, … for those
-    of a list; what is the same in every run and no tensor is a setting, ``port.field`` where it is such a field.
+    Inputs are links by port: ``port.field`` for a structured value and ``port.0``, ``port.1``, … for a list. Non-tensor
+    values that are the same in every run are settings, by port or ``port.field``.
     """
     links: dict[str, str] = {}
     settings: dict[str, Any] = {}
     for name, sources in (*call.inputs.items(), *call.settings.items()):
-        each = sources if isinstance(sources, tuple) else (sources,)
-        if not any(walk.is_dynamic(source) or leaves_of(walk.value(source)) for source in each):
-            values = [walk.value(source) for source in each]
-            settings[name] = _plain(call, name, values if isinstance(sources, tuple) else values[0], walk)
+        source_list = sources if isinstance(sources, tuple) else (sources,)
+        if not any(run.is_dynamic(source) or leaves_of(run.value(source)) for source in source_list):
+            values = [run.value(source) for source in source_list]
+            settings[name] = _to_json(call, name, values if isinstance(sources, tuple) else values[0], run)
         elif isinstance(sources, tuple):
             for i, source in enumerate(sources):
-                links |= {f"{name}.{i}" + (f".{p}" if p else ""): at for p, at in _all_named(source, walk).items()}
+                links |= {
+                    f"{name}.{i}" + (f".{p}" if p else ""): value_name
+                    for p, value_name in _all_names(source, run).items()
+                }
         else:
-            links |= {name + (f".{path}" if path else ""): at for path, at in _all_named(sources, walk).items()}
-            settings |= _fixed_fields(call, name, sources, walk)
-    outputs = [at for name in call.outputs for at in _all_named(Output(call.key, name), walk).values()]
+            links |= {
+                name + (f".{path}" if path else ""): value_name for path, value_name in _all_names(sources, run).items()
+            }
+            settings |= _constant_fields(call, name, sources, run)
+    outputs = [value_name for name in call.outputs for value_name in _all_names(Output(call.key, name), run).values()]
     return Operation(op=call.spec.id, node=call.key, inputs=links, settings=settings, outputs=tuple(outputs))
 
 
-def _all_named(source: Source, walk: Walk) -> dict[str, str]:
-    return walk.named(source) | walk.named_statics(source)
+def _all_names(source: Source, run: Walk) -> dict[str, str]:
+    return run.value_names(source) | run.named_statics(source)
 
 
-def _fixed_fields(call: Call, name: str, source: Source, walk: Walk) -> dict[str, Any]:
-    """The fields of a structured value that are the same in every run and no tensors, by ``port.field``."""
-    if walk.is_dynamic(source):
+def _constant_fields(call: Call, name: str, source: Source, run: Walk) -> dict[str, Any]:
+    """The constant non-tensor fields of a structured value, by ``port.field``."""
+    if run.is_dynamic(source):
         return {}
-    fields = statics_of(walk.value(source))
-    return {f"{name}.{path}": _plain(call, name, value, walk) for path, value in fields.items() if value is not None}
+    fields = statics_of(run.value(source))
+    return {f"{name}.{path}": _to_json(call, name, value, run) for path, value in fields.items() if value is not None}
 
 
-def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
-    """A literal as JSON has it; bytes and the files that paths name become files of the bundle."""
+def _to_json(call: Call, name: str, value: Any, run: Walk) -> Any:
+    """A literal as JSON; bytes, and files named by paths, become files of the bundle."""
     if isinstance(value, bytes):
-        return {"file": walk.host.file(f"{call.spec.id.replace('.', '/')}.json", value)}
+        return {"file": run.host.add_file(f"{call.spec.id.replace('.', '/')}.json", value)}
     if isinstance(value, Path):
         return {
-            "file": walk.host.file(
+            "file": run.host.add_file(
                 f"{call.spec.id.replace('.', '/')}{ending(value)}", read_regular(value, limit="file_bytes")
             )
         }
     if isinstance(value, (list, tuple)):
-        return [_plain(call, name, one, walk) for one in value]
+        return [_to_json(call, name, item, run) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(call, name, one, walk) for key, one in value.items()}
+        return {str(key): _to_json(call, name, item, run) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ExportError(
@@ -97,41 +102,41 @@ def _plain(call: Call, name: str, value: Any, walk: Walk) -> Any:
 
 
 def ending(path: Path) -> str:
-    """How the name of a file's copy in a bundle ends."""
+    """The suffix of a file's copy in a bundle."""
     return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
 
 
-def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
-    """A node that is half the host's as two calls: the runtime's operation, and the function that is traced."""
+def split_call(call: Call, run: Walk) -> tuple[Call, Call]:
+    """A node that runs partly on the host as two calls: the runtime's operation, and the function that is traced."""
     assert call.spec.split is not None
-    known = {
-        name: walk.value(source)
+    known_values = {
+        name: run.value(source)
         for name, source in (*call.inputs.items(), *call.settings.items())
-        if not isinstance(source, tuple) and not walk.is_dynamic(source)
+        if not isinstance(source, tuple) and not run.is_dynamic(source)
     }
-    found: Split | None = call.spec.split(**known)
-    if found is None:
+    parts: Split | None = call.spec.split(**known_values)
+    if parts is None:
         raise ExportError(
             f"nodes.{call.key} ({call.spec.id}) cannot be taken apart for these values",
             "fix what it depends on by leaving it out of the parameters, or use another encoder",
             place=str(call.mark),
         )
-    kinds = {name: PortType((type(name, (Tensor,), {"axes": axes}),)) for name, axes in found.outputs.items()}
+    kinds = {name: PortType((type(name, (Tensor,), {"axes": axes}),)) for name, axes in parts.outputs.items()}
     key = f"{call.key}.host"
-    given = {
-        theirs: source
-        for ours, theirs in found.ports.items()
+    host_inputs = {
+        host_port: source
+        for node_port, host_port in parts.ports.items()
         for name, source in (*call.inputs.items(), *call.settings.items())
-        if name == ours
+        if name == node_port
     }
-    settings: dict[str, Sources] = {name: Literal(value) for name, value in found.settings.items()}
-    ports = {name: Port(name, Any, PortType((object,))) for name in given}
-    run = _operation(found.operation, tuple(ports), tuple(kinds))
-    first = NodeSpec(found.operation, run, ports, {}, kinds, len(kinds) > 1, runtime=True)
+    settings: dict[str, Sources] = {name: Literal(value) for name, value in parts.settings.items()}
+    ports = {name: Port(name, Any, PortType((object,))) for name in host_inputs}
+    host_function = _wrap_operation(parts.operation, tuple(ports), tuple(kinds))
+    first = NodeSpec(parts.operation, host_function, ports, {}, kinds, len(kinds) > 1, runtime=True)
     tensors = {name: Port(name, Any, kind) for name, kind in kinds.items()}
     second = replace(
         call.spec,
-        function=found.function,
+        function=parts.function,
         inputs=tensors,
         settings={},
         host=False,
@@ -141,21 +146,21 @@ def split_call(call: Call, walk: Walk) -> tuple[Call, Call]:
     )
     links: dict[str, Sources] = {name: Output(key, name if len(kinds) > 1 else "out") for name in kinds}
     return (
-        replace(call, key=key, spec=first, inputs=given, settings=settings, checks=()),
+        replace(call, key=key, spec=first, inputs=host_inputs, settings=settings, checks=()),
         replace(call, spec=second, inputs=links, settings={}, checks=()),
     )
 
 
-def _operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
-    """An operation of the runtime as a node's function, for the example run."""
+def _wrap_operation(name: str, ports: tuple[str, ...], outputs: tuple[str, ...]) -> Callable[..., Any]:
+    """An operation of the runtime wrapped as a node's function, for the example run."""
 
-    def run(*args: Any, **named: Any) -> Any:
+    def run(*args: Any, **by_name: Any) -> Any:
         import torch
 
-        found: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **named)
-        if isinstance(found.get("out"), Mapping):
-            found = found["out"]
-        tensors = tuple(torch.from_numpy(found[output]) for output in outputs)
+        results: Mapping[str, Any] = OPERATIONS[name](**dict(zip(ports, args, strict=False)), **by_name)
+        if isinstance(results.get("out"), Mapping):
+            results = results["out"]
+        tensors = tuple(torch.from_numpy(results[output]) for output in outputs)
         return tensors if len(tensors) > 1 else tensors[0]
 
     return run

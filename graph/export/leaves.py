@@ -1,7 +1,7 @@
-"""Values as named leaves: what crosses the edge of an exported graph, and which of its axes may change.
+"""Values as named pytree leaves: the tensors that an exported graph reads and returns, and their free axes.
 
-A structured value, such as a condition, is its tensors, each named by its place: ``positive.tokens``. What is no tensor
-in it, such as the kind of a prediction, is the same in every run and stays in the graph.
+A structured value, such as a condition, is represented by its tensors, each named by its path: ``positive.tokens``. Its
+non-tensor fields, such as the kind of a prediction, are the same in every run and become constants of the graph.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ DYNAMIC: Mapping[str, str] = {
     "N": "chunks",
     "R": "rows",
 }
-"""The letters of a port type's axes whose sizes are free at run time, and what they are called.
+"""The letters of a port type's axes whose sizes are free at run time, and the names of those axes.
 
-A is a leading axis that is not that of the batch, though the type says B: see `sizes.apart`.
+A is a leading axis that is not the batch's, although the type says B: see ``separate_batches``.
 """
 
 Axes = tuple[str | int, ...]
@@ -32,18 +32,18 @@ Axes = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A tensor of a value. path: inside of the value, "" for the whole. axes: one letter or size for each axis."""
+    """A tensor of a value. path: in the value, "" for the value itself. axes: a letter or size for each axis."""
 
     path: str
     tensor: Any
     axes: Axes
 
-    def named(self, base: str) -> str:
+    def full_name(self, base: str) -> str:
         return f"{base}.{self.path}" if self.path else base
 
 
 def base_name(source: Source, items: Mapping[str, str]) -> str:
-    """What a value is called in a bundle. items: what each loop calls its entry, by the loop's key."""
+    """The name of a value in a bundle. items: the name of each loop's item by the loop's key."""
     if isinstance(source, Output):
         return source.op if source.name == "out" else f"{source.op}.{source.name}"
     if isinstance(source, Param):
@@ -62,59 +62,59 @@ def leaves_of(value: Any, kind: PortType | None = None) -> list[Leaf]:
     """The tensors of a value, in the order of its pytree."""
     from torch.utils._pytree import tree_flatten_with_path
 
-    found = []
+    leaves = []
     for keys, leaf in tree_flatten_with_path(value)[0]:
         if is_tensor(leaf):
             path = path_of(keys)
-            found.append(Leaf(path, leaf, _axes(value, kind, path, leaf)))
-    return found
+            leaves.append(Leaf(path, leaf, _leaf_axes(value, kind, path, leaf)))
+    return leaves
 
 
 def rebuilt(value: Any, tensors: Sequence[Any]) -> Any:
-    """A value with other tensors in the places of its own."""
+    """A value with its tensors replaced by others, in the order of its pytree."""
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     flat, spec = tree_flatten(value)
-    given = iter(tensors)
-    return tree_unflatten([next(given) if is_tensor(leaf) else leaf for leaf in flat], spec)
+    remaining = iter(tensors)
+    return tree_unflatten([next(remaining) if is_tensor(leaf) else leaf for leaf in flat], spec)
 
 
 def statics_of(value: Any) -> dict[str, Any]:
-    """What is no tensor in a structured value, by its place; a field that is None too."""
+    """The non-tensor fields of a structured value by path, including fields that are None."""
     from torch.utils._pytree import tree_flatten_with_path
 
     flat = tree_flatten_with_path(value)[0]
-    found = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
-    return found | dict.fromkeys(_absent(value, ""))
+    plain = {path_of(keys): leaf for keys, leaf in flat if keys and not is_tensor(leaf)}
+    return plain | dict.fromkeys(_none_fields(value, ""))
 
 
-def _absent(value: Any, base: str) -> Iterator[str]:
-    """The fields that are None: a pytree has no leaf there."""
+def _none_fields(value: Any, base: str) -> Iterator[str]:
+    """The paths of fields that are None, which are not leaves of a pytree."""
     if not is_dataclass(value) or isinstance(value, type):
         return
     for field in fields(value):
-        one = getattr(value, field.name)
-        if one is None:
+        field_value = getattr(value, field.name)
+        if field_value is None:
             yield base + field.name
         else:
-            yield from _absent(one, f"{base}{field.name}.")
+            yield from _none_fields(field_value, f"{base}{field.name}.")
 
 
 def path_of(keys: Sequence[Any]) -> str:
-    """The place of a leaf in a pytree, dotted."""
-    return ".".join(_key(key) for key in keys)
+    """The dotted path of a leaf in a pytree."""
+    return ".".join(_key_text(key) for key in keys)
 
 
-def _key(key: Any) -> str:
+def _key_text(key: Any) -> str:
     for name in ("name", "key", "idx"):
         if hasattr(key, name):
             return str(getattr(key, name))
     return str(key)
 
 
-def _axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
-    """The axes that a type declares; else those of a sample for four axes, and a leading batch for less."""
-    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared(kind)
+def _leaf_axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
+    """The axes that a type declares; by default those of a sample for four axes, else a leading batch."""
+    declared: Any = getattr(type(value), "leaf_axes", {}).get(path) if path else _declared_axes(kind)
     if declared is not None and len(declared) == tensor.ndim:
         return tuple(
             axis if isinstance(axis, str) and axis in DYNAMIC else size
@@ -126,11 +126,11 @@ def _axes(value: Any, kind: PortType | None, path: str, tensor: Any) -> Axes:
     return ("B", *sizes[1:]) if sizes else ()
 
 
-def _declared(kind: PortType | None) -> Axes | None:
-    for one in kind.alternatives if kind is not None else ():
-        if isinstance(one, SequenceOf) or not issubclass(one, Tensor):
+def _declared_axes(kind: PortType | None) -> Axes | None:
+    for alternative in kind.alternatives if kind is not None else ():
+        if isinstance(alternative, SequenceOf) or not issubclass(alternative, Tensor):
             continue
-        axes: Axes | None = getattr(one, "axes", None)
+        axes: Axes | None = getattr(alternative, "axes", None)
         if axes is not None:
             return axes
     return None

@@ -1,4 +1,4 @@
-"""The shape of noise that is like a sample inside of a graph, told by the graph's inputs."""
+"""The shape of noise that is like a sample inside a graph, in terms of the graph's inputs."""
 
 from __future__ import annotations
 
@@ -15,51 +15,53 @@ from guidegraph_runtime.single_shapes import Axis, Size
 
 
 class Shapes:
-    """The sizes of a plan's values. given: an example of each value that is there before the graph."""
+    """The shapes of a plan's values. given: an example of each value that exists before the graph runs."""
 
     def __init__(
-        self, plan: Sequence[Operation], parts: Mapping[str, TracedPart], before: Before, given: Mapping[str, Any]
+        self, plan: Sequence[Operation], parts: Mapping[str, TracedPart], before: Before, examples: Mapping[str, Any]
     ) -> None:
-        self.parts, self.before, self.given = parts, before, given
-        every = list(flat(plan))
-        loops = [Loop.of(one) for one in every if one.op == "loop"]
+        self.parts, self.before, self.examples = parts, before, examples
+        operations = list(flat(plan))
+        loops = [Loop.of(operation) for operation in operations if operation.op == "loop"]
         self.starts = {carry: start for loop in loops for carry, start in loop.start.items()}
         self.results = {name: carry for loop in loops for name, carry in loop.result.items()}
-        self.homes = {name: one for one in every if one.op == "part" for name in one.outputs}
+        self.makers = {
+            name: operation for operation in operations if operation.op == "part" for name in operation.outputs
+        }
         self.readers: dict[str, tuple[Operation, str]] = {}
-        for one in (one for one in every if one.op == "part"):
-            for port, at in one.inputs.items():
-                self.readers.setdefault(at, (one, port))
+        for operation in (operation for operation in operations if operation.op == "part"):
+            for port, value_name in operation.inputs.items():
+                self.readers.setdefault(value_name, (operation, port))
 
     def of_draw(self, draw: Draw) -> tuple[Size, ...] | None:
-        """The shape of the sample that noise is like; None where the noise has a shape of its own.
+        """The shape of the sample that noise is like; None if the noise has its own shape.
 
-        Raises ``ExportError`` where the graph's inputs do not tell it.
+        Raises ``ExportError`` if it does not follow from the graph's inputs.
         """
         like = draw.operation.inputs.get("like")
         if like is None:
             return None
         try:
-            return self.of(like)
+            return self.size_of(like)
         except _UnknownError as error:
             raise ExportError(
                 f"the noise '{draw.name}' is like '{like}', whose shape the graph's inputs do not tell ({error})",
                 "give the noise a shape in place of `like`, or " + BUNDLE,
             ) from None
 
-    def of(self, name: str) -> tuple[Size, ...]:
+    def size_of(self, name: str) -> tuple[Size, ...]:
         """The shape of a value."""
-        if name in self.given:
-            return tuple(Size("n", {"n": (Axis(name, i),)}) for i in range(getattr(self.given[name], "ndim", 0)))
+        if name in self.examples:
+            return tuple(Size("n", {"n": (Axis(name, i),)}) for i in range(getattr(self.examples[name], "ndim", 0)))
         if name in self.results:
-            return self.of(self.results[name])
+            return self.size_of(self.results[name])
         if name in self.starts:
             if name not in self.readers:
-                return self.of(self.starts[name])
+                return self.size_of(self.starts[name])
             part, port = self.readers[name]
             return self._sizes(part, self.parts[part.node].inputs[port])
-        if name in self.homes:
-            part = self.homes[name]
+        if name in self.makers:
+            part = self.makers[name]
             return self._sizes(part, self.parts[part.node].outputs[name])
         raise _UnknownError(f"'{name}' is none that a part gives")
 
@@ -67,31 +69,31 @@ class Shapes:
         return tuple(Size(str(dim), {}) if isinstance(dim, int) else self._size(part, dim) for dim in dims)
 
     def _size(self, part: Operation, text: str) -> Size:
-        """An axis of a part, or an expression of its axes."""
+        """The size given by an axis of a part, or by an expression of its axes."""
         names = set(re.findall(r"[A-Za-z_]\w*", text)) - {"floor"}
-        known = {axis for dims in self.parts[part.node].inputs.values() for axis in dims}
-        if unknown := names - known:
+        part_axes = {axis for dims in self.parts[part.node].inputs.values() for axis in dims}
+        if unknown := names - part_axes:
             raise _UnknownError(f"'{part.node}' has no axis '{min(unknown)}'")
         return Size(text, {name: self._axis(part, name) for name in names})
 
     def _axis(self, part: Operation, axis: str) -> tuple[Axis, ...]:
-        """The inputs of the graph that tell the size of a part's axis, of which the largest counts."""
-        found: list[Axis] = []
+        """The inputs of the graph that set the size of a part's axis; the largest of their sizes counts."""
+        axes: list[Axis] = []
         for port, dims in self.parts[part.node].inputs.items():
             source = part.inputs[port]
             source = self.starts.get(source, source)
-            if axis not in dims or source in self.before.draws:
+            if axis not in dims or source in self.before.noise_inputs:
                 continue
-            if source in self.given:
-                if getattr(self.given[source], "ndim", 0) == len(dims):
-                    found.append(Axis(source, dims.index(axis)))
-            elif source in self.homes or source in self.results:
-                size = self.of(source)[dims.index(axis)]
+            if source in self.examples:
+                if getattr(self.examples[source], "ndim", 0) == len(dims):
+                    axes.append(Axis(source, dims.index(axis)))
+            elif source in self.makers or source in self.results:
+                size = self.size_of(source)[dims.index(axis)]
                 if size.text in size.of:
-                    found += size.of[size.text]
-        if not found:
+                    axes += size.of[size.text]
+        if not axes:
             raise _UnknownError(f"no input tells '{axis}' of '{part.node}'")
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(axes))
 
 
 class _UnknownError(Exception):

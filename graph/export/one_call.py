@@ -1,4 +1,4 @@
-"""One call of a workflow as a bundle of its own: its denoiser, say, for the engine or another program to use."""
+"""Exporting one call of a workflow, such as its denoiser, as a bundle for the engine or another program."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from guidegraph_runtime.names import CALL, FIELDS, MASKS
 
 
 def calls_named(graph: Graph, name: str) -> list[Call]:
-    """The calls that a name may mean, which can be traced: a node, with or without where it is, or a model port.
+    """The traceable calls that a name may mean: a node, by its full or its last name, or a model port.
 
-    Of calls of one node on one model the first is taken: they differ in what a bundle is given anyway.
+    Of the calls of one node on one model, only the first is returned: they differ only in the bundle's inputs.
     """
     calls = [op for op in walk(graph.ops) if isinstance(op, Call) and _is_traceable(op)]
-    found = [call for call in calls if call.key == name] or [
+    matches = [call for call in calls if call.key == name] or [
         call for call in calls if re.split(r"[./]", call.key)[-1] == name
     ]
-    if found:
-        return found
+    if matches:
+        return matches
     first: dict[tuple[str, Sources], Call] = {}
     for call in calls:
         port = call.spec.port(name)
@@ -61,165 +61,171 @@ def export_call(
 ) -> Exported:
     """Run a workflow up to one call, and trace that call alone.
 
-    Its tensors become inputs, named as the ports, or as the fields of structured values: ``x``, ``t``, ``tokens``. What
-    its numbers are wired from become inputs with defaults; models and all else are in the graph. Raises ``ExportError``
-    for a name that means no call or several, and for what `export_workflow` raises it.
+    Its tensors become inputs, named after the ports or the fields of structured values: ``x``, ``t``, ``tokens``. Wired
+    numbers become inputs with defaults; models and everything else become part of the graph. Raises ``ExportError`` for
+    a name that means no call or several, and for the same reasons as `export_workflow`.
     """
     import torch
 
-    found = calls_named(graph, name)
-    if len(found) != 1:
-        named = f"'{name}' means {', '.join(call.key for call in found)}" if found else f"no node is named '{name}'"
-        raise ExportError(named, "give the place of one node, as guidegraph plan shows it")
-    call = found[0]
+    matches = calls_named(graph, name)
+    if len(matches) != 1:
+        problem = (
+            f"'{name}' means {', '.join(call.key for call in matches)}" if matches else f"no node is named '{name}'"
+        )
+        raise ExportError(problem, "give the place of one node, as guidegraph plan shows it")
+    call = matches[0]
     register_structured()
     label = re.sub(r"\W", "_", name)
     with placement(device, "float32"), torch.no_grad():
-        state = _reached(graph, values, call, policy)
-        state.evaluate(call)
-        part, numbers = _part(call, state, label)
-    precision = {label if at == EVERY_STEP else at: one for at, one in (precision or {}).items()}
+        run = _run_up_to(graph, values, call, policy)
+        run.evaluate(call)
+        part, numbers = _plan_call(call, run, label)
+    precision = {label if part_name == EVERY_STEP else part_name: port for part_name, port in (precision or {}).items()}
     (traced,) = traced_parts([part], device, precision, on_part)
     inputs = {
-        one.name: Input("float", default=numbers[one.name])
-        if one.name in numbers
-        else Input("tensor", required=True, dtype=_dtype(one), dims=traced.traced.inputs[one.name])
-        for one in traced.plan.inputs
+        port.name: Input("float", default=numbers[port.name])
+        if port.name in numbers
+        else Input("tensor", required=True, dtype=_dtype_name(port), dims=traced.traced.inputs[port.name])
+        for port in traced.plan.inputs
     }
-    links = {one: f"params.{one}" for one in inputs}
-    operation = Operation("part", label, links, _settings(call, state), part.outputs)
+    links = {port: f"params.{port}" for port in inputs}
+    operation = Operation("part", label, links, _describe_call(call, run), part.outputs)
     reason = f"only nodes.{call.key} was exported"
     fixed = {param: reason for param in graph.params if param not in inputs and param.isidentifier()}
-    examples = {one.name: one.example for one in traced.plan.inputs if one.name not in numbers}
-    outputs = {one: one for one in part.outputs}
-    return Exported(graph, inputs, fixed, outputs, (operation,), (traced,), state.host, values, examples)
+    examples = {port.name: port.example for port in traced.plan.inputs if port.name not in numbers}
+    outputs = {port: port for port in part.outputs}
+    return Exported(graph, inputs, fixed, outputs, (operation,), (traced,), run.host, values, examples)
 
 
-def _reached(graph: Graph, values: Mapping[str, Any], call: Call, policy: Policy) -> Walk:
-    """The example run with all that a call reads, in the first iteration of the loops around it."""
-    known: dict[Source, Any] = {Param(name): value for name, value in values.items()}
-    state = Walk(compile_plan(graph, values, policy=policy), set(), known, {})
-    around = _loops_around(graph.ops, call.key)
-    needed = _needed(graph.ops, [*call.sources(), *(loop.over for loop in around)])
+def _run_up_to(graph: Graph, values: Mapping[str, Any], call: Call, policy: Policy) -> Walk:
+    """An example run of everything that a call reads, in the first iteration of the loops around it."""
+    parameters: dict[Source, Any] = {Param(name): value for name, value in values.items()}
+    run = Walk(compile_plan(graph, values, policy=policy), set(), parameters, {})
+    loops = _loops_around(graph.ops, call.key)
+    needed = _find_needed(graph.ops, [*call.sources(), *(loop.over for loop in loops)])
     region: Mapping[str, Op] = graph.ops
-    for loop in (*around, None):
+    for loop in (*loops, None):
         for op in region.values():
             if op.key in needed:
-                state.evaluate(op)
+                run.evaluate(op)
         if loop is None:
             break
-        rows = entries(state.value(loop.over))
-        if not len(rows):
+        items = entries(run.value(loop.over))
+        if not len(items):
             raise ExportError(f"nodes.{loop.key} runs over nothing", "give it an entry or more", place=str(loop.mark))
-        carried = {name: source for name, source in loop.carry.items() if not _is_lacking(state, source)}
-        state.values.update({Carry(loop.key, name): state.value(source) for name, source in carried.items()})
-        state.items[loop.key] = loop.item
-        state.enter(loop, rows, 0)
+        carried = {name: source for name, source in loop.carry.items() if not _is_missing(run, source)}
+        run.values.update({Carry(loop.key, name): run.value(source) for name, source in carried.items()})
+        run.items[loop.key] = loop.item
+        run.enter(loop, items, 0)
         region = loop.body
-    return state
+    return run
 
 
-def _is_lacking(state: Walk, source: Source) -> bool:
-    return not isinstance(source, Literal) and source not in state.values
+def _is_missing(run: Walk, source: Source) -> bool:
+    return not isinstance(source, Literal) and source not in run.values
 
 
 def _loops_around(ops: Mapping[str, Op], key: str) -> list[Loop]:
-    """The loops in whose bodies a call is, outermost first."""
-    found: list[Loop] = []
+    """The loops around a call, outermost first."""
+    loops: list[Loop] = []
     region = ops
     while key not in region:
-        inner = next(op for op in region.values() if isinstance(op, Loop) and key in {one.key for one in walk(op.body)})
-        found.append(inner)
+        inner = next(
+            op for op in region.values() if isinstance(op, Loop) and key in {inner_op.key for inner_op in walk(op.body)}
+        )
+        loops.append(inner)
         region = inner.body
-    return found
+    return loops
 
 
-def _needed(ops: Mapping[str, Op], wanted: Iterable[Source]) -> set[str]:
-    """The keys of what some values depend on, carried ones through what their loops start with."""
-    known = {op.key: op for op in walk(ops)}
-    found: set[str] = set()
-    left = list(wanted)
-    while left:
-        source = left.pop()
+def _find_needed(ops: Mapping[str, Op], sources: Iterable[Source]) -> set[str]:
+    """The keys of the operations that some sources depend on; a carried value depends on its loop's start value."""
+    ops_by_key = {op.key: op for op in walk(ops)}
+    keys: set[str] = set()
+    remaining = list(sources)
+    while remaining:
+        source = remaining.pop()
         if isinstance(source, Carry):
-            loop = known[source.loop]
+            loop = ops_by_key[source.loop]
             assert isinstance(loop, Loop)
-            left.append(loop.carry[source.name])
+            remaining.append(loop.carry[source.name])
         elif isinstance(source, (Item, Index)):
-            loop = known[source.loop]
+            loop = ops_by_key[source.loop]
             assert isinstance(loop, Loop)
-            left.append(loop.over)
-        elif isinstance(source, Output) and source.op not in found:
-            found.add(source.op)
-            left += known[source.op].sources()
-    return found
+            remaining.append(loop.over)
+        elif isinstance(source, Output) and source.op not in keys:
+            keys.add(source.op)
+            remaining += ops_by_key[source.op].sources()
+    return keys
 
 
-def _part(call: Call, state: Walk, label: str) -> tuple[PartPlan, dict[str, float]]:
-    """The call as a function of what it reads, and the numbers among that."""
-    given: list[Given] = []
+def _plan_call(call: Call, run: Walk, label: str) -> tuple[PartPlan, dict[str, float]]:
+    """The call as a part whose inputs are the values that it reads, and the numbers among those."""
+    inputs_read: list[Given] = []
     constants: dict[Source, Any] = {}
 
-    def wired(port: str, source: Source, kind: PortType | None) -> Source:
+    def connect(port: str, source: Source, kind: PortType | None) -> Source:
         if isinstance(source, Literal):
             return source
-        value, at = state.value(source), Param(port)
+        value, param = run.value(source), Param(port)
         if leaves_of(value) or isinstance(value, float):
-            given.append(Given(at, port, value, kind))
+            inputs_read.append(Given(param, port, value, kind))
         else:
-            constants[at] = value
-        return at
+            constants[param] = value
+        return param
 
-    def all_wired(ports: Mapping[str, Sources]) -> dict[str, Sources]:
-        found: dict[str, Sources] = {}
+    def connect_all(ports: Mapping[str, Sources]) -> dict[str, Sources]:
+        connected: dict[str, Sources] = {}
         for port, sources in ports.items():
             declared = call.spec.port(port)
             kind = None if declared is None else declared.type
             if isinstance(sources, tuple):
-                found[port] = tuple(wired(f"{port}.{i}", source, None) for i, source in enumerate(sources))
+                connected[port] = tuple(connect(f"{port}.{i}", source, None) for i, source in enumerate(sources))
             else:
-                found[port] = wired(port, sources, kind)
-        return found
+                connected[port] = connect(port, sources, kind)
+        return connected
 
-    alone = replace(call, inputs=all_wired(call.inputs), settings=all_wired(call.settings), checks=())
+    isolated = replace(call, inputs=connect_all(call.inputs), settings=connect_all(call.settings), checks=())
     results = [
-        Given(Output(call.key, port), "" if port == "out" else port, state.values[Output(call.key, port)], kind)
+        Given(Output(call.key, port), "" if port == "out" else port, run.values[Output(call.key, port)], kind)
         for port, kind in call.outputs.items()
     ]
-    part = plan_part(label, [alone], given, constants, results, in_loop=True)
-    names = _names([one.name for one in part.inputs], [name.lstrip(".") or "out" for name in part.outputs])
-    inputs = tuple(replace(one, name=name) for one, name in zip(part.inputs, names, strict=False))
-    numbers = {port.name.rpartition(".")[2]: float(port.value) for port in given if is_number(port.value)}
+    part = plan_part(label, [isolated], inputs_read, constants, results, in_loop=True)
+    names = _short_names(
+        [part_input.name for part_input in part.inputs], [name.lstrip(".") or "out" for name in part.outputs]
+    )
+    inputs = tuple(replace(part_input, name=name) for part_input, name in zip(part.inputs, names, strict=False))
+    numbers = {port.name.rpartition(".")[2]: float(port.value) for port in inputs_read if is_number(port.value)}
     return replace(part, inputs=inputs, outputs=tuple(names[len(inputs) :])), numbers
 
 
-def _names(inputs: list[str], outputs: list[str]) -> list[str]:
-    """Short names: the last word of a place, and all of its words where another has the same."""
-    found: list[str] = []
-    for places in (inputs, outputs):
-        words = Counter(place.rpartition(".")[2] for place in places)
-        for place in places:
-            word = place.rpartition(".")[2]
-            name = word if words[word] == 1 and word.isidentifier() else place.replace(".", "_")
-            found.append(f"new_{name}" if name in found else name)
-    return found
+def _short_names(inputs: list[str], outputs: list[str]) -> list[str]:
+    """Short names: the last word of a dotted path, or all of its words if the last one is not unique."""
+    names: list[str] = []
+    for paths in (inputs, outputs):
+        words = Counter(path.rpartition(".")[2] for path in paths)
+        for path in paths:
+            last_word = path.rpartition(".")[2]
+            name = last_word if words[last_word] == 1 and last_word.isidentifier() else path.replace(".", "_")
+            names.append(f"new_{name}" if name in names else name)
+    return names
 
 
-def _settings(call: Call, state: Walk) -> dict[str, Any]:
-    """What a program that uses the graph must know beside its tensors."""
+def _describe_call(call: Call, run: Walk) -> dict[str, Any]:
+    """The settings that a program needs to use the graph, besides its tensors."""
     fixed = {
         f"{port}.{path}".removeprefix("out."): value
         for port in call.outputs
-        for path, value in statics_of(state.values[Output(call.key, port)]).items()
+        for path, value in statics_of(run.values[Output(call.key, port)]).items()
         if isinstance(value, (bool, int, float, str))
     }
-    models = (state.values[source] for source in _read(call) if source in state.values)
-    return {CALL: call.spec.id, FIELDS: fixed, MASKS: any(getattr(one, MASKS, False) is True for one in models)}
+    models = (run.values[source] for source in _linked_sources(call) if source in run.values)
+    return {CALL: call.spec.id, FIELDS: fixed, MASKS: any(getattr(model, MASKS, False) is True for model in models)}
 
 
-def _dtype(one: PartInput) -> str:
-    return str(one.example.dtype).removeprefix("torch.")
+def _dtype_name(part_input: PartInput) -> str:
+    return str(part_input.example.dtype).removeprefix("torch.")
 
 
-def _read(call: Call) -> Iterator[Source]:
+def _linked_sources(call: Call) -> Iterator[Source]:
     return (source for source in call.sources() if not isinstance(source, Literal))

@@ -1,4 +1,4 @@
-"""What can be said of a graph before it runs: constants folded, what does nothing dropped, equal weights kept once."""
+"""Optimising an ONNX graph: constant folding, removal of unused operations, and merging of equal weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from onnx_ir.passes import Sequential, common
 
 QUADRATIC = {"SlicesSplit"}
-"""Rules of onnxscript that walk the whole graph for every node: minutes for a large U-Net, for pairs of slices."""
+"""Rules of onnxscript that walk the whole graph for every node, which takes minutes for a large U-Net."""
 
 ROUNDS = 2
 
 
 def optimise(model: onnx_ir.Model) -> None:
-    """onnxscript's own optimisation, without its slow rules, of a model that torch has just converted."""
+    """Optimise a model converted by torch with onnxscript's optimisations, without its slow rules."""
     merge_weights(model)
     common.InlinePass()(model)
     rules = [rule for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if rule.name not in QUADRATIC]
@@ -37,7 +37,7 @@ def optimise(model: onnx_ir.Model) -> None:
 
 
 def merge_weights(model: onnx_ir.Model) -> None:
-    """One initialiser for all uses of a tensor: torch.export makes one for each."""
+    """Use one initialiser for all uses of a tensor; torch.export makes one for each."""
     kept: dict[Any, onnx_ir.Value] = {}
     for name, value in list(model.graph.initializers.items()):
         raw = getattr(value.const_value, "raw", None)

@@ -1,4 +1,4 @@
-"""An exported part: an ONNX model with readable axes and nothing of this machine in it, and how it is written."""
+"""Exported parts: ONNX models with named axes and without traces of this machine, and writing them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 EMBEDDED_LIMIT = 1 << 31
-"""Bytes of weights from where a model is two files: a protobuf message ends at 2 GiB."""
+"""Models with at least this many bytes of weights are two files, as a protobuf message is limited to 2 GiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class TracedPart:
 
     @property
     def weight_bytes(self) -> int:
-        """What the initialisers take."""
+        """The size of the initialisers in bytes."""
         tensors = (value.const_value for value in self.model.graph.initializers.values())
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
@@ -62,9 +62,9 @@ class TracedPart:
 
 
 def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: int = EMBEDDED_LIMIT) -> list[Path]:
-    """Write a part to `path`, with its weights in `path`.data where they take `embedded_limit` bytes or more.
+    """Write a part to `path`, with its weights in `path`.data if they take `embedded_limit` bytes or more.
 
-    Gives the files it wrote. Both are written beside their place and moved there when they are complete.
+    Returns the files written. Both are written to temporary files and moved when they are complete.
     """
     import onnx_ir
 
@@ -74,7 +74,7 @@ def save_part(part: TracedPart, path: str | os.PathLike[str], embedded_limit: in
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent) as folder:
         target = Path(folder) / path.name
         if external:
-            # Keeps the tensors of the model in memory as they are: those of the part may be saved again.
+            # This leaves the model's tensors in memory unchanged, so the part can be saved again.
             onnx_ir.save(part.model, target, external_data=data.name, size_threshold_bytes=1024)
             os.replace(Path(folder) / data.name, data)
         else:
@@ -99,28 +99,28 @@ def to_onnx(program: ExportedProgram, names: Sequence[str], output_names: Sequen
         )
         model: onnx_ir.Model = converted.model
         optimise(model)
-    _name(model, names, output_names)
+    _rename_values(model, names, output_names)
     return model
 
 
-def _name(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
-    """Give the inputs and outputs their names; what has one of them already gets another."""
+def _rename_values(model: onnx_ir.Model, names: Sequence[str], output_names: Sequence[str]) -> None:
+    """Rename the inputs and outputs; other values with one of the names get a new name."""
     graph = model.graph
-    ends = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
-    ends |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
+    names_by_id = {id(value): name for value, name in zip(graph.inputs, names, strict=True)}
+    names_by_id |= {id(value): name for value, name in zip(graph.outputs, output_names, strict=True)}
     inner = [value for node in graph.all_nodes() for value in node.outputs]
     values = [*graph.inputs, *graph.initializers.values(), *inner]
-    taken = {value.name for value in values} | set(ends.values())
+    taken = {value.name for value in values} | set(names_by_id.values())
     for value in values:
-        if id(value) in ends or value.name in ends.values():
+        if id(value) in names_by_id or value.name in names_by_id.values():
             value.name = next(f"{value.name}_{i}" for i in count(1) if f"{value.name}_{i}" not in taken)
             taken.add(value.name)
     for value in (*graph.inputs, *graph.outputs):
-        value.name = ends[id(value)]
+        value.name = names_by_id[id(value)]
 
 
 def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: bool) -> TracedPart:
-    """The model with its free axes named, and without stack traces, paths and comments."""
+    """Name a model's free axes, and remove stack traces, paths and comments."""
     rename = _Renamer(model, axes)
     model.metadata_props.clear()
     model.doc_string = None
@@ -142,18 +142,18 @@ def tidy(model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]], gradient: boo
 
 
 class _Renamer:
-    """torch's symbols, `s26` or `4*s26`, as the names of the axes that they stand for."""
+    """Replaces torch's symbols, such as `s26` or `4*s26`, by the names of the axes."""
 
     def __init__(self, model: onnx_ir.Model, axes: Sequence[Mapping[int, Axis]]) -> None:
-        self.named: dict[str, str | None] = {}
+        self.names_by_symbol: dict[str, str | None] = {}
         self.symbols: dict[sympy.Symbol, sympy.Expr] = {}
         for value, dynamic in zip(model.graph.inputs, axes, strict=True):
             for index, axis in dynamic.items():
                 assert value.shape is not None
                 text = str(getattr(value.shape[index], "value", value.shape[index]))
-                self.named[text] = axis.name
+                self.names_by_symbol[text] = axis.name
                 symbols = sympy.sympify(text).free_symbols
-                if not symbols:  # torch found that the function holds for one size alone, and said nothing
+                if not symbols:  # torch has silently fixed the size
                     raise FixedSizeError(f"{axis.name} = {text}", "")
                 self.symbols[next(iter(symbols))] = sympy.Symbol(axis.name, integer=True) / axis.multiple_of
 
@@ -168,13 +168,15 @@ class _Renamer:
     def _name(self, text: str | None) -> str | None:
         if text is None:
             return None
-        if text not in self.named:
+        if text not in self.names_by_symbol:
             try:
                 expression = sympy.sympify(text).subs(self.symbols)
             except (sympy.SympifyError, TypeError, AttributeError):
                 expression = None
-            self.named[text] = None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
-        return self.named[text]
+            self.names_by_symbol[text] = (
+                None if expression is None else str(sympy.simplify(expression)).replace(" ", "")
+            )
+        return self.names_by_symbol[text]
 
 
 def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
@@ -184,7 +186,7 @@ def _shape(value: onnx_ir.Value) -> tuple[int | str, ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's notes on its own progress and on what is not installed."""
+    """A context without torch's messages about progress and missing packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A traced part: some operations as one function of flat tensors, with examples and the axes that may change."""
+"""Parts to trace: subgraphs as functions of flat tensors, with example inputs and free axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from guidegraph.graph.weights import models_in
 
 @dataclass(frozen=True)
 class PartInput:
-    """A tensor that a part is given: its name, an example, what its axes are, and the key of what gives it."""
+    """An input tensor of a part: its name, an example, its axes, and the key of the operation that computes it."""
 
     name: str
     example: Any
@@ -30,10 +30,10 @@ class PartInput:
 
 @dataclass(frozen=True)
 class PartPlan:
-    """What is traced. function: the examples' tensors, in order, to the outputs' tensors, in order.
+    """A subgraph to trace. function: from the input tensors, in order, to the output tensors, in order.
 
-    in_loop: it is of a loop's body, whose carries are of one batch. cast: the same function with its models in another
-    dtype. models: those in it.
+    in_loop: it belongs to a loop's body, whose carries share one batch. cast: returns the function with its models in
+    another dtype. models: in the function.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class Given:
-    """A value that a part reads from outside: what it is called, an example, and its type."""
+    """A value that a part reads or returns: its source, name, example and type."""
 
     source: Source
     name: str
@@ -59,52 +59,52 @@ class Given:
 def plan_part(
     name: str,
     ops: Sequence[Op],
-    given: Sequence[Given],
+    examples: Sequence[Given],
     constants: Mapping[Source, Any],
     results: Sequence[Given],
     in_loop: bool = False,
 ) -> PartPlan:
-    """The function of some operations. constants: what they read that is the same in every run.
+    """The part of some operations. given: the values that they read, constants: those that are the same in every run.
 
-    results: what others read of them, with examples.
+    results: the values that other operations read.
     """
     sources = [result.source for result in results]
-    held: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
+    bound_values: dict[Any, Any] = {**constants, **{op.key: op.spec.function for op in ops if isinstance(op, Call)}}
     inputs: list[PartInput] = []
     spans: list[tuple[Given, int]] = []
-    for one in given:
-        leaves = _leaves(one)
-        giver = one.source.op if isinstance(one.source, Output) else one.name
-        inputs += [PartInput(leaf.named(one.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
-        spans.append((one, len(leaves)))
-    outputs = [leaf.named(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
+    for example in examples:
+        leaves = _leaves(example)
+        giver = example.source.op if isinstance(example.source, Output) else example.name
+        inputs += [PartInput(leaf.full_name(example.name), leaf.tensor, leaf.axes, giver) for leaf in leaves]
+        spans.append((example, len(leaves)))
+    outputs = [leaf.full_name(result.name) for result in results for leaf in leaves_of(result.value, result.kind)]
 
-    def function_of(held: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
-        calls = {op.key: _calling(op, held[op.key]) if isinstance(op, Call) else op for op in ops}
+    def function_of(bound_values: Mapping[Any, Any]) -> Callable[..., tuple[Any, ...]]:
+        calls = {op.key: _with_function(op, bound_values[op.key]) if isinstance(op, Call) else op for op in ops}
         region = flat_region(calls, sources, frozenset({"batch"}))
-        known = {source: held[source] for source in constants}
+        constant_values = {source: bound_values[source] for source in constants}
 
         def function(*tensors: Any) -> tuple[Any, ...]:
-            values, at = dict(known), 0
-            for one, count in spans:
-                flat = tensors[at : at + count]
-                values[one.source] = flat[0] if is_number(one.value) else rebuilt(one.value, flat)
-                at += count
-            found = run_traced(region, values)
-            return tuple(leaf.tensor for source in sources for leaf in leaves_of(found[source]))
+            values, offset = dict(constant_values), 0
+            for example, count in spans:
+                flat = tensors[offset : offset + count]
+                values[example.source] = flat[0] if is_number(example.value) else rebuilt(example.value, flat)
+                offset += count
+            results_by_source = run_traced(region, values)
+            return tuple(leaf.tensor for source in sources for leaf in leaves_of(results_by_source[source]))
 
         return function
 
     def cast(dtype: Any) -> Callable[..., tuple[Any, ...]]:
-        return function_of(cast_models(held, dtype))
+        return function_of(cast_models(bound_values, dtype))
 
     keys = tuple(op.key for op in ops)
-    models = tuple(models_in(list(held.values())))
-    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(held), keys, cast, in_loop, models)
+    models = tuple(models_in(list(bound_values.values())))
+    return PartPlan(name, tuple(inputs), tuple(outputs), function_of(bound_values), keys, cast, in_loop, models)
 
 
-def _calling(call: Call, function: Callable[..., Any]) -> Call:
-    """The call of a function, such as the method of a model in another dtype; the example run has checked its links."""
+def _with_function(call: Call, function: Callable[..., Any]) -> Call:
+    """The call with another function, without checks of its links, which the example run has checked."""
     return replace(call, checks=(), spec=replace(call.spec, function=function))
 
 
@@ -112,18 +112,18 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _leaves(given: Given) -> list[Leaf]:
-    """The tensors of a value; a number is one without axes, float32 or int64."""
+def _leaves(example: Given) -> list[Leaf]:
+    """The tensors of a value; a number becomes a 0-d tensor of float32 or int64."""
     import torch
 
-    if is_number(given.value):
-        dtype = torch.float32 if isinstance(given.value, float) else torch.int64
-        return [Leaf("", torch.tensor(given.value, dtype=dtype), ())]
-    return leaves_of(given.value, given.kind)
+    if is_number(example.value):
+        dtype = torch.float32 if isinstance(example.value, float) else torch.int64
+        return [Leaf("", torch.tensor(example.value, dtype=dtype), ())]
+    return leaves_of(example.value, example.kind)
 
 
 def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source, Any]:
-    """Run a region's steps on values that are being traced: siblings are joined without looking at sizes."""
+    """Run a region's steps on traced values: siblings are batched without inspecting sizes."""
     slots: list[Any] = [None] * region.size
     for slot, value in region.constants:
         slots[slot] = value
@@ -132,9 +132,9 @@ def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source,
     for step in region.steps:
         try:
             if step.members:
-                _together(step, slots)
+                _run_batch(step, slots)
             else:
-                _alone(step, slots)
+                _run_step(step, slots)
         except NodeError:
             raise
         except (Exception, SystemExit) as error:
@@ -142,14 +142,14 @@ def run_traced(region: RegionPlan, values: Mapping[Source, Any]) -> dict[Source,
     return {source: slots[slot] for source, slot in region.results.items()}
 
 
-def _alone(step: Step, slots: list[Any]) -> None:
+def _run_step(step: Step, slots: list[Any]) -> None:
     assert step.function is not None
-    args, named = arguments(step, slots)
-    store(step, slots, step.function(*args, **named))
+    args, by_name = arguments(step, slots)
+    store(step, slots, step.function(*args, **by_name))
 
 
-def _together(step: Step, slots: list[Any]) -> None:
-    """One call of a batch of siblings along a leading axis that is never looked at, or each alone where they differ."""
+def _run_batch(step: Step, slots: list[Any]) -> None:
+    """Run siblings as one call along the leading axis, whose size is not inspected, or one by one if they differ."""
     import torch
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -158,16 +158,16 @@ def _together(step: Step, slots: list[Any]) -> None:
     assert isinstance(call, Call)
     assert isinstance(step.op, BatchCall)
     assert first.function is not None
-    gathered = [arguments(member, slots) for member in step.members]
+    gathered_arguments = [arguments(member, slots) for member in step.members]
     leading = list(call.spec.inputs)[: len(first.args)]
-    which = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
-    args, named = list(gathered[0][0]), dict(gathered[0][1])
+    batchable = [leading.index(p) if p in leading else p for p in call.spec.batchable if p in call.inputs]
+    args, by_name = list(gathered_arguments[0][0]), dict(gathered_arguments[0][1])
     batch = None
-    for port in which:
-        flat = [tree_flatten(a[port] if isinstance(port, int) else n[port]) for a, n in gathered]
-        if any(not _alike(flat[0], other) for other in flat[1:]):
+    for port in batchable:
+        flat = [tree_flatten(a[port] if isinstance(port, int) else n[port]) for a, n in gathered_arguments]
+        if any(not _can_join(flat[0], other) for other in flat[1:]):
             for member in step.members:
-                _alone(member, slots)
+                _run_step(member, slots)
             return
         if batch is None:
             batch = flat[0][0][0].shape[0]
@@ -179,26 +179,26 @@ def _together(step: Step, slots: list[Any]) -> None:
         if isinstance(port, int):
             args[port] = value
         else:
-            named[port] = value
-    out, spec = tree_flatten(first.function(*args, **named))
+            by_name[port] = value
+    out, spec = tree_flatten(first.function(*args, **by_name))
     split = [leaf.unflatten(0, (len(step.members), batch)) if is_tensor(leaf) else leaf for leaf in out]
     for i, member in enumerate(step.members):
         store(member, slots, tree_unflatten([leaf[i] if is_tensor(leaf) else leaf for leaf in split], spec))
 
 
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two flat values can be joined: one structure, dtypes and sizes, but for the leading axis."""
-    (first, spec), (second, other) = a, b
-    return spec == other and all(
+def _can_join(a: Any, b: Any) -> bool:
+    """Whether two flat values can be joined: equal structure, dtypes and sizes, except for the leading axis."""
+    (first, spec), (second, second_spec) = a, b
+    return spec == second_spec and all(
         x.dtype == y.dtype and _same_sizes(x, y) if is_tensor(x) and is_tensor(y) else x is y or x == y
         for x, y in zip(first, second, strict=True)
     )
 
 
 def _same_sizes(x: Any, y: Any) -> bool:
-    """Whether two tensors have the same sizes but for the leading axis: free ones that differ in the example do not.
+    """Whether two tensors have the same sizes except for the leading axis, statically or in the example.
 
-    Sizes of which that is not known, but which are equal in the example, are held to be equal from then on.
+    Sizes that are equal in the example only are constrained to be equal in the graph.
     """
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -213,33 +213,40 @@ def _hint(size: Any) -> int:
 
 
 def symbols(plan: PartPlan) -> list[dict[int, str]]:
-    """The names of the free axes of each input, by position: axes of one letter and one size have one name.
+    """The names of the free axes of each input, by position: axes with the same letter and size share a name.
 
-    Leading axes that are apart from the batch have one name for each giver; where all are, the first is the batch.
+    Leading axes that are separate from the batch have a name for each giver; if all are, the first is the batch.
     """
     names: dict[tuple[str, int | str], str] = {}
-    found = []
+    names_by_input = []
     batch = batch_of(plan)
-    first = (
+    batch_giver = (
         None
-        if any("B" in one.axes for one in plan.inputs)
+        if any("B" in part_input.axes for part_input in plan.inputs)
         else next((i.giver for i in plan.inputs if "A" in i.axes), None)
     )
-    for one in plan.inputs:
-        here: dict[int, str] = {}
-        for position, axis in enumerate(one.axes):
+    for part_input in plan.inputs:
+        input_names: dict[int, str] = {}
+        for position, axis in enumerate(part_input.axes):
             if not isinstance(axis, str):
                 continue
-            letter = "B" if axis == "A" and one.giver == first else axis
-            size = int(one.example.shape[position])
-            key = (letter, one.giver if axis == "A" else batch if axis == "B" else size)
-            taken = sum(known == letter for known, _ in names)
-            here[position] = names.setdefault(key, DYNAMIC[letter] + (f"_{taken + 1}" if taken else ""))
-        found.append(here)
-    return found
+            letter = "B" if axis == "A" and part_input.giver == batch_giver else axis
+            size = int(part_input.example.shape[position])
+            key = (letter, part_input.giver if axis == "A" else batch if axis == "B" else size)
+            used_count = sum(used_letter == letter for used_letter, _ in names)
+            input_names[position] = names.setdefault(
+                key, DYNAMIC[letter] + (f"_{used_count + 1}" if used_count else "")
+            )
+        names_by_input.append(input_names)
+    return names_by_input
 
 
 def batch_of(plan: PartPlan) -> int:
-    """The batch of a part's examples: what has a leading axis of 1 serves it whole."""
-    sizes = [one.example.shape[i] for one in plan.inputs for i, axis in enumerate(one.axes) if axis == "B"]
+    """The batch size of a part's examples: the largest, since a leading axis of 1 is repeated for the batch."""
+    sizes = [
+        part_input.example.shape[i]
+        for part_input in plan.inputs
+        for i, axis in enumerate(part_input.axes)
+        if axis == "B"
+    ]
     return max(sizes, default=1)

@@ -1,4 +1,4 @@
-"""Where in a person's own code something happened: the innermost frame that is in no library."""
+"""Locations in the user's code: the innermost frame outside of libraries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 @cache
 def _folders() -> tuple[Path, ...]:
     specs = (find_spec(name) for name in LIBRARIES)
-    found = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
-    return (Path(__file__).parent, Path(traceback.__file__).parent, *found)
+    folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
+    return (Path(__file__).parent, Path(traceback.__file__).parent, *folders)
 
 
 @cache
@@ -31,19 +31,19 @@ def is_library(file: Path) -> bool:
 
 
 def innermost(frames: Iterable[traceback.FrameSummary]) -> str:
-    """FILE:LINE of the last frame that is in no library, or ""."""
-    own = [frame for frame in frames if not is_library(Path(frame.filename))]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+    """FILE:LINE of the innermost frame outside of libraries, or ""."""
+    user_frames = [frame for frame in frames if not is_library(Path(frame.filename))]
+    return f"{user_frames[-1].filename}:{user_frames[-1].lineno}" if user_frames else ""
 
 
 def raised_at(trace: TracebackType | None) -> str:
-    """FILE:LINE of the person's code from where an exception came, or ""."""
+    """FILE:LINE of the user's code in an exception's traceback, or ""."""
     return innermost(traceback.extract_tb(trace))
 
 
 def recorded(stack: str) -> str:
-    """The same of a stack trace that a graph recorded as text."""
-    found = [
+    """FILE:LINE of the user's code in a stack trace as text, as graphs record it, or ""."""
+    locations = [
         (file, line) for file, line in re.findall(r'File "(.+?)", line (\d+)', stack) if not is_library(Path(file))
     ]
-    return ":".join(found[-1]) if found else ""
+    return ":".join(locations[-1]) if locations else ""

@@ -1,6 +1,6 @@
-"""Graphs in other precisions than float32: models cast inside of torch, or weights of products as 8-bit integers.
+"""Precisions of graphs other than float32: models cast in torch, or weights of products as 8-bit integers.
 
-What crosses the edge of a graph stays float32, and so do timesteps: models cast what they are given and give back.
+The inputs and outputs of a graph stay float32, and so do timesteps: models cast their arguments and results.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
-"""What a precision is called, and the dtype in which models compute."""
+"""The precisions by name, with the dtype in which models compute."""
 
 PROVIDERS: Mapping[str, tuple[str, ...]] = {"bf16": ("cuda", "tensorrt")}
-"""Where a precision runs, if not everywhere: onnxruntime has no bfloat16 kernels for CPUs."""
+"""The providers of precisions that do not run everywhere: onnxruntime has no bfloat16 kernels for CPUs."""
 
 EVERY_STEP = ""
-"""As the name of a part: all those in loops, which are called again and again. The others are float32 by default."""
+"""A part name that stands for all parts in loops. Other parts are float32 by default."""
 
 
-def chosen_precisions(given: Sequence[str]) -> dict[str, str]:
-    """``fp16`` for the parts in loops and ``decode=fp16`` for a named one, as a mapping. Raises ``ValueError``."""
-    found: dict[str, str] = {}
-    for text in given:
+def chosen_precisions(texts: Sequence[str]) -> dict[str, str]:
+    """Parse ``fp16``, for all parts in loops, and ``decode=fp16``, for a named part. Raises ``ValueError``."""
+    precisions: dict[str, str] = {}
+    for text in texts:
         part, equals, precision = text.rpartition("=")
         if equals and not part:
             raise ValueError(f"'{text}' names no part; write {precision}, or PART={precision}")
         if precision not in PRECISIONS:
             raise ValueError(f"there is no precision '{precision}'; {choices(precision, PRECISIONS, 'precisions')}")
-        if found.setdefault(part, precision) != precision:
-            raise ValueError(f"'{text}' asks for another precision than '{part + '=' if part else ''}{found[part]}'")
-    return found
+        if precisions.setdefault(part, precision) != precision:
+            raise ValueError(
+                f"'{text}' asks for another precision than '{part + '=' if part else ''}{precisions[part]}'"
+            )
+    return precisions
 
 
 def cast_models(values: Mapping[Any, Any], dtype: torch.dtype) -> dict[Any, Any]:
-    """The values with copies of the models in them, whose weights are of another dtype. Containers are copied too."""
+    """The values with their models replaced by copies in another dtype. Containers of models are copied too."""
     memo: dict[int, Any] = {}
     for value in values.values():
         for module in models_in(value):

@@ -1,6 +1,6 @@
-"""Weights of matrix products as 8-bit integers, a scale for each column, in standard operators.
+"""Quantising weights of matrix products to 8-bit integers, with a scale for each column, in standard operators.
 
-A convolution's weights stay as they are: rounding them costs a picture more than it saves.
+The weights of convolutions are not quantised: rounding them costs more picture quality than it saves.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from guidegraph.graph.export.part import TracedPart
 
-SMALLEST = 1024
-"""Weights of fewer numbers than this stay as they are."""
+MIN_WEIGHTS = 1024
+"""Weights with fewer elements are not quantised."""
 
 
 def quantised(part: TracedPart) -> TracedPart:
     """The part with W ≈ s · round(W / s) in every MatMul and Gemm, s = max |W| / 127 of each output's weights.
 
-    Products are float32 as before, so that the graph runs wherever the part does. The part's own graph is left alone.
+    Products stay float32, so the graph runs wherever the part does. The part's own graph is not changed.
     """
 
     model = part.model.clone()
     graph = model.graph
-    done: dict[tuple[int, int], onnx_ir.Value] = {}
+    dequantised_weights: dict[tuple[int, int], onnx_ir.Value] = {}
     for node in list(graph):
         if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
             continue
@@ -36,27 +36,27 @@ def quantised(part: TracedPart) -> TracedPart:
         if weight is None or weight.name not in graph.initializers or weight.const_value is None:
             continue
         array = weight.const_value.numpy()
-        if array.ndim != 2 or array.dtype != np.float32 or array.size < SMALLEST:
+        if array.ndim != 2 or array.dtype != np.float32 or array.size < MIN_WEIGHTS:
             continue
         axis = 0 if node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value else 1
         key = (id(weight), axis)
-        if key not in done:
-            done[key] = _dequantised(graph, weight, array, axis)
-        node.replace_input_with(1, done[key])
+        if key not in dequantised_weights:
+            dequantised_weights[key] = _add_dequantised(graph, weight, array, axis)
+        node.replace_input_with(1, dequantised_weights[key])
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             graph.initializers.pop(name)
     return replace(part, model=model)
 
 
-def _dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
+def _add_dequantised(graph: onnx_ir.Graph, weight: onnx_ir.Value, array: NDArray[Any], axis: int) -> onnx_ir.Value:
     import onnx_ir
 
     scale = np.abs(array).max(axis=1 - axis).astype(np.float32) / 127
     scale[scale == 0] = 1.0
-    whole = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
+    rounded = np.clip(np.rint(array / np.expand_dims(scale, 1 - axis)), -127, 127).astype(np.int8)
     values = []
-    for suffix, data in (("int8", whole), ("scale", scale)):
+    for suffix, data in (("int8", rounded), ("scale", scale)):
         name = f"{weight.name}_{suffix}_{axis}"
         value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(data, name=name))
         value.shape, value.type = onnx_ir.Shape(data.shape), onnx_ir.TensorType(onnx_ir.DataType.from_numpy(data.dtype))

@@ -1,4 +1,4 @@
-"""A graph under construction: its nodes, its weights, and the values that names of a host plan stand for in it."""
+"""Building an ONNX graph: its nodes, its weights, and its values by their names in the host plan."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import onnx_ir
 
 @dataclass(eq=False)
 class Region:
-    """The main graph, or the body of a loop in one.
+    """The main graph, or the body of a loop.
 
-    where: what its values' names begin with. outer: the graph in which a body stands. starts: what each carried value
-    of a body starts as, in the outer graph. entries: names of what is another in each iteration; scanned: the whole of
-    each, in the outer graph, and the entry.
+    prefix: of the names of its values. outer: the graph around a body. starts: the start of each carried value, in the
+    outer graph. item_sequences: by name of a per-iteration value, its sequence in the outer graph. scans: pairs of such
+    a sequence and its item in the body.
     """
 
-    where: str
+    prefix: str
     outer: Region | None = None
     nodes: list[onnx_ir.Node] = field(default_factory=list)
     weights: list[onnx_ir.Value] = field(default_factory=list)
     values: dict[str, onnx_ir.Value] = field(default_factory=dict)
     starts: dict[str, onnx_ir.Value] = field(default_factory=dict)
-    entries: dict[str, onnx_ir.Value] = field(default_factory=dict)
-    scanned: list[tuple[onnx_ir.Value, onnx_ir.Value]] = field(default_factory=list)
+    item_sequences: dict[str, onnx_ir.Value] = field(default_factory=dict)
+    scans: list[tuple[onnx_ir.Value, onnx_ir.Value]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=count)
 
     def add(self, operator: str, *inputs: onnx_ir.Value, **attributes: Any) -> onnx_ir.Value:
-        """A node of one output, in the type of its first input."""
-        name = f"{self.where}/{operator}_{next(self._numbers)}"
+        """Add a node and return its output, whose dtype is that of the first input."""
+        name = f"{self.prefix}/{operator}_{next(self._numbers)}"
         node = onnx_ir.node(operator, list(inputs), attributes, name=name)
         node.outputs[0].name = f"{name}.out"
         if inputs and inputs[0].dtype is not None:
@@ -41,58 +41,58 @@ class Region:
         return node.outputs[0]
 
     def constant(self, value: Any, name: str = "") -> onnx_ir.Value:
-        """A weight."""
+        """Add an initialiser with this value."""
         array = np.asarray(value)
-        name = f"{self.where}/{name or f'constant_{next(self._numbers)}'}"
-        found = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
-        self.weights.append(found)
-        return found
+        name = f"{self.prefix}/{name or f'constant_{next(self._numbers)}'}"
+        weight = onnx_ir.val(name, const_value=onnx_ir.tensor(array, name=name))
+        self.weights.append(weight)
+        return weight
 
     def integers(self, *values: int) -> onnx_ir.Value:
         return self.constant(np.array(values, dtype=np.int64))
 
     def cast(self, value: onnx_ir.Value, dtype: onnx_ir.DataType) -> onnx_ir.Value:
-        """The value in a type; itself where it has it."""
+        """The value cast to a dtype; the value itself if it has that dtype."""
         if value.dtype == dtype:
             return value
-        found = self.add("Cast", value, to=int(dtype))
-        found.dtype, found.shape = dtype, value.shape
-        return found
+        result = self.add("Cast", value, to=int(dtype))
+        result.dtype, result.shape = dtype, value.shape
+        return result
 
     def size(self, value: onnx_ir.Value, axis: int) -> onnx_ir.Value:
-        """The size of an axis, int64 (1)."""
-        found = self.add("Shape", value, start=axis, end=axis + 1)
-        found.dtype = onnx_ir.DataType.INT64
-        return found
+        """The size of an axis as int64 (1)."""
+        result = self.add("Shape", value, start=axis, end=axis + 1)
+        result.dtype = onnx_ir.DataType.INT64
+        return result
 
     def numbers(self, count: onnx_ir.Value) -> onnx_ir.Value:
-        """0, 1, … below a count, int64."""
-        found = self.add("Range", self.constant(np.int64(0)), count, self.constant(np.int64(1)))
-        found.shape = onnx_ir.Shape([None])
-        return found
+        """The numbers 0, 1, … count - 1 as int64."""
+        result = self.add("Range", self.constant(np.int64(0)), count, self.constant(np.int64(1)))
+        result.shape = onnx_ir.Shape([None])
+        return result
 
-    def expanded(self, value: onnx_ir.Value, sizes: Sequence[int | onnx_ir.Value]) -> onnx_ir.Value:
-        """The value at some sizes: axes that it lacks follow its own, and those of size 1 are repeated."""
+    def expand(self, value: onnx_ir.Value, sizes: Sequence[int | onnx_ir.Value]) -> onnx_ir.Value:
+        """The value expanded to these sizes: missing axes are appended, and axes of size 1 repeated."""
         assert value.shape is not None
-        own = len(value.shape)
-        if own < len(sizes):
-            value = self.add("Unsqueeze", value, self.integers(*range(own, len(sizes))))
-        parts = [self.integers(one) if isinstance(one, int) else one for one in sizes]
-        # Of one size too: onnxruntime warns of an Expand whose sizes come from elsewhere straight away.
-        return self.add("Expand", value, self.add("Concat", *parts, axis=0))
+        rank = len(value.shape)
+        if rank < len(sizes):
+            value = self.add("Unsqueeze", value, self.integers(*range(rank, len(sizes))))
+        size_values = [self.integers(size) if isinstance(size, int) else size for size in sizes]
+        # Concat even a single size: onnxruntime warns about an Expand whose sizes come directly from another node.
+        return self.add("Expand", value, self.add("Concat", *size_values, axis=0))
 
-    def scan(self, name: str, whole: onnx_ir.Value) -> onnx_ir.Value:
-        """One more value that the loop walks over, along its first axis: the entry in the body."""
-        assert whole.shape is not None
-        dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value) for d in whole.shape[1:]]
-        entry = onnx_ir.val(f"{self.where}/{name}", dtype=whole.dtype, shape=onnx_ir.Shape(dims))
-        self.entries[name] = whole
-        self.scanned.append((whole, entry))
-        self.values[name] = entry
-        return entry
+    def scan(self, name: str, sequence: onnx_ir.Value) -> onnx_ir.Value:
+        """Add a sequence to scan along its first axis, and return its item in the body."""
+        assert sequence.shape is not None
+        dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value) for d in sequence.shape[1:]]
+        item = onnx_ir.val(f"{self.prefix}/{name}", dtype=sequence.dtype, shape=onnx_ir.Shape(dims))
+        self.item_sequences[name] = sequence
+        self.scans.append((sequence, item))
+        self.values[name] = item
+        return item
 
     def find(self, name: str) -> tuple[Region, onnx_ir.Value] | None:
-        """The value of a name, and the graph in which it is."""
+        """The value with a name, and the graph that contains it."""
         if name in self.values:
             return self, self.values[name]
         return None if self.outer is None else self.outer.find(name)
@@ -106,14 +106,14 @@ class Region:
 
 
 def typed(name: str, dtype: str, dims: Sequence[int | str | None]) -> onnx_ir.Value:
-    """A value for a graph's input. dtype: as NumPy names it."""
-    shape = onnx_ir.Shape([one if isinstance(one, int) else onnx_ir.SymbolicDim(one) for one in dims])
+    """A value for a graph's input. dtype: NumPy's name."""
+    shape = onnx_ir.Shape([size if isinstance(size, int) else onnx_ir.SymbolicDim(size) for size in dims])
     return onnx_ir.val(name, dtype=onnx_ir.DataType.from_numpy(np.dtype(dtype)), shape=shape)
 
 
-def prefixed(value: onnx_ir.Value, where: str) -> None:
-    """Make the names of a value's free axes those of one place, since elsewhere the same name may be another size."""
+def prefixed(value: onnx_ir.Value, prefix: str) -> None:
+    """Prefix the names of a value's free axes, since the same name may mean another size in another part."""
     if value.shape is None or value.shape.is_static():
         return
-    dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value and f"{where}.{d.value}") for d in value.shape]
+    dims = [d if isinstance(d, int) else onnx_ir.SymbolicDim(d.value and f"{prefix}.{d.value}") for d in value.shape]
     value.shape = onnx_ir.Shape(dims)

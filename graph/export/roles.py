@@ -1,7 +1,7 @@
-"""What becomes of each operation: computed at export, done by the runtime's host, or traced into a graph.
+"""Partition of the operations: computed at export, run on the host by the runtime, or traced into a graph.
 
-Only what depends on a parameter, or on a loop, is left for the run. A parameter stays one where all that reads it can;
-otherwise it is fixed at the value that it has at export, and the bundle says so.
+Only operations that depend on a parameter or a loop are left for the run. A parameter stays one if all of its readers
+can take it at run time; otherwise it is fixed at its value at export, and the bundle records why.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from guidegraph_runtime.host import SHAPES_READ
 
 @dataclass
 class Roles:
-    """What becomes of the operations.
+    """A partition of operations.
 
-    dynamic: keys of those left for the run. hosted: keys of those among them that the runtime does. fixed: why each
-    parameter is fixed, by its name.
+    dynamic: the keys of those left for the run. hosted: the keys of those among them that the runtime does. fixed: the
+    reason for each fixed parameter, by name.
     """
 
     dynamic: set[str] = field(default_factory=set)
@@ -36,53 +36,53 @@ def assign(
     *,
     one_graph: bool = False,
     at_export: Collection[str] = (),
-    known: Mapping[str, str] | None = None,
+    fixed_before: Mapping[str, str] | None = None,
 ) -> Roles:
-    """Who does what.
+    """Partition the operations, and fix the parameters that cannot be inputs of a bundle.
 
-    params: for each parameter, whether it can be an input of a bundle at all, by its type. numbers: those whose value
-    is a number, which a graph can take. at_export: operations that run then and never again, since a run could not pass
-    on what they give, so the parameters that they read are fixed. one_graph: all that is traced becomes one graph, so
-    the runtime does only what comes before it. known: why other parameters are fixed.
+    params: for each parameter, whether its type can be an input of a bundle. numbers: parameters whose value is a
+    number, which a graph can take. at_export: operations that run only at export, since a run cannot pass on their
+    results; the parameters that they read are fixed. one_graph: all traced operations become one graph, so the runtime
+    does only the operations before it. fixed_before: parameters that are already fixed, with the reasons.
 
     Raises ``ExportError`` for an operation that must run in a loop and can neither be traced nor done by the runtime.
     """
     fixed = {name: "its type is none that a bundle takes" for name, fits in params.items() if not fits}
-    fixed |= known or {}
-    hosted = every = host_calls(ops, numbers)
+    fixed |= fixed_before or {}
+    on_host = all_host_calls = host_calls(ops, numbers)
     while True:
-        reads = _parameters_read(ops, fixed)
-        found = dict(_must_be_fixed(ops, reads, fixed, hosted, numbers, at_export))
+        reads = _find_parameters_read(ops, fixed)
+        newly_fixed = dict(_find_parameters_to_fix(ops, reads, fixed, on_host, numbers, at_export))
         if one_graph:
-            found |= _chosen_by(ops, reads, fixed)
-        if not found:
+            newly_fixed |= _fix_choice_parameters(ops, reads, fixed)
+        if not newly_fixed:
             dynamic = {key for key, names in reads.items() if names is not None}
-            # What comes before a graph can be told only once all that a bundle fixes is fixed.
-            before = hosted_before(ops, dynamic, every) if one_graph else every
-            if before != hosted:
-                hosted = before
+            # The prelude is known only after all parameters to fix are fixed.
+            prelude = _find_prelude(ops, dynamic, all_host_calls) if one_graph else all_host_calls
+            if prelude != on_host:
+                on_host = prelude
                 continue
-            return Roles(dynamic, hosted, {name: why for name, why in fixed.items() if name in params})
-        fixed.update(found)
+            return Roles(dynamic, on_host, {name: reason for name, reason in fixed.items() if name in params})
+        fixed.update(newly_fixed)
 
 
 _LOOP = "<loop>"
 
 
-def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
-    """The parameters on which each operation depends, and `<loop>` for what depends on a loop; None for constants.
+def _find_parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[str, frozenset[str] | None]:
+    """The parameters on which each operation depends, with `<loop>` for a loop; None if it is constant.
 
-    An operation that the runtime does is left for it even where nothing changes what it gives, so that its settings,
-    such as a sampler's, can be changed there; then it is among what depends on it, by its key.
+    An operation that the runtime can do is left for the run even if it is constant, so that its settings, such as a
+    sampler's, can be changed there. Its key then stands for it among the parameters.
     """
-    found: dict[str, frozenset[str] | None] = {}
+    parameters_by_key: dict[str, frozenset[str] | None] = {}
 
     def reads(source: Source) -> frozenset[str]:
         if isinstance(source, Param):
             return frozenset() if source.name in fixed else frozenset({source.name})
         if isinstance(source, (Carry, Item, Index)):
             return frozenset({_LOOP})
-        return (found.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
+        return (parameters_by_key.get(source.op) or frozenset()) if isinstance(source, Output) else frozenset()
 
     for op in walk(ops):
         names: frozenset[str] = frozenset()
@@ -92,11 +92,11 @@ def _parameters_read(ops: Mapping[str, Op], fixed: Mapping[str, str]) -> dict[st
             names = frozenset({op.key})
         for source in op.sources():
             names |= reads(source)
-        found[op.key] = names or None
-    return found
+        parameters_by_key[op.key] = names or None
+    return parameters_by_key
 
 
-def _must_be_fixed(
+def _find_parameters_to_fix(
     ops: Mapping[str, Op],
     reads: Mapping[str, frozenset[str] | None],
     fixed: Mapping[str, str],
@@ -142,14 +142,14 @@ def _must_be_fixed(
                 yield name, f"nodes.{op.key} ({op.spec.id}) takes it while it is traced"
 
 
-def _chosen_by(
+def _fix_choice_parameters(
     ops: Mapping[str, Op], reads: Mapping[str, frozenset[str] | None], fixed: Mapping[str, str]
 ) -> dict[str, str]:
-    """The parameters that choices are made by, to be fixed: one graph has one branch of each choice.
+    """The parameters to fix because choices depend on them: one graph has one branch of each choice.
 
-    Raises ``ExportError`` for a choice that is made by what a run computes.
+    Raises ``ExportError`` for a choice that depends on a value computed in the run.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for op in walk(ops):
         if not isinstance(op, Choice) or reads[op.key] is None:
             continue
@@ -160,8 +160,8 @@ def _chosen_by(
                 place=str(op.mark),
             )
         if op.when.name not in fixed:
-            found[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
-    return found
+            reasons[op.when.name] = f"nodes.{op.key} (choose) is made by it, and one graph has one branch of a choice"
+    return reasons
 
 
 def _reads_files(call: Call) -> bool:
@@ -169,15 +169,15 @@ def _reads_files(call: Call) -> bool:
 
 
 def is_host(call: Call) -> bool:
-    """Whether the runtime does a call by itself, or its first half."""
+    """Whether the runtime does a call, or the first part of it."""
     return call.spec.runtime or call.spec.split is not None
 
 
 def host_calls(ops: Mapping[str, Op], numbers: Collection[str]) -> set[str]:
-    """The keys of the calls that are the host's.
+    """The keys of the calls that run on the host.
 
-    One that the runtime has and that can be traced as well is the host's at the top level. In a loop it is traced where
-    it reads a tensor of a graph, so that it does not part the graph in two, unless it reads a parameter that a graph
+    A call that the runtime can do and that can also be traced runs on the host at the top level. In a loop it is traced
+    if it reads a tensor of a graph, so that it does not split the graph, unless it reads a parameter that a graph
     cannot take.
     """
     host: set[str] = set()
@@ -205,37 +205,37 @@ def _may_be_traced(call: Call, numbers: Collection[str]) -> bool:
 
 
 def _reads_graph(call: Call, traced: set[str]) -> bool:
-    given = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
-    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in given)
+    sources = (s for value in call.inputs.values() for s in (value if isinstance(value, tuple) else (value,)))
+    return any(isinstance(s, Carry) or (isinstance(s, Output) and s.op in traced) for s in sources)
 
 
-def hosted_before(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
-    """Those of the runtime's operations that need nothing of what is traced, so that they can run before all of it.
+def _find_prelude(ops: Mapping[str, Op], dynamic: set[str], hosted: set[str]) -> set[str]:
+    """The host operations that depend on no traced operation, so that they can run before the graph.
 
-    An operation that reads only the shapes of some ports, as noise that is like a sample does, needs nothing of what is
-    traced there, and of an iteration its number.
+    Ports of which an operation reads only the shape, such as ``like`` of noise, do not count as a dependency, nor does
+    the iteration's index there.
     """
-    inside: set[str] = set()
+    after_graph: set[str] = set()
 
     def reads(source: Source) -> bool:
-        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in inside)
+        return isinstance(source, (Carry, Item, Index)) or (isinstance(source, Output) and source.op in after_graph)
 
-    found = set()
+    prelude = set()
     for op in walk(ops):
         if op.key not in dynamic:
             continue
         shapes = SHAPES_READ.get(op.spec.id, ()) if isinstance(op, Call) else ()
         unread = {*shapes, "index"} if shapes else set()
-        needed = [s for name, s in _named_sources(op) if name not in unread]
+        needed = [s for name, s in _sources_by_port(op) if name not in unread]
         if op.key in hosted and not any(map(reads, needed)):
-            found.add(op.key)
-        if op.key not in found or any(map(reads, op.sources())):
-            inside.add(op.key)
-    return found
+            prelude.add(op.key)
+        if op.key not in prelude or any(map(reads, op.sources())):
+            after_graph.add(op.key)
+    return prelude
 
 
-def _named_sources(op: Op) -> Iterator[tuple[str, Source]]:
-    """What an operation reads, with the port or setting that it is for; the key of a loop's carry."""
+def _sources_by_port(op: Op) -> Iterator[tuple[str, Source]]:
+    """The sources of an operation, each with its port or setting; "" for those of a loop."""
     if isinstance(op, Loop):
         yield from (("", source) for source in op.sources())
         return

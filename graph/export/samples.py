@@ -1,4 +1,4 @@
-"""What a single file's inputs have to be so that it draws what the engine draws: for the checks before a run."""
+"""Constraints on a single file's inputs that the runtime checks before a run."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from guidegraph_runtime.names import MULTIPLES
 
 
 def starting_values(plan: Sequence[Operation]) -> frozenset[str]:
-    """The names of the values that samples come from: what loops carry at their start, and what that is made of."""
-    made = {name: one for one in flat(plan) for name in one.outputs}
-    todo = [start for one in flat(plan) if one.op == "loop" for start in Loop.of(one).start.values()]
-    found: set[str] = set()
-    while todo:
-        name = todo.pop()
-        if name not in found:
-            found.add(name)
-            todo += made[name].inputs.values() if name in made else ()
-    return frozenset(found)
+    """The names of the values that samples start from: the start values of loops and their dependencies."""
+    makers = {name: operation for operation in flat(plan) for name in operation.outputs}
+    pending = [
+        start for operation in flat(plan) if operation.op == "loop" for start in Loop.of(operation).start.values()
+    ]
+    names: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in names:
+            names.add(name)
+            pending += makers[name].inputs.values() if name in makers else ()
+    return frozenset(names)
 
 
 def input_multiples(plan: Sequence[Operation], inputs: Sequence[Tensor]) -> dict[str, dict[str, int]]:
-    """By input of the graph, what its named axes have to be multiples of, for the part that reads it."""
-    starts = {carry: start for one in flat(plan) if one.op == "loop" for carry, start in Loop.of(one).start.items()}
+    """For each input of the graph, the factors that the sizes of its named axes must be multiples of."""
+    starts = {
+        carry: start
+        for operation in flat(plan)
+        if operation.op == "loop"
+        for carry, start in Loop.of(operation).start.items()
+    }
     dims = {tensor.name: tensor.dims for tensor in inputs}
-    found: dict[str, dict[str, int]] = {}
+    multiples: dict[str, dict[str, int]] = {}
     for part in flat(plan):
         factors: Any = part.settings.get(MULTIPLES, {}) if part.op == "part" else {}
-        for at in part.inputs.values() if factors else ():
-            name = starts.get(at, at)
-            if own := {axis: factor for axis, factor in factors.items() if axis in dims.get(name, ())}:
-                found.setdefault(name, {}).update(own)
-    return found
+        for source in part.inputs.values() if factors else ():
+            name = starts.get(source, source)
+            if input_factors := {axis: factor for axis, factor in factors.items() if axis in dims.get(name, ())}:
+                multiples.setdefault(name, {}).update(input_factors)
+    return multiples

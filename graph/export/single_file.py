@@ -1,4 +1,4 @@
-"""A workflow as one ONNX file, with its description and examples of its inputs beside it."""
+"""Writing a workflow as one ONNX file, with a description and example inputs in files beside it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from guidegraph_runtime.single import (
 )
 from guidegraph_runtime.temporaries import remove_stale_once, temporary_path
 
-ALIGNED = 64
-SHOWN = 2048
-"""Numbers of an example that are in the description too."""
+ALIGNMENT = 64
+MAX_SHOWN_VALUES = 2048
+"""Examples with at most this many numbers are in the description too."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The graph, and what was written with it. files: their sizes in bytes."""
+    """The graph, its description, and the files written with their sizes in bytes."""
 
     single: Single
     description: Description
@@ -52,60 +52,60 @@ class Written:
 
 @dataclass
 class _Data:
-    """Bytes after each other, each at a multiple of 64."""
+    """Concatenated blocks of bytes, each at an offset that is a multiple of 64."""
 
     blocks: bytearray = field(default_factory=bytearray)
 
     def add(self, data: bytes) -> int:
-        self.blocks.extend(bytes(-len(self.blocks) % ALIGNED))
+        self.blocks.extend(bytes(-len(self.blocks) % ALIGNMENT))
         start = len(self.blocks)
         self.blocks.extend(data)
         return start
 
 
 def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], versions: Mapping[str, str]) -> Written:
-    """Write FILE.onnx, and beside it FILE.json and FILE.bin, of an export that was planned for one graph.
+    """Write an export, planned with ``one_graph``, as FILE.onnx, FILE.json and FILE.bin.
 
-    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError`` for what one graph cannot hold, and for
-    more than 2 GiB of weights; then nothing is written.
+    kinds: "image", "tensor" or "table" for each output. Raises ``ExportError``, before anything is written, for parts
+    that one graph cannot hold and for more than 2 GiB of weights.
     """
     tables = exported.host.tables
-    known = {*tables, *(f"params.{name}" for name in exported.inputs)}
-    before = before_graph(exported.plan, known)
+    available = {*tables, *(f"params.{name}" for name in exported.inputs)}
+    before = before_graph(exported.plan, available)
     files = dict(exported.host.files)
-    read = {name: tables[name] for one in before.operations for name in one.inputs.values() if name in tables}
+    read = {name: tables[name] for item in before.operations for name in item.inputs.values() if name in tables}
     if read:
         from safetensors.torch import save
 
-        files[TABLES] = save({name: one.detach().cpu().contiguous().clone() for name, one in read.items()})
+        files[TABLES] = save({name: item.detach().cpu().contiguous().clone() for name, item in read.items()})
     recipe = Manifest(
         name=exported.graph.name,
         workflow=exported.graph.sources.get(str(exported.graph.file), ""),
         inputs=exported.inputs,
         outputs={name: Output(kinds[name], source) for name, source in exported.outputs.items()},
         parts={},
-        plan=(*before.operations, *(draw.operation for draw in before.draws.values())),
+        plan=(*before.operations, *(draw.operation for draw in before.noise_inputs.values())),
         files={name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         versions=versions,
         requires=Requires(OPSET),
         fixed=exported.fixed,
     )
-    noise = {name: Noise(draw.operation.node, None, None) for name, draw in before.draws.items()}
+    noise = {name: Noise(draw.operation.node, None, None) for name, draw in before.noise_inputs.items()}
     fields: dict[str, Any] = {}
-    for one in flat(exported.plan):
-        found: Any = one.settings.get("fields", {}) if one.op == "part" else {}
+    for item in flat(exported.plan):
+        found: Any = item.settings.get("fields", {}) if item.op == "part" else {}
         fields |= found
-    early = Description(str(out), {}, noise, fields, recipe, files)
-    given = host_values(early, {}, {})
-    single = single_graph(exported, before, given, [name for name, kind in kinds.items() if kind == "image"])
+    preliminary = Description(str(out), {}, noise, fields, recipe, files)
+    host_examples = host_values(preliminary, {}, {})
+    single = single_graph(exported, before, host_examples, [name for name, kind in kinds.items() if kind == "image"])
     described = Description(
         str(out),
-        {one.name: one for one in single.inputs},
-        _noise(exported, before, given, single),
+        {item.name: item for item in single.inputs},
+        _noise(exported, before, host_examples, single),
         fields,
         recipe,
         files,
-        samples=starting_values(exported.plan) & {one.name for one in single.inputs},
+        samples=starting_values(exported.plan) & {item.name for item in single.inputs},
         multiples=input_multiples(exported.plan, single.inputs),
     )
     examples = inputs_with(described, {})
@@ -113,25 +113,27 @@ def write_single(exported: Exported, out: Path, *, kinds: Mapping[str, str], ver
 
 
 def check_single_place(out: Path) -> None:
-    """Raises ``ExportError`` where FILE.json or FILE.bin beside ``out`` is something else than an earlier export."""
-    told, data = out.with_suffix(".json"), out.with_suffix(DATA)
+    """Raise ``ExportError`` if FILE.json or FILE.bin beside ``out`` exists and is not from an earlier export."""
+    description_path, data = out.with_suffix(".json"), out.with_suffix(DATA)
     try:
-        ours = told.is_file() and json.loads(told.read_bytes()).get("format") == FORMAT
+        is_earlier_export = (
+            description_path.is_file() and json.loads(description_path.read_bytes()).get("format") == FORMAT
+        )
     except (ValueError, AttributeError):
-        ours = False
-    if taken := [path for path in (told, data) if path.exists() and not ours]:
-        raise ExportError(f"'{taken[0]}' is there and of no single file", "choose another name, or remove it")
+        is_earlier_export = False
+    if occupied := [path for path in (description_path, data) if path.exists() and not is_earlier_export]:
+        raise ExportError(f"'{occupied[0]}' is there and of no single file", "choose another name, or remove it")
 
 
 def _noise(exported: Exported, before: Before, given: Mapping[str, Any], single: Single) -> dict[str, Noise]:
     shapes = Shapes(exported.plan, {one.plan.name: one.traced for one in exported.parts}, before, given)
-    wanted = {one.name for one in single.inputs}
-    found = {}
-    for name, draw in before.draws.items():
+    input_names = {one.name for one in single.inputs}
+    noise_by_name = {}
+    for name, draw in before.noise_inputs.items():
         over = None if draw.loop is None else str(draw.loop.over)
-        if name in wanted:
-            found[name] = Noise(draw.operation.node, over, shapes.of_draw(draw))
-    return found
+        if name in input_names:
+            noise_by_name[name] = Noise(draw.operation.node, over, shapes.of_draw(draw))
+    return noise_by_name
 
 
 def _write(
@@ -157,7 +159,7 @@ def _write(
         inputs[name]["samples"] = True
     for name, factors in described.multiples.items():
         inputs[name]["multiples"] = dict(factors)
-    places = {name: data.add(content) for name, content in described.files.items()}
+    offsets = {name: data.add(content) for name, content in described.files.items()}
     blocks = bytes(data.blocks)
     paths = [out, out.with_suffix(DATA), out.with_suffix(".json")]
     top = {
@@ -170,23 +172,23 @@ def _write(
         "data": _file(paths[1], blocks),
         "inputs": inputs,
         "outputs": {str(value.name): _plain_output(value, single) for value in single.model.graph.outputs},
-        "files": places,
+        "files": offsets,
         "fields": dict(described.fields),
         "recipe": json.loads(write_manifest(described.recipe)),
     }
     text = _readable(top)
-    with _together(paths) as temporary:
+    with _replace_together(paths) as temporary:
         for path, content in zip(temporary, (graph, blocks, text.encode()), strict=True):
             path.write_bytes(content)
     return {path: path.stat().st_size for path in paths}
 
 
 def _readable(top: Mapping[str, Any]) -> str:
-    """JSON with a line for each input and output."""
+    """Format JSON with one line for each input and output."""
     lines = []
     for name, value in top.items():
         if isinstance(value, dict) and name in ("inputs", "outputs"):
-            inner = [f"  {_json(key)}: {_json(one)}" for key, one in value.items()]
+            inner = [f"  {_json(key)}: {_json(item)}" for key, item in value.items()]
             lines.append(f" {_json(name)}: {{\n" + ",\n".join(inner) + "\n }")
         else:
             lines.append(f" {_json(name)}: {_json(value)}")
@@ -206,15 +208,15 @@ def _plain_input(
 ) -> dict[str, Any]:
     content = example.astype(example.dtype.newbyteorder("<")).tobytes()
     noise = described.noise.get(tensor.name)
-    place: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
-    drawn = {one.outputs[0] for one in described.recipe.plan if SHAPES_READ.get(one.op)}
-    if example.size <= SHOWN and tensor.name not in drawn:
-        place["values"] = example.tolist()
-    found: dict[str, Any] = {
+    example_entry: dict[str, Any] = {"shape": list(example.shape), "offset": data.add(content), "bytes": len(content)}
+    drawn = {operation.outputs[0] for operation in described.recipe.plan if SHAPES_READ.get(operation.op)}
+    if example.size <= MAX_SHOWN_VALUES and tensor.name not in drawn:
+        example_entry["values"] = example.tolist()
+    plain_input: dict[str, Any] = {
         "dtype": tensor.dtype,
         "dims": list(tensor.dims),
         "about": about_input(tensor.name, noise, described.recipe, exported),
-        "example": place,
+        "example": example_entry,
     }
     if noise is not None:
         plain: dict[str, Any] = {"node": noise.node} | ({} if noise.over is None else {"over": noise.over})
@@ -223,8 +225,8 @@ def _plain_input(
                 {"size": size.text, "of": {name: [[a.input, a.index] for a in axes] for name, axes in size.of.items()}}
                 for size in noise.shape
             ]
-        found["noise"] = plain
-    return found
+        plain_input["noise"] = plain
+    return plain_input
 
 
 def _plain_output(value: onnx_ir.Value, single: Single) -> dict[str, Any]:
@@ -237,16 +239,16 @@ def _plain_output(value: onnx_ir.Value, single: Single) -> dict[str, Any]:
 
 
 @contextmanager
-def _together(paths: list[Path]) -> Iterator[list[Path]]:
-    """Temporary files beside these places, which go there once all are whole."""
+def _replace_together(paths: list[Path]) -> Iterator[list[Path]]:
+    """Yield temporary files beside these paths, and move them there once all are complete."""
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     remove_stale_once(paths[0].parent)
     temporary = [temporary_path(path) for path in paths]
     try:
         with write_errors(paths[0]):
             yield temporary
-            for one, path in zip(temporary, paths, strict=True):
-                os.replace(one, path)
+            for written, path in zip(temporary, paths, strict=True):
+                os.replace(written, path)
     finally:
-        for one in temporary:
-            one.unlink(missing_ok=True)
+        for written in temporary:
+            written.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which sizes a part takes: found by running it at others, before it is traced."""
+"""Finding the sizes that a part accepts, by running it at other sizes before it is traced."""
 
 from __future__ import annotations
 
@@ -12,67 +12,78 @@ from guidegraph.graph.export.axes import Axis
 from guidegraph.graph.export.parts import PartInput, PartPlan, batch_of, symbols
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
-LARGEST = 1 << 16
+MAX_SIZE = 1 << 16
 
 
 def free_axes(part: PartPlan) -> tuple[PartPlan, list[dict[int, Axis]]]:
-    """A part with examples of one batch, and the axes of each input whose size is free.
+    """The part with its examples expanded to one batch size, and the free axes of each input.
 
-    An axis is free in the smallest multiples of a power of two at which the part runs; one that allows no other size
-    than the example's stays fixed.
+    A free axis has sizes that are multiples of the smallest power of two by which it can grow. An axis that allows only
+    the example's size is fixed.
     """
-    part = replace(part, inputs=tuple(_with_batch(one, batch_of(part)) for one in part.inputs))
+    part = replace(part, inputs=tuple(_with_batch(part_input, batch_of(part)) for part_input in part.inputs))
     names = symbols(part)
     axes: dict[str, Axis | None] = {}
-    for name in dict.fromkeys(name for here in names for name in here.values()):
+    for name in dict.fromkeys(name for input_names in names for name in input_names.values()):
         multiple = _multiple(part, names, name)
         size = _size(part, names, name)
-        axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, LARGEST, multiple)
-    free = [{at: axis for at, name in here.items() if (axis := axes[name]) is not None} for here in names]
+        axes[name] = None if multiple is None or size % multiple else Axis(name, multiple, MAX_SIZE, multiple)
+    free = [
+        {position: axis for position, name in input_names.items() if (axis := axes[name]) is not None}
+        for input_names in names
+    ]
     return part, free
 
 
 def apart(part: PartPlan) -> PartPlan:
-    """The part, with letter A for the leading axis of each input that must not be brought to the batch's size.
+    """The part with letter A for the leading axis of each input that must not be expanded to the batch size.
 
-    A leading axis of 1 serves the whole batch, and the run may repeat it; but where batches are put one after the
-    other, say, that would make more of them. Found from the shapes that the part gives for 1 there and 2 elsewhere.
+    A run may repeat a leading axis of 1 for the whole batch. If the part, for example, concatenates batches, that would
+    change the result. Such inputs are found by the output shapes for size 1 there and 2 elsewhere.
     """
-    whole = _shapes(part, None)
-    if whole is None:
+    batch_shapes = _output_shapes(part, None)
+    if batch_shapes is None:
         return part
-    own: set[str] = set()
-    for giver in dict.fromkeys(one.giver for one in part.inputs if "B" in one.axes):
-        found = _shapes(part, giver)
-        if found is not None and found != whole:
-            own.add(giver)
-    return replace(part, inputs=tuple(_apart(one) if one.giver in own else one for one in part.inputs))
+    own_batch: set[str] = set()
+    for giver in dict.fromkeys(part_input.giver for part_input in part.inputs if "B" in part_input.axes):
+        single_shapes = _output_shapes(part, giver)
+        if single_shapes is not None and single_shapes != batch_shapes:
+            own_batch.add(giver)
+    return replace(
+        part,
+        inputs=tuple(
+            _with_own_batch(part_input) if part_input.giver in own_batch else part_input for part_input in part.inputs
+        ),
+    )
 
 
-def _apart(one: PartInput) -> PartInput:
-    return replace(one, axes=tuple("A" if axis == "B" else axis for axis in one.axes))
+def _with_own_batch(part_input: PartInput) -> PartInput:
+    return replace(part_input, axes=tuple("A" if axis == "B" else axis for axis in part_input.axes))
 
 
-def _shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
-    """The outputs' shapes for a batch of 2, with but 1 sample in what `single` gives; None where that does not run."""
+def _output_shapes(part: PartPlan, single: str | None) -> list[tuple[int, ...]] | None:
+    """The output shapes for a batch of 2, with 1 sample in the values of `single`; None if the part fails."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.no_grad(), quiet("torch._subclasses.fake_tensor"), FakeTensorMode(allow_non_fake_inputs=True):
         tensors = []
-        for one in part.inputs:
-            size = 1 if one.giver == single else 2
-            shape = [size if axis == "B" else side for axis, side in zip(one.axes, one.example.shape, strict=True)]
-            tensors.append(torch.empty(shape, dtype=one.example.dtype, device=one.example.device))
+        for part_input in part.inputs:
+            size = 1 if part_input.giver == single else 2
+            shape = [
+                size if axis == "B" else side
+                for axis, side in zip(part_input.axes, part_input.example.shape, strict=True)
+            ]
+            tensors.append(torch.empty(shape, dtype=part_input.example.dtype, device=part_input.example.device))
         try:
             return [tuple(map(int, tensor.shape)) for tensor in part.function(*tensors)]
-        except Exception:  # whatever it is, the part does not run so
+        except Exception:  # of any type: the part does not run
             return None
 
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Without what a library logs of an error that is expected."""
+    """A context that silences a library's logger during expected errors."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -82,45 +93,47 @@ def quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _with_batch(one: PartInput, batch: int) -> PartInput:
-    if "B" not in one.axes:
-        return one
-    sizes = [batch if axis == "B" else size for axis, size in zip(one.axes, one.example.shape, strict=True)]
-    return replace(one, example=one.example.expand(sizes).contiguous())
+def _with_batch(part_input: PartInput, batch: int) -> PartInput:
+    if "B" not in part_input.axes:
+        return part_input
+    sizes = [
+        batch if axis == "B" else size for axis, size in zip(part_input.axes, part_input.example.shape, strict=True)
+    ]
+    return replace(part_input, example=part_input.example.expand(sizes).contiguous())
 
 
 def _size(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int:
     return next(
-        int(one.example.shape[at])
-        for one, here in zip(part.inputs, names, strict=True)
-        for at, symbol in here.items()
+        int(part_input.example.shape[position])
+        for part_input, input_names in zip(part.inputs, names, strict=True)
+        for position, symbol in input_names.items()
         if symbol == name
     )
 
 
 def _multiple(part: PartPlan, names: Sequence[Mapping[int, str]], name: str) -> int | None:
-    """The least power of two by which an axis may grow; None where it may not."""
+    """The smallest power of two by which an axis may grow; None if it may not grow."""
     import torch
 
     for step in MULTIPLES:
         tensors = [
-            _grown(one.example, [at for at, symbol in here.items() if symbol == name], step)
-            for one, here in zip(part.inputs, names, strict=True)
+            _grow(part_input.example, [position for position, symbol in input_names.items() if symbol == name], step)
+            for part_input, input_names in zip(part.inputs, names, strict=True)
         ]
         try:
             with torch.no_grad():
                 part.function(*tensors)
-        except Exception:  # whatever it is, the part does not run at this size
+        except Exception:  # of any type: the part does not run at this size
             continue
         return step
     return None
 
 
-def _grown(tensor: Any, at: Sequence[int], by: int) -> Any:
-    """A tensor that is larger along some axes, by its own first entries again."""
+def _grow(tensor: Any, axes: Sequence[int], growth: int) -> Any:
+    """A tensor extended along some axes with its own first elements."""
     import torch
 
-    for axis in at:
+    for axis in axes:
         size = tensor.shape[axis]
-        tensor = tensor.index_select(axis, torch.arange(size + by, device=tensor.device) % size)
+        tensor = tensor.index_select(axis, torch.arange(size + growth, device=tensor.device) % size)
     return tensor

@@ -1,4 +1,4 @@
-"""A region as alternating host operations and traced parts, as few and as large as can be."""
+"""Grouping a region into host operations and traced parts, as few and as large as possible."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Stage:
 
 
 def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: Iterable[Source] = ()) -> list[Stage]:
-    """Group the operations of a region. Those given are in topological order; all of them are left for the run.
+    """Group the operations of a region, which are in topological order and all left for the run.
 
-    The depth of an operation is how often a way to it changes from traced to host; traced operations of one depth are
-    one part, and host operations come as soon as they can. Operations that are needed where other branches of choices
-    are taken are other parts. roots: what is wanted of the region.
+    The depth of an operation is the largest number of changes from traced to host on a path to it. Traced operations of
+    one depth are one part, and host operations run as early as possible. Operations that are needed for different
+    branches of choices are separate parts. roots: the sources needed from the region.
     """
     depth: dict[str, int] = {}
     is_traced = {key: isinstance(op, Call) and traced(op) for key, op in ops.items()}
@@ -33,33 +33,21 @@ def stages(ops: Mapping[str, Op], traced: Callable[[Call], bool], roots: Iterabl
                 level = max(level, depth[source.op] + (is_traced[source.op] and not is_traced[key]))
         depth[key] = level
     conditions = branch_conditions(ops, roots)
-    found: list[Stage] = []
+    groups: list[Stage] = []
     for level in range(max(depth.values(), default=-1) + 1):
-        here = [op for key, op in ops.items() if depth[key] == level]
-        found += [Stage((op,), False) for op in here if not is_traced[op.key]]
-        found += _parts([op for op in here if is_traced[op.key]], conditions)
-    return found
+        level_ops = [op for key, op in ops.items() if depth[key] == level]
+        groups += [Stage((op,), False) for op in level_ops if not is_traced[op.key]]
+        groups += _parts([op for op in level_ops if is_traced[op.key]], conditions)
+    return groups
 
 
 def _parts(ops: Sequence[Op], conditions: Mapping[str, frozenset[tuple[str, str]]]) -> list[Stage]:
-    """Traced operations of one depth, those of the same branches together.
+    """Traced operations of one depth, grouped by the branches that need them.
 
-    What others read is needed in any case, or for all of their branches and more.
+    The parts are ordered by decreasing number of branches, since a part that others read has at least all of theirs.
     """
     groups: dict[frozenset[tuple[str, str]], list[Op]] = {}
     for op in ops:
         groups.setdefault(conditions[op.key], []).append(op)
     order = sorted(groups, key=lambda branches: -len(branches) if branches else float("-inf"))
     return [Stage(tuple(groups[branches]), True) for branches in order]
-
-
-def read_outside(ops: Sequence[Op], part: Stage) -> set[str]:
-    """The keys of operations of a part that others of the region read."""
-    inside = {op.key for op in part.ops}
-    return {
-        source.op
-        for op in ops
-        if op.key not in inside
-        for source in op.sources()
-        if isinstance(source, Output) and source.op in inside
-    }

@@ -1,7 +1,7 @@
-"""Which of a value's plain fields a traced part depends on: found by running it with others in their places.
+"""Guards: the plain fields of values that a traced part was specialised on, found by running it with other values.
 
-A part is traced with, say, a sampler's `clip`; the run may put in another sampler, whose fields may be others. A field
-that changes nothing, or that is a tensor, is free; any other must be as it was at export.
+A part is traced with, for example, a sampler's `clip`; a run may use another sampler with other fields. A field that
+does not change the result, or that is a tensor, is free; any other field must equal its value at export.
 """
 
 from __future__ import annotations
@@ -15,41 +15,47 @@ from guidegraph.graph.export.leaves import path_of, statics_of
 from guidegraph.graph.export.parts import Given, PartPlan
 
 Build = Callable[[Sequence[Given]], PartPlan]
-"""The part, of other values than the example's."""
+"""Plans the part for other example values."""
 
 
-def fields_that_count(part: PartPlan, given: Sequence[Given], build: Build, held: Mapping[str, str]) -> dict[str, Any]:
-    """For each field, by what it is called in the run, what it must be: ``{"is": value}``, and "why" where one knows.
+def fields_that_count(
+    part: PartPlan, examples: Sequence[Given], build: Build, run_names: Mapping[str, str]
+) -> dict[str, Any]:
+    """The guards of a part by the field's name in the run: ``{"is": value}``, and "why" if another value is an error.
 
-    held: what the run calls those fields that it has, by their names in the part. Flags are tried; of other fields
-    every value counts.
+    held: the names in the run of the fields that it has, by their names in the part. A flag is a guard only if the
+    other value changes the result; fields of other types always are.
     """
-    found: dict[str, Any] = {}
+    guards: dict[str, Any] = {}
     flags: list[tuple[int, str, str]] = []
-    for i, one in enumerate(given):
-        for path, value in statics_of(one.value).items():
-            at = held.get(f"{one.name}.{path}")
-            if at is None or not (value is None or isinstance(value, (bool, int, float, str))):
+    for i, example in enumerate(examples):
+        for path, value in statics_of(example.value).items():
+            name = run_names.get(f"{example.name}.{path}")
+            if name is None or not (value is None or isinstance(value, (bool, int, float, str))):
                 continue
-            found[at] = {"is": value}
+            guards[name] = {"is": value}
             if isinstance(value, bool):
-                flags.append((i, path, at))
-    expected = _expected(part) if flags else None
+                flags.append((i, path, name))
+    expected = _outputs_or_none(part) if flags else None
     if expected is None:
-        return found
-    for i, path, at in flags:
-        value = found[at]["is"]
-        other = [*given[:i], replace(given[i], value=with_field(given[i].value, path, not value)), *given[i + 1 :]]
+        return guards
+    for i, path, name in flags:
+        value = guards[name]["is"]
+        changed = [
+            *examples[:i],
+            replace(examples[i], value=with_field(examples[i].value, path, not value)),
+            *examples[i + 1 :],
+        ]
         try:
-            if _equal(_outputs(build(other)), expected):
-                del found[at]
+            if _equal(_outputs(build(changed)), expected):
+                del guards[name]
         except NodeError as error:
-            found[at]["why"] = str(error.cause)
-    return found
+            guards[name]["why"] = str(error.cause)
+    return guards
 
 
-def _expected(part: PartPlan) -> tuple[Any, ...] | None:
-    """What a part gives, or None where it does not run on any numbers: then every flag counts."""
+def _outputs_or_none(part: PartPlan) -> tuple[Any, ...] | None:
+    """The outputs of a part for random numbers; None if it fails for them: then every flag is a guard."""
     try:
         return _outputs(part)
     except NodeError:
@@ -57,18 +63,18 @@ def _expected(part: PartPlan) -> tuple[Any, ...] | None:
 
 
 def _outputs(part: PartPlan) -> tuple[Any, ...]:
-    """What a part gives for numbers drawn at random, so that none is zero by chance and hides what it multiplies."""
+    """The outputs of a part for random numbers, none of which is a zero that would hide a factor."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(example: Any) -> Any:
+    def draw_like(example: Any) -> Any:
         if not example.is_floating_point():
             return example
         return (0.1 + 0.8 * torch.rand(example.shape, generator=generator)).to(example)
 
     with torch.no_grad():
-        return part.function(*(drawn(one.example) for one in part.inputs))
+        return part.function(*(draw_like(part_input.example) for part_input in part.inputs))
 
 
 def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
@@ -78,7 +84,7 @@ def _equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 
 def with_field(value: Any, path: str, other: Any) -> Any:
-    """A structured value with another field."""
+    """A structured value with one field replaced."""
     from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
     flat, spec = tree_flatten_with_path(value)

@@ -1,4 +1,4 @@
-"""A torch function as an ONNX graph, with a gradient inside or not."""
+"""Tracing a torch function, with or without a gradient inside, into an ONNX graph."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ REWRITE = (
 
 
 class _Flat(nn.Module):
-    """A function as the module that torch.export asks for."""
+    """A function wrapped as a module, which torch.export requires."""
 
     def __init__(self, function: Function) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        # An output that is an input or another output needs a value of its own to have a name of its own.
+        # An output that is also an input or another output is cloned, so that it can have its own name.
         seen = {id(tensor) for tensor in inputs}
         outputs = []
         for tensor in self.function(*inputs):
@@ -63,7 +63,7 @@ def trace_part(
     """
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ExportError(f"{' and '.join(missing)} not installed", f"install it: pip install {' '.join(missing)}")
-    found = check_axes(inputs, names, axes)
+    sizes_found = check_axes(inputs, names, axes)
     if len({*names, *output_names}) < len(names) + len(output_names):
         raise ValueError(f"inputs and outputs need different names; found {[*names, *output_names]}")
     gradient = _gradient_inside(function, inputs, output_names)
@@ -73,7 +73,7 @@ def trace_part(
         for index, size in enumerate(tensor.shape)
         if index not in dynamic
     ]
-    sizes = trace_sizes(axes, found, fixed)
+    sizes = trace_sizes(axes, sizes_found, fixed)
     examples = [_example(tensor, dynamic, sizes) for tensor, dynamic in zip(inputs, axes, strict=True)]
 
     graph = _as_export_error(forward_graph, function, examples, axes, sizes) if gradient else function
@@ -83,19 +83,19 @@ def trace_part(
                 _Flat(graph), tuple(examples), dynamic_shapes={"inputs": tuple(_dims(axes))}, strict=False
             )
         except Exception as error:
-            if not gradient:  # this trace knows where a size was fixed
+            if not gradient:  # this trace knows which code fixed a size
                 _as_export_error(forward_graph, function, examples, axes, sizes)
-            raise _from_torch(error) from error
-        program = _as_export_error(_decomposed, program)
+            raise _explain_torch_error(error) from error
+        program = _as_export_error(_decompose, program)
         try:
             model = to_onnx(program, names, output_names)
         except torch.onnx.errors.OnnxExporterError as error:
-            raise _without_onnx(error, program, function, inputs) from error
+            raise _explain_missing_operator(error, program, function, inputs) from error
     return tidy(model, axes, gradient)
 
 
 def _gradient_inside(function: Function, inputs: Sequence[Tensor], output_names: Sequence[str]) -> bool:
-    """Run the function once; whether it took a gradient. Refuses what no graph can hold."""
+    """Run the function once and return whether it computed a gradient. Raises for functions that cannot be a graph."""
     outputs, seen = probe(function, inputs)
     if not isinstance(outputs, tuple) or not all(isinstance(output, Tensor) for output in outputs):
         raise TypeError(f"an exported function gives a tuple of tensors; found {type(outputs).__name__}")
@@ -117,7 +117,7 @@ def _example(tensor: Tensor, dynamic: Mapping[int, Axis], sizes: Mapping[str, in
 
 
 def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
-    """torch's own description of the axes; a multiple is one of a dimension that counts its units."""
+    """torch's description of the axes; a multiple is derived from a dimension that counts its units."""
     dims: dict[str, Any] = {}
     for axis in (axis for dynamic in axes for axis in dynamic.values()):
         if axis.name not in dims:
@@ -129,8 +129,8 @@ def _dims(axes: Sequence[Mapping[int, Axis]]) -> list[dict[int, Any]]:
     return [{index: dims[axis.name] for index, axis in dynamic.items()} for dynamic in axes]
 
 
-def _decomposed(program: ExportedProgram) -> ExportedProgram:
-    """The program without the operators that a decomposition is registered for."""
+def _decompose(program: ExportedProgram) -> ExportedProgram:
+    """Decompose the operators that have a registered decomposition."""
     table = decompositions()
     used = {node.target for node in program.graph.nodes if node.op == "call_function"} & table.keys()
     return program.run_decompositions({op: table[op] for op in used}) if used else program
@@ -142,11 +142,11 @@ def _as_export_error(call: Callable[..., Any], *args: Any) -> Any:
     except ExportError:
         raise
     except Exception as error:
-        raise _from_torch(error) from error
+        raise _explain_torch_error(error) from error
 
 
-def _from_torch(error: Exception) -> ExportError:
-    """What torch says of a function that it cannot trace, for the one who wrote the function."""
+def _explain_torch_error(error: Exception) -> ExportError:
+    """Translate torch's error about a function that it cannot trace for the function's author."""
     text = error_text(error)
     place = raised_at(error.__traceback__)
     if "onstraint" in text and (fixed := re.findall(r"because (\w+) was inferred to be a constant \((\d+)\)", text)):
@@ -170,10 +170,10 @@ def _from_torch(error: Exception) -> ExportError:
     return ExportError(f"torch cannot trace it ({type(error).__name__}: {first})", REWRITE, place=place)
 
 
-def _without_onnx(
+def _explain_missing_operator(
     error: BaseException, program: ExportedProgram, function: Function, inputs: Sequence[Tensor]
 ) -> ExportError:
-    """The operator that stopped the conversion, by name, with the place where it is called."""
+    """The error for an operator that could not be converted, with its name and the location of its call."""
     targets = {str(node.target): node for node in program.graph.nodes if node.op == "call_function"}
     texts = [error_text(link) for link in causes(error)]
     text = "\n".join(texts)
@@ -182,19 +182,19 @@ def _without_onnx(
     operator = f"{missing.group(1)}.{missing.group(2)}" if missing else failed.group(1) if failed else ""
     name = operator.rpartition(".")[0]
     node = targets.get(operator)
-    if node is None and missing:  # torch had put it in terms of its own primitives: name what was called
+    if node is None and missing:  # torch replaced it by its own primitives: name the operator that was called
         inner = missing.group(1).rpartition(".")[2]
-        called = next((target for target in targets if inner in target), "")
-        node, operator = targets.get(called), called or operator
+        target_name = next((target for target in targets if inner in target), "")
+        node, operator = targets.get(target_name), target_name or operator
         name = operator.rpartition(".")[0]
     place = recorded(node.stack_trace or "") if node is not None else ""
     if name and not place:
-        place = probe(function, inputs, wanted=name)[1].place
+        place = probe(function, inputs, operator=name)[1].place
     if missing:
         reason, remedy = f"operator {name} has no ONNX form", _register(name, operator)
     else:
-        last = next((line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given")
-        reason = f"operator {name or 'of unknown name'} could not be converted to ONNX ({last})"
+        last_line = next((line.strip() for line in texts[-1].splitlines() if line.strip()), "no reason given")
+        reason = f"operator {name or 'of unknown name'} could not be converted to ONNX ({last_line})"
         remedy = _register(name, operator) if name else REWRITE
     return ExportError(reason, remedy, place=place, operator=name)
 

@@ -1,7 +1,7 @@
-"""Inputs of a traced part that count for nothing while a flag of another value is as it is: ``needs``, for a bundle.
+"""Inputs of a traced part that are unread for some value of a flag: the trait ``needs``, for bundles.
 
-A bundle has no Python to ask ``needs`` at run time. What it says for all flags of the values that it names is found at
-export, and kept where one flag alone decides.
+A bundle cannot call ``needs`` at run time. So it is called at export for all combinations of the flags in its
+arguments, and the result is kept if a single flag decides.
 """
 
 from __future__ import annotations
@@ -22,52 +22,56 @@ MOST_FLAGS = 10
 
 @dataclass(frozen=True)
 class Flag:
-    """A field of a value that is true or false, and what the run calls it."""
+    """A boolean field of a value, and its name in the run."""
 
     source: Source
     path: str
     name: str
 
 
-def unread_inputs(ops: Sequence[Op], given: Sequence[Given], held: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """For each input that one flag can make unread: ``{"field": name of the flag, "is": its value then}``.
+def unread_inputs(
+    ops: Sequence[Op], examples: Sequence[Given], run_names: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """For each input that one flag can make unread, ``{"field": name of the flag, "is": its value then}``.
 
-    held: what the run calls the plain fields that it has, by their names in the part.
+    held: the names in the run of the plain fields that it has, by their names in the part.
     """
     calls = [op for op in ops if isinstance(op, Call)]
     readers = [(source, call, port) for call in calls for port, source in _single_inputs(call)]
     counts = [source for call in calls for source in call.sources()]
-    found: dict[str, dict[str, Any]] = {}
-    names = {one.source: one.name for one in given}
+    unread: dict[str, dict[str, Any]] = {}
+    names = {example.source: example.name for example in examples}
     for source, call, port in readers:
         if source in names and counts.count(source) == 1 and call.spec.needs is not None:
-            flag = _deciding(call, port, given, held)
+            flag = _find_deciding_flag(call, port, examples, run_names)
             if flag is not None:
-                found[names[source]] = {"field": flag[0].name, "is": flag[1]}
-    return found
+                unread[names[source]] = {"field": flag[0].name, "is": flag[1]}
+    return unread
 
 
 def _single_inputs(call: Call) -> Iterator[tuple[str, Source]]:
     yield from ((port, source) for port, source in call.inputs.items() if not isinstance(source, tuple))
 
 
-def _deciding(call: Call, port: str, given: Sequence[Given], held: Mapping[str, str]) -> tuple[Flag, bool] | None:
-    """The flag, and its value, with which the call never needs the port, whatever the other flags are."""
+def _find_deciding_flag(
+    call: Call, port: str, examples: Sequence[Given], run_names: Mapping[str, str]
+) -> tuple[Flag, bool] | None:
+    """A flag and its value with which the call never needs the port, whatever the other flags are."""
     sources = [argument_source(call, name) for name in call.spec.needs_arguments]
-    asked = [one for one in given if one.source in sources]
+    read_examples = [example for example in examples if example.source in sources]
     flags = [
-        Flag(one.source, path, held[name])
-        for one in asked
-        for path, value in statics_of(one.value).items()
-        if isinstance(value, bool) and (name := f"{one.name}.{path}") in held
+        Flag(example.source, path, run_names[name])
+        for example in read_examples
+        for path, value in statics_of(example.value).items()
+        if isinstance(value, bool) and (name := f"{example.name}.{path}") in run_names
     ]
     if len(flags) > MOST_FLAGS:
         return None
-    spare = set(itertools.product(flags, (False, True)))
-    for chosen in itertools.product((False, True), repeat=len(flags)):
-        values: dict[Source, Any] = {one.source: one.value for one in asked}
-        for flag, value in zip(flags, chosen, strict=True):
+    candidates = set(itertools.product(flags, (False, True)))
+    for flag_values in itertools.product((False, True), repeat=len(flags)):
+        values: dict[Source, Any] = {example.source: example.value for example in read_examples}
+        for flag, value in zip(flags, flag_values, strict=True):
             values[flag.source] = with_field(values[flag.source], flag.path, value)
         if port not in unneeded(call, values):
-            spare -= set(zip(flags, chosen, strict=True))
-    return min(spare, key=lambda one: one[0].name, default=None)
+            candidates -= set(zip(flags, flag_values, strict=True))
+    return min(candidates, key=lambda example: example[0].name, default=None)

@@ -1,4 +1,4 @@
-"""One example run of a workflow, which turns it into a host plan and the parts that it calls."""
+"""The example run of a workflow, which produces the host plan and the parts to trace."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from guidegraph_runtime.manifest import Operation
 class Walk:
     """The state of the example run.
 
-    dynamic: keys of the operations that are left for the run, hosted: of those that the runtime does. values: an
-    example of every value. items: what each loop calls its entry. parts and host: what the run will do. statics: where
-    the run has what is no tensor in a structured value, by the name that it has there. frozen: the models with which
-    something was computed that every run has, by their id: a node that did it, and the model.
+    dynamic: the keys of the operations that are left for the run. hosted: of those that the runtime does. values: an
+    example of every value. items: the name of each loop's item. parts, host: the results. run_names: the names in the
+    run of non-tensor fields, by their names here. frozen: the models that were used to compute constants, by id, each
+    with the key of an operation that used it.
     """
 
     plan: Plan
@@ -47,46 +47,46 @@ class Walk:
     hosted: set[str] = field(default_factory=set)
     parts: list[PartPlan] = field(default_factory=list)
     host: HostPlan = field(default_factory=HostPlan)
-    statics: dict[str, str] = field(default_factory=dict)
+    run_names: dict[str, str] = field(default_factory=dict)
     frozen: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
-    def region(self, ops: Mapping[str, Op], roots: Sequence[Source], where: str) -> tuple[Operation, ...]:
-        """Run a region once, and give its host plan. where: the loop's key, or "" for the top level."""
+    def region(self, ops: Mapping[str, Op], roots: Sequence[Source], loop_key: str) -> tuple[Operation, ...]:
+        """Run a region once and return its host plan. loop_key: "" for the top level."""
         self._evaluate_fixed({key: op for key, op in ops.items() if key not in self.dynamic}, ops, roots)
-        left = self._split({key: op for key, op in ops.items() if key in self.dynamic})
-        for op in left.values():
+        dynamic_ops = self._split({key: op for key, op in ops.items() if key in self.dynamic})
+        for op in dynamic_ops.values():
             self.kinds.update({Output(op.key, name): kind for name, kind in op.outputs.items()})
-        wanted = list(roots)
+        required = list(roots)
         plan: list[Operation] = []
-        found = stages(left, lambda call: call.key not in self.hosted, wanted)
-        for number, stage in enumerate(found):
+        groups = stages(dynamic_ops, lambda call: call.key not in self.hosted, required)
+        for number, stage in enumerate(groups):
             if stage.traced:
                 for op in stage.ops:
                     self.evaluate(op)
-                plan.append(self._part(stage, list(left.values()), wanted, where, found[:number]))
+                plan.append(self._plan_part(stage, list(dynamic_ops.values()), required, loop_key, groups[:number]))
             elif isinstance(stage.ops[0], Loop):
-                plan.append(self._loop(stage.ops[0]))
+                plan.append(self._plan_loop(stage.ops[0]))
             elif isinstance(stage.ops[0], Choice):
                 self.evaluate(stage.ops[0])
                 plan.append(choice_operation(stage.ops[0], self))
             else:
                 self.evaluate(stage.ops[0])
-                self._keep_statics(stage.ops[0])
+                self._keep_plain_fields(stage.ops[0])
                 plan.append(host_call(stage.ops[0], self))
         return tuple(plan)
 
     def _evaluate_fixed(self, fixed: dict[str, Op], ops: Mapping[str, Op], roots: Sequence[Source]) -> None:
-        """Compute what is the same in every run, of its choices the branches that they take."""
-        others = [source for op in ops.values() if op.key in self.dynamic for source in op.sources()]
-        wanted = [*roots, *others]
+        """Compute the constant operations; of choices, only the branches that are taken."""
+        dynamic_sources = [source for op in ops.values() if op.key in self.dynamic for source in op.sources()]
+        required = [*roots, *dynamic_sources]
         aliases: dict[Source, Source] = {}
-        while choices := next_choices(fixed, wanted, effects=False):
+        while choices := next_choices(fixed, required, effects=False):
             for op in prune(fixed, [choice.when for choice in choices], effects=False).values():
                 self._evaluate_once(op)
-            taken = {choice.key: taken_branch(choice, self.value(choice.when)) for choice in choices}
-            settled = settle(fixed, wanted, taken)
-            fixed, wanted = settled.ops, [settled.source(source) for source in wanted]
-            aliases |= settled.aliases
+            branches = {choice.key: taken_branch(choice, self.value(choice.when)) for choice in choices}
+            result = settle(fixed, required, branches)
+            fixed, required = result.ops, [result.source(source) for source in required]
+            aliases |= result.aliases
         for op in fixed.values():
             if not isinstance(op, Choice):
                 self._evaluate_once(op)
@@ -126,99 +126,99 @@ class Walk:
         return base_name(source, self.items)
 
     def _split(self, ops: Mapping[str, Op]) -> dict[str, Op]:
-        """Nodes that are half the host's and half traced become two operations."""
-        found: dict[str, Op] = {}
+        """Split the nodes that run partly on the host into a host operation and a traced one."""
+        split_ops: dict[str, Op] = {}
         for key, op in ops.items():
             if isinstance(op, Call) and op.spec.split is not None:
                 first, second = split_call(op, self)
                 self.dynamic.add(first.key)
                 self.hosted = (self.hosted - {key}) | {first.key}
-                found[first.key] = first
+                split_ops[first.key] = first
                 op = second
-            found[key] = op
-        return found
+            split_ops[key] = op
+        return split_ops
 
-    def _part(
-        self, stage: Stage, ops: Sequence[Op], wanted: Sequence[Source], where: str, before: Sequence[Stage]
+    def _plan_part(
+        self, stage: Stage, ops: Sequence[Op], required: Sequence[Source], loop_key: str, earlier: Sequence[Stage]
     ) -> Operation:
-        inside = [op.key for op in stage.ops]
-        reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in inside)]
-        given = [self._given(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
-        for one in given:
-            if not (leaves_of(one.value) or is_number(one.value) or statics_of(one.value)):
+        keys = [op.key for op in stage.ops]
+        reads = [s for op in stage.ops for s in op.sources() if not (isinstance(s, Output) and s.op in keys)]
+        examples = [self._example(s) for s in dict.fromkeys(s for s in reads if self.is_dynamic(s))]
+        for example in examples:
+            if not (leaves_of(example.value) or is_number(example.value) or statics_of(example.value)):
                 raise NotPassedOn(
-                    one.source.op if isinstance(one.source, Output) else "",
-                    f"'{one.name}' is {one.value!r:.60}, no tensor and no number, and nodes.{', nodes.'.join(inside)} "
-                    "would be traced with it, though it may be another at run time",
+                    example.source.op if isinstance(example.source, Output) else "",
+                    f"'{example.name}' is {example.value!r:.60}, no tensor and no number, and "
+                    f"nodes.{', nodes.'.join(keys)} would be traced with it, though it may be another at run time",
                     "give the node a number or a tensor, or leave it out of the exported outputs (--only)",
                     place=str(stage.ops[0].mark),
                 )
         constants: dict[Source, Any] = {
             s: self.values[s] for s in reads if isinstance(s, (Output, Param)) and not self.is_dynamic(s)
         }
-        others = [s for op in ops if op.key not in inside for s in op.sources()]
-        results = [s for s in dict.fromkeys([*others, *wanted]) if isinstance(s, Output) and s.op in inside]
-        name = self._part_name(where, before)
-        wanted_values = [self._given(s) for s in results]
+        outside_sources = [s for op in ops if op.key not in keys for s in op.sources()]
+        results = [s for s in dict.fromkeys([*outside_sources, *required]) if isinstance(s, Output) and s.op in keys]
+        name = self._part_name(loop_key, earlier)
+        result_examples = [self._example(s) for s in results]
 
         def build(values: Sequence[Given]) -> PartPlan:
-            return plan_part(name, stage.ops, values, constants, wanted_values, in_loop=bool(where))
+            return plan_part(name, stage.ops, values, constants, result_examples, in_loop=bool(loop_key))
 
-        part = build(given)
+        part = build(examples)
         self.parts.append(part)
-        fields = fields_that_count(part, given, build, self.statics)
+        fields = fields_that_count(part, examples, build, self.run_names)
         settings: dict[str, Any] = {"fields": fields} if fields else {}
-        if where and (unread := unread_inputs(stage.ops, given, self.statics)):
+        if loop_key and (unread := unread_inputs(stage.ops, examples, self.run_names)):
             settings["unread"] = unread
-        return Operation("part", name, {one.name: one.name for one in part.inputs}, settings, part.outputs)
+        return Operation("part", name, {example.name: example.name for example in part.inputs}, settings, part.outputs)
 
     def _keep_models(self, op: Op) -> None:
         if any(leaves_of(self.values[Output(op.key, name)]) for name in op.outputs):
             values = [self.values[source] for source in op.sources() if source in self.values]
             self.frozen |= {id(model): (op.key, model) for model in models_in(values)}
 
-    def _keep_statics(self, op: Op) -> None:
+    def _keep_plain_fields(self, op: Op) -> None:
         for name in op.outputs:
             source = Output(op.key, name)
-            found = [f"{self.name(source)}.{path}" for path in statics_of(self.value(source))]
-            self.statics.update(zip(found, found, strict=True))
+            names = [f"{self.name(source)}.{path}" for path in statics_of(self.value(source))]
+            self.run_names.update(zip(names, names, strict=True))
 
-    def _given(self, source: Source) -> Given:
+    def _example(self, source: Source) -> Given:
         return Given(source, self.name(source), self.values[source], self.kinds.get(source))
 
-    def _part_name(self, where: str, before: Sequence[Stage]) -> str:
-        looped = any(isinstance(op, Loop) for stage in before for op in stage.ops)
-        stem = f"{where.replace('/', '.')}.step" if where else "decode" if looped else "encode"
-        taken = {part.name for part in self.parts}
-        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in taken)
+    def _part_name(self, loop_key: str, earlier: Sequence[Stage]) -> str:
+        looped = any(isinstance(op, Loop) for stage in earlier for op in stage.ops)
+        stem = f"{loop_key.replace('/', '.')}.step" if loop_key else "decode" if looped else "encode"
+        used_names = {part.name for part in self.parts}
+        return next(name for name in (stem, *(f"{stem}{i}" for i in range(2, 1000))) if name not in used_names)
 
-    def _loop(self, loop: Loop) -> Operation:
+    def _plan_loop(self, loop: Loop) -> Operation:
         self.items[loop.key] = loop.item
-        rows = entries(self.value(loop.over))
-        if not len(rows):
+        items = entries(self.value(loop.over))
+        if not len(items):
             raise ExportError(
                 f"nodes.{loop.key} runs over nothing, so there is no example to trace", "give it an entry or more",
                 place=str(loop.mark),
             )  # fmt: skip
         carries = {name: Carry(loop.key, name) for name in loop.carry}
-        starts = {name: self.named(source) for name, source in loop.carry.items()}
+        starts = {name: self.value_names(source) for name, source in loop.carry.items()}
         fixed = {name: statics_of(self.value(source)) for name, source in loop.carry.items()}
         for name, source in loop.carry.items():
             self.values[carries[name]] = self.value(source)
             self.kinds[carries[name]] = loop.outputs[name]
-            for path, at in self.named_statics(source).items():
-                for end in (carries[name], Output(loop.key, name)):
-                    self.statics[f"{self.name(end)}.{path}"] = at
-        # The second iteration is the example: by then what is carried has its lasting shape.
-        self.enter(loop, rows, 0)
+            for path, value_name in self.named_statics(source).items():
+                for target in (carries[name], Output(loop.key, name)):
+                    self.run_names[f"{self.name(target)}.{path}"] = value_name
+        # The second iteration is the example: by then carried values have their final shapes.
+        self.enter(loop, items, 0)
         for op in loop.body.values():
             self.evaluate(op)
         self.values.update({carries[name]: self.value(source) for name, source in loop.next.items()})
-        self.enter(loop, rows, min(1, len(rows) - 1))
+        self.enter(loop, items, min(1, len(items) - 1))
         try:
             body = self.region(loop.body, loop_roots(loop), loop.key)
         except NodeError as error:
-            if len(rows) > 1:
+            if len(items) > 1:
                 raise
             raise ExportError(
                 f"nodes.{loop.key} runs over one entry, and what the second iteration is given is the example: "
@@ -229,37 +229,37 @@ class Walk:
         start: dict[str, str] = {}
         links: dict[str, dict[str, str]] = {"next": {}, "collect": {}, "result": {}}
         for name, carry in carries.items():
-            inside, following = self.named(carry), self.named(loop.next[name])
+            carry_names, following = self.value_names(carry), self.value_names(loop.next[name])
             lasting = statics_of(self.value(loop.next[name]))
-            if not [*inside] == [*starts[name]] == [*following] or fixed[name] != lasting:
+            if not [*carry_names] == [*starts[name]] == [*following] or fixed[name] != lasting:
                 raise ExportError(
-                    f"carry '{name}' of nodes.{loop.key} starts as {_shown(starts[name], fixed[name])} and goes on as "
-                    f"{_shown(following, lasting)}",
+                    f"carry '{name}' of nodes.{loop.key} starts as {_format_structure(starts[name], fixed[name])} "
+                    f"and goes on as {_format_structure(following, lasting)}",
                     "start it with a value of the same structure",
                     place=str(loop.mark),
                 )
             self.values[Output(loop.key, name)] = self.value(loop.next[name])
-            results = self.named(Output(loop.key, name))
-            for path, at in inside.items():
-                start[at], links["next"][at] = starts[name][path], following[path]
-                links["result"][results[path]] = at
+            results = self.value_names(Output(loop.key, name))
+            for path, value_name in carry_names.items():
+                start[value_name], links["next"][value_name] = starts[name][path], following[path]
+                links["result"][results[path]] = value_name
         for name, source in loop.collect.items():
             self.values[Output(loop.key, name)] = stack([self.value(source)])
-            collected, each = self.named(Output(loop.key, name)), self.named(source)
-            links["collect"] |= {collected[path]: at for path, at in each.items()}
+            collected, item_names = self.value_names(Output(loop.key, name)), self.value_names(source)
+            links["collect"] |= {collected[path]: value_name for path, value_name in item_names.items()}
         settings: dict[str, Any] = {"item": f"{loop.key}.{loop.item}", "index": f"{loop.key}.index"}
         count = None if self.is_dynamic(loop.over) else self.value(loop.over)
-        settings |= {"over": count if isinstance(count, int) else self.named(loop.over)[""], **links}
+        settings |= {"over": count if isinstance(count, int) else self.value_names(loop.over)[""], **links}
         return Operation("loop", loop.key, start, settings, (*links["result"], *links["collect"]), body)
 
-    def enter(self, loop: Loop, rows: Any, i: int) -> None:
-        """Let the entry and the number of an iteration be what the body reads."""
+    def enter(self, loop: Loop, items: Any, i: int) -> None:
+        """Set the item and the index of an iteration for the body."""
         self.values[Index(loop.key)] = i
-        self.values[Item(loop.key)] = rows[i]
-        self.kinds[Item(loop.key)] = PortType((_Entry,))
+        self.values[Item(loop.key)] = items[i]
+        self.kinds[Item(loop.key)] = PortType((_ItemType,))
 
-    def named(self, source: Source) -> dict[str, str]:
-        """What a value is called in the run, by the paths of its tensors, or by "" where it has none.
+    def value_names(self, source: Source) -> dict[str, str]:
+        """The names of a value's tensors in the run by path; ``{"": name}`` if it has none.
 
         Tensors that are the same in every run become tables.
         """
@@ -267,11 +267,11 @@ class Walk:
         base = f"constant.{len(self.host.tables)}" if isinstance(source, Literal) else self.name(source)
         if not self.is_dynamic(source):
             leaves = leaves or [self._number(source, base)]
-            self.host.tables |= {leaf.named(base): leaf.tensor for leaf in leaves}
-        return {leaf.path: leaf.named(base) for leaf in leaves} or {"": base}
+            self.host.tables |= {leaf.full_name(base): leaf.tensor for leaf in leaves}
+        return {leaf.path: leaf.full_name(base) for leaf in leaves} or {"": base}
 
     def _number(self, source: Source, base: str) -> Leaf:
-        """A number that is the same in every run, as a table. Raises ``ExportError`` for what is none."""
+        """A constant number as a leaf for a table. Raises ``ExportError`` for values that are not numbers."""
         import torch
 
         value = self.value(source)
@@ -281,31 +281,31 @@ class Walk:
         return Leaf("", torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else torch.int64), ())
 
     def named_statics(self, source: Source) -> dict[str, str]:
-        """Where the run has what is no tensor in a value, by the paths in it."""
+        """The names in the run of a value's non-tensor fields, by path."""
         if isinstance(source, Literal):
             return {}
         base = self.name(source)
         paths = statics_of(self.value(source))
-        return {path: self.statics[f"{base}.{path}"] for path in paths if f"{base}.{path}" in self.statics}
+        return {path: self.run_names[f"{base}.{path}"] for path in paths if f"{base}.{path}" in self.run_names}
 
     def value(self, source: Source) -> Any:
-        """The example of a value."""
+        """The example of a source's value."""
         return source.value if isinstance(source, Literal) else self.values[source]
 
 
-class _Entry(Tensor):
-    """A row of what a loop runs over: one for the whole batch."""
+class _ItemType(Tensor):
+    """The type of a loop's item: one row for the whole batch."""
 
     axes = ("B",)
 
 
 def entries(over: Any) -> Any:
-    """What a loop runs over, one entry after the other."""
+    """The items of a loop's sequence."""
     if isinstance(over, int):
         return range(over)
     return over.unsqueeze(1) if is_tensor(over) and over.ndim == 1 else over
 
 
-def _shown(names: Mapping[str, str], statics: Mapping[str, Any]) -> str:
+def _format_structure(names: Mapping[str, str], statics: Mapping[str, Any]) -> str:
     plain = [f"{path}={value!r:.40}" for path, value in statics.items()]
     return ", ".join([*(path or "one tensor" for path in names), *plain])

@@ -39,7 +39,7 @@ class Made:
 
     def run(self, nodes: Mapping[str, Any] | None = None, **params: Any) -> Arrays:
         """What the bundle gives."""
-        open_params = {name: one for name, one in self.params.items() if name in self.bundle.manifest.inputs}
+        open_params = {name: item for name, item in self.params.items() if name in self.bundle.manifest.inputs}
         return self.bundle.run_with({**open_params, **params}, nodes=nodes)
 
     def engine(self, folder: Path, changes: Sequence[tuple[str, str]] = (), **params: Any) -> Arrays:
@@ -92,6 +92,6 @@ def small_class_model(folder: Path) -> Path:
 
 def difference(found: Arrays, expected: Arrays) -> float:
     """The largest difference of the outputs of two runs, which have the same shapes."""
-    assert {name: one.shape for name, one in found.items()} == {name: one.shape for name, one in expected.items()}
-    assert all(np.isfinite(one).all() for one in found.values())
-    return max(float(np.abs(one - expected[name]).max()) for name, one in found.items())
+    assert {name: item.shape for name, item in found.items()} == {name: item.shape for name, item in expected.items()}
+    assert all(np.isfinite(item).all() for item in found.values())
+    return max(float(np.abs(item - expected[name]).max()) for name, item in found.items())

@@ -98,6 +98,6 @@ def models() -> Small:
 
 def with_models() -> Registry:
     """The registry of the tests, with this node."""
-    found = registry()
+    actual = registry()
     spec = spec_of(models)
-    return Registry(nodes={**found.nodes, spec.id: spec}, types=found.types)
+    return Registry(nodes={**actual.nodes, spec.id: spec}, types=actual.types)

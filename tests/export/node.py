@@ -49,6 +49,6 @@ def run_in_node(folder: Path, file: Path, out: Path) -> dict[str, np.ndarray[Any
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return {
-        name: np.fromfile(out / f"{name}.bin", one["type"]).reshape(one["dims"])
-        for name, one in json.loads(result.stdout).items()
+        name: np.fromfile(out / f"{name}.bin", item["type"]).reshape(item["dims"])
+        for name, item in json.loads(result.stdout).items()
     }

@@ -131,9 +131,9 @@ def tokens(x: Sample) -> Condition:
 @node("plan.told")
 def told(x: Sample, condition: Condition) -> Sample:
     """Plus the mean of a condition."""
-    given = condition.vector if condition.tokens is None else condition.tokens
-    assert given is not None
-    return x + given.mean()
+    arguments = condition.vector if condition.tokens is None else condition.tokens
+    assert arguments is not None
+    return x + arguments.mean()
 
 
 CHOOSING = [above, is_long, fail, vector, tokens, told]

@@ -50,8 +50,8 @@ def pull(
     """The gradient of −‖x̂0‖² with respect to x, through the denoiser."""
     with torch.enable_grad():
         at = x.detach().requires_grad_()
-        found = denoiser(at, t, condition)
-        loss = (schedule.to_x0(found, at, t) ** 2).sum()
+        actual = denoiser(at, t, condition)
+        loss = (schedule.to_x0(actual, at, t) ** 2).sum()
         (gradient,) = torch.autograd.grad(loss, at)
     return -scale * gradient
 

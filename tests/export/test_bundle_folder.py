@@ -1,4 +1,4 @@
-"""The place of a bundle: one export at a time, and what a killed one leaves."""
+"""The folder of a bundle: one export at a time, and recovery after a killed export."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def killed_export(folder: Path) -> None:
     half = of_dead_process(temporary_path(out))
     half.mkdir()
     (half / "step.onnx").write_text("half")
-    old = of_dead_process(temporary_path(writing._old_name(out), "old"))
+    old = of_dead_process(temporary_path(writing._backup_path(out), "old"))
     old.mkdir()
     (old / "bundle.json").write_text("{}")
 
 
 def replace_with(out: Path, text: str = "new", *, fail: bool = False) -> None:
-    with writing._replacing(out) as folder:
+    with writing._replace_folder(out) as folder:
         (folder / "bundle.json").write_text(text)
         if fail:
             raise RuntimeError("stopped")
@@ -63,7 +63,7 @@ def test_it_goes_where_there_is_a_bundle_again(tmp_path: Path) -> None:
 def test_that_of_another_bundle_stays(tmp_path: Path) -> None:
     killed_export(tmp_path)
     replace_with(tmp_path / "bundle-2")
-    old = of_dead_process(temporary_path(writing._old_name(tmp_path / "bundle"), "old")).name.rpartition("-")[0]
+    old = of_dead_process(temporary_path(writing._backup_path(tmp_path / "bundle"), "old")).name.rpartition("-")[0]
     assert [name.rpartition("-")[0] for name in names(tmp_path)] == [old, "bundle"]
 
 

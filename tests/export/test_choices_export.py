@@ -38,11 +38,11 @@ class Exported:
         """What the plan gives, which is what the engine gives; ``ran`` has the parts and the host's nodes that ran."""
         self.ran = []
         values = {**self.values, **params}
-        found = self._run(values)
+        actual = self._run(values)
         expected = run(self.graph, values, RunOptions()).outputs
-        for name, value in found.items():
+        for name, value in actual.items():
             np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=1e-6)
-        return found
+        return actual
 
     def _run(self, values: dict[str, Any]) -> dict[str, Any]:
         parts = {part.name: part for part in self.walk.parts}
@@ -50,10 +50,10 @@ class Exported:
         def run_part(name: str, given: Mapping[str, Any], /) -> dict[str, Any]:
             self.ran.append(name)
             part = parts[name]
-            tensors = [torch.as_tensor(given[one.name]).to(one.example.dtype) for one in part.inputs]
-            return {at: one.numpy() for at, one in zip(part.outputs, part.function(*tensors), strict=True)}
+            tensors = [torch.as_tensor(given[item.name]).to(item.example.dtype) for item in part.inputs]
+            return {at: item.numpy() for at, item in zip(part.outputs, part.function(*tensors), strict=True)}
 
-        tables = {name: one.numpy() for name, one in self.walk.host.tables.items()}
+        tables = {name: item.numpy() for name, item in self.walk.host.tables.items()}
         memory = Memory(tables | {f"params.{name}": value for name, value in values.items()})
         plan_run = PlanRun("here", run_part, self.walk.host.files.__getitem__, memory)
         with torch.no_grad():
@@ -266,8 +266,8 @@ outputs: {{a: a}}
 
 def test_one_graph_has_the_branch_of_its_export_alone(tmp_path: Path) -> None:
     graph = graph_of(BY_PARAMETER, tmp_path)
-    found, fixed, _, _ = planned(graph, {"seed": 0, "mode": "pull"}, one_graph=True)
-    assert [part.keys for part in found.parts] == [("start", "b", "end")]
+    actual, fixed, _, _ = planned(graph, {"seed": 0, "mode": "pull"}, one_graph=True)
+    assert [part.keys for part in actual.parts] == [("start", "b", "end")]
     assert fixed == {"mode": "nodes.either (choose) is made by it, and one graph has one branch of a choice"}
     with pytest.raises(ExportError, match=r"nodes\.run\.body\.either \(choose\) is made by what a run computes"):
         planned(graph_of(IN_A_LOOP, tmp_path), {"seed": 0, "n": 4}, one_graph=True)

@@ -68,11 +68,11 @@ def test_a_bundle_gives_the_engines_numbers_and_says_what_is_fixed(cli: Command)
     assert re.search(r"^encode +times +0\.0e\+00 +0\.0e\+00$", result.out, re.MULTILINE)
     assert re.search(r"^image +0\.0000/255 of at most 2/255$", result.out, re.MULTILINE)
 
-    found = manifest(cli.folder / "bundle")
-    assert found["inputs"]["by"] == {"type": "float", "default": 2.0, "help": "how much"}
+    actual = manifest(cli.folder / "bundle")
+    assert actual["inputs"]["by"] == {"type": "float", "default": 2.0, "help": "how much"}
     names = {"guidegraph", "guidegraph-runtime", "torch", "onnx", "onnxscript", "onnxruntime", "tiny_nodes"}
-    assert set(found["versions"]) == names
-    assert found["reference"]["inputs"] == {"seed": 3, "by": 2.0}
+    assert set(actual["versions"]) == names
+    assert actual["reference"]["inputs"] == {"seed": 3, "by": 2.0}
     assert (
         cli("run", "tiny.yaml", "--plugin", NODES, "--set", "name=whole", "--set", "by=0.5", "--out", "out").code == 0
     )
@@ -102,8 +102,8 @@ def test_a_file_that_a_parameter_names_travels_with_the_bundle(cli: Command, tmp
     text = text.replace("  noise: ", "  photo:  {use: image.load, in: {path: params.photo}}\n  noise: ")
     result = export(cli, text, "--set", "photo=mine.png", "--set", "name=whole", "--check")
     assert (result.code, result.err) == (0, "")
-    found = manifest(tmp_path / "bundle")
-    assert found["inputs"]["photo"] == {"type": "path", "default": "inputs/photo.png"}
+    actual = manifest(tmp_path / "bundle")
+    assert actual["inputs"]["photo"] == {"type": "path", "default": "inputs/photo.png"}
     Path("mine.png").unlink()
     image = Bundle("bundle").run()["image"]
     assert np.rint((image[0, :, 0, 0] + 1) * 127.5).tolist() == [0, 128, 255]
@@ -189,16 +189,16 @@ def test_without_the_exporters_packages_one_line_says_what_to_install(
 def test_a_bundle_that_differs_from_the_engine_fails_the_check(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from guidegraph.graph.export import workflow
 
-    traced = workflow._traced
+    trace = workflow._trace_with_fallback
 
-    def other(*arguments: Any) -> Any:
-        found = traced(*arguments)
-        model = found.traced.model
+    def trace_wrong(*arguments: Any) -> Any:
+        part = trace(*arguments)
+        model = part.traced.model
         (multiply, *_) = [n for n in model.graph if n.op_type == "Mul"]
         multiply.op_type = "Add"
-        return found
+        return part
 
-    monkeypatch.setattr(workflow, "_traced", other)
+    monkeypatch.setattr(workflow, "_trace_with_fallback", trace_wrong)
     result = export(cli, TINY, "--check")
     assert result.code == 1
     assert re.search(r"^image +\d+\.\d+/255 of at most 2/255 +too far$", result.out, re.MULTILINE)
@@ -277,9 +277,9 @@ def test_another_sampler_and_size_need_no_new_export(scenes: Scenes) -> None:
     command = ["run", "other.yaml", "--set", "steps=3", "--out", "expected"]
     done = subprocess.run([sys.executable, "-m", "guidegraph", *command], cwd=scenes.folder, env=environment())
     assert done.returncode == 0
-    found = pixels(scenes.folder / "other" / "image.png")
-    assert found.shape == (32, 96, 3)
-    assert np.abs(found - pixels(scenes.folder / "expected" / "image.png")).max() <= 2
+    actual = pixels(scenes.folder / "other" / "image.png")
+    assert actual.shape == (32, 96, 3)
+    assert np.abs(actual - pixels(scenes.folder / "expected" / "image.png")).max() <= 2
 
 
 @pytest.mark.slow

@@ -121,19 +121,19 @@ CASES = [*convolutions(), *norms(), *pointwise(), *pools(), *parts()]
 
 @pytest.mark.parametrize(("op", "arguments"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_decomposition_is_the_operator(op: Any, arguments: tuple[Any, ...]) -> None:
-    expected, found = op(*arguments), decompositions()[op](*arguments)
+    expected, actual = op(*arguments), decompositions()[op](*arguments)
     if isinstance(expected, tuple):
-        (expected, *_), (found, *rest) = expected, found
+        (expected, *_), (actual, *rest) = expected, actual
         assert rest == [None, None]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
 def test_gelu_by_tanh(shape: tuple[int, ...]) -> None:
     grad, x = normal(*shape), 3 * normal(*shape)
     expected = aten.gelu_backward(grad, x, approximate="tanh")
-    found = decompositions()[aten.gelu_backward.default](grad, x, approximate="tanh")
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    actual = decompositions()[aten.gelu_backward.default](grad, x, approximate="tanh")
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_every_decomposition_is_tested() -> None:
@@ -174,8 +174,8 @@ def test_slices_with_a_step_are_left_to_torch() -> None:
 def test_the_forms_for_gradients_change_nothing(function: Callable[[Tensor], Tensor]) -> None:
     x = normal(2, 2, 4, 3)
     with Differentiable():
-        found = function(x)
-    torch.testing.assert_close(found, function(x), rtol=1e-10, atol=1e-10)
+        actual = function(x)
+    torch.testing.assert_close(actual, function(x), rtol=1e-10, atol=1e-10)
 
 
 def test_register_by_operator_and_by_packet(monkeypatch: pytest.MonkeyPatch) -> None:

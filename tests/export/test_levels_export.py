@@ -1,4 +1,4 @@
-"""Levels in a bundle: what a model knows goes with its schedule, and the count of steps stays free."""
+"""Levels in a bundle: the model's own data come with its schedule, and the number of steps stays free."""
 
 from __future__ import annotations
 

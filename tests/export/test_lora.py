@@ -150,8 +150,11 @@ def test_a_lora_of_the_unet_is_that_of_the_engine(made: Made, tmp_path: Path, la
 def test_loras_of_any_rank_add_up(made: Made, tmp_path: Path) -> None:
     small = Lora(made.pipe, ("unet",), 1, lambda name, number: (1, 2.0)).kohya(tmp_path / "1.safetensors")
     large = Lora(made.pipe, ("unet",), 2, lambda name, number: (24, 2.0)).kohya(tmp_path / "2.safetensors")
-    given = [(small, 0.7), (large, -0.4)]
-    assert relative(made.bundle("unet.bundle").run_with(named(made), lora=given)["value"], engine(made, given)) <= 1e-4
+    arguments = [(small, 0.7), (large, -0.4)]
+    assert (
+        relative(made.bundle("unet.bundle").run_with(named(made), lora=arguments)["value"], engine(made, arguments))
+        <= 1e-4
+    )
 
 
 def test_a_lora_of_the_text_encoder_is_that_of_the_engine(made: Made, tmp_path: Path) -> None:
@@ -222,4 +225,7 @@ def test_bfloat16_is_read_and_rounded_as_torch_does(tmp_path: Path) -> None:
 
 def test_a_colon_gives_the_strength(made: Made, tmp_path: Path) -> None:
     path = Lora(made.pipe, ("unet",)).kohya(tmp_path / "a:b.safetensors")
-    assert [(one.path, one.strength) for one in read_loras([path, f"{path}:0.25"], "")] == [(path, 1.0), (path, 0.25)]
+    assert [(item.path, item.strength) for item in read_loras([path, f"{path}:0.25"], "")] == [
+        (path, 1.0),
+        (path, 0.25),
+    ]

@@ -129,7 +129,7 @@ def relative(found: Any, wanted: Any) -> float:
 
 def test_the_denoiser_alone_has_named_tensors_with_free_axes(made: Made) -> None:
     found = json.loads((made.bundle / "bundle.json").read_text())
-    assert {name: (one["dtype"], one["dims"]) for name, one in found["inputs"].items()} == {
+    assert {name: (item["dtype"], item["dims"]) for name, item in found["inputs"].items()} == {
         "x": ("float32", ["batch", 3, "height", "width"]),
         "t": ("float32", ["batch"]),
         "tokens": ("float32", ["batch", "tokens", 32]),
@@ -244,8 +244,8 @@ def test_a_node_by_its_place_keeps_its_numbers_as_inputs(cli: Command) -> None:
     assert [*bundle.manifest.inputs] == [
         "cond_value", "cond_variance", "uncond_value", "uncond_variance", "scale"
     ]  # fmt: skip
-    one, two = (np.full((2, 3, 4, 4), value, np.float32) for value in (1.0, 2.0))
-    found = bundle.run(cond_value=two, cond_variance=two, uncond_value=one, uncond_variance=one, scale=5.0)
+    item, two = (np.full((2, 3, 4, 4), value, np.float32) for value in (1.0, 2.0))
+    found = bundle.run(cond_value=two, cond_variance=two, uncond_value=item, uncond_variance=item, scale=5.0)
     assert np.array_equal(found["value"], np.full((2, 3, 4, 4), 6.0, np.float32))
     assert np.array_equal(found["variance"], two)
 

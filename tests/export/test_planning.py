@@ -1,4 +1,4 @@
-"""What an export leaves for the run, and how it is grouped into host operations and graphs."""
+"""The operations that an export leaves for the run, and their grouping into host operations and graphs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plan_of(text: str, folder: Path, **values: Any) -> tuple[list[tuple[str, str
 
 
 def _flat(plan: tuple[Operation, ...]) -> list[tuple[str, str]]:
-    return [pair for one in plan for pair in ((one.op, one.node), *_flat(one.body or ()))]
+    return [pair for item in plan for pair in ((item.op, item.node), *_flat(item.body or ()))]
 
 
 def test_neighbours_become_one_part(tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_a_loop_runs_as_in_the_engine(tmp_path: Path) -> None:
     write_bundle(exported, tmp_path / "bundle", kinds={"half": "tensor", "kept": "tensor"}, versions={})
     bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
     for change in ({}, {"steps": 7, "seed": 11, "factor": -1.25}, {"steps": 1}):
-        found = bundle.run(**change)
-        wanted = run(graph, {**values, **change}, RunOptions()).outputs
-        for name, tensor in wanted.items():
-            assert found[name].shape == tuple(tensor.shape)
-            np.testing.assert_allclose(found[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+        actual = bundle.run(**change)
+        expected = run(graph, {**values, **change}, RunOptions()).outputs
+        for name, tensor in expected.items():
+            assert actual[name].shape == tuple(tensor.shape)
+            np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
     assert bundle.run_with({}, nodes={"noise.shape": [2, 3, 5], "noise.batch": 3})["half"].shape == (3, 2, 3, 5)
 
 
@@ -255,9 +255,9 @@ def test_what_is_fixed_still_counts_a_loop_and_starts_a_carry(tmp_path: Path) ->
     exported = export_workflow(graph, values)
     assert "n" in exported.fixed
     write_bundle(exported, tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
-    found = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1)).run(by=0.5)
-    wanted = run(graph, {**values, "by": 0.5}, RunOptions()).outputs["x"]
-    np.testing.assert_allclose(found["x"], wanted.numpy(), rtol=1e-6)
+    actual = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1)).run(by=0.5)
+    expected = run(graph, {**values, "by": 0.5}, RunOptions()).outputs["x"]
+    np.testing.assert_allclose(actual["x"], expected.numpy(), rtol=1e-6)
 
 
 FLOATS = f"""
@@ -280,8 +280,8 @@ def test_a_loop_over_numbers(tmp_path: Path) -> None:
     write_bundle(export_workflow(graph, values), tmp_path / "bundle", kinds={"x": "tensor"}, versions={})
     bundle = Bundle(tmp_path / "bundle", SessionSettings.on("cpu", intra_threads=1))
     for change in ({}, {"factors": [3.0, 0.25]}):
-        wanted = run(graph, {**values, **change}, RunOptions()).outputs["x"]
-        np.testing.assert_allclose(bundle.run(**change)["x"], wanted.numpy(), rtol=1e-6)
+        expected = run(graph, {**values, **change}, RunOptions()).outputs["x"]
+        np.testing.assert_allclose(bundle.run(**change)["x"], expected.numpy(), rtol=1e-6)
 
 
 def test_places_where_no_bundle_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,8 +289,8 @@ def test_places_where_no_bundle_belongs(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "bundle" / "bundle.json").write_text("{}")
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    for place, said in (("bundle/inner", "lies in the bundle"), ("file/b", "is a file"), (".", "the current one")):
-        with pytest.raises(ExportError, match=said):
+    for place, message in (("bundle/inner", "lies in the bundle"), ("file/b", "is a file"), (".", "the current one")):
+        with pytest.raises(ExportError, match=message):
             check_place(Path(place))
     check_place(Path("bundle"))
     check_place(Path("new/deep"))

@@ -65,9 +65,9 @@ def written(exported: Exported, folder: Path, **settings: Any) -> Path:
 def inputs(exported: Exported) -> dict[str, Any]:
     torch.manual_seed(0)
     given = {}
-    for one in exported.parts[0].plan.inputs:
-        shape = (2, *one.example.shape[1:])
-        given[one.name] = torch.rand(shape) * 900 if one.name == "t" else torch.randn(shape).to(one.example.dtype)
+    for item in exported.parts[0].plan.inputs:
+        shape = (2, *item.example.shape[1:])
+        given[item.name] = torch.rand(shape) * 900 if item.name == "t" else torch.randn(shape).to(item.example.dtype)
     return given
 
 
@@ -75,9 +75,9 @@ def error(exported: Exported, bundle: Bundle) -> float:
     """The largest |difference| to torch in float32, over the largest |value|."""
     given = inputs(exported)
     with torch.no_grad():
-        wanted = exported.parts[0].plan.function(*given.values())
-    found = bundle.run(**{name: tensor.numpy() for name, tensor in given.items()})
-    pairs = [(found[name], one.numpy()) for name, one in zip(exported.outputs, wanted, strict=True)]
+        expected = exported.parts[0].plan.function(*given.values())
+    actual = bundle.run(**{name: tensor.numpy() for name, tensor in given.items()})
+    pairs = [(actual[name], item.numpy()) for name, item in zip(exported.outputs, expected, strict=True)]
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
 
 
@@ -88,16 +88,16 @@ def test_a_precision_is_near_torchs_float32(
     bundle = Bundle(written(exported[name], tmp_path), SessionSettings.on("cpu"))
     assert least <= error(exported[name], bundle) <= most
     (part,) = bundle.manifest.parts.values()
-    assert {one.dtype for one in (*part.inputs, *part.outputs)} == {"float32", "bool"}
+    assert {item.dtype for item in (*part.inputs, *part.outputs)} == {"float32", "bool"}
     assert bundle.manifest.requires.providers == ()
 
 
 def test_half_the_bytes_and_a_quarter_of_those_of_products(exported: dict[str, Exported]) -> None:
-    sizes = {name: one.parts[0].traced.weight_bytes for name, one in exported.items()}
+    sizes = {name: item.parts[0].traced.weight_bytes for name, item in exported.items()}
     assert sizes["fp16"] < 0.55 * sizes["fp32"]
     assert sizes["bf16"] < 0.55 * sizes["fp32"]
     assert 0.25 * sizes["fp32"] < sizes["int8"] < 0.95 * sizes["fp32"]
-    kinds = {name: {node.op_type for node in one.parts[0].traced.model.graph} for name, one in exported.items()}
+    kinds = {name: {node.op_type for node in item.parts[0].traced.model.graph} for name, item in exported.items()}
     assert "DequantizeLinear" in kinds["int8"]
     assert "DequantizeLinear" not in kinds["fp32"]
 

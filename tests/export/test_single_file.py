@@ -43,17 +43,17 @@ def written(graph: Graph, folder: Path, values: Mapping[str, Any], **more: Any) 
 def once(file: Path, **params: Any) -> dict[str, Any]:
     """The outputs of one call."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_outputs()]
+    names = [item.name for item in session.get_outputs()]
     return dict(zip(names, session.run(None, inputs_of(file.with_suffix(".json"), **params)), strict=True))
 
 
 def operators(graph: Any) -> set[tuple[str, str]]:
-    found = set()
+    actual = set()
     for node in graph.node:
-        found.add((node.domain, node.op_type))
+        actual.add((node.domain, node.op_type))
         for attribute in node.attribute:
-            found |= operators(attribute.g) if attribute.HasField("g") else set()
-    return found
+            actual |= operators(attribute.g) if attribute.HasField("g") else set()
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def test_a_loop_with_noise_and_a_gradient_in_it_runs_in_one_call(
     loop: tuple[Graph, Path], change: dict[str, Any]
 ) -> None:
     graph, file = loop
-    found = once(file, **change)
-    wanted = run(graph, {"seed": 3, "steps": 4, "factor": 0.5, "batch": 1, **change}, RunOptions()).outputs
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        np.testing.assert_allclose(found[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+    actual = once(file, **change)
+    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5, "batch": 1, **change}, RunOptions()).outputs
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(actual[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_another_size_needs_no_new_export(loop: tuple[Graph, Path], tmp_path: Path) -> None:
@@ -86,18 +86,18 @@ def test_another_size_needs_no_new_export(loop: tuple[Graph, Path], tmp_path: Pa
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (half, kept) = session.run(["half", "kept"], inputs)
     graph = graph_of(LOOP.replace("[2, 4, 6]", "[2, 3, 5], batch: 2"), tmp_path)
-    wanted = run(graph, {"seed": 3, "steps": 4, "factor": 0.5}, RunOptions()).outputs
-    np.testing.assert_allclose(half, wanted["half"].numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(kept, wanted["kept"].numpy(), rtol=1e-5, atol=1e-6)
+    expected = run(graph, {"seed": 3, "steps": 4, "factor": 0.5}, RunOptions()).outputs
+    np.testing.assert_allclose(half, expected["half"].numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kept, expected["kept"].numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_graph_is_standard_and_its_loop_is_a_scan(loop: tuple[Graph, Path]) -> None:
     model = onnx.load(loop[1])
     onnx.checker.check_model(model, full_check=True)
-    found = operators(model.graph)
-    assert {domain for domain, _ in found} == {""}
-    assert ("", "Scan") in found
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
+    actual = operators(model.graph)
+    assert {domain for domain, _ in actual} == {""}
+    assert ("", "Scan") in actual
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 20)]
 
 
 def test_the_description_says_what_each_input_is_and_holds_an_example(loop: tuple[Graph, Path]) -> None:
@@ -106,13 +106,13 @@ def test_the_description_says_what_each_input_is_and_holds_an_example(loop: tupl
     data = file.with_suffix(".bin").read_bytes()
     made = inputs_of(file.with_suffix(".json"))
     assert made.keys() == told["inputs"].keys()
-    for name, one in told["inputs"].items():
-        example = one["example"]
+    for name, item in told["inputs"].items():
+        example = item["example"]
         array = np.frombuffer(
-            data, one["dtype"], example["bytes"] // np.dtype(one["dtype"]).itemsize, example["offset"]
+            data, item["dtype"], example["bytes"] // np.dtype(item["dtype"]).itemsize, example["offset"]
         )
         np.testing.assert_array_equal(array.reshape(example["shape"]), made[name])
-        assert one["about"]
+        assert item["about"]
     assert told["inputs"]["params.factor"]["example"]["values"] == 0.5
     assert told["inputs"]["run.body.fresh"]["dims"] == ["steps", "batch", 2, "height", "width"]
     assert set(told["outputs"]) == {"half", "kept"}
@@ -132,8 +132,8 @@ outputs: {{b: b.x}}
     graph = graph_of(text, tmp_path)
     file = written(graph, tmp_path, {"seed": 0, "factor": 2.0})
     for change in ({}, {"seed": 4, "factor": 0.1}):
-        wanted = run(graph, {"seed": 0, "factor": 2.0, **change}, RunOptions()).outputs["b"]
-        np.testing.assert_allclose(once(file, **change)["b"], wanted.numpy(), rtol=1e-5, atol=1e-6)
+        expected = run(graph, {"seed": 0, "factor": 2.0, **change}, RunOptions()).outputs["b"]
+        np.testing.assert_allclose(once(file, **change)["b"], expected.numpy(), rtol=1e-5, atol=1e-6)
     made = inputs_with(read_description(file.with_suffix(".json")), {}, {"noise.shape": [2, 10, 3]})
     assert made["other"].shape == (1, 2, 20, 3)
 
@@ -180,9 +180,9 @@ def test_the_command_writes_three_files_and_checks_them(cli: Command) -> None:
     assert "0.0000/255 of at most 2/255" in result.out
     folder = cli.folder / "out"
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.bin", "tiny.json", "tiny.onnx"]
-    found = once(folder / "tiny.onnx", by=0.5, seed=2)
-    pixels = np.clip(np.round((found["image"] + 1) * np.float32(127.5)), 0, 255).transpose(0, 2, 3, 1)
-    np.testing.assert_array_equal(found["image.uint8"], pixels.astype(np.uint8))
+    actual = once(folder / "tiny.onnx", by=0.5, seed=2)
+    pixels = np.clip(np.round((actual["image"] + 1) * np.float32(127.5)), 0, 255).transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(actual["image.uint8"], pixels.astype(np.uint8))
 
 
 def test_a_name_that_is_no_onnx_file_is_refused(cli: Command) -> None:

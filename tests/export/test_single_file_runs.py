@@ -56,8 +56,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 def one_call(file: Path, inputs: dict[str, Any]) -> list[Any]:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    found: list[Any] = session.run(["image", "image.uint8"], inputs)
-    return found
+    actual: list[Any] = session.run(["image", "image.uint8"], inputs)
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def one_call(file: Path, inputs: dict[str, Any]) -> list[Any]:
 )
 def test_prompt_cfg_classifier_and_noise_in_one_call(small: Small, change: dict[str, Any]) -> None:
     picture, shown = one_call(small.file, inputs_of(small.file.with_suffix(".json"), **change))
-    wanted = small.engine(**change)
-    assert picture.shape == wanted.shape
-    assert np.abs(picture - wanted).max() <= TWO
-    drawn = np.stack([pixels(one) for one in wanted]).astype(int)
+    expected = small.engine(**change)
+    assert picture.shape == expected.shape
+    assert np.abs(picture - expected).max() <= TWO
+    drawn = np.stack([pixels(item) for item in expected]).astype(int)
     assert np.abs(shown - drawn).max() <= 1
 
 
@@ -102,10 +102,10 @@ def test_a_single_file_refuses_what_the_engine_refuses(
     small: Small, params: dict[str, Any], nodes: dict[str, Any], message: str
 ) -> None:
     """Two prompts and a batch of 1 gave inputs for which the graph drew a second picture that no seed gives."""
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as actual:
         inputs_with(read_description(small.file.with_suffix(".json")), params, nodes)
-    assert found.value.code in ("refused", "bad-value")
-    assert message in found.value.message
+    assert actual.value.code in ("refused", "bad-value")
+    assert message in actual.value.message
     if not nodes:
         with pytest.raises(GuidegraphError):
             small.engine(**bind(small.graph, params))
@@ -123,9 +123,9 @@ def test_another_sampler_and_size_in_one_call(small: Small, tmp_path: Path) -> N
     text = WORKFLOW.replace("scheduler.ddpm", "scheduler.ddim").replace("{clip: true}", "{clip: true, eta: 0.5}")
     (tmp_path / "other.yaml").write_text("guidegraph: 1\n" + text.replace("[3, 8, 12]", "[3, 16, 4]"))
     graph = build(tmp_path / "other.yaml", with_models())
-    wanted = run(graph, {**small.values, "steps": 5}, RunOptions()).outputs["image"].numpy()
-    assert picture.shape == wanted.shape == (2, 3, 16, 4)
-    assert np.abs(picture - wanted).max() <= TWO
+    expected = run(graph, {**small.values, "steps": 5}, RunOptions()).outputs["image"].numpy()
+    assert picture.shape == expected.shape == (2, 3, 16, 4)
+    assert np.abs(picture - expected).max() <= TWO
 
 
 @pytest.mark.slow
@@ -139,12 +139,12 @@ def test_steps_of_another_precision_in_one_call(small: Small, tmp_path: Path, pr
 
 
 def test_node_gives_the_engines_picture(small: Small, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    found = run_in_node(node_folder(pytestconfig), small.file, tmp_path / "out")
-    wanted = small.engine()
-    assert found.keys() == {"image", "image.uint8"}
-    assert np.abs(found["image"] - wanted).max() <= TWO
-    drawn = np.stack([pixels(one) for one in wanted]).astype(int)
-    assert np.abs(found["image.uint8"] - drawn).max() <= 1
+    actual = run_in_node(node_folder(pytestconfig), small.file, tmp_path / "out")
+    expected = small.engine()
+    assert actual.keys() == {"image", "image.uint8"}
+    assert np.abs(actual["image"] - expected).max() <= TWO
+    drawn = np.stack([pixels(item) for item in expected]).astype(int)
+    assert np.abs(actual["image.uint8"] - drawn).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_shipped_workflows_in_python_and_in_node(
     write_single(exported, file, kinds={"image": "image"}, versions={})
     for params in ({}, change):
         picture, _ = one_call(file, inputs_of(file.with_suffix(".json"), **params))
-        wanted = workflow.run(**{**example, **params})["image"].numpy()
-        assert picture.shape == wanted.shape
-        assert np.abs(picture - wanted).max() <= TWO
-    found = run_in_node(node_folder(pytestconfig), file, tmp_path / "out")
-    assert np.abs(found["image"] - workflow.run(**example)["image"].numpy()).max() <= TWO
+        expected = workflow.run(**{**example, **params})["image"].numpy()
+        assert picture.shape == expected.shape
+        assert np.abs(picture - expected).max() <= TWO
+    actual = run_in_node(node_folder(pytestconfig), file, tmp_path / "out")
+    assert np.abs(actual["image"] - workflow.run(**example)["image"].numpy()).max() <= TWO

@@ -1,4 +1,4 @@
-"""What a part keeps fixed: plain fields that change its result, and batches that must not be brought to one size."""
+"""Guards of a part: plain fields that change its result, and batches that must not be expanded to one size."""
 
 from __future__ import annotations
 

@@ -113,25 +113,25 @@ def refined(how: str) -> list[tuple[str, str]]:
 def test_predictions_with_a_state_in_a_carry_export_in_the_step(plugin: str, tmp_path: Path) -> None:
     small = ('"pkg:fashion_class"', f'"{small_class_model(tmp_path / "model")}"')
     workflow = changed(WORKFLOWS / "class_cfg.yaml", [*CARRY, small], tmp_path)
-    found = made(workflow, tmp_path, (plugin,), steps=3, batch=2)
-    assert set(found.bundle.manifest.parts) == {"encode", "sample.step"} | {"encode2"} & set(
-        found.bundle.manifest.parts
+    actual = made(workflow, tmp_path, (plugin,), steps=3, batch=2)
+    assert set(actual.bundle.manifest.parts) == {"encode", "sample.step"} | {"encode2"} & set(
+        actual.bundle.manifest.parts
     )
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "scale": 3.0, "batch": 3}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
+    for arguments in ({}, {"steps": 5, "scale": 3.0, "batch": 3}):
+        assert difference(actual.run(**arguments), actual.engine(tmp_path / "engine", **arguments)) <= LEVEL
     plain = load_workflow(changed(WORKFLOWS / "class_cfg.yaml", [small], tmp_path / "engine")).run(steps=3, batch=2)
-    assert difference(found.run(), {name: one.numpy() for name, one in plain.items()}) > LEVEL
+    assert difference(actual.run(), {name: item.numpy() for name, item in plain.items()}) > LEVEL
 
 
 @pytest.mark.slow
 def test_a_gradient_through_the_denoiser_exports_in_the_step(plugin: str, tmp_path: Path) -> None:
     workflow = changed(WORKFLOWS / "class_classifier_guidance_ddpm.yaml", GRADIENT, tmp_path)
-    found = made(workflow, tmp_path, (plugin,), steps=3, batch=2, scale=30.0)
+    actual = made(workflow, tmp_path, (plugin,), steps=3, batch=2, scale=30.0)
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3}):
-        assert difference(found.run(**given), found.engine(tmp_path / "engine", **given)) <= LEVEL
-    assert difference(found.run(), found.run(scale=0.0)) > LEVEL
+    for arguments in ({}, {"steps": 5, "batch": 3}):
+        assert difference(actual.run(**arguments), actual.engine(tmp_path / "engine", **arguments)) <= LEVEL
+    assert difference(actual.run(), actual.run(scale=0.0)) > LEVEL
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Exported functions give what they give in torch, at sizes that were not traced, with a gradient inside or not."""
+"""Exported functions compute the same as torch, at sizes that were not traced, with and without a gradient inside."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def run(part: TracedPart, inputs: Sequence[Tensor]) -> list[np.ndarray]:
 def check(part: TracedPart, function: Function, *examples: Sequence[Tensor]) -> None:
     """The part agrees with the function within 1e-5 of the largest value."""
     for inputs in examples:
-        for found, expected in zip(run(part, inputs), function(*inputs), strict=True):
-            assert found.shape == tuple(expected.shape)
+        for actual, expected in zip(run(part, inputs), function(*inputs), strict=True):
+            assert actual.shape == tuple(expected.shape)
             scale = expected.abs().max().clamp(min=1e-3)
-            assert np.abs(found - expected.numpy()).max() <= 1e-5 * scale
+            assert np.abs(actual - expected.numpy()).max() <= 1e-5 * scale
 
 
 def unet() -> UNetDenoiser:
@@ -328,8 +328,8 @@ def test_saving_with_weights_inside_and_beside(tmp_path: Path) -> None:
     for limit, files in ((0, ["half.onnx", "half.onnx.data"]), (1 << 20, ["half.onnx"])):
         assert [file.name for file in save_part(part, path, embedded_limit=limit)] == files
         assert sorted(file.name for file in tmp_path.iterdir()) == files
-        (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
-        np.testing.assert_allclose(found, half(x)[0].numpy(), rtol=1e-5, atol=1e-6)
+        (actual,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+        np.testing.assert_allclose(actual, half(x)[0].numpy(), rtol=1e-5, atol=1e-6)
     check(part, half, [x])  # saving leaves the part as it was
 
 

@@ -167,11 +167,11 @@ def test_both_act_and_each_can_be_turned_off(workflow: Path) -> None:
 def test_both_export_in_one_step_and_run_without_torch(workflow: Path, tmp_path: Path) -> None:
     registry_of_host = PluginManager().registry
     assert {"bright.toward", "steady.guide"} <= set(registry_of_host.nodes)
-    found = made(workflow, tmp_path, steps=3, batch=2)
-    assert "sample.step" in found.bundle.manifest.parts
+    actual = made(workflow, tmp_path, steps=3, batch=2)
+    assert "sample.step" in actual.bundle.manifest.parts
     (tmp_path / "engine").mkdir()
-    for given in ({}, {"steps": 5, "batch": 3, "scale": 2.0, "mean": -0.5, "keep": 0.25}):
-        engine, bundle = found.engine(tmp_path / "engine", **given), found.run(**given)
+    for arguments in ({}, {"steps": 5, "batch": 3, "scale": 2.0, "mean": -0.5, "keep": 0.25}):
+        engine, bundle = actual.engine(tmp_path / "engine", **arguments), actual.run(**arguments)
         assert np.abs(engine["image"] - bundle["image"]).max() <= LEVEL
     code = (
         "import sys; from guidegraph_runtime.cli import main; "

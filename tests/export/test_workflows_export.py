@@ -218,11 +218,11 @@ def test_a_bundle_gives_the_engines_picture(
     name: str, change: str, bundle_of: Callable[[str], Made], tmp_path: Path
 ) -> None:
     bundle, chosen = bundle_of(name), CASES[name].changes[change]
-    found = bundle.run(chosen.nodes, **chosen.params)
+    actual = bundle.run(chosen.nodes, **chosen.params)
     expected = bundle.engine(tmp_path, chosen.text, **chosen.params)
-    assert difference(found, expected) <= LEVEL
+    assert difference(actual, expected) <= LEVEL
     example = bundle.run()
-    assert change == "example" or example["image"].shape != found["image"].shape or difference(found, example) > LEVEL
+    assert change == "example" or example["image"].shape != actual["image"].shape or difference(actual, example) > LEVEL
 
 
 def test_a_bundle_draws_noise_only_where_the_samplers_table_has_a_gain_for_it(
@@ -271,7 +271,7 @@ def test_what_a_graph_was_not_traced_for_is_refused(
 
 def test_everything_that_an_exported_bundle_offers_is_taken(bundle_of: Callable[[str], Made]) -> None:
     bundle = bundle_of("class_cfg").bundle
-    inputs = {f"params.{name}": one.default for name, one in bundle.manifest.inputs.items()}
+    inputs = {f"params.{name}": item.default for name, item in bundle.manifest.inputs.items()}
     offered = {offer.node: offer for offer in bundle.offers()}
     assert "clip" not in offered["scheduler"].settings  # the step was traced with it
     assert "scheduler.heun" in offered["scheduler"].others
@@ -280,8 +280,8 @@ def test_everything_that_an_exported_bundle_offers_is_taken(bundle_of: Callable[
         for setting, value in offer.settings.items():
             changes[f"{offer.node}.{setting}"] = inputs[offer.linked[setting]] if setting in offer.linked else value
         for name, value in changes.items():
-            found = bundle.run_with({"steps": 2} if not name.endswith("steps") else {}, nodes={name: value})
-            assert all(np.isfinite(one).all() for one in found.values()), name
+            actual = bundle.run_with({"steps": 2} if not name.endswith("steps") else {}, nodes={name: value})
+            assert all(np.isfinite(item).all() for item in actual.values()), name
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_what_is_admitted_runs_and_the_engine_agrees(
             "scale": random.choice([1.0, 3.0, 0.0, math.nan, math.inf]),
         }
         try:
-            found = case.run(**values)
+            actual = case.run(**values)
         except BundleError as refused:
             assert refused.code in ("refused", "bad-value")  # noqa: PT017
             with pytest.raises(WorkflowError):
@@ -311,5 +311,5 @@ def test_what_is_admitted_runs_and_the_engine_agrees(
             continue
         admitted += 1
         expected = workflow.run(**{**case.params, **values})
-        assert difference(found, {key: one.numpy() for key, one in expected.items()}) <= LEVEL, values
+        assert difference(actual, {key: item.numpy() for key, item in expected.items()}) <= LEVEL, values
     assert admitted >= 5

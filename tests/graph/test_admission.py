@@ -1,4 +1,4 @@
-"""What the engine refuses before a run, and that a bundle of the same workflow refuses the same."""
+"""The engine's checks before a run; a bundle of the same workflow makes the same checks."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def small_unet() -> Denoiser:
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    found = default_registry(entry_points=False)
+    actual = default_registry(entry_points=False)
     own = {spec.id: spec for spec in map(spec_of, (toy_denoiser, small_unet))}
-    return Registry(nodes={**found.nodes, **own}, types=found.types)
+    return Registry(nodes={**actual.nodes, **own}, types=actual.types)
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +111,10 @@ def written(text: str, registry: Registry, folder: Path) -> Workflow:
 def refusal(workflow: Workflow, **params: Any) -> str:
     """The errors of a run that computes nothing."""
     ran.clear()
-    with pytest.raises(WorkflowError) as found:
+    with pytest.raises(WorkflowError) as actual:
         workflow.run(**params)
     assert ran == []
-    return str(found.value)
+    return str(actual.value)
 
 
 @pytest.mark.parametrize(("label", "batch"), [([1, 2], 1), ([1, 2], 3), ([1, 2, 3], 2)])
@@ -129,9 +129,9 @@ def test_the_engine_and_a_bundle_say_the_same_of_a_batch(
     assert f"refused: denoiser.predict: {message} [nodes.sample.body.cond]" in refusal(
         workflow, label=label, batch=batch
     )
-    with pytest.raises(BundleError) as found:
+    with pytest.raises(BundleError) as actual:
         bundle.run(label=label, batch=batch)
-    assert found.value.message.endswith(f": {message}")
+    assert actual.value.message.endswith(f": {message}")
 
 
 def test_a_batch_that_no_memory_holds_is_refused_with_the_number(workflow: Workflow) -> None:
@@ -148,9 +148,9 @@ def load_seeds(workflow: Workflow) -> Workflow:
     text = workflow.graph.sources[str(workflow.graph.file)].replace("seed: 3", "seeds: {type: list}")
     path = workflow.graph.file.with_name("seeds.yaml")
     path.write_text(text.replace("params.seed", "params.seeds"))
-    found = default_registry(entry_points=False)
+    actual = default_registry(entry_points=False)
     spec = spec_of(toy_denoiser)
-    return load_workflow(path, registry=Registry({**found.nodes, spec.id: spec}, found.types), cache="off")
+    return load_workflow(path, registry=Registry({**actual.nodes, spec.id: spec}, actual.types), cache="off")
 
 
 def test_a_tensor_that_is_given_agrees_with_the_batch(registry: Registry, tmp_path: Path) -> None:
@@ -181,19 +181,19 @@ outputs: {denoiser: denoiser, start: start}
 
 
 def test_steps_fit_into_the_schedule(workflow: Workflow) -> None:
-    with pytest.raises(WorkflowError) as found:
+    with pytest.raises(WorkflowError) as actual:
         workflow.run(steps=1001)
     assert (
         "unfit-port: scheduler.ddim: setting 'steps': 1001 steps do not fit into the schedule's 1000 timesteps"
-        in str(found.value)
+        in str(actual.value)
     )
 
 
 def test_sides_are_multiples_of_what_the_network_takes(registry: Registry, tmp_path: Path) -> None:
     text = DRAW.replace("SHAPE", "[3, 6, 5]").replace("admission.denoiser", "admission.unet")
-    with pytest.raises(WorkflowError) as found:
+    with pytest.raises(WorkflowError) as actual:
         written(text, registry, tmp_path).run()
-    (problem,) = found.value.problems
+    (problem,) = actual.value.problems
     assert (problem.code, problem.path) == ("unfit-port", "nodes.sample.body.cond")
     assert (
         "port 'x': this denoiser takes sides that are multiples of 2; found x of shape (2, 3, 6, 5)" in problem.message
@@ -322,9 +322,9 @@ def same_decision(workflow: Workflow, bundle: Bundle, values: Mapping[str, Any])
         with pytest.raises(WorkflowError):
             workflow.run(**values)
         return refused.code not in ("refused", "bad-value")
-    found = workflow.run(**values)
+    actual = workflow.run(**values)
     assert all(np.isfinite(value).all() for value in drawn.values())
-    assert all(bool(value.isfinite().all()) for value in found.values())
+    assert all(bool(value.isfinite().all()) for value in actual.values())
     return True
 
 

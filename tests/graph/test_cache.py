@@ -1,4 +1,4 @@
-"""What is found again and what is computed anew, in memory and on disk."""
+"""Which values the memory and disk caches return, and which are computed again."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def test_what_a_desktop_leaves_in_a_folder_is_no_change_of_it(tmp_path: Path) ->
         (tmp_path / name).write_bytes(b"left behind")
     assert digest.path_digest(tmp_path) == before
     (tmp_path / "notes").symlink_to(tmp_path / "nowhere")
-    found = digest.path_digest(tmp_path)
-    assert found != before
-    assert digest.path_digest(tmp_path) == found  # not another one each time: a training goes on
-    assert not found.startswith(digest.FRESH)
+    actual = digest.path_digest(tmp_path)
+    assert actual != before
+    assert digest.path_digest(tmp_path) == actual  # not another one each time: a training goes on
+    assert not actual.startswith(digest.FRESH)
     (tmp_path / "b.png").write_bytes(b"2")
-    assert digest.path_digest(tmp_path) != found
+    assert digest.path_digest(tmp_path) != actual
 
 
 def test_a_value_changed_in_place_is_not_served_again(tmp_path: Path) -> None:

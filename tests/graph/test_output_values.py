@@ -1,4 +1,4 @@
-"""What a node may return for its annotation: numbers and sequences of other libraries are no mistake."""
+"""The values that a node may return for its annotation, including numbers and sequences of other libraries."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_what_does_not_fit_is_told(annotation: Any, value: Any) -> None:
 
 
 def test_the_tuples_of_torch_are_copied() -> None:
-    found = torch.max(torch.ones(2, 3), 1)
-    copied = own(found)
-    assert type(copied) is type(found)
+    actual = torch.max(torch.ones(2, 3), 1)
+    copied = own(actual)
+    assert type(copied) is type(actual)
     copied.values.zero_()
-    assert found.values.sum() == 2
+    assert actual.values.sum() == 2
 
 
 def test_a_value_nested_too_deeply_is_no_internal_error() -> None:

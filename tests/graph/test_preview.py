@@ -112,8 +112,8 @@ def test_a_checkpoint_without_a_preview_goes_on_with_one_to_the_same_losses(tmp_
 
 def test_a_node_can_be_a_preview_and_reads_what_is_outside(tmp_path: Path) -> None:
     events: list[Event] = []
-    one = "preview: {every: 5, use: toy.look, in: {model: carry.net, scale: two}}"
-    _, seen = run(text(preview=one), tmp_path, observers=[events.append])
+    item = "preview: {every: 5, use: toy.look, in: {model: carry.net, scale: two}}"
+    _, seen = run(text(preview=item), tmp_path, observers=[events.append])
     assert [(p.step, p.name, p.value.scale) for p in seen] == [(5, "out", 2.0), (10, "out", 2.0)]
     ready = [event for event in events if isinstance(event, PreviewReady)]
     assert ready == [PreviewReady("nodes.fit", "out", 5), PreviewReady("nodes.fit", "out", 10)]

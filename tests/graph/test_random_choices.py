@@ -1,4 +1,4 @@
-"""Random graphs of choices against a plain evaluator that computes what is asked for, and nothing else."""
+"""Random graphs of choices against a plain evaluator that computes only the needed values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Region:
     outside: list[tuple[str, Value]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     numbers: list[tuple[str, Value]] = field(default_factory=list)
-    deciders: list[tuple[str, str, Value]] = field(default_factory=list)
+    selectors: list[tuple[str, str, Value]] = field(default_factory=list)
     memo: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, compute: Value, *, noted: bool = True) -> Value:
@@ -54,12 +54,12 @@ def grow(region: Region, rng: random.Random, count: int) -> None:
         elif kind == "text":
             region.lines.append(f"{name}: {{use: pick.size, in: {{a: {link}}}}}")
             text = region.once(name, lambda n=number: "big" if n() > 2 else "small", noted=False)
-            region.deciders.append((name, "text", text))
+            region.selectors.append((name, "text", text))
         elif kind == "flag":
             region.lines.append(f"{name}: {{use: pick.above, in: {{a: {link}}}}}")
-            region.deciders.append((name, "flag", region.once(name, lambda n=number: n() > 2, noted=False)))
+            region.selectors.append((name, "flag", region.once(name, lambda n=number: n() > 2, noted=False)))
         else:
-            decider, of, decide = rng.choice(region.deciders)
+            decider, of, decide = rng.choice(region.selectors)
             labels = {"flag": ("true", "false"), "text": ("small", "big"), "index": ("0", "otherwise")}[of]
             branches = f"{{{labels[0]}: {link}, {labels[1]}: {other}}}"
             if of == "index":
@@ -75,7 +75,7 @@ def effects_outside_of_branches(region: Region) -> set[str]:
     inside: set[str] = set()
     for line in reversed(region.lines):
         name, _, rest = line.partition(": ")
-        names = {n for n, _ in region.numbers} | {n for n, _, _ in region.deciders}
+        names = {n for n, _ in region.numbers} | {n for n, _, _ in region.selectors}
         links = {word for word in rest.replace("{", " ").replace("}", " ").replace(",", " ").split() if word in names}
         if "choose" in rest:
             decider = rest.partition("when: ")[2].partition(",")[0]
@@ -91,7 +91,7 @@ def test_a_run_computes_what_a_plain_evaluator_asks_for(seed: int, tmp_path: Pat
     rng = random.Random(seed)
     values = {"at": rng.randrange(5), "flag": rng.random() < 0.5, "word": rng.choice(["small", "big"])}
     top = Region("n", set(), outside=[("params.at", lambda: values["at"])])
-    top.deciders = [("params.flag", "flag", lambda: values["flag"]), ("params.word", "text", lambda: values["word"])]
+    top.selectors = [("params.flag", "flag", lambda: values["flag"]), ("params.word", "text", lambda: values["word"])]
     grow(top, rng, 12)
     name, value = rng.choice(top.numbers)
     text = "\n".join(["params: {at: {type: float}, flag: {type: bool}, word: {type: str}}", "nodes:"])
@@ -102,7 +102,7 @@ def test_a_run_computes_what_a_plain_evaluator_asks_for(seed: int, tmp_path: Pat
         numbers[effect]()
     for passes in (ALL_PASSES, ALL_PASSES - {"prune"}, frozenset()):
         assert run_choice(text, tmp_path, values, passes=passes).outputs == {"x": expected}
-        noted = [one for one in ran if one != "size"]
+        noted = [item for item in ran if item != "size"]
         assert len(noted) == len({*noted})
         assert {*noted} >= top.met
         if passes == ALL_PASSES:
@@ -115,11 +115,11 @@ def test_a_loop_computes_what_a_plain_evaluator_asks_for(seed: int, tmp_path: Pa
     rng = random.Random(seed)
     values = {"at": rng.randrange(5), "flag": rng.random() < 0.5, "n": rng.randrange(4)}
     top = Region("n", set(), outside=[("params.at", lambda: values["at"])])
-    top.deciders = [("params.flag", "flag", lambda: values["flag"])]
+    top.selectors = [("params.flag", "flag", lambda: values["flag"])]
     grow(top, rng, 5)
     state: dict[str, Any] = {"i": 0}
     body = Region("m", set(), outside=[*top.numbers, ("carry.x", lambda: state["x"]), *top.outside])
-    body.deciders = [*top.deciders, ("loop.index", "index", lambda: state["i"])]
+    body.selectors = [*top.selectors, ("loop.index", "index", lambda: state["i"])]
     grow(body, rng, 10)
     start, after = rng.choice(top.outside + top.numbers), rng.choice(body.numbers)
     lines = [*top.lines, "work:", "  loop: {over: params.n, as: i}", f"  carry: {{x: {start[0]}}}", "  body:"]
@@ -138,4 +138,4 @@ def test_a_loop_computes_what_a_plain_evaluator_asks_for(seed: int, tmp_path: Pa
     for passes in (ALL_PASSES, frozenset()):
         assert run_choice(text, tmp_path, values, passes=passes).outputs == {"x": state["x"]}
         if passes == ALL_PASSES and values["n"]:
-            assert {one for one in ran if one.startswith("m")} == body.met
+            assert {item for item in ran if item.startswith("m")} == body.met

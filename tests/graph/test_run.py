@@ -1,4 +1,4 @@
-"""What a run computes, in which order, and what it says when something fails."""
+"""The values that a run computes, the order, and the errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training's share of a batch: whose rows, and that what is drawn for a row does not depend on the processes."""
+"""The rows of a batch for each rank, and random numbers that do not depend on the number of processes."""
 
 from __future__ import annotations
 

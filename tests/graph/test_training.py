@@ -1,4 +1,4 @@
-"""Training loops: what is trained, what the result is, and that a broken run resumes to the same losses."""
+"""Training loops: the trained models, the results, and that an interrupted run resumes to the same losses."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def linked(checkpoint: bool = False) -> str:
 
 def test_options_that_are_parameters_train_as_literals_do(tmp_path: Path) -> None:
     wanted = run_text(text(20, extra=LITERALS), tmp_path).outputs
-    found = run_text(linked(), tmp_path, VALUES).outputs
-    assert torch.equal(found["loss"], wanted["loss"])
-    assert torch.equal(found["net"].weight, wanted["net"].weight)
+    actual = run_text(linked(), tmp_path, VALUES).outputs
+    assert torch.equal(actual["loss"], wanted["loss"])
+    assert torch.equal(actual["net"].weight, wanted["net"].weight)
     other = run_text(linked(), tmp_path, {**VALUES, "lr": 0.01}).outputs
     assert not torch.equal(other["net"].weight, wanted["net"].weight)
 
@@ -304,12 +304,12 @@ def test_all_gradients_are_of_the_weights_before_any_step(tmp_path: Path) -> Non
     """The maker's loss goes through the judge, as a generator's goes through its discriminator."""
     maker = "{model: maker, loss: verdict, optimizer: sgd, lr: 0.01}"
     judge = "{model: judge, loss: judge_loss, optimizer: sgd, lr: 0.01}"
-    one, other = (
+    item, other = (
         run_text(JUDGED.replace("ENTRIES", ", ".join(order)), tmp_path).outputs
         for order in ((maker, judge), (judge, maker))
     )
-    assert torch.equal(one["maker"].weight, other["maker"].weight)
-    assert torch.equal(one["judge"].weight, other["judge"].weight)
+    assert torch.equal(item["maker"].weight, other["maker"].weight)
+    assert torch.equal(item["judge"].weight, other["judge"].weight)
 
 
 CARRIES = """

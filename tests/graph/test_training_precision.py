@@ -1,4 +1,4 @@
-"""The precision of a training: what `auto` chooses on which machine, and what is said of it."""
+"""The precision of a training: the choice of `auto` on each machine, and its messages."""
 
 from __future__ import annotations
 
