@@ -35,7 +35,7 @@ OPENCLIP_LAYER = {
 
 
 def build_clip(
-    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str, extra: str = "clip"
+    tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str, extra: str = "clip"
 ) -> nn.Module:
     """A frozen `CLIPTextModel`, with its projection where the tensors have one, on the run's device and in its dtype.
 
@@ -51,15 +51,15 @@ def build_clip(
         with torch.device("meta"):
             model: nn.Module = kind(config)
     except Exception as error:
-        raise ValueError(f"'{where}' describes no CLIP text model that transformers can build: {error}") from None
+        raise ValueError(f"'{source}' describes no CLIP text model that transformers can build: {error}") from None
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    named = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
-    fill(model, named, where, current_dtype(), current_device())
+    weights = {name if name.startswith("text_projection.") else prefix + name: tensor for name, tensor in held.items()}
+    fill(model, weights, source, current_dtype(), current_device())
     build_positions(model)
     return model
 
 
-def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where: str) -> None:
+def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
     """Whether tensors under transformers' names are those of the text model that the settings describe, and no more.
 
     Needs no transformers and looks at no value. Raises one ``ValueError`` that names what does not fit.
@@ -83,12 +83,12 @@ def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], where
     held = _weights(tensors)
     if "text_projection.weight" in held:
         parts["text_projection"] = {"weight": (settings["projection_dim"], width)}
-    wanted = {
+    expected = {
         f"{part}.{name}": torch.empty(shape, device="meta")
         for part, shapes in parts.items()
         for name, shape in shapes.items()
     }
-    check_fit(wanted, held, where)
+    check_fit(expected, held, source)
 
 
 def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) -> dict[str, Any]:
+def clip_settings(tensors: Mapping[str, Tensor], source: str, activation: str) -> dict[str, Any]:
     """The CLIPTextConfig of tensors under transformers' names, where no config.json tells.
 
     The width of a head is 64, as in all that were released; the last two tokens mark start and end.
@@ -141,12 +141,12 @@ def clip_settings(tensors: Mapping[str, Tensor], where: str, activation: str) ->
         positions = held["embeddings.position_embedding.weight"].shape[0]
         inner = held["encoder.layers.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
-        raise ValueError(f"'{where}' holds no whole CLIP text model: {error.args[0]} is missing") from None
+        raise ValueError(f"'{source}' holds no whole CLIP text model: {error.args[0]} is missing") from None
     except (ValueError, IndexError):
-        raise ValueError(f"'{where}' holds no CLIP text model: embeddings are matrices") from None
+        raise ValueError(f"'{source}' holds no CLIP text model: embeddings are matrices") from None
     if width % HEAD:
         raise ValueError(
-            f"'{where}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
+            f"'{source}': the CLIP text model is {width} wide, no multiple of the {HEAD} of a head, so that a "
             "single file cannot tell its heads: give a diffusers folder, whose config.json does"
         )
     projection = held.get("text_projection.weight")

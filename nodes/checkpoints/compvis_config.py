@@ -88,14 +88,14 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
-def find_config(checkpoint: Path, named: Path | None) -> ModelConfig | None:
+def find_config(checkpoint: Path, named_path: Path | None) -> ModelConfig | None:
     """The config.yaml of a checkpoint file: the one that is named, else one of CompVis' beside the file, or None.
 
     One beside the file that is not plain YAML is left alone, with a warning. Raises ``ValueError`` for a named one that
     is not there, is not CompVis', or cannot be read.
     """
-    if named is not None:
-        return read_config(named)
+    if named_path is not None:
+        return read_config(named_path)
     content = _load_beside(checkpoint.parent)
     return _parse(checkpoint.parent / CONFIG, content) if is_compvis_config(content) else None
 
@@ -167,13 +167,13 @@ def scale_of(config: ModelConfig) -> Facts:
     return Facts(scale=read_number(config.model, "scale_factor", 1.0, config.path))
 
 
-def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, where: str) -> str | None:
+def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, path: str) -> str | None:
     """Why a config.yaml describes another network than the one that the tensors are of; None where it is that one.
 
     first: the shape of the first stage, where there is one. Raises ``ValueError`` for values that mean nothing.
     """
     if config.network is None:
-        return f"'{config.path}' describes a first stage alone, and '{where}' holds a U-Net: {REMEDY}"
+        return f"'{config.path}' describes a first stage alone, and '{path}' holds a U-Net: {REMEDY}"
     expected = _structure(config.network, config.path)
     odd = [
         f"{field.name} {getattr(expected, field.name)} for {getattr(measured, field.name)}"
@@ -181,18 +181,18 @@ def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | 
         if getattr(expected, field.name) != getattr(measured, field.name)
     ]
     if odd:
-        return f"'{config.path}' describes another U-Net than that of '{where}': {'; '.join(odd)}: {REMEDY}"
-    return None if first is None else first_stage_mismatch(config, first, where)
+        return f"'{config.path}' describes another U-Net than that of '{path}': {'; '.join(odd)}: {REMEDY}"
+    return None if first is None else first_stage_mismatch(config, first, path)
 
 
-def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, where: str) -> str | None:
+def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, path: str) -> str | None:
     """The same for the first stage, where the config.yaml describes it."""
     network = config.first_stage or {}
     params = network.get("ddconfig")
     if not isinstance(params, Mapping):
         return None
     channels = read_whole(params, "ch", None, config.path)
-    multiples = read_numbers(params, "ch_mult", (1, 2, 4, 8), config.path, whole=True)
+    multiples = read_numbers(params, "ch_mult", (1, 2, 4, 8), config.path, integers=True)
     described = {
         "widths": tuple(int(channels * multiple) for multiple in multiples),
         "z_channels": read_whole(params, "z_channels", None, config.path),
@@ -205,7 +205,7 @@ def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, where: str
         if value != getattr(shape, name)
     ]
     if odd:
-        return f"'{config.path}' describes another first stage than that of '{where}': {'; '.join(odd)}: {REMEDY}"
+        return f"'{config.path}' describes another first stage than that of '{path}': {'; '.join(odd)}: {REMEDY}"
     return None
 
 
@@ -221,22 +221,22 @@ def _params(params: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return inner if isinstance(inner, Mapping) else {}
 
 
-def _heads(network: Mapping[str, Any], where: Path) -> dict[str, Any]:
+def _heads(network: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """How many heads: `num_head_channels` goes before `num_heads`; among pixels alone the way up may have its own."""
-    width, count = (_count_or_unset(network, name, where) for name in ("num_head_channels", "num_heads"))
+    width, count = (_count_or_unset(network, name, path) for name in ("num_head_channels", "num_heads"))
     if width is not None:
         return {"head_channels": width}
     if count is None:
-        raise ValueError(f"'{where}' sets neither num_heads nor num_head_channels of the U-Net: {REMEDY}")
-    up = _count_or_unset(network, "num_heads_upsample", where)
-    counts = read_flag(network, "legacy", True, where)
-    counts = counts and not read_flag(network, "use_spatial_transformer", False, where)
+        raise ValueError(f"'{path}' sets neither num_heads nor num_head_channels of the U-Net: {REMEDY}")
+    up = _count_or_unset(network, "num_heads_upsample", path)
+    counts = read_flag(network, "legacy", True, path)
+    counts = counts and not read_flag(network, "use_spatial_transformer", False, path)
     return {"heads": count, "upsample_heads": up if counts else None}
 
 
-def _count_or_unset(network: Mapping[str, Any], name: str, where: Path) -> int | None:
+def _count_or_unset(network: Mapping[str, Any], name: str, path: Path) -> int | None:
     """A whole number from 1, or None for -1, by which that software says unset."""
-    return None if network.get(name, -1) == -1 else read_whole(network, name, None, where)
+    return None if network.get(name, -1) == -1 else read_whole(network, name, None, path)
 
 
 def _schedule(config: ModelConfig) -> Facts:
@@ -253,16 +253,16 @@ def _schedule(config: ModelConfig) -> Facts:
 
 
 def _betas(
-    params: Mapping[str, Any], steps: str, ends: tuple[float, float], kind: BetaKind, where: Path
+    params: Mapping[str, Any], steps: str, ends: tuple[float, float], kind: BetaKind, path: Path
 ) -> BetaSchedule:
     """β from `linear_start` to `linear_end`, with what they are where they are not said, over `steps` steps."""
     start, end = (
-        read_number(params, f"linear_{side}", default, where, high=1)
+        read_number(params, f"linear_{side}", default, path, high=1)
         for side, default in zip(("start", "end"), ends, strict=True)
     )
     if not start <= end < 1:
-        raise ValueError(f"'{where}': β go from {start:g} to {end:g}; expected linear_start ≤ linear_end < 1: {REMEDY}")
-    return BetaSchedule(start, end, kind, read_whole(params, steps, 1000, where, high=MAX_STEPS))
+        raise ValueError(f"'{path}': β go from {start:g} to {end:g}; expected linear_start ≤ linear_end < 1: {REMEDY}")
+    return BetaSchedule(start, end, kind, read_whole(params, steps, 1000, path, high=MAX_STEPS))
 
 
 def _prediction(config: ModelConfig) -> PredictionKind:
@@ -285,9 +285,9 @@ def _discretisation(config: ModelConfig) -> BetaSchedule:
     return _betas(numbers, "num_timesteps", (0.00085, 0.012), "scaled_linear", config.path)
 
 
-def _unsupported_class(where: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
+def _unsupported_class(path: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
     return ValueError(
-        f"'{where}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
+        f"'{path}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
         f"{' and '.join(supported)}. Nothing was loaded"
     )
 
@@ -310,42 +310,42 @@ def _class_name(params: Mapping[str, Any], name: str) -> str:
     return target.rpartition(".")[2] if isinstance(target, str) else ""
 
 
-def _structure(network: Mapping[str, Any], where: Path) -> Structure:
+def _structure(network: Mapping[str, Any], path: Path) -> Structure:
     """What the tensors of the described U-Net would tell."""
-    channels = read_whole(network, "model_channels", None, where)
-    multiples = read_numbers(network, "channel_mult", (1, 2, 4, 8), where)
-    tokens = read_flag(network, "use_spatial_transformer", False, where)
-    depths = _depths(network, len(multiples), where) if tokens else (1,) * len(multiples)
-    attended = read_numbers(network, "attention_resolutions", None, where, least=0)
-    pooling = read_flag(network, "resblock_updown", False, where)
+    channels = read_whole(network, "model_channels", None, path)
+    multiples = read_numbers(network, "channel_mult", (1, 2, 4, 8), path)
+    tokens = read_flag(network, "use_spatial_transformer", False, path)
+    depths = _depths(network, len(multiples), path) if tokens else (1,) * len(multiples)
+    attended = read_numbers(network, "attention_resolutions", None, path, least=0)
+    pooling = read_flag(network, "resblock_updown", False, path)
     return Structure(
-        inputs=read_whole(network, "in_channels", None, where),
-        outputs=read_whole(network, "out_channels", None, where),
+        inputs=read_whole(network, "in_channels", None, path),
+        outputs=read_whole(network, "out_channels", None, path),
         channels=channels,
         widths=tuple(int(channels * multiple) for multiple in multiples),
-        blocks=read_whole(network, "num_res_blocks", None, where),
+        blocks=read_whole(network, "num_res_blocks", None, path),
         depths=tuple(depth if 2**i in attended else 0 for i, depth in enumerate(depths)),
         middle_depth=depths[-1],
-        context_dim=read_whole(network, "context_dim", None, where) if tokens else None,
-        linear_projections=read_flag(network, "use_linear_in_transformer", False, where),
-        scale_shift=read_flag(network, "use_scale_shift_norm", False, where),
+        context_dim=read_whole(network, "context_dim", None, path) if tokens else None,
+        linear_projections=read_flag(network, "use_linear_in_transformer", False, path),
+        scale_shift=read_flag(network, "use_scale_shift_norm", False, path),
         resblock_updown=pooling,
         classes=None,
         adm_channels=None
         if network.get("adm_in_channels") is None
-        else read_whole(network, "adm_in_channels", None, where),
-        resample_convolution=pooling or read_flag(network, "conv_resample", True, where),
+        else read_whole(network, "adm_in_channels", None, path),
+        resample_convolution=pooling or read_flag(network, "conv_resample", True, path),
     )
 
 
-def _depths(network: Mapping[str, Any], levels: int, where: Path) -> tuple[int, ...]:
+def _depths(network: Mapping[str, Any], levels: int, path: Path) -> tuple[int, ...]:
     """The transformer blocks of each resolution: `transformer_depth` is one number for all, or a list."""
     depth = network.get("transformer_depth", 1)
     if not isinstance(depth, list | tuple):
-        return (read_whole(network, "transformer_depth", 1, where),) * levels
+        return (read_whole(network, "transformer_depth", 1, path),) * levels
     if len(depth) != levels:
         raise ValueError(
-            f"'{where}': 'transformer_depth' is {format_value(depth)}; expected a whole number, or one for each of "
+            f"'{path}': 'transformer_depth' is {format_value(depth)}; expected a whole number, or one for each of "
             f"{levels} resolutions: {REMEDY}"
         )
-    return tuple(read_whole({"transformer_depth": item}, "transformer_depth", None, where, low=0) for item in depth)
+    return tuple(read_whole({"transformer_depth": item}, "transformer_depth", None, path, low=0) for item in depth)

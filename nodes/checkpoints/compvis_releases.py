@@ -119,13 +119,13 @@ def _latent_diffusion(
     names: str, structure: Structure, first_stage: str, facts: Facts, beta_end: float, inputs: int | None = None
 ) -> Release:
     """A model of the paper: ε, β from 0.0015, heads before q, k and v where attention is among pixels alone."""
-    known = replace(facts, order="legacy", groups=GROUPS, prediction="eps", schedule=BetaSchedule(0.0015, beta_end))
-    return Release(tuple(names.split()), structure, first_stage, known, (inputs or structure.inputs,))
+    complete = replace(facts, order="legacy", groups=GROUPS, prediction="eps", schedule=BetaSchedule(0.0015, beta_end))
+    return Release(tuple(names.split()), structure, first_stage, complete, (inputs or structure.inputs,))
 
 
 def _stable(names: str, structure: Structure, inputs: tuple[int, ...], facts: Facts, note: str = "") -> Release:
-    known = replace(facts, order="legacy", groups=GROUPS, schedule=BetaSchedule(0.00085, 0.012))
-    return Release(tuple(names.split()), structure, "kl-f8", known, inputs, note)
+    complete = replace(facts, order="legacy", groups=GROUPS, schedule=BetaSchedule(0.00085, 0.012))
+    return Release(tuple(names.split()), structure, "kl-f8", complete, inputs, note)
 
 
 WIDE = Facts(head_channels=32, scale=1.0)

@@ -82,16 +82,16 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
 
 
 def read_whole(
-    params: Mapping[str, Any], name: str, default: int | None, where: Path, low: int = 1, high: int = MAX_SIZE
+    params: Mapping[str, Any], name: str, default: int | None, path: Path, low: int = 1, high: int = MAX_SIZE
 ) -> int:
     """A whole number from `low` to `high`, or the default where the file has none. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
-    raise _wrong(where, name, value, f"a whole number from {low} to {high}")
+    raise _wrong(path, name, value, f"a whole number from {low} to {high}")
 
 
-def read_number(params: Mapping[str, Any], name: str, default: float, where: Path, high: float = 1e6) -> float:
+def read_number(params: Mapping[str, Any], name: str, default: float, path: Path, high: float = 1e6) -> float:
     """A number above 0, to `high`; YAML 1.1 reads `1e-4` as text, and so is it read here. Raises ``ValueError``."""
     value = params.get(name, default)
     try:
@@ -100,46 +100,46 @@ def read_number(params: Mapping[str, Any], name: str, default: float, where: Pat
         number = 0.0
     if 0 < number <= high:
         return number
-    raise _wrong(where, name, value, f"a number above 0, to {high:g}")
+    raise _wrong(path, name, value, f"a number above 0, to {high:g}")
 
 
 def read_numbers(
     params: Mapping[str, Any],
     name: str,
     default: Sequence[float] | None,
-    where: Path,
+    path: Path,
     *,
-    whole: bool = False,
+    integers: bool = False,
     least: int = 1,
 ) -> tuple[float, ...]:
     """A list of `least` numbers or more, above 0, to 65,536; whole: of whole numbers. Raises ``ValueError``."""
     values = params.get(name, default)
-    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, whole) for value in values):
+    if isinstance(values, list | tuple) and len(values) >= least and all(_is_size(value, integers) for value in values):
         return tuple(values)
-    raise _wrong(where, name, values, f"a list of {'whole ' if whole else ''}numbers above 0, to {MAX_SIZE}")
+    raise _wrong(path, name, values, f"a list of {'whole ' if integers else ''}numbers above 0, to {MAX_SIZE}")
 
 
-def _is_size(value: object, whole: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+def _is_size(value: object, integers: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if integers else int | float):
         return False
     return bool(0 < value <= MAX_SIZE)  # and so no NaN
 
 
-def read_flag(params: Mapping[str, Any], name: str, default: bool, where: Path) -> bool:
+def read_flag(params: Mapping[str, Any], name: str, default: bool, path: Path) -> bool:
     """true or false. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, bool):
         return value
-    raise _wrong(where, name, value, "true or false")
+    raise _wrong(path, name, value, "true or false")
 
 
-def read_choice(params: Mapping[str, Any], name: str, default: str, where: Path, choices: Sequence[str]) -> str:
+def read_choice(params: Mapping[str, Any], name: str, default: str, path: Path, choices: Sequence[str]) -> str:
     """One of some names. Raises ``ValueError``."""
     value = params.get(name, default)
     if isinstance(value, str) and value in choices:
         return value
-    raise ValueError(f"'{where}': '{name}' is {format_value(value)}; supported are {', '.join(choices)}: {REPAIR}")
+    raise ValueError(f"'{path}': '{name}' is {format_value(value)}; supported are {', '.join(choices)}: {REPAIR}")
 
 
-def _wrong(where: Path, name: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"'{where}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")
+def _wrong(path: Path, name: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"'{path}': '{name}' is {format_value(value)}; expected {expected}: {REPAIR}")

@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_config(
     config: Mapping[Any, Any],
-    where: Path | str,
+    source: Path | str,
     used: Collection[str],
     fixed: Mapping[str, tuple[Any, ...]],
     ignored: Collection[str] = (),
@@ -50,14 +50,14 @@ def check_config(
             supported = " or ".join(repr(allowed) for allowed in fixed[name])
             problems.append(f"'{name}' is {format_value(value)}, and only {supported} is supported")
     if problems:
-        raise ValueError(f"'{where}' describes another network: {'; '.join(problems)}. Nothing was loaded")
+        raise ValueError(f"'{source}' describes another network: {'; '.join(problems)}. Nothing was loaded")
 
 
-def each_level(value: Any, levels: int, name: str, where: Path | str) -> tuple[int, ...]:
+def each_level(value: Any, levels: int, name: str, source: Path | str) -> tuple[int, ...]:
     """A whole number for each level: a list of them, or one for all."""
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
         raise ValueError(
-            f"'{where}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} levels"
+            f"'{source}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} levels"
         )
     return tuple(values)

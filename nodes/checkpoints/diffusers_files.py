@@ -29,33 +29,33 @@ def component_tensors(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
         for variant in VARIANTS if ema else NOT_AVERAGED:
             dot = f".{variant}" if variant else ""
             for stem in STEMS:
-                if (whole := folder / f"{stem}{dot}.{suffix}").is_file():
-                    return read_tensors(whole)
+                if (file := folder / f"{stem}{dot}.{suffix}").is_file():
+                    return read_tensors(file)
                 if (index := folder / f"{stem}.{suffix}.index{dot}.json").is_file():
-                    return _sharded(index)
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+                    return _read_shards(index)
+    listing = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
     if not ema:
         raise ValueError(
             f"'{folder}' holds no weights beside those that are its moving averages, or may be: expected "
-            f"{STEMS[0]}.{NOT_AVERAGED[0]}.safetensors; found {found or 'nothing'}: leave ema out"
+            f"{STEMS[0]}.{NOT_AVERAGED[0]}.safetensors; found {listing or 'nothing'}: leave ema out"
         )
     raise ValueError(
         f"'{folder}' holds no weights: expected {STEMS[0]}.safetensors or model.safetensors, whole or with an index, "
-        f"or the same as fp16 or .bin; found {found or 'nothing'}. The folder is incomplete: nothing was loaded"
+        f"or the same as fp16 or .bin; found {listing or 'nothing'}. The folder is incomplete: nothing was loaded"
     )
 
 
-def _sharded(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all the files that an index names, which must lie beside it."""
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    shard_names = read_json(index).get("weight_map")
+    if not isinstance(shard_names, dict) or not all(isinstance(name, str) for name in shard_names.values()):
         raise ValueError(f"'{index}' is no index of weights: expected a 'weight_map' from names to files")
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    for name in sorted(set(shard_names.values())):
         if name != Path(name).name:
             raise ValueError(f"'{index}' names '{name}', which is not the plain name of a file beside it")
         tensors.update(read_tensors(index.parent / name))
-    missing = [name for name in places if name not in tensors]
+    missing = [name for name in shard_names if name not in tensors]
     if missing:
         raise ValueError(f"'{index}' names {len(missing)} tensors that its files do not hold: {', '.join(missing[:4])}")
     return tensors

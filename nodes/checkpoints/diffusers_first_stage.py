@@ -43,35 +43,35 @@ ATTENTION = {
 """diffusers' names of an attention layer, new and old, in CompVis' words."""
 
 
-def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: Path) -> ReleasedFirstStage:
+def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> ReleasedFirstStage:
     """A frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
 
     tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` where the config asks for what is
     not supported, or where the tensors are not those of a whole first stage.
     """
-    check_config(config, where, USED, FIXED, IGNORED)
+    check_config(config, path, USED, FIXED, IGNORED)
     scale = config.get("scaling_factor") or SCALE
-    return build_first_stage(to_compvis(tensors), str(where), float(scale), int(config.get("norm_num_groups") or 32))
+    return build_first_stage(to_compvis(tensors), str(path), float(scale), int(config.get("norm_num_groups") or 32))
 
 
 def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a first stage under CompVis names; a name that is not known stays, and is left over in filling."""
-    found = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
-    levels = 1 + max(found, default=-1)
+    numbers = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
+    levels = 1 + max(numbers, default=-1)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        new = rename(name, levels)
-        is_convolution = re.search(r"\.(q|k|v|proj_out)\.weight$", new) and tensor.ndim == 2
-        renamed[new] = tensor[:, :, None, None] if is_convolution else tensor
+        compvis_name = rename_weight(name, levels)
+        is_convolution = re.search(r"\.(q|k|v|proj_out)\.weight$", compvis_name) and tensor.ndim == 2
+        renamed[compvis_name] = tensor[:, :, None, None] if is_convolution else tensor
     return renamed
 
 
-def rename(name: str, levels: int) -> str:
+def rename_weight(name: str, levels: int) -> str:
     """The CompVis name of a diffusers name of a first stage with so many resolutions."""
     name = re.sub(r"^encoder\.down_blocks\.(\d+)\.", r"encoder.down.\1.", name)
-    name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+    name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
     name = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", name)
-    name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda found: f".mid.block_{int(found[1]) + 1}.", name)
+    name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name)
     name = re.sub(r"\.mid_block\.attentions\.0\.", ".mid.attn_1.", name)
     name = name.replace(".resnets.", ".block.").replace(".attentions.", ".attn.")
     name = name.replace(".conv_shortcut.", ".nin_shortcut.").replace(".conv_norm_out.", ".norm_out.")

@@ -41,13 +41,13 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
-    told = ("scale", "upsample_heads", "groups", "config")
-    if unused := [name for name in told if getattr(options, name) is not None]:
+    config_settings = ("scale", "upsample_heads", "groups", "config")
+    if unused := [name for name in config_settings if getattr(options, name) is not None]:
         raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
     if options.tokenizer is not None:
         raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
     if not (folder / INDEX).is_file():
-        return _alone(folder, options)
+        return _load_single(folder, options)
     index = read_json(folder / INDEX)
     held = _components(folder, index)
     kind: PredictionKind = "eps"
@@ -75,16 +75,16 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
 
     Without ema they are the weights that the folder has beside their moving averages.
     """
-    where = folder / "config.json"
-    shape = diffusers_unet.unet_shape(read_json(where), where, kind)
+    path = folder / "config.json"
+    shape = diffusers_unet.unet_shape(read_json(path), path, kind)
     tensors = diffusers_unet.unet_tensors(component_tensors(folder, ema), shape)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
         network = ReleasedUNet(shape)
         labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
     if labels is not None:
-        mine = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
-        fill(labels, mine, str(folder), current_dtype(), current_device())
+        label_weights = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
+        fill(labels, label_weights, str(folder), current_dtype(), current_device())
         parts["label"] = labels
     fill(network, tensors, str(folder), current_dtype(), current_device())
     parts["denoiser"] = ReleasedDenoiser(network).eval()
@@ -93,23 +93,23 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
 
 def load_autoencoder(folder: Path) -> Any:
     """The autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
-    where = folder / "config.json"
-    config = read_json(where)
-    return diffusers_first_stage.load_first_stage(component_tensors(folder), config, where)
+    path = folder / "config.json"
+    config = read_json(path)
+    return diffusers_first_stage.load_first_stage(component_tensors(folder), config, path)
 
 
-def _alone(folder: Path, options: LoadOptions) -> dict[str, Any]:
+def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
     """The one part of a folder with a network alone, and a schedule where the options name one."""
     name = read_json(folder / "config.json").get("_class_name")
-    named = options.noise_schedule != "auto"
-    parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if named else {}
+    has_schedule = options.noise_schedule != "auto"
+    parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if has_schedule else {}
     if name in diffusers_unet.CLASSES:
         return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction, options.ema)
     if name in diffusers_first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
-    known = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))
+    supported = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))
     raise ValueError(
-        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {known}"
+        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
     )
 
 
@@ -136,8 +136,8 @@ def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
     for name, (_, kind) in held.items():
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
-            known = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
-            problems.append(f"'{name}' is a {kind} ({known})")
+            supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
+            problems.append(f"'{name}' is a {kind} ({supported})")
         elif not (folder / name).is_dir():
             problems.append(f"the folder '{name}' is missing")
     if "scheduler" in held and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():

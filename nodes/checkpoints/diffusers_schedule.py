@@ -17,7 +17,7 @@ SPACINGS = ("leading", "trailing", "linspace")
 CONFIG = "scheduler_config.json"
 
 
-class Sampling(NamedTuple):
+class SamplerSettings(NamedTuple):
     """How a checkpoint's sampler is set, as the settings of our sampler nodes: offset, final and spacing."""
 
     offset: int
@@ -29,16 +29,16 @@ def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
     """The schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
     path = folder / CONFIG
     config = read_json(path)
-    return noise_schedule(config, path), prediction_kind(config, path)
+    return build_noise_schedule(config, path), read_prediction_kind(config, path)
 
 
-def noise_schedule(config: Mapping[str, Any], where: Path) -> Schedule:
+def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
     """The schedule that a scheduler_config.json describes. Raises ``ValueError`` for one without β, as of a flow."""
     name = config.get("beta_schedule")
     betas = config.get("trained_betas")
     if name is None and betas is None:
         raise ValueError(
-            f"'{where}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
+            f"'{path}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
             "diffusion, which is what is supported"
         )
     steps = int(config.get("num_train_timesteps", 1000))
@@ -55,25 +55,25 @@ def noise_schedule(config: Mapping[str, Any], where: Path) -> Schedule:
         elif name == "squaredcos_cap_v2":
             schedule = schedules.cosine(train_steps=steps)
         else:
-            known = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
-            raise ValueError(f"'beta_schedule' is {name!r}; supported are {known}")
+            supported = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
+            raise ValueError(f"'beta_schedule' is {name!r}; supported are {supported}")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"'{where}' describes no schedule: {error}") from None
+        raise ValueError(f"'{path}' describes no schedule: {error}") from None
     return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
 
 
-def prediction_kind(config: Mapping[str, Any], where: Path) -> PredictionKind:
+def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKind:
     """What the network predicts, by `prediction_type`. Raises ``ValueError``."""
-    given = config.get("prediction_type", "epsilon")
-    if given not in KINDS:
-        raise ValueError(f"'{where}': 'prediction_type' is {given!r}; supported are {', '.join(KINDS)}")
-    return KINDS[given]
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in KINDS:
+        raise ValueError(f"'{path}': 'prediction_type' is {prediction_type!r}; supported are {', '.join(KINDS)}")
+    return KINDS[prediction_type]
 
 
-def sampling(config: Mapping[str, Any], where: Path) -> Sampling:
+def sampling(config: Mapping[str, Any], path: Path) -> SamplerSettings:
     """The offset, the last ᾱ and the spacing of a scheduler_config.json. Raises ``ValueError``."""
     spacing = config.get("timestep_spacing", "leading")
     if spacing not in SPACINGS:
-        raise ValueError(f"'{where}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
+        raise ValueError(f"'{path}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
     final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
-    return Sampling(int(config.get("steps_offset", 0)), final, spacing)
+    return SamplerSettings(int(config.get("steps_offset", 0)), final, spacing)

@@ -33,14 +33,14 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
     if "text_encoder" not in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_2' alone, as SDXL's refiner has, which is not supported")
     towers = [load_tower(folder, f"text_encoder{n}", f"tokenizer{n}", "penultimate") for n in ("", "_2")]
-    where = folder / "unet" / "config.json"
-    unet = read_json(where)
+    path = folder / "unet" / "config.json"
+    unet = read_json(path)
     width, sides = int(unet.get("addition_time_embed_dim") or 0), unet.get("sample_size") or 128
     pooled = int(getattr(towers[1].model.config, "projection_dim", 0))
     total = unet.get("projection_class_embeddings_input_dim")
     if pooled + 6 * width != total:
         raise ValueError(
-            f"'{where}': the vector is {total} wide, and the pooled text and six sizes of {width} make "
+            f"'{path}': the vector is {total} wide, and the pooled text and six sizes of {width} make "
             f"{pooled + 6 * width}: this is not SDXL's conditioning"
         )
     height, breadth = (int(side) * factor for side in (sides if isinstance(sides, list) else (sides, sides)))
@@ -52,8 +52,10 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
 def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:
     """One CLIP text model of a folder with its tokenizer."""
     transformers = import_transformers(EXTRA)
-    at = folder / encoder
-    model = build_clip(component_tensors(at), read_json(at / "config.json"), str(at))
+    encoder_folder = folder / encoder
+    model = build_clip(
+        component_tensors(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder)
+    )
     words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer, model)
     return Tower(model, words, hidden, int(words.pad_token_id))
 

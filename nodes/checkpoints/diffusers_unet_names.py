@@ -61,18 +61,18 @@ def to_canonical(name: str, layout: Layout) -> str:
         return f"label_emb.0.{2 * (int(number[0]) - 1)}{number[1:]}"
     if name.startswith("class_embedding."):
         return name.replace("class_embedding.", "label_emb.", 1)
-    found = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)$", name)
-    if not found:
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)$", name)
+    if not match:
         return name
-    way, kind, rest = found[1], found[3], found[5]
-    block, j = int(found[2]), int(found[4])
+    way, kind, suffix = match[1], match[3], match[5]
+    block, j = int(match[2]), int(match[4])
     if kind == "downsamplers":
-        return _resnet(f"input_blocks.{(block + 1) * layout.each}.0{re.sub(r'^.conv(?=[.]|$)', '.op', rest)}")
+        return _resnet(f"input_blocks.{(block + 1) * layout.each}.0{re.sub(r'^.conv(?=[.]|$)', '.op', suffix)}")
     if kind == "upsamplers":
-        return _resnet(f"output_blocks.{block * layout.each + layout.blocks}.{layout.resampler(block)}{rest}")
-    place = block * layout.each + j
-    at = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
-    return _resnet(f"{at}.{0 if kind == 'resnets' else 1}{rest}")
+        return _resnet(f"output_blocks.{block * layout.each + layout.blocks}.{layout.resampler(block)}{suffix}")
+    position = block * layout.each + j
+    prefix = f"input_blocks.{position + 1}" if way == "down" else f"output_blocks.{position}"
+    return _resnet(f"{prefix}.{0 if kind == 'resnets' else 1}{suffix}")
 
 
 def to_diffusers(name: str, layout: Layout) -> str:
@@ -80,19 +80,19 @@ def to_diffusers(name: str, layout: Layout) -> str:
     for theirs, ours in OUTSIDE.items():
         if name == ours or name.startswith(f"{ours}."):
             return _resnet_back(theirs + name[len(ours) :])
-    found = re.match(r"(input|output)_blocks\.(\d+)\.(\d+)(.*)$", name)
-    if not found:
+    match = re.match(r"(input|output)_blocks\.(\d+)\.(\d+)(.*)$", name)
+    if not match:
         return name
-    place, index, rest = int(found[2]), int(found[3]), found[4]
-    if found[1] == "input":
-        block, j = divmod(place - 1, layout.each)
+    position, index, suffix = int(match[2]), int(match[3]), match[4]
+    if match[1] == "input":
+        block, j = divmod(position - 1, layout.each)
         if j == layout.blocks:
-            return _resnet_back(f"down_blocks.{block}.downsamplers.0{re.sub(r'^.op(?=[.]|$)', '.conv', rest)}")
-        return _resnet_back(f"down_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
-    block, j = divmod(place, layout.each)
+            return _resnet_back(f"down_blocks.{block}.downsamplers.0{re.sub(r'^.op(?=[.]|$)', '.conv', suffix)}")
+        return _resnet_back(f"down_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{suffix}")
+    block, j = divmod(position, layout.each)
     if index == layout.resampler(block):
-        return _resnet_back(f"up_blocks.{block}.upsamplers.0{rest}")
-    return _resnet_back(f"up_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
+        return _resnet_back(f"up_blocks.{block}.upsamplers.0{suffix}")
+    return _resnet_back(f"up_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{suffix}")
 
 
 def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -124,15 +124,15 @@ def _join(tensors: dict[str, Tensor], block: str) -> None:
 def _new_attention(name: str) -> str:
     return re.sub(
         r"(\.1)\.(query|key|value|proj_attn)\.(weight|bias)$",
-        lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}.{found[3]}",
+        lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.{match[3]}",
         name,
     )
 
 
 def _resnet(name: str) -> str:
     """The names inside a residual block; those of other layers have no part in common with them."""
-    found = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
-    return f"{found[1]}.{RESNET[found[2]]}{found[3]}" if found and found[2] in RESNET else name
+    match = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
+    return f"{match[1]}.{RESNET[match[2]]}{match[3]}" if match and match[2] in RESNET else name
 
 
 def _resnet_back(name: str) -> str:

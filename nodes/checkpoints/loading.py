@@ -38,22 +38,22 @@ class FolderFormat:
     load: Callable[[Path, LoadOptions], dict[str, Any]]
 
 
-def guided_diffusion(tensors: Tensors, path: Path, options: LoadOptions) -> dict[str, Any]:
+def load_guided_diffusion_file(tensors: Tensors, path: Path, options: LoadOptions) -> dict[str, Any]:
     return load_guided_diffusion(tensors, str(path), options, device=current_device(), dtype=current_dtype())
 
 
 FILES = (
-    FileFormat("guided-diffusion", is_guided_diffusion, guided_diffusion),
+    FileFormat("guided-diffusion", is_guided_diffusion, load_guided_diffusion_file),
     FileFormat("CompVis", is_compvis, load_compvis),
 )
 
 
-def compvis_folder(path: Path, options: LoadOptions) -> dict[str, Any]:
+def load_compvis_folder(path: Path, options: LoadOptions) -> dict[str, Any]:
     return load_compvis(read_tensors(file_in(path)), file_in(path), options)
 
 
 DIFFUSERS = FolderFormat("diffusers", is_diffusers, load_diffusers)
-COMPVIS = FolderFormat("CompVis with its config.yaml", is_compvis_folder, compvis_folder)
+COMPVIS = FolderFormat("CompVis with its config.yaml", is_compvis_folder, load_compvis_folder)
 FOLDERS = (DIFFUSERS, COMPVIS)
 
 
@@ -73,7 +73,7 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
             return folder.load(path, options)
         names = sorted(entry.name for entry in path.iterdir())
         raise ValueError(
-            f"'{path}' is a folder of no known layout ({_known(FOLDERS)}); found {_first(names)}: name a checkpoint "
+            f"'{path}' is a folder of no known layout ({_format_names(FOLDERS)}); found {_first(names)}: name a checkpoint "
             "file, or the folder that holds model_index.json"
         )
     tensors = read_tensors(path)
@@ -81,13 +81,13 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
         if file.recognise(tensors):
             return file.load(tensors, path, options)
     raise ValueError(
-        f"'{path}' has tensors of no known layout ({_known(FILES)}); found {len(tensors)} tensors: "
+        f"'{path}' has tensors of no known layout ({_format_names(FILES)}); found {len(tensors)} tensors: "
         f"{_first(sorted(tensors))}"
     )
 
 
-def _known(formats: tuple[FileFormat, ...] | tuple[FolderFormat, ...]) -> str:
-    return ", ".join(known.name for known in formats) or "none is read"
+def _format_names(formats: tuple[FileFormat, ...] | tuple[FolderFormat, ...]) -> str:
+    return ", ".join(format.name for format in formats) or "none is read"
 
 
 def _first(names: list[str]) -> str:

@@ -41,5 +41,5 @@ def read_lora(path: Path) -> dict[str, Factors]:
         settings, file = read_json(path / "adapter_config.json"), adapter_file(path)
     else:
         settings, file = metadata(path), path
-    found = pairs_of(read_tensors(file), settings, file)
-    return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in found.items()}
+    pairs = pairs_of(read_tensors(file), settings, file)
+    return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in pairs.items()}

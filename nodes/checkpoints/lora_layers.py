@@ -27,7 +27,7 @@ def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
     diffusers' name with `unet.` before it or bare, and kohya's: diffusers' or the canonical one with underscores. The
     layers of a denoiser of `model.load` have no other name than the canonical one.
     """
-    published = published_names(denoiser, [name for name, _ in _layers(denoiser.network)])
+    published = map_file_names(denoiser, [name for name, _ in _layers(denoiser.network)])
     names: dict[str, str] = {}
     for canonical, theirs in published.items():
         aliases = (theirs, f"unet.{theirs}", kohya_name("unet", theirs), kohya_name("unet", canonical))
@@ -35,7 +35,7 @@ def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
     return names
 
 
-def published_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
+def map_file_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
     """Layers of the network as files call them: by diffusers' name where it has one, else by their own."""
     if isinstance(denoiser, UNetDenoiser):
         return {name: name for name in canonical}
@@ -50,7 +50,7 @@ def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: t
     """
     changes = dict(low_rank_layers(denoiser.network))
     tensors: dict[str, Tensor] = {}
-    for canonical, theirs in published_names(denoiser, changes).items():
+    for canonical, theirs in map_file_names(denoiser, changes).items():
         change = changes[canonical]
         name, down, up = f"unet.{theirs}", "lora_A", "lora_B"
         if layout == "kohya":
@@ -68,7 +68,7 @@ def peft_settings(denoiser: Adaptable) -> dict[str, str]:
     settings = {
         "unet.r": first.rank,
         "unet.lora_alpha": first.alpha,
-        "unet.target_modules": sorted(published_names(denoiser, changes).values()),
+        "unet.target_modules": sorted(map_file_names(denoiser, changes).values()),
     }
     return {"format": "pt", METADATA: json.dumps(settings)}
 
@@ -81,10 +81,10 @@ def text_layers(text: ReleasedText) -> dict[str, str]:
         short = [f"te{number + 1}", "te"][: 2 if len(text.towers) == 1 else 1]
         for name, _ in _layers(tower.model):  # type: ignore[arg-type]
             bare = name.removeprefix("text_model.")
-            old = bare if bare.startswith("text_projection") else f"text_model.{bare}"
-            aliases = [f"text_encoder{suffix}.{word}" for word in (bare, old)]
-            aliases += [kohya_name(te, word) for te in short for word in (bare, old)]
-            aliases += [bare, old] if number == 0 else []
+            with_prefix = bare if bare.startswith("text_projection") else f"text_model.{bare}"
+            aliases = [f"text_encoder{suffix}.{word}" for word in (bare, with_prefix)]
+            aliases += [kohya_name(te, word) for te in short for word in (bare, with_prefix)]
+            aliases += [bare, with_prefix] if number == 0 else []
             names.update(dict.fromkeys(aliases, f"towers.{number}.model.{name}.weight"))
     return names
 

@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(candidate, Mapping):
             tensors = {name: value for name, value in candidate.items() if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
-                return without_module(tensors)
+                return strip_module_prefix(tensors)
     keys = ", ".join(str(key) for key in list(content)[:8]) or "none"
     raise ValueError(
         f"'{path}' holds no weights: expected tensors by name, at the top or under {', '.join(WRAPPERS)}; found the "
@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     )
 
 
-def without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_module_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without the prefix that `DistributedDataParallel` and `DataParallel` give to all names."""
     if not all(name.startswith(MODULE) for name in tensors):
         return tensors
@@ -101,7 +101,7 @@ def read_nested(path: Path) -> Mapping[str, Any]:
             f"'{path}' holds no weights: expected a dictionary; found a {type(content).__name__}: save the model's "
             "state_dict"
         )
-    _check_sizes(path, _tensors_in(content), size)
+    _check_sizes(path, _collect_tensors(content), size)
     return content
 
 
@@ -165,29 +165,29 @@ def _load(path: Path, *, mmap: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # the unpickler's, of which any may come from a hostile or damaged file
         message = str(error)
-        if found := re.search(r"(?:GLOBAL|[Ff]unction|[Tt]ype|class) ([\w.]*\w)", message.partition("\n")[2]):
+        if match := re.search(r"(?:GLOBAL|[Ff]unction|[Tt]ype|class) ([\w.]*\w)", message.partition("\n")[2]):
             raise ValueError(
-                f"'{path}' is refused: it names {found[1]}, which is code and no weight (nothing was run); "
+                f"'{path}' is refused: it names {match[1]}, which is code and no weight (nothing was run); "
                 "save the model's state_dict alone, as safetensors"
             ) from None
         reason = message.strip().splitlines()[0] if message.strip() else type(error).__name__
         raise ValueError(f"'{path}' is a damaged or truncated checkpoint ({reason}): fetch or save it again") from None
 
 
-def _tensors_in(content: object) -> dict[str, Tensor]:
+def _collect_tensors(content: object) -> dict[str, Tensor]:
     """All tensors in nested dictionaries, lists and tuples, by their path."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     waiting: list[tuple[str, object]] = [("", content)]
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Tensor):
-            found[name] = value
+            tensors[name] = value
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             waiting += [(f"{name}.{key}" if name else str(key), inner) for key, inner in items]
-    return found
+    return tensors
 
 
 def _check_sizes(path: Path, tensors: Mapping[str, Tensor], size: int) -> None:

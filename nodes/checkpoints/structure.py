@@ -59,7 +59,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Stage:
+class InputBlock:
     """One of the input blocks: a residual block with attention of some depth, or none, or a change of the resolution.
 
     convolution: a strided one. pooled: a mean, which has no tensors.
@@ -78,7 +78,7 @@ class Stage:
 
 def unet_shape(
     tensors: Mapping[str, Tensor],
-    where: str,
+    source: str,
     *,
     samples: int,
     heads: Heads,
@@ -90,121 +90,129 @@ def unet_shape(
     samples: channels of x; those of the first convolution beyond it are the spatial condition's. groups: of GroupNorm.
     Raises ``ValueError`` that names `where` for tensors that belong to no such U-Net.
     """
-    found = measure(tensors, where)
+    measured = measure(tensors, source)
     try:
-        return _trunk(found, samples, found.outputs, heads, kind, groups)
+        return _trunk(measured, samples, measured.outputs, heads, kind, groups)
     except ValueError as error:
-        raise ValueError(f"'{where}': {error}") from None
+        raise ValueError(f"'{source}': {error}") from None
 
 
 def classifier_shape(
-    tensors: Mapping[str, Tensor], where: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
+    tensors: Mapping[str, Tensor], source: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
     """The shape of the classifier of noisy samples that tensors belong to, its pool included; see unet_shape."""
-    found = measure(tensors, where)
+    measured = measure(tensors, source)
     try:
-        trunk = _trunk(found, found.inputs, found.inputs, heads, "eps", groups)
+        trunk = _trunk(measured, measured.inputs, measured.inputs, heads, "eps", groups)
     except ValueError as error:
-        raise ValueError(f"'{where}': {error}") from None
+        raise ValueError(f"'{source}': {error}") from None
     if "out.2.positional_embedding" in tensors:
-        return _attention_pool(tensors, where, trunk, pool_head_channels)
+        return _attention_pool(tensors, source, trunk, pool_head_channels)
     first = tensors.get("out.0.weight")
     if first is not None and first.ndim == 1:
-        return ClassifierShape(trunk, _needed(tensors, where, "out.3.weight", 4).shape[0], pool="adaptive")
-    hidden = _needed(tensors, where, "out.0.weight", 2).shape[0]
+        return ClassifierShape(trunk, _require(tensors, source, "out.3.weight", 4).shape[0], pool="adaptive")
+    hidden = _require(tensors, source, "out.0.weight", 2).shape[0]
     if "out.1.weight" in tensors:
-        classes = _needed(tensors, where, "out.3.weight", 2).shape[0]
+        classes = _require(tensors, source, "out.3.weight", 2).shape[0]
         return ClassifierShape(trunk, classes, pool="spatial_v2", hidden=hidden)
-    return ClassifierShape(trunk, _needed(tensors, where, "out.2.weight", 2).shape[0], pool="spatial", hidden=hidden)
+    return ClassifierShape(trunk, _require(tensors, source, "out.2.weight", 2).shape[0], pool="spatial", hidden=hidden)
 
 
-def _attention_pool(tensors: Mapping[str, Tensor], where: str, trunk: UNetShape, head_channels: int) -> ClassifierShape:
-    positions = _needed(tensors, where, "out.2.positional_embedding", 2).shape
-    classes = _needed(tensors, where, "out.2.c_proj.weight", 3).shape[0]
+def _attention_pool(
+    tensors: Mapping[str, Tensor], source: str, trunk: UNetShape, head_channels: int
+) -> ClassifierShape:
+    positions = _require(tensors, source, "out.2.positional_embedding", 2).shape
+    classes = _require(tensors, source, "out.2.c_proj.weight", 3).shape[0]
     side = math.isqrt(positions[-1] - 1)
     if side * side != positions[1] - 1:
-        raise ValueError(f"'{where}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
+        raise ValueError(f"'{source}': out.2.positional_embedding {tuple(positions)} is of no square of pixels")
     if positions[0] % head_channels:
-        raise ValueError(f"'{where}': heads of {head_channels} channels do not share {positions[0]}")
+        raise ValueError(f"'{source}': heads of {head_channels} channels do not share {positions[0]}")
     return ClassifierShape(trunk, classes, side * trunk.factor, pool_heads=positions[0] // head_channels)
 
 
-def _trunk(found: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int) -> UNetShape:
+def _trunk(
+    measured: Structure, samples: int, outputs: int, heads: Heads, kind: PredictionKind, groups: int
+) -> UNetShape:
     return UNetShape(
         in_channels=samples,
-        spatial_channels=found.inputs - samples,
+        spatial_channels=measured.inputs - samples,
         out_channels=outputs,
-        channels=found.channels,
-        widths=found.widths,
-        blocks=found.blocks,
-        depths=found.depths,
-        heads=heads_of(found.widths, heads=heads.heads, head_channels=heads.head_channels),
-        middle_depth=found.middle_depth,
-        context_dim=found.context_dim,
-        linear_projections=found.linear_projections,
+        channels=measured.channels,
+        widths=measured.widths,
+        blocks=measured.blocks,
+        depths=measured.depths,
+        heads=heads_of(measured.widths, heads=heads.heads, head_channels=heads.head_channels),
+        middle_depth=measured.middle_depth,
+        context_dim=measured.context_dim,
+        linear_projections=measured.linear_projections,
         new_attention_order=heads.order == "new",
-        scale_shift=found.scale_shift,
-        resblock_updown=found.resblock_updown,
-        classes=found.classes,
-        adm_channels=found.adm_channels,
+        scale_shift=measured.scale_shift,
+        resblock_updown=measured.resblock_updown,
+        classes=measured.classes,
+        adm_channels=measured.adm_channels,
         groups=groups,
         kind=kind,
-        upsample_heads=() if heads.upsample is None else heads_of(found.widths, heads=heads.upsample),
-        resample_convolution=found.resample_convolution,
+        upsample_heads=() if heads.upsample is None else heads_of(measured.widths, heads=heads.upsample),
+        resample_convolution=measured.resample_convolution,
     )
 
 
-def measure(tensors: Mapping[str, Tensor], where: str) -> Structure:
+def measure(tensors: Mapping[str, Tensor], source: str) -> Structure:
     """What the names and shapes of tensors tell. Raises ``ValueError`` that names `where` and what is missing."""
     if tensors and not any(name.startswith("input_blocks.") for name in tensors):
         raise ValueError(
-            f"'{where}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
+            f"'{source}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
             "input_blocks as the U-Nets of guided-diffusion, latent diffusion, Stable Diffusion 1 and 2, and SDXL do"
         )
-    stem = _needed(tensors, where, "input_blocks.0.0.weight", 4).shape
-    count = 1 + max(_numbers(tensors, r"input_blocks\.(\d+)\."))
-    stages = [_stage(tensors, where, index) for index in range(1, count)]
-    blocks = _blocks(tensors, stages, where)
+    stem = _require(tensors, source, "input_blocks.0.0.weight", 4).shape
+    count = 1 + max(_matched_numbers(tensors, r"input_blocks\.(\d+)\."))
+    stages = [_input_block(tensors, source, index) for index in range(1, count)]
+    blocks = _blocks(tensors, stages, source)
     levels = _levels(stages, blocks)
     if levels is None:
         raise ValueError(
-            f"'{where}': its {count} input blocks are no levels of {blocks} residual blocks that have one width and "
+            f"'{source}': its {count} input blocks are no levels of {blocks} residual blocks that have one width and "
             "one attention each; only such U-Nets are read"
         )
-    first = _needed(tensors, where, "input_blocks.1.0.emb_layers.1.weight", 2).shape[0]
+    first = _require(tensors, source, "input_blocks.1.0.emb_layers.1.weight", 2).shape[0]
     projection = next((t for name, t in tensors.items() if name.endswith(".1.proj_in.weight")), None)
     key = next((name for name in tensors if name.endswith(".transformer_blocks.0.attn2.to_k.weight")), None)
     outputs = 0
     if any(name.startswith("output_blocks.") for name in tensors):
-        outputs = _needed(tensors, where, "out.2.weight", 4).shape[0]
+        outputs = _require(tensors, source, "out.2.weight", 4).shape[0]
     return Structure(
         inputs=stem[1],
         outputs=outputs,
-        channels=_needed(tensors, where, "time_embed.0.weight", 2).shape[1],
+        channels=_require(tensors, source, "time_embed.0.weight", 2).shape[1],
         widths=tuple(level[0].width for level in levels),
         blocks=blocks,
         depths=tuple(level[0].depth for level in levels),
         middle_depth=_depth(tensors, "middle_block."),
-        context_dim=None if key is None else _needed(tensors, where, key, 2).shape[1],
+        context_dim=None if key is None else _require(tensors, source, key, 2).shape[1],
         linear_projections=projection is not None and projection.ndim == 2,
         scale_shift=first == 2 * levels[0][0].width,
         resblock_updown=len(levels) > 1 and not any(stage.resamples for stage in stages),
-        classes=_length(tensors, where, "label_emb.weight", 0),
-        adm_channels=_length(tensors, where, "label_emb.0.0.weight", 1),
+        classes=_axis_length(tensors, source, "label_emb.weight", 0),
+        adm_channels=_axis_length(tensors, source, "label_emb.0.0.weight", 1),
         resample_convolution=not any(stage.pooled for stage in stages),
     )
 
 
-def _stage(tensors: Mapping[str, Tensor], where: str, index: int) -> Stage:
+def _input_block(tensors: Mapping[str, Tensor], source: str, index: int) -> InputBlock:
     prefix = f"input_blocks.{index}."
     if not any(name.startswith(prefix) for name in tensors):
-        return Stage(
-            False, False, _needed(tensors, where, f"input_blocks.{index - 1}.0.in_layers.2.weight", 4).shape[0], 0, True
+        return InputBlock(
+            False,
+            False,
+            _require(tensors, source, f"input_blocks.{index - 1}.0.in_layers.2.weight", 4).shape[0],
+            0,
+            True,
         )
     if f"{prefix}0.op.weight" in tensors:
-        return Stage(True, False, _needed(tensors, where, f"{prefix}0.op.weight", 4).shape[0], 0)
-    width = _needed(tensors, where, f"{prefix}0.in_layers.2.weight", 4).shape[0]
-    return Stage(False, f"{prefix}0.skip_connection.weight" in tensors, width, _depth(tensors, prefix))
+        return InputBlock(True, False, _require(tensors, source, f"{prefix}0.op.weight", 4).shape[0], 0)
+    width = _require(tensors, source, f"{prefix}0.in_layers.2.weight", 4).shape[0]
+    return InputBlock(False, f"{prefix}0.skip_connection.weight" in tensors, width, _depth(tensors, prefix))
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
@@ -212,10 +220,10 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
     if f"{prefix}1.qkv.weight" in tensors:
         return 1
     pattern = re.escape(prefix) + r"1\.transformer_blocks\.(\d+)\."
-    return 1 + max(_numbers(tensors, pattern), default=-1)
+    return 1 + max(_matched_numbers(tensors, pattern), default=-1)
 
 
-def _blocks(tensors: Mapping[str, Tensor], stages: list[Stage], where: str) -> int:
+def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str) -> int:
     """Residual blocks of each level.
 
     A layer that halves the resolution tells it, or the first output block that doubles it. A classifier with residual
@@ -225,17 +233,17 @@ def _blocks(tensors: Mapping[str, Tensor], stages: list[Stage], where: str) -> i
         return halving
     if any(name.startswith("output_blocks.") for name in tensors):
         doubling = r"output_blocks\.(\d+)\.[12]\.(?:in_layers|conv)\."
-        return min(_numbers(tensors, doubling), default=len(stages))
+        return min(_matched_numbers(tensors, doubling), default=len(stages))
     fitting = [blocks for blocks in range(1, len(stages) + 1) if _levels(stages, blocks) is not None]
     if len(fitting) != 1:
         raise ValueError(
-            f"'{where}': its {len(stages) + 1} input blocks do not tell where a level ends: "
+            f"'{source}': its {len(stages) + 1} input blocks do not tell where a level ends: "
             f"{' or '.join(map(str, fitting)) or 'no number of'} residual blocks for each level would do"
         )
     return fitting[0]
 
 
-def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
+def _levels(stages: list[InputBlock], blocks: int) -> list[list[InputBlock]] | None:
     """The residual blocks of each level, or None where so many for each do not make levels."""
     period = blocks + 1
     if blocks < 1 or (len(stages) + 1) % period:
@@ -258,22 +266,22 @@ def _levels(stages: list[Stage], blocks: int) -> list[list[Stage]] | None:
     return levels if alike and plain and same else None
 
 
-def _needed(tensors: Mapping[str, Tensor], where: str, name: str, axes: int) -> Tensor:
+def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -> Tensor:
     """A tensor by its name, with so many axes. Raises ``ValueError``."""
     if name not in tensors:
         raise ValueError(
-            f"'{where}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
+            f"'{source}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
             "nothing was loaded"
         )
-    return with_axes(tensors[name], where, name, axes)
+    return with_axes(tensors[name], source, name, axes)
 
 
-def _length(tensors: Mapping[str, Tensor], where: str, name: str, axis: int) -> int | None:
+def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:
     """Of an axis of a matrix that may be missing."""
-    return _needed(tensors, where, name, 2).shape[axis] if name in tensors else None
+    return _require(tensors, source, name, 2).shape[axis] if name in tensors else None
 
 
-def _numbers(names: Iterable[str], pattern: str) -> set[int]:
+def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
     """The numbers that a pattern's only group takes in the beginnings of names."""
     expression = re.compile(pattern)
-    return {int(found[1]) for name in names if (found := expression.match(name))}
+    return {int(match[1]) for name in names if (match := expression.match(name))}

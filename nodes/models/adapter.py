@@ -53,7 +53,7 @@ class ConditionAdapter(nn.Module):
         """
         config = self.config
         tokens, vector = (
-            expected(name, getattr(condition, name), width)
+            check_width(name, getattr(condition, name), width)
             for name, width in (("tokens", config.tokens), ("vector", config.vector))
         )
         dtype = self.get_parameter("vector.1.weight").dtype
@@ -61,14 +61,14 @@ class ConditionAdapter(nn.Module):
         h = self.tokens(tokens.to(dtype))
         for layer in self.layers:
             h = layer(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask)
-        made = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
-        new_tokens, new_vector = (value.to(tokens.dtype) for value in made)
+        normalised = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
+        new_tokens, new_vector = (value.to(tokens.dtype) for value in normalised)
         return Condition(vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial)
 
 
-def expected(name: str, value: Tensor | None, width: int) -> Tensor:
+def check_width(name: str, value: Tensor | None, width: int) -> Tensor:
     """The field of a condition, of the expected width. Raises ``ValueError`` where it is another, or none."""
     if value is None or value.shape[-1] != width:
-        found = "none" if value is None else f"width {value.shape[-1]}"
-        raise ValueError(f"this adapter takes a condition with {name} of width {width}; found {found}")
+        got = "none" if value is None else f"width {value.shape[-1]}"
+        raise ValueError(f"this adapter takes a condition with {name} of width {width}; found {got}")
     return value

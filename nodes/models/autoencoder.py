@@ -49,14 +49,14 @@ class VQConfig(AutoencoderConfig):
     decay: float | None = None
 
 
-def stages(config: AutoencoderConfig) -> list[int]:
+def level_widths(config: AutoencoderConfig) -> list[int]:
     """The width of each resolution, finest first."""
     return [config.channels * multiplier for multiplier in config.multipliers]
 
 
 def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
     """Picture (B, 3, H, W) to (B, outputs, H/f, W/f)."""
-    widths = stages(config)
+    widths = level_widths(config)
     layers: list[nn.Module] = [
         nn.PixelUnshuffle(config.patch),
         nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1),
@@ -74,7 +74,7 @@ def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
 
 def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     """Latent (B, c, H/f, W/f) to picture (B, 3, H, W)."""
-    widths = stages(config)[::-1]
+    widths = level_widths(config)[::-1]
     width = widths[0]
     layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, width, 3, padding=1), ResidualBlock(width, width)]
     for level, next_width in enumerate(widths):

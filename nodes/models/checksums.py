@@ -19,9 +19,9 @@ CHECKSUMS = "checksums"
 _ON_PURPOSE = "if it was changed on purpose, take '{}' out of \"checksums\" in {}"
 
 
-def checksums(folder: Path, parts: Mapping[str, Any], before: Mapping[str, Any], written: Iterable[str]) -> Any:
+def checksums(folder: Path, parts: Mapping[str, Any], previous: Mapping[str, Any], written: Iterable[str]) -> Any:
     """The entry of model.json: of the files just written, and of those that it vouched for before."""
-    files = dict(before.get("files", {})) | {name: file_digest(folder / name) for name in written}
+    files = dict(previous.get("files", {})) | {name: file_digest(folder / name) for name in written}
     return {"files": dict(sorted(files.items())), "parts": _parts_digest(parts)}
 
 
@@ -48,10 +48,10 @@ def verify_parts(parts: Mapping[str, Any], entry: Mapping[str, Any], path: Path)
 def verify_file(file: Path, entry: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` where a file of a model folder is not the one that was saved."""
     expected = entry.get("files", {}).get(file.name)
-    if expected is not None and (found := file_digest(file)) != expected:
+    if expected is not None and (actual := file_digest(file)) != expected:
         on_purpose = _ON_PURPOSE.format(file.name, "model.json")
         raise ValueError(
-            f"{file} is damaged, or belongs to another model: its checksum is {found}, and model.json states "
+            f"{file} is damaged, or belongs to another model: its checksum is {actual}, and model.json states "
             f"{expected}; restore it from a copy, or {on_purpose}"
         )
 

@@ -53,13 +53,13 @@ class Hooks:
             return attention
         rule = cast(AttentionRule, self.rules.get(site, AttentionCall.attend))
 
-        def ruled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-            with called(site, rule, "one AttentionCall"):
-                given = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
-            check_given(site, rule, given, query)
-            return self._keep(site, given)
+        def attend_with_rule(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+            with report_call_errors(site, rule, "one AttentionCall"):
+                attended = rule(AttentionCall(query, key, value, mask, (size[0], size[1])))
+            check_rule_output(site, rule, attended, query)
+            return self._keep(site, attended)
 
-        return ruled
+        return attend_with_rule
 
     def skip(self, index: int, h: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
         """Features h and skipped ones as they are concatenated on the way up."""
@@ -68,13 +68,13 @@ class Hooks:
         site = Site("skip", "up", index)
         if site in self.rules:
             rule = cast(SkipRule, self.rules[site])
-            with called(site, rule, "h and the skipped features"):
-                given = rule(h, skipped)
-            if not isinstance(given, tuple) or len(given) != 2:
+            with report_call_errors(site, rule, "h and the skipped features"):
+                output = rule(h, skipped)
+            if not isinstance(output, tuple) or len(output) != 2:
                 raise ValueError(f"{rule_name(rule)}, the rule of site '{site}', must give two tensors: (h, skipped)")
-            check_given(site, rule, given[0], h)
-            check_given(site, rule, given[1], skipped)
-            h, skipped = given
+            check_rule_output(site, rule, output[0], h)
+            check_rule_output(site, rule, output[1], skipped)
+            h, skipped = output
         return h, self._keep(site, skipped)
 
     def feature(self, stage: SiteStage, index: int, h: Tensor) -> Tensor:
@@ -84,10 +84,10 @@ class Hooks:
         site = Site("feature", stage, index)
         if site in self.rules:
             rule = cast(FeatureRule, self.rules[site])
-            with called(site, rule, "the features alone"):
-                given = rule(h)
-            check_given(site, rule, given, h)
-            h = given
+            with report_call_errors(site, rule, "the features alone"):
+                output = rule(h)
+            check_rule_output(site, rule, output, h)
+            h = output
         return self._keep(site, h)
 
     def _keep(self, site: Site, value: Tensor) -> Tensor:
@@ -99,28 +99,28 @@ class Hooks:
 NO_HOOKS = Hooks()
 
 
-def check_given(site: Site, rule: Rule, given: object, like: Tensor) -> None:
+def check_rule_output(site: Site, rule: Rule, output: object, like: Tensor) -> None:
     """Raise ``ValueError`` where a rule does not give a tensor like the one that it stands for."""
-    if not isinstance(given, Tensor):
-        found = type(given).__name__
-    elif has_values(given) and (given.shape, given.dtype, given.device) != (like.shape, like.dtype, like.device):
-        found = f"shape {tuple(given.shape)}, {given.dtype}, on {given.device}"
+    if not isinstance(output, Tensor):
+        got = type(output).__name__
+    elif has_values(output) and (output.shape, output.dtype, output.device) != (like.shape, like.dtype, like.device):
+        got = f"shape {tuple(output.shape)}, {output.dtype}, on {output.device}"
     else:
         return
     raise ValueError(
-        f"{rule_name(rule)}, the rule of site '{site}', gives {found}; expected {tuple(like.shape)}, {like.dtype}, on "
+        f"{rule_name(rule)}, the rule of site '{site}', gives {got}; expected {tuple(like.shape)}, {like.dtype}, on "
         f"{like.device}"
     )
 
 
 @contextmanager
-def called(site: Site, rule: Rule, given: str) -> Iterator[None]:
+def report_call_errors(site: Site, rule: Rule, arguments: str) -> Iterator[None]:
     """Say of which site a rule is that cannot be called as those of its kind are. Raises ``ValueError``."""
     try:
         yield
     except TypeError as error:
         raise ValueError(
-            f"{rule_name(rule)}, the rule of site '{site}', was called with {given}, and failed: {error}"
+            f"{rule_name(rule)}, the rule of site '{site}', was called with {arguments}, and failed: {error}"
         ) from error
 
 
@@ -180,8 +180,8 @@ class HookedModel(nn.Module):
 
     def sites(self) -> tuple[Site, ...]:
         """All sites, in the order of computing."""
-        found: tuple[Site, ...] = self.network.sites
-        return found
+        sites: tuple[Site, ...] = self.network.sites
+        return sites
 
     def with_rules(self, rules: Mapping[Site, Rule]) -> Self:
         """A denoiser of the same network with these rules beside those of this one, which stays as it is.
@@ -197,9 +197,9 @@ class HookedModel(nn.Module):
                     f"site '{site}' has a rule already, {rule_name(self.hooks.rules[site])}, and cannot take a second "
                     f"one, {rule_name(rule)}: choose other sites, or write one rule that does both"
                 )
-        made = type(self)(self.network, {**self.hooks.rules, **added})
-        made.training = self.training  # not `train`: it would reach the network, which is shared
-        return made
+        hooked = type(self)(self.network, {**self.hooks.rules, **added})
+        hooked.training = self.training  # not `train`: it would reach the network, which is shared
+        return hooked
 
     def captured(
         self, x: Tensor, t: Tensor, condition: Condition, sites: Sequence[Site]

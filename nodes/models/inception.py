@@ -218,8 +218,8 @@ class Inception(nn.Module):
 
 def prepare(image: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] as the graph takes them: whole numbers 0 … 255, resized, then (v − 128)/128."""
-    whole = ((image + 1) * 127.5).round().clamp(0, 255)
-    return (resize(whole, SIDE) - 128) / 128
+    levels = ((image + 1) * 127.5).round().clamp(0, 255)
+    return (resize(levels, SIDE) - 128) / 128
 
 
 def resize(x: Tensor, side: int) -> Tensor:

@@ -44,9 +44,9 @@ def read_json(path: Path) -> Any:
 
 def held_parts(path: Path) -> list[str]:
     """The parts that a model folder holds. Raises ``ValueError`` where it is none, or a file of a part is missing."""
-    found = read_index(path)
-    for name, part in found.items():
+    parts = read_index(path)
+    for name, part in parts.items():
         for key in ("weights", "tokenizer"):
             if key in part and not (file := inside(path, part[key])).is_file():
                 raise ValueError(f"part '{name}' of '{path}' needs {file.name}, which is not there: copy it there too")
-    return list(found)
+    return list(parts)

@@ -63,7 +63,7 @@ class LowRank(nn.Module):
         return out
 
 
-def changeable(layer: nn.Module) -> bool:
+def is_adaptable(layer: nn.Module) -> bool:
     """Whether a layer can have a low-rank change: linear ones, and convolutions of one group without odd padding."""
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros"
@@ -110,9 +110,9 @@ def matching_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     Raises ``ValueError`` for a pattern that no layer matches.
     """
-    known = [name for name, layer in module.named_modules() if changeable(layer)]
+    layers = [name for name, layer in module.named_modules() if is_adaptable(layer)]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            some = ", ".join(known[:: max(1, len(known) // 8)])
-            raise ValueError(f"no layer is called '{pattern}'; there are {len(known)}, among them {some}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            examples = ", ".join(layers[:: max(1, len(layers) // 8)])
+            raise ValueError(f"no layer is called '{pattern}'; there are {len(layers)}, among them {examples}")
+    return [name for name in layers if any(fnmatchcase(name, pattern) for pattern in patterns)]

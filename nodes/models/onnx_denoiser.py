@@ -43,7 +43,7 @@ class OnnxDenoiser:
         take or give, and where a gradient is asked for.
         """
         fields: Fields = {"x": x, "t": t, **vars(condition)}
-        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in fields.values()):
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in fields.values()):
             raise ValueError(
                 "an exported denoiser gives no gradient: take the one of model.load or checkpoint.load where a node "
                 "differentiates through the denoiser, or guidance that does not"
@@ -53,26 +53,30 @@ class OnnxDenoiser:
         if batch == 1 or not self._runs_alone(t):  # else one sample after the other
             return self._run(fields, batch)
         samples = [
-            self._run({name: None if one is None else one[i : i + 1] for name, one in fields.items()}, 1)
+            self._run({name: None if tensor is None else tensor[i : i + 1] for name, tensor in fields.items()}, 1)
             for i in range(batch)
         ]
-        variances = [one.variance for one in samples if one.variance is not None]
+        variances = [tensor.variance for tensor in samples if tensor.variance is not None]
         return Prediction(
-            torch.cat([one.value for one in samples]), self.ports.kind, torch.cat(variances) if variances else None
+            torch.cat([tensor.value for tensor in samples]),
+            self.ports.kind,
+            torch.cat(variances) if variances else None,
         )
 
     def _runs_alone(self, t: Tensor) -> bool:
         """Whether any field is of one sample at a time, or t is one where those of the batch differ."""
-        alone = {key for name, fields in self.ports.inputs.items() if takes_one(self._declared(name)) for key in fields}
-        return bool(alone - {"t"}) or ("t" in alone and bool((t != t[0]).any()))
+        single_fields = {
+            key for name, fields in self.ports.inputs.items() if takes_one(self._declared(name)) for key in fields
+        }
+        return bool(single_fields - {"t"}) or ("t" in single_fields and bool((t != t[0]).any()))
 
     def _declared(self, name: str) -> Declared:
-        return next(one for one in self.session.part.inputs if one.name == name)
+        return next(declared for declared in self.session.part.inputs if declared.name == name)
 
     def _run(self, fields: Fields, batch: int) -> Prediction:
         provider = self.session.provider
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
-        tensors = {one.name: self._input(one, fields, batch, device) for one in self.session.part.inputs}
+        tensors = {declared.name: self._input(declared, fields, batch, device) for declared in self.session.part.inputs}
         run = run_arrays if device.type == "cpu" else run_on_device
         try:
             outputs = run(self.session, tensors)
@@ -95,8 +99,8 @@ class OnnxDenoiser:
         return fit_input(declared, values, device)
 
     def _prediction(self, outputs: Mapping[str, Tensor], x: Tensor) -> Prediction:
-        named = {key: outputs[name] for key, name in self.ports.outputs.items()}
-        value, variance = named["value"], named.get("variance")
+        fields = {key: outputs[name] for key, name in self.ports.outputs.items()}
+        value, variance = fields["value"], fields.get("variance")
         halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
         if halves:
             if value.ndim != x.ndim or value.shape[1] != 2 * x.shape[1]:
@@ -133,8 +137,8 @@ class OnnxDenoiser:
 
 def run_arrays(session: Session, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outputs of a session on the CPU: arrays share memory with tensors."""
-    found = session.run({name: tensor.numpy() for name, tensor in tensors.items()})
-    return {name: torch.from_numpy(array) for name, array in found.items()}
+    arrays = session.run({name: tensor.numpy() for name, tensor in tensors.items()})
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def run_on_device(session: Session, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

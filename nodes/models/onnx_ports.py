@@ -44,13 +44,13 @@ class GraphPorts:
 
 def ports_of_bundle(part: Part, kind: PredictionKind) -> GraphPorts:
     """The ports of a graph whose inputs and outputs are named as the fields are."""
-    inputs: dict[str, Any] = {one.name: (one.name,) for one in part.inputs}
-    outputs: dict[Any, str] = {one.name: one.name for one in part.outputs}
+    inputs: dict[str, Any] = {tensor.name: (tensor.name,) for tensor in part.inputs}
+    outputs: dict[Any, str] = {tensor.name: tensor.name for tensor in part.outputs}
     return GraphPorts(inputs, outputs, kind)
 
 
 def ports_of_file(
-    where: str,
+    source: str,
     part: Part,
     inputs: Mapping[InputField, str],
     outputs: Mapping[OutputField, str],
@@ -58,27 +58,27 @@ def ports_of_file(
     kind: PredictionKind | None,
 ) -> GraphPorts:
     """The ports of a graph that others named. Raises ``ValueError`` for settings that do not fit what it declares."""
-    takes, gives = ({one.name: one for one in side} for side in (part.inputs, part.outputs))
+    takes, gives = ({tensor.name: tensor for tensor in side} for side in (part.inputs, part.outputs))
     for name in [*inputs.values(), *constants]:
         if name not in takes:
-            _fail(where, f"it has no input '{name}'; {choices(name, takes, 'inputs')}", part)
+            _fail(source, f"it has no input '{name}'; {choices(name, takes, 'inputs')}", part)
     taken: dict[str, tuple[InputField, ...]] = {}
     for key in get_args(InputField):  # their order is that of the channels
         if key in inputs:
             taken[inputs[key]] = (*taken.get(inputs[key], ()), key)
     if unsaid := [key for key in ("x", "t") if key not in inputs]:
         do = ", ".join(f"{key}: NAME" for key in unsaid)
-        _fail(where, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
+        _fail(source, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
     for name, fields in taken.items():
-        _check_input(where, part, takes[name], fields)
+        _check_input(source, part, takes[name], fields)
         if name in constants:
-            _fail(where, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
+            _fail(source, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
     if unfilled := [name for name in takes if name not in taken and name not in constants]:
-        _fail(where, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
-    named = _outputs(where, part, gives, outputs)
+        _fail(source, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
+    output_names = _outputs(source, part, gives, outputs)
     if kind is None:
-        _fail(where, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
-    return GraphPorts(taken, named, kind, constants, foreign=True)
+        _fail(source, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
+    return GraphPorts(taken, output_names, kind, constants, foreign=True)
 
 
 def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
@@ -88,40 +88,40 @@ def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
     return f"{fields}give it a number in `constants`"
 
 
-def _check_input(where: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:
+def _check_input(source: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:
     if len(fields) > 1 and any(key not in _MAPS for key in fields):
         message = f"its input '{declared.name}' is named for {' and '.join(fields)}: only x and spatial can share one"
-        _fail(where, message, part)
+        _fail(source, message, part)
     axes = _AXES[fields[0]]
     if len(declared.dims) not in axes:
         expected = " or ".join(map(str, axes))
-        _fail(where, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
+        _fail(source, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
     if fields[0] == "t" and len(declared.dims) == 2 and declared.dims[1] != 1:
         message = f"its input '{declared.name}' has {declared.dims[1]} numbers for each sample, an embedding of t"
-        _fail(where, f"{message}: only t itself, one number for each sample, can be given", part)
+        _fail(source, f"{message}: only t itself, one number for each sample, can be given", part)
 
 
 def _outputs(
-    where: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
+    source: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
 ) -> dict[OutputField, str]:
     for name in outputs.values():
         if name not in gives:
-            _fail(where, f"it has no output '{name}'; {choices(name, gives, 'outputs')}", part)
-    named = dict(outputs)
-    if "value" not in named:
-        if named or len(gives) != 1:
-            _fail(where, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
-        named["value"] = next(iter(gives))
-    return named
+            _fail(source, f"it has no output '{name}'; {choices(name, gives, 'outputs')}", part)
+    names = dict(outputs)
+    if "value" not in names:
+        if names or len(gives) != 1:
+            _fail(source, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
+        names["value"] = next(iter(gives))
+    return names
 
 
-def _fail(where: str, message: str, part: Part) -> NoReturn:
-    raise ValueError(f"'{where}': {message}. It takes {describe(part.inputs)}, and gives {describe(part.outputs)}")
+def _fail(source: str, message: str, part: Part) -> NoReturn:
+    raise ValueError(f"'{source}': {message}. It takes {describe(part.inputs)}, and gives {describe(part.outputs)}")
 
 
 def describe(tensors: Sequence[Declared]) -> str:
     """Tensors with dtypes and shapes; "?" is an axis of any size."""
-    return ", ".join(f"{one.name} ({one.dtype}, {_shape(one)})" for one in tensors) or "nothing"
+    return ", ".join(f"{tensor.name} ({tensor.dtype}, {_shape(tensor)})" for tensor in tensors) or "nothing"
 
 
 def _shape(tensor: Declared) -> str:
@@ -135,14 +135,14 @@ def fit_input(declared: Declared, fields: Mapping[str, Tensor], device: torch.de
     (the same t for all samples), one or two. Raises ``ValueError`` for another shape than the graph declares, with what
     to set, and where a dtype of whole numbers would round.
     """
-    (name, first), *others = fields.items()
-    for other, value in others:
+    (name, first), *more = fields.items()
+    for other, value in more:
         if value.ndim != first.ndim or value.shape[2:] != first.shape[2:]:
             raise ValueError(
                 f"the graph's input '{declared.name}' is {name} and {other} along the channels, and their shapes are "
                 f"{_sizes(first.shape)} and {_sizes(value.shape)}: give both the same height and width"
             )
-    tensor = torch.cat([first, *(value.to(first) for _, value in others)], dim=1) if others else first
+    tensor = torch.cat([first, *(value.to(first) for _, value in more)], dim=1) if more else first
     tensor = _fit_axes(declared, name, tensor.detach())
     _check_shape(declared, " and ".join(fields), tensor)
     dtype = getattr(torch, declared.dtype)

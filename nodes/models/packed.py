@@ -68,7 +68,7 @@ class PackedConv2d(nn.Conv2d):
         if weight.requires_grad:  # first: an optimiser may write in it without counting it as a change
             forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
             return False
-        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or transformed():
+        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or is_transformed():
             return False
         return (
             x.ndim == 4
@@ -90,7 +90,7 @@ class PackedConv2d(nn.Conv2d):
         )
 
 
-def transformed() -> bool:
+def is_transformed() -> bool:
     """Whether calls are recorded or transformed: by tracing, a dispatch mode, `torch.func`, or forward derivatives."""
     core: Any = torch._C
     return bool(

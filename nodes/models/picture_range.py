@@ -20,5 +20,5 @@ def to_picture_range(image: Tensor, range: str, size: int | None) -> Tensor:
         return x
     if range == "0..1":
         return (x + 1) / 2
-    whole = ((x + 1) * 127.5).round().clamp(0, 255)
-    return whole.to(torch.uint8) if range == "uint8" else whole
+    levels = ((x + 1) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8) if range == "uint8" else levels

@@ -27,7 +27,7 @@ def from_folder(kind: Any, folder: Path) -> Any:
         raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
     require_regular_files(folder)
     try:
-        with without_progress_bar():
+        with hide_progress_bar():
             return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
@@ -38,36 +38,36 @@ def tokenizer_from_folder(kind: Any, folder: Path, count: int) -> Any:
 
     Where a folder has no vocabulary, transformers makes a tokenizer to which every word is the same.
     """
-    named: dict[str, str] = getattr(kind, "vocab_files_names", {})
-    whole = named.get("tokenizer_file", "tokenizer.json")
-    parts = [name for role, name in named.items() if role != "tokenizer_file"]
-    missing = [] if (folder / whole).is_file() else [name for name in parts if not (folder / name).is_file()]
+    file_names: dict[str, str] = getattr(kind, "vocab_files_names", {})
+    single_file = file_names.get("tokenizer_file", "tokenizer.json")
+    parts = [name for role, name in file_names.items() if role != "tokenizer_file"]
+    missing = [] if (folder / single_file).is_file() else [name for name in parts if not (folder / name).is_file()]
     if missing and folder.is_dir():
-        raise ValueError(f"'{folder}' holds no whole tokenizer: it needs {' and '.join(parts)}, or {whole}")
-    words = from_folder(kind, folder)
-    vocabulary: dict[str, int] = words.get_vocab()
-    if not set(vocabulary) - set(words.all_special_tokens):
+        raise ValueError(f"'{folder}' holds no whole tokenizer: it needs {' and '.join(parts)}, or {single_file}")
+    tokenizer = from_folder(kind, folder)
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer in '{folder}' knows no words: give the one that the text encoder came with")
     if max(vocabulary.values()) >= count:
         raise ValueError(
             f"the tokenizer in '{folder}' is for another text encoder: its tokens go up to "
             f"{max(vocabulary.values())}, and this one knows {count}"
         )
-    return words
+    return tokenizer
 
 
 @contextmanager
-def without_progress_bar() -> Iterator[None]:
+def hide_progress_bar() -> Iterator[None]:
     """Transformers' own bar would lie across ours."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
@@ -82,15 +82,15 @@ class PretrainedText(nn.Module, ABC):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (B, length) int64 and the mask (B, length) bool, true where a token counts, on the model's device."""
-        found = self.tokenizer(
+        encoded = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         )
-        whole = self.tokenizer(list(texts))["input_ids"]
-        for text, ids in zip(texts, whole, strict=True):
+        uncut = self.tokenizer(list(texts))["input_ids"]
+        for text, ids in zip(texts, uncut, strict=True):
             if len(ids) > self.length:
                 warnings.warn(f"{len(ids)} tokens, cut to {self.length}: '{text:.60}…'", stacklevel=3)
         device = next(self.model.parameters()).device
-        return found["input_ids"].to(device), found["attention_mask"].bool().to(device)
+        return encoded["input_ids"].to(device), encoded["attention_mask"].bool().to(device)
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts, as `embed` gives it."""
@@ -105,13 +105,13 @@ class PretrainedText(nn.Module, ABC):
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
-        own = Tokenizer.from_str(backend.to_str())
-        own.enable_truncation(self.length)
-        own.enable_padding(
+        fast = Tokenizer.from_str(backend.to_str())
+        fast.enable_truncation(self.length)
+        fast.enable_padding(
             length=self.length, pad_id=int(self.tokenizer.pad_token_id), pad_token=str(self.tokenizer.pad_token)
         )
         axes = {"ids": ("B", self.length), "mask": ("B", self.length)}
-        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, {"tokenizer": own.to_str().encode()})
+        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, {"tokenizer": fast.to_str().encode()})
 
 
 class SentenceText(PretrainedText):

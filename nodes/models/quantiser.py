@@ -56,7 +56,7 @@ class VectorQuantiser(nn.Module):
         """The index (B, h, w) of the code nearest to each vector of z (B, D, h, w), in float32 at least."""
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             wide = torch.promote_types(z.dtype, torch.float32)
-            vectors, codes = vectors_of(z).to(wide), self.codebook.to(wide)
+            vectors, codes = flatten_vectors(z).to(wide), self.codebook.to(wide)
             distance = codes.square().sum(1) - 2 * vectors @ codes.T  # but for ‖z‖², which is the same for all codes
             return distance.argmin(1).reshape(z.shape[0], *z.shape[2:])
 
@@ -86,11 +86,11 @@ class VectorQuantiser(nn.Module):
         n and Σz are over the whole batch, of all processes of a training.
         """
         assert self.decay is not None
-        vectors, chosen = vectors_of(z).to(self.total.dtype), index.flatten()
-        found = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
+        vectors, chosen = flatten_vectors(z).to(self.total.dtype), index.flatten()
+        counts = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
         sums = torch.zeros_like(self.total).index_add_(0, chosen, vectors)
-        found, sums, fresh = summed([found, sums, some_vectors(vectors, len(self.count))])
-        self.count.lerp_(found, 1 - self.decay)
+        counts, sums, fresh = summed([counts, sums, draw_vectors(vectors, len(self.count))])
+        self.count.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         dead = self.count < DEAD
         self.count.masked_fill_(dead, 1.0)
@@ -98,18 +98,18 @@ class VectorQuantiser(nn.Module):
         self.codebook.copy_(self.total / self.count[:, None])
 
 
-def some_vectors(vectors: Tensor, count: int) -> Tensor:
+def draw_vectors(vectors: Tensor, count: int) -> Tensor:
     """`count` random vectors (count, D) of the whole batch; zeros for those that another process of a training has.
 
     All processes draw the same from torch's generator, so that the sum over them has each vector.
     """
     share, size = current_share(), len(vectors)
     picked = torch.randint(size * share.count, (count,), device="cpu").to(vectors.device) - share.index * size
-    own = (picked >= 0) & (picked < size)
-    return vectors[picked.clamp(0, size - 1)] * own[:, None]
+    is_local = (picked >= 0) & (picked < size)
+    return vectors[picked.clamp(0, size - 1)] * is_local[:, None]
 
 
-def vectors_of(z: Tensor) -> Tensor:
+def flatten_vectors(z: Tensor) -> Tensor:
     """(B, D, h, w) as (B · h · w, D)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 

@@ -86,7 +86,7 @@ class AttnBlock(nn.Module):
         return out
 
 
-class Downsample(nn.Module):
+class AsymmetricDownsample(nn.Module):
     """Half the resolution by a strided convolution that pads at the right and at the bottom only."""
 
     def __init__(self, channels: int) -> None:
@@ -106,7 +106,7 @@ class Level(nn.Module):
         pairs = list(pairwise(widths))
         self.block = nn.ModuleList(ResnetBlock(start, end, groups) for start, end in pairs)
         self.attn = nn.ModuleList(AttnBlock(end, groups) for _, end in pairs if attention)
-        if isinstance(resample, Downsample):
+        if isinstance(resample, AsymmetricDownsample):
             self.downsample = resample
         elif resample is not None:
             self.upsample = resample
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             inside = (widths[max(level - 1, 0)], *[width] * shape.blocks)
-            resample = None if level == last else Downsample(width)
+            resample = None if level == last else AsymmetricDownsample(width)
             self.down.append(Level(inside, level in shape.encoder_attention, shape.groups, resample))
         self.mid = Middle(widths[-1], shape.middle, shape.groups)
         self.norm_out = nn.GroupNorm(shape.groups, widths[-1], EPS)
@@ -200,8 +200,8 @@ class Codebook(nn.Module):
         wide = torch.promote_types(z.dtype, torch.float32)
         vectors, codes = z.permute(0, 2, 3, 1).to(wide), self.embedding.weight.to(wide)
         index = (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(-1)
-        found: Tensor = self.embedding(index)
-        return found.permute(0, 3, 1, 2)
+        nearest: Tensor = self.embedding(index)
+        return nearest.permute(0, 3, 1, 2)
 
 
 class ReleasedFirstStage(nn.Module, ABC):

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from guidegraph.nodes.types import PredictionKind
 
-Pool: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+PoolKind: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class ClassifierShape:
     trunk: UNetShape
     classes: int
     size: int | None = None
-    pool: Pool = "attention"
+    pool: PoolKind = "attention"
     pool_heads: int = 1
     hidden: int = 2048
 

@@ -160,7 +160,7 @@ class GEGLU(nn.Module):
         return out
 
 
-class FeedForward(nn.Module):
+class ReleasedFeedForward(nn.Module):
     """GEGLU with four times the width inside, then linear."""
 
     def __init__(self, channels: int) -> None:
@@ -182,7 +182,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = Attention(channels, context, heads, "cross")
         self.norm3 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
+        self.ff = ReleasedFeedForward(channels)
 
     def forward(
         self, x: Tensor, tokens: Tensor, mask: Tensor | None, size: Sequence[int], hooks: Hooks = NO_HOOKS

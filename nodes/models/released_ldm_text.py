@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class FeedForward(nn.Module):
+class LDMFeedForward(nn.Module):
     """Linear, GELU, linear."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -60,7 +60,7 @@ class Layers(nn.Module):
         self.layers = nn.ModuleList()
         for _ in range(count):
             self.layers.append(nn.ModuleList([nn.LayerNorm(width), SelfAttention(width, attention, heads)]))
-            self.layers.append(nn.ModuleList([nn.LayerNorm(width), FeedForward(width, feed_forward)]))
+            self.layers.append(nn.ModuleList([nn.LayerNorm(width), LDMFeedForward(width, feed_forward)]))
 
     def forward(self, h: Tensor) -> Tensor:
         for pair in self.layers:

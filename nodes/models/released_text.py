@@ -57,21 +57,21 @@ class Tower(nn.Module):
         return Chunker(self._tokenize, self.length, *marks, self.pad, self.words)
 
     def _tokenize(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def described(self) -> dict[str, Any] | None:
         """The same as an operation of the runtime takes it; None for a tokenizer that is Python itself."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
-        own = Tokenizer.from_str(backend.to_str())
-        own.no_truncation()
-        own.no_padding()
+        fast = Tokenizer.from_str(backend.to_str())
+        fast.no_truncation()
+        fast.no_padding()
         chunker = self.chunker
         marks = {"start": chunker.start, "end": chunker.end, "pad": chunker.pad}
         words = {word: list(ids) for word, ids in self.words.items()}
-        return {"tokenizer": own.to_str().encode(), "length": self.length, **marks, "words": words}
+        return {"tokenizer": fast.to_str().encode(), "length": self.length, **marks, "words": words}
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
@@ -143,40 +143,40 @@ class ReleasedText(nn.Module):
         """
         towers: list[Any] = list(self.towers)
         device = next(self.parameters()).device
-        given: list[Tensor] = []
+        arrays: list[Tensor] = []
         for table in tables([tower.chunker for tower in towers], prompts):
-            given += [torch.from_numpy(table.ids).to(device), torch.from_numpy(table.weights).to(device)]
-        some = torch.tensor([any(text for text, _ in prompt) for prompt in prompts], device=device)
-        return self.embed(*given, some)
+            arrays += [torch.from_numpy(table.ids).to(device), torch.from_numpy(table.weights).to(device)]
+        has_text = torch.tensor([any(text for text, _ in prompt) for prompt in prompts], device=device)
+        return self.embed(*arrays, has_text)
 
-    def embed(self, *given: Tensor) -> Condition:
+    def embed(self, *arrays: Tensor) -> Condition:
         """The condition of chunks: ids and weights (B, n, length) for each tower, and which texts are not empty (B)."""
-        *chunks, some = given
-        both = []
+        *chunks, has_text = arrays
+        outputs = []
         for tower, ids, weights in zip(self.towers, chunks[::2], chunks[1::2], strict=True):
             tokens, pooled = tower(ids)
-            both.append((scaled(tokens, weights.flatten(1).to(tokens.dtype)), pooled))
-        tokens, pooled = torch.cat([tokens for tokens, _ in both], dim=2), both[-1][1]
+            outputs.append((apply_weights(tokens, weights.flatten(1).to(tokens.dtype)), pooled))
+        tokens, pooled = torch.cat([tokens for tokens, _ in outputs], dim=2), outputs[-1][1]
         if self.zero_empty:
-            tokens, pooled = tokens * some[:, None, None], pooled * some[:, None]
+            tokens, pooled = tokens * has_text[:, None, None], pooled * has_text[:, None]
         if self.size is None:
             return Condition(tokens=tokens)
-        sizes = self.size.embedding(self.size_width).to(pooled).expand(some.shape[0], -1)
+        sizes = self.size.embedding(self.size_width).to(pooled).expand(has_text.shape[0], -1)
         return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
 
     def split(self) -> Split | None:
         """How texts are embedded without Python: by their chunks. None for a tokenizer that is Python itself."""
         towers: list[Any] = list(self.towers)
-        described = [tower.described() for tower in towers]
-        if None in described:
+        settings = [tower.described() for tower in towers]
+        if None in settings:
             return None
         outputs: dict[str, tuple[str | int, ...]] = {}
         for i, tower in enumerate(towers):
             outputs |= dict.fromkeys((f"ids_{i}", f"weights_{i}"), ("B", "N", tower.length))
-        return Split("text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": described})
+        return Split("text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": settings})
 
 
-def scaled(tokens: Tensor, weights: Tensor) -> Tensor:
+def apply_weights(tokens: Tensor, weights: Tensor) -> Tensor:
     """Tokens (B, M, D) times their weights (B, M), with each sample's mean restored; exact where all weights are 1."""
     if has_values(weights) and bool((weights == 1).all()):
         return tokens

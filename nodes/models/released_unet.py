@@ -20,7 +20,7 @@ from guidegraph.nodes.models.released_layers import (
 from guidegraph.nodes.shapes import check_channels, check_sides
 
 
-class Stage(nn.ModuleList):
+class TimestepEmbedSequential(nn.ModuleList):
     """Layers in a row, each given what it takes."""
 
     def forward(
@@ -56,7 +56,7 @@ class ReleasedEncoder(nn.Module):
         )
         width = shape.widths[0]
         stem = PackedConv2d(shape.in_channels + shape.spatial_channels, width, 3, padding=1)
-        self.input_blocks = nn.ModuleList([Stage([stem])])
+        self.input_blocks = nn.ModuleList([TimestepEmbedSequential([stem])])
         skips = [width]
         for level, out in enumerate(shape.widths):
             for _ in range(shape.blocks):
@@ -64,21 +64,23 @@ class ReleasedEncoder(nn.Module):
                 width = out
                 skips.append(width)
             if level < len(shape.widths) - 1:
-                self.input_blocks.append(Stage([self.downsample(width)]))
+                self.input_blocks.append(TimestepEmbedSequential([self.downsample(width)]))
                 skips.append(width)
         middle: nn.Module = nn.Identity()
         if shape.middle_depth:
             middle = attention(width, shape.heads[-1], shape.middle_depth, shape)
-        self.middle_block = Stage([ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)])
+        self.middle_block = TimestepEmbedSequential(
+            [ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)]
+        )
         self.skips = tuple(skips)
 
-    def block(self, width: int, out: int, level: int, heads: tuple[int, ...]) -> Stage:
+    def block(self, width: int, out: int, level: int, heads: tuple[int, ...]) -> TimestepEmbedSequential:
         """A residual block, and attention where the level has it; heads: of each level."""
         shape = self.shape
         layers: list[nn.Module] = [ResidualBlock(width, out, shape)]
         if shape.depths[level]:
             layers.append(attention(out, heads[level], shape.depths[level], shape))
-        return Stage(layers)
+        return TimestepEmbedSequential(layers)
 
     def downsample(self, width: int) -> nn.Module:
         if self.shape.resblock_updown:

@@ -59,7 +59,7 @@ class UNetConfig:
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
-class Stage(nn.Module):
+class UNetBlock(nn.Module):
     """A residual block, and attention where the level has it."""
 
     def __init__(self, channels: int, out_channels: int, attention: bool, config: UNetConfig) -> None:
@@ -101,15 +101,15 @@ class UNetTrunk(nn.Module):
         for level, multiplier in enumerate(config.multipliers):
             for _ in range(config.blocks):
                 out = multiplier * config.channels
-                self.down.append(Stage(width, out, level in config.attention, config))
+                self.down.append(UNetBlock(width, out, level in config.attention, config))
                 width = out
                 skips.append(width)
             if level < len(config.multipliers) - 1:
                 self.downsample.append(Downsample(width))
                 skips.append(width)
 
-        self.middle_in = Stage(width, width, True, config)
-        self.middle_out = Stage(width, width, False, config)
+        self.middle_in = UNetBlock(width, width, True, config)
+        self.middle_out = UNetBlock(width, width, False, config)
         self.width = width
         self.skips = tuple(skips)
 
@@ -146,12 +146,12 @@ class UNetTrunk(nn.Module):
 
     def blocks(self) -> list[Block]:
         """What computes the features to skip to, and the middle, in the order of computing."""
-        found: list[Block] = [("down", [self.stem])]
+        blocks: list[Block] = [("down", [self.stem])]
         for level in range(len(self.config.multipliers)):
             start = level * self.config.blocks
-            found += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
-            found += [("down", [layer]) for layer in self.downsample[level : level + 1]]
-        return [*found, ("middle", [self.middle_in, self.middle_out])]
+            blocks += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
+            blocks += [("down", [layer]) for layer in self.downsample[level : level + 1]]
+        return [*blocks, ("middle", [self.middle_in, self.middle_out])]
 
 
 class UNet(UNetTrunk):
@@ -165,7 +165,7 @@ class UNet(UNetTrunk):
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
             for _ in range(config.blocks + 1):
                 out = multiplier * config.channels
-                self.up.append(Stage(width + skips.pop(), out, level in config.attention, config))
+                self.up.append(UNetBlock(width + skips.pop(), out, level in config.attention, config))
                 width = out
             if level:
                 self.upsample.append(Upsample(width))

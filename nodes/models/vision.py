@@ -60,6 +60,6 @@ class ImageModel(nn.Module):
         """
         check_sides(image, self.config.patch, "the image embedder")
         pooled = self.features(image.to(self.head.weight.dtype)).mean((2, 3))
-        made = self.head(pooled).unflatten(1, (-1, self.config.width))
-        made = F.layer_norm(made, (self.config.width,)).to(image.dtype)
-        return Condition(vector=made[:, 0], tokens=made[:, 1:] if self.config.tokens else None)
+        outputs = self.head(pooled).unflatten(1, (-1, self.config.width))
+        outputs = F.layer_norm(outputs, (self.config.width,)).to(image.dtype)
+        return Condition(vector=outputs[:, 0], tokens=outputs[:, 1:] if self.config.tokens else None)

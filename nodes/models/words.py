@@ -39,8 +39,8 @@ class ExtendedEmbedding(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.weight if keep_vars else self.weight.detach()
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
-        _, _, missing, _, errors = others
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        _, _, missing, _, errors = arguments
         name = f"{prefix}weight"
         table = state_dict.get(name)
         if table is None:
@@ -81,23 +81,23 @@ def add_words(text: TextModel, words: list[str], *, seed: int, frozen: bool) -> 
     The new rows are drawn from a normal distribution with the mean and the spread of the known words' rows.
     frozen: see `ExtendedTextModel`. Raises ``ValueError`` for a tokenizer that has no table of words.
     """
-    tokenizer = _extended_tokenizer(text.tokenizer, words)
-    known = text.encoder.token_embedding.weight
+    tokenizer = _extend_tokenizer(text.tokenizer, words)
+    table = text.encoder.token_embedding.weight
     special = {text.tokenizer.token_to_id(token) for token in (PAD, START, UNKNOWN)}
-    rows = known[[index for index in range(len(known)) if index not in special]].float()
+    rows = table[[index for index in range(len(table)) if index not in special]].float()
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(words), known.shape[1], generator=generator).to(known.device)
-    added = (rows.mean(0) + noise * rows.std(0)).to(known.dtype)
+    noise = torch.randn(len(words), table.shape[1], generator=generator).to(table.device)
+    added = (rows.mean(0) + noise * rows.std(0)).to(table.dtype)
 
     encoder = shared_copy(text.encoder)
-    encoder.config = replace(encoder.config, vocabulary=len(known) + len(words))
-    encoder.token_embedding = ExtendedEmbedding(known.detach(), added)  # type: ignore[assignment]
+    encoder.config = replace(encoder.config, vocabulary=len(table) + len(words))
+    encoder.token_embedding = ExtendedEmbedding(table.detach(), added)  # type: ignore[assignment]
     extended = ExtendedTextModel(encoder, tokenizer).eval()
     extended.frozen = frozen
     return extended
 
 
-def _extended_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
+def _extend_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
     settings = json.loads(tokenizer.to_str())
     if settings["model"]["type"] != "WordLevel":
         raise ValueError(
