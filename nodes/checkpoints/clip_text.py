@@ -1,4 +1,4 @@
-"""CLIP text models of transformers from the tensors of a file, under its own names or under OpenCLIP's."""
+"""Builds CLIP text models of transformers from the tensors of a file, under its own names or OpenCLIP's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
 
 NO_WEIGHTS = ("position_ids", "logit_scale", "attn_mask")
-"""What the files hold beside weights: positions, the temperature of the contrastive loss, and the causal mask."""
+"""Tensors that are not weights: positions, the temperature of the contrastive loss, and the causal mask."""
 
 OPENCLIP = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
@@ -37,10 +37,10 @@ OPENCLIP_LAYER = {
 def build_clip(
     tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str, extra: str = "clip"
 ) -> nn.Module:
-    """A frozen `CLIPTextModel`, with its projection where the tensors have one, on the run's device and in its dtype.
+    """Build a frozen `CLIPTextModel`, with a projection if the tensors have one, on the run's device and in its dtype.
 
-    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` where transformers is missing, and where the
-    tensors are not those of the model that the settings describe.
+    settings: fields of transformers' CLIPTextConfig. Raises ``ValueError`` if transformers is missing, or the tensors
+    do not fit the model that the settings describe.
     """
     transformers = import_transformers(extra)
     held = _weights(tensors)
@@ -60,9 +60,9 @@ def build_clip(
 
 
 def check_clip(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], source: str) -> None:
-    """Whether tensors under transformers' names are those of the text model that the settings describe, and no more.
+    """Check that tensors under transformers' names are exactly those of the text model that the settings describe.
 
-    Needs no transformers and looks at no value. Raises one ``ValueError`` that names what does not fit.
+    Does not need transformers or read values. Raises one ``ValueError`` that names all differences.
     """
     width, inner = settings["hidden_size"], settings["intermediate_size"]
     norm, square = {"weight": (width,), "bias": (width,)}, {"weight": (width, width), "bias": (width,)}
@@ -101,7 +101,7 @@ def _weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_positions(model: nn.Module) -> None:
-    """The buffers of positions and token types, which are in no file, on the run's device, in place."""
+    """Build the buffers of positions and token types, which are not in files, in place on the run's device."""
     for owner in model.modules():
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if not buffer.is_meta:
@@ -113,7 +113,7 @@ def build_positions(model: nn.Module) -> None:
 
 
 def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an OpenCLIP text model under transformers' names; a name that is not known stays."""
+    """Rename the tensors of an OpenCLIP text model to transformers' names; unknown names stay."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer = re.match(r"transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)$", name)
@@ -131,9 +131,9 @@ def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def clip_settings(tensors: Mapping[str, Tensor], source: str, activation: str) -> dict[str, Any]:
-    """The CLIPTextConfig of tensors under transformers' names, where no config.json tells.
+    """Infer the CLIPTextConfig of tensors under transformers' names, without a config.json.
 
-    The width of a head is 64, as in all that were released; the last two tokens mark start and end.
+    The width of a head is 64, as in all releases; the last two tokens mark start and end.
     """
     held = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
     try:

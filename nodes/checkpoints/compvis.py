@@ -1,4 +1,4 @@
-"""CompVis single files: latent diffusion, Stable Diffusion 1 and 2, SDXL; and their first stages alone."""
+"""Loads CompVis single files: latent diffusion, Stable Diffusion 1 and 2, SDXL, or a first stage only."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ SCHEDULE_BUFFERS = (
     "denoiser.sigmas",
 )  # fmt: skip
 MARKS = ("scale_factor", "cond_ids", "model_ema.decay", "model_ema.num_updates", "v_pred", "ztsnr", "global_step")
-"""What a file says of itself: the latent's scale, the EMA's state, and what fine-tuned SDXL models predict."""
+"""Metadata tensors: the latent's scale, the EMA's state, and the prediction of fine-tuned SDXL models."""
 
 LOSS = "loss."
-"""Under the first stage: the discriminator and the perceptual network of its training."""
+"""Prefix below the first stage of the discriminator and the perceptual network of its training."""
 
 
 def is_compvis(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are in the layout of a CompVis single file, or of a first stage alone."""
+    """Whether tensors have the layout of a CompVis single file, or of a first stage only."""
     return any(name.startswith((UNET, FIRST)) for name in tensors) or all(name in tensors for name in NEEDED)
 
 
 def load_compvis(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> dict[str, Any]:
-    """The parts of a CompVis single file, frozen, on the run's device and in its dtype.
+    """Load the parts of a CompVis single file, frozen, on the run's device and in its dtype.
 
-    `denoiser`, `schedule`, `autoencoder`, and `text`, `label` or `semantic`, those that are there. What no tensor tells
-    is that of the options, of the config.yaml beside the file, or of the released model of this shape. Raises one
-    ``ValueError`` that names the file for keys that are missing, left over or of another shape, and for what none of
-    these says.
+    The parts are `denoiser`, `schedule`, `autoencoder`, and `text`, `label` or `semantic`, if present. Settings that
+    cannot be inferred from tensors come from the options, the config.yaml beside the file, or the released model of
+    this shape. Raises one ``ValueError`` that names the file for keys that are missing, left over or of another shape,
+    and for settings that none of these gives.
     """
     config = find_config(path, options.config)
     if not any(name.startswith((UNET, FIRST)) for name in tensors):
@@ -84,7 +84,7 @@ def _diffusion_model(
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> dict[str, Any]:
-    """The parts of a file with a U-Net; `held` has its tensors by prefix."""
+    """Load the parts of a file with a U-Net; `held` has its tensors by prefix."""
     first = _without_loss(held[FIRST])
     first_shape = first_stage_shape(first, str(path)) if first else None
     weights = _select_averages(held[UNET], held[EMA], path) if options.ema else held[UNET]
@@ -127,7 +127,7 @@ def _first_stage_alone(
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> Any:
-    """A first stage without its diffusion model; `tensors` are all of the file."""
+    """Load a first stage without its diffusion model; `tensors` are those of the entire file."""
     _refuse_unused(path, options)
     weights = {name: tensor for name, tensor in _without_loss(held).items() if name not in MARKS}
     shape = first_stage_shape(weights, str(path))
@@ -136,7 +136,7 @@ def _first_stage_alone(
 
 
 def _refuse_unused(path: Path, options: LoadOptions) -> None:
-    """Raise ``ValueError`` for settings of a U-Net where there is none."""
+    """Raise ``ValueError`` for settings that need a U-Net."""
     is_given = {
         "heads": options.heads is not None,
         "head_channels": options.head_channels is not None,
@@ -154,7 +154,10 @@ def _without_loss(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The moving averages of the weights, where the file has them, under the weights' names without dots."""
+    """Return the moving averages of the weights if the file has them, otherwise the weights.
+
+    The file stores them under the weights' names without dots.
+    """
     state = {name.removeprefix(EMA) for name in MARKS}
     averages = {name: tensor for name, tensor in ema.items() if name not in state}
     if not averages:
@@ -173,9 +176,9 @@ def _select_averages(weights: dict[str, Tensor], ema: dict[str, Tensor], path: P
 def _schedule(
     tensors: Mapping[str, Tensor], path: Path, options: LoadOptions, nominal: BetaSchedule | None
 ) -> Schedule:
-    """The schedule of the file's β or ᾱ, or the known one where it has none. Raises ``ValueError``.
+    """The schedule of the file's β or ᾱ, otherwise the nominal one. Raises ``ValueError``.
 
-    known: that of the config.yaml or of the released model; it stands in for the same numbers rounded by the file.
+    nominal: from the config.yaml or the released model; it replaces equal numbers that the file has rounded.
     """
     if options.noise_schedule != "auto":
         return noise_schedule(options.noise_schedule)

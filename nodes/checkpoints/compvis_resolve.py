@@ -1,4 +1,4 @@
-"""What holds for one file in CompVis' layout: settings before the file, before its config.yaml, before the table."""
+"""Resolves the facts of a file in CompVis' layout: from settings, then the file, its config.yaml, and the table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ HINT = "set them on checkpoint.load as it was trained, or put the config.yaml of
 
 
 def read_file_facts(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> Facts:
-    """What a file says of itself: the scale of its latents, where no setting says it, and that it predicts v.
+    """Facts in the file: the scale of its latents, unless a setting gives it, and whether it predicts v.
 
-    Raises ``ValueError`` that names the file for a scale that is none.
+    Raises ``ValueError`` that names the file for an invalid scale.
     """
     stored = tensors.get("scale_factor") if options.scale is None else None
     scale = None
@@ -53,10 +53,10 @@ def resolve_facts(
     *,
     maps: bool,
 ) -> Facts:
-    """The facts of a diffusion model whose U-Net and first stage, where there is one, were measured.
+    """Resolve the facts of a diffusion model from the structure of its U-Net and its first stage, if any.
 
-    tensors: all of the file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError`` that names
-    the settings that are needed, where no source has what the network needs.
+    tensors: those of the entire file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError``
+    that names the settings to make if no source has a fact that the network needs.
     """
     sources = [from_options(options), read_file_facts(tensors, path, options)]
     conflict = None if config is None else mismatch(config, measured, first, str(path))
@@ -94,9 +94,9 @@ def first_stage_scale(
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> float:
-    """What the latents of a first stage that came without its diffusion model are multiplied by.
+    """Resolve the scale of the latents of a first stage without its diffusion model.
 
-    Raises ``ValueError`` for a shape that was not released, or released with several scales, where nothing says which.
+    Raises ``ValueError`` for an unreleased shape, or one with several scales, if no source gives the scale.
     """
     sources = [from_options(options), read_file_facts(tensors, path, options)]
     conflict = None if config is None else first_stage_mismatch(config, first, str(path))
@@ -117,14 +117,14 @@ def first_stage_scale(
 
 
 def _is_used(conflict: str | None, options: LoadOptions) -> bool:
-    """Whether a config.yaml counts; other: why it is that of another network. Raises ``ValueError`` for a named one."""
+    """Whether to use a config.yaml; conflict: how it differs, if so. Raises ``ValueError`` if the user named it."""
     if conflict is not None and options.config is not None:
         raise ValueError(conflict)
     return conflict is None
 
 
 def _check_answered(unknown: list[str], conflict: str | None) -> None:
-    """Raise ``ValueError`` for another network's config.yaml where something is unknown, and warn where nothing is."""
+    """For a config.yaml in conflict, raise ``ValueError`` if facts are unknown, and warn otherwise."""
     if conflict is None:
         return
     if unknown:

@@ -1,4 +1,4 @@
-"""What a CompVis single file is conditioned on: CLIP, OpenCLIP, SDXL's two, latent diffusion's own encoder, classes."""
+"""Loads the conditioner of a CompVis single file: CLIP, OpenCLIP, SDXL's two, latent diffusion's encoder, classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from guidegraph.nodes.pretrained import import_transformers
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
-"""OpenCLIP fills a text up with zeros, CLIP with its mark of the end."""
+"""OpenCLIP pads with zeros, CLIP with its end token."""
 
 NOTHING_KNOWN = Facts()
 LAYOUT = (
@@ -35,9 +35,9 @@ ACTIVATIONS = {"clip": "quick_gelu", "openclip": "gelu"}
 
 
 def family(tensors: Tensors) -> str:
-    """Which conditioner the tensors of `cond_stage_model` are.
+    """Identify the conditioner of the tensors of `cond_stage_model`.
 
-    clip, openclip, ldm, classes, rescaler (of maps), first_stage (the autoencoder again), none or unknown.
+    Returns clip, openclip, ldm, classes, rescaler (of maps), first_stage (the autoencoder again), none or unknown.
     """
     if not tensors:
         return "none"
@@ -57,10 +57,10 @@ def family(tensors: Tensors) -> str:
 def load_conditioner(
     tensors: Tensors, path: Path, tokenizer: Path | None, facts: Facts = NOTHING_KNOWN
 ) -> dict[str, Any]:
-    """The part `text`, `label` of a model with classes, or `semantic` of one with maps, from `cond_stage_model`.
+    """Load `text`, `label` (of a model with classes) or `semantic` (of a model with maps) from `cond_stage_model`.
 
-    facts: of the model, of which those of its conditioner count. Without a tokenizer, which a single file does not
-    hold, `text` says so when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
+    facts: of the model; only those of its conditioner are used. A single file does not hold a tokenizer: without one,
+    `text` raises an error when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
     weights that are missing, left over or of another shape.
     """
     kind = family(tensors)
@@ -94,9 +94,9 @@ def load_conditioner(
 
 
 def check_same(conditioner: Tensors, first_stage: Tensors, path: str) -> None:
-    """Whether a conditioner that is a first stage is the model's own, so that its autoencoder serves for both.
+    """Check that a conditioner that is a first stage equals the model's own, so that one autoencoder serves for both.
 
-    Raises ``ValueError`` for one with other tensors.
+    Raises ``ValueError`` if tensors differ.
     """
     odd = [name for name in {*conditioner, *first_stage} if not _equal(conditioner.get(name), first_stage.get(name))]
     if odd:
@@ -113,7 +113,7 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _map_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
-    """A SpatialRescaler, filled; how it shrinks a map is a fact that was resolved before."""
+    """Build a SpatialRescaler and fill it; its factors were resolved before."""
     weight = with_axes(tensors["channel_mapper.weight"], str(path), "channel_mapper.weight", 4)
     rescaler = facts.rescaler
     assert rescaler is not None
@@ -131,9 +131,9 @@ def _map_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
 
 
 def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, tokenizer: Path | None) -> Any:
-    """SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner's.
+    """Load SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner.
 
-    Without a tokenizer it is as in `load_conditioner`.
+    A missing tokenizer is handled as in `load_conditioner`.
     """
     towers = [_strip_prefix(tensors, f"{number}.") for number in (0, 1)]
     extra = [name for name in tensors if not name.startswith(("0.", "1."))]
@@ -155,7 +155,7 @@ def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, token
 
 
 def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
-    """The tensors of a text model under transformers' names, known to be complete. Raises ``ValueError``."""
+    """The tensors of a text model under transformers' names, checked for completeness. Raises ``ValueError``."""
     openclip = kind == "openclip"
     held = _only(tensors, "model." if openclip else "transformer.", path)
     weights = from_openclip(held) if openclip else held
@@ -171,7 +171,7 @@ def _tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: P
 
 
 def _only(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it. Raises ``ValueError`` for others beside them that are weights."""
+    """The tensors under a prefix, which is removed. Raises ``ValueError`` for other weights beside them."""
     extra = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
     if extra:
         raise ValueError(
@@ -182,7 +182,7 @@ def _only(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
 
 
 def _strip_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+    """The tensors whose names begin with a prefix, which is removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,4 +1,4 @@
-"""The weights of one component in a diffusers folder: whole or sharded, safetensors or `.bin`, and their variants."""
+"""Reads the weights of a component of a diffusers folder: one file or shards, safetensors or `.bin`, variants."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from guidegraph.nodes.checkpoints.diffusers_config import read_json
 from guidegraph.nodes.checkpoints.reading import read_tensors
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-"""What diffusers calls its weights, and what transformers calls its own, now and before."""
+"""File names of weights in diffusers, and in transformers, now and formerly."""
 
 VARIANTS = ("", "fp16")
-"""Full precision first; a folder may hold half precision alone."""
+"""Full precision first; a folder may hold only half precision."""
 
 NOT_AVERAGED = ("non_ema",)
-"""What the folders of Stable Diffusion 1.4 and 1.5 call the U-Net's weights that are no moving averages."""
+"""Variant of the U-Net's weights without moving averages, in the folders of Stable Diffusion 1.4 and 1.5."""
 
 
 def component_tensors(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
-    """The tensors of a component, memory-mapped; without ema, those that its folder names as no moving averages.
+    """Read the tensors of a component, memory-mapped; without ema, those of the variant without moving averages.
 
-    Raises ``ValueError`` where there are none, or a shard is missing.
+    Raises ``ValueError`` if there are none, or a shard is missing.
     """
     for suffix in ("safetensors", "bin"):
         for variant in VARIANTS if ema else NOT_AVERAGED:
@@ -46,7 +46,7 @@ def component_tensors(folder: Path, ema: bool = True) -> Mapping[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all the files that an index names, which must lie beside it."""
+    """Read the tensors of all shards that an index names, which must lie beside it."""
     shard_names = read_json(index).get("weight_map")
     if not isinstance(shard_names, dict) or not all(isinstance(name, str) for name in shard_names.values()):
         raise ValueError(f"'{index}' is no index of weights: expected a 'weight_map' from names to files")

@@ -1,4 +1,4 @@
-"""First stages in diffusers' layout (`AutoencoderKL`, `VQModel`): their names become CompVis names."""
+"""Loads first stages in diffusers' layout (`AutoencoderKL`, `VQModel`) by renaming their tensors to CompVis names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IGNORED = (
     "num_vq_embeddings", "force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention",
     "dropout",
 )  # fmt: skip
-"""Told by the tensors, or without effect on what is computed."""
+"""Inferred from the tensors, or without effect on the result."""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "lookup_from_codebook": (False,),
 }
 SCALE = 0.18215
-"""Where the config gives none: the default of both classes."""
+"""The default of both classes."""
 
 ATTENTION = {
     "group_norm": "norm",
@@ -40,14 +40,14 @@ ATTENTION = {
     "to_v": "v", "value": "v",
     "to_out.0": "proj_out", "proj_attn": "proj_out",
 }  # fmt: skip
-"""diffusers' names of an attention layer, new and old, in CompVis' words."""
+"""CompVis names of an attention layer by diffusers' names, new and old."""
 
 
 def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> ReleasedFirstStage:
-    """A frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
+    """Load a frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
 
-    tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` where the config asks for what is
-    not supported, or where the tensors are not those of a whole first stage.
+    tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` if the config has unsupported
+    values, or the tensors are not those of a complete first stage.
     """
     check_config(config, path, USED, FIXED, IGNORED)
     scale = config.get("scaling_factor") or SCALE
@@ -55,7 +55,7 @@ def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], p
 
 
 def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a first stage under CompVis names; a name that is not known stays, and is left over in filling."""
+    """Rename tensors of a first stage to CompVis names; unknown names stay, and are left over in filling."""
     numbers = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
     levels = 1 + max(numbers, default=-1)
     renamed: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_weight(name: str, levels: int) -> str:
-    """The CompVis name of a diffusers name of a first stage with so many resolutions."""
+    """The CompVis name for a diffusers name of a first stage with `levels` resolutions."""
     name = re.sub(r"^encoder\.down_blocks\.(\d+)\.", r"encoder.down.\1.", name)
     name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
     name = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", name)

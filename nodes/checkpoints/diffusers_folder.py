@@ -1,4 +1,4 @@
-"""Folders that diffusers wrote: a whole pipeline with model_index.json, or one U-Net or first stage alone."""
+"""Loads folders that diffusers wrote: a pipeline with model_index.json, or a single U-Net or first stage."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
-"""Components that judge or mark pictures, or that other inputs need; no part of text to picture."""
+"""Components that judge or mark pictures, or serve other inputs; not used for text to picture."""
 
 Component = tuple[str, str]
 
 
 def is_diffusers(folder: Path) -> bool:
-    """Whether a folder is one that diffusers wrote: a pipeline, or a network alone."""
+    """Whether diffusers wrote a folder: a pipeline, or a single network."""
     return (folder / INDEX).is_file() or (folder / "config.json").is_file()
 
 
 def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
-    """The parts of a diffusers folder, frozen, on the run's device and in its dtype.
+    """Load the parts of a diffusers folder, frozen, on the run's device and in its dtype.
 
-    `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, those that are there.
+    The parts are `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, if present.
     Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
@@ -71,9 +71,9 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
 
 
 def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
-    """The `denoiser` of a U-Net's folder and, where it was trained with classes, their `label` embedder.
+    """Load the `denoiser` of a U-Net's folder and, if it was trained with classes, their `label` embedder.
 
-    Without ema they are the weights that the folder has beside their moving averages.
+    Without ema, takes the weights that the folder has beside their moving averages.
     """
     path = folder / "config.json"
     shape = diffusers_unet.unet_shape(read_json(path), path, kind)
@@ -92,14 +92,14 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
 
 
 def load_autoencoder(folder: Path) -> Any:
-    """The autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
+    """Load the autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
     path = folder / "config.json"
     config = read_json(path)
     return diffusers_first_stage.load_first_stage(component_tensors(folder), config, path)
 
 
 def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
-    """The one part of a folder with a network alone, and a schedule where the options name one."""
+    """Load the part of a folder with a single network, and the schedule that the options name, if any."""
     name = read_json(folder / "config.json").get("_class_name")
     has_schedule = options.noise_schedule != "auto"
     parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if has_schedule else {}
@@ -114,7 +114,7 @@ def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
 
 
 def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
-    """What the pipeline consists of, by name, as its library and class. Raises one ``ValueError`` for all troubles."""
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
     held: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2

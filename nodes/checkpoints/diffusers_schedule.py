@@ -1,4 +1,4 @@
-"""scheduler_config.json of diffusers: the noise schedule, what the network predicts, and how its sampler is set."""
+"""Reads scheduler_config.json of diffusers: the noise schedule, the kind of prediction, and settings of the sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = "scheduler_config.json"
 
 
 class SamplerSettings(NamedTuple):
-    """How a checkpoint's sampler is set, as the settings of our sampler nodes: offset, final and spacing."""
+    """Settings of a checkpoint's sampler, as our sampler nodes take them: offset, final and spacing."""
 
     offset: int
     final: Literal["one", "first"]
@@ -26,14 +26,14 @@ class SamplerSettings(NamedTuple):
 
 
 def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
-    """The schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
+    """Read the schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
     path = folder / CONFIG
     config = read_json(path)
     return build_noise_schedule(config, path), read_prediction_kind(config, path)
 
 
 def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
-    """The schedule that a scheduler_config.json describes. Raises ``ValueError`` for one without β, as of a flow."""
+    """Build the schedule of a scheduler_config.json. Raises ``ValueError`` for one without β, such as a flow's."""
     name = config.get("beta_schedule")
     betas = config.get("trained_betas")
     if name is None and betas is None:
@@ -63,7 +63,7 @@ def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
 
 
 def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKind:
-    """What the network predicts, by `prediction_type`. Raises ``ValueError``."""
+    """The kind of prediction, from `prediction_type`. Raises ``ValueError``."""
     prediction_type = config.get("prediction_type", "epsilon")
     if prediction_type not in KINDS:
         raise ValueError(f"'{path}': 'prediction_type' is {prediction_type!r}; supported are {', '.join(KINDS)}")

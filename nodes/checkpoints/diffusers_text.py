@@ -1,4 +1,4 @@
-"""The text encoders of a diffusers folder with their tokenizers: CLIP's, SDXL's two, and latent diffusion's own."""
+"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, SDXL's two, latent diffusion's own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EXTRA = "clip"
 
 
 def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any], factor: int) -> Any:
-    """The text embedder of a pipeline's folder.
+    """Load the text embedder of a pipeline's folder.
 
     classes: of its text encoders, by component. index: its model_index.json. factor: pixels to a latent cell.
-    Raises ``ValueError`` where transformers is missing, or a part of the folder is missing or of another kind.
+    Raises ``ValueError`` if transformers is missing, or a part of the folder is missing or of another kind.
     """
     if "bert" in classes:
         config = read_json(folder / "bert" / "config.json")
@@ -50,7 +50,7 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
 
 
 def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:
-    """One CLIP text model of a folder with its tokenizer."""
+    """Load one CLIP text model of a folder with its tokenizer."""
     transformers = import_transformers(EXTRA)
     encoder_folder = folder / encoder
     model = build_clip(
@@ -61,7 +61,7 @@ def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> To
 
 
 def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
-    """The tokenizer of a text model of transformers, with its marks of start and end. Raises ``ValueError``."""
+    """Load the tokenizer of a text model of transformers. Raises ``ValueError`` if it lacks start, end or padding."""
     words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")

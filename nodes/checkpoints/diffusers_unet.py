@@ -1,4 +1,4 @@
-"""U-Nets in diffusers' layout (`UNet2DConditionModel`, `UNet2DModel`): the shape from config.json, canonical names."""
+"""U-Nets in diffusers' layout (`UNet2DConditionModel`, `UNet2DModel`): shape from config.json, canonical names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USED = (
     "addition_time_embed_dim", "add_attention", "downsample_type", "upsample_type", "attn_norm_num_groups",
 )  # fmt: skip
 IGNORED = ("sample_size", "dropout", "upcast_attention", "num_train_timesteps", "addition_embed_type_num_heads")
-"""Without effect on what is computed here: attention is as exact as its dtype."""
+"""Without effect on the result: attention is as exact as its dtype."""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -45,9 +45,9 @@ MIDDLES = {"UNet2DConditionModel": "UNetMidBlock2DCrossAttn", "UNet2DModel": "UN
 
 
 def unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> UNetShape:
-    """The shape of the U-Net that a config.json of diffusers describes; `kind` is what it predicts.
+    """Read the shape of a U-Net from a config.json of diffusers; `kind` is its prediction.
 
-    Raises one ``ValueError`` that names the file and the fields that ask for what is not supported.
+    Raises one ``ValueError`` that names the file and the fields with unsupported values.
     """
     check_config(config, path, USED, FIXED, IGNORED)
     name = str(config.get("_class_name"))
@@ -98,14 +98,14 @@ def unet_shape(config: Mapping[str, Any], path: Path, kind: PredictionKind) -> U
 
 
 def unet_layout(shape: UNetShape) -> Layout:
-    """Where the layers of a U-Net stand in diffusers' names."""
+    """The positions of a U-Net's layers in diffusers' names."""
     levels = len(shape.depths)
     up = frozenset(levels - 1 - level for level, depth in enumerate(shape.depths) if depth)
     return Layout(levels, shape.blocks, up)
 
 
 def unet_tensors(tensors: Mapping[str, Tensor], shape: UNetShape) -> dict[str, Tensor]:
-    """Tensors of diffusers under canonical names: those of a ReleasedUNet of that shape, and of its label embedding."""
+    """Rename tensors of diffusers to the names of a ReleasedUNet of this shape and of its label embedding."""
     return canonical_tensors(tensors, unet_layout(shape))
 
 
@@ -137,7 +137,7 @@ def _depths(config: Mapping[str, Any], levels: int, path: Path) -> tuple[int, ..
 
 
 def _heads(config: Mapping[str, Any], widths: Sequence[int], tokens: bool, path: Path) -> tuple[int, ...]:
-    """Heads of each level: with tokens, `attention_head_dim` is by a slip of diffusers their number."""
+    """Number of heads of each level: with tokens, diffusers misuses `attention_head_dim` for it."""
     value = config.get("attention_head_dim", 8)
     if tokens:
         return each_level(value, len(widths), "attention_head_dim", path)
@@ -171,7 +171,7 @@ def _adm_channels(config: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _read_uniform(config: Mapping[str, Any], name: str, default: int, path: Path) -> int:
-    """A whole number that is the same for all levels."""
+    """Read an integer that is the same for all levels."""
     value = config.get(name, default)
     values = set(value) if isinstance(value, list | tuple) else {value}
     if len(values) != 1 or not all(isinstance(item, int) for item in values):

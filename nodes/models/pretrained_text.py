@@ -1,4 +1,4 @@
-"""Text encoders that others trained, through transformers: MiniLM sentence embeddings and CLIP's text model."""
+"""Pretrained text encoders from transformers: MiniLM sentence embeddings and CLIP's text model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Hidden = Literal["last", "penultimate"]
 
 
 def from_folder(kind: Any, folder: Path) -> Any:
-    """A model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
+    """Load a model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
     if not folder.is_dir():
         raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
     require_regular_files(folder)
@@ -34,9 +34,9 @@ def from_folder(kind: Any, folder: Path) -> Any:
 
 
 def tokenizer_from_folder(kind: Any, folder: Path, count: int) -> Any:
-    """A tokenizer of transformers from a folder, for a text encoder that knows `count` tokens. Raises ``ValueError``.
+    """Load a tokenizer of transformers from a folder, for a text encoder with `count` tokens. Raises ``ValueError``.
 
-    Where a folder has no vocabulary, transformers makes a tokenizer to which every word is the same.
+    Without a vocabulary in the folder, transformers would make a tokenizer that maps every word to one token.
     """
     file_names: dict[str, str] = getattr(kind, "vocab_files_names", {})
     single_file = file_names.get("tokenizer_file", "tokenizer.json")
@@ -58,7 +58,7 @@ def tokenizer_from_folder(kind: Any, folder: Path, count: int) -> Any:
 
 @contextmanager
 def hide_progress_bar() -> Iterator[None]:
-    """Transformers' own bar would lie across ours."""
+    """Hide the progress bar of transformers, which would overwrite ours."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
@@ -72,7 +72,7 @@ def hide_progress_bar() -> Iterator[None]:
 
 
 class PretrainedText(nn.Module, ABC):
-    """What both have in common: texts are padded to `length` tokens, and a longer one is cut with a warning."""
+    """Base of both encoders: pads texts to `length` tokens, and truncates longer ones with a warning."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class PretrainedText(nn.Module, ABC):
         self.length = length
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids (B, length) int64 and the mask (B, length) bool, true where a token counts, on the model's device."""
+        """Return ids (B, length) int64 and a mask (B, length) bool, true for tokens, on the model's device."""
         encoded = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         )
@@ -101,7 +101,7 @@ class PretrainedText(nn.Module, ABC):
         """The condition of tokens (B, length) int64 that count where the mask (B, length) bool is true."""
 
     def split(self) -> Split | None:
-        """How texts are embedded without Python: by their tokens. None for a tokenizer that is Python itself."""
+        """How the runtime embeds texts: from their tokens. None if the tokenizer is written in Python."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
@@ -135,10 +135,12 @@ class ClipText(PretrainedText):
 
     def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """tokens (B, length, D) of the chosen layer after the final norm, their mask, and the pooled vector (B, D)."""
-        out = self.model(input_ids=ids, output_hidden_states=True)  # causal: what stands before the padding is the same
+        out = self.model(
+            input_ids=ids, output_hidden_states=True
+        )  # causal: the padding does not change the tokens before it
         tokens: Tensor = out.last_hidden_state
         if self.hidden == "penultimate":
-            trunk: Any = getattr(self.model, "text_model", self.model)  # transformers 4 has it one level further down
+            trunk: Any = getattr(self.model, "text_model", self.model)  # one level deeper in transformers 4
             tokens = trunk.final_layer_norm(out.hidden_states[-2])
         if self.attend_padding:
             mask = torch.ones_like(mask)

@@ -1,4 +1,4 @@
-"""A network of a TorchScript file, called with our pictures."""
+"""A TorchScript file as a feature extractor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from guidegraph.nodes.models.picture_range import to_picture_range
 
 
 class ScriptedFeatures(nn.Module):
-    """A `FeatureExtractor`: pictures in the range and the size that the network takes, to (B, D) float32."""
+    """A `FeatureExtractor`: pictures, converted to the network's range and size, to (B, D) float32."""
 
     def __init__(self, network: nn.Module, name: str, range: str, size: int | None, arguments: dict[str, Any]) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class ScriptedFeatures(nn.Module):
         self.name, self.range, self.size, self.arguments = name, range, size, arguments
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """The features of pictures (B, 3, H, W) in [-1, 1]. Raises ``ValueError`` where the network does not fit."""
+        """The features of pictures (B, 3, H, W) in [-1, 1]. Raises ``ValueError`` if the network does not fit."""
         x = self.prepared(image)
         try:
             features = self.network(x, **self.arguments)

@@ -34,7 +34,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 def test_the_filter_is_that_of_diffusers(size: tuple[int, int], threshold: int) -> None:
     skipped = random(0, 2, 3, *size)
     for s in (0.0, 0.3, 1.0, 1.7):
-        found = freeu.filtered(skipped, s, threshold)
+        found = freeu.filter_skips(skipped, s, threshold)
         torch.testing.assert_close(found, theirs(skipped, threshold, s), rtol=1e-4, atol=1e-5)
 
 
@@ -45,20 +45,20 @@ def test_the_filter_scales_the_low_frequencies_of_a_fourier_transform(size: tupl
     low = [(f >= -threshold) & (f < threshold) for f in frequencies]
     beta = np.where(low[0][:, None] & low[1][None, :], 0.3, 1.0)
     expected = np.fft.ifft2(np.fft.fft2(skipped.numpy()) * beta).real
-    found = freeu.filtered(skipped, 0.3, threshold).numpy()
+    found = freeu.filter_skips(skipped, 0.3, threshold).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_half_of_the_channels_follow_the_map_of_their_mean() -> None:
     h = random(0, 2, 5, 4, 6)
-    found = freeu.strengthened(h, 1.4).numpy()
+    found = freeu.strengthen(h, 1.4).numpy()
     for one, made_of in zip(found, h.numpy(), strict=True):
         mean = made_of.mean(0)
         alpha = 0.4 * (mean - mean.min()) / (mean.max() - mean.min()) + 1
         np.testing.assert_allclose(one[:2], made_of[:2] * alpha, rtol=1e-5)
         np.testing.assert_array_equal(one[2:], made_of[2:])
     flat = torch.ones(1, 4, 2, 2)
-    assert torch.equal(freeu.strengthened(flat, 1.4), flat)
+    assert torch.equal(freeu.strengthen(flat, 1.4), flat)
 
 
 def test_the_skips_of_a_denoiser_are_filtered_as_in_diffusers() -> None:
