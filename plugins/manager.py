@@ -117,7 +117,7 @@ class PluginManager:
 
     def add_commands(self, app: Any) -> None:
         """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
-        if any(app is added for added in self._apps):
+        if any(app is known_app for known_app in self._apps):
             return
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():

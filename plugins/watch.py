@@ -83,13 +83,13 @@ def remembered(plugin: str) -> Iterator[None]:
         with exit_handlers(handlers):
             yield
     finally:
-        found = changes_between(before, snapshot(thorough=False))
+        new_changes = changes_between(before, snapshot(thorough=False))
         if handlers:
-            found["exit handlers"] = handlers
+            new_changes["exit handlers"] = handlers
         if not with_torch and "torch" in sys.modules:  # which changes some things itself
-            found = {kind: changes for kind, changes in found.items() if kind not in OF_TORCH}
-        if found:
-            changed[plugin] = found
+            new_changes = {kind: changes for kind, changes in new_changes.items() if kind not in OF_TORCH}
+        if new_changes:
+            changed[plugin] = new_changes
 
 
 def _put_back(before: State) -> Iterator[str]:
