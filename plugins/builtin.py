@@ -96,16 +96,16 @@ TYPES = (
 
 @hookimpl
 def guidegraph_nodes() -> list[Callable[..., Any]]:
-    found: list[Callable[..., Any]] = []
+    functions: list[Callable[..., Any]] = []
     for name in MODULES:
         full = f"guidegraph.nodes.{name}"
         module = import_module(full)
-        found += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
-    return found
+        functions += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
+    return functions
 
 
 @hookimpl
 def guidegraph_types() -> list[type]:
     modules = (import_module(f"guidegraph.nodes.{name}") for name in ("types", "frechet", "hooks", "step_context"))
-    known = {name: found for module in modules for name, found in vars(module).items()}
-    return [Tensor, *(known[name] for name in TYPES)]
+    classes = {name: value for module in modules for name, value in vars(module).items()}
+    return [Tensor, *(classes[name] for name in TYPES)]

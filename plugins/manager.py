@@ -1,7 +1,7 @@
-"""The plugin loader: every plugin is handled on its own, and one that fails leaves nothing behind.
+"""The plugin loader: each plugin is loaded separately, and a failing plugin leaves no trace.
 
-A plugin is first tried alone, in a plugin manager that only it is registered with; what it offers is
-checked against what is there already; only then does it join the others.
+A plugin is first loaded into its own plugin manager; its nodes and types are checked against the existing ones; only
+then does it join the others.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LEFT_OUT = "installed plugins are left out (--no-plugins)"
 
 @dataclass(frozen=True)
 class PluginStatus:
-    """What became of one plugin, for ``guidegraph plugins``.
+    """The state of one plugin, for ``guidegraph plugins``.
 
-    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty where
-    all is well. fix: what to do about it. traceback: where the plugin's own code failed. notes: what it does to the
-    process while it is imported, and should not.
+    name: its namespace (of a module given with ``--plugin``, the module). reason: one line, empty for
+    state ok. fix: how to repair it. traceback: if the plugin's own code failed. notes: undesirable effects of its
+    import on the process.
     """
 
     name: str
@@ -91,10 +91,10 @@ class PluginManager:
         self._refused = refused or {}
         self._add_builtin()
         disabled = disabled_by_environment() if disable is None else set(disable)
-        found = entries.entry_points()
-        self.installed = [entry.name for entry in found]
+        installed = entries.entry_points()
+        self.installed = [entry.name for entry in installed]
         self.unknown_disabled = sorted(disabled - set(self.installed))
-        for entry in found:
+        for entry in installed:
             reason = f"disabled by {DISABLE}" if entry.name in disabled else ""
             self._add_entry_point(entry, reason if entry_points else LEFT_OUT)
         for name in extra_modules:
@@ -117,7 +117,7 @@ class PluginManager:
 
     def add_commands(self, app: Any) -> None:
         """Let every plugin add its commands, once; one that fails, or takes a name that exists, adds none."""
-        if any(app is known for known in self._apps):
+        if any(app is known_app for known_app in self._apps):
             return
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
@@ -131,23 +131,23 @@ class PluginManager:
 
     def observers(self, run: hookspecs.RunInfo, warn: Callable[[str], object] = log.warning) -> list[Observer]:
         """The plugins' observers of a run. One that fails, then or later, is reported, and the run goes on."""
-        found: list[Observer] = []
+        observers: list[Observer] = []
         for name, plugin in self._hooks.list_name_plugin():
             try:
                 with redirect_stdout(sys.stderr):
-                    given = self._alone("guidegraph_observer", plugin)(run=run)
-                if unfit := [o for o in given if not callable(o)]:
+                    returned = self._alone("guidegraph_observer", plugin)(run=run)
+                if unfit := [o for o in returned if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
-                found += [Guarded(o, warn) for o in given]
+                observers += [Guarded(o, warn) for o in returned]
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
                 self._report(name, error)
-        return found
+        return observers
 
     def _alone(self, hook: str, plugin: object) -> pluggy.HookCaller:
-        others = [p for p in self._hooks.get_plugins() if p is not plugin]
-        return self._hooks.subset_hook_caller(hook, others)
+        excluded = [p for p in self._hooks.get_plugins() if p is not plugin]
+        return self._hooks.subset_hook_caller(hook, excluded)
 
     def _add_builtin(self) -> None:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
@@ -167,8 +167,8 @@ class PluginManager:
             self._check_refused(entry.name)
             with self._importing(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
-                found = contribution_of(plugin, entry.name)
-            self._join(entry.name, plugin, found, distribution, version, notes)
+                contribution = contribution_of(plugin, entry.name)
+            self._join(entry.name, plugin, contribution, distribution, version, notes)
             self._folders[entry.name] = folders_of(entry.module)
         except KeyboardInterrupt:
             raise
@@ -187,13 +187,13 @@ class PluginManager:
                 if self._hooks.is_registered(module):
                     return
                 version = str(getattr(module, "__version__", "0"))
-                found = contribution_of(module, None)
-            for taken in found.namespaces:
-                self._check_namespace(taken)
-            self._join(name, module, found, distribution, version, notes)
-            self._folders |= dict.fromkeys(found.namespaces, folders_of(module.__name__))
-            for taken in found.namespaces:  # it stands in for an installed plugin that is left out
-                self._failed.pop(taken, None)
+                contribution = contribution_of(module, None)
+            for provided in contribution.namespaces:
+                self._check_namespace(provided)
+            self._join(name, module, contribution, distribution, version, notes)
+            self._folders |= dict.fromkeys(contribution.namespaces, folders_of(module.__name__))
+            for provided in contribution.namespaces:  # it stands in for an installed plugin that is left out
+                self._failed.pop(provided, None)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -221,26 +221,26 @@ class PluginManager:
         self,
         name: str,
         plugin: object,
-        found: Contribution,
+        contribution: Contribution,
         distribution: str,
         version: str,
         notes: Sequence[str] = (),
     ) -> None:
-        """Take over all that a checked plugin offers. Raises before anything is changed."""
-        for type_name, cls in found.types.items():
+        """Add the nodes and types of a checked plugin. Raises before changing anything."""
+        for type_name, cls in contribution.types.items():
             if self._types.get(type_name, cls) is not cls:
                 owner = f"{self._types[type_name].__module__}.{type_name}"
                 raise PluginError(f"the port type '{type_name}' exists already: {owner}", "rename the type")
         self._hooks.register(plugin, name=name)
         owner = f"{distribution}=={version}"
-        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in found.nodes.items()}
-        self._types |= found.types
-        self._owners |= dict.fromkeys(found.namespaces, owner)
+        self._nodes |= {id: replace(spec, distribution=owner) for id, spec in contribution.nodes.items()}
+        self._types |= contribution.types
+        self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner
         self._versions[canonical(distribution)] = version
-        brought = tuple(found.nodes), tuple(found.types)
-        self._status[name] = PluginStatus(name, distribution, version, "ok", *brought, notes=tuple(notes))
+        names = tuple(contribution.nodes), tuple(contribution.types)
+        self._status[name] = PluginStatus(name, distribution, version, "ok", *names, notes=tuple(notes))
 
     def _fail(
         self,
@@ -252,15 +252,15 @@ class PluginManager:
         namespace: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        reason, fix, trace = _explained(error)
+        reason, fix, trace = _explain(error)
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
         self._absent[canonical(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 
     def _report(self, name: str, error: BaseException) -> None:
-        """A plugin that joined fails in a later hook: its nodes stay, the failure is shown."""
-        reason, fix, trace = _explained(error)
+        """Record that a loaded plugin failed in a later hook; its nodes stay."""
+        reason, fix, trace = _explain(error)
         self._status[name] = replace(self._status[name], state="failed", reason=reason, fix=fix, traceback=trace)
 
 
@@ -284,35 +284,35 @@ def _runtime_version() -> dict[str, str]:
 
 
 def _load(load: Callable[[], Any], fix: str) -> Any:
-    """What ``load`` imports. Raises ``PluginError`` with the remedy ``fix``, or one that fits the error better."""
+    """Return the result of ``load``. Raises ``PluginError`` with the remedy ``fix``, or a more specific one."""
     try:
         return load()
     except KeyboardInterrupt:
         raise
     except NodeDefinitionError as error:
-        fix = f"repair the node's signature{_place(error)}"
+        fix = f"repair the node's signature{_format_location(error)}"
         raise PluginError(f"cannot be imported: {error}", fix) from error
     except ImportError as error:
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
     except BaseException as error:
-        fix = f"repair it{_place(error)}, or leave it out with {DISABLE}"
+        fix = f"repair it{_format_location(error)}, or leave it out with {DISABLE}"
         raise PluginError(f"cannot be imported: {describe_error(error)}", fix) from error
 
 
-def _place(error: BaseException) -> str:
-    """Where in the plugin's own code it arose: " at FILE:LINE", or nothing where that is not known."""
+def _format_location(error: BaseException) -> str:
+    """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    here = Path(__file__).parent
-    host = {here, here.with_name("graph")}  # not what lies below: the gallery's plugins do
+    folder = Path(__file__).parent
+    own_folders = {folder, folder.with_name("graph")}  # not what lies below: the gallery's plugins do
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
-    own = [f for f in own if Path(f.filename).parent not in host]
-    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    plugin_frames = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
+    plugin_frames = [f for f in plugin_frames if Path(f.filename).parent not in own_folders]
+    return f" at {plugin_frames[-1].filename}:{plugin_frames[-1].lineno}" if plugin_frames else ""
 
 
-def _explained(error: BaseException) -> tuple[str, str, str]:
-    """Reason, fix and, where the plugin's own code failed, the traceback."""
+def _explain(error: BaseException) -> tuple[str, str, str]:
+    """Return reason, fix and, if the plugin's own code failed, the traceback."""
     if isinstance(error, PluginError):
         cause = error.__cause__
         return str(error), error.fix, "".join(traceback.format_exception(cause)) if cause else ""

@@ -42,9 +42,9 @@ def test_all_methods_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_imports_the_public_face_alone(name: str) -> None:
     for file in files(name):
-        for found in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            modules = [found.module or ""] if isinstance(found, ast.ImportFrom) else []
-            modules += [alias.name for alias in found.names] if isinstance(found, ast.Import) else []
+        for statement in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+            modules += [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             for module in modules:
                 inside = module.partition(".")[0]
                 assert inside in ALLOWED | {f"guidegraph_{name}"} | sys.stdlib_module_names, (file, module)

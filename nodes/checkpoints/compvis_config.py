@@ -1,4 +1,4 @@
-"""The config.yaml that CompVis' software builds a model from: what no tensor tells, checked against those that do."""
+"""Reads the config.yaml of CompVis' software, for settings that are not in tensors, and checks it against them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ CONFIG = "config.yaml"
 SUFFIXES = (".ckpt", ".safetensors", ".pt")
 PREDICTIONS: dict[str, PredictionKind] = {"eps": "eps", "x0": "x0", "v": "v"}
 SCALINGS: dict[str, PredictionKind] = {"EpsScaling": "eps", "VScaling": "v"}
-"""SDXL's software: what the network gives, by the class that scales it."""
+"""SDXL's software: the prediction of the network, by the class that scales it."""
 
 DISCRETISATION = "LegacyDDPMDiscretization"
-"""SDXL's software: the discretisation that has the β of latent diffusion."""
+"""SDXL's software: the discretisation with the β of latent diffusion."""
 
 BETAS: dict[str, BetaKind] = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 """Latent diffusion's names of schedules, and ours: its `linear` is linear in √β."""
@@ -47,7 +47,7 @@ NETWORK_USED = (
     "use_linear_in_transformer", "adm_in_channels",
 )  # fmt: skip
 NETWORK_IGNORED = ("image_size", "dropout", "use_checkpoint", "use_fp16", "spatial_transformer_attn_type")
-"""Without effect on what is computed, or only on how."""
+"""They do not change the result, or only how it is computed."""
 
 NETWORK_FIXED: dict[str, tuple[Any, ...]] = {
     "dims": (2,),
@@ -61,7 +61,7 @@ NETWORK_FIXED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One config.yaml: where it is, the parameters of the model, of its U-Net, its first stage and its conditioner."""
+    """A config.yaml: its path, and the parameters of the model, its U-Net, its first stage and its conditioner."""
 
     path: Path
     model: Mapping[str, Any]
@@ -71,12 +71,12 @@ class ModelConfig:
 
 
 def is_compvis_folder(folder: Path) -> bool:
-    """Whether a folder holds a config.yaml of CompVis' beside checkpoint files, as the models were released."""
+    """Whether a folder holds a CompVis config.yaml beside checkpoint files, as in the releases."""
     return is_compvis_config(_load_beside(folder)) and any(_checkpoints(folder))
 
 
 def file_in(folder: Path) -> Path:
-    """The only checkpoint file of such a folder. Raises ``ValueError`` for several."""
+    """The only checkpoint file of such a folder. Raises ``ValueError`` if there are several."""
     files = _checkpoints(folder)
     if len(files) != 1:
         names = ", ".join(file.name for file in files)
@@ -88,20 +88,20 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
-def find_config(checkpoint: Path, named: Path | None) -> ModelConfig | None:
-    """The config.yaml of a checkpoint file: the one that is named, else one of CompVis' beside the file, or None.
+def find_config(checkpoint: Path, named_path: Path | None) -> ModelConfig | None:
+    """Read the config.yaml of a checkpoint file: the named one, otherwise a CompVis one beside the file, or None.
 
-    One beside the file that is not plain YAML is left alone, with a warning. Raises ``ValueError`` for a named one that
-    is not there, is not CompVis', or cannot be read.
+    A config.yaml beside the file that is not plain YAML is ignored with a warning. Raises ``ValueError`` if the named
+    one is missing, not CompVis', or unreadable.
     """
-    if named is not None:
-        return read_config(named)
+    if named_path is not None:
+        return read_config(named_path)
     content = _load_beside(checkpoint.parent)
     return _parse(checkpoint.parent / CONFIG, content) if is_compvis_config(content) else None
 
 
 def _load_beside(folder: Path) -> object:
-    """What the config.yaml of a folder holds, whosever it is; None where there is none that can be read."""
+    """Load the config.yaml of a folder, from any software; None if it is missing or unreadable."""
     path = folder / CONFIG
     if not path.is_file():
         return None
@@ -119,7 +119,7 @@ def is_compvis_config(content: object) -> bool:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """A config.yaml. Raises ``ValueError`` that names the file for one that is not of CompVis' form."""
+    """Read a config.yaml. Raises ``ValueError`` that names the file if it does not have CompVis' form."""
     return _parse(path, load_yaml(path))
 
 
@@ -139,7 +139,7 @@ def _parse(path: Path, content: Any) -> ModelConfig:
 
 
 def facts_of(config: ModelConfig) -> Facts:
-    """What a config.yaml says that no tensor does. Raises ``ValueError`` for what is not supported."""
+    """The settings of a config.yaml that are not in tensors. Raises ``ValueError`` for unsupported values."""
     if config.network is None:
         return Facts(groups=GROUPS, scale=1.0)  # an autoencoder of that software has no scale of its own
     check_config(config.network, config.path, NETWORK_USED, NETWORK_FIXED, NETWORK_IGNORED)
@@ -159,7 +159,7 @@ def facts_of(config: ModelConfig) -> Facts:
 
 
 def scale_of(config: ModelConfig) -> Facts:
-    """The scale of the latents alone: 1 unless it is said; with `scale_by_std`, only the trained file has it."""
+    """The scale of the latents: 1 by default; with `scale_by_std` only the checkpoint has it."""
     if config.network is None:
         return Facts(scale=1.0)
     if read_flag(config.model, "scale_by_std", False, config.path):
@@ -167,13 +167,13 @@ def scale_of(config: ModelConfig) -> Facts:
     return Facts(scale=read_number(config.model, "scale_factor", 1.0, config.path))
 
 
-def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, where: str) -> str | None:
-    """Why a config.yaml describes another network than the one that the tensors are of; None where it is that one.
+def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | None, path: str) -> str | None:
+    """Say how a config.yaml differs from the network of the tensors; None if it describes that network.
 
-    first: the shape of the first stage, where there is one. Raises ``ValueError`` for values that mean nothing.
+    first: the shape of the first stage, if any. Raises ``ValueError`` for invalid values.
     """
     if config.network is None:
-        return f"'{config.path}' describes a first stage alone, and '{where}' holds a U-Net: {REMEDY}"
+        return f"'{config.path}' describes a first stage alone, and '{path}' holds a U-Net: {REMEDY}"
     expected = _structure(config.network, config.path)
     odd = [
         f"{field.name} {getattr(expected, field.name)} for {getattr(measured, field.name)}"
@@ -181,18 +181,18 @@ def mismatch(config: ModelConfig, measured: Structure, first: FirstStageShape | 
         if getattr(expected, field.name) != getattr(measured, field.name)
     ]
     if odd:
-        return f"'{config.path}' describes another U-Net than that of '{where}': {'; '.join(odd)}: {REMEDY}"
-    return None if first is None else first_stage_mismatch(config, first, where)
+        return f"'{config.path}' describes another U-Net than that of '{path}': {'; '.join(odd)}: {REMEDY}"
+    return None if first is None else first_stage_mismatch(config, first, path)
 
 
-def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, where: str) -> str | None:
-    """The same for the first stage, where the config.yaml describes it."""
+def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, path: str) -> str | None:
+    """Say how the first stage in a config.yaml differs from that of the tensors; None if it does not."""
     network = config.first_stage or {}
     params = network.get("ddconfig")
     if not isinstance(params, Mapping):
         return None
     channels = read_whole(params, "ch", None, config.path)
-    multiples = read_numbers(params, "ch_mult", (1, 2, 4, 8), config.path, whole=True)
+    multiples = read_numbers(params, "ch_mult", (1, 2, 4, 8), config.path, integers=True)
     described = {
         "widths": tuple(int(channels * multiple) for multiple in multiples),
         "z_channels": read_whole(params, "z_channels", None, config.path),
@@ -205,7 +205,7 @@ def first_stage_mismatch(config: ModelConfig, shape: FirstStageShape, where: str
         if value != getattr(shape, name)
     ]
     if odd:
-        return f"'{config.path}' describes another first stage than that of '{where}': {'; '.join(odd)}: {REMEDY}"
+        return f"'{config.path}' describes another first stage than that of '{path}': {'; '.join(odd)}: {REMEDY}"
     return None
 
 
@@ -213,7 +213,7 @@ REMEDY = "name the right one with `config` of checkpoint.load, or put it beside 
 
 
 def _params(params: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """The parameters of a part `{target, params}`; None for one that is no such part, `__is_first_stage__` say."""
+    """The parameters of a part `{target, params}`; None for other values, such as `__is_first_stage__`."""
     part = params.get(name)
     if not isinstance(part, Mapping):
         return None
@@ -221,26 +221,26 @@ def _params(params: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return inner if isinstance(inner, Mapping) else {}
 
 
-def _heads(network: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """How many heads: `num_head_channels` goes before `num_heads`; among pixels alone the way up may have its own."""
-    width, count = (_count_or_unset(network, name, where) for name in ("num_head_channels", "num_heads"))
+def _heads(network: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Number of heads: `num_head_channels` overrides `num_heads`; without tokens the way up may have its own."""
+    width, count = (_count_or_unset(network, name, path) for name in ("num_head_channels", "num_heads"))
     if width is not None:
         return {"head_channels": width}
     if count is None:
-        raise ValueError(f"'{where}' sets neither num_heads nor num_head_channels of the U-Net: {REMEDY}")
-    up = _count_or_unset(network, "num_heads_upsample", where)
-    counts = read_flag(network, "legacy", True, where)
-    counts = counts and not read_flag(network, "use_spatial_transformer", False, where)
+        raise ValueError(f"'{path}' sets neither num_heads nor num_head_channels of the U-Net: {REMEDY}")
+    up = _count_or_unset(network, "num_heads_upsample", path)
+    counts = read_flag(network, "legacy", True, path)
+    counts = counts and not read_flag(network, "use_spatial_transformer", False, path)
     return {"heads": count, "upsample_heads": up if counts else None}
 
 
-def _count_or_unset(network: Mapping[str, Any], name: str, where: Path) -> int | None:
-    """A whole number from 1, or None for -1, by which that software says unset."""
-    return None if network.get(name, -1) == -1 else read_whole(network, name, None, where)
+def _count_or_unset(network: Mapping[str, Any], name: str, path: Path) -> int | None:
+    """An integer from 1, or None for -1, which means unset in that software."""
+    return None if network.get(name, -1) == -1 else read_whole(network, name, None, path)
 
 
 def _schedule(config: ModelConfig) -> Facts:
-    """The β of training. A kind that has other numbers than a start and an end is unsettled: the file must hold it."""
+    """The β of training. A kind that is not given by a start and an end is unsettled: the file must hold it."""
     if "denoiser_config" in config.model:
         return Facts(schedule=_discretisation(config))
     name = config.model.get("beta_schedule", "linear")
@@ -253,20 +253,20 @@ def _schedule(config: ModelConfig) -> Facts:
 
 
 def _betas(
-    params: Mapping[str, Any], steps: str, ends: tuple[float, float], kind: BetaKind, where: Path
+    params: Mapping[str, Any], steps: str, ends: tuple[float, float], kind: BetaKind, path: Path
 ) -> BetaSchedule:
-    """β from `linear_start` to `linear_end`, with what they are where they are not said, over `steps` steps."""
+    """β from `linear_start` to `linear_end`, by default `ends`, over `steps` steps."""
     start, end = (
-        read_number(params, f"linear_{side}", default, where, high=1)
+        read_number(params, f"linear_{side}", default, path, high=1)
         for side, default in zip(("start", "end"), ends, strict=True)
     )
     if not start <= end < 1:
-        raise ValueError(f"'{where}': β go from {start:g} to {end:g}; expected linear_start ≤ linear_end < 1: {REMEDY}")
-    return BetaSchedule(start, end, kind, read_whole(params, steps, 1000, where, high=MAX_STEPS))
+        raise ValueError(f"'{path}': β go from {start:g} to {end:g}; expected linear_start ≤ linear_end < 1: {REMEDY}")
+    return BetaSchedule(start, end, kind, read_whole(params, steps, 1000, path, high=MAX_STEPS))
 
 
 def _prediction(config: ModelConfig) -> PredictionKind:
-    """`parameterization`, ε where it is left out; SDXL's software names it by the scaling of its denoiser."""
+    """The prediction: `parameterization`, by default ε; in SDXL's software the scaling of its denoiser."""
     if "denoiser_config" in config.model:
         scaling = _class_name(_params(config.model, "denoiser_config") or {}, "scaling_config")
         if scaling not in SCALINGS:
@@ -276,7 +276,7 @@ def _prediction(config: ModelConfig) -> PredictionKind:
 
 
 def _discretisation(config: ModelConfig) -> BetaSchedule:
-    """The β of SDXL's software, whose discretisation of DDPM has latent diffusion's numbers unless it says others."""
+    """The β of SDXL's software: its DDPM discretisation, which has latent diffusion's numbers by default."""
     denoiser = _params(config.model, "denoiser_config") or {}
     name = _class_name(denoiser, "discretization_config")
     if name != DISCRETISATION:
@@ -285,9 +285,9 @@ def _discretisation(config: ModelConfig) -> BetaSchedule:
     return _betas(numbers, "num_timesteps", (0.00085, 0.012), "scaled_linear", config.path)
 
 
-def _unsupported_class(where: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
+def _unsupported_class(path: Path, field: str, name: str, supported: Collection[str]) -> ValueError:
     return ValueError(
-        f"'{where}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
+        f"'{path}': '{field}' of its denoiser_config is {format_value(name) if name else 'missing'}; supported are "
         f"{' and '.join(supported)}. Nothing was loaded"
     )
 
@@ -304,48 +304,48 @@ def _rescaler(config: ModelConfig) -> Rescaler | None:
 
 
 def _class_name(params: Mapping[str, Any], name: str) -> str:
-    """The class that a part `{target, params}` names, without its module; empty for what is no such part."""
+    """The class name of a part `{target, params}`, without its module; empty for other values."""
     part = params.get(name)
     target = part.get("target", "") if isinstance(part, Mapping) else ""
     return target.rpartition(".")[2] if isinstance(target, str) else ""
 
 
-def _structure(network: Mapping[str, Any], where: Path) -> Structure:
-    """What the tensors of the described U-Net would tell."""
-    channels = read_whole(network, "model_channels", None, where)
-    multiples = read_numbers(network, "channel_mult", (1, 2, 4, 8), where)
-    tokens = read_flag(network, "use_spatial_transformer", False, where)
-    depths = _depths(network, len(multiples), where) if tokens else (1,) * len(multiples)
-    attended = read_numbers(network, "attention_resolutions", None, where, least=0)
-    pooling = read_flag(network, "resblock_updown", False, where)
+def _structure(network: Mapping[str, Any], path: Path) -> Structure:
+    """The structure that the tensors of the described U-Net would have."""
+    channels = read_whole(network, "model_channels", None, path)
+    multiples = read_numbers(network, "channel_mult", (1, 2, 4, 8), path)
+    tokens = read_flag(network, "use_spatial_transformer", False, path)
+    depths = _depths(network, len(multiples), path) if tokens else (1,) * len(multiples)
+    attended = read_numbers(network, "attention_resolutions", None, path, least=0)
+    pooling = read_flag(network, "resblock_updown", False, path)
     return Structure(
-        inputs=read_whole(network, "in_channels", None, where),
-        outputs=read_whole(network, "out_channels", None, where),
+        inputs=read_whole(network, "in_channels", None, path),
+        outputs=read_whole(network, "out_channels", None, path),
         channels=channels,
         widths=tuple(int(channels * multiple) for multiple in multiples),
-        blocks=read_whole(network, "num_res_blocks", None, where),
+        blocks=read_whole(network, "num_res_blocks", None, path),
         depths=tuple(depth if 2**i in attended else 0 for i, depth in enumerate(depths)),
         middle_depth=depths[-1],
-        context_dim=read_whole(network, "context_dim", None, where) if tokens else None,
-        linear_projections=read_flag(network, "use_linear_in_transformer", False, where),
-        scale_shift=read_flag(network, "use_scale_shift_norm", False, where),
+        context_dim=read_whole(network, "context_dim", None, path) if tokens else None,
+        linear_projections=read_flag(network, "use_linear_in_transformer", False, path),
+        scale_shift=read_flag(network, "use_scale_shift_norm", False, path),
         resblock_updown=pooling,
         classes=None,
         adm_channels=None
         if network.get("adm_in_channels") is None
-        else read_whole(network, "adm_in_channels", None, where),
-        resample_convolution=pooling or read_flag(network, "conv_resample", True, where),
+        else read_whole(network, "adm_in_channels", None, path),
+        resample_convolution=pooling or read_flag(network, "conv_resample", True, path),
     )
 
 
-def _depths(network: Mapping[str, Any], levels: int, where: Path) -> tuple[int, ...]:
+def _depths(network: Mapping[str, Any], levels: int, path: Path) -> tuple[int, ...]:
     """The transformer blocks of each resolution: `transformer_depth` is one number for all, or a list."""
     depth = network.get("transformer_depth", 1)
     if not isinstance(depth, list | tuple):
-        return (read_whole(network, "transformer_depth", 1, where),) * levels
+        return (read_whole(network, "transformer_depth", 1, path),) * levels
     if len(depth) != levels:
         raise ValueError(
-            f"'{where}': 'transformer_depth' is {format_value(depth)}; expected a whole number, or one for each of "
+            f"'{path}': 'transformer_depth' is {format_value(depth)}; expected a whole number, or one for each of "
             f"{levels} resolutions: {REMEDY}"
         )
-    return tuple(read_whole({"transformer_depth": item}, "transformer_depth", None, where, low=0) for item in depth)
+    return tuple(read_whole({"transformer_depth": item}, "transformer_depth", None, path, low=0) for item in depth)

@@ -1,4 +1,4 @@
-"""What no tensor of a latent diffusion model tells, and where it is taken from: settings, a config.yaml, a table."""
+"""Facts about a latent diffusion model that are not in its tensors: from settings, a config.yaml or a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BetaKind: TypeAlias = Literal["scaled_linear", "linear"]
 
 @dataclass(frozen=True)
 class BetaSchedule:
-    """β from `start` to `end` in so many steps, linear in √β (`scaled_linear`) or in β (`linear`)."""
+    """β from `start` to `end` in `steps` steps, linear in √β (`scaled_linear`) or in β (`linear`)."""
 
     start: float
     end: float
@@ -38,13 +38,13 @@ class Rescaler:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one source says of a model; None where it says nothing.
+    """The facts that one source gives about a model; None for those that it does not give.
 
-    heads, head_channels, upsample_heads, order: of attention; see `Heads`. groups: of GroupNorm. scale: what a latent
-    is multiplied by to have unit variance. schedule: of its training. prediction: what the network gives. rescaler:
-    of a model that is conditioned on maps. null_label: the label that means none, of a model with classes. takes_text:
-    what its transformer encodes is words, not the boxes of a layout. unsettled: facts that this source says are of its
-    own and does not give, so that none of the sources after it can have them.
+    heads, head_channels, upsample_heads, order: of attention; see `Heads`. groups: of GroupNorm. scale: factor that
+    gives latents unit variance. schedule: of its training. prediction: the output of the network. rescaler: of a model
+    conditioned on maps. null_label: the label that means none, of a model with classes. takes_text: its transformer
+    encodes words, not the boxes of a layout. unsettled: facts that this source declares specific to the model but does
+    not give, so that later sources cannot supply them.
     """
 
     heads: int | None = None
@@ -62,7 +62,7 @@ class Facts:
 
     @property
     def layout(self) -> Heads:
-        """The layout of the heads, for a network that has some."""
+        """The layout of the attention heads."""
         return Heads(self.heads, self.head_channels, self.order or "legacy", self.upsample_heads)
 
     @property
@@ -71,7 +71,7 @@ class Facts:
 
 
 def from_options(options: LoadOptions) -> Facts:
-    """What the settings of `checkpoint.load` say. The noise schedule is not among them: a name is no β."""
+    """The facts in the settings of `checkpoint.load`, without the noise schedule, which is only a name there."""
     return Facts(
         heads=options.heads,
         head_channels=options.head_channels,
@@ -84,9 +84,9 @@ def from_options(options: LoadOptions) -> Facts:
 
 
 def first_known(*sources: Facts) -> Facts:
-    """Each fact from the first source that has it, unless one before says that it is unsettled.
+    """Take each fact from the first source that has it, unless an earlier source declares it unsettled.
 
-    How many heads there are is one fact, however it is put.
+    The number of heads and the width of a head count as one fact.
     """
     merged = Facts()
     for source in sources:
@@ -102,9 +102,9 @@ def first_known(*sources: Facts) -> Facts:
 
 
 def unknown_settings(facts: Facts, measured: Structure, *, latents: bool, maps: bool, schedule: bool) -> list[str]:
-    """The settings of `checkpoint.load` that say what no source says and this network needs.
+    """The settings of `checkpoint.load` that this network needs and no source gives.
 
-    latents: there is a first stage, whose scale counts. maps: there is a SpatialRescaler. schedule: the file has none.
+    latents: there is a first stage, which needs a scale. maps: there is a SpatialRescaler. schedule: the file lacks it.
     """
     attends = bool(measured.middle_depth or measured.attention_levels)
     unknown = {

@@ -1,4 +1,4 @@
-"""The shapes that were released in CompVis' layout, with what their tensors do not tell.
+"""The releases in CompVis' layout, with the settings that are not in their tensors.
 
 Latent diffusion: `models/` and `configs/` of that project (Rombach et al. 2022; Blattmann et al. 2022 for rdm768).
 Stable Diffusion 1 and 2, and SDXL: the configurations of their own projects.
@@ -15,7 +15,7 @@ from guidegraph.nodes.models.released_autoencoder import FirstStageShape
 
 @dataclass(frozen=True)
 class FirstStageRelease:
-    """A released first stage by its name and shape; scale: None where files of this shape differ in it."""
+    """A released first stage by its name and shape; scale: None if files of this shape differ in it."""
 
     name: str
     shape: FirstStageShape
@@ -25,11 +25,10 @@ class FirstStageRelease:
 
 @dataclass(frozen=True)
 class Release:
-    """A released diffusion model: its names, what its tensors tell, and what they do not.
+    """A released diffusion model: its names, the structure of its tensors, and facts that are not in them.
 
-    inputs: channels of the first convolution; several where models differ in nothing else. first_stage: the shape of
-    the autoencoder of its latents, by its name. note: what to set where facts are missing, since files of this shape
-    differ in them.
+    inputs: channels of the first convolution, for models that differ only in these. first_stage: name of the
+    autoencoder of its latents. note: advice for facts that are missing because files of this shape differ in them.
     """
 
     names: tuple[str, ...]
@@ -39,15 +38,15 @@ class Release:
     inputs: tuple[int, ...]
     note: str = ""
 
-    def is_of(self, measured: Structure, first: FirstStageShape | None) -> bool:
-        """Whether a network of this structure, and the first stage beside it where there is one, are this model's."""
+    def matches(self, measured: Structure, first: FirstStageShape | None) -> bool:
+        """Whether a structure and its first stage, if any, are those of this model."""
         alike = measured.inputs in self.inputs and replace(measured, inputs=self.structure.inputs) == self.structure
         return alike and (first is None or _same_latents(first, FIRST_STAGES[self.first_stage].shape))
 
 
 def release_of(measured: Structure, first: FirstStageShape | None) -> Release | None:
     """The released model of a structure, or None."""
-    return next((release for release in RELEASES if release.is_of(measured, first)), None)
+    return next((release for release in RELEASES if release.matches(measured, first)), None)
 
 
 def first_stage_of(shape: FirstStageShape) -> FirstStageRelease | None:
@@ -62,7 +61,7 @@ def _same_latents(first: FirstStageShape, other: FirstStageShape) -> bool:
 def _first_stage(
     multiples: tuple[int, ...], channels: int, codes: int = 0, attention: tuple[int, ...] = ()
 ) -> FirstStageShape:
-    """128 channels times a multiple at each resolution; attention at some, and in the middle."""
+    """128 channels times a multiple at each resolution; attention at some levels and in the middle."""
     return FirstStageShape(
         widths=tuple(128 * multiple for multiple in multiples),
         encoder_attention=attention,
@@ -93,7 +92,7 @@ FIRST_STAGES = {
         FirstStageRelease("vq-f16", _first_stage((1, 1, 2, 2, 4), 8, 16384, (4,))),
     )
 }
-"""By name. The autoencoders have no scale of their own (1): it comes with the diffusion model on their latents."""
+"""By name. The autoencoders have scale 1: the scale belongs to the diffusion model on their latents."""
 
 
 def _unet(channels: int, multiples: tuple[int, ...], latent: int, depths: tuple[int, ...], **more: object) -> Structure:
@@ -118,14 +117,14 @@ def _unet(channels: int, multiples: tuple[int, ...], latent: int, depths: tuple[
 def _latent_diffusion(
     names: str, structure: Structure, first_stage: str, facts: Facts, beta_end: float, inputs: int | None = None
 ) -> Release:
-    """A model of the paper: ε, β from 0.0015, heads before q, k and v where attention is among pixels alone."""
-    known = replace(facts, order="legacy", groups=GROUPS, prediction="eps", schedule=BetaSchedule(0.0015, beta_end))
-    return Release(tuple(names.split()), structure, first_stage, known, (inputs or structure.inputs,))
+    """A model of the paper: ε, β from 0.0015, heads before q, k and v if attention is among pixels only."""
+    complete = replace(facts, order="legacy", groups=GROUPS, prediction="eps", schedule=BetaSchedule(0.0015, beta_end))
+    return Release(tuple(names.split()), structure, first_stage, complete, (inputs or structure.inputs,))
 
 
 def _stable(names: str, structure: Structure, inputs: tuple[int, ...], facts: Facts, note: str = "") -> Release:
-    known = replace(facts, order="legacy", groups=GROUPS, schedule=BetaSchedule(0.00085, 0.012))
-    return Release(tuple(names.split()), structure, "kl-f8", known, inputs, note)
+    complete = replace(facts, order="legacy", groups=GROUPS, schedule=BetaSchedule(0.00085, 0.012))
+    return Release(tuple(names.split()), structure, "kl-f8", complete, inputs, note)
 
 
 WIDE = Facts(head_channels=32, scale=1.0)

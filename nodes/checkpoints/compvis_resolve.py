@@ -1,4 +1,4 @@
-"""What holds for one file in CompVis' layout: settings before the file, before its config.yaml, before the table."""
+"""Resolves the facts of a file in CompVis' layout: from settings, then the file, its config.yaml, and the table."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from guidegraph.nodes.models.released_autoencoder import FirstStageShape
 HINT = "set them on checkpoint.load as it was trained, or put the config.yaml of its training beside the file"
 
 
-def facts_in_file(tensors: Mapping[str, Tensor], where: Path, options: LoadOptions) -> Facts:
-    """What a file says of itself: the scale of its latents, where no setting says it, and that it predicts v.
+def read_file_facts(tensors: Mapping[str, Tensor], path: Path, options: LoadOptions) -> Facts:
+    """Facts in the file: the scale of its latents, unless a setting gives it, and whether it predicts v.
 
-    Raises ``ValueError`` that names the file for a scale that is none.
+    Raises ``ValueError`` that names the file for an invalid scale.
     """
     stored = tensors.get("scale_factor") if options.scale is None else None
     scale = None
     if stored is not None:
         scale = float(stored) if stored.numel() == 1 and not stored.is_complex() else math.nan
         if not 0 < scale < math.inf:
-            held = stored.tolist() if stored.numel() <= 1 else f"{stored.numel()} numbers"
+            value = stored.tolist() if stored.numel() <= 1 else f"{stored.numel()} numbers"
             raise ValueError(
-                f"'{where}': its scale_factor is {held}, and one finite number above 0 was expected: set scale"
+                f"'{path}': its scale_factor is {value}, and one finite number above 0 was expected: set scale"
             )
     return Facts(scale=scale, prediction="v" if "v_pred" in tensors else None)
 
@@ -47,40 +47,40 @@ def resolve_facts(
     measured: Structure,
     first: FirstStageShape | None,
     tensors: Mapping[str, Tensor],
-    where: Path,
+    path: Path,
     options: LoadOptions,
     config: ModelConfig | None,
     *,
     maps: bool,
 ) -> Facts:
-    """The facts of a diffusion model whose U-Net and first stage, where there is one, were measured.
+    """Resolve the facts of a diffusion model from the structure of its U-Net and its first stage, if any.
 
-    tensors: all of the file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError`` that names
-    the settings that are needed, where no source has what the network needs.
+    tensors: those of the entire file. maps: it is conditioned on maps by a SpatialRescaler. Raises one ``ValueError``
+    that names the settings to make if no source has a fact that the network needs.
     """
-    sources = [from_options(options), facts_in_file(tensors, where, options)]
-    other = None if config is None else mismatch(config, measured, first, str(where))
-    if config is not None and _is_used(other, options):
+    sources = [from_options(options), read_file_facts(tensors, path, options)]
+    conflict = None if config is None else mismatch(config, measured, first, str(path))
+    if config is not None and _is_used(conflict, options):
         sources.append(facts_of(config))
     release = release_of(measured, first)
     if release is not None:
         sources.append(release.facts)
     facts = first_known(*sources)
-    named = options.noise_schedule != "auto" or "alphas_cumprod" in tensors
-    unknown = unknown_settings(facts, measured, latents=first is not None, maps=maps, schedule=not named)
-    _check_answered(unknown, other)
+    has_schedule = options.noise_schedule != "auto" or "alphas_cumprod" in tensors
+    unknown = unknown_settings(facts, measured, latents=first is not None, maps=maps, schedule=not has_schedule)
+    _check_answered(unknown, conflict)
     if unknown and facts.unsettled and config is not None:
         raise ValueError(
-            f"'{where}' does not tell {', '.join(unknown)}, and '{config.path}' says that it is of this model's own "
+            f"'{path}' does not tell {', '.join(unknown)}, and '{config.path}' says that it is of this model's own "
             f"training: set {', '.join(unknown)} on checkpoint.load"
         )
     if unknown and release is not None:
         note = release.note or f"set {', '.join(unknown)} on checkpoint.load, or put its config.yaml beside the file"
-        raise ValueError(f"'{where}' does not tell {', '.join(unknown)}: {note}")
+        raise ValueError(f"'{path}' does not tell {', '.join(unknown)}: {note}")
     if unknown:
         beside = "" if config is None else f", '{config.path}' does not say it"
         raise ValueError(
-            f"'{where}' is in CompVis' layout but in none of its released shapes (channels {measured.channels}, widths "
+            f"'{path}' is in CompVis' layout but in none of its released shapes (channels {measured.channels}, widths "
             f"{measured.widths}, {measured.inputs} in, {measured.outputs} out){beside}, and its tensors do not tell "
             f"{', '.join(unknown)}: {HINT}"
         )
@@ -90,43 +90,43 @@ def resolve_facts(
 def first_stage_scale(
     first: FirstStageShape,
     tensors: Mapping[str, Tensor],
-    where: Path,
+    path: Path,
     options: LoadOptions,
     config: ModelConfig | None,
 ) -> float:
-    """What the latents of a first stage that came without its diffusion model are multiplied by.
+    """Resolve the scale of the latents of a first stage without its diffusion model.
 
-    Raises ``ValueError`` for a shape that was not released, or released with several scales, where nothing says which.
+    Raises ``ValueError`` for an unreleased shape, or one with several scales, if no source gives the scale.
     """
-    sources = [from_options(options), facts_in_file(tensors, where, options)]
-    other = None if config is None else first_stage_mismatch(config, first, str(where))
-    if config is not None and _is_used(other, options):
+    sources = [from_options(options), read_file_facts(tensors, path, options)]
+    conflict = None if config is None else first_stage_mismatch(config, first, str(path))
+    if config is not None and _is_used(conflict, options):
         sources.append(scale_of(config))
     release = first_stage_of(replace(first, groups=32))
     if release is not None:
         sources.append(Facts(scale=release.scale))
     scale = first_known(*sources).scale
-    _check_answered(["scale"] if scale is None else [], other)
+    _check_answered(["scale"] if scale is None else [], conflict)
     if scale is None:
         why = release.note if release is not None else "it is in none of the released shapes of first stages"
         raise ValueError(
-            f"'{where}' is a first stage that does not tell the scale of its latents: {why}. Set scale on "
+            f"'{path}' is a first stage that does not tell the scale of its latents: {why}. Set scale on "
             "checkpoint.load, or put the config.yaml of its training beside the file"
         )
     return scale
 
 
-def _is_used(other: str | None, options: LoadOptions) -> bool:
-    """Whether a config.yaml counts; other: why it is that of another network. Raises ``ValueError`` for a named one."""
-    if other is not None and options.config is not None:
-        raise ValueError(other)
-    return other is None
+def _is_used(conflict: str | None, options: LoadOptions) -> bool:
+    """Whether to use a config.yaml; conflict: how it differs, if so. Raises ``ValueError`` if the user named it."""
+    if conflict is not None and options.config is not None:
+        raise ValueError(conflict)
+    return conflict is None
 
 
-def _check_answered(unknown: list[str], other: str | None) -> None:
-    """Raise ``ValueError`` for another network's config.yaml where something is unknown, and warn where nothing is."""
-    if other is None:
+def _check_answered(unknown: list[str], conflict: str | None) -> None:
+    """For a config.yaml in conflict, raise ``ValueError`` if facts are unknown, and warn otherwise."""
+    if conflict is None:
         return
     if unknown:
-        raise ValueError(f"{other}; or set {', '.join(unknown)} on checkpoint.load")
-    warnings.warn(f"{other}. It was left aside: settings and the released model of this shape say all", stacklevel=2)
+        raise ValueError(f"{conflict}; or set {', '.join(unknown)} on checkpoint.load")
+    warnings.warn(f"{conflict}. It was left aside: settings and the released model of this shape say all", stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a CompVis single file is conditioned on: CLIP, OpenCLIP, SDXL's two, latent diffusion's own encoder, classes."""
+"""Loads the conditioner of a CompVis single file: CLIP, OpenCLIP, SDXL's two, latent diffusion's encoder, classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from guidegraph.nodes.pretrained import import_transformers
 
 Tensors = Mapping[str, Tensor]
 OPENCLIP_PAD = 0
-"""OpenCLIP fills a text up with zeros, CLIP with its mark of the end."""
+"""OpenCLIP pads with zeros, CLIP with its end token."""
 
 NOTHING_KNOWN = Facts()
 LAYOUT = (
@@ -35,9 +35,9 @@ ACTIVATIONS = {"clip": "quick_gelu", "openclip": "gelu"}
 
 
 def family(tensors: Tensors) -> str:
-    """Which conditioner the tensors of `cond_stage_model` are.
+    """Identify the conditioner of the tensors of `cond_stage_model`.
 
-    clip, openclip, ldm, classes, rescaler (of maps), first_stage (the autoencoder again), none or unknown.
+    Returns clip, openclip, ldm, classes, rescaler (of maps), first_stage (the autoencoder again), none or unknown.
     """
     if not tensors:
         return "none"
@@ -55,66 +55,66 @@ def family(tensors: Tensors) -> str:
 
 
 def load_conditioner(
-    tensors: Tensors, where: Path, tokenizer: Path | None, facts: Facts = NOTHING_KNOWN
+    tensors: Tensors, path: Path, tokenizer: Path | None, facts: Facts = NOTHING_KNOWN
 ) -> dict[str, Any]:
-    """The part `text`, `label` of a model with classes, or `semantic` of one with maps, from `cond_stage_model`.
+    """Load `text`, `label` (of a model with classes) or `semantic` (of a model with maps) from `cond_stage_model`.
 
-    facts: of the model, of which those of its conditioner count. Without a tokenizer, which a single file does not
-    hold, `text` says so when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
+    facts: of the model; only those of its conditioner are used. A single file does not hold a tokenizer: without one,
+    `text` raises an error when it is used; its weights are checked, and take no memory. Raises one ``ValueError`` for
     weights that are missing, left over or of another shape.
     """
     kind = family(tensors)
     if kind == "unknown":
         names = ", ".join(sorted(tensors)[:4])
-        raise ValueError(f"'{where}' has a conditioner of an unknown kind: cond_stage_model holds {names}")
+        raise ValueError(f"'{path}' has a conditioner of an unknown kind: cond_stage_model holds {names}")
     if kind == "none":
         return {}
     if kind == "classes":
-        count, width = with_axes(tensors["embedding.weight"], str(where), "embedding.weight", 2).shape
+        count, width = with_axes(tensors["embedding.weight"], str(path), "embedding.weight", 2).shape
         with torch.device("meta"):
             labels = ClassTokens(count, width, facts.null_label == count - 1)
-        fill(labels, tensors, str(where), current_dtype(), current_device())
+        fill(labels, tensors, str(path), current_dtype(), current_device())
         return {"label": labels}
     if kind == "rescaler":
-        return {"semantic": _map_rescaler(tensors, where, facts)}
+        return {"semantic": _map_rescaler(tensors, path, facts)}
     if kind == "ldm":
-        weights = _only(tensors, "transformer.", where)
+        weights = _only(tensors, "transformer.", path)
         if facts.takes_text is False:
-            check_ldm_text(weights, HEADS, str(where))
-            return {"text": Missing(LAYOUT.format(where=where))}
+            check_ldm_text(weights, HEADS, str(path))
+            return {"text": Missing(LAYOUT.format(where=path))}
         if tokenizer is None:
-            check_ldm_text(weights, HEADS, str(where))
-            return {"text": Missing(_no_tokenizer(where, "BERT"))}
-        return {"text": build_ldm_text(weights, HEADS, tokenizer, str(where))}
-    clip = _clip_weights(tensors, kind, where)
+            check_ldm_text(weights, HEADS, str(path))
+            return {"text": Missing(_no_tokenizer(path, "BERT"))}
+        return {"text": build_ldm_text(weights, HEADS, tokenizer, str(path))}
+    clip = _clip_weights(tensors, kind, path)
     if tokenizer is None:
-        return {"text": Missing(_no_tokenizer(where, "CLIP"))}
+        return {"text": Missing(_no_tokenizer(path, "CLIP"))}
     hidden: Hidden = "last" if kind == "clip" else "penultimate_normed"
-    return {"text": ReleasedText([_tower(clip, kind, hidden, where, tokenizer)]).eval()}
+    return {"text": ReleasedText([_tower(clip, kind, hidden, path, tokenizer)]).eval()}
 
 
-def check_same(conditioner: Tensors, first_stage: Tensors, where: str) -> None:
-    """Whether a conditioner that is a first stage is the model's own, so that its autoencoder serves for both.
+def check_same(conditioner: Tensors, first_stage: Tensors, path: str) -> None:
+    """Check that a conditioner that is a first stage equals the model's own, so that one autoencoder serves for both.
 
-    Raises ``ValueError`` for one with other tensors.
+    Raises ``ValueError`` if tensors differ.
     """
     odd = [name for name in {*conditioner, *first_stage} if not _equal(conditioner.get(name), first_stage.get(name))]
     if odd:
         raise ValueError(
-            f"'{where}' is conditioned on another first stage than its own ({len(odd)} tensors differ: "
+            f"'{path}' is conditioned on another first stage than its own ({len(odd)} tensors differ: "
             f"{', '.join(sorted(odd)[:4])}), which is not supported"
         )
 
 
-def _equal(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return one.device.type == "meta" or one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+    return a.device.type == "meta" or a.data_ptr() == b.data_ptr() or torch.equal(a, b)
 
 
-def _map_rescaler(tensors: Tensors, where: Path, facts: Facts) -> MapRescaler:
-    """A SpatialRescaler, filled; how it shrinks a map is a fact that was resolved before."""
-    weight = with_axes(tensors["channel_mapper.weight"], str(where), "channel_mapper.weight", 4)
+def _map_rescaler(tensors: Tensors, path: Path, facts: Facts) -> MapRescaler:
+    """Build a SpatialRescaler and fill it; its factors were resolved before."""
+    weight = with_axes(tensors["channel_mapper.weight"], str(path), "channel_mapper.weight", 4)
     rescaler = facts.rescaler
     assert rescaler is not None
     with torch.device("meta"):
@@ -126,69 +126,69 @@ def _map_rescaler(tensors: Tensors, where: Path, facts: Facts) -> MapRescaler:
             mode=rescaler.mode,
             bias="channel_mapper.bias" in tensors,
         )
-    fill(module, tensors, str(where), current_dtype(), current_device())
+    fill(module, tensors, str(path), current_dtype(), current_device())
     return module
 
 
-def load_sdxl_text(tensors: Tensors, adm_channels: int | None, where: Path, tokenizer: Path | None) -> Any:
-    """SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner's.
+def load_sdxl_text(tensors: Tensors, adm_channels: int | None, path: Path, tokenizer: Path | None) -> Any:
+    """Load SDXL's text embedder from the tensors of `conditioner.embedders`. Raises ``ValueError`` for a refiner.
 
-    Without a tokenizer it is as in `load_conditioner`.
+    A missing tokenizer is handled as in `load_conditioner`.
     """
-    towers = [_under(tensors, f"{number}.") for number in (0, 1)]
-    rest = [name for name in tensors if not name.startswith(("0.", "1."))]
-    if [family(tower) for tower in towers] != ["clip", "openclip"] or rest:
+    towers = [_strip_prefix(tensors, f"{number}.") for number in (0, 1)]
+    extra = [name for name in tensors if not name.startswith(("0.", "1."))]
+    if [family(tower) for tower in towers] != ["clip", "openclip"] or extra:
         raise ValueError(
-            f"'{where}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
+            f"'{path}' has other conditioners than SDXL's CLIP and OpenCLIP (a refiner's?), which is not supported"
         )
     projection = towers[1].get("model.text_projection")
     if projection is not None:
-        with_axes(projection, str(where), "conditioner.embedders.1.model.text_projection", 2)
-    both = [_clip_weights(tower, kind, where) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
+        with_axes(projection, str(path), "conditioner.embedders.1.model.text_projection", 2)
+    weights = [_clip_weights(tower, kind, path) for tower, kind in zip(towers, ("clip", "openclip"), strict=True)]
     width = ((adm_channels or 0) - (0 if projection is None else projection.shape[1])) // 6
     if projection is None or width < 2 or projection.shape[1] + 6 * width != adm_channels:
-        raise ValueError(f"'{where}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
+        raise ValueError(f"'{path}': the vector of {adm_channels} is not the pooled text and six sizes, as SDXL's is")
     if tokenizer is None:
-        return Missing(_no_tokenizer(where, "CLIP"))
-    made = [_tower(both[i], kind, "penultimate", where, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
-    return ReleasedText(made, size=PictureSize(), size_width=width, zero_empty=True).eval()
+        return Missing(_no_tokenizer(path, "CLIP"))
+    built = [_tower(weights[i], kind, "penultimate", path, tokenizer) for i, kind in enumerate(("clip", "openclip"))]
+    return ReleasedText(built, size=PictureSize(), size_width=width, zero_empty=True).eval()
 
 
-def _clip_weights(tensors: Tensors, kind: str, where: Path) -> dict[str, Tensor]:
-    """The tensors of a text model under transformers' names, known to be complete. Raises ``ValueError``."""
+def _clip_weights(tensors: Tensors, kind: str, path: Path) -> dict[str, Tensor]:
+    """The tensors of a text model under transformers' names, checked for completeness. Raises ``ValueError``."""
     openclip = kind == "openclip"
-    held = _only(tensors, "model." if openclip else "transformer.", where)
+    held = _only(tensors, "model." if openclip else "transformer.", path)
     weights = from_openclip(held) if openclip else held
-    check_clip(weights, clip_settings(weights, str(where), ACTIVATIONS[kind]), str(where))
+    check_clip(weights, clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     return weights
 
 
-def _tower(weights: Tensors, kind: str, hidden: Hidden, where: Path, tokenizer: Path) -> Tower:
-    model = build_clip(weights, clip_settings(weights, str(where), ACTIVATIONS[kind]), str(where))
+def _tower(weights: Tensors, kind: str, hidden: Hidden, path: Path, tokenizer: Path) -> Tower:
+    model = build_clip(weights, clip_settings(weights, str(path), ACTIVATIONS[kind]), str(path))
     words = load_tokenizer(import_transformers("clip").CLIPTokenizer, tokenizer, model)
     pad = OPENCLIP_PAD if kind == "openclip" else int(words.eos_token_id)
     return Tower(model, words, hidden, pad)
 
 
-def _only(tensors: Tensors, prefix: str, where: Path) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it. Raises ``ValueError`` for others beside them that are weights."""
-    rest = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
-    if rest:
+def _only(tensors: Tensors, prefix: str, path: Path) -> dict[str, Tensor]:
+    """The tensors under a prefix, which is removed. Raises ``ValueError`` for other weights beside them."""
+    extra = [name for name in tensors if not name.startswith(prefix) and name.rpartition(".")[2] not in NO_WEIGHTS]
+    if extra:
         raise ValueError(
-            f"'{where}' holds {len(rest)} tensors beside those of its text encoder: {', '.join(sorted(rest)[:4])}. It "
+            f"'{path}' holds {len(extra)} tensors beside those of its text encoder: {', '.join(sorted(extra)[:4])}. It "
             "is of another architecture: nothing was loaded"
         )
-    return _under(tensors, prefix)
+    return _strip_prefix(tensors, prefix)
 
 
-def _under(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+def _strip_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, which is removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _no_tokenizer(where: Path, kind: str) -> str:
+def _no_tokenizer(path: Path, kind: str) -> str:
     return (
-        f"'{where}' holds a text encoder and no vocabulary, as all single files: set `tokenizer` of checkpoint.load to "
+        f"'{path}' holds a text encoder and no vocabulary, as all single files: set `tokenizer` of checkpoint.load to "
         f"a folder with the tokenizer of {kind} (vocab.json and merges.txt, or tokenizer.json), such as the folder "
         "`tokenizer` of a diffusers folder of this family"
     )

@@ -1,4 +1,4 @@
-"""What a diffusers config.json may say: every field is used, has the one value that is supported, or is refused."""
+"""Checks a diffusers config.json: every field is used, has a supported value, or is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph.nodes.checkpoints.config_values import format_value
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ``ValueError`` that names the file."""
+    """Read a JSON object. Raises ``ValueError`` that names the file."""
     if not path.is_file():
         raise ValueError(f"there is no file '{path}': the folder is incomplete")
     try:
@@ -26,19 +26,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_config(
     config: Mapping[Any, Any],
-    where: Path | str,
+    source: Path | str,
     used: Collection[str],
     fixed: Mapping[str, tuple[Any, ...]],
     ignored: Collection[str] = (),
 ) -> None:
-    """Raise one ``ValueError`` where a field has a value that is not supported, or is not known.
+    """Raise one ``ValueError`` for all fields that are unknown or have an unsupported value.
 
-    used: fields that the caller reads. fixed: fields with the values they may have (absent is fine). ignored: fields
-    that do not change what the network computes. Names that begin with an underscore are notes of the library.
+    used: fields that the caller reads. fixed: fields with their supported values (a field may be absent). ignored:
+    fields that do not change what the network computes. Names with a leading underscore are the library's notes.
     """
     problems = []
     for name, value in config.items():
-        if not isinstance(name, str):  # YAML has numbers as names too
+        if not isinstance(name, str):  # YAML allows numbers as names
             problems.append(f"{format_value(name)} is the name of a field, which is not known")
             continue
         if name.startswith("_") or name in used or name in ignored:
@@ -50,14 +50,15 @@ def check_config(
             supported = " or ".join(repr(allowed) for allowed in fixed[name])
             problems.append(f"'{name}' is {format_value(value)}, and only {supported} is supported")
     if problems:
-        raise ValueError(f"'{where}' describes another network: {'; '.join(problems)}. Nothing was loaded")
+        raise ValueError(f"'{source}' describes another network: {'; '.join(problems)}. Nothing was loaded")
 
 
-def each_level(value: Any, levels: int, name: str, where: Path | str) -> tuple[int, ...]:
-    """A whole number for each level: a list of them, or one for all."""
+def each_level(value: Any, levels: int, name: str, source: Path | str) -> tuple[int, ...]:
+    """Expand one integer, or a list with one for each level, to a tuple. Raises ``ValueError``."""
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if len(values) != levels or not all(isinstance(item, int) and item > 0 for item in values):
         raise ValueError(
-            f"'{where}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} levels"
+            f"'{source}': '{name}' is {format_value(value)}; expected a whole number, or one for each of {levels} "
+            "levels"
         )
     return tuple(values)

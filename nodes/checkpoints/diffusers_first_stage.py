@@ -1,4 +1,4 @@
-"""First stages in diffusers' layout (`AutoencoderKL`, `VQModel`): their names become CompVis names."""
+"""Loads first stages in diffusers' layout (`AutoencoderKL`, `VQModel`) by renaming their tensors to CompVis names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IGNORED = (
     "num_vq_embeddings", "force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention",
     "dropout",
 )  # fmt: skip
-"""Told by the tensors, or without effect on what is computed."""
+"""Inferred from the tensors, or without effect on the result."""
 
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "lookup_from_codebook": (False,),
 }
 SCALE = 0.18215
-"""Where the config gives none: the default of both classes."""
+"""The default of both classes."""
 
 ATTENTION = {
     "group_norm": "norm",
@@ -40,38 +40,38 @@ ATTENTION = {
     "to_v": "v", "value": "v",
     "to_out.0": "proj_out", "proj_attn": "proj_out",
 }  # fmt: skip
-"""diffusers' names of an attention layer, new and old, in CompVis' words."""
+"""CompVis names of an attention layer by diffusers' names, new and old."""
 
 
-def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: Path) -> ReleasedFirstStage:
-    """A frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
+def load_first_stage(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: Path) -> ReleasedFirstStage:
+    """Load a frozen `AutoencoderKL` or `VQModel` of diffusers, on the run's device and in its dtype.
 
-    tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` where the config asks for what is
-    not supported, or where the tensors are not those of a whole first stage.
+    tensors: under diffusers' names; config: its config.json. Raises ``ValueError`` if the config has unsupported
+    values, or the tensors are not those of a complete first stage.
     """
-    check_config(config, where, USED, FIXED, IGNORED)
+    check_config(config, path, USED, FIXED, IGNORED)
     scale = config.get("scaling_factor") or SCALE
-    return build_first_stage(to_compvis(tensors), str(where), float(scale), int(config.get("norm_num_groups") or 32))
+    return build_first_stage(to_compvis(tensors), str(path), float(scale), int(config.get("norm_num_groups") or 32))
 
 
 def to_compvis(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a first stage under CompVis names; a name that is not known stays, and is left over in filling."""
-    found = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
-    levels = 1 + max(found, default=-1)
+    """Rename tensors of a first stage to CompVis names; unknown names stay, and are left over in filling."""
+    numbers = [int(match[1]) for name in tensors if (match := re.match(r"encoder\.down_blocks\.(\d+)\.", name))]
+    levels = 1 + max(numbers, default=-1)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        new = rename(name, levels)
-        is_convolution = re.search(r"\.(q|k|v|proj_out)\.weight$", new) and tensor.ndim == 2
-        renamed[new] = tensor[:, :, None, None] if is_convolution else tensor
+        compvis_name = rename_weight(name, levels)
+        is_convolution = re.search(r"\.(q|k|v|proj_out)\.weight$", compvis_name) and tensor.ndim == 2
+        renamed[compvis_name] = tensor[:, :, None, None] if is_convolution else tensor
     return renamed
 
 
-def rename(name: str, levels: int) -> str:
-    """The CompVis name of a diffusers name of a first stage with so many resolutions."""
+def rename_weight(name: str, levels: int) -> str:
+    """The CompVis name for a diffusers name of a first stage with `levels` resolutions."""
     name = re.sub(r"^encoder\.down_blocks\.(\d+)\.", r"encoder.down.\1.", name)
-    name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda found: f"decoder.up.{levels - 1 - int(found[1])}.", name)
+    name = re.sub(r"^decoder\.up_blocks\.(\d+)\.", lambda match: f"decoder.up.{levels - 1 - int(match[1])}.", name)
     name = re.sub(r"\.(down|up)samplers\.0\.", r".\1sample.", name)
-    name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda found: f".mid.block_{int(found[1]) + 1}.", name)
+    name = re.sub(r"\.mid_block\.resnets\.(\d+)\.", lambda match: f".mid.block_{int(match[1]) + 1}.", name)
     name = re.sub(r"\.mid_block\.attentions\.0\.", ".mid.attn_1.", name)
     name = name.replace(".resnets.", ".block.").replace(".attentions.", ".attn.")
     name = name.replace(".conv_shortcut.", ".nin_shortcut.").replace(".conv_norm_out.", ".norm_out.")

@@ -1,4 +1,4 @@
-"""Folders that diffusers wrote: a whole pipeline with model_index.json, or one U-Net or first stage alone."""
+"""Loads folders that diffusers wrote: a pipeline with model_index.json, or a single U-Net or first stage."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from guidegraph.nodes.types import PredictionKind
 
 INDEX = "model_index.json"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermark")
-"""Components that judge or mark pictures, or that other inputs need; no part of text to picture."""
+"""Components that judge or mark pictures, or serve other inputs; not used for text to picture."""
 
 Component = tuple[str, str]
 
 
 def is_diffusers(folder: Path) -> bool:
-    """Whether a folder is one that diffusers wrote: a pipeline, or a network alone."""
+    """Whether diffusers wrote a folder: a pipeline, or a single network."""
     return (folder / INDEX).is_file() or (folder / "config.json").is_file()
 
 
 def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
-    """The parts of a diffusers folder, frozen, on the run's device and in its dtype.
+    """Load the parts of a diffusers folder, frozen, on the run's device and in its dtype.
 
-    `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, those that are there.
+    The parts are `denoiser`, `label` (of a U-Net with class labels), `autoencoder`, `text` and `schedule`, if present.
     Raises one ``ValueError`` that names the file for a component that is missing, damaged or not supported.
     """
     if options.heads is not None or options.head_channels is not None or options.attention != "auto":
         raise ValueError(f"'{folder}' tells its attention in config.json: leave attention, heads and head_channels out")
-    told = ("scale", "upsample_heads", "groups", "config")
-    if unused := [name for name in told if getattr(options, name) is not None]:
+    config_settings = ("scale", "upsample_heads", "groups", "config")
+    if unused := [name for name in config_settings if getattr(options, name) is not None]:
         raise ValueError(f"'{folder}' is a diffusers folder, whose config.json says it: leave {', '.join(unused)} out")
     if options.tokenizer is not None:
         raise ValueError(f"'{folder}' is a diffusers folder, which holds its tokenizers: leave tokenizer out")
     if not (folder / INDEX).is_file():
-        return _alone(folder, options)
+        return _load_single(folder, options)
     index = read_json(folder / INDEX)
     held = _components(folder, index)
     kind: PredictionKind = "eps"
@@ -71,20 +71,20 @@ def load_diffusers(folder: Path, options: LoadOptions) -> dict[str, Any]:
 
 
 def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
-    """The `denoiser` of a U-Net's folder and, where it was trained with classes, their `label` embedder.
+    """Load the `denoiser` of a U-Net's folder and, if it was trained with classes, their `label` embedder.
 
-    Without ema they are the weights that the folder has beside their moving averages.
+    Without ema, takes the weights that the folder has beside their moving averages.
     """
-    where = folder / "config.json"
-    shape = diffusers_unet.unet_shape(read_json(where), where, kind)
+    path = folder / "config.json"
+    shape = diffusers_unet.unet_shape(read_json(path), path, kind)
     tensors = diffusers_unet.unet_tensors(component_tensors(folder, ema), shape)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
         network = ReleasedUNet(shape)
         labels = None if shape.classes is None else ReleasedLabels(shape.classes, shape.embedding)
     if labels is not None:
-        mine = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
-        fill(labels, mine, str(folder), current_dtype(), current_device())
+        label_weights = {name: tensors.pop(name) for name in ("label_emb.weight",) if name in tensors}
+        fill(labels, label_weights, str(folder), current_dtype(), current_device())
         parts["label"] = labels
     fill(network, tensors, str(folder), current_dtype(), current_device())
     parts["denoiser"] = ReleasedDenoiser(network).eval()
@@ -92,29 +92,29 @@ def load_unet(folder: Path, kind: PredictionKind, ema: bool) -> dict[str, Any]:
 
 
 def load_autoencoder(folder: Path) -> Any:
-    """The autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
-    where = folder / "config.json"
-    config = read_json(where)
-    return diffusers_first_stage.load_first_stage(component_tensors(folder), config, where)
+    """Load the autoencoder of an `AutoencoderKL`'s or a `VQModel`'s folder."""
+    path = folder / "config.json"
+    config = read_json(path)
+    return diffusers_first_stage.load_first_stage(component_tensors(folder), config, path)
 
 
-def _alone(folder: Path, options: LoadOptions) -> dict[str, Any]:
-    """The one part of a folder with a network alone, and a schedule where the options name one."""
+def _load_single(folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """Load the part of a folder with a single network, and the schedule that the options name, if any."""
     name = read_json(folder / "config.json").get("_class_name")
-    named = options.noise_schedule != "auto"
-    parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if named else {}
+    has_schedule = options.noise_schedule != "auto"
+    parts: dict[str, Any] = {"schedule": noise_schedule(options.noise_schedule)} if has_schedule else {}
     if name in diffusers_unet.CLASSES:
         return parts | load_unet(folder, "eps" if options.prediction == "auto" else options.prediction, options.ema)
     if name in diffusers_first_stage.CLASSES:
         return parts | {"autoencoder": load_autoencoder(folder)}
-    known = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))
+    supported = ", ".join((*diffusers_unet.CLASSES, *diffusers_first_stage.CLASSES))
     raise ValueError(
-        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {known}"
+        f"'{folder / 'config.json'}' describes a {name or 'network without a class name'}; known are {supported}"
     )
 
 
 def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
-    """What the pipeline consists of, by name, as its library and class. Raises one ``ValueError`` for all troubles."""
+    """The components of a pipeline by name, as library and class. Raises one ``ValueError`` for all problems."""
     held: dict[str, Component] = {}
     for name, value in index.items():
         is_component = isinstance(value, list) and len(value) == 2
@@ -136,8 +136,8 @@ def _components(folder: Path, index: Mapping[str, Any]) -> dict[str, Component]:
     for name, (_, kind) in held.items():
         classes = expected.get(name, ())
         if classes is not None and kind not in classes:
-            known = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
-            problems.append(f"'{name}' is a {kind} ({known})")
+            supported = f"supported are {', '.join(classes)}" if classes else "no such component is supported"
+            problems.append(f"'{name}' is a {kind} ({supported})")
         elif not (folder / name).is_dir():
             problems.append(f"the folder '{name}' is missing")
     if "scheduler" in held and (folder / "scheduler").is_dir() and not (folder / "scheduler" / CONFIG).is_file():

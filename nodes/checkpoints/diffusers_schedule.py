@@ -1,4 +1,4 @@
-"""scheduler_config.json of diffusers: the noise schedule, what the network predicts, and how its sampler is set."""
+"""Reads scheduler_config.json of diffusers: the noise schedule, the kind of prediction, and settings of the sampler."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SPACINGS = ("leading", "trailing", "linspace")
 CONFIG = "scheduler_config.json"
 
 
-class Sampling(NamedTuple):
-    """How a checkpoint's sampler is set, as the settings of our sampler nodes: offset, final and spacing."""
+class SamplerSettings(NamedTuple):
+    """Settings of a checkpoint's sampler, as our sampler nodes take them: offset, final and spacing."""
 
     offset: int
     final: Literal["one", "first"]
@@ -26,19 +26,19 @@ class Sampling(NamedTuple):
 
 
 def read_scheduler(folder: Path) -> tuple[Schedule, PredictionKind]:
-    """The schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
+    """Read the schedule of a scheduler folder, and the kind of prediction that it expects. Raises ``ValueError``."""
     path = folder / CONFIG
     config = read_json(path)
-    return noise_schedule(config, path), prediction_kind(config, path)
+    return build_noise_schedule(config, path), read_prediction_kind(config, path)
 
 
-def noise_schedule(config: Mapping[str, Any], where: Path) -> Schedule:
-    """The schedule that a scheduler_config.json describes. Raises ``ValueError`` for one without β, as of a flow."""
+def build_noise_schedule(config: Mapping[str, Any], path: Path) -> Schedule:
+    """Build the schedule of a scheduler_config.json. Raises ``ValueError`` for one without β, such as a flow's."""
     name = config.get("beta_schedule")
     betas = config.get("trained_betas")
     if name is None and betas is None:
         raise ValueError(
-            f"'{where}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
+            f"'{path}' gives no 'beta_schedule': {config.get('_class_name', 'it')} is not for a variance-preserving "
             "diffusion, which is what is supported"
         )
     steps = int(config.get("num_train_timesteps", 1000))
@@ -55,25 +55,25 @@ def noise_schedule(config: Mapping[str, Any], where: Path) -> Schedule:
         elif name == "squaredcos_cap_v2":
             schedule = schedules.cosine(train_steps=steps)
         else:
-            known = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
-            raise ValueError(f"'beta_schedule' is {name!r}; supported are {known}")
+            supported = "linear, scaled_linear, sigmoid and squaredcos_cap_v2"
+            raise ValueError(f"'beta_schedule' is {name!r}; supported are {supported}")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"'{where}' describes no schedule: {error}") from None
+        raise ValueError(f"'{path}' describes no schedule: {error}") from None
     return schedules.zero_terminal_snr(schedule) if config.get("rescale_betas_zero_snr") else schedule
 
 
-def prediction_kind(config: Mapping[str, Any], where: Path) -> PredictionKind:
-    """What the network predicts, by `prediction_type`. Raises ``ValueError``."""
-    given = config.get("prediction_type", "epsilon")
-    if given not in KINDS:
-        raise ValueError(f"'{where}': 'prediction_type' is {given!r}; supported are {', '.join(KINDS)}")
-    return KINDS[given]
+def read_prediction_kind(config: Mapping[str, Any], path: Path) -> PredictionKind:
+    """The kind of prediction, from `prediction_type`. Raises ``ValueError``."""
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in KINDS:
+        raise ValueError(f"'{path}': 'prediction_type' is {prediction_type!r}; supported are {', '.join(KINDS)}")
+    return KINDS[prediction_type]
 
 
-def sampling(config: Mapping[str, Any], where: Path) -> Sampling:
+def sampling(config: Mapping[str, Any], path: Path) -> SamplerSettings:
     """The offset, the last ᾱ and the spacing of a scheduler_config.json. Raises ``ValueError``."""
     spacing = config.get("timestep_spacing", "leading")
     if spacing not in SPACINGS:
-        raise ValueError(f"'{where}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
+        raise ValueError(f"'{path}': 'timestep_spacing' is {spacing!r}; supported are {', '.join(SPACINGS)}")
     final: Literal["one", "first"] = "one" if config.get("set_alpha_to_one", True) else "first"
-    return Sampling(int(config.get("steps_offset", 0)), final, spacing)
+    return SamplerSettings(int(config.get("steps_offset", 0)), final, spacing)

@@ -1,4 +1,4 @@
-"""The text encoders of a diffusers folder with their tokenizers: CLIP's, SDXL's two, and latent diffusion's own."""
+"""Loads the text encoders of a diffusers folder with their tokenizers: CLIP, SDXL's two, latent diffusion's own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EXTRA = "clip"
 
 
 def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any], factor: int) -> Any:
-    """The text embedder of a pipeline's folder.
+    """Load the text embedder of a pipeline's folder.
 
     classes: of its text encoders, by component. index: its model_index.json. factor: pixels to a latent cell.
-    Raises ``ValueError`` where transformers is missing, or a part of the folder is missing or of another kind.
+    Raises ``ValueError`` if transformers is missing, or a part of the folder is missing or of another kind.
     """
     if "bert" in classes:
         config = read_json(folder / "bert" / "config.json")
@@ -33,14 +33,14 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
     if "text_encoder" not in classes:
         raise ValueError(f"'{folder}' has 'text_encoder_2' alone, as SDXL's refiner has, which is not supported")
     towers = [load_tower(folder, f"text_encoder{n}", f"tokenizer{n}", "penultimate") for n in ("", "_2")]
-    where = folder / "unet" / "config.json"
-    unet = read_json(where)
+    path = folder / "unet" / "config.json"
+    unet = read_json(path)
     width, sides = int(unet.get("addition_time_embed_dim") or 0), unet.get("sample_size") or 128
     pooled = int(getattr(towers[1].model.config, "projection_dim", 0))
     total = unet.get("projection_class_embeddings_input_dim")
     if pooled + 6 * width != total:
         raise ValueError(
-            f"'{where}': the vector is {total} wide, and the pooled text and six sizes of {width} make "
+            f"'{path}': the vector is {total} wide, and the pooled text and six sizes of {width} make "
             f"{pooled + 6 * width}: this is not SDXL's conditioning"
         )
     height, breadth = (int(side) * factor for side in (sides if isinstance(sides, list) else (sides, sides)))
@@ -50,16 +50,18 @@ def load_text(folder: Path, classes: Mapping[str, str], index: Mapping[str, Any]
 
 
 def load_tower(folder: Path, encoder: str, tokenizer: str, hidden: Hidden) -> Tower:
-    """One CLIP text model of a folder with its tokenizer."""
+    """Load one CLIP text model of a folder with its tokenizer."""
     transformers = import_transformers(EXTRA)
-    at = folder / encoder
-    model = build_clip(component_tensors(at), read_json(at / "config.json"), str(at))
+    encoder_folder = folder / encoder
+    model = build_clip(
+        component_tensors(encoder_folder), read_json(encoder_folder / "config.json"), str(encoder_folder)
+    )
     words = load_tokenizer(transformers.CLIPTokenizer, folder / tokenizer, model)
     return Tower(model, words, hidden, int(words.pad_token_id))
 
 
 def load_tokenizer(kind: Any, folder: Path, model: Any) -> Any:
-    """The tokenizer of a text model of transformers, with its marks of start and end. Raises ``ValueError``."""
+    """Load the tokenizer of a text model of transformers. Raises ``ValueError`` if it lacks start, end or padding."""
     words = tokenizer_from_folder(kind, folder, int(model.config.vocab_size))
     if None in (words.bos_token_id, words.eos_token_id, words.pad_token_id):
         raise ValueError(f"the tokenizer in '{folder}' has no token for start, end or padding")

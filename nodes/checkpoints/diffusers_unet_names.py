@@ -1,4 +1,4 @@
-"""diffusers' names of a U-Net's layers and the canonical ones (guided-diffusion's and CompVis'), both ways."""
+"""Maps diffusers' names of a U-Net's layers to the canonical ones (guided-diffusion's and CompVis'), and back."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OUTSIDE = {
     "mid_block.resnets.1": "middle_block.2",
 }
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What diffusers called the parts of an `AttentionBlock` before 0.12."""
+"""The names of an `AttentionBlock`'s layers in diffusers before 0.12, and their new names."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """levels: resolutions. blocks: residual blocks at each on the way down. up_attention: the `up_blocks` with any."""
+    """levels: resolutions. blocks: residual blocks at each on the way down. up_attention: `up_blocks` with it."""
 
     levels: int
     blocks: int
@@ -43,16 +43,16 @@ class Layout:
 
     @property
     def each(self) -> int:
-        """How many places of `input_blocks` or `output_blocks` a level takes."""
+        """Entries of a level in `input_blocks` or `output_blocks`."""
         return self.blocks + 1
 
     def resampler(self, block: int) -> int:
-        """The place in an output block where it changes the resolution: after the attention where it has one."""
+        """Index of the resampling layer in an output block: after the attention, if any."""
         return 2 if block in self.up_attention else 1
 
 
 def to_canonical(name: str, layout: Layout) -> str:
-    """The canonical name of a layer or weight; one that is not known stays as it is."""
+    """The canonical name of a layer or weight; unknown names stay."""
     for theirs, ours in OUTSIDE.items():
         if name == theirs or name.startswith(f"{theirs}."):
             return _resnet(ours + name[len(theirs) :])
@@ -61,44 +61,44 @@ def to_canonical(name: str, layout: Layout) -> str:
         return f"label_emb.0.{2 * (int(number[0]) - 1)}{number[1:]}"
     if name.startswith("class_embedding."):
         return name.replace("class_embedding.", "label_emb.", 1)
-    found = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)$", name)
-    if not found:
+    match = re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(.*)$", name)
+    if not match:
         return name
-    way, kind, rest = found[1], found[3], found[5]
-    block, j = int(found[2]), int(found[4])
+    way, kind, suffix = match[1], match[3], match[5]
+    block, j = int(match[2]), int(match[4])
     if kind == "downsamplers":
-        return _resnet(f"input_blocks.{(block + 1) * layout.each}.0{re.sub(r'^.conv(?=[.]|$)', '.op', rest)}")
+        return _resnet(f"input_blocks.{(block + 1) * layout.each}.0{re.sub(r'^.conv(?=[.]|$)', '.op', suffix)}")
     if kind == "upsamplers":
-        return _resnet(f"output_blocks.{block * layout.each + layout.blocks}.{layout.resampler(block)}{rest}")
-    place = block * layout.each + j
-    at = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
-    return _resnet(f"{at}.{0 if kind == 'resnets' else 1}{rest}")
+        return _resnet(f"output_blocks.{block * layout.each + layout.blocks}.{layout.resampler(block)}{suffix}")
+    position = block * layout.each + j
+    prefix = f"input_blocks.{position + 1}" if way == "down" else f"output_blocks.{position}"
+    return _resnet(f"{prefix}.{0 if kind == 'resnets' else 1}{suffix}")
 
 
 def to_diffusers(name: str, layout: Layout) -> str:
-    """diffusers' name of a layer or weight under its canonical name; one that is not known stays as it is."""
+    """diffusers' name for the canonical name of a layer or weight; unknown names stay."""
     for theirs, ours in OUTSIDE.items():
         if name == ours or name.startswith(f"{ours}."):
             return _resnet_back(theirs + name[len(ours) :])
-    found = re.match(r"(input|output)_blocks\.(\d+)\.(\d+)(.*)$", name)
-    if not found:
+    match = re.match(r"(input|output)_blocks\.(\d+)\.(\d+)(.*)$", name)
+    if not match:
         return name
-    place, index, rest = int(found[2]), int(found[3]), found[4]
-    if found[1] == "input":
-        block, j = divmod(place - 1, layout.each)
+    position, index, suffix = int(match[2]), int(match[3]), match[4]
+    if match[1] == "input":
+        block, j = divmod(position - 1, layout.each)
         if j == layout.blocks:
-            return _resnet_back(f"down_blocks.{block}.downsamplers.0{re.sub(r'^.op(?=[.]|$)', '.conv', rest)}")
-        return _resnet_back(f"down_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
-    block, j = divmod(place, layout.each)
+            return _resnet_back(f"down_blocks.{block}.downsamplers.0{re.sub(r'^.op(?=[.]|$)', '.conv', suffix)}")
+        return _resnet_back(f"down_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{suffix}")
+    block, j = divmod(position, layout.each)
     if index == layout.resampler(block):
-        return _resnet_back(f"up_blocks.{block}.upsamplers.0{rest}")
-    return _resnet_back(f"up_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{rest}")
+        return _resnet_back(f"up_blocks.{block}.upsamplers.0{suffix}")
+    return _resnet_back(f"up_blocks.{block}.{('resnets', 'attentions')[index]}.{j}{suffix}")
 
 
 def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Tensors under canonical names; the parts of an `AttentionBlock` become its one `qkv`, queries of all heads first.
+    """Rename tensors to canonical names; joins q, k and v of an `AttentionBlock` to one `qkv`, all queries first.
 
-    A name that is not known stays, and is left over in filling.
+    Unknown names stay, and are left over in filling.
     """
     renamed = {_new_attention(to_canonical(name, layout)): tensor for name, tensor in tensors.items()}
     blocks = {name.removesuffix(".group_norm.weight") for name in renamed if name.endswith(".group_norm.weight")}
@@ -108,7 +108,7 @@ def canonical_tensors(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str
 
 
 def _join(tensors: dict[str, Tensor], block: str) -> None:
-    """The layers of diffusers' `AttentionBlock` as guided-diffusion's norm, qkv and proj_out, in place."""
+    """Convert the layers of diffusers' `AttentionBlock` to guided-diffusion's norm, qkv and proj_out, in place."""
     for end in ("weight", "bias"):
         parts = [f"{block}.{name}.{end}" for name in ("to_q", "to_k", "to_v")]
         if all(part in tensors for part in parts):
@@ -124,15 +124,15 @@ def _join(tensors: dict[str, Tensor], block: str) -> None:
 def _new_attention(name: str) -> str:
     return re.sub(
         r"(\.1)\.(query|key|value|proj_attn)\.(weight|bias)$",
-        lambda found: f"{found[1]}.{OLD_ATTENTION[found[2]]}.{found[3]}",
+        lambda match: f"{match[1]}.{OLD_ATTENTION[match[2]]}.{match[3]}",
         name,
     )
 
 
 def _resnet(name: str) -> str:
-    """The names inside a residual block; those of other layers have no part in common with them."""
-    found = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
-    return f"{found[1]}.{RESNET[found[2]]}{found[3]}" if found and found[2] in RESNET else name
+    """Rename the layers of a residual block; names of other layers never match."""
+    match = re.match(r"((?:input_blocks|output_blocks)\.\d+\.\d+|middle_block\.[02])\.(\w+)(.*)$", name)
+    return f"{match[1]}.{RESNET[match[2]]}{match[3]}" if match and match[2] in RESNET else name
 
 
 def _resnet_back(name: str) -> str:

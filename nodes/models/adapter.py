@@ -1,4 +1,4 @@
-"""A condition adapter: what another encoder says, in the tokens and the vector that a denoiser was trained on."""
+"""A condition adapter: maps another encoder's tokens and vector to those that a denoiser was trained on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from guidegraph.nodes.types import Condition
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The shape of a ConditionAdapter.
+    """Hyper-parameters of a ConditionAdapter.
 
-    tokens: width of the encoder's tokens. vector: width of its vector. width: of both in what is made. layers, heads:
-    of the transformer between.
+    tokens: width of the encoder's tokens. vector: width of its vector. width: width of both outputs. layers, heads:
+    size of the transformer on the tokens.
     """
 
     tokens: int
@@ -28,10 +28,10 @@ class AdapterConfig:
 
 
 class ConditionAdapter(nn.Module):
-    """Condition to condition: normalised, brought to `width`, and for the tokens a small transformer.
+    """Condition to condition: layer norm, a projection to `width`, and a small transformer on the tokens.
 
-    The encoder and the denoiser both stay as they are; only what stands between them is trained. What is made is
-    normalised, as a text encoder's output is.
+    The encoder and the denoiser stay frozen; only the adapter is trained. Its output is normalised like a text
+    encoder's.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
@@ -47,13 +47,13 @@ class ConditionAdapter(nn.Module):
         )
 
     def forward(self, condition: Condition) -> Condition:
-        """tokens (B, M, width) with the mask of those that came in, and a vector (B, width), in the dtype of the input.
+        """Return tokens (B, M, width) with the input's mask, and a vector (B, width), in the dtype of the input.
 
         Raises ``ValueError`` for a condition without tokens or vector, or of other widths.
         """
         config = self.config
         tokens, vector = (
-            expected(name, getattr(condition, name), width)
+            check_width(name, getattr(condition, name), width)
             for name, width in (("tokens", config.tokens), ("vector", config.vector))
         )
         dtype = self.get_parameter("vector.1.weight").dtype
@@ -61,14 +61,14 @@ class ConditionAdapter(nn.Module):
         h = self.tokens(tokens.to(dtype))
         for layer in self.layers:
             h = layer(h, torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask)
-        made = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
-        new_tokens, new_vector = (value.to(tokens.dtype) for value in made)
+        normalised = (F.layer_norm(value, (config.width,)) for value in (h, self.vector(vector.to(dtype))))
+        new_tokens, new_vector = (value.to(tokens.dtype) for value in normalised)
         return Condition(vector=new_vector, tokens=new_tokens, mask=mask, spatial=condition.spatial)
 
 
-def expected(name: str, value: Tensor | None, width: int) -> Tensor:
-    """The field of a condition, of the expected width. Raises ``ValueError`` where it is another, or none."""
+def check_width(name: str, value: Tensor | None, width: int) -> Tensor:
+    """Return a field of a condition. Raises ``ValueError`` if it is missing or has another width."""
     if value is None or value.shape[-1] != width:
-        found = "none" if value is None else f"width {value.shape[-1]}"
-        raise ValueError(f"this adapter takes a condition with {name} of width {width}; found {found}")
+        got = "none" if value is None else f"width {value.shape[-1]}"
+        raise ValueError(f"this adapter takes a condition with {name} of width {width}; found {got}")
     return value

@@ -19,7 +19,7 @@ INITIAL_LOG_VARIANCE = -6.0
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of an autoencoder; f = patch · 2^(len(multipliers) − 1).
+    """Hyper-parameters of an autoencoder; f = patch · 2^(len(multipliers) − 1).
 
     `patch` folds patch × patch pixels into channels before the first convolution, and unfolds them
     after the last, which saves most of the work at full resolution.
@@ -37,26 +37,26 @@ class AutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """How many pixels one latent cell spans on a side."""
+        """Side of one latent cell in pixels."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True)
 class VQConfig(AutoencoderConfig):
-    """The shape of a VQAutoencoder: `codes` vectors as wide as the latent; decay: see VectorQuantiser."""
+    """Hyper-parameters of a VQAutoencoder: `codes` vectors as wide as the latent; decay: see VectorQuantiser."""
 
     codes: int = 1024
     decay: float | None = None
 
 
-def stages(config: AutoencoderConfig) -> list[int]:
+def level_widths(config: AutoencoderConfig) -> list[int]:
     """The width of each resolution, finest first."""
     return [config.channels * multiplier for multiplier in config.multipliers]
 
 
 def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
     """Picture (B, 3, H, W) to (B, outputs, H/f, W/f)."""
-    widths = stages(config)
+    widths = level_widths(config)
     layers: list[nn.Module] = [
         nn.PixelUnshuffle(config.patch),
         nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1),
@@ -74,7 +74,7 @@ def build_encoder(config: AutoencoderConfig, outputs: int) -> nn.Sequential:
 
 def build_decoder(config: AutoencoderConfig) -> nn.Sequential:
     """Latent (B, c, H/f, W/f) to picture (B, 3, H, W)."""
-    widths = stages(config)[::-1]
+    widths = level_widths(config)[::-1]
     width = widths[0]
     layers: list[nn.Module] = [nn.Conv2d(config.latent_channels, width, 3, padding=1), ResidualBlock(width, width)]
     for level, next_width in enumerate(widths):
@@ -160,7 +160,7 @@ class KLAutoencoder(FirstStage):
 
 
 class VQTerms(NamedTuple):
-    """A picture (B, 3, H, W) as it comes back, the indices (B, h, w) of its codes, and the quantiser's two terms."""
+    """A reconstruction (B, 3, H, W), the indices (B, h, w) of its codes, and the two loss terms of the quantiser."""
 
     image: Tensor
     codes: Tensor
@@ -188,7 +188,7 @@ class VQAutoencoder(FirstStage):
         return picture
 
     def forward(self, image: Tensor) -> VQTerms:
-        """What a loss needs of pictures (B, 3, H, W) in [-1, 1], with gradients."""
+        """Reconstruct pictures (B, 3, H, W) in [-1, 1] with gradients, and return the terms of the loss."""
         quantised = self.quantiser(self.latent(image))
         picture = self.decoder(quantised.z.to(self.scale.dtype))
         return VQTerms(picture, quantised.codes, quantised.codebook, quantised.commitment)

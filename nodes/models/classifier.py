@@ -14,7 +14,7 @@ from guidegraph.nodes.models.unet import UNetConfig, UNetTrunk
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The shape of a NoisyClassifier of samples (B, in_channels, size, size).
+    """Hyper-parameters of a NoisyClassifier of samples (B, in_channels, size, size).
 
     size is a multiple of patch · 2^(levels − 1). The other settings are those of UNetConfig.
     """
@@ -38,7 +38,7 @@ class ClassifierConfig:
 
     @property
     def cells(self) -> int:
-        """How many positions the coarsest resolution has."""
+        """Number of positions at the coarsest resolution."""
         return int((self.size // self.patch // 2 ** (len(self.multipliers) - 1)) ** 2)
 
     def trunk(self) -> UNetConfig:
@@ -87,7 +87,7 @@ class NoisyClassifier(nn.Module):
         return logits.to(x.dtype)
 
     def penultimate(self, x: Tensor, t: Tensor) -> Tensor:
-        """What the last layer sees: (B, D) for the same x and t."""
+        """The input (B, D) of the last layer, for the same x and t."""
         config = self.config
         if x.shape[1:] != (config.in_channels, config.size, config.size):
             raise ValueError(

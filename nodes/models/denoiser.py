@@ -12,8 +12,8 @@ from guidegraph.nodes.models.unet import UNet
 from guidegraph.nodes.types import Condition, Prediction, PredictionKind
 
 
-class Takes(Protocol):
-    """What a U-Net takes, by its config: channels, the factor of the sides, widths of the conditions."""
+class UNetInputs(Protocol):
+    """The part of a U-Net's config that describes its inputs: channels, factor of the sides, condition widths."""
 
     @property
     def in_channels(self) -> int: ...
@@ -37,7 +37,7 @@ class UNetDenoiser(HookedModel):
 
     @property
     def kind(self) -> PredictionKind:
-        """What every prediction is of."""
+        """The kind of every prediction."""
         return self.network.config.kind
 
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -72,8 +72,8 @@ class UNetDenoiser(HookedModel):
         return Prediction(out, config.kind)
 
 
-def check_shape(config: Takes, shape: Sequence[int]) -> None:
-    """Raise ``ValueError`` where x (B, C, H, W) of a shape is not what a UNet takes."""
+def check_shape(config: UNetInputs, shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) of this shape."""
     if len(shape) != 4 or shape[1] != config.in_channels:
         raise ValueError(
             f"this denoiser takes x (B, C, H, W) of {config.in_channels} channels; found x of shape {tuple(shape)}"
@@ -84,16 +84,16 @@ def check_shape(config: Takes, shape: Sequence[int]) -> None:
         )
 
 
-def check_sizes(config: Takes, x: Tensor, spatial: Tensor | None) -> None:
-    """Raise ``ValueError`` where x (B, C, H, W) or the spatial condition is not of a size that a UNet takes."""
+def check_sizes(config: UNetInputs, x: Tensor, spatial: Tensor | None) -> None:
+    """Raise ``ValueError`` if a UNet does not take x (B, C, H, W) or the spatial condition at this size."""
     check_shape(config, x.shape)
     if (0 if spatial is None else spatial.shape[1]) != config.spatial_channels:
-        found = "none" if spatial is None else f"one of {spatial.shape[1]}"
+        got = "none" if spatial is None else f"one of {spatial.shape[1]}"
         raise ValueError(
-            f"this denoiser takes a spatial condition of {config.spatial_channels} channels, and got {found}: see "
+            f"this denoiser takes a spatial condition of {config.spatial_channels} channels, and got {got}: see "
             "condition.spatial, and condition.null for the null condition"
             if config.spatial_channels
-            else f"this denoiser takes no spatial condition, and got {found} channels"
+            else f"this denoiser takes no spatial condition, and got {got} channels"
         )
     if spatial is not None and spatial.shape[2:] != x.shape[2:]:
         raise ValueError(
@@ -102,17 +102,17 @@ def check_sizes(config: Takes, x: Tensor, spatial: Tensor | None) -> None:
         )
 
 
-def check_fields(config: Takes, condition: Condition) -> None:
-    """Raise ``ValueError`` where the vector or the tokens are not those that a UNet takes."""
+def check_fields(config: UNetInputs, condition: Condition) -> None:
+    """Raise ``ValueError`` if the vector or the tokens do not have the widths that a UNet takes."""
     unused = condition.tokens is not None and config.context_dim is not None and config.vector_dim is None
     for name, value, width, null in (
         ("a vector", None if unused else condition.vector, config.vector_dim, "label.embed without a label"),
         ("tokens", condition.tokens, config.context_dim, "text.encode with an empty prompt"),
     ):
-        found = None if value is None else value.shape[-1]
-        if found == width:
+        actual = None if value is None else value.shape[-1]
+        if actual == width:
             continue
         if width is None:
             raise ValueError(f"this denoiser takes no {name.removeprefix('a ')} in its condition, and got {name}")
-        got = "none" if found is None else f"width {found}"
+        got = "none" if actual is None else f"width {actual}"
         raise ValueError(f"this denoiser takes {name} of width {width}, and got {got}: the null condition is {null}")

@@ -1,4 +1,4 @@
-"""The detector that judges pictures: which objects, which sky, which ground. It shares nothing with the generator."""
+"""The detector that judges pictures: objects, sky and ground. It shares no weights with the generator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from guidegraph.nodes.shapes import check_sides
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """The shape of a Detector: `objects` independent labels, then one choice of `skies` and one of `grounds`."""
+    """Hyper-parameters of a Detector: `objects` independent labels, then one choice of `skies` and one of `grounds`."""
 
     objects: int = 16
     skies: int = 3
@@ -58,10 +58,10 @@ class Detector(nn.Module):
         return torch.cat([objects.amax(2), background.mean(2)], dim=1)
 
     def penultimate(self, image: Tensor) -> Tensor:
-        """The mean over positions (B, D) of what the last layer sees."""
+        """The input of the last layer, averaged over positions (B, D)."""
         check_sides(image, 2, "the detector")
-        seen: Tensor = self.features(image)
-        return seen.mean((2, 3))
+        features: Tensor = self.features(image)
+        return features.mean((2, 3))
 
 
 def detector_loss(logits: Tensor, labels: Tensor, config: DetectorConfig) -> Tensor:

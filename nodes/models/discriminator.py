@@ -15,7 +15,10 @@ WIDEST = 8
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The shape of a PatchDiscriminator: `layers` strided convolutions, each twice as wide, at most 8 · channels."""
+    """Hyper-parameters of a PatchDiscriminator.
+
+    It has `layers` strided convolutions, each twice as wide as the last, up to 8 · channels.
+    """
 
     channels: int = 32
     layers: int = 2
@@ -24,9 +27,9 @@ class DiscriminatorConfig:
 class PatchDiscriminator(nn.Module):
     """A `Discriminator`: 4 × 4 convolutions and leaky ReLUs; every logit sees one patch.
 
-    With 2 layers a patch is 34 pixels wide, with 3 it is 70. Isola et al. have BatchNorm; here it is GroupNorm: a
-    batch's real and made pictures are judged apart, and there are no running statistics, which would stay
-    moved where a step is broken off.
+    With 2 layers a patch is 34 pixels wide, with 3 it is 70. Isola et al. use BatchNorm; this uses GroupNorm: real and
+    generated pictures are judged in separate batches, and there are no running statistics, which an interrupted step
+    would leave changed.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
@@ -48,7 +51,7 @@ class PatchDiscriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 1, h, w) of pictures (B, 3, H, W) in [-1, 1]; positive for real.
 
-        Raises ``ValueError`` for pictures of a side below 3 · 2^layers, in which there is no whole patch.
+        Raises ``ValueError`` for pictures with a side below 3 · 2^layers, which hold no complete patch.
         """
         smallest = 3 * 2**self.config.layers
         if min(image.shape[2:]) < smallest:

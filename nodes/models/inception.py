@@ -1,7 +1,7 @@
-"""The Inception of the papers' FID: Inception-v3 as TensorFlow's graph of 2015-12-05 computes it.
+"""The Inception network of published FIDs: Inception-v3 as TensorFlow's graph of 2015-12-05 computes it.
 
-Szegedy et al. 2016 (section 6), with what that graph does and the paper does not say: average pools leave the padding
-out, and the last block pools by the maximum. Weights have the names of the published PyTorch conversion
+Szegedy et al. 2016 (section 6), with two details of that graph that are not in the paper: average pools exclude the
+padding, and the last block uses a max pool. Weights have the names of the published PyTorch conversion
 (`pt_inception-2015-12-05-6726825d.pth`, pytorch-fid and torch-fidelity), which are those of torchvision's blocks.
 """
 
@@ -132,7 +132,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 class ConvNorm(nn.Module):
-    """What a `Conv` describes."""
+    """The layers that a `Conv` describes."""
 
     def __init__(self, channels: int, conv: Conv) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ConvNorm(nn.Module):
 
 
 def add_convolutions(module: nn.Module, channels: int, branch: Branch) -> int:
-    """Give `module` the convolutions of a branch by name; returns how many channels the branch ends with."""
+    """Add the convolutions of a branch to `module` by name. Returns the number of output channels."""
     for step in branch:
         if isinstance(step, Pool):
             continue
@@ -158,7 +158,7 @@ def add_convolutions(module: nn.Module, channels: int, branch: Branch) -> int:
 
 
 def run_branch(module: nn.Module, branch: Branch, x: Tensor) -> Tensor:
-    """x (B, C, h, w) through the steps of a branch."""
+    """Run x (B, C, h, w) through the steps of a branch."""
     for step in branch:
         if isinstance(step, Conv):
             x = module.get_submodule(step.name)(x)
@@ -217,15 +217,15 @@ class Inception(nn.Module):
 
 
 def prepare(image: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] as the graph takes them: whole numbers 0 … 255, resized, then (v − 128)/128."""
-    whole = ((image + 1) * 127.5).round().clamp(0, 255)
-    return (resize(whole, SIDE) - 128) / 128
+    """Prepare pictures (B, 3, H, W) in [-1, 1] for the graph: round to 0 … 255, resize, then (v − 128)/128."""
+    levels = ((image + 1) * 127.5).round().clamp(0, 255)
+    return (resize(levels, SIDE) - 128) / 128
 
 
 def resize(x: Tensor, side: int) -> Tensor:
-    """Maps (B, C, H, W) to (B, C, side, side) as TensorFlow 1's `resize_bilinear` does.
+    """Resize maps (B, C, H, W) to (B, C, side, side) as TensorFlow 1's `resize_bilinear` does.
 
-    Output i lies at i · H/side of the input, where others have (i + ½) · H/side − ½, and nothing is smoothed.
+    Output i samples the input at i · H/side, not at (i + ½) · H/side − ½ as elsewhere, without antialiasing.
     """
     for axis in (2, 3):
         length = x.shape[axis]
@@ -239,7 +239,7 @@ def resize(x: Tensor, side: int) -> Tensor:
 
 
 def load_inception(path: Path, layer: InceptionLayer) -> Inception:
-    """The network with the weights of a state dictionary: a .pth file, or safetensors, with the published names.
+    """Load the network from a state dictionary with the published names, a .pth or safetensors file.
 
     Raises ``ValueError`` for a file that does not hold exactly these weights. Nothing in it is executed.
     """
@@ -250,7 +250,7 @@ def load_inception(path: Path, layer: InceptionLayer) -> Inception:
     with torch.device("meta"):
         network = Inception(layer)
     expected = network.state_dict()
-    counts = {name for name in expected if name.endswith(".num_batches_tracked")}  # of no use, and not in every file
+    counts = {name for name in expected if name.endswith(".num_batches_tracked")}  # unused, and not in every file
     _check_names(path, expected.keys() - counts, tensors.keys() - counts)
     for name in expected.keys() - counts:
         tensor, shape = tensors[name], tuple(expected[name].shape)

@@ -1,4 +1,4 @@
-"""The embedding of class labels, with one more for no class."""
+"""The embedding of class labels, and of the null class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from guidegraph.nodes.types import Condition
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """How many classes there are, and the width of the vector of each."""
+    """The number of classes, and the width of each vector."""
 
     classes: int = 10
     width: int = 128

@@ -31,7 +31,7 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """The layer with its weights and bias set to zero, so that a residual branch starts as identity."""
+    """Zero the weights and bias of a layer, so that a residual branch starts as the identity. Returns the layer."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -81,7 +81,7 @@ class Attention(AttentionLayer):
     """Multi-head attention from queries (B, N, C) to keys and values (B, L, D).
 
     `mask` (B, L) is true where a key may be attended to; every row needs at least one such key. Raises ``ValueError``
-    for channels that are no multiple of the heads.
+    if the channels are not a multiple of the heads.
     """
 
     def __init__(self, channels: int, context: int, heads: int, site_kind: SiteKind = "self") -> None:
@@ -111,7 +111,7 @@ class Attention(AttentionLayer):
 
 
 class FeedForward(nn.Module):
-    """Linear, GELU, linear, with `expansion` times the width inside."""
+    """Linear, GELU, linear; the hidden width is `expansion` times the width."""
 
     def __init__(self, channels: int, expansion: int = 2) -> None:
         super().__init__()

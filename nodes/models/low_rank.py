@@ -1,4 +1,4 @@
-"""Low-rank changes of a network's layers that can be trained (Hu et al. 2022): h = W₀ x + α/r · B A x."""
+"""Trainable low-rank changes (LoRA) of a network's layers (Hu et al. 2022): h = W₀ x + α/r · B A x."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from guidegraph.nodes.models.sharing import shared_copy
 
 LAYERS = (nn.Linear, nn.Conv2d)
-"""The kinds of layers that may be changed."""
+"""The types of layers that can have a low-rank change."""
 
 FACTORS = (".lora_A", ".lora_B")
-"""How the names of the parameters end that training changes."""
+"""Suffixes of the names of the trainable parameters."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,8 +24,8 @@ M = TypeVar("M", bound=nn.Module)
 class LowRank(nn.Module):
     """A linear layer or a convolution with a low-rank change beside it.
 
-    lora_A (r, in) or (r, in, kh, kw); lora_B (out, r) or (out, r, 1, 1), zero at the start, so that nothing changes at
-    first. weight and bias are those of the layer with the change in it, for code that reads them.
+    lora_A (r, in) or (r, in, kh, kw); lora_B (out, r) or (out, r, 1, 1), zero at the start, so that the
+    layer is unchanged at first. weight and bias are those of the changed layer, for code that reads them.
     """
 
     def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, alpha: float) -> None:
@@ -63,17 +63,17 @@ class LowRank(nn.Module):
         return out
 
 
-def changeable(layer: nn.Module) -> bool:
-    """Whether a layer can have a low-rank change: linear ones, and convolutions of one group without odd padding."""
+def is_adaptable(layer: nn.Module) -> bool:
+    """Whether a layer can have a low-rank change: linear layers, and convolutions of one group with zero padding."""
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros"
     return isinstance(layer, nn.Linear)
 
 
 def add_low_rank(module: M, names: Sequence[str], *, rank: int, alpha: float, seed: int) -> M:
-    """A frozen copy of a module with low-rank changes of the named layers; all its own tensors are shared.
+    """A frozen copy of a module with low-rank changes of the named layers; it shares the module's tensors.
 
-    The first factors depend on the seed, and on how many layers come before in ``names``.
+    The initial factors depend on the seed and on the position of the layer in ``names``.
     """
     changed = shared_copy(module)
     with torch.random.fork_rng(devices=[]):
@@ -85,12 +85,12 @@ def add_low_rank(module: M, names: Sequence[str], *, rank: int, alpha: float, se
 
 
 def low_rank_layers(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
-    """The low-rank changes in a module, by the names of the layers that they change."""
+    """The low-rank layers of a module, with their names."""
     return ((name, layer) for name, layer in module.named_modules() if isinstance(layer, LowRank))
 
 
 def merge_low_rank(module: M) -> M:
-    """A copy of a module with its low-rank changes in the weights, and plain layers; all other tensors are shared."""
+    """A copy of a module with its low-rank changes merged into plain layers; all other tensors are shared."""
     merged = shared_copy(module)
     for name, layer in list(low_rank_layers(merged)):
         base = layer.base
@@ -100,19 +100,19 @@ def merge_low_rank(module: M) -> M:
 
 
 def trainable_names(module: nn.Module) -> list[str]:
-    """The parameters that training changes: the factors of low-rank changes, and all where there are none."""
+    """Names of the trainable parameters: the factors of low-rank changes, or all if there are none."""
     names = [name for name, _ in module.named_parameters()]
     return [name for name in names if name.endswith(FACTORS)] or names
 
 
 def matching_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """The layers that may be changed and whose names match a pattern, such as `*.query` or `up.*`, in order.
+    """The names, in order, of the adaptable layers that match a pattern such as `*.query` or `up.*`.
 
     Raises ``ValueError`` for a pattern that no layer matches.
     """
-    known = [name for name, layer in module.named_modules() if changeable(layer)]
+    layers = [name for name, layer in module.named_modules() if is_adaptable(layer)]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            some = ", ".join(known[:: max(1, len(known) // 8)])
-            raise ValueError(f"no layer is called '{pattern}'; there are {len(known)}, among them {some}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            examples = ", ".join(layers[:: max(1, len(layers) // 8)])
+            raise ValueError(f"no layer is called '{pattern}'; there are {len(layers)}, among them {examples}")
+    return [name for name in layers if any(fnmatchcase(name, pattern) for pattern in patterns)]

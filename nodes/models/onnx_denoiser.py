@@ -1,4 +1,4 @@
-"""A session of onnxruntime as a `Denoiser`: torch's tensors go in and come out where they are."""
+"""An onnxruntime session as a `Denoiser`: torch tensors go in and come out without a copy."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ Fields = Mapping[str, Tensor | None]
 
 
 class OnnxDenoiser:
-    """`(x, t, condition) -> Prediction` of a graph; `ports` says which of its inputs takes what.
+    """`(x, t, condition) -> Prediction` of a graph; `ports` maps fields to its inputs and outputs.
 
-    On a CPU both runtimes have the same memory; on a GPU the session reads torch's, and torch what it wrote.
-    nbytes: what its weights take.
+    The two runtimes share memory, on a CPU and on a GPU. nbytes: size of the weights.
     """
 
     def __init__(self, session: Session, ports: GraphPorts, honours_mask: bool, nbytes: int) -> None:
@@ -32,47 +31,51 @@ class OnnxDenoiser:
 
     @property
     def kind(self) -> PredictionKind:
-        """What every prediction is of."""
+        """The kind of every prediction."""
         return self.ports.kind
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
         Floating tensors are cast to the graph's dtypes, and the prediction to that of x. A graph for one sample, or for
-        one t while those of the batch differ, is run for each sample. Raises ``ValueError`` for what the graph does not
-        take or give, and where a gradient is asked for.
+        one t when those of the batch differ, runs once for each sample. Raises ``ValueError`` for inputs that the graph
+        does not take, for outputs that do not fit, and where a gradient is required.
         """
         fields: Fields = {"x": x, "t": t, **vars(condition)}
-        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in fields.values()):
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in fields.values()):
             raise ValueError(
                 "an exported denoiser gives no gradient: take the one of model.load or checkpoint.load where a node "
                 "differentiates through the denoiser, or guidance that does not"
             )
         self._check_absent(fields)
         batch = x.shape[0]
-        if batch == 1 or not self._runs_alone(t):  # else one sample after the other
+        if batch == 1 or not self._runs_alone(t):  # otherwise sample by sample
             return self._run(fields, batch)
         samples = [
-            self._run({name: None if one is None else one[i : i + 1] for name, one in fields.items()}, 1)
+            self._run({name: None if tensor is None else tensor[i : i + 1] for name, tensor in fields.items()}, 1)
             for i in range(batch)
         ]
-        variances = [one.variance for one in samples if one.variance is not None]
+        variances = [prediction.variance for prediction in samples if prediction.variance is not None]
         return Prediction(
-            torch.cat([one.value for one in samples]), self.ports.kind, torch.cat(variances) if variances else None
+            torch.cat([prediction.value for prediction in samples]),
+            self.ports.kind,
+            torch.cat(variances) if variances else None,
         )
 
     def _runs_alone(self, t: Tensor) -> bool:
-        """Whether any field is of one sample at a time, or t is one where those of the batch differ."""
-        alone = {key for name, fields in self.ports.inputs.items() if takes_one(self._declared(name)) for key in fields}
-        return bool(alone - {"t"}) or ("t" in alone and bool((t != t[0]).any()))
+        """Whether the graph must run sample by sample: a field takes one sample, or one t while those of x differ."""
+        single_fields = {
+            key for name, fields in self.ports.inputs.items() if takes_one(self._declared(name)) for key in fields
+        }
+        return bool(single_fields - {"t"}) or ("t" in single_fields and bool((t != t[0]).any()))
 
     def _declared(self, name: str) -> Declared:
-        return next(one for one in self.session.part.inputs if one.name == name)
+        return next(declared for declared in self.session.part.inputs if declared.name == name)
 
     def _run(self, fields: Fields, batch: int) -> Prediction:
         provider = self.session.provider
         device = torch.device("cpu") if provider.device == "cpu" else torch.device(provider.device, provider.device_id)
-        tensors = {one.name: self._input(one, fields, batch, device) for one in self.session.part.inputs}
+        tensors = {declared.name: self._input(declared, fields, batch, device) for declared in self.session.part.inputs}
         run = run_arrays if device.type == "cpu" else run_on_device
         try:
             outputs = run(self.session, tensors)
@@ -95,8 +98,8 @@ class OnnxDenoiser:
         return fit_input(declared, values, device)
 
     def _prediction(self, outputs: Mapping[str, Tensor], x: Tensor) -> Prediction:
-        named = {key: outputs[name] for key, name in self.ports.outputs.items()}
-        value, variance = named["value"], named.get("variance")
+        fields = {key: outputs[name] for key, name in self.ports.outputs.items()}
+        value, variance = fields["value"], fields.get("variance")
         halves = self.ports.outputs["value"] == self.ports.outputs.get("variance")
         if halves:
             if value.ndim != x.ndim or value.shape[1] != 2 * x.shape[1]:
@@ -132,24 +135,24 @@ class OnnxDenoiser:
 
 
 def run_arrays(session: Session, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of a session on the CPU: arrays share memory with tensors."""
-    found = session.run({name: tensor.numpy() for name, tensor in tensors.items()})
-    return {name: torch.from_numpy(array) for name, array in found.items()}
+    """Run a session on the CPU; the arrays share memory with the tensors."""
+    arrays = session.run({name: tensor.numpy() for name, tensor in tensors.items()})
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def run_on_device(session: Session, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of a session on the device of its inputs, with nothing copied to the host (DLPack)."""
+    """Run a session on the device of its inputs, without a copy to the CPU (DLPack)."""
     binding = session.bind()
     for name, tensor in tensors.items():
         shared = _Flags(tensor) if tensor.dtype == torch.bool else tensor
         binding.set(name, session.guard(session.onnxruntime.OrtValue.from_dlpack, shared))
-        if tensor.is_cuda:  # onnxruntime computes on a stream of its own, and waits for it at the end of a run
+        if tensor.is_cuda:  # onnxruntime has its own stream, and waits for it at the end of a run
             torch.cuda.current_stream(tensor.device).synchronize()
     return {name: from_dlpack(value) for name, value in binding.run().items()}
 
 
 class _Flags:
-    """A tensor of truth values as onnxruntime reads it: bytes that are said to be such values."""
+    """A bool tensor as onnxruntime reads it: bytes declared as bool."""
 
     dtype = "bool"
 

@@ -1,4 +1,4 @@
-"""A network of an ONNX file as a feature extractor."""
+"""An ONNX file as a feature extractor."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class OnnxFeatures:
-    """A `FeatureExtractor`: pictures in the range and the size that the graph takes, to (B, D) float32.
+    """A `FeatureExtractor`: pictures, converted to the graph's range and size, to (B, D) float32.
 
-    nbytes: the size of its weights. Raises ``ValueError`` for a graph that takes more than pictures (B, 3, H, W), for a
-    range of fractions where it takes whole numbers, and for an `output` that it does not give.
+    nbytes: the size of its weights. Raises ``ValueError`` for a graph with inputs other than pictures (B, 3, H, W), for
+    a fractional range if it takes integers, and for an unknown `output`.
     """
 
     def __init__(self, file: GraphFile, output: str | None, range: str, size: int | None) -> None:
@@ -39,9 +39,9 @@ class OnnxFeatures:
         self.input, self.output = takes[0], output or gives[0]
 
     def __call__(self, image: Tensor) -> tuple[Tensor]:
-        """Features (B, D) of pictures (B, 3, H, W) in [-1, 1]; maps (B, D, 1, 1) are taken as such.
+        """Features (B, D) of pictures (B, 3, H, W) in [-1, 1]; maps (B, D, 1, 1) count as features.
 
-        Raises ``ValueError`` where the graph fails on them or gives something else, and where a gradient is asked for.
+        Raises ``ValueError`` if the graph fails or gives another shape, and if a gradient is required.
         """
         if torch.is_grad_enabled() and image.requires_grad:
             raise ValueError(f"'{self.name}' is an ONNX graph, which gives no gradient: take features.efficientnet")

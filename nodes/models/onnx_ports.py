@@ -1,4 +1,4 @@
-"""Which input of a graph takes what a denoiser is given, and which of its outputs is what."""
+"""Maps the fields of a denoiser (x, t, condition, prediction) to the inputs and outputs of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAPS = ("x", "spatial")
 
 @dataclass(frozen=True)
 class GraphPorts:
-    """The fields that each input takes, by its name; numbers for the other inputs; the fields' outputs; the kind.
+    """The fields of each input by its name, the output of each field, the kind, and constants for other inputs.
 
     Two fields of one input, x and spatial, are concatenated along the channels. Two fields of one output are its
     halves.
@@ -34,94 +34,94 @@ class GraphPorts:
     kind: PredictionKind
     constants: Mapping[str, Constant] = field(default_factory=dict)
     foreign: bool = False
-    """Whether the graph is a file that others wrote, and not a bundle."""
+    """Whether the graph comes from a file of other software, not from a bundle."""
 
     @property
     def fields(self) -> set[str]:
-        """All that the graph takes."""
+        """All fields that the graph takes."""
         return {name for fields in self.inputs.values() for name in fields}
 
 
 def ports_of_bundle(part: Part, kind: PredictionKind) -> GraphPorts:
-    """The ports of a graph whose inputs and outputs are named as the fields are."""
-    inputs: dict[str, Any] = {one.name: (one.name,) for one in part.inputs}
-    outputs: dict[Any, str] = {one.name: one.name for one in part.outputs}
+    """The ports of a graph whose inputs and outputs have the names of the fields."""
+    inputs: dict[str, Any] = {tensor.name: (tensor.name,) for tensor in part.inputs}
+    outputs: dict[Any, str] = {tensor.name: tensor.name for tensor in part.outputs}
     return GraphPorts(inputs, outputs, kind)
 
 
 def ports_of_file(
-    where: str,
+    source: str,
     part: Part,
     inputs: Mapping[InputField, str],
     outputs: Mapping[OutputField, str],
     constants: Mapping[str, Constant],
     kind: PredictionKind | None,
 ) -> GraphPorts:
-    """The ports of a graph that others named. Raises ``ValueError`` for settings that do not fit what it declares."""
-    takes, gives = ({one.name: one for one in side} for side in (part.inputs, part.outputs))
+    """The ports of a graph with other names. Raises ``ValueError`` for settings that do not fit the graph."""
+    takes, gives = ({tensor.name: tensor for tensor in side} for side in (part.inputs, part.outputs))
     for name in [*inputs.values(), *constants]:
         if name not in takes:
-            _fail(where, f"it has no input '{name}'; {choices(name, takes, 'inputs')}", part)
+            _fail(source, f"it has no input '{name}'; {choices(name, takes, 'inputs')}", part)
     taken: dict[str, tuple[InputField, ...]] = {}
     for key in get_args(InputField):  # their order is that of the channels
         if key in inputs:
             taken[inputs[key]] = (*taken.get(inputs[key], ()), key)
     if unsaid := [key for key in ("x", "t") if key not in inputs]:
         do = ", ".join(f"{key}: NAME" for key in unsaid)
-        _fail(where, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
+        _fail(source, f"nothing says which of its inputs takes {' and '.join(unsaid)}: set `inputs: {{{do}}}`", part)
     for name, fields in taken.items():
-        _check_input(where, part, takes[name], fields)
+        _check_input(source, part, takes[name], fields)
         if name in constants:
-            _fail(where, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
+            _fail(source, f"its input '{name}' takes {' and '.join(fields)}, and has a number in `constants` too", part)
     if unfilled := [name for name in takes if name not in taken and name not in constants]:
-        _fail(where, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
-    named = _outputs(where, part, gives, outputs)
+        _fail(source, f"nothing says what its input '{unfilled[0]}' takes: {_advice(takes[unfilled[0]], inputs)}", part)
+    output_names = _outputs(source, part, gives, outputs)
     if kind is None:
-        _fail(where, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
-    return GraphPorts(taken, named, kind, constants, foreign=True)
+        _fail(source, "nothing says what it predicts: set `kind` to eps, x0 or v", part)
+    return GraphPorts(taken, output_names, kind, constants, foreign=True)
 
 
 def _advice(declared: Declared, inputs: Mapping[InputField, str]) -> str:
-    """What to do about an input that nothing fills: the fields of as many axes that are still free."""
+    """Advice for an input without a value: the unused fields that have as many axes."""
     free = [key for key in get_args(InputField) if key not in inputs and len(declared.dims) in _AXES[key]]
     fields = f"name it under `inputs` as {' or '.join(free)}, or " if free else ""
     return f"{fields}give it a number in `constants`"
 
 
-def _check_input(where: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:
+def _check_input(source: str, part: Part, declared: Declared, fields: Sequence[InputField]) -> None:
     if len(fields) > 1 and any(key not in _MAPS for key in fields):
         message = f"its input '{declared.name}' is named for {' and '.join(fields)}: only x and spatial can share one"
-        _fail(where, message, part)
+        _fail(source, message, part)
     axes = _AXES[fields[0]]
     if len(declared.dims) not in axes:
         expected = " or ".join(map(str, axes))
-        _fail(where, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
+        _fail(source, f"its input '{declared.name}' has {len(declared.dims)} axes; {fields[0]} has {expected}", part)
     if fields[0] == "t" and len(declared.dims) == 2 and declared.dims[1] != 1:
         message = f"its input '{declared.name}' has {declared.dims[1]} numbers for each sample, an embedding of t"
-        _fail(where, f"{message}: only t itself, one number for each sample, can be given", part)
+        _fail(source, f"{message}: only t itself, one number for each sample, can be given", part)
 
 
 def _outputs(
-    where: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
+    source: str, part: Part, gives: Mapping[str, Declared], outputs: Mapping[OutputField, str]
 ) -> dict[OutputField, str]:
     for name in outputs.values():
         if name not in gives:
-            _fail(where, f"it has no output '{name}'; {choices(name, gives, 'outputs')}", part)
-    named = dict(outputs)
-    if "value" not in named:
-        if named or len(gives) != 1:
-            _fail(where, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
-        named["value"] = next(iter(gives))
-    return named
+            _fail(source, f"it has no output '{name}'; {choices(name, gives, 'outputs')}", part)
+    names = dict(outputs)
+    if "value" not in names:
+        if names or len(gives) != 1:
+            _fail(source, "nothing says which of its outputs is the prediction: name it under `outputs` as value", part)
+        names["value"] = next(iter(gives))
+    return names
 
 
-def _fail(where: str, message: str, part: Part) -> NoReturn:
-    raise ValueError(f"'{where}': {message}. It takes {describe(part.inputs)}, and gives {describe(part.outputs)}")
+def _fail(source: str, message: str, part: Part) -> NoReturn:
+    raise ValueError(f"'{source}': {message}. It takes {describe(part.inputs)}, and gives {describe(part.outputs)}")
 
 
 def describe(tensors: Sequence[Declared]) -> str:
     """Tensors with dtypes and shapes; "?" is an axis of any size."""
-    return ", ".join(f"{one.name} ({one.dtype}, {_shape(one)})" for one in tensors) or "nothing"
+    return ", ".join(f"{tensor.name} ({tensor.dtype}, {_shape(tensor)})" for tensor in tensors) or "nothing"
 
 
 def _shape(tensor: Declared) -> str:
@@ -129,20 +129,20 @@ def _shape(tensor: Declared) -> str:
 
 
 def fit_input(declared: Declared, fields: Mapping[str, Tensor], device: torch.device) -> Tensor:
-    """The tensor of an input from the values of its fields, in the dtype and number of axes that the graph declares.
+    """Build the tensor of an input from its fields, with the dtype and number of axes that the graph declares.
 
     Several maps are concatenated along the channels. A vector (B, 1) fits an input of one axis, and t (B) one of none
-    (the same t for all samples), one or two. Raises ``ValueError`` for another shape than the graph declares, with what
-    to set, and where a dtype of whole numbers would round.
+    (the same t for all samples), one or two. Raises ``ValueError`` with advice for a shape that differs from
+    the declared one, and if an integer dtype would round.
     """
-    (name, first), *others = fields.items()
-    for other, value in others:
+    (name, first), *more = fields.items()
+    for other, value in more:
         if value.ndim != first.ndim or value.shape[2:] != first.shape[2:]:
             raise ValueError(
                 f"the graph's input '{declared.name}' is {name} and {other} along the channels, and their shapes are "
                 f"{_sizes(first.shape)} and {_sizes(value.shape)}: give both the same height and width"
             )
-    tensor = torch.cat([first, *(value.to(first) for _, value in others)], dim=1) if others else first
+    tensor = torch.cat([first, *(value.to(first) for _, value in more)], dim=1) if more else first
     tensor = _fit_axes(declared, name, tensor.detach())
     _check_shape(declared, " and ".join(fields), tensor)
     dtype = getattr(torch, declared.dtype)
@@ -168,7 +168,7 @@ def _fit_axes(declared: Declared, name: str, tensor: Tensor) -> Tensor:
 
 
 def _check_shape(declared: Declared, name: str, tensor: Tensor) -> None:
-    """Raise ``ValueError`` for a tensor of another number of axes, batch or size than the graph has."""
+    """Raise ``ValueError`` if the number of axes, the batch or the size differs from the graph's."""
     shape, dims = tensor.shape, declared.dims
     fits = (isinstance(dim, str) or dim == size for dim, size in zip(dims, shape, strict=False))
     if len(shape) == len(dims) and all(fits):
@@ -203,14 +203,14 @@ def _check_whole(declared: Declared, name: str, tensor: Tensor) -> None:
 
 
 def takes_one(declared: Declared) -> bool:
-    """Whether an input is one number, or one row, whatever the batch is."""
+    """Whether an input is one number or one row for any batch size."""
     return declared.dims[:1] in ((), (1,))
 
 
 def constant_input(declared: Declared, constant: Constant, batch: int, device: torch.device) -> Tensor:
-    """A number, or a row of them, in the shape that the graph declares; an open leading axis is the batch.
+    """Expand a number, or a row of numbers, to the shape that the graph declares; an open leading axis is the batch.
 
-    Raises ``ValueError`` where a row is not as long as the last axis, or another axis is open.
+    Raises ``ValueError`` if the row is not as long as the last axis, or another axis is open.
     """
     values = torch.tensor(constant, dtype=torch.float64)
     shape = [batch if i == 0 and isinstance(dim, str) else dim for i, dim in enumerate(declared.dims)]

@@ -1,4 +1,4 @@
-"""Convolutions that keep their weight in the layout that a CPU's kernels read, beside the one it is stored in."""
+"""Convolutions that keep a second copy of their weight, in the layout of the CPU's kernels."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ PIXELS = 1024
 """The largest map, in pixels of a sample, for which a weight is packed: above it, arithmetic hides the reordering."""
 
 SPARE = 1 << 30
-"""The most bytes of packed weights in layouts of other sizes than the last (`pack_cache`)."""
+"""Most bytes of spare packed weights (`pack_cache`)."""
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Layers that let go of unused packed weights when they go."""
+"""Layers that drop unused packed weights when they are finalised."""
 
 
 class PackedConv2d(nn.Conv2d):
-    """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder this weight once and not at each call.
+    """A `Conv2d` that, on a CPU and with a frozen weight, has oneDNN reorder the weight once instead of at each call.
 
-    On small maps the reordering takes longer than the convolution. A weight is packed at the first call with each size
-    of input, for maps of at most 1,024 pixels; sizes for which oneDNN chooses one layout share a copy. A copy is as
-    large as the weight, no part of the state, and made anew when the weight has changed, as PyTorch counts changes: by
-    operators in place, and by other memory. Writing into the memory of a frozen weight behind its back, through `.data`
-    or a NumPy array, is not counted, as it is not for gradients. Nor is what a fused optimiser writes: after it, a
-    weight that was frozen before is packed anew where a call in between saw that it trains, or `torch.compile` traced
-    one. Copies in other layouts than the last are kept up to 1 GiB in all.
-    Everywhere else this is `Conv2d`: with gradients, and for weights that are being trained; while tracing, under
-    transforms such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; where `packs` is false.
+    On small maps the reordering takes longer than the convolution. A weight is packed at the first call with each input
+    size, for maps of at most 1,024 pixels; sizes with the same oneDNN layout share a copy. A copy is as large as the
+    weight and not part of the state. It is made again when the weight has changed, as PyTorch counts changes: in-place
+    operators, and other memory. Writes to a frozen weight through `.data` or a NumPy array are not counted, as they are
+    not for gradients. Nor are those of a fused optimiser: after it, a weight that was frozen before is packed again if
+    a call in between saw that it trains, or `torch.compile` traced one. Spare copies are kept up to 1 GiB in total.
+    In all other cases this is `Conv2d`: with gradients, and for weights in training; while tracing, under transforms
+    such as `vmap` and `jvp`, and with autocast; on other devices and dtypes; if `packs` is false.
     """
 
     packs = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, within the rounding of another order of sums."""
+        """(B, C, H, W) to (B, C′, H′, W′), as `Conv2d`, up to rounding from another order of sums."""
         if not self._packs(x):
             return super().forward(x)
         settings = list(self.padding), list(self.stride), list(self.dilation), self.groups
@@ -65,10 +64,10 @@ class PackedConv2d(nn.Conv2d):
 
     def _packs(self, x: Tensor) -> bool:
         weight = self.weight
-        if weight.requires_grad:  # first: an optimiser may write in it without counting it as a change
+        if weight.requires_grad:  # first: an optimiser may write to it uncounted
             forget_traced(weight) if torch.compiler.is_compiling() else forget(weight)
             return False
-        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or transformed():
+        if torch.compiler.is_compiling() or not self.packs or weight.device.type != "cpu" or is_transformed():
             return False
         return (
             x.ndim == 4
@@ -90,8 +89,8 @@ class PackedConv2d(nn.Conv2d):
         )
 
 
-def transformed() -> bool:
-    """Whether calls are recorded or transformed: by tracing, a dispatch mode, `torch.func`, or forward derivatives."""
+def is_transformed() -> bool:
+    """Whether tracing, a dispatch mode, `torch.func` or forward-mode derivatives record or transform calls."""
     core: Any = torch._C
     return bool(
         core._len_torch_dispatch_stack()
@@ -102,12 +101,12 @@ def transformed() -> bool:
 
 
 def forget_unused() -> None:
-    """Let go of the packed weights of tensors that are gone."""
+    """Drop the packed weights of tensors that no longer exist."""
     CACHE.forget_unused()
 
 
 def forget(weight: Tensor) -> None:
-    """Let go of what is packed of a tensor, or of the one that a transform of `torch.func` wraps."""
+    """Drop the packed copies of a tensor, or of the tensor that a transform of `torch.func` wraps."""
     if not len(CACHE):
         return
     functorch: Any = torch._C._functorch
@@ -117,7 +116,7 @@ def forget(weight: Tensor) -> None:
 
 
 def forget_traced(weight: Tensor) -> bool:
-    """`forget` while a call is compiled, not each time that what was compiled runs."""
+    """Call `forget` at compile time, not each time the compiled code runs."""
     forget(weight)
     return True
 
@@ -127,14 +126,14 @@ forget_traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def measure(packed: Tensor) -> tuple[bytes, int]:
-    """The layout of a packed weight, as a digest of oneDNN's description of it, and its bytes."""
+    """Return the layout of a packed weight, as a digest of oneDNN's description, and its bytes."""
     description: Tensor = _operators()._get_mkldnn_serialized_md(packed)
     digest = hashlib.blake2b(description.numpy().tobytes(), digest_size=16).digest()
     return digest, int(_operators()._nbytes(packed))
 
 
 CACHE = PackCache(SPARE, measure)
-"""Packed weights by the memory they were made of: copies of a model that share tensors share these too."""
+"""Packed weights by the memory they were made from; model copies that share tensors share these too."""
 
 
 @cache
@@ -144,7 +143,7 @@ def _operators() -> Any:
 
 @cache
 def available(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether oneDNN computes in a dtype here, and this torch has the operators by which its compiler packs weights."""
+    """Whether oneDNN supports the dtype here, and this torch has the operators that its compiler packs weights with."""
     own = ("_reorder_convolution_weight", "_convolution_pointwise", "_get_mkldnn_serialized_md", "_nbytes")
     names = (*own, "_is_mkldnn_bf16_supported")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(_operators(), name) for name in names):
@@ -153,7 +152,7 @@ def available(dtype: torch.dtype = torch.float32) -> bool:
 
 
 def set_packing(module: nn.Module, packs: bool) -> None:
-    """Say for all of a network's convolutions whether they may keep a packed weight."""
+    """Allow or forbid packed weights for all convolutions of a network."""
     for layer in module.modules():
         if isinstance(layer, PackedConv2d):
             layer.packs = packs

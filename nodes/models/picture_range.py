@@ -1,4 +1,4 @@
-"""Pictures in the range and size that a network of others takes."""
+"""Converts pictures to the value range and size that an external network takes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 
 def to_picture_range(image: Tensor, range: str, size: int | None) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] as float32, resized to `size` pixels a side where it is no None, in `range`.
+    """Convert pictures (B, 3, H, W) in [-1, 1] to float32 in `range`, resized to `size` × `size` unless it is None.
 
-    range: "-1..1", "0..1", whole numbers "0..255" as floats, or those as bytes, "uint8". Bilinear, smoothed as pictures
-    shrink.
+    range: "-1..1", "0..1", "0..255" (integers as floats), or "uint8" (bytes). Bilinear with antialiasing.
     """
     x = image.float()
     if size is not None and x.shape[-2:] != (size, size):
@@ -20,5 +19,5 @@ def to_picture_range(image: Tensor, range: str, size: int | None) -> Tensor:
         return x
     if range == "0..1":
         return (x + 1) / 2
-    whole = ((x + 1) * 127.5).round().clamp(0, 255)
-    return whole.to(torch.uint8) if range == "uint8" else whole
+    levels = ((x + 1) * 127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8) if range == "uint8" else levels

@@ -1,4 +1,4 @@
-"""Pixels as their own latents: the first stage of f = 1, with nothing to train."""
+"""Pixels as latents: a first stage with f = 1 and nothing to train."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guidegraph.nodes.shapes import check_channels
 
 @dataclass(frozen=True)
 class PixelSpaceConfig:
-    """channels: of the pictures."""
+    """channels: number of channels of the pictures."""
 
     channels: int = 3
 

@@ -1,4 +1,4 @@
-"""Text encoders that others trained, through transformers: MiniLM sentence embeddings and CLIP's text model."""
+"""Pretrained text encoders from transformers: MiniLM sentence embeddings and CLIP's text model."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ Hidden = Literal["last", "penultimate"]
 
 
 def from_folder(kind: Any, folder: Path) -> Any:
-    """A model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
+    """Load a model or tokenizer of transformers from a folder, never from the network. Raises ``ValueError``."""
     if not folder.is_dir():
         raise ValueError(f"'{folder}' is no folder: give one that transformers' save_pretrained wrote")
     require_regular_files(folder)
     try:
-        with without_progress_bar():
+        with hide_progress_bar():
             return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ValueError(f"'{folder}' holds no {kind.__name__} that transformers can read: {error}") from error
 
 
 def tokenizer_from_folder(kind: Any, folder: Path, count: int) -> Any:
-    """A tokenizer of transformers from a folder, for a text encoder that knows `count` tokens. Raises ``ValueError``.
+    """Load a tokenizer of transformers from a folder, for a text encoder with `count` tokens. Raises ``ValueError``.
 
-    Where a folder has no vocabulary, transformers makes a tokenizer to which every word is the same.
+    Without a vocabulary in the folder, transformers would make a tokenizer that maps every word to one token.
     """
-    named: dict[str, str] = getattr(kind, "vocab_files_names", {})
-    whole = named.get("tokenizer_file", "tokenizer.json")
-    parts = [name for role, name in named.items() if role != "tokenizer_file"]
-    missing = [] if (folder / whole).is_file() else [name for name in parts if not (folder / name).is_file()]
+    file_names: dict[str, str] = getattr(kind, "vocab_files_names", {})
+    single_file = file_names.get("tokenizer_file", "tokenizer.json")
+    parts = [name for role, name in file_names.items() if role != "tokenizer_file"]
+    missing = [] if (folder / single_file).is_file() else [name for name in parts if not (folder / name).is_file()]
     if missing and folder.is_dir():
-        raise ValueError(f"'{folder}' holds no whole tokenizer: it needs {' and '.join(parts)}, or {whole}")
-    words = from_folder(kind, folder)
-    vocabulary: dict[str, int] = words.get_vocab()
-    if not set(vocabulary) - set(words.all_special_tokens):
+        raise ValueError(f"'{folder}' holds no whole tokenizer: it needs {' and '.join(parts)}, or {single_file}")
+    tokenizer = from_folder(kind, folder)
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    if not set(vocabulary) - set(tokenizer.all_special_tokens):
         raise ValueError(f"the tokenizer in '{folder}' knows no words: give the one that the text encoder came with")
     if max(vocabulary.values()) >= count:
         raise ValueError(
             f"the tokenizer in '{folder}' is for another text encoder: its tokens go up to "
             f"{max(vocabulary.values())}, and this one knows {count}"
         )
-    return words
+    return tokenizer
 
 
 @contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Transformers' own bar would lie across ours."""
+def hide_progress_bar() -> Iterator[None]:
+    """Hide the progress bar of transformers, which would overwrite ours."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
 class PretrainedText(nn.Module, ABC):
-    """What both have in common: texts are padded to `length` tokens, and a longer one is cut with a warning."""
+    """Base of both encoders: pads texts to `length` tokens, and truncates longer ones with a warning."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, length: int) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class PretrainedText(nn.Module, ABC):
         self.length = length
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids (B, length) int64 and the mask (B, length) bool, true where a token counts, on the model's device."""
-        found = self.tokenizer(
+        """Return ids (B, length) int64 and a mask (B, length) bool, true for tokens, on the model's device."""
+        encoded = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         )
-        whole = self.tokenizer(list(texts))["input_ids"]
-        for text, ids in zip(texts, whole, strict=True):
+        uncut = self.tokenizer(list(texts))["input_ids"]
+        for text, ids in zip(texts, uncut, strict=True):
             if len(ids) > self.length:
                 warnings.warn(f"{len(ids)} tokens, cut to {self.length}: '{text:.60}…'", stacklevel=3)
         device = next(self.model.parameters()).device
-        return found["input_ids"].to(device), found["attention_mask"].bool().to(device)
+        return encoded["input_ids"].to(device), encoded["attention_mask"].bool().to(device)
 
     def forward(self, texts: Sequence[str]) -> Condition:
         """The condition of B texts, as `embed` gives it."""
@@ -101,17 +101,17 @@ class PretrainedText(nn.Module, ABC):
         """The condition of tokens (B, length) int64 that count where the mask (B, length) bool is true."""
 
     def split(self) -> Split | None:
-        """How texts are embedded without Python: by their tokens. None for a tokenizer that is Python itself."""
+        """How the runtime embeds texts: from their tokens. None if the tokenizer is written in Python."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
-        own = Tokenizer.from_str(backend.to_str())
-        own.enable_truncation(self.length)
-        own.enable_padding(
+        fast = Tokenizer.from_str(backend.to_str())
+        fast.enable_truncation(self.length)
+        fast.enable_padding(
             length=self.length, pad_id=int(self.tokenizer.pad_token_id), pad_token=str(self.tokenizer.pad_token)
         )
         axes = {"ids": ("B", self.length), "mask": ("B", self.length)}
-        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, {"tokenizer": own.to_str().encode()})
+        return Split("text.tokenize", {"prompt": "texts"}, axes, self.embed, {"tokenizer": fast.to_str().encode()})
 
 
 class SentenceText(PretrainedText):
@@ -135,10 +135,12 @@ class ClipText(PretrainedText):
 
     def embed(self, ids: Tensor, mask: Tensor) -> Condition:
         """tokens (B, length, D) of the chosen layer after the final norm, their mask, and the pooled vector (B, D)."""
-        out = self.model(input_ids=ids, output_hidden_states=True)  # causal: what stands before the padding is the same
+        out = self.model(
+            input_ids=ids, output_hidden_states=True
+        )  # causal: the padding does not change the tokens before it
         tokens: Tensor = out.last_hidden_state
         if self.hidden == "penultimate":
-            trunk: Any = getattr(self.model, "text_model", self.model)  # transformers 4 has it one level further down
+            trunk: Any = getattr(self.model, "text_model", self.model)  # one level deeper in transformers 4
             tokens = trunk.final_layer_norm(out.hidden_states[-2])
         if self.attend_padding:
             mask = torch.ones_like(mask)

@@ -1,4 +1,4 @@
-"""The vector quantiser: each vector of a latent to the nearest one of a learned codebook (van den Oord et al. 2017)."""
+"""The vector quantiser: maps each vector of a latent to the nearest code of a codebook (van den Oord et al. 2017)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from guidegraph.graph.share import current_share, summed
 
 DEAD = 0.1
-"""A code that stands for fewer vectors of a batch than this, averaged, is dead."""
+"""A code is dead if, on average, fewer vectors of a batch than this map to it."""
 
 
 class Quantised(NamedTuple):
-    """What the quantiser says of vectors z_e (B, D, h, w); e is the nearest code of each.
+    """The quantiser's output for vectors z_e (B, D, h, w); e is the nearest code of each.
 
     z: e, with the gradient of z_e (the straight-through estimator). codes: (B, h, w), the index of e, int64. codebook:
-    ‖sg(z_e) − e‖², which moves the codes alone. commitment: ‖z_e − sg(e)‖², which moves the encoder alone; β multiplies
-    this one. Both are means over elements.
+    ‖sg(z_e) − e‖², which trains only the codes. commitment: ‖z_e − sg(e)‖², which trains only the encoder and is
+    multiplied by β. Both are means over elements.
     """
 
     z: Tensor
@@ -28,13 +28,13 @@ class Quantised(NamedTuple):
 
 
 class VectorQuantiser(nn.Module):
-    """`codes` vectors of width `width`.
+    """A codebook of `codes` vectors of width `width`.
 
     decay: None trains the codes by the gradient of the codebook term (van den Oord et al. 2017, eq. 3). With a number
-    they are moving averages of the vectors that they stand for (there, appendix A), kept in buffers and moved by each
-    `forward` in training mode; a code that hardly any vector is near to is set to a random vector of the batch. Such a
-    move is not taken back where a step is broken off after it, in a loop inside of a training body. In a training with
-    several processes the vectors of all of them count, as if they were one batch.
+    they are moving averages of the vectors that map to them (there, appendix A), kept in buffers and updated by each
+    `forward` in training mode; a dead code is set to a random vector of the batch. The update is not undone if the
+    step is interrupted after it, in a loop inside a training body. In distributed training the vectors of all ranks
+    count as one batch.
     """
 
     codebook: Tensor
@@ -56,8 +56,8 @@ class VectorQuantiser(nn.Module):
         """The index (B, h, w) of the code nearest to each vector of z (B, D, h, w), in float32 at least."""
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             wide = torch.promote_types(z.dtype, torch.float32)
-            vectors, codes = vectors_of(z).to(wide), self.codebook.to(wide)
-            distance = codes.square().sum(1) - 2 * vectors @ codes.T  # but for ‖z‖², which is the same for all codes
+            vectors, codes = flatten_vectors(z).to(wide), self.codebook.to(wide)
+            distance = codes.square().sum(1) - 2 * vectors @ codes.T  # without ‖z‖², which is the same for all codes
             return distance.argmin(1).reshape(z.shape[0], *z.shape[2:])
 
     def lookup(self, index: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class VectorQuantiser(nn.Module):
         return self.codebook[index].permute(0, 3, 1, 2)
 
     def quantise(self, z: Tensor) -> Tensor:
-        """The nearest codes (B, D, h, w) of vectors z (B, D, h, w). A code is its own nearest: twice is as once."""
+        """The nearest codes (B, D, h, w) of vectors z (B, D, h, w). Idempotent: a code maps to itself."""
         return self.lookup(self.nearest(z)).to(z.dtype)
 
     def forward(self, z: Tensor) -> Quantised:
@@ -83,14 +83,14 @@ class VectorQuantiser(nn.Module):
     def follow(self, z: Tensor, index: Tensor) -> None:
         """One step of the moving averages: N ← γN + (1−γ)n, m ← γm + (1−γ)Σz, e = m/N, with γ the decay.
 
-        n and Σz are over the whole batch, of all processes of a training.
+        n and Σz are over the batch of all ranks.
         """
         assert self.decay is not None
-        vectors, chosen = vectors_of(z).to(self.total.dtype), index.flatten()
-        found = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
+        vectors, chosen = flatten_vectors(z).to(self.total.dtype), index.flatten()
+        counts = torch.bincount(chosen, minlength=len(self.count)).to(self.count.dtype)
         sums = torch.zeros_like(self.total).index_add_(0, chosen, vectors)
-        found, sums, fresh = summed([found, sums, some_vectors(vectors, len(self.count))])
-        self.count.lerp_(found, 1 - self.decay)
+        counts, sums, fresh = summed([counts, sums, draw_vectors(vectors, len(self.count))])
+        self.count.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         dead = self.count < DEAD
         self.count.masked_fill_(dead, 1.0)
@@ -98,31 +98,31 @@ class VectorQuantiser(nn.Module):
         self.codebook.copy_(self.total / self.count[:, None])
 
 
-def some_vectors(vectors: Tensor, count: int) -> Tensor:
-    """`count` random vectors (count, D) of the whole batch; zeros for those that another process of a training has.
+def draw_vectors(vectors: Tensor, count: int) -> Tensor:
+    """Draw `count` random vectors (count, D) of the batch of all ranks; zeros for vectors on other ranks.
 
-    All processes draw the same from torch's generator, so that the sum over them has each vector.
+    All ranks draw the same indices from torch's generator, so the sum over ranks has each vector.
     """
     share, size = current_share(), len(vectors)
     picked = torch.randint(size * share.count, (count,), device="cpu").to(vectors.device) - share.index * size
-    own = (picked >= 0) & (picked < size)
-    return vectors[picked.clamp(0, size - 1)] * own[:, None]
+    is_local = (picked >= 0) & (picked < size)
+    return vectors[picked.clamp(0, size - 1)] * is_local[:, None]
 
 
-def vectors_of(z: Tensor) -> Tensor:
-    """(B, D, h, w) as (B · h · w, D)."""
+def flatten_vectors(z: Tensor) -> Tensor:
+    """Reshape (B, D, h, w) to (B · h · w, D)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 class Usage(NamedTuple):
-    """share: of the codes that occur, in [0, 1]. perplexity: exp of the entropy of their frequencies, 1 … codes."""
+    """share: fraction of codes in use, in [0, 1]. perplexity: exp of the entropy of their frequencies, 1 … codes."""
 
     share: Tensor
     perplexity: Tensor
 
 
 def usage(index: Tensor, codes: int) -> Usage:
-    """How evenly indices (any shape, int64, below `codes`) use the codes; each a number ()."""
+    """Measure how evenly indices (any shape, int64, below `codes`) use the codes; both outputs are scalars ()."""
     frequency = torch.bincount(index.flatten(), minlength=codes).float()
     p = frequency / frequency.sum()
     return Usage((frequency > 0).float().mean(), torch.special.entr(p).sum().exp())

@@ -19,12 +19,13 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class FirstStageShape:
-    """The shape of a released first stage; f = 2^(len(widths) − 1).
+    """Hyper-parameters of a released first stage; f = 2^(len(widths) − 1).
 
     widths: channels of each resolution, finest first. blocks: residual blocks at a resolution on the way down (one more
-    on the way up). encoder_attention, decoder_attention: the levels (0 is the finest) with self-attention; middle: the
-    middle has it. z_channels: between the networks and the 1 × 1 convolutions; latent_channels: of the latent itself.
-    quant, post_quant: the 1 × 1 convolutions are there. codes: vectors of the codebook, 0 for a KL autoencoder.
+    on the way up). encoder_attention, decoder_attention: the levels (0 is the finest) with self-attention;
+    middle: whether the middle has it. z_channels: between the networks and the 1 × 1 convolutions;
+    latent_channels: of the latent. quant, post_quant: whether the 1 × 1 convolutions exist.
+    codes: vectors of the codebook, 0 for a KL autoencoder.
     """
 
     in_channels: int = 3
@@ -43,7 +44,7 @@ class FirstStageShape:
 
     @property
     def factor(self) -> int:
-        """How many pixels one latent cell spans on a side."""
+        """Side of one latent cell in pixels."""
         return int(2 ** (len(self.widths) - 1))
 
 
@@ -86,7 +87,7 @@ class AttnBlock(nn.Module):
         return out
 
 
-class Downsample(nn.Module):
+class AsymmetricDownsample(nn.Module):
     """Half the resolution by a strided convolution that pads at the right and at the bottom only."""
 
     def __init__(self, channels: int) -> None:
@@ -99,14 +100,14 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, attention after each where the level has it, and the change of resolution."""
+    """The blocks of one resolution, attention after each if the level has it, and the change of resolution."""
 
     def __init__(self, widths: tuple[int, ...], attention: bool, groups: int, resample: nn.Module | None) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
         self.block = nn.ModuleList(ResnetBlock(start, end, groups) for start, end in pairs)
         self.attn = nn.ModuleList(AttnBlock(end, groups) for _, end in pairs if attention)
-        if isinstance(resample, Downsample):
+        if isinstance(resample, AsymmetricDownsample):
             self.downsample = resample
         elif resample is not None:
             self.upsample = resample
@@ -150,7 +151,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             inside = (widths[max(level - 1, 0)], *[width] * shape.blocks)
-            resample = None if level == last else Downsample(width)
+            resample = None if level == last else AsymmetricDownsample(width)
             self.down.append(Level(inside, level in shape.encoder_attention, shape.groups, resample))
         self.mid = Middle(widths[-1], shape.middle, shape.groups)
         self.norm_out = nn.GroupNorm(shape.groups, widths[-1], EPS)
@@ -189,7 +190,7 @@ class Decoder(nn.Module):
 
 
 class Codebook(nn.Module):
-    """`codes` vectors of width `width`, the nearest of which takes the place of a vector."""
+    """A codebook of `codes` vectors of width `width`; replaces a vector by the nearest code."""
 
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
@@ -200,8 +201,8 @@ class Codebook(nn.Module):
         wide = torch.promote_types(z.dtype, torch.float32)
         vectors, codes = z.permute(0, 2, 3, 1).to(wide), self.embedding.weight.to(wide)
         index = (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(-1)
-        found: Tensor = self.embedding(index)
-        return found.permute(0, 3, 1, 2)
+        nearest: Tensor = self.embedding(index)
+        return nearest.permute(0, 3, 1, 2)
 
 
 class ReleasedFirstStage(nn.Module, ABC):
@@ -218,8 +219,8 @@ class ReleasedFirstStage(nn.Module, ABC):
         if shape.post_quant:
             self.post_quant_conv = nn.Conv2d(shape.latent_channels, shape.z_channels, 1)
 
-    def before_latent(self, image: Tensor) -> Tensor:
-        """What the encoder and its 1 × 1 convolution give."""
+    def encode_features(self, image: Tensor) -> Tensor:
+        """The output of the encoder and its 1 × 1 convolution."""
         h: Tensor = self.encoder(image)
         return self.quant_conv(h) if hasattr(self, "quant_conv") else h
 
@@ -253,7 +254,7 @@ class ReleasedKL(ReleasedFirstStage):
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), each (B, c, h, w), unscaled."""
-        mean, log_variance = self.before_latent(image).chunk(2, dim=1)
+        mean, log_variance = self.encode_features(image).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def latent(self, image: Tensor) -> Tensor:
@@ -261,14 +262,14 @@ class ReleasedKL(ReleasedFirstStage):
 
 
 class ReleasedVQ(ReleasedFirstStage):
-    """VQModel: the quantiser is part of the decoder, and the latent is what it has not yet quantised."""
+    """VQModel: the quantiser is part of the decoder; the latent is not yet quantised."""
 
     def __init__(self, shape: FirstStageShape, scale: float) -> None:
         super().__init__(shape, 1, scale)
         self.quantize = Codebook(shape.codes, shape.latent_channels)
 
     def latent(self, image: Tensor) -> Tensor:
-        return self.before_latent(image)
+        return self.encode_features(image)
 
     def reconstruct(self, z: Tensor) -> Tensor:
         return super().reconstruct(self.quantize(z))

@@ -8,33 +8,33 @@ from typing import Literal, TypeAlias
 
 from guidegraph.nodes.types import PredictionKind
 
-Pool: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+PoolKind: TypeAlias = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 
 
 @dataclass(frozen=True)
 class UNetShape:
-    """The shape of a ReleasedUNet. What is given for each level is given finest first.
+    """Hyper-parameters of a ReleasedUNet. Values by level come finest first.
 
     in_channels: those of x; spatial_channels: those concatenated to x (a low-resolution picture, a mask).
     out_channels: those of x, or twice as many where the second half is a learned variance.
     channels: width of the sinusoidal embedding of t; four times that is the width of the embedding of t and vector.
     widths: channels of each level; blocks: residual blocks of each level on the way down (one more on the way up).
-    depths: of each level, 0 without attention; with attention 1, or the transformer blocks in each of its attentions.
+    depths: of each level, 0 without attention; otherwise 1, or the number of transformer blocks of its attention.
     middle_depth: the same for the middle, after the coarsest level. heads: of each level; the middle has the last's.
-    context_dim: width of the tokens for cross-attention; None where attention is among pixels alone.
-    linear_projections: into and out of a spatial transformer, instead of 1 × 1 convolutions.
+    context_dim: width of the tokens for cross-attention; None if attention is among pixels only.
+    linear_projections: spatial transformers project by linear layers instead of 1 × 1 convolutions.
     new_attention_order: q, k and v are split before the heads, as in guided-diffusion's `use_new_attention_order`.
     scale_shift: AdaGN, (1 + y_s) · GroupNorm(h) + y_b; otherwise the embedding is added before the second norm.
     resblock_updown: residual blocks that pool and repeat pixels change the resolution, instead of convolutions.
-    classes: labels that the model was trained with; their embedding is added to that of t as the condition's vector.
-    adm_channels: width of a vector that two linear layers of the network itself bring to the embedding of t.
-    groups, norm_eps: of every GroupNorm but those of spatial transformers, whose eps is 1e-6.
+    classes: number of class labels; their embedding comes as the condition's vector and is added to that of t.
+    adm_channels: width of a vector that two linear layers of the network map to the embedding of t.
+    groups, norm_eps: of every GroupNorm, except that spatial transformers have eps 1e-6.
     sine_first, frequency_shift: of the embedding of t: sines before cosines; frequencies 10000^(−i / (half − shift)).
-    asymmetric_downsample: a strided convolution pads on the right and below alone.
-    upsample_heads: heads of each level on the way up, where they differ from those on the way down; empty otherwise.
+    asymmetric_downsample: a strided convolution pads only at the right and the bottom.
+    upsample_heads: heads of each level on the way up; empty if they are those of the way down.
     resample_convolution: a convolution changes the resolution; False means 2 × 2 means and repeated pixels, with no
-    weights (`conv_resample`). Without effect where residual blocks change it.
-    kind: what the network gives: ε, x0 or v.
+    weights (`conv_resample`). Ignored if residual blocks change it.
+    kind: the prediction of the network: ε, x0 or v.
     """
 
     in_channels: int
@@ -102,7 +102,7 @@ class UNetShape:
 
     @property
     def vector_dim(self) -> int | None:
-        """Width of the condition's vector, or None where there is none."""
+        """Width of the condition's vector, or None without one."""
         return self.embedding if self.classes is not None else self.adm_channels
 
     @property
@@ -111,37 +111,37 @@ class UNetShape:
 
     @property
     def factor(self) -> int:
-        """What the sides of x are multiples of."""
+        """The sides of x are multiples of this."""
         return int(2 ** (len(self.widths) - 1))
 
 
 @dataclass(frozen=True)
 class ClassifierShape:
-    """The shape of a ReleasedClassifier of samples (B, in_channels, H, W): a U-Net's encoder half, and a pool.
+    """Hyper-parameters of a ReleasedClassifier of samples (B, in_channels, H, W): a U-Net's encoder half, and a pool.
 
     pool: guided-diffusion's `classifier_pool`. attention: one position attends to all; the only pool that fixes the
     size of x. adaptive: the mean of the coarsest features. spatial, spatial_v2: a network of two layers, of `hidden`
     features between them, on the means of all levels' features.
     size: the side of x, None for any multiple of the trunk's factor. pool_heads: of the attention that pools.
-    out_channels of the trunk means nothing here.
+    out_channels of the trunk is unused.
     """
 
     trunk: UNetShape
     classes: int
     size: int | None = None
-    pool: Pool = "attention"
+    pool: PoolKind = "attention"
     pool_heads: int = 1
     hidden: int = 2048
 
     @property
     def cells(self) -> int:
-        """How many positions the coarsest level has, where the size is fixed."""
+        """Number of positions at the coarsest level, for a fixed size."""
         assert self.size is not None
         return (self.size // self.trunk.factor) ** 2
 
 
 def heads_of(widths: Sequence[int], *, heads: int | None = None, head_channels: int | None = None) -> tuple[int, ...]:
-    """Heads of each level: `heads` everywhere, or as many as have `head_channels` each (at least one)."""
+    """Number of heads of each level: `heads`, or the width divided by `head_channels` (at least one)."""
     if (heads is None) == (head_channels is None):
         raise ValueError("give either heads or head_channels")
     if heads is not None:

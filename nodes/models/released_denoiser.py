@@ -22,14 +22,14 @@ class ReleasedDenoiser(HookedModel):
     network: ReleasedUNet
 
     def adaptable_weights(self) -> dict[str, str]:
-        """The names of its parameters by those that LoRA files have for their layers: an exported graph keeps both."""
+        """Names of its parameters by the names of their layers in LoRA files; an exported graph keeps both."""
         from guidegraph.nodes.checkpoints.lora_layers import denoiser_layers
 
         return denoiser_layers(self)
 
     @property
     def kind(self) -> PredictionKind:
-        """What every prediction is of."""
+        """The kind of every prediction."""
         return self.network.shape.kind
 
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -39,8 +39,8 @@ class ReleasedDenoiser(HookedModel):
     def forward(self, x: Tensor, t: Tensor, condition: Condition, hooks: Hooks | None = None) -> Prediction:
         """x (B, C, H, W); t (B) on the schedule's axis; every field of the condition has a leading B.
 
-        A class-conditional network takes the vector that its own label embedder makes, and adds it to the embedding
-        of t as it is. An upsampler takes the low-resolution picture at the size of x as the spatial condition.
+        A class-conditional network takes the vector of its own label embedder, and adds it to the embedding of t.
+        An upsampler takes the low-resolution picture at the size of x as the spatial condition.
         Raises ``ValueError`` for a size of x, or a condition, that the network does not take.
         """
         shape = self.network.shape
@@ -71,9 +71,9 @@ class ReleasedDenoiser(HookedModel):
 
 
 class ReleasedLabels(nn.Module):
-    """A `LabelEmbedder` of a network that was trained with K classes and no null class: a vector of each label.
+    """A `LabelEmbedder` of a network trained with K classes and no null class: one vector for each label.
 
-    The vector is what the network adds to its embedding of t.
+    The network adds the vector to its embedding of t.
     """
 
     def __init__(self, classes: int, width: int) -> None:

@@ -1,4 +1,4 @@
-"""Layers of the released U-Nets, with their parameters under the names that the files have.
+"""Layers of the released U-Nets; their parameters have the names of the files.
 
 Tensors are (B, C, H, W) or token sequences (B, L, C). Dhariwal & Nichol 2021, section 3; Rombach et al. 2022,
 appendix E.2.1.
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
         self.out_layers = nn.Sequential(
             nn.GroupNorm(shape.groups, out_channels, shape.norm_eps),
             nn.SiLU(),
-            nn.Identity(),  # the place of the dropout
+            nn.Identity(),  # in place of the dropout
             PackedConv2d(out_channels, out_channels, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -160,7 +160,7 @@ class GEGLU(nn.Module):
         return out
 
 
-class FeedForward(nn.Module):
+class ReleasedFeedForward(nn.Module):
     """GEGLU with four times the width inside, then linear."""
 
     def __init__(self, channels: int) -> None:
@@ -182,12 +182,12 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.attn2 = Attention(channels, context, heads, "cross")
         self.norm3 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
+        self.ff = ReleasedFeedForward(channels)
 
     def forward(
         self, x: Tensor, tokens: Tensor, mask: Tensor | None, size: Sequence[int], hooks: Hooks = NO_HOOKS
     ) -> Tensor:
-        """x (B, N, C) of the N pixels of a map of some size."""
+        """x (B, N, C) holds the N pixels of a map of size (h, w)."""
         x = x + self.attn1(self.norm1(x), inner=hooks.attend(self.attn1.site, size))
         x = x + self.attn2(self.norm2(x), tokens, mask, hooks.attend(self.attn2.site, size))
         out: Tensor = x + self.ff(self.norm3(x))
@@ -205,7 +205,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None, hooks: Hooks = NO_HOOKS) -> Tensor:
-        # A 1 × 1 convolution is a linear layer over pixels, and these are wanted as a sequence.
+        # A 1 × 1 convolution is a linear layer over pixels, which are needed as a sequence here.
         pixels = self.norm(x).flatten(2).transpose(1, 2)
         h = F.linear(pixels, self.proj_in.weight.flatten(1), self.proj_in.bias)
         for block in self.transformer_blocks:

@@ -14,7 +14,7 @@ from guidegraph.nodes.types import Condition
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over (B, L, C), with `inner` channels in all heads together."""
+    """Multi-head self-attention over (B, L, C); `inner` is the total width of all heads."""
 
     def __init__(self, width: int, inner: int, heads: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
         return out
 
 
-class FeedForward(nn.Module):
+class LDMFeedForward(nn.Module):
     """Linear, GELU, linear."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -53,14 +53,14 @@ class PositionEmbedding(nn.Module):
 
 
 class Layers(nn.Module):
-    """Attention and feed-forward in turns, each after a norm and with a skip."""
+    """Alternating attention and feed-forward layers, each with a norm before it and a skip."""
 
     def __init__(self, count: int, width: int, attention: int, feed_forward: int, heads: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         for _ in range(count):
             self.layers.append(nn.ModuleList([nn.LayerNorm(width), SelfAttention(width, attention, heads)]))
-            self.layers.append(nn.ModuleList([nn.LayerNorm(width), FeedForward(width, feed_forward)]))
+            self.layers.append(nn.ModuleList([nn.LayerNorm(width), LDMFeedForward(width, feed_forward)]))
 
     def forward(self, h: Tensor) -> Tensor:
         for pair in self.layers:
@@ -88,20 +88,20 @@ class LDMTransformer(nn.Module):
 
 
 class LDMText(PretrainedText):
-    """A `TextEmbedder`: BERT's word pieces through the transformer; every place counts, those of padding too."""
+    """A `TextEmbedder`: BERT's word pieces through the transformer; padding is attended to as well."""
 
     def __init__(self, model: LDMTransformer, tokenizer: Any) -> None:
         super().__init__(model, tokenizer, model.pos_emb.emb.num_embeddings)
 
     def embed(self, ids: Tensor, mask: Tensor) -> Condition:
-        """tokens (B, length, C) of ids (B, length) int64; the mask counts for nothing."""
+        """tokens (B, length, C) of ids (B, length) int64; the mask is ignored."""
         return Condition(tokens=self.model(ids))
 
 
 class ClassTokens(nn.Module):
     """A `LabelEmbedder` of a latent diffusion model with classes: each label as one token of cross-attention.
 
-    null_class: the last of its labels means none; without it no label does.
+    null_class: the last label means none; otherwise no label does.
     """
 
     def __init__(self, count: int, width: int, null_class: bool = False) -> None:
@@ -116,7 +116,7 @@ class ClassTokens(nn.Module):
     def forward(self, labels: Tensor) -> Condition:
         """The condition of labels (B), int64: tokens (B, 1, C); the label `classes` means none.
 
-        Raises ``ValueError`` for that one where the model is not known to have a null class.
+        Raises ``ValueError`` for the label `classes` unless the model is known to have a null class.
         """
         count = self.embedding.num_embeddings
         if has_values(labels) and labels.numel() and int(labels.max()) >= count:

@@ -10,7 +10,7 @@ from guidegraph.nodes.types import Condition
 
 
 class MapRescaler(nn.Module):
-    """A `SemanticEmbedder`: a map is shrunk several times by a factor, then a 1 × 1 convolution maps its classes."""
+    """A `SemanticEmbedder`: shrinks a map `stages` times by a factor, then a 1 × 1 convolution maps its classes."""
 
     def __init__(
         self, classes: int, channels: int, *, stages: int, factor: float, mode: str, bias: bool = False
@@ -22,7 +22,7 @@ class MapRescaler(nn.Module):
     def forward(self, semantic: Tensor) -> Condition:
         """The spatial condition (B, channels, h, w) of maps (B, classes, H, W), one-hot at the size of the picture.
 
-        Raises ``ValueError`` for other classes, and for sides that do not shrink to whole cells.
+        Raises ``ValueError`` for another number of classes, and for sides that do not shrink to whole cells.
         """
         check_channels(semantic, self.classes, "the model of maps")
         check_sides(semantic, round(self.factor**-self.stages), "the model of maps")

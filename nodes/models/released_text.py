@@ -27,9 +27,9 @@ Hidden = Literal["last", "penultimate", "penultimate_normed"]
 class Tower(nn.Module):
     """A CLIP text model of transformers with its tokenizer.
 
-    hidden: the tokens are those after the last layer and the final norm (Stable Diffusion 1), after the layer before
-    the last (SDXL), or those and the final norm (OpenCLIP's in Stable Diffusion 2). pad: the id that fills a chunk.
-    words: what `text.embedding` taught it, each with the ids that it stands for.
+    hidden: which tokens to use: after the last layer and the final norm (Stable Diffusion 1), after the penultimate
+    layer (SDXL), or that with the final norm (OpenCLIP in Stable Diffusion 2). pad: the id that fills a chunk.
+    words: words added by `text.embedding`, each with its ids.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, hidden: Hidden, pad: int) -> None:
@@ -42,36 +42,36 @@ class Tower(nn.Module):
 
     @property
     def trunk(self) -> Any:
-        """The module that holds embeddings, layers and norm: transformers 4 has it one level further down."""
+        """The module that holds embeddings, layers and norm, one level deeper in transformers 4."""
         return getattr(self.model, "text_model", self.model)
 
     @property
     def length(self) -> int:
-        """How many tokens the model sees at once, the two that mark start and end among them."""
+        """Number of tokens of a chunk, including the start and end tokens."""
         return int(self.trunk.embeddings.position_embedding.num_embeddings)
 
     @property
     def chunker(self) -> Chunker:
-        """How its prompts are cut."""
+        """Splits prompts into chunks."""
         marks = (int(self.tokenizer.bos_token_id), int(self.tokenizer.eos_token_id))
         return Chunker(self._tokenize, self.length, *marks, self.pad, self.words)
 
     def _tokenize(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
-    def described(self) -> dict[str, Any] | None:
-        """The same as an operation of the runtime takes it; None for a tokenizer that is Python itself."""
+    def to_runtime(self) -> dict[str, Any] | None:
+        """Settings of the runtime's operation for this tower; None if the tokenizer is written in Python."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             return None
-        own = Tokenizer.from_str(backend.to_str())
-        own.no_truncation()
-        own.no_padding()
+        fast = Tokenizer.from_str(backend.to_str())
+        fast.no_truncation()
+        fast.no_padding()
         chunker = self.chunker
         marks = {"start": chunker.start, "end": chunker.end, "pad": chunker.pad}
         words = {word: list(ids) for word, ids in self.words.items()}
-        return {"tokenizer": own.to_str().encode(), "length": self.length, **marks, "words": words}
+        return {"tokenizer": fast.to_str().encode(), "length": self.length, **marks, "words": words}
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, n · length, D) and the pooled vector (B, D) of the first of n chunks; ids (B, n, length) int64."""
@@ -87,9 +87,9 @@ class Tower(nn.Module):
 
 @dataclass(frozen=True)
 class PictureSize:
-    """What SDXL is told of a picture (Podell et al. 2023, section 2.2), in pixels: each pair is height, width.
+    """SDXL's size conditioning (Podell et al. 2023, section 2.2), in pixels: each pair is height, width.
 
-    original: the size before it was scaled. crop: how much was cut at the top and at the left. target: the size wanted.
+    original: the size before scaling. crop: cut off at the top and at the left. target: the size to generate.
     """
 
     original: tuple[int, int] = (1024, 1024)
@@ -103,10 +103,10 @@ class PictureSize:
 
 
 class ReleasedText(nn.Module):
-    """A `TextEmbedder` of one tower, or of two whose tokens stand side by side along the width (SDXL).
+    """A `TextEmbedder` of one tower, or of two whose tokens are concatenated along the width (SDXL).
 
     A prompt of more than one chunk gives the tokens of all its chunks, one after the other; shorter ones of the same
-    batch are filled up with empty chunks. With `size` there is a vector: the last tower's pooled one and the embedding
+    batch are padded with empty chunks. With `size` there is a vector: the last tower's pooled vector and the embedding
     of the picture's sizes, `size_width` for each number. zero_empty: the empty prompt's tokens and pooled vector are
     zeros, as SDXL was trained.
     """
@@ -126,7 +126,7 @@ class ReleasedText(nn.Module):
         self.zero_empty = zero_empty
 
     def adaptable_weights(self) -> dict[str, str]:
-        """The names of its parameters by those that LoRA files have for their layers: an exported graph keeps both."""
+        """Names of its parameters by the names of their layers in LoRA files; an exported graph keeps both."""
         from guidegraph.nodes.checkpoints.lora_layers import text_layers
 
         return text_layers(self)
@@ -138,46 +138,46 @@ class ReleasedText(nn.Module):
     def weighted(self, prompts: Sequence[Prompt]) -> Condition:
         """The condition of B prompts in weighted fragments.
 
-        A token's embedding is multiplied by its weight; then those of the whole prompt are scaled by one number, so
-        that their mean over tokens and width is what it was without weights. The pooled vector knows no weights.
+        Each token's embedding is multiplied by its weight; then all embeddings of the prompt are scaled by one number,
+        so that their mean over tokens and width stays that without weights. The pooled vector is not weighted.
         """
         towers: list[Any] = list(self.towers)
         device = next(self.parameters()).device
-        given: list[Tensor] = []
+        arrays: list[Tensor] = []
         for table in tables([tower.chunker for tower in towers], prompts):
-            given += [torch.from_numpy(table.ids).to(device), torch.from_numpy(table.weights).to(device)]
-        some = torch.tensor([any(text for text, _ in prompt) for prompt in prompts], device=device)
-        return self.embed(*given, some)
+            arrays += [torch.from_numpy(table.ids).to(device), torch.from_numpy(table.weights).to(device)]
+        has_text = torch.tensor([any(text for text, _ in prompt) for prompt in prompts], device=device)
+        return self.embed(*arrays, has_text)
 
-    def embed(self, *given: Tensor) -> Condition:
+    def embed(self, *arrays: Tensor) -> Condition:
         """The condition of chunks: ids and weights (B, n, length) for each tower, and which texts are not empty (B)."""
-        *chunks, some = given
-        both = []
+        *chunks, has_text = arrays
+        outputs = []
         for tower, ids, weights in zip(self.towers, chunks[::2], chunks[1::2], strict=True):
             tokens, pooled = tower(ids)
-            both.append((scaled(tokens, weights.flatten(1).to(tokens.dtype)), pooled))
-        tokens, pooled = torch.cat([tokens for tokens, _ in both], dim=2), both[-1][1]
+            outputs.append((apply_weights(tokens, weights.flatten(1).to(tokens.dtype)), pooled))
+        tokens, pooled = torch.cat([tokens for tokens, _ in outputs], dim=2), outputs[-1][1]
         if self.zero_empty:
-            tokens, pooled = tokens * some[:, None, None], pooled * some[:, None]
+            tokens, pooled = tokens * has_text[:, None, None], pooled * has_text[:, None]
         if self.size is None:
             return Condition(tokens=tokens)
-        sizes = self.size.embedding(self.size_width).to(pooled).expand(some.shape[0], -1)
+        sizes = self.size.embedding(self.size_width).to(pooled).expand(has_text.shape[0], -1)
         return Condition(vector=torch.cat([pooled, sizes], dim=1), tokens=tokens)
 
     def split(self) -> Split | None:
-        """How texts are embedded without Python: by their chunks. None for a tokenizer that is Python itself."""
+        """How the runtime embeds texts: from their chunks. None if a tokenizer is written in Python."""
         towers: list[Any] = list(self.towers)
-        described = [tower.described() for tower in towers]
-        if None in described:
+        settings = [tower.to_runtime() for tower in towers]
+        if None in settings:
             return None
         outputs: dict[str, tuple[str | int, ...]] = {}
         for i, tower in enumerate(towers):
             outputs |= dict.fromkeys((f"ids_{i}", f"weights_{i}"), ("B", "N", tower.length))
-        return Split("text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": described})
+        return Split("text.chunks", {"prompt": "texts"}, outputs | {"some": ("B",)}, self.embed, {"towers": settings})
 
 
-def scaled(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Tokens (B, M, D) times their weights (B, M), with each sample's mean restored; exact where all weights are 1."""
+def apply_weights(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Multiply tokens (B, M, D) by weights (B, M), and restore each sample's mean; exact if all weights are 1."""
     if has_values(weights) and bool((weights == 1).all()):
         return tokens
     heavier = tokens * weights[..., None]

@@ -1,4 +1,4 @@
-"""The U-Net of the released checkpoints in its canonical layout, and the classifier that is its encoder half."""
+"""The U-Net of the released checkpoints in its canonical layout, and the classifier made of its encoder half."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from guidegraph.nodes.models.released_layers import (
 from guidegraph.nodes.shapes import check_channels, check_sides
 
 
-class Stage(nn.ModuleList):
-    """Layers in a row, each given what it takes."""
+class TimestepEmbedSequential(nn.ModuleList):
+    """Layers in sequence; passes the embedding, the tokens and the hooks to those that take them."""
 
     def forward(
         self, h: Tensor, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, hooks: Hooks = NO_HOOKS
@@ -39,14 +39,14 @@ class Stage(nn.ModuleList):
 
 
 def attention(width: int, heads: int, depth: int, shape: UNetShape) -> nn.Module:
-    """The attention of a level: among pixels alone, or a spatial transformer where there are tokens."""
+    """Build the attention of a level: among pixels only, or a spatial transformer if there are tokens."""
     if shape.context_dim is None:
         return AttentionBlock(width, heads, shape)
     return SpatialTransformer(width, heads, depth, shape.context_dim, shape.linear_projections, shape.groups)
 
 
 class ReleasedEncoder(nn.Module):
-    """The encoder half with the middle: what the U-Net and the classifier of noisy samples share."""
+    """The encoder half with the middle, shared by the U-Net and the classifier of noisy samples."""
 
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ReleasedEncoder(nn.Module):
         )
         width = shape.widths[0]
         stem = PackedConv2d(shape.in_channels + shape.spatial_channels, width, 3, padding=1)
-        self.input_blocks = nn.ModuleList([Stage([stem])])
+        self.input_blocks = nn.ModuleList([TimestepEmbedSequential([stem])])
         skips = [width]
         for level, out in enumerate(shape.widths):
             for _ in range(shape.blocks):
@@ -64,21 +64,23 @@ class ReleasedEncoder(nn.Module):
                 width = out
                 skips.append(width)
             if level < len(shape.widths) - 1:
-                self.input_blocks.append(Stage([self.downsample(width)]))
+                self.input_blocks.append(TimestepEmbedSequential([self.downsample(width)]))
                 skips.append(width)
         middle: nn.Module = nn.Identity()
         if shape.middle_depth:
             middle = attention(width, shape.heads[-1], shape.middle_depth, shape)
-        self.middle_block = Stage([ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)])
+        self.middle_block = TimestepEmbedSequential(
+            [ResidualBlock(width, width, shape), middle, ResidualBlock(width, width, shape)]
+        )
         self.skips = tuple(skips)
 
-    def block(self, width: int, out: int, level: int, heads: tuple[int, ...]) -> Stage:
-        """A residual block, and attention where the level has it; heads: of each level."""
+    def block(self, width: int, out: int, level: int, heads: tuple[int, ...]) -> TimestepEmbedSequential:
+        """Build a residual block, with attention if the level has it; heads: of each level."""
         shape = self.shape
         layers: list[nn.Module] = [ResidualBlock(width, out, shape)]
         if shape.depths[level]:
             layers.append(attention(out, heads[level], shape.depths[level], shape))
-        return Stage(layers)
+        return TimestepEmbedSequential(layers)
 
     def downsample(self, width: int) -> nn.Module:
         if self.shape.resblock_updown:
@@ -117,7 +119,7 @@ class ReleasedEncoder(nn.Module):
         mask: Tensor | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> tuple[Tensor, list[Tensor]]:
-        """The features (B, C, h, w) of the coarsest level, and those to skip to, finest first."""
+        """The features (B, C, h, w) of the coarsest level, and the skip features, finest first."""
         skips = []
         for index, stage in enumerate(self.input_blocks):
             h = hooks.feature("down", index, stage(h, embedding, tokens, mask, hooks))
@@ -129,7 +131,7 @@ class ReleasedEncoder(nn.Module):
 class ReleasedUNet(ReleasedEncoder):
     """The denoising U-Net of guided-diffusion, latent diffusion, Stable Diffusion and SDXL.
 
-    The embedding of class labels is no part of it: it comes as the condition's vector.
+    It does not include the embedding of class labels, which comes as the condition's vector.
     """
 
     def __init__(self, shape: UNetShape) -> None:
@@ -203,7 +205,7 @@ class ReleasedClassifier(ReleasedEncoder):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits (B, classes) in x's dtype for x (B, C, H, W) at t (B) on the schedule's axis.
 
-        Raises ``ValueError`` for samples of a size that it does not take.
+        Raises ``ValueError`` for samples of another size.
         """
         if self.size is None:
             check_channels(x, self.shape.in_channels, "this classifier")
@@ -221,7 +223,7 @@ class ReleasedClassifier(ReleasedEncoder):
 
 
 def pool_head(shape: ClassifierShape, features: int) -> nn.Sequential:
-    """The layers after the encoder, numbered as in the files: features to logits (B, classes).
+    """Build the layers after the encoder, numbered as in the files: features to logits (B, classes).
 
     They take (B, features, h, w) of the coarsest level, or for the spatial pools (B, features), means of all levels.
     """

@@ -1,4 +1,4 @@
-"""Resizing that smooths as pictures shrink."""
+"""Resizing with antialiasing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 
 def antialiased(x: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """x (B, C, H, W) at another size (H, W), bilinear or bicubic, in its dtype.
+    """Resize x (B, C, H, W) to size (H, W), bilinear or bicubic, in its dtype.
 
-    Half precision goes through float32: torch has no such kernel for it on a CPU.
+    Half precision is computed in float32: torch has no half-precision kernel for this on a CPU.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return F.interpolate(wide, size, mode=mode, antialias=True).to(x.dtype)

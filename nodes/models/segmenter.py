@@ -1,4 +1,4 @@
-"""The segmenter: which class every pixel of a picture is of. It shares nothing with the generator that it judges."""
+"""The segmenter: the class of every pixel of a picture. It shares no weights with the generator that it judges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from guidegraph.nodes.shapes import check_sides
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """The shape of a SegmentationNet.
+    """Hyper-parameters of a SegmentationNet.
 
     multipliers: width of each resolution in units of `channels`, finest first. patch: patch × patch pixels are folded
     into channels before the first convolution, and unfolded after the last.
@@ -31,7 +31,7 @@ class SegmenterConfig:
 
     @property
     def factor(self) -> int:
-        """What a picture's sides must be multiples of."""
+        """The sides of pictures must be multiples of this."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -55,7 +55,7 @@ class SegmentationNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, classes, H, W), in the picture's dtype, of pictures (B, 3, H, W) in [-1, 1].
 
-        Raises ``ValueError`` where a side is no multiple of `factor`.
+        Raises ``ValueError`` if a side is not a multiple of `factor`.
         """
         check_sides(image, self.config.factor, "the segmenter")
         h = self.stem(F.pixel_unshuffle(image.to(self.stem.weight.dtype), self.config.patch))

@@ -1,4 +1,4 @@
-"""Copies of networks that share tensors: a network that is given other weights never changes the one it came from."""
+"""Copies of networks that share tensors, so that replacing weights never changes the original network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def shared_copy(module: M, replaced: Mapping[str, Tensor] | None = None) -> M:
-    """A copy of a frozen module that shares its tensors and tokenizers, but for those in `replaced`, by name.
+    """Copy a frozen module, sharing its tensors and tokenizers except those in `replaced`, by name.
 
     Raises ``KeyError`` for a name that the module does not have.
     """

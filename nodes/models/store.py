@@ -1,8 +1,8 @@
 """Models on disk: a folder with model.json and one safetensors file for each part.
 
 model.json is {"format": 1, "parts": {NAME: {"kind": …, "config": {…}, "weights": FILE, …}}}. The part
-`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. It also states checksums, which are
-verified when a part is read.
+`schedule` holds no network: it names a schedule and its settings, or a file with ᾱ. model.json also has checksums,
+which are verified when a part is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from guidegraph_runtime.files import atomic_path
 
 
 def verified(folder: Path, name: object) -> Path:
-    """The same, of a file that is still the one that was saved. Raises ``ValueError``."""
+    """The path of a file of a model folder, after its checksum was verified. Raises ``ValueError``."""
     path = inside(folder, name)
     verify_file(path, stated(read_json(folder / INDEX), folder / INDEX))
     return path
@@ -105,7 +105,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any], Path, Mapping[str, Any]], nn.Modul
 
 
 def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """One network of a model folder, frozen: in evaluation mode and without gradients."""
+    """Load one network of a model folder, frozen: in evaluation mode and without gradients."""
     parts = read_index(folder)
     if name not in parts:
         raise ValueError(f"'{folder}' has no part '{name}'; it has {', '.join(parts)}")
@@ -116,17 +116,17 @@ def load_part(folder: Path, name: str, *, device: torch.device, dtype: torch.dty
             f"{folder / INDEX}: part '{name}' is of unknown kind {part.get('kind')!r}; known are {', '.join(BUILDERS)}"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn, and torch's generator is the caller's
+        with torch.random.fork_rng(devices=[]):  # the initial weights are random, and torch's generator is the caller's
             module = builder(dict(part.get("config", {})), folder, part)
         module.load_state_dict(load_file(verified(folder, part.get("weights"))))
-    except Exception as error:  # the file's, the tokenizer's, or that of a config that fits no network
+    except Exception as error:  # from the file, the tokenizer, or a config that fits no network
         raise ValueError(f"part '{name}' of '{folder}' cannot be loaded: {error}") from error
     frozen: nn.Module = module.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return frozen
 
 
 def config_of(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """The kind and the config that `load_part` needs to build a module again."""
+    """Return the kind and the config from which `load_part` rebuilds a module."""
     if isinstance(module, HookedModel) and module.hooks.rules:
         names = ", ".join(site.name for site in module.hooks.rules)
         raise ValueError(
@@ -170,7 +170,7 @@ def save_parts(
     dtype: torch.dtype = torch.float16,
     schedule: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write networks as a model folder; a part that is in the folder already and not named here stays.
+    """Write networks to a model folder; other parts that are already in the folder stay.
 
     Floating weights are written in `dtype`. Every file is written under a temporary name and renamed, model.json last.
     """
@@ -210,7 +210,7 @@ def to_storage(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name beside `path`, then rename. Raises ``WriteError`` for a full disk and the like."""
+    """Write to a temporary file beside `path`, then rename it. Raises ``WriteError``, for a full disk for example."""
     with atomic_path(path) as temporary:
         write(temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone
+        temporary.chmod(0o644)  # safetensors makes it readable for the owner only

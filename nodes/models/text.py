@@ -20,7 +20,7 @@ PAD, START = "[PAD]", "[START]"
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The shape of a TextEncoder. `length` counts the start token."""
+    """Hyper-parameters of a TextEncoder. `length` counts the start token."""
 
     vocabulary: int
     width: int = 128
@@ -30,7 +30,7 @@ class TextConfig:
 
 
 def build_tokenizer(words: Iterable[str], length: int = 24) -> Tokenizer:
-    """A lower-case word-level tokenizer, padded to `length`, whose every text begins with [START].
+    """Build a lower-case word-level tokenizer that starts every text with [START] and pads to `length`.
 
     The empty prompt is [START] alone: the learned null condition.
     """
@@ -111,7 +111,7 @@ class TextModel(nn.Module):
         return Condition(vector=vector, tokens=features, mask=mask)
 
     def split(self) -> Split:
-        """How texts are embedded without Python: by their tokens."""
+        """How the runtime embeds texts: from their tokens."""
         length = self.encoder.config.length
         axes = {"ids": ("B", length), "mask": ("B", length)}
         settings = {"tokenizer": self.tokenizer.to_str().encode()}

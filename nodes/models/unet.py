@@ -24,16 +24,16 @@ from guidegraph.nodes.models.packed import PackedConv2d
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The shape of a UNet.
+    """Hyper-parameters of a UNet.
 
     multipliers: width of each resolution in units of `channels`, finest first.
     blocks: residual blocks at a resolution on the way down (one more on the way up).
     attention: the levels (0 is the finest) with self- and cross-attention; the middle always has it.
     context_dim: width of the tokens, vector_dim: of the vector, spatial_channels: of the spatial
-    condition; None or 0 where the model has no such condition.
+    condition; None or 0 if the model has no such condition.
     patch: folds patch × patch values of x and of the spatial condition into channels before the first convolution and
-    unfolds them after the last: cheap where a model works on pixels.
-    kind: what the output is, ε, x0 or v.
+    unfolds them after the last, which makes models on pixels cheaper.
+    kind: the prediction: ε, x0 or v.
     """
 
     in_channels: int = 4
@@ -55,12 +55,12 @@ class UNetConfig:
 
     @property
     def factor(self) -> int:
-        """What the sides of x are multiples of."""
+        """The sides of x are multiples of this."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
-class Stage(nn.Module):
-    """A residual block, and attention where the level has it."""
+class UNetBlock(nn.Module):
+    """A residual block, with attention if the level has it."""
 
     def __init__(self, channels: int, out_channels: int, attention: bool, config: UNetConfig) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Stage(nn.Module):
 
 
 class UNetTrunk(nn.Module):
-    """The encoder half of a U-Net with its middle: what the denoiser and the classifier of noisy samples share."""
+    """The encoder half of a U-Net with its middle, shared by the denoiser and the classifier of noisy samples."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -101,20 +101,20 @@ class UNetTrunk(nn.Module):
         for level, multiplier in enumerate(config.multipliers):
             for _ in range(config.blocks):
                 out = multiplier * config.channels
-                self.down.append(Stage(width, out, level in config.attention, config))
+                self.down.append(UNetBlock(width, out, level in config.attention, config))
                 width = out
                 skips.append(width)
             if level < len(config.multipliers) - 1:
                 self.downsample.append(Downsample(width))
                 skips.append(width)
 
-        self.middle_in = Stage(width, width, True, config)
-        self.middle_out = Stage(width, width, False, config)
+        self.middle_in = UNetBlock(width, width, True, config)
+        self.middle_out = UNetBlock(width, width, False, config)
         self.width = width
         self.skips = tuple(skips)
 
     def embed(self, t: Tensor, vector: Tensor | None) -> Tensor:
-        """The embedding (B, 4 · channels) of times (B) and, where the model takes one, of a vector (B, D)."""
+        """The embedding (B, 4 · channels) of times (B) and, if the model takes one, of a vector (B, D)."""
         dtype = self.stem.weight.dtype
         embedding: Tensor = self.time_embedding(timestep_embedding(t, self.config.channels).to(dtype))
         if self.vector_embedding is not None and vector is not None:
@@ -131,7 +131,7 @@ class UNetTrunk(nn.Module):
         spatial: Tensor | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> tuple[Tensor, list[Tensor]]:
-        """The features (B, width, h, w) of the coarsest resolution, and those to skip to, in the order of `skips`."""
+        """The features (B, width, h, w) of the coarsest resolution, and the skip features, in the order of `skips`."""
         h = self.stem(self.fold(x if spatial is None else torch.cat([x, spatial], dim=1)))
         skips = [hooks.feature("down", 0, h)]
         for level in range(len(self.config.multipliers)):
@@ -145,13 +145,13 @@ class UNetTrunk(nn.Module):
         return hooks.feature("middle", 0, h), skips
 
     def blocks(self) -> list[Block]:
-        """What computes the features to skip to, and the middle, in the order of computing."""
-        found: list[Block] = [("down", [self.stem])]
+        """The blocks that compute the skip features, and the middle, in order of execution."""
+        blocks: list[Block] = [("down", [self.stem])]
         for level in range(len(self.config.multipliers)):
             start = level * self.config.blocks
-            found += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
-            found += [("down", [layer]) for layer in self.downsample[level : level + 1]]
-        return [*found, ("middle", [self.middle_in, self.middle_out])]
+            blocks += [("down", [stage]) for stage in self.down[start : start + self.config.blocks]]
+            blocks += [("down", [layer]) for layer in self.downsample[level : level + 1]]
+        return [*blocks, ("middle", [self.middle_in, self.middle_out])]
 
 
 class UNet(UNetTrunk):
@@ -165,7 +165,7 @@ class UNet(UNetTrunk):
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
             for _ in range(config.blocks + 1):
                 out = multiplier * config.channels
-                self.up.append(Stage(width + skips.pop(), out, level in config.attention, config))
+                self.up.append(UNetBlock(width + skips.pop(), out, level in config.attention, config))
                 width = out
             if level:
                 self.upsample.append(Upsample(width))

@@ -1,4 +1,4 @@
-"""The pooled embedding of pictures: what is in them, not where."""
+"""The pooled embedding of pictures, which keeps content but not position."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from guidegraph.nodes.types import Condition
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The shape of an ImageModel.
+    """Hyper-parameters of an ImageModel.
 
-    width: of the vector and of each token. tokens: how many are made of the pooled features; 0 for a vector alone.
+    width: of the vector and of each token. tokens: number of tokens made from the pooled features; 0 for a vector only.
     multipliers: width of each resolution in units of `channels`, finest first. patch: patch × patch pixels are folded
     into channels before the first convolution.
     """
@@ -34,8 +34,8 @@ class VisionConfig:
 class ImageModel(nn.Module):
     """An `ImageEmbedder`: convolutions, the mean over all positions, and linear maps to a vector and to tokens.
 
-    The tokens are linear in the pooled features, as in IP-Adapter (Ye et al. 2023, section 3.2.1), so they say no more
-    than these. All are normalised like a text encoder's; a vector of zeros is that of no picture.
+    The tokens are linear in the pooled features, as in IP-Adapter (Ye et al. 2023, section 3.2.1), so they hold no
+    further information. All are normalised like a text encoder's; the vector of no picture is zero.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -60,6 +60,6 @@ class ImageModel(nn.Module):
         """
         check_sides(image, self.config.patch, "the image embedder")
         pooled = self.features(image.to(self.head.weight.dtype)).mean((2, 3))
-        made = self.head(pooled).unflatten(1, (-1, self.config.width))
-        made = F.layer_norm(made, (self.config.width,)).to(image.dtype)
-        return Condition(vector=made[:, 0], tokens=made[:, 1:] if self.config.tokens else None)
+        outputs = self.head(pooled).unflatten(1, (-1, self.config.width))
+        outputs = F.layer_norm(outputs, (self.config.width,)).to(image.dtype)
+        return Condition(vector=outputs[:, 0], tokens=outputs[:, 1:] if self.config.tokens else None)

@@ -1,4 +1,4 @@
-"""New words of a text encoder: rows added to its table of embeddings, each trained beside or without the rest."""
+"""New words of a text encoder: rows added to its embedding table, trained alone or together with the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ExtendedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The whole table (N + M, C)."""
+        """The table (N + M, C)."""
         return torch.cat([self.known, self.added])
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ class ExtendedEmbedding(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.weight if keep_vars else self.weight.detach()
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *others: Any) -> None:
-        _, _, missing, _, errors = others
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        _, _, missing, _, errors = arguments
         name = f"{prefix}weight"
         table = state_dict.get(name)
         if table is None:
@@ -50,23 +50,23 @@ class ExtendedEmbedding(nn.Module):
         else:
             with torch.no_grad():
                 for rows, saved in ((self.known, table[: len(self.known)]), (self.added, table[len(self.known) :])):
-                    if not torch.equal(rows, saved):  # known rows that stayed as they are may be another model's too
+                    if not torch.equal(rows, saved):  # unchanged rows may be shared with another model
                         rows.copy_(saved)
 
 
 class ExtendedTextModel(TextModel):
-    """A `TextModel` with new words. frozen: training changes the embeddings of these alone."""
+    """A `TextModel` with new words. frozen: training changes only their embeddings."""
 
     frozen = False
 
     def trainable_names(self) -> list[str]:
-        """The names of the parameters that training changes."""
+        """Names of the trainable parameters."""
         names = [name for name, _ in self.named_parameters()]
         return [name for name in names if name.endswith("token_embedding.added")] if self.frozen else names
 
 
 def unknown_words(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
-    """The words of texts that a tokenizer does not know, each once, in the order of the alphabet."""
+    """The words of texts that a tokenizer does not know, without duplicates, sorted."""
     vocabulary = tokenizer.get_vocab()
     words: set[str] = set()
     for text in texts:
@@ -76,28 +76,28 @@ def unknown_words(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
 
 
 def add_words(text: TextModel, words: list[str], *, seed: int, frozen: bool) -> ExtendedTextModel:
-    """A copy of a text encoder that knows more words; everything else is shared with it.
+    """A copy of a text encoder with more words; it shares everything else.
 
-    The new rows are drawn from a normal distribution with the mean and the spread of the known words' rows.
-    frozen: see `ExtendedTextModel`. Raises ``ValueError`` for a tokenizer that has no table of words.
+    The new rows are drawn from a normal distribution with the mean and standard deviation of the existing words' rows.
+    frozen: see `ExtendedTextModel`. Raises ``ValueError`` for a tokenizer that is not word-level.
     """
-    tokenizer = _extended_tokenizer(text.tokenizer, words)
-    known = text.encoder.token_embedding.weight
+    tokenizer = _extend_tokenizer(text.tokenizer, words)
+    table = text.encoder.token_embedding.weight
     special = {text.tokenizer.token_to_id(token) for token in (PAD, START, UNKNOWN)}
-    rows = known[[index for index in range(len(known)) if index not in special]].float()
+    rows = table[[index for index in range(len(table)) if index not in special]].float()
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(words), known.shape[1], generator=generator).to(known.device)
-    added = (rows.mean(0) + noise * rows.std(0)).to(known.dtype)
+    noise = torch.randn(len(words), table.shape[1], generator=generator).to(table.device)
+    added = (rows.mean(0) + noise * rows.std(0)).to(table.dtype)
 
     encoder = shared_copy(text.encoder)
-    encoder.config = replace(encoder.config, vocabulary=len(known) + len(words))
-    encoder.token_embedding = ExtendedEmbedding(known.detach(), added)  # type: ignore[assignment]
+    encoder.config = replace(encoder.config, vocabulary=len(table) + len(words))
+    encoder.token_embedding = ExtendedEmbedding(table.detach(), added)  # type: ignore[assignment]
     extended = ExtendedTextModel(encoder, tokenizer).eval()
     extended.frozen = frozen
     return extended
 
 
-def _extended_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
+def _extend_tokenizer(tokenizer: Tokenizer, words: list[str]) -> Tokenizer:
     settings = json.loads(tokenizer.to_str())
     if settings["model"]["type"] != "WordLevel":
         raise ValueError(

@@ -69,11 +69,11 @@ def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
     """
     folder = part_folder(path, part, PARTS)
     config = read_json(folder / "config.json")
-    named = config.get("_class_name")
-    dit = named == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
+    name = config.get("_class_name")
+    dit = name == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"
     classes = config.get("num_embeds_ada_norm" if dit else "num_class_embeds")
     if not isinstance(classes, int):
-        raise ValueError(f"the model in '{folder}', a {named}, takes no class labels")
+        raise ValueError(f"the model in '{folder}', a {name}, takes no class labels")
     return OneHotLabels(classes)
 
 
@@ -100,15 +100,15 @@ def model_class(folder: Path, known: Any) -> str:
 
 def _kind(path: Path, name: str, usual: str | None) -> str:
     file = path / "scheduler" / SCHEDULER_CONFIG
-    said = read_json(file).get("prediction_type") if file.is_file() else None
-    if usual == "flow" or (said is None and usual is not None):
+    prediction_type = read_json(file).get("prediction_type") if file.is_file() else None
+    if usual == "flow" or (prediction_type is None and usual is not None):
         assert usual is not None
         return usual
-    if said is None:
+    if prediction_type is None:
         raise ValueError(
             f"nothing in '{path}' says what this {name} predicts: give the pipeline's folder, whose scheduler says it, "
             "or set `kind` to eps, x0, v or flow"
         )
-    if said not in KINDS:
-        raise ValueError(f"'{file}' has the prediction_type {said!r}; known are {', '.join(KINDS)}")
-    return KINDS[said]
+    if prediction_type not in KINDS:
+        raise ValueError(f"'{file}' has the prediction_type {prediction_type!r}; known are {', '.join(KINDS)}")
+    return KINDS[prediction_type]

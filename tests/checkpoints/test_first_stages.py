@@ -63,30 +63,30 @@ def ours(model: Any, layout: str) -> Any:
 @pytest.mark.parametrize("layout", ["diffusers", "old", "compvis"])
 def test_a_kl_autoencoder_gives_the_latents_and_pictures_of_diffusers(layout: str) -> None:
     model = kl()
-    found = ours(model, layout)
+    actual = ours(model, layout)
     image, latent = torch.rand(2, 3, 32, 48) * 2 - 1, torch.randn(2, 4, 16, 24)
     with torch.no_grad():
         gaussian = model.encode(image).latent_dist
         picture = model.decode(latent / 0.13025).sample
-    torch.testing.assert_close(found.encode(image), gaussian.mean * 0.13025, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.moments(image)[1], gaussian.logvar, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.decode(latent), picture, rtol=0, atol=1e-4)
-    assert found.config.factor == 2
+    torch.testing.assert_close(actual.encode(image), gaussian.mean * 0.13025, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.moments(image)[1], gaussian.logvar, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual.decode(latent), picture, rtol=0, atol=1e-4)
+    assert actual.config.factor == 2
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "old", "compvis"])
 def test_a_vq_autoencoder_quantises_in_its_decoder(layout: str) -> None:
     model = vq()
-    found = ours(model, layout)
+    actual = ours(model, layout)
     image, latent = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 5, 16, 16)
     with torch.no_grad():
         before = model.encode(image).latents
         picture = model.decode(latent / 0.5).sample
         as_it_is = model.decode(latent / 0.5, force_not_quantize=True).sample
-    torch.testing.assert_close(found.encode(image), before * 0.5, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.decode(latent), picture, rtol=0, atol=1e-4)
-    assert (found.decode(latent) - as_it_is).abs().max() > 1e-2
-    assert found.config.encoder_attention == found.config.decoder_attention == (1,)
+    torch.testing.assert_close(actual.encode(image), before * 0.5, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.decode(latent), picture, rtol=0, atol=1e-4)
+    assert (actual.decode(latent) - as_it_is).abs().max() > 1e-2
+    assert actual.config.encoder_attention == actual.config.decoder_attention == (1,)
 
 
 def test_a_first_stage_without_the_small_convolutions_and_without_attention_loads() -> None:
@@ -94,10 +94,10 @@ def test_a_first_stage_without_the_small_convolutions_and_without_attention_load
     model: Any = diffusers.AutoencoderKL(
         **SMALL, latent_channels=8, use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False
     ).eval()
-    found = ours(model, "diffusers")
+    actual = ours(model, "diffusers")
     latent = torch.randn(1, 8, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(found.decode(latent), model.decode(latent / 0.18215).sample, rtol=0, atol=1e-4)
+        torch.testing.assert_close(actual.decode(latent), model.decode(latent / 0.18215).sample, rtol=0, atol=1e-4)
 
 
 def test_what_is_not_supported_or_not_whole_is_named() -> None:
@@ -134,27 +134,27 @@ class Enlarger:
 @pytest.mark.parametrize("size", [(20, 13), (8, 31), (9, 9), (21, 5)])
 def test_tiles_cover_a_picture_without_a_seam(size: tuple[int, int]) -> None:
     latent, inner = torch.randn(2, 3, *size), Enlarger()
-    found = tiled(inner, tile=8, overlap=3).decode(latent)
+    actual = tiled(inner, tile=8, overlap=3).decode(latent)
     assert inner.calls > 1
-    torch.testing.assert_close(found, latent.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    torch.testing.assert_close(actual, latent.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
 def test_a_latent_that_fits_in_one_tile_is_decoded_at_once_and_one_that_does_not_nearly_so() -> None:
-    found = ours(kl(), "diffusers")
+    actual = ours(kl(), "diffusers")
     small, large = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 40, 40)
-    assert torch.equal(tiled(found, tile=16, overlap=4).decode(small), found.decode(small))
-    error = (tiled(found, tile=24, overlap=12).decode(large) - found.decode(large)).abs().mean()
-    assert 0 < error < 0.1 * found.decode(large).std()
+    assert torch.equal(tiled(actual, tile=16, overlap=4).decode(small), actual.decode(small))
+    error = (tiled(actual, tile=24, overlap=12).decode(large) - actual.decode(large)).abs().mean()
+    assert 0 < error < 0.1 * actual.decode(large).std()
     with pytest.raises(ValueError, match="give an overlap below the tile"):
-        tiled(found, tile=8, overlap=8)
+        tiled(actual, tile=8, overlap=8)
 
 
 def test_tiles_are_as_few_as_cover_and_share_the_overlap() -> None:
     assert starts(64, 64, 16) == [0]
     for size in range(65, 200):
-        found = starts(size, 64, 16)
-        assert found[0] == 0
-        assert found[-1] == size - 64
-        assert all(after - before <= 48 for before, after in pairwise(found))
-        assert len(found) == 1 or (len(found) - 1) * 48 + 64 - size < 48
+        actual = starts(size, 64, 16)
+        assert actual[0] == 0
+        assert actual[-1] == size - 64
+        assert all(after - before <= 48 for before, after in pairwise(actual))
+        assert len(actual) == 1 or (len(actual) - 1) * 48 + 64 - size < 48
     assert ramp(6, 2).tolist() == [0.25, 0.75, 1.0, 1.0, 0.75, 0.25]

@@ -46,7 +46,7 @@ def test_the_shipped_workflow_gives_the_samples_of_upstreams_ddim(tmp_path: Path
     text = text.replace("outputs: {image: image}", "outputs: {image: image, sample: sample.x}")
     (tmp_path / "sample.yaml").write_text(text, encoding="utf-8")
     workflow = load_workflow(tmp_path / "sample.yaml")
-    found = workflow.run(
+    actual = workflow.run(
         checkpoint=tmp_path / "model.pt",
         classifier=tmp_path / "classifier.pt",
         label=LABELS,
@@ -57,4 +57,4 @@ def test_the_shipped_workflow_gives_the_samples_of_upstreams_ddim(tmp_path: Path
         shape=[3, 16, 16],
     )["sample"]
     expected = sample_ddim(unet, judge, gaussian(seed=SEED, shape=(3, 16, 16), batch=2))
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)

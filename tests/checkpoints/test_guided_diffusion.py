@@ -82,11 +82,11 @@ def test_outputs_are_those_of_the_published_blocks(
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([999.0, 13.0]), torch.tensor([6, 2])
     expected = reference.unet(reference.weights_of(tensors), x, t, flags, y)
     condition = embed_label(parts["label"], y) if class_cond else Condition()
-    found = predict(parts["denoiser"], x, t, condition)
-    assert found.kind == "eps"
+    actual = predict(parts["denoiser"], x, t, condition)
+    assert actual.kind == "eps"
     assert expected.std() > 0.1
-    torch.testing.assert_close(found.value, expected[:, :3], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.variance, expected[:, 3:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual.value, expected[:, :3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual.variance, expected[:, 3:], atol=1e-5, rtol=1e-5)
     other = load(tensors, LoadOptions("legacy" if order == "new" else "new", 4, None, "linear"))
     assert (predict(other["denoiser"], x, t, condition).value - expected[:, :3]).abs().max() > 1e-3
 
@@ -112,8 +112,8 @@ def test_an_upsampler_takes_the_small_picture_as_a_spatial_condition() -> None:
     enlarged = torch.nn.functional.interpolate(low, (16, 16), mode="bilinear")
     expected = reference.unet(reference.weights_of(tensors), torch.cat([x, enlarged], 1), t, flags, y)
     picture = spatial_condition([low], size=16, mode="bilinear")
-    found = predict(parts["denoiser"], x, t, merge_conditions([embed_label(parts["label"], y), picture]))
-    torch.testing.assert_close(found.value, expected[:, :3], atol=1e-5, rtol=1e-5)
+    actual = predict(parts["denoiser"], x, t, merge_conditions([embed_label(parts["label"], y), picture]))
+    torch.testing.assert_close(actual.value, expected[:, :3], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="takes a spatial condition of 3 channels, and got none"):
         predict(parts["denoiser"], x, t, embed_label(parts["label"], y))
 
@@ -182,9 +182,9 @@ def test_a_file_is_told_by_content_and_its_other_parts_say_that_they_are_missing
     torch.save(tensors, tmp_path / "diffusion.anything")
     checkpoint = load_checkpoint(path=tmp_path / "diffusion.anything", **SETTINGS)
     x, t, y = torch.randn(1, 3, 16, 16), torch.tensor([3.0]), torch.tensor([2])
-    found = predict(checkpoint.denoiser, x, t, embed_label(checkpoint.label, y))
+    actual = predict(checkpoint.denoiser, x, t, embed_label(checkpoint.label, y))
     expected = reference.unet(reference.weights_of(tensors), x, t, flags, y)
-    torch.testing.assert_close(found.value, expected[:, :3], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual.value, expected[:, :3], atol=1e-5, rtol=1e-5)
     assert checkpoint.schedule.train_steps == 1000
     with pytest.raises(ValueError, match="has no part 'classifier'; it has label, denoiser, schedule"):
         checkpoint.classifier(x, t)
@@ -242,9 +242,9 @@ def test_weights_are_cast_as_they_load(tmp_path: Path) -> None:
     assert not any(module.training for module in denoiser.modules())
     x, t = torch.randn(1, 3, 16, 16), torch.tensor([500.0])
     exact = reference.unet(reference.weights_of(tensors), x, t, reference.small())[:, :3]
-    found = predict(denoiser, x, t).value
-    assert found.dtype == torch.float32
-    assert (found - exact).norm() < 0.05 * exact.norm()
+    actual = predict(denoiser, x, t).value
+    assert actual.dtype == torch.float32
+    assert (actual - exact).norm() < 0.05 * exact.norm()
 
 
 def test_a_folder_and_a_file_of_no_known_layout_are_one_error(tmp_path: Path) -> None:

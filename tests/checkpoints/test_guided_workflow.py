@@ -64,11 +64,11 @@ outputs: {sample: sample.x}
 def cosine_alphas_bar() -> list[float]:
     """ᾱ of Nichol & Dhariwal 2021, eq. 17, with β at most 0.999."""
     bar = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]
-    found, product = [], 1.0
+    actual, product = [], 1.0
     for t in range(1000):
         product *= 1 - min(1 - bar[t + 1] / bar[t], 0.999)
-        found.append(product)
-    return found
+        actual.append(product)
+    return actual
 
 
 def sampled(
@@ -108,9 +108,9 @@ def test_a_workflow_gives_the_samples_of_classifier_guidance_as_published(tmp_pa
     (tmp_path / "sample.yaml").write_text(WORKFLOW, encoding="utf-8")
     given = {"path": tmp_path / "model.pt", "classifier": tmp_path / "classifier.pt", "labels": LABELS}
     workflow = load_workflow(tmp_path / "sample.yaml")
-    found = workflow.run(**given, scale=SCALE, steps=STEPS, seed=SEED)["sample"]
+    actual = workflow.run(**given, scale=SCALE, steps=STEPS, seed=SEED)["sample"]
     start = gaussian(seed=SEED, shape=(3, 16, 16), batch=2)
     expected = sampled(unet, flags, judge, judge_flags, start)
     unguided = workflow.run(**given, scale=0.0, steps=STEPS, seed=SEED)["sample"]
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
-    assert (found - unguided).abs().max() > 0.01
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+    assert (actual - unguided).abs().max() > 0.01

@@ -53,16 +53,16 @@ def test_a_learned_word_is_embedded_as_by_diffusers(folder: Path, tmp_path: Path
     plain = text(folder)
     before = encode_text(plain, TEXTS).tokens
     taught: Any = prompts.learned_embedding(plain, path=path, token=WORD)
-    found = encode_text(taught, TEXTS).tokens
+    actual = encode_text(taught, TEXTS).tokens
 
     pipe = pipelines.pipeline("sd1", tmp_path)
     pipe.load_textual_inversion({WORD: vectors}, token=WORD)
     expected, _ = pipe.encode_prompt(TEXTS, "cpu", 1, False)
     assert before is not None
-    assert found is not None
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert (found[0] - before[0]).abs().max() > 1e-2
-    assert torch.equal(found[1], before[1])
+    assert actual is not None
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert (actual[0] - before[0]).abs().max() > 1e-2
+    assert torch.equal(actual[1], before[1])
     assert torch.equal(encode_text(plain, TEXTS).tokens, before)
     shared = {id(parameter) for parameter in plain.parameters()} & {id(parameter) for parameter in taught.parameters()}
     assert len(shared) == len(list(plain.parameters())) - 1
@@ -90,9 +90,9 @@ def test_an_embedding_of_sdxl_teaches_both_encoders(tmp_path: Path) -> None:
     taught: Any = prompts.learned_embedding(text(tmp_path), path=tmp_path / "cat.safetensors", token=WORD)
     for tower, name in zip(taught.towers, ("clip_l", "clip_g"), strict=True):
         assert torch.equal(tower.trunk.embeddings.token_embedding.weight[-2:], held[name])
-    found = encode_text(taught, ["a <cat>", "a <cat>"])
-    assert found.tokens is not None
-    assert found.tokens.isfinite().all()
+    actual = encode_text(taught, ["a <cat>", "a <cat>"])
+    assert actual.tokens is not None
+    assert actual.tokens.isfinite().all()
     save_file({WORD: held["clip_l"]}, tmp_path / "one.safetensors")
     with pytest.raises(ValueError, match=r"is for text encoders of width 64, and this model's have 64 and 64"):
         prompts.learned_embedding(text(tmp_path), path=tmp_path / "one.safetensors", token=WORD)

@@ -93,20 +93,20 @@ def test_the_text_encoder_is_that_of_diffusers_from_a_folder_and_from_a_file(tmp
     x, t = torch.randn(2, 4, 16, 16), torch.tensor([5.0, 400.0])
     with torch.no_grad():
         eps = unet(x, t, encoder_hidden_states=expected).sample
-    for found in (
+    for actual in (
         load_checkpoint(path=tmp_path / "folder"),
         load_checkpoint(path=path, tokenizer=tmp_path / "words", heads=8, **SAID),
     ):
-        condition = encode_text(found.text, TEXTS)
+        condition = encode_text(actual.text, TEXTS)
         assert condition.tokens is not None
         torch.testing.assert_close(condition.tokens, expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(predict(found.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
-        split = found.text.split()
+        torch.testing.assert_close(predict(actual.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
+        split = actual.text.split()
         tokens = OPERATIONS[split.operation](texts=TEXTS, **split.settings)
         halves = split.function(*(torch.from_numpy(tokens[name]) for name in split.outputs))
         torch.testing.assert_close(halves.tokens, expected, rtol=0, atol=1e-5)
     with pytest.warns(UserWarning, match=f"tokens, cut to {LENGTH}"):
-        encode_text(found.text, "a " * LENGTH)
+        encode_text(actual.text, "a " * LENGTH)
     del parts["cond_stage_model.transformer"]["attn_layers.layers.3.1.net.2.bias"]
     with pytest.raises(ValueError, match=r"1 missing: attn_layers\.layers\.3\.1\.net\.2\.bias"):
         load_checkpoint(path=save(tmp_path / "less.ckpt", parts), tokenizer=tmp_path / "words", heads=8, **SAID)
@@ -122,10 +122,10 @@ def test_classes_are_tokens_of_cross_attention(tmp_path: Path) -> None:
         "first_stage_model": compvis_writer.first_stage(pipelines.vae()),
         "cond_stage_model": {"embedding.weight": table},
     }
-    found = load_checkpoint(path=save(tmp_path / "model.ckpt", parts), heads=1, **SAID)
+    loaded = load_checkpoint(path=save(tmp_path / "model.ckpt", parts), heads=1, **SAID)
     x, t, labels = torch.randn(2, 4, 16, 16), torch.tensor([5.0, 400.0]), torch.tensor([3, 10])
-    assert found.label.classes == 11  # which of them means none is not known
-    condition = found.label(labels)
+    assert loaded.label.classes == 11  # which of them means none is not known
+    condition = loaded.label(labels)
     with torch.no_grad():
         expected = unet(x, t, encoder_hidden_states=table[labels][:, None]).sample
-    torch.testing.assert_close(predict(found.denoiser, x, t, condition).value, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predict(loaded.denoiser, x, t, condition).value, expected, rtol=0, atol=1e-4)

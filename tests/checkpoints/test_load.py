@@ -52,11 +52,11 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.mark.parametrize("layout", ["folder", "file"])
 def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
-    found, pipe = made.load(layout), made.pipe
+    actual, pipe = made.load(layout), made.pipe
     torch.manual_seed(0)
     with torch.no_grad():
         embedded = pipe.encode_prompt(PROMPTS, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
-    condition = encode_text(found.text, PROMPTS)
+    condition = encode_text(actual.text, PROMPTS)
     assert condition.tokens is not None
     figures.largest(condition.tokens, embedded[0], 1e-5, "text embeddings")
 
@@ -74,20 +74,20 @@ def test_the_parts_are_those_of_diffusers(made: Made, layout: str) -> None:
     with torch.no_grad():
         eps = pipe.unet(inputs, t, **given).sample
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
-    prediction = predict(found.denoiser, x, t, condition)
+    prediction = predict(actual.denoiser, x, t, condition)
     assert prediction.kind == "eps"
     figures.largest(prediction.value, eps, 1e-4, "ε")
-    figures.largest(found.autoencoder.decode(x), picture, 1e-4, "decoded picture")
+    figures.largest(actual.autoencoder.decode(x), picture, 1e-4, "decoded picture")
     expected = pipe.scheduler.alphas_cumprod.double()
-    torch.testing.assert_close(found.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(actual.schedule.alphas_bar, expected, rtol=1e-4, atol=0)
 
 
 def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path: Path) -> None:
     path = pipelines.single_file(stable.pipe, "sd1", tmp_path / "model.ckpt")
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
     tokens = Condition(tokens=torch.randn(1, 7, 64))
-    found, other = load_checkpoint(path=path), stable.load("file")
-    values = [predict(loaded.denoiser, x, t, tokens).value for loaded in (found, other)]
+    actual, other = load_checkpoint(path=path), stable.load("file")
+    values = [predict(loaded.denoiser, x, t, tokens).value for loaded in (actual, other)]
     assert_same_up_to_rounding(values[0], values[1], terms_of(stable.pipe.unet))
     with placement("cpu", "bfloat16"):
         narrow: Any = load_checkpoint(path=path, tokenizer=stable.root / "eos")
@@ -97,9 +97,9 @@ def test_a_file_of_torch_is_as_good_and_weights_are_cast(stable: Made, tmp_path:
 
 
 def test_a_single_file_has_no_vocabulary_and_says_so_when_text_is_wanted(stable: Made) -> None:
-    found = load_checkpoint(path=stable.file)
+    loaded = load_checkpoint(path=stable.file)
     with pytest.raises(MissingPart, match=r"model\.safetensors' holds a text encoder and no vocabulary.*`tokenizer`"):
-        encode_text(found.text, "a")
+        encode_text(loaded.text, "a")
     with pytest.raises(ValueError, match="'there' is no folder"):
         load_checkpoint(path=stable.file, tokenizer=Path("there"))
 
@@ -133,11 +133,11 @@ def test_the_latent_scale_of_the_file_counts(stable: Made, tmp_path: Path) -> No
     content = torch.load(path, weights_only=True)
     content["state_dict"]["scale_factor"] = torch.tensor(0.5)
     torch.save(content, path)
-    found: Any = load_checkpoint(path=path).autoencoder
+    actual: Any = load_checkpoint(path=path).autoencoder
     plain: Any = stable.load("file").autoencoder
-    assert (found.scale, plain.scale) == (0.5, 0.18215)
+    assert (actual.scale, plain.scale) == (0.5, 0.18215)
     latent = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(found.decode(latent), plain.decode(latent * 0.18215 / 0.5))
+    torch.testing.assert_close(actual.decode(latent), plain.decode(latent * 0.18215 / 0.5))
 
 
 def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_what_the_file_does_not_tell_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its tensors do not tell prediction: set"):
         load_checkpoint(path=made.file, **said)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([10.0])
-    found = load_checkpoint(path=made.file, prediction="v", **said)
-    assert predict(found.denoiser, x, t, Condition(tokens=torch.randn(1, 7, 64))).kind == "v"
+    loaded = load_checkpoint(path=made.file, prediction="v", **said)
+    assert predict(loaded.denoiser, x, t, Condition(tokens=torch.randn(1, 7, 64))).kind == "v"
     config = made.root / "folder" / "scheduler" / "scheduler_config.json"
     content = json.loads(config.read_text()) | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     config.write_text(json.dumps(content))
@@ -168,8 +168,8 @@ def test_fp16_variants_and_shards_are_read(stable: Made, tmp_path: Path) -> None
     assert (tmp_path / "bin/unet/diffusion_pytorch_model.bin").is_file()
     whole: Any = stable.load("folder").denoiser
     for name in ("half", "shards", "bin"):
-        found: Any = load_checkpoint(path=tmp_path / name).denoiser
-        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), whole.parameters(), strict=True))
+        actual: Any = load_checkpoint(path=tmp_path / name).denoiser
+        assert all(torch.equal(a, b) for a, b in zip(actual.parameters(), whole.parameters(), strict=True))
     shard = next((tmp_path / "shards/unet").glob("*-of-*.safetensors"))
     shard.unlink()
     with pytest.raises(ValueError, match=f"there is no file '.*{shard.name}'"):
@@ -189,20 +189,20 @@ def test_without_ema_a_folder_gives_its_variant_of_that_name_or_an_error(stable:
     tokens = Condition(tokens=torch.randn(1, 7, 64))
     plain, trained = (load_checkpoint(path=tmp_path, ema=ema).denoiser for ema in (True, False))
     alone = load_checkpoint(path=tmp_path / "unet", ema=False).denoiser
-    for found in (trained, alone):
-        apart = predict(found, x, t, tokens).value - predict(plain, x, t, tokens).value
+    for actual in (trained, alone):
+        apart = predict(actual, x, t, tokens).value - predict(plain, x, t, tokens).value
         torch.testing.assert_close(apart, torch.ones_like(x), rtol=0, atol=1e-5)
 
 
 def test_networks_alone_load_with_classes_and_as_pipelines_without_text(tmp_path: Path) -> None:
     model = tiny.unet("class")
     model.save_pretrained(tmp_path / "unet")
-    found = load_checkpoint(path=tmp_path / "unet", noise_schedule="linear")
+    loaded = load_checkpoint(path=tmp_path / "unet", noise_schedule="linear")
     x, t, label = torch.randn(2, 3, 16, 16), torch.tensor([7.0]), torch.tensor([4, 1])
     with torch.no_grad():
         expected = model(x, t, class_labels=label).sample
-    torch.testing.assert_close(predict(found.denoiser, x, t, found.label(label)).value, expected, rtol=0, atol=1e-4)
-    assert found.schedule.train_steps == 1000
+    torch.testing.assert_close(predict(loaded.denoiser, x, t, loaded.label(label)).value, expected, rtol=0, atol=1e-4)
+    assert loaded.schedule.train_steps == 1000
     pipelines.vae().save_pretrained(tmp_path / "vae")
     assert load_checkpoint(path=tmp_path / "vae").autoencoder.decode(torch.randn(1, 4, 8, 8)).shape == (1, 3, 16, 16)
     diffusers.DDPMPipeline(tiny.unet("ddpm"), diffusers.DDPMScheduler()).save_pretrained(tmp_path / "ddpm")

@@ -77,8 +77,8 @@ def test_a_lora_is_the_closed_form_in_every_layout(stable: Made, tmp_path: Path,
     path = write(lora, tmp_path / "lora.safetensors")
     changed = lora.applied(stable.pipe, strength, alphas)
     for loaded in (stable.folder, stable.single):
-        found = apply_lora(loaded.denoiser, loaded.text, path=path, strength=strength)
-        check(found, changed, stable.pipe)
+        actual = apply_lora(loaded.denoiser, loaded.text, path=path, strength=strength)
+        check(actual, changed, stable.pipe)
     if strength:
         moved = changed["unet"].state_dict()
         assert sum(not torch.equal(value, moved[name]) for name, value in stable.pipe.unet.state_dict().items()) > 10
@@ -110,19 +110,19 @@ def test_sdxl_takes_both_text_encoders_and_the_names_of_its_own_software(large: 
     path = lora.kohya(tmp_path / "lora.safetensors", unet_names=lambda name: to_canonical(name, layout))
     assert any(name.startswith("lora_unet_input_blocks_") for name in load_file(path))
     changed = lora.applied(large.pipe, 0.8, True)
-    found = apply_lora(large.single.denoiser, large.single.text, path=path, strength=0.8)
+    actual = apply_lora(large.single.denoiser, large.single.text, path=path, strength=0.8)
     tokens = large.pipe.tokenizer(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     padded = large.pipe.tokenizer_2(["a b"], padding="max_length", max_length=77, return_tensors="pt").input_ids
     one = changed["text_encoder"](tokens, output_hidden_states=True).hidden_states[-2]
     two = changed["text_encoder_2"](padded, output_hidden_states=True)
-    condition = encode_text(found.text, "a b")  # type: ignore[arg-type]
+    condition = encode_text(actual.text, "a b")  # type: ignore[arg-type]
     expected = torch.cat([one, two.hidden_states[-2]], dim=2)
     torch.testing.assert_close(condition.tokens, expected, rtol=0, atol=1e-5)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([300.0])
     given = {"text_embeds": two.text_embeds, "time_ids": torch.tensor([[1024.0, 1024, 0, 0, 1024, 1024]])}
     with torch.no_grad():
         eps = changed["unet"](x, t, encoder_hidden_states=expected, added_cond_kwargs=given).sample
-    torch.testing.assert_close(predict(found.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predict(actual.denoiser, x, t, condition).value, eps, rtol=0, atol=1e-4)
 
 
 def test_a_folder_of_peft_with_its_own_alpha(stable: Made, tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_a_folder_of_peft_with_its_own_alpha(stable: Made, tmp_path: Path) -> No
     assert read_lora(tmp_path)[layer].scale == 3.0
     (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "use_rslora": True}))
     assert read_lora(tmp_path)[layer].scale == pytest.approx(6 / 2**0.5)
-    found: Any = apply_lora(stable.folder.denoiser, path=tmp_path, strength=0.5).denoiser
+    actual: Any = apply_lora(stable.folder.denoiser, path=tmp_path, strength=0.5).denoiser
     plain: Any = stable.folder.denoiser
     name = "network.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    moved = dict(found.named_parameters())[name] - dict(plain.named_parameters())[name]
+    moved = dict(actual.named_parameters())[name] - dict(plain.named_parameters())[name]
     torch.testing.assert_close(moved, 0.5 * 6 / 2**0.5 * up @ down, rtol=1e-4, atol=1e-5)
     (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "use_dora": True}))
     with pytest.raises(ValueError, match="it is a DoRA"):

@@ -157,11 +157,11 @@ def test_a_lora_is_that_of_diffusers_with_peft(made: Made, layout: str, strength
     torch.manual_seed(3)
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([300.0])
     for plain in made.loaded:
-        found = apply_lora(plain.denoiser, plain.text, path=made.lora(layout), strength=strength)
-        condition = encode_text(found.text, PROMPT)  # type: ignore[arg-type]
+        actual = apply_lora(plain.denoiser, plain.text, path=made.lora(layout), strength=strength)
+        condition = encode_text(actual.text, PROMPT)  # type: ignore[arg-type]
         assert condition.tokens is not None
         figures.largest(condition.tokens, both[0], 1e-5, "text embeddings")
-        eps = predict(found.denoiser, x, t, condition).value
+        eps = predict(actual.denoiser, x, t, condition).value
         added = {} if condition.vector is None else _added(condition.vector, 256 if plain is made.loaded[0] else 1024)
         with torch.no_grad():
             expected = pipe.unet(x, t, encoder_hidden_states=condition.tokens, added_cond_kwargs=added)[0]
@@ -197,8 +197,8 @@ def test_ten_steps_with_a_lora(made: Made, layout: str, strength: float) -> None
     written = made.root / "lora.yaml"
     written.write_text(text.replace("nodes:\n", f"nodes:\n{node}", 1), encoding="utf-8")
     given = {"prompt": PROMPT, "negative": NEGATIVE, "steps": STEPS, "seed": SEED, "shape": SHAPE}
-    found: Tensor = load_workflow(written).run(checkpoint=made.root / "folder", **given)["latent"]
-    figures.relative(found, expected, 1e-3, "latents after all steps")
+    actual: Tensor = load_workflow(written).run(checkpoint=made.root / "folder", **given)["latent"]
+    figures.relative(actual, expected, 1e-3, "latents after all steps")
 
 
 def _added(vector: Tensor, side: int) -> dict[str, Tensor]:

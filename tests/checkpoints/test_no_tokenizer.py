@@ -50,9 +50,9 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Te
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_families_load_and_no_value_of_their_text_is_touched(tmp_path: Path, family: str) -> None:
     path, tensors = written(family, tmp_path)
-    found = load_checkpoint(path=path, prediction="eps")
+    loaded = load_checkpoint(path=path, prediction="eps")
     with pytest.raises(MissingPart, match="set `tokenizer`"):
-        found.text(["a"])
+        loaded.text(["a"])
     nowhere = {
         name.removeprefix(PREFIX[family]): value.to("meta")
         for name, value in tensors.items()

@@ -68,10 +68,10 @@ def test_twenty_steps_of_ddim_are_those_of_the_pipeline(tmp_path: Path) -> None:
         output_type="latent",
     ).images
     for path, settings in ((tmp_path / "folder", ""), (file, f"prediction: eps, tokenizer: {tmp_path / 'eos'}")):
-        found = run(path, settings, tmp_path)
+        actual = run(path, settings, tmp_path)
         with torch.no_grad():
             picture = pipe.vae.decode(expected / pipe.vae.config.scaling_factor).sample
-        distance = torch.linalg.vector_norm(found["latent"] - expected) / torch.linalg.vector_norm(expected)
+        distance = torch.linalg.vector_norm(actual["latent"] - expected) / torch.linalg.vector_norm(expected)
         assert distance < 1e-3
         assert expected.std() > 0.1
-        torch.testing.assert_close(found["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)
+        torch.testing.assert_close(actual["image"], picture.clamp(-1, 1), rtol=0, atol=2e-3)

@@ -55,8 +55,8 @@ def same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 def test_files_are_told_apart_by_content_and_mapped(tmp_path: Path, write: Callable[..., None], suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     write(weights(), path)
-    found = read_tensors(path)
-    assert same(found, weights())
+    actual = read_tensors(path)
+    assert same(actual, weights())
     assert str(path) in Path("/proc/self/maps").read_text()
 
 

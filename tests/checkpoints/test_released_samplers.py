@@ -75,8 +75,8 @@ def ours(folder: Path, sampler: str, settings: str, changes: dict[str, str]) -> 
     written = folder / f"{sampler}.yaml"
     written.write_text(text, encoding="utf-8")
     given = {"checkpoint": folder / "model", "prompt": PROMPT, "steps": STEPS, "seed": SEED, "shape": SHAPE}
-    found: Tensor = load_workflow(written).run(**given)["latent"]
-    return found
+    actual: Tensor = load_workflow(written).run(**given)["latent"]
+    return actual
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -58,9 +58,9 @@ class Made:
 
     def run(self, name: str, layout: str, prediction: str = "auto", **params: Any) -> Tensor:
         chosen = {"prompt": PROMPT, "negative": NEGATIVE, "seed": SEED, **params}
-        found = load_workflow(WORKFLOWS / name).run(**self.checkpoint(layout, prediction), **chosen)
-        latent: Tensor = found["latent"]
-        assert found["image"].shape == (1, 3, SIDE, SIDE)
+        outputs = load_workflow(WORKFLOWS / name).run(**self.checkpoint(layout, prediction), **chosen)
+        latent: Tensor = outputs["latent"]
+        assert outputs["image"].shape == (1, 3, SIDE, SIDE)
         return latent
 
     def theirs(self, kind: Any = None, **given: Any) -> Tensor:
@@ -136,7 +136,7 @@ def test_zero_terminal_snr_with_trailing_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("strength", [0.4, 0.75])
 def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
-    found = stable.run(
+    actual = stable.run(
         "image_to_image.yaml", layout, steps=20, strength=strength, image=str(stable.root / "picture.png"), size=SIDE
     )
     clean = encoded(stable, load_image(path=stable.root / "picture.png"))
@@ -144,7 +144,7 @@ def test_image_to_image(stable: Made, layout: str, strength: float) -> None:
         expected = stable.theirs(
             diffusers.StableDiffusionImg2ImgPipeline, image=clean, strength=strength, num_inference_steps=20
         )
-    check(found, expected)
+    check(actual, expected)
 
 
 def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_inpainting_by_nine_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inpainting_by_blending(stable: Made, layout: str) -> None:
     picture, mask = (stable.root / name for name in ("picture.png", "mask.png"))
-    found = stable.run("inpaint_blend.yaml", layout, steps=20, image=str(picture), mask=str(mask), size=SIDE)
+    actual = stable.run("inpaint_blend.yaml", layout, steps=20, image=str(picture), mask=str(mask), size=SIDE)
     clean = encoded(stable, load_image(path=picture))
     with patch(f"{THEIRS}_inpaint.retrieve_latents", lambda output, **_: output.latent_dist.mean):
         expected = stable.theirs(
@@ -181,9 +181,9 @@ def test_inpainting_by_blending(stable: Made, layout: str) -> None:
             num_inference_steps=20,
             strength=1.0,
         )
-    check(found, expected)
+    check(actual, expected)
     outside = torch.nn.functional.interpolate(load_mask(path=mask), SHAPE[1:]) == 0
-    assert torch.equal(found[outside.expand_as(found)], clean[outside.expand_as(clean)])
+    assert torch.equal(actual[outside.expand_as(actual)], clean[outside.expand_as(clean)])
 
 
 @pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "inpaint", "inpaint_blend"])
@@ -202,8 +202,8 @@ def test_the_state_is_float32_where_the_networks_compute_in_bfloat16(stable: Mad
 
     with patch.object(ReleasedDenoiser, "forward", watched):
         workflow = load_workflow(WORKFLOWS / f"{name}.yaml", dtype="bfloat16", cache="off")
-        found = workflow.run(**made.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
-    assert {x.dtype for x in [*states, found]} == {torch.float32}
+        actual = workflow.run(**made.checkpoint("folder"), prompt=PROMPT, steps=4, **params)["latent"]
+    assert {x.dtype for x in [*states, actual]} == {torch.float32}
     assert len(states) >= 3
     assert all(not torch.equal(x, x.bfloat16().float()) for x in states)  # nor was it ever rounded
 

@@ -70,7 +70,7 @@ def test_text_encoders_denoiser_and_autoencoder_are_never_there_together(
     expected, none = run(WORKFLOW, tmp_path, made, None, None)
     budget = max(made.sizes.values())
     assert budget + TABLE < sum(made.sizes.values())
-    found, moves = run(WORKFLOW, tmp_path, made, device, budget)
+    actual, moves = run(WORKFLOW, tmp_path, made, device, budget)
     assert none == []
     assert [move.split()[0].removeprefix("nodes.model.") for move in moves] == [
         *("text", "text"),
@@ -79,7 +79,7 @@ def test_text_encoders_denoiser_and_autoencoder_are_never_there_together(
     ]
     assert budget <= device.peak <= budget + TABLE
     assert device.used == 0
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_a_lora_is_applied_on_the_host_and_its_origin_is_never_moved(
@@ -90,11 +90,11 @@ def test_a_lora_is_applied_on_the_host_and_its_origin_is_never_moved(
     text = text.replace("embedder: model.text", "embedder: lora.text")
     expected, _ = run(text, tmp_path, made, None, None, lora=made.lora)
     budget = max(made.sizes.values())
-    found, moves = run(text, tmp_path, made, device, budget, lora=made.lora)
+    actual, moves = run(text, tmp_path, made, device, budget, lora=made.lora)
     assert {move.split()[0] for move in moves} == {
         "nodes.lora.denoiser",
         "nodes.lora.text",
         "nodes.model.autoencoder",
     }
     assert device.peak <= budget + TABLE
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)

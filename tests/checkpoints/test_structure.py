@@ -68,8 +68,8 @@ def tensors_of(shape: UNetShape) -> dict[str, Tensor]:
     ids=["sd1", "sd1-inpainting", "sd2", "sdxl", "sdxl-refiner", "plain", "resblocks", "one-level"],
 )
 def test_the_shape_is_told_from_the_tensors(shape: UNetShape, heads: Heads) -> None:
-    found = unet_shape(tensors_of(shape), "a.pt", samples=shape.in_channels, heads=heads, kind=shape.kind)
-    assert found == shape
+    actual = unet_shape(tensors_of(shape), "a.pt", samples=shape.in_channels, heads=heads, kind=shape.kind)
+    assert actual == shape
 
 
 @pytest.mark.parametrize(("shape", "count"), [(SD1, 859_520_964), (SD2, 865_910_724), (SDXL, 2_567_463_684)])

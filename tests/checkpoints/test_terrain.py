@@ -62,17 +62,17 @@ def noise_of(seed: int, count: int = 2) -> Tensor:
 def test_one_step_draws_the_terrains_of_the_package(package: Any) -> None:
     noise = noise_of(7)
     expected = package._sample_native(DIFFICULTY, generator=np.random.default_rng(7))
-    found = draw(package, edm(), euler(edm(), steps=1), torch.zeros_like(noise), noise)
+    actual = draw(package, edm(), euler(edm(), steps=1), torch.zeros_like(noise), noise)
     assert expected.std() > 0.1
-    assert np.abs(found - expected).max() < TOLERANCE
+    assert np.abs(actual - expected).max() < TOLERANCE
 
 
 def test_a_variation_starts_from_the_level_of_its_strength(package: Any) -> None:
     noise, source = noise_of(8), np.tanh(noise_of(9).numpy())
     expected = package._sample_native(DIFFICULTY, generator=np.random.default_rng(8), sources=source, strength=0.5)
     schedule = edm(sigma_max=0.4)  # 0.002 (80/0.002)^0.5
-    found = draw(package, schedule, euler(schedule, steps=1), torch.from_numpy(source), noise)
-    assert np.abs(found - expected).max() < TOLERANCE
+    actual = draw(package, schedule, euler(schedule, steps=1), torch.from_numpy(source), noise)
+    assert np.abs(actual - expected).max() < TOLERANCE
 
 
 def test_samplers_of_several_steps_are_those_of_the_paper(package: Any) -> None:
@@ -90,15 +90,15 @@ def test_samplers_of_several_steps_are_those_of_the_paper(package: Any) -> None:
         d = slope(x, sigma)
         euler_step = x + (after - sigma) * d
         x = x + (after - sigma) * (d + slope(euler_step, after)) / 2 if after else euler_step
-    found = draw(
+    actual = draw(
         package, edm(), heun(edm(), steps=3, sigmas="karras"), torch.zeros_like(noise).double(), noise.double()
     )
-    assert np.abs(found - x).max() < 2e-4
+    assert np.abs(actual - x).max() < 2e-4
 
 
 def test_the_workflow_that_ships_draws_them(package: Any) -> None:
-    found = load_workflow(WORKFLOW, cache=None).run(path=Path(package.model_path), difficulty=0.9, seed=3, threads=1)
+    outputs = load_workflow(WORKFLOW, cache=None).run(path=Path(package.model_path), difficulty=0.9, seed=3, threads=1)
     noise = gaussian(seed=3, shape=[1, 128, 128]).numpy()
     expected = package._denoise(noise * np.sqrt(80.0**2 + 1), np.array([80.0]), DIFFICULTY[1:])
-    assert found["image"].shape == (1, 3, 128, 128)
-    assert np.abs(found["terrain"].numpy() - expected).max() < TOLERANCE
+    assert outputs["image"].shape == (1, 3, 128, 128)
+    assert np.abs(outputs["terrain"].numpy() - expected).max() < TOLERANCE

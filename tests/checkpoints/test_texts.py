@@ -39,9 +39,9 @@ def embedder(tokenizer: Any, **settings: Any) -> ReleasedText:
 
 
 def transformers_ids(tokenizer: Any, texts: list[str], pad: int | None = None) -> torch.Tensor:
-    found = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-    ids: torch.Tensor = found["input_ids"]
-    return ids if pad is None else ids.where(found["attention_mask"].bool(), pad)
+    actual = tokenizer(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = actual["input_ids"]
+    return ids if pad is None else ids.where(actual["attention_mask"].bool(), pad)
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
@@ -54,9 +54,9 @@ def test_clip_loads_with_and_without_text_model_in_its_names(
     tensors = {("text_model." if layout == "old" and "projection" not in n else "") + n: v for n, v in bare.items()}
     tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     settings = clip_settings(tensors, "file", "quick_gelu")
-    found = build_clip(tensors, settings, "file")
+    actual = build_clip(tensors, settings, "file")
     ids = transformers_ids(tokenizer, TEXTS)
-    expected, out = model(ids, output_hidden_states=True), found(ids, output_hidden_states=True)
+    expected, out = model(ids, output_hidden_states=True), actual(ids, output_hidden_states=True)
     torch.testing.assert_close(out.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-5)
     torch.testing.assert_close(out.hidden_states[-2], expected.hidden_states[-2], rtol=0, atol=1e-5)
     if projection:
@@ -66,8 +66,8 @@ def test_clip_loads_with_and_without_text_model_in_its_names(
 def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: Any) -> None:
     model = tiny.clip(width=128, projection=32, activation="gelu")
     tensors = from_openclip(compvis_writer.openclip(model, projection=True))
-    found = build_clip(tensors, clip_settings(tensors, "file", "gelu"), "file")
-    tower = Tower(found, tokenizer, "penultimate_normed", 0)
+    actual = build_clip(tensors, clip_settings(tensors, "file", "gelu"), "file")
+    tower = Tower(actual, tokenizer, "penultimate_normed", 0)
     ids = transformers_ids(tokenizer, TEXTS, pad=0)
     expected = model(ids, output_hidden_states=True)
     tokens = ReleasedText([tower])(TEXTS).tokens
@@ -78,22 +78,22 @@ def test_openclip_is_mapped_with_its_fused_layers_and_its_projection(tokenizer: 
 
 def test_plain_prompts_are_those_of_transformers(tokenizer: Any) -> None:
     made = embedder(tokenizer)
-    found = encode_text(made, TEXTS)
+    actual = encode_text(made, TEXTS)
     expected = made.towers[0].model(transformers_ids(tokenizer, TEXTS)).last_hidden_state
-    torch.testing.assert_close(found.tokens, expected, rtol=0, atol=1e-5)
-    assert found.vector is None
-    assert found.mask is None
+    torch.testing.assert_close(actual.tokens, expected, rtol=0, atol=1e-5)
+    assert actual.vector is None
+    assert actual.mask is None
 
 
 def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     made = embedder(tokenizer)
     letters = [tiny.LETTERS[i % 26] for i in range(160)]
-    found = made([" ".join(letters), "a"]).tokens
-    assert found is not None
-    assert found.shape == (2, 3 * 77, 64)
+    tokens = made([" ".join(letters), "a"]).tokens
+    assert tokens is not None
+    assert tokens.shape == (2, 3 * 77, 64)
     parts = [" ".join(letters[at : at + 75]) for at in range(0, 160, 75)]
-    torch.testing.assert_close(found[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[0], torch.cat(list(made(parts).tokens)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tokens[1], torch.cat(list(made(["a", "", ""]).tokens)), rtol=0, atol=1e-5)
     assert made([" ".join(letters[:75])]).tokens.shape[1] == 77
     assert made([" ".join(letters[:76])]).tokens.shape[1] == 154
 
@@ -114,9 +114,9 @@ def test_a_long_prompt_is_read_in_chunks_of_75(tokenizer: Any) -> None:
     ],
 )
 def test_weights_are_read(text: str, expected: list[tuple[str, float]]) -> None:
-    found = parse(text)
-    assert [part for part, _ in found] == [part for part, _ in expected]
-    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
+    actual = parse(text)
+    assert [part for part, _ in actual] == [part for part, _ in expected]
+    assert [weight for _, weight in actual] == pytest.approx([weight for _, weight in expected])
 
 
 @pytest.mark.parametrize(("text", "at"), [("a (b", 3), ("a] b", 2), ("(a]", 3), ("[a:1.2)", 7)])
@@ -134,15 +134,15 @@ def test_weights_are_bounded(text: str) -> None:
 def test_a_weight_multiplies_tokens_and_keeps_the_mean(tokenizer: Any) -> None:
     made = embedder(tokenizer)
     plain = made(["a b c", "a b c"]).tokens
-    found = prompts.encode_weighted(made, ["a (b:1.5) c", "a b c"]).tokens
+    actual = prompts.encode_weighted(made, ["a (b:1.5) c", "a b c"]).tokens
     assert plain is not None
-    assert found is not None
+    assert actual is not None
     weights = torch.ones(77)
     weights[2] = 1.5  # after the mark of the start and 'a'
     heavier = plain[0] * weights[:, None]
-    torch.testing.assert_close(found[0], heavier * (plain[0].mean() / heavier.mean()), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[0].mean(), plain[0].mean(), rtol=1e-3, atol=1e-6)
-    assert torch.equal(found[1], plain[1])
+    torch.testing.assert_close(actual[0], heavier * (plain[0].mean() / heavier.mean()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual[0].mean(), plain[0].mean(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(actual[1], plain[1])
     assert torch.equal(prompts.encode_weighted(made, "a (b:1) c").tokens, made(["a b c"]).tokens)
 
 
@@ -154,22 +154,22 @@ def two_towers(tokenizer: Any, **settings: Any) -> ReleasedText:
 
 def test_two_encoders_stand_side_by_side_and_the_vector_tells_the_sizes(tokenizer: Any) -> None:
     made = two_towers(tokenizer, zero_empty=True)
-    found = made(["a b", ""])
+    condition = made(["a b", ""])
     ids = transformers_ids(tokenizer, ["a b"])
     one = made.towers[0].model(ids, output_hidden_states=True).hidden_states[-2]
     out = made.towers[1].model(transformers_ids(tokenizer, ["a b"], pad=0), output_hidden_states=True)
-    assert found.tokens is not None
-    assert found.vector is not None
-    torch.testing.assert_close(found.tokens[:1], torch.cat([one, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5)
+    assert condition.tokens is not None
+    assert condition.vector is not None
+    torch.testing.assert_close(condition.tokens[:1], torch.cat([one, out.hidden_states[-2]], dim=2), rtol=0, atol=1e-5)
     numbers = diffusers.models.embeddings.Timesteps(8, flip_sin_to_cos=True, downscale_freq_shift=0)
     sizes = numbers(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024])).reshape(1, -1)
-    torch.testing.assert_close(found.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
-    assert not found.tokens[1].any()
-    assert not found.vector[1, :32].any()
+    torch.testing.assert_close(condition.vector[:1], torch.cat([out.text_embeds, sizes], dim=1), rtol=0, atol=1e-5)
+    assert not condition.tokens[1].any()
+    assert not condition.vector[1, :32].any()
     other: Any = prompts.picture_size(made, original=(64, 32), crop=(1, 2), target=(16, 8))
     sizes = numbers(torch.tensor([64.0, 32, 1, 2, 16, 8])).reshape(1, -1)
     torch.testing.assert_close(other(["a b"]).vector[:, 32:], sizes)
-    torch.testing.assert_close(made(["a b"]).vector, found.vector[:1])
+    torch.testing.assert_close(made(["a b"]).vector, condition.vector[:1])
     assert next(other.parameters()) is next(made.parameters())
 
 
@@ -194,27 +194,27 @@ def test_the_runtime_reads_prompts_as_the_engine_does(tokenizer: Any) -> None:
     two[1].words = {"zebra": (3, 4)}
     made = ReleasedText(two, size=PictureSize(), size_width=8, zero_empty=True).eval()
     texts = ["a (zebra:1.5) c", "", " ".join(tiny.LETTERS * 4), "[x]"]
-    found = runtime_reads(prompts.split_by_weights(made), texts)
+    actual = runtime_reads(prompts.split_by_weights(made), texts)
     expected = prompts.encode_weighted(made, texts)
-    assert found.tokens.shape[1] == 2 * 77
-    assert not found.tokens[1].any()
+    assert actual.tokens.shape[1] == 2 * 77
+    assert not actual.tokens[1].any()
     terms = terms_of(tiny.clip())
     assert expected.tokens is not None
     assert expected.vector is not None
-    assert_same_up_to_rounding(found.tokens, expected.tokens, terms)
-    assert_same_up_to_rounding(found.vector, expected.vector, terms)
+    assert_same_up_to_rounding(actual.tokens, expected.tokens, terms)
+    assert_same_up_to_rounding(actual.vector, expected.vector, terms)
     plain = runtime_reads(made.split(), texts).tokens
     unweighted = encode_text(made, texts).tokens
     assert unweighted is not None
     assert_same_up_to_rounding(plain, unweighted, terms)
-    assert not torch.equal(plain, found.tokens)
+    assert not torch.equal(plain, actual.tokens)
 
 
 def runtime_reads(split: Split | None, texts: list[str]) -> Any:
     """What the two halves of an embedder make of texts, the first by the runtime."""
     assert split is not None
-    found = OPERATIONS[split.operation](texts=texts, **split.settings)["out"]
-    return split.function(*(torch.from_numpy(found[name]) for name in split.outputs))
+    actual = OPERATIONS[split.operation](texts=texts, **split.settings)["out"]
+    return split.function(*(torch.from_numpy(actual[name]) for name in split.outputs))
 
 
 def test_the_runtime_refuses_weights_where_an_encoder_knows_none(tokenizer: Any) -> None:

@@ -47,9 +47,9 @@ def test_a_unet_of_diffusers_gives_its_own_output(family: str) -> None:
         given["vector"] = model.class_embedding.weight.detach()[theirs["class_labels"]]
     with torch.no_grad():
         expected = model(x, t, **theirs).sample
-        found = network(x, t, **given)
+        actual = network(x, t, **given)
     assert expected.std() > 0.05
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", UNETS)

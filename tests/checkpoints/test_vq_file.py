@@ -47,14 +47,14 @@ def written(path: Path, extra: dict[str, Tensor]) -> Path:
 def test_a_whole_file_with_a_vq_first_stage(tmp_path: Path, scale: float | None) -> None:
     path = written(tmp_path / "model.ckpt", {} if scale is None else {"scale_factor": torch.tensor(scale)})
     said: Any = {} if scale else {"scale": 1.0}
-    found = load_checkpoint(path=path, heads=1, noise_schedule="scaled_linear", prediction="eps", **said)
+    loaded = load_checkpoint(path=path, heads=1, noise_schedule="scaled_linear", prediction="eps", **said)
     model = vq()
     latent, image = torch.randn(2, CHANNELS, 16, 16), torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         picture = model.decode(latent / (scale or 1.0)).sample
         before = model.encode(image).latents * (scale or 1.0)
-    figures.largest(decode(found.autoencoder, latent), picture.clamp(-1, 1), 1e-4, "decoded picture")
-    figures.largest(encode(found.autoencoder, image), before, 1e-5, "latent of a picture")
-    label, t = found.label(torch.tensor([3, 10])), torch.tensor([400.0])
+    figures.largest(decode(loaded.autoencoder, latent), picture.clamp(-1, 1), 1e-4, "decoded picture")
+    figures.largest(encode(loaded.autoencoder, image), before, 1e-5, "latent of a picture")
+    label, t = loaded.label(torch.tensor([3, 10])), torch.tensor([400.0])
     expected = network()(latent, t, encoder_hidden_states=label.tokens).sample
-    figures.largest(predict(found.denoiser, latent, t, label).value, expected, 1e-4, "ε")
+    figures.largest(predict(loaded.denoiser, latent, t, label).value, expected, 1e-4, "ε")

@@ -97,8 +97,8 @@ def test_noise_of_unit_variance_is_not_on_the_scale_of_an_unscaled_latent() -> N
     made: Any = new_vq_autoencoder(channels=8, codes=32)
     batches = scenes(batch=4, count=2).batches
     scaled: Any = losses.measure_scale(made, batches)
-    found = torch.cat([encode(scaled, batch.image) for batch in batches])
-    torch.testing.assert_close(found.std(), torch.tensor(1.0))
+    actual = torch.cat([encode(scaled, batch.image) for batch in batches])
+    torch.testing.assert_close(actual.std(), torch.tensor(1.0))
     assert made.encode(batches[0].image).std() != pytest.approx(1.0, abs=0.05)
 
 

@@ -21,9 +21,9 @@ def test_all_named_objects_must_be_found_and_others_do_not_matter() -> None:
         label(OBJECTS[0], OBJECTS[7], "night", "snow"),
         label(OBJECTS[0], OBJECTS[5], "night", "sand"),
     ]
-    found = finds(torch.cat(seen) - 0.5, asked.expand(4, -1))
-    assert found.objects.tolist() == [True, True, False, True]
-    assert found.background.tolist() == [True, False, True, False]
+    actual = finds(torch.cat(seen) - 0.5, asked.expand(4, -1))
+    assert actual.objects.tolist() == [True, True, False, True]
+    assert actual.background.tolist() == [True, False, True, False]
 
 
 def test_labels_of_another_kind_are_refused() -> None:

@@ -191,9 +191,9 @@ def passive_rule(call: AttentionCall) -> torch.Tensor:
 
 def test_a_rule_without_a_result_of_the_right_shape_is_named(denoiser: HookedModel) -> None:
     (site,) = select_sites(denoiser, "self.middle.0")
-    for given, found in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
+    for given, actual in ((None, "NoneType"), (torch.zeros(1), r"shape \(1,\)")):
         with pytest.raises(
-            ValueError, match=rf"the rule of site 'self\.middle\.0', gives {found}.*; expected \(2, 2, 16, "
+            ValueError, match=rf"the rule of site 'self\.middle\.0', gives {actual}.*; expected \(2, 2, 16, "
         ):
             denoiser.with_rules({site: lambda call, given=given: given})(*inputs(denoiser))
 
@@ -245,11 +245,11 @@ def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
     plain = denoiser(*given).value
     for handle in handles:
         handle.remove()
-    prediction, found = denoiser.captured(*given, denoiser.sites())
+    prediction, actual = denoiser.captured(*given, denoiser.sites())
     assert torch.equal(prediction.value, plain)
-    assert tuple(found) == denoiser.sites()
-    assert set(blocks) == {site.name for site in found if site.kind == "feature"}
-    for site, value in found.items():
+    assert tuple(actual) == denoiser.sites()
+    assert set(blocks) == {site.name for site in actual if site.kind == "feature"}
+    for site, value in actual.items():
         if site.kind == "feature":
             assert torch.equal(value, outputs[site.name]), site
         elif site.kind == "skip":
@@ -258,7 +258,7 @@ def test_what_is_captured_is_what_torch_sees(denoiser: HookedModel) -> None:
             assert value.shape == (BATCH, 2, (SIDE // 2) ** 2, value.shape[-1])
     (middle,) = select_sites(denoiser, "feature.middle.0")
     x, t, condition = given
-    assert torch.equal(features(denoiser, x, t, condition, site="feature.middle"), found[middle])
+    assert torch.equal(features(denoiser, x, t, condition, site="feature.middle"), actual[middle])
     with pytest.raises(ValueError, match=r"'skip' names \d+ sites, skip\.up\.0, "):
         features(denoiser, x, t, condition, site="skip")
 
@@ -267,9 +267,9 @@ def test_what_is_captured_is_after_the_rule(denoiser: HookedModel) -> None:
     given = inputs(denoiser)
     _, before = denoiser.captured(*given, denoiser.sites())
     for site in denoiser.sites():
-        _, found = denoiser.with_rules({site: changing(site)}).captured(*given, [site])
+        _, actual = denoiser.with_rules({site: changing(site)}).captured(*given, [site])
         expected = {"feature": before[site].abs(), "skip": 0.5 * before[site]}.get(site.kind, 1.5 * before[site])
-        assert torch.equal(found[site], expected), site
+        assert torch.equal(actual[site], expected), site
 
 
 def test_rules_survive_copies_of_the_model(denoiser: HookedModel) -> None:
@@ -281,9 +281,9 @@ def test_rules_survive_copies_of_the_model(denoiser: HookedModel) -> None:
     assert torch.equal(frozen_copy(ruled)(*given).value, expected)
     name = next(name for name, one in ruled.named_parameters() if one.ndim > 1)
     other = {name: 2 * dict(ruled.named_parameters())[name]}
-    found = shared_copy(ruled, other)(*given).value
-    assert not torch.equal(found, expected)
-    assert torch.equal(found, shared_copy(denoiser, other).with_rules({site: changing(site)})(*given).value)
+    actual = shared_copy(ruled, other)(*given).value
+    assert not torch.equal(actual, expected)
+    assert torch.equal(actual, shared_copy(denoiser, other).with_rules({site: changing(site)})(*given).value)
     assert torch.equal(ruled(*given).value, expected)
 
 
@@ -293,8 +293,8 @@ def test_gradients_go_through_rules(denoiser: HookedModel) -> None:
 
     def gradient(chosen: HookedModel) -> torch.Tensor:
         at = x.clone().requires_grad_()
-        (found,) = torch.autograd.grad(chosen(at, t, condition).value.sum(), at)
-        return found
+        (actual,) = torch.autograd.grad(chosen(at, t, condition).value.sum(), at)
+        return actual
 
     plain = gradient(denoiser)
     torch.testing.assert_close(gradient(denoiser.with_rules({site: passive(site)})), plain)
@@ -338,9 +338,9 @@ def test_a_guided_denoiser_has_the_hooks_of_the_one_inside() -> None:
     assert torch.equal(
         ruled(x, t, Condition()).value, guided(inner, condition, negative, scale=3.0)(x, t, Condition()).value
     )
-    prediction, found = ruled.captured(x, t, Condition(), [site])
+    prediction, actual = ruled.captured(x, t, Condition(), [site])
     assert torch.equal(prediction.value, ruled(x, t, Condition()).value)
-    assert torch.equal(found[site], inner.captured(x, t, condition, [site])[1][site])
+    assert torch.equal(actual[site], inner.captured(x, t, condition, [site])[1][site])
     assert not isinstance(guided(lambda x, t, condition: Prediction(x, "eps"), condition, negative), HookedDenoiser)
 
 
@@ -408,12 +408,12 @@ def workflow(folder: Path, source: str, between: Mapping[str, str] | None = None
 
 
 def test_a_denoiser_without_hooks_is_refused_before_the_node_runs(plugin: str, tmp_path: Path) -> None:
-    for source, found in (("inside.lambda", "found function"), ("inside.module", "found PackedConv2d; ")):
+    for source, actual in (("inside.lambda", "found function"), ("inside.module", "found PackedConv2d; ")):
         with pytest.raises(NodeError) as caught:
             load_workflow(workflow(tmp_path, source), plugins=[plugin], cache="off").run()
         message = str(caught.value)
         assert "nodes.halved (inside.halve): PortError: port 'denoiser': expected HookedDenoiser, " in message
-        assert found in message
+        assert actual in message
         assert message.endswith("from model.load and checkpoint.load, and from nodes that add rules to one")
     assert load_workflow(workflow(tmp_path, "inside.own"), plugins=[plugin], cache="off").run()["sites"].rows == 21
 
@@ -459,10 +459,10 @@ def test_a_denoiser_with_rules_exports_with_the_weights_once(plugin: str, tmp_pa
         ("with: {shape: [1, 32, 32]}", "with: {shape: [1, 16, 16]}"),
     ]
     flow = changed(WORKFLOWS / "class_cfg.yaml", changes, _folder(tmp_path, "flow"))
-    found = made(flow, _folder(tmp_path, "bundle"), (plugin,), steps=2, batch=2)
-    engine = found.engine(_folder(tmp_path, "engine"))
-    assert difference(found.run(), engine) < 1e-3
-    plain = found.engine(_folder(tmp_path, "plain"), [("denoiser: halved", "denoiser: model.denoiser")])
+    exported = made(flow, _folder(tmp_path, "bundle"), (plugin,), steps=2, batch=2)
+    engine = exported.engine(_folder(tmp_path, "engine"))
+    assert difference(exported.run(), engine) < 1e-3
+    plain = exported.engine(_folder(tmp_path, "plain"), [("denoiser: halved", "denoiser: model.denoiser")])
     assert difference(plain, engine) > 1e-2
     model = load_part(
         WORKFLOWS / "models" / "fashion_class", "denoiser", device=torch.device("cpu"), dtype=torch.float32

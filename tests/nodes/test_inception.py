@@ -49,9 +49,9 @@ def test_features_are_those_of_plain_convolutions(weights: dict[str, Tensor], pa
     for layer in layers:
         extractor = inception(path=path, layer=layer)
         assert isinstance(extractor, FeatureExtractor)
-        found = pooled_features(extractor, to_image(whole))
-        assert found.shape == (1, {"pooled": 2048, "logits": 1008, "spatial": 2023}[layer])
-        torch.testing.assert_close(found, expected[layer], rtol=1e-4, atol=1e-4)
+        actual = pooled_features(extractor, to_image(whole))
+        assert actual.shape == (1, {"pooled": 2048, "logits": 1008, "spatial": 2023}[layer])
+        torch.testing.assert_close(actual, expected[layer], rtol=1e-4, atol=1e-4)
 
 
 def test_pictures_are_resized_as_tensorflow_1_does() -> None:

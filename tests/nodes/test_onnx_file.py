@@ -42,22 +42,22 @@ def test_times_and_labels_take_the_dtype_and_axes_that_the_graph_declares(
 ) -> None:
     path = write(tmp_path / "unet.onnx", unet(timestep=timestep, labels=labels))
     denoiser, t = load(path, inputs=UNET_INPUTS, kind="eps"), torch.tensor([999.0, 999.0])
-    found = denoiser(X, t, CONDITION)
-    assert found.kind == "eps"
-    torch.testing.assert_close(found.value, unet_output(X, t, TOKENS, LABELS))
+    actual = denoiser(X, t, CONDITION)
+    assert actual.kind == "eps"
+    torch.testing.assert_close(actual.value, unet_output(X, t, TOKENS, LABELS))
 
 
 @pytest.mark.parametrize("timestep", ["int64[N]", "int64", "float[1]"])
 def test_unlike_times_in_a_batch_reach_each_sample(tmp_path: Path, timestep: str) -> None:
     path, t = write(tmp_path / "unet.onnx", unet(timestep=timestep)), torch.tensor([20.0, 970.0])
-    found = load(path, inputs=UNET_INPUTS, kind="v")(X, t, CONDITION)
-    torch.testing.assert_close(found.value, unet_output(X, t, TOKENS, LABELS))
+    actual = load(path, inputs=UNET_INPUTS, kind="v")(X, t, CONDITION)
+    torch.testing.assert_close(actual.value, unet_output(X, t, TOKENS, LABELS))
 
 
 def test_a_graph_of_one_sample_draws_a_batch(tmp_path: Path) -> None:
     path, t = write(tmp_path / "unet.onnx", unet(sample="float[1, 3, 4, 6]")), torch.tensor([20.0, 20.0])
-    found = load(path, inputs=UNET_INPUTS, kind="eps")(X, t, CONDITION)
-    torch.testing.assert_close(found.value, unet_output(X, t, TOKENS, LABELS))
+    actual = load(path, inputs=UNET_INPUTS, kind="eps")(X, t, CONDITION)
+    torch.testing.assert_close(actual.value, unet_output(X, t, TOKENS, LABELS))
 
 
 def test_a_spatial_condition_shares_the_input_of_x_and_halves_of_an_output_are_prediction_and_variance(
@@ -72,17 +72,17 @@ def test_a_spatial_condition_shares_the_input_of_x_and_halves_of_an_output_are_p
         kind="x0",
     )
     spatial = draw(2, 2, 4, 6, seed=2).double()
-    found = denoiser(X, torch.zeros(2), Condition(spatial=spatial))
+    actual = denoiser(X, torch.zeros(2), Condition(spatial=spatial))
     shift = 2 * 21 + 0.5  # both samples' ids
-    torch.testing.assert_close(found.value, X + shift)
-    torch.testing.assert_close(found.variance, spatial.float()[:, [1, 0, 0]] + shift)
+    torch.testing.assert_close(actual.value, X + shift)
+    torch.testing.assert_close(actual.variance, spatial.float()[:, [1, 0, 0]] + shift)
 
 
 def test_float64_goes_in_and_comes_out(tmp_path: Path) -> None:
     path, t = write(tmp_path / "unet.onnx", unet()), torch.tensor([5.0, 6.0])
-    found = load(path, inputs=UNET_INPUTS, kind="eps")(X.double(), t, CONDITION)
-    assert found.value.dtype == torch.float64
-    torch.testing.assert_close(found.value.float(), unet_output(X, t, TOKENS, LABELS))
+    actual = load(path, inputs=UNET_INPUTS, kind="eps")(X.double(), t, CONDITION)
+    assert actual.value.dtype == torch.float64
+    torch.testing.assert_close(actual.value.float(), unet_output(X, t, TOKENS, LABELS))
 
 
 @pytest.mark.parametrize("kind", [None, "eps", "v"])
@@ -94,10 +94,10 @@ def test_a_raw_edm_network_is_the_same_as_one_in_torch(tmp_path: Path, kind: Any
 
     settings: dict[str, Any] = {"inputs": {"x": "scaled", "t": "noise_level"}, "kind": kind}
     denoiser = onnx_denoiser(edm(), path=path, edm="raw", sigma_data=0.7, provider="cpu", **settings)
-    found = denoiser(X, t, Condition())
+    actual = denoiser(X, t, Condition())
     expected = precondition(network, edm(), sigma_data=0.7)(X, t, Condition())
-    assert found.kind == "x0"
-    torch.testing.assert_close(found.value, expected.value, rtol=1e-5, atol=1e-6)
+    assert actual.kind == "x0"
+    torch.testing.assert_close(actual.value, expected.value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_folder_holds_a_graph_and_its_weights(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_a_folder_holds_a_graph_and_its_weights(tmp_path: Path) -> None:
 def test_operator_sets_that_are_not_used_do_not_matter(tmp_path: Path) -> None:
     head = HEAD.replace('"": 17', '"": 17, "pkg.onnxscript.torch_lib": 1')
     path = write(tmp_path / "raw.onnx", head + RAW)
-    found = load(path, inputs={"x": "scaled", "t": "noise_level"}, kind="eps")(X, torch.ones(2), Condition())
-    torch.testing.assert_close(found.value, X.tanh() + 1)
+    actual = load(path, inputs={"x": "scaled", "t": "noise_level"}, kind="eps")(X, torch.ones(2), Condition())
+    torch.testing.assert_close(actual.value, X.tanh() + 1)
 
 
 @pytest.mark.slow
@@ -154,9 +154,9 @@ def test_a_unet_of_diffusers_that_torch_exported_gives_its_numbers(tmp_path: Pat
     )
     assert len([*(tmp_path / "unet").iterdir()]) == 2
     inputs = {"x": "sample", "t": "timestep", "tokens": "encoder_hidden_states"}
-    found = load(tmp_path / "unet", inputs=inputs, kind="eps")(x, t, Condition(tokens=tokens)).value
+    actual = load(tmp_path / "unet", inputs=inputs, kind="eps")(x, t, Condition(tokens=tokens)).value
     with torch.no_grad():
-        torch.testing.assert_close(found, network(x, t, tokens).sample, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual, network(x, t, tokens).sample, rtol=1e-4, atol=1e-5)
 
 
 WORKFLOW = """
@@ -211,10 +211,10 @@ def test_a_workflow_names_what_the_graph_has(tmp_path: Path) -> None:
     (tmp_path / "draw.yaml").write_text(WORKFLOW)
     (tmp_path / "plugin.py").write_text(PLUGIN)
     workflow = load_workflow(tmp_path / "draw.yaml", plugins=[str(tmp_path / "plugin.py")], cache=None)
-    found, other = (workflow.run(path=path, label=label)["x"] for label in (3, 4))
-    assert found.shape == (2, 3, 4, 6)
-    assert found.isfinite().all()
-    assert not torch.allclose(found, other)
+    actual, other = (workflow.run(path=path, label=label)["x"] for label in (3, 4))
+    assert actual.shape == (2, 3, 4, 6)
+    assert actual.isfinite().all()
+    assert not torch.allclose(actual, other)
 
 
 def test_the_workflow_of_the_documentation_runs(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ def test_the_workflow_of_the_documentation_runs(tmp_path: Path) -> None:
     (tmp_path / "draw.yaml").write_text(text)
     workflow = load_workflow(tmp_path / "draw.yaml", cache=None)
     path = write(tmp_path / "classes.onnx", CLASSES)
-    found, other = (workflow.run(path=path, label=label, steps=2, batch=2)["image"] for label in (207, [208, 1]))
-    assert found.shape == (2, 3, 64, 64)
-    assert not torch.allclose(found, other)
+    actual, other = (workflow.run(path=path, label=label, steps=2, batch=2)["image"] for label in (207, [208, 1]))
+    assert actual.shape == (2, 3, 64, 64)
+    assert not torch.allclose(actual, other)
 
 
 # --- numbers as a condition ------------------------------------------------------------------------------------------

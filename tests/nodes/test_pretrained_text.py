@@ -53,16 +53,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_minilm_gives_the_tokens_of_transformers_and_the_mean_of_unit_length(sentences: Any) -> None:
     assert isinstance(sentences, TextEmbedder)
-    found = sentences(TEXTS)
+    actual = sentences(TEXTS)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(packaged.get_model_path()))
     model = transformers.AutoModel.from_pretrained(str(packaged.get_model_path())).eval()
     for i, text in enumerate(TEXTS):
         with torch.no_grad():
             tokens = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-        assert found.mask[i].tolist() == [True] * len(tokens) + [False] * (16 - len(tokens))
-        torch.testing.assert_close(found.tokens[i, : len(tokens)], tokens, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found.vector[i], torch.nn.functional.normalize(tokens.mean(0), dim=0))
-    assert found.tokens.shape == (3, 16, 384)
+        assert actual.mask[i].tolist() == [True] * len(tokens) + [False] * (16 - len(tokens))
+        torch.testing.assert_close(actual.tokens[i, : len(tokens)], tokens, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual.vector[i], torch.nn.functional.normalize(tokens.mean(0), dim=0))
+    assert actual.tokens.shape == (3, 16, 384)
 
 
 def test_the_vectors_tell_what_a_sentence_is_about(sentences: Any) -> None:
@@ -81,30 +81,30 @@ def test_the_empty_prompt_is_a_condition_of_its_own_and_nothing_is_trained(sente
 
 def test_a_text_that_is_too_long_is_cut_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="9 tokens, cut to 6: 'a tiger on grass under a night"):
-        found: Any = minilm(length=6)(["a tiger on grass under a night"])
-    assert found.tokens.shape == (1, 6, 384)
+        actual: Any = minilm(length=6)(["a tiger on grass under a night"])
+    assert actual.tokens.shape == (1, 6, 384)
 
 
 def test_clip_gives_the_tokens_and_the_pooled_vector_of_transformers(folder: Path) -> None:
-    found: Any = clip(path=folder)(["ab c", ""])
+    actual: Any = clip(path=folder)(["ab c", ""])
     model = transformers.CLIPTextModel.from_pretrained(str(folder)).eval()
     ids = transformers.CLIPTokenizer.from_pretrained(str(folder))(
         ["ab c", ""], padding="max_length", max_length=12, return_tensors="pt"
     )
     with torch.no_grad():
         expected = model(ids["input_ids"])
-    torch.testing.assert_close(found.tokens, expected.last_hidden_state)
-    torch.testing.assert_close(found.vector, expected.pooler_output)
-    assert found.mask.sum(1).tolist() == [5, 2]
+    torch.testing.assert_close(actual.tokens, expected.last_hidden_state)
+    torch.testing.assert_close(actual.vector, expected.pooler_output)
+    assert actual.mask.sum(1).tolist() == [5, 2]
 
 
 def test_clip_gives_the_layer_before_the_last_through_the_final_norm(folder: Path) -> None:
-    found: Any = clip(path=folder, penultimate=True)(["abc"])
+    actual: Any = clip(path=folder, penultimate=True)(["abc"])
     embedder: Any = clip(path=folder)
     shallow = embedder.model
     layers = shallow.encoder.layers if hasattr(shallow, "encoder") else shallow.text_model.encoder.layers
     del layers[-1]
-    torch.testing.assert_close(found.tokens, embedder(["abc"]).tokens)
+    torch.testing.assert_close(actual.tokens, embedder(["abc"]).tokens)
 
 
 def test_clips_padding_counts_where_it_is_asked_to(folder: Path) -> None:

@@ -173,10 +173,10 @@ def test_usage_is_the_share_of_codes_that_occur_and_the_exponential_of_their_ent
 
 def test_usage_is_measured_on_data_and_refused_for_an_autoencoder_without_codes() -> None:
     image, network = scene(batch=3).image, new_vq_autoencoder(channels=8, codes=16)
-    found = codebook_usage(network, image)
-    assert 1 / 16 <= found.share <= 1
-    assert 1 <= found.perplexity <= 16 * found.share + 1e-4
-    assert found == pytest.approx(codebook_usage(network, image, chunk=2))
+    actual = codebook_usage(network, image)
+    assert 1 / 16 <= actual.share <= 1
+    assert 1 <= actual.perplexity <= 16 * actual.share + 1e-4
+    assert actual == pytest.approx(codebook_usage(network, image, chunk=2))
     with pytest.raises(ValueError, match="which has a codebook; found KLAutoencoder"):
         codebook_usage(small_autoencoder(), image)
 

@@ -26,9 +26,9 @@ def text() -> Any:
 
 
 def tokens(embedder: Any, prompt: str) -> torch.Tensor:
-    found = encode_text(embedder, prompt).tokens
-    assert found is not None
-    return found
+    actual = encode_text(embedder, prompt).tokens
+    assert actual is not None
+    return actual
 
 
 def test_unknown_words_are_added_and_known_texts_stay_what_they_were(text: Any) -> None:

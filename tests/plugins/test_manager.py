@@ -65,10 +65,10 @@ class Installed:
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installed]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("GUIDEGRAPH_DISABLE_PLUGINS", raising=False)
-    found = Installed(tmp_path)
-    monkeypatch.setattr(importlib.metadata, "entry_points", found.find)
-    yield found
-    for name in found.modules:
+    actual = Installed(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "entry_points", actual.find)
+    yield actual
+    for name in actual.modules:
         sys.modules.pop(name, None)
 
 
@@ -326,8 +326,8 @@ def test_loading_plugins_imports_no_torch() -> None:
 
 def test_every_module_with_nodes_is_listed() -> None:
     folder = Path(__file__).parents[2] / "nodes"
-    found = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
-    assert found == set(builtin.MODULES)
+    actual = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
+    assert actual == set(builtin.MODULES)
 
 
 def digest_of(tmp_path: Path) -> str:

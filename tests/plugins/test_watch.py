@@ -23,9 +23,9 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def notes_of(installed: Installed, code: str) -> list[str]:
     installed.add("good", code + "\n" + GOOD)
-    found = status(PluginManager(), "good")
-    assert found.ok
-    return list(found.notes)
+    actual = status(PluginManager(), "good")
+    assert actual.ok
+    return list(actual.notes)
 
 
 def test_a_plugin_that_does_nothing_has_no_notes(installed: Installed) -> None:
