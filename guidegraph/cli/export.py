@@ -55,7 +55,7 @@ class Arguments:
     grants: Grants
 
 
-class MissingExtra(GuidegraphError):
+class MissingExportPackage(GuidegraphError):
     """A package that only the export needs is not installed."""
 
 
@@ -75,7 +75,7 @@ def _export(arguments: Arguments, stack: ExitStack) -> None:
     opened = open_workflow(arguments.workflow, registry)
     graph = opened.graph
     problems: list[Problem] = []
-    target = chosen_call(graph, arguments.only, problems)
+    target = find_single_node(graph, arguments.only, problems)
     precision = chosen_precision(arguments, problems)
     values = bound(opened, arguments.settings, problems)
     policy = opened.policy(arguments.grants, given_names(arguments.settings), arguments.bundle)
@@ -118,7 +118,7 @@ def _export(arguments: Arguments, stack: ExitStack) -> None:
         raise typer.Exit(1)
 
 
-def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
+def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
     """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
     unknown = unknown_outputs(graph, only)
     if unknown and only is not None and len(only) == 1:
@@ -156,7 +156,7 @@ def chosen_precision(arguments: Arguments, problems: list[Problem]) -> dict[str,
 def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise MissingExtra(
+        raise MissingExportPackage(
             f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
             f"installed; pip install {' '.join(missing)}"
         )

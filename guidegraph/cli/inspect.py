@@ -32,9 +32,9 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, g
         try:
             workflow = open_workflow(path, registry)
             graph = with_recipe(workflow)
-            defaults = {name: one.default for name, one in graph.params.items() if not one.required}
+            defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
             effects = list_effects(graph.ops, defaults)
-            if forbidden := unwritable(graph, registry) + effect_problems(effects, workflow.policy(grants)):
+            if forbidden := unwritable_problems(graph, registry) + effect_problems(effects, workflow.policy(grants)):
                 raise WorkflowError(forbidden)
             problems = admission_problems(graph, defaults)
             if refused := [problem for problem in problems if problem.code not in LACKING]:
@@ -44,18 +44,18 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, g
             wrong += 1
             say(shown(error))
             continue
-        for line in effect_lines(effects):
+        for line in format_effects(effects):
             print_text(visible_line(f"  {line}"))
         lacking += bool(problems)
         if problems:
             say(visible_line(f"{path}: valid, but it cannot run here:") + f"\n{shown(WorkflowError(problems))}")
-        for line in required_lines(graph):
+        for line in format_required(graph):
             say(visible_line(f"{path}: to run it, give {line}"))
     if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
 
 
-def effect_lines(effects: Iterable[Effect]) -> list[str]:
+def format_effects(effects: Iterable[Effect]) -> list[str]:
     """One line for each file that a workflow reads, writes or loads code from, except those shipped with guidegraph."""
     verbs = {"read": "reads", "write": "writes", "code": "loads code from"}
     unknown = "a file whose path is computed in the run"
@@ -67,7 +67,7 @@ def effect_lines(effects: Iterable[Effect]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def required_lines(graph: Graph) -> list[str]:
+def format_required(graph: Graph) -> list[str]:
     """One line for each required parameter; none if some cannot be set on the command line (models, for example)."""
     required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
     if not all(takes_literal(parameter.port.type) for parameter in required.values()):
@@ -78,7 +78,7 @@ def required_lines(graph: Graph) -> list[str]:
     ]
 
 
-def unwritable(graph: Graph, registry: Registry) -> list[Problem]:
+def unwritable_problems(graph: Graph, registry: Registry) -> list[Problem]:
     """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
     if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
         return []

@@ -52,8 +52,8 @@ def _describe_component(namespace: str, specs: Iterable[NodeSpec]) -> str:
     """A component's description: the first docstring line of the module named after it, or of its only module."""
     modules = {spec.function.__module__ for spec in specs}
     matching = sorted((name for name in modules if name.rpartition(".")[2].startswith(namespace)), key=len)
-    others = [name for name in modules if not name.startswith(OURS)]
-    candidates = matching or (others if len(modules) == 1 else [])
+    foreign = [name for name in modules if not name.startswith(OURS)]
+    candidates = matching or (foreign if len(modules) == 1 else [])
     doc = getattr(sys.modules.get(candidates[0]), "__doc__", None) if candidates else None
     return (doc or "").strip().partition("\n")[0]
 

@@ -31,7 +31,7 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
     taken = {s.name: f"{s.distribution} {s.version}" for s in manager.statuses}
     taken |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
     taken[PACKAGE.removesuffix(":")] = HOST
-    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := unfit(name, taken)) else []
+    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := why_unfit(name, taken)) else []
     folder = output or Path(canonical(f"{HOST}-{name}"))
     problems += _folder_problems(folder) if output or not problems else []
     if problems:
@@ -45,7 +45,7 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
         print_text(line)
 
 
-def unfit(name: str, taken: Mapping[str, str]) -> str:
+def why_unfit(name: str, taken: Mapping[str, str]) -> str:
     """Why no plugin can be called ``name``, with the closest valid name; "" if one can."""
     reason = _name_problem(name, taken)
     if not reason:
