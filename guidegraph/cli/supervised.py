@@ -60,15 +60,15 @@ def in_own_process(
         work(arguments)
     link = fork_command()
     tell_imports(link.imports())
-    parent.signals, parent.listening = link.line, link.report_listening
+    parent.signals, parent.listening = link.line, link.listens
     try:
         work(arguments)
     except SystemExit as stop:
-        link.report_exit(stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0)
+        link.exits(stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0)
         raise
 
 
-class ParentLink:
+class Report:
     """The command's end of the socket to its parent."""
 
     def __init__(self, line: socket.socket):
@@ -77,17 +77,17 @@ class ParentLink:
     def imports(self) -> Imports:
         return Imports(lambda name: self._write(_BEGAN, name), lambda name: self._write(_ENDED, name), say, self.end)
 
-    def report_listening(self, listening: bool) -> None:
+    def listens(self, listening: bool) -> None:
         """Tell the parent whether signals sent over the socket are read."""
         self._write(_LISTENS, str(int(listening)))
 
-    def report_exit(self, code: int) -> None:
+    def exits(self, code: int) -> None:
         """Tell the parent the exit code that the command is about to use."""
         self._write(_EXIT, str(code))
 
     def end(self, message: str) -> NoReturn:
         """End the process, from any thread."""
-        self.report_exit(FAILED)
+        self.exits(FAILED)
         _end_at_once(message)
 
     def _write(self, kind: bytes, text: str) -> None:
@@ -95,7 +95,7 @@ class ParentLink:
             self.line.sendall(kind + text.encode("utf-8", "replace").replace(b"\n", b" ")[:200] + b"\n")
 
 
-def fork_command() -> ParentLink:
+def fork_command() -> Report:
     """Fork. Returns only in the child; the parent waits and exits with the child's exit code."""
     parent_end, child_end = socket.socketpair()
     signals = {*PASSED_ON, signal.SIGCHLD}
@@ -114,7 +114,7 @@ def fork_command() -> ParentLink:
     parent_end.close()
     _die_with(parent_pid)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return ParentLink(child_end)
+    return Report(child_end)
 
 
 @dataclass
@@ -150,7 +150,7 @@ class _Watch:
             ended, status = os.waitpid(self.child, os.WNOHANG)
             if ended:
                 self.read()
-                return self.follow(os.waitstatus_to_exitcode(status))
+                return self.ended(os.waitstatus_to_exitcode(status))
 
     def pass_on(self, received: signal.struct_siginfo) -> None:
         """Forward a signal, unless it came from the terminal (Ctrl-C), which reaches the command too."""
@@ -168,9 +168,9 @@ class _Watch:
             while data := self.line.recv(65536):
                 *lines, self._rest = (self._rest + data).split(b"\n")
                 for line in lines:
-                    self.handle_message(line[:1], line[1:].decode("utf-8", "replace"))
+                    self.told(line[:1], line[1:].decode("utf-8", "replace"))
 
-    def handle_message(self, kind: bytes, text: str) -> None:
+    def told(self, kind: bytes, text: str) -> None:
         if kind == _BEGAN:
             self.importing, self.since = text, time.monotonic()
             self.plugins = (*self.plugins, text)
@@ -181,19 +181,19 @@ class _Watch:
         elif kind == _EXIT and text.isdigit():
             self.code = int(text)
 
-    def follow(self, exit_code: int) -> Callable[[], NoReturn]:
+    def ended(self, exit_code: int) -> Callable[[], NoReturn]:
         """A function that ends this process in the same way. exit_code: negative for a signal."""
         if exit_code < 0:
             number = signal.Signals(-exit_code)
             if number not in _QUIET:
-                say(self.describe_failure(f"crashed ({number.name})"))
+                say(self.blame(f"crashed ({number.name})"))
             return lambda: _die_of(number)
         if self.code is None and exit_code != CANCELLED:
-            say(self.describe_failure(f"was ended with exit code {exit_code}"))
+            say(self.blame(f"was ended with exit code {exit_code}"))
             return lambda: _exit(exit_code or FAILED)
         return lambda: _exit(exit_code or self.code or 0)
 
-    def describe_failure(self, event: str) -> str:
+    def blame(self, event: str) -> str:
         if self.importing:
             way_out = f"leave it out: {DISABLE}={self.importing} or --no-plugins"
             return f"error: the process {event} while the plugin '{self.importing}' was imported; {way_out}"
