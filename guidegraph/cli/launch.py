@@ -36,7 +36,7 @@ class Processes:
     restarts: int = 3
 
     @property
-    def multiple(self) -> bool:
+    def several(self) -> bool:
         """Whether this process must start others: neither one of them nor the only one."""
         multiple = (self.devices or 1) > 1 or self.nodes > 1 or self.rank > 0 or self.rendezvous is not None
         return multiple and process_share().count == 1
