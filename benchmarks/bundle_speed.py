@@ -65,7 +65,7 @@ def models(folder: Path) -> dict[str, Callable[[], Model]]:
     }
 
 
-def exported(name: str, model: Model, folder: Path) -> Path:
+def export_models(name: str, model: Model, folder: Path) -> Path:
     """The bundle of a model, made by the command line where it is not there yet."""
     path = folder / f"{name}-bundle"
     if not path.exists():
@@ -172,7 +172,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.models:
             model = models(folder)[name]()
-            bundle = exported(name, model, folder)
+            bundle = export_models(name, model, folder)
             makers: dict[str, Callable[[], Loop]] = {
                 "bundle": lambda model=model, bundle=bundle: bundle_side(model, bundle, options.threads),  # type: ignore[misc]
                 "eager": lambda model=model: engine_side(model, compiled=False),  # type: ignore[misc]

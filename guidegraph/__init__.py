@@ -1,7 +1,7 @@
 """guidegraph: a typed node-graph engine for conditional diffusion.
 
-Everything a user or a plugin needs is importable from here. Names are resolved on first use (PEP 562), so that
-`import guidegraph` loads neither torch nor pydantic and `guidegraph --help` stays instant.
+The public names are importable from here. They are resolved on first use (PEP 562), so `import guidegraph` loads
+neither torch nor pydantic, and `guidegraph --help` is instant.
 """
 
 from __future__ import annotations
@@ -238,11 +238,11 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-# In a source checkout graph/, nodes/, plugins/ and workflows/ lie beside this folder, not in it: let
-# `guidegraph.graph` resolve there with no install at all. At the end, so that this folder's own modules win.
-_here = Path(__file__).parent
-if not (_here / "graph").is_dir():
-    __path__.append(str(_here.parent))
+# In a source checkout graph/, nodes/, plugins/ and workflows/ are siblings of this folder. Extend the package path so
+# that `guidegraph.graph` resolves there without an install; at the end, so that this folder's own modules win.
+_folder = Path(__file__).parent
+if not (_folder / "graph").is_dir():
+    __path__.append(str(_folder.parent))
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Workflows from Python: ``load_workflow(path).run(**params)`` does what the command line does."""
+"""Workflows from Python: ``load_workflow(path).run(**params)``, as on the command line."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ _memory = MemoryCache()
 
 
 class Workflow:
-    """A validated workflow and how it is run.
+    """A validated workflow and its run settings.
 
     device: ``cpu``, ``cuda`` or ``cuda:i``; dtype: a floating torch dtype's name. cache: ``None`` keeps values in
-    memory, a folder keeps them there too, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
-    default). policy: which files the workflow may read, write and load code from; by default it reads and writes where
-    it says, and loads no code. memory_budget: how much of the models' weights may be on the device at once, in bytes or
-    as ``"6GB"``.
-    limits: what a run may take, ``Limits()`` by default.
-    Raises ``ValueError`` for a budget that is no size, and for one without a device that is not the CPU.
+    memory, a folder keeps them on disk as well, ``"off"`` keeps none. passes: names from ``guidegraph plan`` (all by
+    default). policy: which files the workflow may read, write and load code from; by default it may read and write
+    the files it names, and loads no code. memory_budget: the largest size of model weights on the device at once, in
+    bytes or as ``"6GB"``. limits: the limits of a run, ``Limits()`` by default.
+    Raises ``ValueError`` for a budget that is not a size, and for a budget on the CPU.
     """
 
     def __init__(
@@ -57,15 +56,15 @@ class Workflow:
         policy: Policy = YOURS,
         limits: Limits | None = None,
     ):
-        chosen = ALL_PASSES if passes is None else frozenset(passes)
-        if unknown := sorted(chosen - ALL_PASSES):
+        enabled = ALL_PASSES if passes is None else frozenset(passes)
+        if unknown := sorted(enabled - ALL_PASSES):
             raise ValueError(f"unknown passes {', '.join(unknown)}; passes: {', '.join(PASSES)}")
         self.graph = graph
         self.manager = manager
         self.options = RunOptions(
             device=device,
             dtype=dtype,
-            passes=chosen,
+            passes=enabled,
             memory=None if cache == "off" else _memory,
             disk=DiskCache(Path(cache).absolute()) if cache not in (None, "off") else None,
             observers=tuple(observers),
@@ -77,7 +76,7 @@ class Workflow:
             raise ValueError(reason)
 
     def bind(self, params: Mapping[str, object]) -> dict[str, Any]:
-        """Checked values of all parameters. Raises ``WorkflowError`` that lists everything wrong."""
+        """Checked values of all parameters. Raises ``WorkflowError`` that lists all problems."""
         with limited(self.options.limits):
             return bind(self.graph, params)
 
@@ -86,9 +85,9 @@ class Workflow:
         return self._compile(self.bind(params), only)
 
     def run(self, /, **params: object) -> dict[str, Any]:
-        """Run, and give the outputs by name.
+        """Run, and return the outputs by name.
 
-        Raises ``WorkflowError`` before anything runs where a parameter is wrong, ``NodeError`` where a node fails.
+        Raises ``WorkflowError`` before anything runs if a parameter is wrong, ``NodeError`` if a node fails.
         """
         return self.run_with(params).outputs
 
@@ -101,7 +100,7 @@ class Workflow:
         on_output: Callable[[str, Any, PortType], None] | None = None,
         on_preview: Callable[[Previewed], None] | None = None,
     ) -> RunResult:
-        """Run with control over what is made, cancellation, and outputs and a training's previews as they come."""
+        """Run with options: outputs to make, a cancel token, and callbacks for outputs and training previews."""
         values = self.bind(params)
         options = replace(
             self.options,
@@ -109,7 +108,7 @@ class Workflow:
             on_output=on_output,
             on_preview=on_preview,
             cancel=cancel or CancelToken(),
-            observers=(*self.options.observers, *self._plugins(values)),
+            observers=(*self.options.observers, *self._plugin_observers(values)),
         )
         return run_plan(self._compile(values, only), options)
 
@@ -118,7 +117,7 @@ class Workflow:
         place = f"{options.device} {options.dtype}"
         return compile_plan(self.graph, values, place=place, passes=options.passes, only=only, policy=options.policy)
 
-    def _plugins(self, values: Mapping[str, Any]) -> Sequence[Observer]:
+    def _plugin_observers(self, values: Mapping[str, Any]) -> Sequence[Observer]:
         """The observers of plugins."""
         if self.manager is None:
             return ()
@@ -144,9 +143,9 @@ def load_workflow(
 ) -> Workflow:
     """Read and check a workflow: a path, ``NAMESPACE:FILE`` of a plugin, or ``pkg:FILE`` of this package.
 
-    plugins: modules with hooks, beside the installed plugins. registry: known nodes, in place of the installed ones.
-    sources: texts that stand in for files, by path. The rest is as for ``Workflow``.
-    Raises ``WorkflowError`` that lists all that is wrong.
+    plugins: modules with hooks, beside the installed plugins. registry: nodes to use in place of the installed ones.
+    sources: texts to use in place of files, by path. The other arguments are as for ``Workflow``.
+    Raises ``WorkflowError`` that lists all problems.
     """
     manager = None
     if registry is None:

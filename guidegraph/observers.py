@@ -24,27 +24,27 @@ Write = Callable[[str], None]
 def record(event: events.Event) -> dict[str, Any]:
     """An event as JSON: its name in snake case under ``event``, then its fields."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
-    found = {"event": name, **vars(event)}
+    fields = {"event": name, **vars(event)}
     if isinstance(event, events.LoopProgress):
-        found["values"] = {k: v if math.isfinite(v) else str(v) for k, v in event.values.items()}
-    return found
+        fields["values"] = {k: v if math.isfinite(v) else str(v) for k, v in event.values.items()}
+    return fields
 
 
 class JsonLog:
-    """One JSON object a line for each event; ``files`` gives the files of an output that is ready."""
+    """Writes one line of JSON per event. ``files`` returns the files of an output that is ready."""
 
     def __init__(self, write: Write, files: Callable[[str], Sequence[str]]):
         self._write, self._files = write, files
 
     def __call__(self, event: events.Event) -> None:
-        found = record(event)
+        fields = record(event)
         if isinstance(event, events.OutputReady):
-            found["files"] = list(self._files(event.name))
-        self._write(json.dumps(found))
+            fields["files"] = list(self._files(event.name))
+        self._write(json.dumps(fields))
 
 
 class PlainLog:
-    """A line for each node that is done, if ``nodes`` is set, and one for each loop every ``every`` seconds."""
+    """Writes a line for each finished node, if ``nodes``, and one for each loop every ``every`` seconds."""
 
     def __init__(self, write: Write, every: float = 10.0, *, nodes: bool = True):
         self._write, self._every, self._nodes = write, every, nodes
@@ -55,8 +55,8 @@ class PlainLog:
             case events.NodeStarted(path, node) if node == "loop":
                 self._last[path] = time.monotonic()
             case events.NodeFinished(path, node, seconds, origin) if self._nodes:
-                how = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
-                self._write(f"{path} ({node}): {how}")
+                time_or_origin = f"{seconds:.2f} s" if origin == "computed" else f"from the {origin} cache"
+                self._write(f"{path} ({node}): {time_or_origin}")
             case events.ModelMoved(path, output, model, device, size, seconds) if self._nodes:
                 name = f"{path}.{output}" if output else path
                 self._write(f"{name} ({model}): {show_size(size)} to {device}, {seconds:.2f} s")
@@ -74,7 +74,7 @@ class PlainLog:
 
 
 class Bars(AbstractContextManager["Bars"]):
-    """Nested bars: the nodes of the run, and below them each loop that is running, with its losses."""
+    """Nested progress bars: the nodes of the run, and below them each running loop with its losses."""
 
     def __init__(self, console: Console):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -125,15 +125,15 @@ class Bars(AbstractContextManager["Bars"]):
         self._progress.update(self._loops[path], completed=done, total=total, note=visible_line(note))
 
     def _drop(self, path: str) -> None:
-        """Take away the bars of a loop that is done, and of loops inside of it."""
+        """Remove the bars of a finished loop and of the loops inside it."""
         for inner in [p for p in self._loops if p == path or p.startswith(f"{path}.")]:
             self._progress.remove_task(self._loops.pop(inner))
 
 
 def training_line(event: events.TrainingStarted) -> str:
-    """One line that says in which precision a training computes, and from which step."""
-    why = " (auto)" if event.asked == "auto" else ""
-    return f"{event.path}: training in {event.precision}{why}, from step {event.step}"
+    """One line with the precision and the first step of a training."""
+    reason = " (auto)" if event.asked == "auto" else ""
+    return f"{event.path}: training in {event.precision}{reason}, from step {event.step}"
 
 
 def _numbers(values: Any) -> str:

@@ -1,4 +1,4 @@
-"""Outputs as files, each by its type: pictures to PNG, tensors to safetensors, everything else to JSON.
+"""Write outputs to files by type: pictures to PNG, tensors to safetensors, everything else to JSON.
 
 A table is written as Markdown beside its JSON.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RECORD = "run.json"
 ROWS_SHOWN = 40
-"""As many rows of a table are for a terminal; the files have all of them."""
+"""The number of rows of a table printed on a terminal; the files have all of them."""
 
 _PLAIN = (bool, int, float, str, Path, Enum, Mapping, Sequence, Set)
 
@@ -39,9 +39,9 @@ class OutputError(GuidegraphError):
 
 
 class OutputWriter:
-    """Writes outputs into a folder as they come; ``files`` names them by output, ``tables`` are those to be shown.
+    """Writes outputs into a folder as they become ready. files: file names by output. tables: Markdown to print.
 
-    ``previews`` names the files of previews by LOOP/NAME. text: what a picture of an output carries.
+    ``previews``: the files of previews by LOOP/NAME. text: makes the metadata of an output's pictures.
     """
 
     def __init__(self, graph: Graph, registry: Registry, folder: Path, text: PictureText):
@@ -51,26 +51,26 @@ class OutputWriter:
         self._graph, self._registry, self._folder, self._text = graph, registry, folder, text
 
     def __call__(self, name: str, value: Any, kind: PortType) -> None:
-        """Write one output. Raises ``OutputError``; no file is ever left half-written."""
+        """Write one output. Raises ``OutputError``; no partial file is left behind."""
         try:
             self.files[name] = self._write(name, value, kind)
         except Exception as error:
-            if (reason := _unwritten(error)) is None:
+            if (reason := _failure_reason(error)) is None:
                 raise
             hint = saving_hint(kind, self._registry) if isinstance(error, OutputError) else ""
             mark = self._graph.outputs[name].mark
             raise OutputError(f"{mark}: output-failed: output '{name}' {reason}{hint} [outputs.{name}]") from error
 
-    def preview(self, made: Previewed) -> None:
+    def preview(self, preview: Previewed) -> None:
         """Write an output of a training loop's preview: LOOP/NAME/step-000200.png. Raises ``OutputError``."""
-        folder = f"{made.loop}/{made.name}"
+        folder = f"{preview.loop}/{preview.name}"
         try:
-            files = self._write(f"{folder}/step-{made.step:06d}", made.value, made.type)
+            files = self._write(f"{folder}/step-{preview.step:06d}", preview.value, preview.type)
         except Exception as error:
-            if (reason := _unwritten(error)) is None:
+            if (reason := _failure_reason(error)) is None:
                 raise
-            where = f"nodes.{made.loop}.preview"
-            raise OutputError(f"{where}: output-failed: '{made.name}' after {made.step} steps {reason}") from error
+            path = f"nodes.{preview.loop}.preview"
+            raise OutputError(f"{path}: output-failed: '{preview.name}' after {preview.step} steps {reason}") from error
         self.previews[folder] = [*self.previews.get(folder, ()), *files]
 
     def _write(self, name: str, value: Any, kind: PortType) -> list[str]:
@@ -115,8 +115,8 @@ class OutputWriter:
         return files
 
 
-def _unwritten(error: Exception) -> str | None:
-    """Why an output was not written, as the end of a sentence; None for an error that is about something else."""
+def _failure_reason(error: Exception) -> str | None:
+    """Why an output was not written, as the end of a sentence; None for an unrelated error."""
     if isinstance(error, OutputError):
         return str(error)
     if isinstance(error, OSError):
@@ -136,15 +136,15 @@ def is_image(kind: PortType) -> bool:
 def _pictures(value: Any) -> list[Any]:
     """The pictures (3, H, W) of a batch, of batches stacked by a loop, or of a sequence of batches."""
     if isinstance(value, (list, tuple)):
-        return [picture for part in value for picture in _pictures(part)]
+        return [picture for element in value for picture in _pictures(element)]
     if not is_tensor(value) or value.ndim < 4 or value.shape[-3] != 3:
-        found = tuple(value.shape) if is_tensor(value) else type(value).__name__
-        raise OutputError(f"is declared as an image (B, 3, H, W), found {found}")
+        actual = tuple(value.shape) if is_tensor(value) else type(value).__name__
+        raise OutputError(f"is declared as an image (B, 3, H, W), found {actual}")
     return list(value.flatten(0, -4))
 
 
 def pixels(picture: Any) -> Any:
-    """A picture (3, H, W) in [-1, 1] as uint8 (H, W, 3). Raises ``OutputError`` where a value is not finite."""
+    """Convert a picture (3, H, W) in [-1, 1] to uint8 (H, W, 3). Raises ``OutputError`` if a value is not finite."""
     import torch
 
     if not picture.is_floating_point():
@@ -157,9 +157,9 @@ def pixels(picture: Any) -> Any:
 
 
 def plain(value: Any, name: str, tensors: dict[str, Any]) -> Any:
-    """A value as JSON; each tensor in it goes to ``tensors`` under a dotted name that the JSON refers to.
+    """Convert a value to JSON; its tensors go to ``tensors`` under dotted names, to which the JSON refers.
 
-    What JSON has no number for becomes "NaN", "Infinity" or "-Infinity". Raises ``OutputError`` for what is no data.
+    Non-finite numbers become "NaN", "Infinity" or "-Infinity". Raises ``OutputError`` for a value without a format.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -176,15 +176,15 @@ def plain(value: Any, name: str, tensors: dict[str, Any]) -> Any:
             return plain(array.item(), name, tensors)
         try:
             tensors[name] = array.detach().to("cpu").contiguous().clone()
-        except (RuntimeError, NotImplementedError) as error:  # a sparse tensor, or one without values
+        except (RuntimeError, NotImplementedError) as error:  # a sparse or meta tensor
             raise OutputError(f"holds a tensor that cannot be written: {error!s:.200}") from error
         return {"tensor": name}
-    if (parts := _fields(value)) is not None:
-        return {key: plain(part, f"{name}.{key}", tensors) for key, part in parts.items()}
+    if (fields := _mapping_of(value)) is not None:
+        return {key: plain(element, f"{name}.{key}", tensors) for key, element in fields.items()}
     if isinstance(value, Set):
         return plain(sorted(value, key=repr), name, tensors)
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return [plain(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]
+        return [plain(element, f"{name}.{i}", tensors) for i, element in enumerate(value)]
     raise OutputError(f"holds a value of type {type(value).__name__}, for which there is no file format")
 
 
@@ -203,9 +203,9 @@ def _as_tensor(value: Any) -> Any:
         raise OutputError(f"holds a NumPy array of {value.dtype}, for which there is no file format") from error
 
 
-def _fields(value: Any) -> dict[str, Any] | None:
+def _mapping_of(value: Any) -> dict[str, Any] | None:
     if isinstance(value, Mapping):
-        return {str(key): part for key, part in value.items()}
+        return {str(key): element for key, element in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return dict(zip(value._fields, value, strict=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -214,32 +214,32 @@ def _fields(value: Any) -> dict[str, Any] | None:
 
 
 def output_problems(graph: Graph, registry: Registry, only: Sequence[str] | None) -> list[Problem]:
-    """The outputs whose type tells already that they cannot be written."""
-    found = []
+    """A problem for each output whose type cannot be written."""
+    problems = []
     for name, output in graph.outputs.items():
         if only is not None and name not in only:
             continue
         path = f"outputs.{name}"
         if name == Path(RECORD).stem:
             message = f"the name '{name}' is taken by the file {RECORD}: call the output otherwise"
-            found.append(Problem(output.mark, "output-name", message, path))
+            problems.append(Problem(output.mark, "output-name", message, path))
         elif not _has_format(output.type):
             message = f"output '{name}' is of type {output.type}, for which there is no file format"
-            found.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
-    return [*found, *_preview_problems(graph, registry)]
+            problems.append(Problem(output.mark, "output-type", message + saving_hint(output.type, registry), path))
+    return [*problems, *_preview_problems(graph, registry)]
 
 
 def _preview_problems(graph: Graph, registry: Registry) -> list[Problem]:
-    """The outputs of previews whose type tells already that they cannot be written."""
-    found = []
+    """A problem for each preview output whose type cannot be written."""
+    problems = []
     for op in walk(graph.ops):
         preview = op.training.preview if isinstance(op, Loop) and op.training else None
         for name, output in preview.outputs.items() if preview else ():
             if not _has_format(output.type):
                 message = f"the preview's output '{name}' is of type {output.type}, for which there is no file format"
                 hint = saving_hint(output.type, registry)
-                found.append(Problem(output.mark, "output-type", message + hint, f"nodes.{op.key}.preview"))
-    return found
+                problems.append(Problem(output.mark, "output-type", message + hint, f"nodes.{op.key}.preview"))
+    return problems
 
 
 def _has_format(kind: PortType) -> bool:
@@ -255,7 +255,7 @@ def _alternative_has_format(cls: type | SequenceOf) -> bool:
 
 
 def saving_hint(kind: PortType, registry: Registry) -> str:
-    """Which nodes would save a value of a type that has no file format."""
+    """A hint naming the nodes that save values of a type without a file format."""
     if _has_format(kind):
         return ""
     savers = [

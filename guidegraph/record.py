@@ -1,4 +1,4 @@
-"""``run.json``: what was run, with what, on what, how long it took and which files it gave."""
+"""``run.json``: the workflow, parameters, machine, timings and files of a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FORMAT = 1
 
 @dataclass
 class RunRecord:
-    """An observer that keeps what a run's record needs. ``files`` are an output's files, by its name.
+    """An observer that collects a run's record. files: those of each output, by name. place: the run's options.
 
-    ``previews`` are the files of a training loop's previews, by LOOP/NAME.
+    previews: the files of training previews, by LOOP/NAME.
     """
 
     graph: Graph
@@ -55,20 +55,20 @@ class RunRecord:
         elif isinstance(event, events.TrainingStarted):
             self.trainings[event.path] = event
 
-    def outside(self) -> list[dict[str, str | None]]:
-        """The files that the run reads, writes and loads code from and that neither ship nor are its outputs."""
+    def list_outside_files(self) -> list[dict[str, str | None]]:
+        """The files that the run reads, writes or loads code from, except shipped ones and its outputs."""
         effects = list_effects(needed_ops(self.graph, self.place.get("only"), self.values), self.values)
         return [
-            {"does": one.kind, "path": str(without_dots(one.path)) if one.path else None, "node": one.node}
-            for one in effects
-            if one.path is None or not is_shipped(one.path)
+            {"does": effect.kind, "path": str(without_dots(effect.path)) if effect.path else None, "node": effect.node}
+            for effect in effects
+            if effect.path is None or not is_shipped(effect.path)
         ]
 
     def write(self, folder: Path, status: str, error: str | None = None) -> None:
-        """Write the record as it stands now."""
+        """Write the record in its current state."""
         graph = self.graph
         nodes = self.finished
-        found = {
+        record = {
             "format": FORMAT,
             "status": status,
             "error": error,
@@ -87,7 +87,7 @@ class RunRecord:
                 if name in self.files
             },
             "previews": dict(self.previews),
-            "outside": self.outside(),
+            "outside": self.list_outside_files(),
             "started": self.started,
             "seconds": round(time.perf_counter() - self._clock, 6),
             "nodes": {path: event.node for path, event in nodes.items()},
@@ -106,24 +106,24 @@ class RunRecord:
             },
             "versions": dict(self.versions),
         }
-        write_text(folder / RECORD, json.dumps(found, indent=2) + "\n")
+        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def node_versions(graph: Graph) -> dict[str, dict[str, str]]:
-    """The version of each node of a workflow, bodies included, and the distribution that it came from, by its id."""
+    """The version and distribution of each node of a workflow, loop bodies included, by id."""
     specs = {op.spec.id: op.spec for op in walk(graph.ops) if isinstance(op, Call)}
-    return {id: {"version": one.version, "distribution": one.distribution} for id, one in sorted(specs.items())}
+    return {id: {"version": spec.version, "distribution": spec.distribution} for id, spec in sorted(specs.items())}
 
 
 def versions(registry: Registry) -> dict[str, str]:
-    """The versions of all that a result may depend on."""
-    found = dict(registry.versions)
+    """The versions of everything that a result may depend on."""
+    packages = dict(registry.versions)
     for name in ("torch", "numpy", "safetensors", "pillow"):
         try:
-            found[name] = importlib.metadata.version(name)
+            packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found["python"] = platform.python_version()
-    found["platform"] = platform.platform()
-    found["machine"] = platform.machine()
-    return found
+    packages["python"] = platform.python_version()
+    packages["platform"] = platform.platform()
+    packages["machine"] = platform.machine()
+    return packages

@@ -1,4 +1,4 @@
-"""A run into a folder: its outputs, written as they come, and ``run.json`` beside them."""
+"""A run into a folder: its outputs, written as they become ready, and ``run.json``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What is run: a validated graph with checked values, and how. ``cache`` is the folder of the disk cache."""
+    """A run to make: a validated graph, checked values and run settings. ``cache`` is the folder of the disk cache."""
 
     graph: Graph
     registry: Registry
@@ -42,14 +42,14 @@ class Job:
 
 
 class RecordedRun:
-    """One run of a job, whose files go to ``folder``, which exists; ``writer`` knows them."""
+    """One run of a job into an existing folder; ``writer`` lists its files."""
 
     def __init__(self, job: Job, folder: Path):
         folder = folder.absolute()  # a node may change the current directory
         if job.policy.out is None:
             job = replace(job, policy=replace(job.policy, out=folder))
         self.job, self.folder = job, folder
-        graph, values, found = job.graph, job.values, versions(job.registry)
+        graph, values, package_versions = job.graph, job.values, versions(job.registry)
         recipe = Recipe(
             graph.file,
             dict(graph.sources),
@@ -57,7 +57,7 @@ class RecordedRun:
             job.only,
             job.dtype,
             seeds=seeds_of(graph, values),
-            versions=found,
+            versions=package_versions,
         )
         self.writer = OutputWriter(
             graph,
@@ -73,7 +73,7 @@ class RecordedRun:
             "memory_budget": job.memory_budget,
             "only": job.only,
         }
-        self._record = RunRecord(graph, values, place, found, self.writer.files, self.writer.previews)
+        self._record = RunRecord(graph, values, place, package_versions, self.writer.files, self.writer.previews)
 
     def run(
         self,
@@ -81,16 +81,16 @@ class RecordedRun:
         cancel: CancelToken,
         memory: Callable[[Plan], MemoryCache] | None = None,
     ) -> None:
-        """Run. ``memory`` gives the cache that holds values of other runs in this process.
+        """Run the job. ``memory`` returns the in-process cache for a plan.
 
-        Raises what ``graph.run`` and the writer raise; the record says how it ended, however it did.
+        Raises what ``graph.run`` and the writer raise; the record has the status in every case.
         """
         from guidegraph.graph.cache import DiskCache
         from guidegraph.graph.plan import compile_plan
         from guidegraph.graph.run import RunOptions, run_plan
 
         job = self.job
-        with self._recorded(), before_exit(self._abandon):
+        with self._keep_record(), before_exit(self._record_exit):
             place = f"{job.device} {job.dtype}"
             plan = compile_plan(job.graph, job.values, place=place, passes=job.passes, only=job.only, policy=job.policy)
             options = RunOptions(
@@ -109,20 +109,20 @@ class RecordedRun:
             )
             run_plan(plan, options)
 
-    def _abandon(self) -> None:
-        """Record that the process was ended amid the run."""
+    def _record_exit(self) -> None:
+        """Record that the process ended during the run."""
         self._record.write(self.folder, "cancelled", "the process was ended amid the run")
 
     @contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """Keep ``run.json``, however the run ends."""
+    def _keep_record(self) -> Iterator[None]:
+        """Context manager: write ``run.json`` at the start and at any end of the run."""
         self._record.write(self.folder, "running")
         try:
             yield
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             status = error.status if isinstance(error, Cancelled) else "cancelled" if interrupted else "failed"
-            with suppress(OSError):  # what went wrong first is what counts
+            with suppress(OSError):  # report the first error
                 self._record.write(self.folder, status, error_text(error) or type(error).__name__)
             raise
         self._record.write(self.folder, "done")

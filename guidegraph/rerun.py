@@ -1,4 +1,4 @@
-"""Pictures that carry what made them: workflow and parameters in a PNG's text, and back."""
+"""The recipe of a picture: workflow and parameters in a PNG's text, written and read back."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What made a picture.
+    """The workflow and settings that made a picture.
 
-    The whole run is repeated, not one picture of a batch: the same parameters give the same files. ``index`` says
-    which picture of the batch it was (with our noise, picture i of seed s is the picture of seed s + i alone).
+    It repeats the whole run, not one picture of a batch: the same parameters give the same files. ``index`` says which
+    picture of the batch it was (with our noise, picture i of seed s is the picture of seed s + i alone).
     sources: the texts of the workflow and of those that it uses, by path.
     """
 
@@ -49,9 +49,9 @@ class Recipe:
     versions: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> dict[str, str]:
-        """The text chunk, which ``read_recipe`` understands. It names no folder of the machine that wrote it.
+        """The PNG text chunk that ``read_recipe`` reads. It names no folder of the machine that wrote it.
 
-        Raises ``ValueError`` where a file of the workflow cannot be named so.
+        Raises ``ValueError`` if a file of the workflow cannot be named in this way.
         """
         names = file_names(self.workflow, map(Path, self.sources))
         sources = {names[Path(path)]: text for path, text in self.sources.items()}
@@ -60,14 +60,14 @@ class Recipe:
 
 
 def file_names(workflow: Path, files: Iterable[Path]) -> dict[Path, str]:
-    """Names for the files of a workflow, by which ``read_recipe`` finds them again.
+    """Portable names for the files of a workflow, which ``read_recipe`` resolves.
 
-    ``pkg:NAME`` for what ships with the package. Others are relative to the current folder, where the workflow lies
-    below it, else to the workflow's own folder; what is far from there is named as the workflow's text names it, from
-    the home folder or absolutely.
+    ``pkg:NAME`` for shipped files. Others are relative to the current folder if it contains the workflow, else to the
+    workflow's folder. Files that share only the root with that folder are named from the home folder (``~/``) or
+    absolutely.
     """
-    here = Path.cwd()
-    root = here if workflow.is_relative_to(here) else workflow.parent
+    current = Path.cwd()
+    root = current if workflow.is_relative_to(current) else workflow.parent
     return {path: _file_name(path, root) for path in files}
 
 
@@ -81,15 +81,15 @@ def _file_name(path: Path, root: Path) -> str:
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else str(path)
 
 
-def named_file(name: str) -> Path:
-    """The file that a name of ``file_names`` means here: a relative one is relative to the current folder."""
+def resolve_file_name(name: str) -> Path:
+    """Resolve a name of ``file_names``; a relative one is relative to the current folder."""
     if name.startswith(PACKAGE):
         return Path(os.path.normpath(package_roots()[-1] / name.removeprefix(PACKAGE)))
     return Path(os.path.normpath(Path(name).expanduser().absolute()))
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path names a picture rather than a workflow: by its content, or by its name where it has none."""
+    """Whether a path is a picture rather than a workflow: by its content, or by its suffix if it cannot be read."""
     try:
         with open_regular(path) as file:
             return file.read(len(SIGNATURE)) == SIGNATURE or path.suffix.lower() == ".png"
@@ -98,36 +98,37 @@ def is_picture(path: Path) -> bool:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """What made a picture. Raises ``WorkflowError`` for a PNG that does not say, and for what is no PNG."""
+    """Read the recipe of a picture. Raises ``WorkflowError`` for a PNG without one, and for other files."""
     from guidegraph_runtime.png import read_png_text
 
     try:
         text = read_png_text(path).get(KEYWORD)
     except FileNotFoundError:
-        raise _problem(path, "missing-file", "there is no such file") from None
+        raise _picture_error(path, "missing-file", "there is no such file") from None
     except (OSError, ValueError) as error:
-        raise _problem(path, "not-a-picture", f"cannot be read as a PNG: {error}") from error
+        raise _picture_error(path, "not-a-picture", f"cannot be read as a PNG: {error}") from error
     if text is None:
         message = "this PNG carries no guidegraph workflow: only pictures that 'guidegraph run' wrote can be repeated"
-        raise _problem(path, "no-workflow", message)
+        raise _picture_error(path, "no-workflow", message)
     try:
-        return _recipe(json.loads(text))
+        return _parse_recipe(json.loads(text))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"]))
-        message = f"the workflow in this PNG cannot be read, it may come from another version: {where}: {wrong['msg']}"
-        raise _problem(path, "bad-workflow", message) from error
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"]))
+        reason = f"{location}: {first_error['msg']}"
+        message = f"the workflow in this PNG cannot be read, it may come from another version: {reason}"
+        raise _picture_error(path, "bad-workflow", message) from error
     except (ValueError, TypeError, KeyError, RecursionError, OSError, RuntimeError) as error:
         message = f"the workflow in this PNG cannot be read, it may come from another version: {error}"
-        raise _problem(path, "bad-workflow", message) from error
+        raise _picture_error(path, "bad-workflow", message) from error
 
 
-def _problem(path: Path, code: str, message: str) -> WorkflowError:
+def _picture_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
 class _Stored(BaseModel):
-    """The text chunk, with the type of each entry."""
+    """The schema of the text chunk."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -144,7 +145,7 @@ class _Stored(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-def _recipe(data: Any) -> Recipe:
+def _parse_recipe(data: Any) -> Recipe:
     if not isinstance(data, dict) or data.get("format") not in FORMATS:
         raise ValueError(f"format {FORMAT} expected")
     stored = _Stored.model_validate(data)
@@ -155,19 +156,19 @@ def _recipe(data: Any) -> Recipe:
     for name in stored.sources:
         if not name.isprintable() or len(name) > LONGEST_NAME:
             raise ValueError(f"'{name[:60]!a}' is no name of a file")
-    known = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
-    sources = {str(named_file(name)): text for name, text in stored.sources.items()}
-    return Recipe(named_file(stored.workflow), sources, **known)
+    fields = {name: value for name, value in stored if name not in ("format", "workflow", "sources")}
+    sources = {str(resolve_file_name(name)): text for name, text in stored.sources.items()}
+    return Recipe(resolve_file_name(stored.workflow), sources, **fields)
 
 
 def portable(value: Any) -> Any:
-    """A parameter's value as JSON that, given again from any folder, means the same. Raises ``OutputError``."""
+    """A parameter's value as JSON that means the same from any folder. Raises ``OutputError``."""
     if isinstance(value, Path):
         return portable_path(value)
     if isinstance(value, dict):
-        return {str(key): portable(part) for key, part in value.items()}
+        return {str(key): portable(element) for key, element in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return [portable(part) for part in value]
+        return [portable(element) for element in value]
     tensors: dict[str, Any] = {}
     tree = plain(value, "value", tensors)
     if tensors:
@@ -176,7 +177,7 @@ def portable(value: Any) -> Any:
 
 
 def portable_path(path: Path) -> str:
-    """``pkg:NAME`` for what ships with the package, else an absolute path."""
+    """``pkg:NAME`` for a shipped file, else an absolute path."""
     absolute = Path(os.path.abspath(path))
     for root in (*package_roots(), *shipped_folders()):
         if root.is_dir() and absolute.is_relative_to(root):
@@ -185,49 +186,49 @@ def portable_path(path: Path) -> str:
 
 
 def portable_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters as JSON; one that cannot be is left out, and so must be given again."""
-    found = {}
+    """All parameters as JSON. One that cannot be converted is left out, and must be given again."""
+    result = {}
     for name, value in values.items():
         try:
-            found[name] = portable(value)
+            result[name] = portable(value)
         except OutputError:
             continue
-    return found
+    return result
 
 
 def recipe_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for a picture, which others may get to see: no path names a folder of this machine.
+    """All parameters as JSON for a picture, which may be published: no path names a folder of this machine.
 
     A path below the current folder is relative to it; of any other file only the name is kept.
     """
-    return portable_params({name: _anonymous(value) for name, value in values.items()})
+    return portable_params({name: _strip_folders(value) for name, value in values.items()})
 
 
-def _anonymous(value: Any) -> Any:
+def _strip_folders(value: Any) -> Any:
     if isinstance(value, Path):
         name = portable_path(value)
         if name.startswith(PACKAGE):
             return name
-        absolute, here = Path(os.path.abspath(value)), Path.cwd()
-        return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else absolute.name
+        absolute, current = Path(os.path.abspath(value)), Path.cwd()
+        return absolute.relative_to(current).as_posix() if absolute.is_relative_to(current) else absolute.name
     if isinstance(value, dict):
-        return {key: _anonymous(part) for key, part in value.items()}
+        return {key: _strip_folders(element) for key, element in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_anonymous(part) for part in value)
+        return type(value)(_strip_folders(element) for element in value)
     return value
 
 
 def seeds_of(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The seeds of a run, by the path of each setting called ``seed`` whose value is known before it."""
-    found: dict[str, Any] = {}
+    """The seeds of a run, by the path of each ``seed`` setting whose value is known before the run."""
+    seeds: dict[str, Any] = {}
     for op in walk(graph.ops):
         if not isinstance(op, Call) or (port := op.spec.port("seed")) is None:
             continue
         source = op.settings.get("seed", op.inputs.get("seed"))
         if source is None:
-            found[f"nodes.{op.key}"] = None if port.required else port.default
+            seeds[f"nodes.{op.key}"] = None if port.required else port.default
         elif isinstance(source, Constant):
-            found[f"nodes.{op.key}"] = source.value
+            seeds[f"nodes.{op.key}"] = source.value
         elif isinstance(source, Param):
-            found[f"nodes.{op.key}"] = values.get(source.name)
-    return {path: value for path, value in found.items() if isinstance(value, (int, list))}
+            seeds[f"nodes.{op.key}"] = values.get(source.name)
+    return {path: value for path, value in seeds.items() if isinstance(value, (int, list))}

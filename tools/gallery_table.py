@@ -141,11 +141,11 @@ def main() -> None:
         rows = {row["method"]: row for row in json.loads(arguments.table.read_text())}
     if not arguments.show:
         torch.set_num_threads(1)
-        rows = measured(rows, arguments)
-    print(markdown([rows[name] for name in ordered(rows)]))
+        rows = measure_missing(rows, arguments)
+    print(markdown([rows[name] for name in sort_rows(rows)]))
 
 
-def measured(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def measure_missing(rows: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The rows with those that were missing; the file is written anew after each."""
     others = scene(seed=REFERENCES, batch=1000)
     reference = pooled_features(efficientnet(), others.image)
@@ -174,7 +174,7 @@ def save(rows: dict[str, dict[str, Any]], path: Path) -> None:
         temporary.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
 
 
-def ordered(rows: dict[str, dict[str, Any]]) -> list[str]:
+def sort_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Plain rows and those of equal cost first, then the methods as they are listed here."""
     known = [method.name for method in METHODS]
     equal = sorted((name for name in rows if name not in known), key=lambda name: rows[name]["gigaflops"])

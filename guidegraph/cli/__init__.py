@@ -17,56 +17,56 @@ DEBUG = "GUIDEGRAPH_DEBUG"
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, and exit with 0, 1 (a node failed), 2 (wrong workflow or arguments) or 130 (cancelled)."""
-    if arguments is not None:  # in a process that does other things too
+    if arguments is not None:  # called from Python: no child process
         _main(list(arguments))
-    given = sys.argv[1:]
-    if {"-h", "--help"} & {*given[1:]} or given[:1] == ["--version"]:  # no plugin is imported
-        _main(given)
+    args = sys.argv[1:]
+    if {"-h", "--help"} & {*args[1:]} or args[:1] == ["--version"]:  # no plugin is imported
+        _main(args)
     from guidegraph.cli.supervised import in_own_process
 
-    in_own_process(_main, given, _plugin_modules(given), "--no-plugins" not in given)
+    in_own_process(_main, args, _plugin_modules(args), "--no-plugins" not in args)
 
 
-def _main(given: list[str]) -> NoReturn:
+def _main(args: list[str]) -> NoReturn:
     from guidegraph.cli.app import app
     from guidegraph.cli.errors import flush_output, reported, say_warning
     from guidegraph_runtime.ending import ended_by_sigterm
 
-    tracebacks = "--traceback" in given or os.environ.get(DEBUG, "") not in ("", "0")
+    tracebacks = "--traceback" in args or os.environ.get(DEBUG, "") not in ("", "0")
     warnings.showwarning = say_warning
     # OpenMP's threads must not spin while they wait for each other: beside other work on the machine, that made the
     # loop of text_to_image thirty times slower. It is read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with ended_by_sigterm(), reported(tracebacks):
-            _start(given, app)
+            _start(args, app)
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     raise SystemExit(flush_output(code))
 
 
-def _start(given: Sequence[str], app: typer.Typer) -> None:
-    """Run the command, one of ours or of a plugin."""
+def _start(args: Sequence[str], app: typer.Typer) -> None:
+    """Run a built-in command or one of a plugin."""
     from guidegraph.cli.errors import check_names
 
-    check_names(_command(given), given)
+    check_names(_command(args), args)
     own = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    if _command(given).replace("-", "_") not in own and given[:1] != ["--version"]:
+    if _command(args).replace("-", "_") not in own and args[:1] != ["--version"]:
         from guidegraph.cli.options import Chosen
         from guidegraph.cli.plugins import loaded_plugins
 
-        chosen = Chosen(_plugin_modules(given), "--no-plugins" not in given)
-        loaded_plugins(chosen).add_commands(app)
-    app(given, prog_name="guidegraph")
+        selection = Chosen(_plugin_modules(args), "--no-plugins" not in args)
+        loaded_plugins(selection).add_commands(app)
+    app(args, prog_name="guidegraph")
 
 
-def _command(given: Sequence[str]) -> str:
-    """The command's name, found without parsing: only where it is not ours are the plugins asked for theirs."""
-    values = {i + 1 for i, argument in enumerate(given) if argument == "--plugin"}
-    return next((a for i, a in enumerate(given) if not a.startswith("-") and i not in values), "")
+def _command(args: Sequence[str]) -> str:
+    """The command's name, found without parsing. Plugins are only loaded for a command that is not built in."""
+    values = {i + 1 for i, argument in enumerate(args) if argument == "--plugin"}
+    return next((a for i, a in enumerate(args) if not a.startswith("-") and i not in values), "")
 
 
-def _plugin_modules(given: Sequence[str]) -> tuple[str, ...]:
-    named = [after for before, after in pairwise(given) if before == "--plugin"]
-    return tuple(dict.fromkeys([*named, *(a.partition("=")[2] for a in given if a.startswith("--plugin="))]))
+def _plugin_modules(args: Sequence[str]) -> tuple[str, ...]:
+    separate = [value for option, value in pairwise(args) if option == "--plugin"]
+    return tuple(dict.fromkeys([*separate, *(a.partition("=")[2] for a in args if a.startswith("--plugin="))]))

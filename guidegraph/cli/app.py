@@ -6,6 +6,6 @@ from guidegraph.cli import running, without_running
 from guidegraph.cli.root import app
 
 COMMANDS = (running, without_running)
-"""The modules whose import registers them, in the order of the help."""
+"""The modules whose import registers commands, in the order of the help."""
 
 __all__ = ["COMMANDS", "app"]

@@ -1,7 +1,7 @@
-"""Signals in a run: the first sets the token, so that the run ends within a step; the second ends the process at once.
+"""Signals during a run: the first sets the cancel token, so the run ends within a step; the second exits at once.
 
-SIGTERM is for programs, which send it once: where the run has not ended a few seconds later, because a node is in a
-long call, the process ends.
+Programs send SIGTERM only once. If the run has not ended a few seconds later, because a node is in a long call, the
+process exits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Parent:
     """The parent of a command that runs in a process of its own (``guidegraph.cli.supervised``), if it has one.
 
-    signals: where it passes on the signals that it gets, a byte each. listening: told whether somebody reads them.
+    signals: the socket on which it forwards its signals, one byte each. listening: called with whether they are read.
     """
 
     signals: socket.socket | None = None
@@ -36,10 +36,10 @@ parent = Parent()
 
 @contextmanager
 def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM cancel ``token``; outside of the main thread nothing changes."""
+    """Context manager: SIGINT and SIGTERM cancel ``token``. Outside the main thread it does nothing."""
     grace = GracePeriod()
 
-    def heard(number: int) -> None:
+    def on_signal(number: int) -> None:
         if token.cancelled:
             end_at_once()
         token.cancel()
@@ -50,7 +50,7 @@ def cancelled_by_signals(token: CancelToken, say: Callable[[str], None]) -> Iter
             say("cancelling; once more to end at once")
 
     try:
-        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), heard, parent.signals):
+        with woken_by_signals(dict.fromkeys(SIGNALS, leave_to_token), on_signal, parent.signals):
             parent.listening(True)
             try:
                 yield

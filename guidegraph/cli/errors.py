@@ -1,4 +1,4 @@
-"""Errors on the command line: what is printed, and with which exit code. Never a traceback, unless asked for."""
+"""Errors on the command line: their messages and exit codes. A traceback is printed only on request."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from guidegraph_runtime.say import visible, visible_json, visible_line
 from guidegraph_runtime.shortages import explain_shortage, os_error_number, with_shortage, write_reason
 
 FAILED, WRONG, CANCELLED = 1, 2, 130
-_OF_PRINTING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+_PRINTING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 ID, NAME = "ID", "NAME"
 
 
 def print_text(text: str, *, newline: bool = True, file: IO[str] | None = None) -> None:
-    """Print on stdout (or ``file``), control characters as escapes."""
+    """Print on stdout (or ``file``), with control characters as escapes."""
     typer.echo(visible(text), nl=newline, file=file)
 
 
 def print_json(text: str, file: IO[str] | None = None) -> None:
-    """Print a JSON text on stdout (or ``file``), control characters as JSON's own escapes."""
+    """Print JSON text on stdout (or ``file``), with control characters as JSON escapes."""
     typer.echo(visible_json(text), nl=not text.endswith("\n"), file=file)
 
 
 def say(text: str) -> None:
-    """A line for the person, not for a program: on stderr, control characters as escapes.
+    """Print a message for the user on stderr, with control characters as escapes.
 
-    One that cannot be read, on a full disk say, is lost.
+    A message that cannot be written (a full disk, for instance) is dropped.
     """
     with suppress(OSError, ValueError):
         typer.echo(visible(text), err=True)
 
 
 def flush_output(code: int) -> int:
-    """Write out what is printed. The exit code: one that was 0 is 1 where stdout cannot be written.
+    """Flush stdout and stderr, and return the exit code: 1 in place of 0 if stdout cannot be written.
 
-    Python flushes at its end too, and would print a traceback of its own.
+    Python flushes again when it exits, and would print a traceback of its own.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -57,47 +57,47 @@ def flush_output(code: int) -> int:
             if stream is sys.stdout and code == 0:
                 code = FAILED
                 if not isinstance(error, BrokenPipeError):
-                    say(_unprinted(error))
+                    say(_printing_failure(error))
     return code
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what a stream still holds nowhere."""
+    """Discard the unwritten content of a stream."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
-def _unprinted(error: Exception) -> str:
-    reason = "" if (number := os_error_number(error)) is None else write_reason(number)
-    return f"error: the output cannot be printed: {reason or error_text(error)}"
+def _printing_failure(exception: Exception) -> str:
+    reason = "" if (number := os_error_number(exception)) is None else write_reason(number)
+    return f"error: the output cannot be printed: {reason or error_text(exception)}"
 
 
 def say_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """How Python's warnings are shown: the message alone; where in the sources it arose is not the user's concern."""
+    """Print a Python warning (``warnings.showwarning``): the message alone, without its source line."""
     say(f"warning: {message}")
 
 
 def argument_problem(code: str, message: str, option: str) -> Problem:
-    """Something wrong with an argument."""
+    """A problem with a command-line argument."""
     return Problem(Mark(option, 1, 1), code, message)
 
 
 def shown(error: WorkflowError) -> str:
-    """All problems, one a line; an argument has no line and column."""
+    """All problems, one per line; those of arguments have no line and column."""
     lines = []
     for problem in error.problems:
         argument = problem.mark.file.startswith("--") or problem.mark.file in (ID, NAME)
-        place = problem.mark.file if argument else str(problem.mark)
-        lines.append(visible_line(place + str(problem).removeprefix(str(problem.mark))))
+        location = problem.mark.file if argument else str(problem.mark)
+        lines.append(visible_line(location + str(problem).removeprefix(str(problem.mark))))
     return "\n".join(lines)
 
 
 def check_names(command: str, arguments: Sequence[str]) -> None:
-    """Raise ``WorkflowError`` for a command or an option with control characters: click would print them as they are.
+    """Raise ``WorkflowError`` for a command or option with control characters, which click would print unescaped.
 
-    A pattern of the shell may expand to a stranger's file called ``--…``. No option and no command has such a name.
+    A shell pattern may expand to an untrusted file called ``--…``. No option or command has such a name.
     """
     names = [command, *(argument.partition("=")[0] for argument in arguments if argument.startswith("-"))]
     if unknown := [name for name in names if visible_line(name) != name]:
@@ -106,35 +106,35 @@ def check_names(command: str, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def reported(tracebacks: bool) -> Iterator[None]:
-    """Print the errors of what happens inside, and exit."""
+    """Context manager: print an error raised inside it, and exit with its code."""
     try:
         yield
     except WorkflowError as error:
-        _end(WRONG, shown(error), error.__cause__ if tracebacks else None)
+        _exit_with(WRONG, shown(error), error.__cause__ if tracebacks else None)
     except OutOfTime as error:
-        _end(FAILED, f"error: {error}")
+        _exit_with(FAILED, f"error: {error}")
     except (Cancelled, KeyboardInterrupt):
-        _end(CANCELLED, "cancelled")
+        _exit_with(CANCELLED, "cancelled")
     except (NodeError, OutputError) as error:
-        _end(FAILED, str(error), error if tracebacks else None)
-    except BrokenPipeError:  # who read us is gone: nothing is left to say
+        _exit_with(FAILED, str(error), error if tracebacks else None)
+    except BrokenPipeError:  # the reader has gone away
         raise SystemExit(FAILED) from None
     except (typer.Exit, typer.Abort, SystemExit):
         raise
     except (GuidegraphError, LimitExceeded, OSError) as error:
-        _end(FAILED, _sentence(error), error if tracebacks else None)
+        _exit_with(FAILED, _describe_error(error), error if tracebacks else None)
     except BaseException as error:
         shown_error = error if tracebacks else None
         if shortage := explain_shortage(error):
-            _end(FAILED, f"error: {shortage}", shown_error)
-        if torn := _unreadable():
-            _end(FAILED, torn, shown_error)
+            _exit_with(FAILED, f"error: {shortage}", shown_error)
+        if torn := _broken_distributions():
+            _exit_with(FAILED, torn, shown_error)
         hint = "" if tracebacks else " (GUIDEGRAPH_DEBUG=1 shows where)"
-        _end(FAILED, f"internal error: {describe_error(error)}{hint}{_suspects()}", shown_error)
+        _exit_with(FAILED, f"internal error: {describe_error(error)}{hint}{_describe_suspects()}", shown_error)
 
 
-def _suspects() -> str:
-    """The plugins that have changed something of the process: what fails may be due to them."""
+def _describe_suspects() -> str:
+    """A line naming the plugins that changed process state, since they may have caused the failure; or ""."""
     from guidegraph.plugins.traces import in_words
     from guidegraph.plugins.watch import changed
 
@@ -144,15 +144,15 @@ def _suspects() -> str:
     return f"\nplugins that changed the process when they were imported: {plugins}; does it fail with --no-plugins too?"
 
 
-def _sentence(error: Exception) -> str:
-    """What is said of an error that is for the person. One of the system without a file is of what we print."""
-    if isinstance(error, OSError) and error.filename is None and error.errno in _OF_PRINTING:
-        return _unprinted(error)
+def _describe_error(error: Exception) -> str:
+    """The message for an expected error. An ``OSError`` without a file comes from printing."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in _PRINTING_ERRNOS:
+        return _printing_failure(error)
     return f"error: {with_shortage(error_text(error), error)}"
 
 
-def _unreadable() -> str:
-    """Distributions whose metadata is broken, which makes imports fail that have nothing to do with them."""
+def _broken_distributions() -> str:
+    """A line for each distribution with broken metadata, which makes unrelated imports fail."""
     from guidegraph.plugins.entries import unreadable
 
     return "\n".join(
@@ -162,8 +162,8 @@ def _unreadable() -> str:
     )
 
 
-def _end(code: int, text: str, error: BaseException | None = None) -> NoReturn:
-    """Exit with ``code``; the traceback of ``error`` ends in a line of its own, so ``text`` comes after it."""
+def _exit_with(code: int, text: str, error: BaseException | None = None) -> NoReturn:
+    """Print the traceback of ``error``, then ``text``, and exit with ``code``."""
     if error is not None:
         say("".join(traceback.format_exception(error)))
     say(text)

@@ -42,7 +42,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of ``export``, as they were given."""
+    """The arguments of ``export``, not yet checked."""
 
     workflow: Path
     bundle: Path
@@ -55,27 +55,30 @@ class Arguments:
     grants: Grants
 
 
-class MissingExtra(GuidegraphError):
+class MissingExportPackage(GuidegraphError):
     """A package that only the export needs is not installed."""
 
 
-def export_command(given: Arguments) -> None:
-    """Raises ``WorkflowError`` for a workflow that cannot be exported, and ``typer.Exit`` where the check fails."""
-    with ExitStack() as held:
-        _export(given, held)
+def export_command(arguments: Arguments) -> None:
+    """Export a workflow as a bundle.
+
+    Raises ``WorkflowError`` if it cannot be exported, and ``typer.Exit`` if the check fails.
+    """
+    with ExitStack() as stack:
+        _export(arguments, stack)
 
 
-def _export(given: Arguments, held: ExitStack) -> None:
-    """held: keeps the place of the bundle until the check is over."""
+def _export(arguments: Arguments, stack: ExitStack) -> None:
+    """stack: holds the lock on the bundle's folder until the check is over."""
     check_extra()
-    registry = required_plugins(given.plugins).registry
-    opened = open_workflow(given.workflow, registry)
+    registry = required_plugins(arguments.plugins).registry
+    opened = open_workflow(arguments.workflow, registry)
     graph = opened.graph
     problems: list[Problem] = []
-    alone = chosen_call(graph, given.only, problems)
-    precision = chosen_precision(given, problems)
-    values = bound(opened, given.settings, problems)
-    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    target = find_single_node(graph, arguments.only, problems)
+    precision = chosen_precision(arguments, problems)
+    values = bound(opened, arguments.settings, problems)
+    policy = opened.policy(arguments.grants, given_names(arguments.settings), arguments.bundle)
     check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.bundle import check_place, write_bundle
@@ -83,22 +86,22 @@ def _export(given: Arguments, held: ExitStack) -> None:
         from guidegraph.graph.export.workflow import export_workflow
 
         try:
-            check_place(given.bundle)
+            check_place(arguments.bundle)
         except GuidegraphError as error:
-            raise WorkflowError([argument_problem("not-a-bundle", _sentence(error), "--output")]) from error
-        held.enter_context(hold_output(given.bundle, "guidegraph export"))
-        if alone:
-            exported = export_call(graph, values, alone, precision=precision, on_part=say_part, policy=policy)
+            raise WorkflowError([argument_problem("not-a-bundle", _describe(error), "--output")]) from error
+        stack.enter_context(hold_output(arguments.bundle, "guidegraph export"))
+        if target:
+            exported = export_call(graph, values, target, precision=precision, on_part=say_part, policy=policy)
         else:
             exported = export_workflow(
-                graph, values, only=given.only, precision=precision, on_part=say_part, policy=policy
+                graph, values, only=arguments.only, precision=precision, on_part=say_part, policy=policy
             )
-        engine = engine_outputs(exported, policy) if given.check or given.reference else {}
+        engine = engine_outputs(exported, policy) if arguments.check or arguments.reference else {}
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
-        reference, files = _reference(exported, engine) if given.reference else (None, {})
+        reference, files = _reference(exported, engine) if arguments.reference else (None, {})
         manifest = write_bundle(
             exported,
-            given.bundle,
+            arguments.bundle,
             kinds=kinds,
             versions=made_by(graph, registry),
             reference=reference,
@@ -106,52 +109,54 @@ def _export(given: Arguments, held: ExitStack) -> None:
         )
     for line in summary(exported, manifest):
         print_text(line)
-    print_text(f"wrote {given.bundle} ({show_size(sum(one.size for one in manifest.files.values()))})")
-    if given.check:
-        good = _check(exported, given.bundle, engine, kinds)
+    print_text(f"wrote {arguments.bundle} ({show_size(sum(file.size for file in manifest.files.values()))})")
+    if arguments.check:
+        ok = _check(exported, arguments.bundle, engine, kinds)
     else:
-        good = reference is None or _replayed(given.bundle)
-    if not good:
+        ok = reference is None or _replay_matches(arguments.bundle)
+    if not ok:
         raise typer.Exit(1)
 
 
-def chosen_call(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
-    """The node or model port that --only names, alone; "" where it names outputs, or nothing that there is."""
+def find_single_node(graph: Graph, only: list[str] | None, problems: list[Problem]) -> str:
+    """The node or model port named by ``--only``, or "" if it names outputs or nothing. Appends to ``problems``."""
     unknown = unknown_outputs(graph, only)
     if unknown and only is not None and len(only) == 1:
         from guidegraph.graph.export.one_call import calls_named
 
-        found = calls_named(graph, only[0])
-        if len(found) == 1:
+        matches = calls_named(graph, only[0])
+        if len(matches) == 1:
             return only[0]
-        if found:
+        if matches:
             message = (
-                f"'{only[0]}' names {len(found)} nodes: {', '.join(call.key for call in found)}; give one of these"
+                f"'{only[0]}' names {len(matches)} nodes: {', '.join(call.key for call in matches)}; give one of these"
             )
             unknown = [argument_problem("ambiguous-name", message, "--only")]
     problems += unknown
     return ""
 
 
-def chosen_precision(given: Arguments, problems: list[Problem]) -> dict[str, str]:
-    """What --precision says of the parts; what is wrong with it goes to the problems."""
+def chosen_precision(arguments: Arguments, problems: list[Problem]) -> dict[str, str]:
+    """The precision of each part, from ``--precision``. Appends to ``problems``."""
     from guidegraph.graph.export.precision import PROVIDERS, chosen_precisions
 
     try:
-        found = chosen_precisions(given.precision)
+        precisions = chosen_precisions(arguments.precision)
     except ValueError as error:
         problems.append(argument_problem("unknown-precision", str(error), "--precision"))
         return {}
-    if given.check and (asked := [one for one in found.values() if one in PROVIDERS]):
-        message = f"{asked[0]} runs on {' or '.join(PROVIDERS[asked[0]])} only, and --check runs the bundle on the CPU"
+    if arguments.check and (gpu_only := [precision for precision in precisions.values() if precision in PROVIDERS]):
+        message = (
+            f"{gpu_only[0]} runs on {' or '.join(PROVIDERS[gpu_only[0]])} only, and --check runs the bundle on the CPU"
+        )
         problems.append(argument_problem("no-check", f"{message}; leave --check out", "--check"))
-    return found
+    return precisions
 
 
 def check_extra() -> None:
     """Raises ``MissingExtra``."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise MissingExtra(
+        raise MissingExportPackage(
             f"missing-extra: an export needs {' and '.join(missing)}, a dependency of guidegraph that is not "
             f"installed; pip install {' '.join(missing)}"
         )
@@ -159,51 +164,51 @@ def check_extra() -> None:
 
 @contextmanager
 def reported(graph: Graph) -> Iterator[None]:
-    """What cannot be exported is wrong with the workflow: one line, with the place of its node or in a node's code."""
+    """Context manager: turn an ``ExportError`` into a ``WorkflowError`` at the node or the line of its code."""
     from guidegraph.graph.export.errors import ExportError
 
-    logging.disable(logging.ERROR)  # torch's own lines, and its stack traces, beside ours
+    logging.disable(logging.ERROR)  # torch's own messages and stack traces
     try:
         yield
     except ExportError as error:
         node = _node_of(error)
-        mark = node.mark if node is not None and not error.place else _mark(error.place, graph)
+        mark = node.mark if node is not None and not error.place else _parse_location(error.place, graph)
         path = node.path if node is not None else ""
-        raise WorkflowError([Problem(mark, "not-exportable", _sentence(error), path)]) from error
+        raise WorkflowError([Problem(mark, "not-exportable", _describe(error), path)]) from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 def _node_of(error: BaseException) -> NodeError | None:
-    """The node whose function could not be traced, where one is known."""
+    """The ``NodeError`` behind an error, if there is one."""
     return next((link for link in causes(error) if isinstance(link, NodeError)), None)
 
 
-def _sentence(error: Any) -> str:
+def _describe(error: Any) -> str:
     return f"{error.reason}; {error.remedy}"
 
 
-def _mark(place: str, graph: Graph) -> Mark:
-    """A place, FILE:LINE or FILE:LINE:COLUMN, as a mark; the workflow where there is none."""
-    parts = place.rsplit(":", 2)
-    if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-        return Mark(parts[0], int(parts[1]), int(parts[2]))
-    file, _, line = place.rpartition(":")
+def _parse_location(location: str, graph: Graph) -> Mark:
+    """A mark for FILE:LINE or FILE:LINE:COLUMN; the start of the workflow's file if there is none."""
+    fields = location.rsplit(":", 2)
+    if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
+        return Mark(fields[0], int(fields[1]), int(fields[2]))
+    file, _, line = location.rpartition(":")
     return Mark(file, int(line), 1) if file and line.isdigit() else Mark(str(graph.file), 1, 1)
 
 
 def say_part(part: ExportedPart, seconds: float) -> None:
-    free = {axis.name: axis.multiple_of for here in part.axes for axis in here.values()}
-    axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free.items())
+    free_axes = {axis.name: axis.multiple_of for axes in part.axes for axis in axes.values()}
+    axes = ", ".join(name if step == 1 else f"{name} (multiples of {step})" for name, step in free_axes.items())
     gradient = ", a gradient inside" if part.traced.gradient else ""
     size = show_size(part.traced.weight_bytes)
     kind = "" if part.precision == "fp32" else f" in {part.precision}"
-    what = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
-    print_text(f"{what}; {seconds:.1f} s")
+    line = f"part {part.plan.name}: free axes {axes or 'none'}; {size} of weights{kind}{gradient}"
+    print_text(f"{line}; {seconds:.1f} s")
 
 
 def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
-    """The outputs of the example, as the engine computes them."""
+    """The outputs of the example, computed by the engine."""
     from guidegraph.graph.export.check import called
     from guidegraph.graph.run import RunOptions, run
 
@@ -214,19 +219,19 @@ def engine_outputs(exported: Exported, policy: Policy) -> dict[str, Any]:
 
 
 def output_kind(graph: Graph, name: str) -> str:
-    """What a bundle calls an output: a picture, a tensor, or what is written as JSON."""
-    if name not in graph.outputs:  # of a single node
+    """The kind of an output in a bundle: "image", "tensor" or "table" (written as JSON)."""
+    if name not in graph.outputs:  # an output of a single node
         return "tensor"
-    kind = graph.outputs[name].type
-    return "image" if is_image(kind) else "table" if kinds_of(kind) <= {"plain"} else "tensor"
+    type_ = graph.outputs[name].type
+    return "image" if is_image(type_) else "table" if kinds_of(type_) <= {"plain"} else "tensor"
 
 
 def _reference(exported: Exported, engine: Mapping[str, Any]) -> tuple[Reference, dict[str, bytes]]:
     from guidegraph.graph.export.check import array_of, tolerance_of
     from guidegraph_runtime.manifest import Reference
 
-    files = {f"{REFERENCE}/input-{name}.npy": _npy(array_of(one)) for name, one in exported.examples.items()}
-    inputs = {name: one.default for name, one in exported.inputs.items()}
+    files = {f"{REFERENCE}/input-{name}.npy": _npy(array_of(example)) for name, example in exported.examples.items()}
+    inputs = {name: example.default for name, example in exported.inputs.items()}
     inputs |= {name: f"{REFERENCE}/input-{name}.npy" for name in exported.examples}
     for name in exported.outputs:
         files[f"{REFERENCE}/{name}.npy"] = _npy(array_of(engine[name]))
@@ -243,18 +248,18 @@ def _npy(array: Any) -> bytes:
 
 
 def made_by(graph: Graph, registry: Registry) -> dict[str, str]:
-    """The versions of what made a bundle: ours, torch, the exporter's packages, and plugins whose nodes are in it."""
+    """The versions that made a bundle: guidegraph, torch, the export packages, and the plugins whose nodes it uses."""
     used = {call.spec.distribution for call in walk(graph.ops) if isinstance(call, Call) and call.spec.distribution}
-    found = dict(owner.split("==", 1) for owner in sorted(used))
-    found["guidegraph"] = registry.versions["guidegraph"]
+    versions = dict(owner.split("==", 1) for owner in sorted(used))
+    versions["guidegraph"] = registry.versions["guidegraph"]
     for name in ("guidegraph-runtime", "torch", "onnx", "onnxscript", "onnxruntime"):
         if version := registry.versions.get(name) or _version(name):
-            found[name] = version
-    return found
+            versions[name] = version
+    return versions
 
 
 def _version(name: str) -> str:
-    if name == "onnxruntime":  # one module of several distributions
+    if name == "onnxruntime":  # several distributions provide this module
         import onnxruntime
 
         return str(onnxruntime.__version__)
@@ -265,11 +270,11 @@ def _version(name: str) -> str:
 
 
 def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
-    """The inputs that are left, and why the other parameters are fixed."""
-    for name, one in manifest.inputs.items():
-        kind = f"{one.type} or list" if one.many else one.type
+    """Lines that list the bundle's inputs, and the fixed parameters with their reasons."""
+    for name, input_ in manifest.inputs.items():
+        kind = f"{input_.type} or list" if input_.many else input_.type
         yield f"input {name}: {kind}, " + (
-            "required" if one.required else f"default {json.dumps(one.default, ensure_ascii=False)}"
+            "required" if input_.required else f"default {json.dumps(input_.default, ensure_ascii=False)}"
         )
     values = portable_params(exported.values)
     for name, reason in manifest.fixed.items():
@@ -277,47 +282,52 @@ def summary(exported: Exported, manifest: Manifest) -> Iterator[str]:
 
 
 def _check(exported: Exported, path: Path, engine: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
-    """Run the bundle on the example beside torch, and print how far they are apart. Whether all outputs are near."""
+    """Run the bundle on the example and print its differences from torch. True if all are within tolerance."""
     from guidegraph.graph.export.check import PartCheck, array_of, compared, tolerance_of
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.sessions import SessionSettings
 
     bundle = Bundle(path, SessionSettings.on("cpu"))
-    given = {name: bundle.carried(name, one.default) for name, one in exported.inputs.items() if not one.required}
-    given |= {name: array_of(example) for name, example in exported.examples.items()}
+    inputs = {
+        name: bundle.carried(name, difference.default)
+        for name, difference in exported.inputs.items()
+        if not difference.required
+    }
+    inputs |= {name: array_of(example) for name, example in exported.examples.items()}
     check = PartCheck(exported)
     started = time.perf_counter()
-    found = compared(bundle.run_with(given, observer=check), engine, kinds, tolerance_of(exported))
-    rows = [(part, name, f"{one.absolute:.1e}", f"{one.relative:.1e}") for (part, name), one in check.worst.items()]
+    differences = compared(bundle.run_with(inputs, observer=check), engine, kinds, tolerance_of(exported))
+    rows = [
+        (part, name, f"{difference.absolute:.1e}", f"{difference.relative:.1e}")
+        for (part, name), difference in check.worst.items()
+    ]
     print_text("")
     for line in table([("part", "output", "max |error|", "of max |value|"), *rows]):
         print_text(line)
     print_text("")
-    for line in table([("output", "engine against bundle", ""), *map(difference_row, found)]):
+    for line in table([("output", "engine against bundle", ""), *map(difference_row, differences)]):
         print_text(line)
-    good = all(one.fits for one in found)
+    ok = all(difference.fits for difference in differences)
     seconds = time.perf_counter() - started
-    print_text(
-        f"checked in {seconds:.1f} s: {'as the engine' if good else f'differs from the engine; {path} is there'}"
-    )
-    return good
+    print_text(f"checked in {seconds:.1f} s: {'as the engine' if ok else f'differs from the engine; {path} is there'}")
+    return ok
 
 
-def _replayed(path: Path) -> bool:
-    """Whether the bundle that was written gives what the engine gave: the run that it carries, once."""
+def _replay_matches(path: Path) -> bool:
+    """Whether the written bundle reproduces its reference run, which is replayed once. Prints the differences."""
     from guidegraph_runtime.bundle import Bundle
     from guidegraph_runtime.reference import replay
     from guidegraph_runtime.sessions import SessionSettings
 
-    found = replay(Bundle(path, SessionSettings.on("cpu")))
-    for one in found:
-        far = "" if one.fits else "; --check shows which part differs from the engine"
-        print_text(f"{one.name}: {'as the engine' if one.fits else 'differs'}, {one.shown}{far}")
-    return all(one.fits for one in found)
+    differences = replay(Bundle(path, SessionSettings.on("cpu")))
+    for difference in differences:
+        far = "" if difference.fits else "; --check shows which part differs from the engine"
+        print_text(f"{difference.name}: {'as the engine' if difference.fits else 'differs'}, {difference.shown}{far}")
+    return all(difference.fits for difference in differences)
 
 
-def difference_row(one: Difference) -> tuple[str, str, str]:
-    return one.name, one.shown, "" if one.fits else "too far"
+def difference_row(difference: Difference) -> tuple[str, str, str]:
+    return difference.name, difference.shown, "" if difference.fits else "too far"
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

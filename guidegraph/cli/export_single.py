@@ -37,25 +37,28 @@ if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported
 
 
-def single_command(given: Arguments) -> None:
-    """Raises ``WorkflowError`` for what one graph cannot hold, and ``typer.Exit`` where the check fails."""
-    with ExitStack() as held:
-        _export(given, held)
+def single_command(arguments: Arguments) -> None:
+    """Export a workflow as one ONNX graph.
+
+    Raises ``WorkflowError`` if one graph cannot hold it, and ``typer.Exit`` if the check fails.
+    """
+    with ExitStack() as stack:
+        _export(arguments, stack)
 
 
-def _export(given: Arguments, held: ExitStack) -> None:
-    """held: keeps the place of the file until the check is over."""
+def _export(arguments: Arguments, stack: ExitStack) -> None:
+    """stack: holds the lock on the file until the check is over."""
     check_extra()
-    if given.bundle.suffix != ".onnx" or given.bundle.is_dir():
-        message = f"'{given.bundle}' is no name of an ONNX file; give one that ends with .onnx"
+    if arguments.bundle.suffix != ".onnx" or arguments.bundle.is_dir():
+        message = f"'{arguments.bundle}' is no name of an ONNX file; give one that ends with .onnx"
         raise WorkflowError([argument_problem("bad-value", message, "--output")])
-    registry = required_plugins(given.plugins).registry
-    opened = open_workflow(given.workflow, registry)
+    registry = required_plugins(arguments.plugins).registry
+    opened = open_workflow(arguments.workflow, registry)
     graph = opened.graph
-    problems = unknown_outputs(graph, given.only)
-    precision = chosen_precision(given, problems)
-    values = bound(opened, given.settings, problems)
-    policy = opened.policy(given.grants, given_names(given.settings), given.bundle)
+    problems = unknown_outputs(graph, arguments.only)
+    precision = chosen_precision(arguments, problems)
+    values = bound(opened, arguments.settings, problems)
+    policy = opened.policy(arguments.grants, given_names(arguments.settings), arguments.bundle)
     check_effects(graph.ops, values, policy)
     with reported(graph):
         from guidegraph.graph.export.errors import ExportError
@@ -63,28 +66,28 @@ def _export(given: Arguments, held: ExitStack) -> None:
         from guidegraph.graph.export.workflow import export_workflow
 
         try:
-            check_single_place(given.bundle)
+            check_single_place(arguments.bundle)
         except ExportError as error:
             message = f"{error.reason}; {error.remedy}"
             raise WorkflowError([argument_problem("bad-value", message, "--output")]) from error
-        held.enter_context(hold_output(given.bundle, "guidegraph export"))
+        stack.enter_context(hold_output(arguments.bundle, "guidegraph export"))
         exported = export_workflow(
-            graph, values, only=given.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
+            graph, values, only=arguments.only, precision=precision, on_part=say_part, one_graph=True, policy=policy
         )
         kinds = {name: output_kind(graph, name) for name in exported.outputs}
-        written = write_single(exported, given.bundle, kinds=kinds, versions=made_by(graph, registry))
+        written = write_single(exported, arguments.bundle, kinds=kinds, versions=made_by(graph, registry))
     for line in _summary(exported, written):
         print_text(line)
     sizes = ", ".join(f"{path} ({show_size(size)})" for path, size in written.files.items())
     print_text(f"wrote {sizes}")
-    if given.check and not _check(exported, given.bundle, kinds, policy):
+    if arguments.check and not _check(exported, arguments.bundle, kinds, policy):
         raise typer.Exit(1)
 
 
 def _summary(exported: Exported, written: Written) -> Iterator[str]:
-    """The graph's inputs and outputs, and why parameters are fixed."""
-    for one in written.single.inputs:
-        yield f"input {one.name}: {one.dtype} ({', '.join(map(str, one.dims))})"
+    """Lines that list the graph's inputs and outputs, and the fixed parameters with their reasons."""
+    for input_ in written.single.inputs:
+        yield f"input {input_.name}: {input_.dtype} ({', '.join(map(str, input_.dims))})"
     for name in written.single.outputs:
         yield f"output {name}"
     values = portable_params(exported.values)
@@ -93,7 +96,7 @@ def _summary(exported: Exported, written: Written) -> Iterator[str]:
 
 
 def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Policy) -> bool:
-    """One call of the graph on the example beside torch, and how far they are apart. Whether all outputs are near."""
+    """Call the graph once on the example and print its differences from torch. True if all are within tolerance."""
     import onnxruntime
 
     from guidegraph.graph.export.check import compared
@@ -103,15 +106,15 @@ def _check(exported: Exported, path: Path, kinds: Mapping[str, str], policy: Pol
     started = time.perf_counter()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = inputs_with(read_description(path.with_suffix(".json")), {})
-    names = [one.name for one in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     outputs: dict[str, Any] = dict(zip(names, session.run(None, inputs), strict=True))
     seconds = time.perf_counter() - started
-    found = compared({name: outputs.get(f"{name}.result", outputs.get(name)) for name in kinds}, engine, kinds)
+    differences = compared({name: outputs.get(f"{name}.result", outputs.get(name)) for name in kinds}, engine, kinds)
     print_text("")
-    for line in table([("output", "engine against graph", ""), *map(difference_row, found)]):
+    for line in table([("output", "engine against graph", ""), *map(difference_row, differences)]):
         print_text(line)
-    good = all(one.fits for one in found)
+    ok = all(output.fits for output in differences)
     print_text(
-        f"ran in {seconds:.1f} s, loading included: {'as the engine' if good else f'differs from it; {path} is there'}"
+        f"ran in {seconds:.1f} s, loading included: {'as the engine' if ok else f'differs from it; {path} is there'}"
     )
-    return good
+    return ok

@@ -21,11 +21,11 @@ WIDTH = 60
 
 Row = dict[str, Any]
 Items = Mapping[str, str]
-"""How each loop calls its entry, by the loop's key."""
+"""The name of each loop's item, by the loop's key."""
 
 
 def plan_json(plan: Plan, effects: Iterable[Effect] = ()) -> Row:
-    """The whole plan. A loop's step has its body's steps; a batch has the calls that became one.
+    """The whole plan. The step of a loop holds the steps of its body; a batch holds the calls merged into it.
 
     effects: the files that a run reads, writes and loads code from.
     """
@@ -63,7 +63,7 @@ def _rows(region: RegionPlan, items: Items) -> list[Row]:
 
 
 def _conditional(rows: list[Row], ops: Mapping[str, Op], roots: Iterable[Source]) -> list[Row]:
-    """The rows, those that only branches of choices need with the branches for which they are computed."""
+    """Add to each row that only some branches of choices need the branches for which it is computed."""
     for key, branches in branch_conditions(ops, roots).items():
         for row in rows:
             if branches and row["path"] == f"nodes.{key}":
@@ -85,7 +85,7 @@ def _call(call: Call, items: Items) -> Row:
     row: Row = {"path": f"nodes.{call.key}", "node": call.spec.id}
     links = {name: _sources(source, items) for name, source in call.inputs.items()}
     settings = {name: _sources(source, items) for name, source in call.settings.items()}
-    return row | {key: found for key, found in (("in", links), ("settings", settings)) if found}
+    return row | {key: values for key, values in (("in", links), ("settings", settings)) if values}
 
 
 def _loop(loop: Loop, step: Step, items: Items) -> Row:
@@ -137,29 +137,29 @@ def _link(source: Source, items: Items) -> str:
             return repr(value) if isinstance(value, (bool, int, float, str, list, type(None))) else describe(value)
 
 
-def plan_text(found: Mapping[str, Any]) -> Iterator[str]:
-    """``plan_json``'s rows as lines."""
-    yield found["workflow"]
+def plan_text(plan: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a plan from ``plan_json``."""
+    yield plan["workflow"]
     yield ""
     yield "passes:"
-    for row in found["passes"]:
+    for row in plan["passes"]:
         state = row["effect"] or "applied" if row["applied"] else "off"
         yield f"  {row['name']:<11} {state:<26} {row['does']}"
-    if found["choices"]:
+    if plan["choices"]:
         yield ""
         yield "choices:"
-        yield from (f"  {path} takes '{branch}'" for path, branch in found["choices"].items())
+        yield from (f"  {path} takes '{branch}'" for path, branch in plan["choices"].items())
     yield ""
     yield "steps:"
-    yield from _steps(found["steps"], "  ")
+    yield from _steps(plan["steps"], "  ")
     yield ""
     yield "outputs:"
-    for name, output in found["outputs"].items():
+    for name, output in plan["outputs"].items():
         yield f"  {name} = {output['from']}: {output['type']}"
-    if found["files"]:
+    if plan["files"]:
         yield ""
         yield "files:"
-    for row in found["files"]:
+    for row in plan["files"]:
         path = row["path"] or "a path that is computed in the run"
         yield f"  {row['does']:<5} {path} ({row['node']}, {row['setting']})"
 
@@ -177,9 +177,10 @@ def _steps(rows: list[Row], indent: str) -> Iterator[str]:
 
 def _line(row: Row) -> str:
     links: dict[str, str] = {**row.get("in", {}), **row.get("settings", {})}
-    given = [f"{name}={value if len(value) <= WIDTH else value[: WIDTH - 1] + '…'}" for name, value in links.items()]
+    short = {name: link if len(link) <= WIDTH else link[: WIDTH - 1] + "…" for name, link in links.items()}
+    arguments = [f"{name}={link}" for name, link in short.items()]
     condition = f", where {' or '.join(row['if'])}" if "if" in row else ""
-    return f"{row['path']} = {row['node']}({', '.join(given)}){condition}"
+    return f"{row['path']} = {row['node']}({', '.join(arguments)}){condition}"
 
 
 def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
@@ -204,5 +205,5 @@ def _loop_lines(row: Row, first: str, indent: str) -> Iterator[str]:
         yield from _steps(row["preview"]["steps"], f"{indent}  ")
 
 
-def _pairs(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in found.items())
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

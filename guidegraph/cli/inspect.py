@@ -1,4 +1,4 @@
-"""``validate``, ``plan`` and ``draw``: what can be said of a workflow without running it."""
+"""``validate``, ``plan`` and ``draw``: commands that inspect a workflow without running it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from guidegraph_runtime.say import visible_line
 
 
 def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, grants: Grants) -> None:
-    """Check workflows; what only this machine lacks is said, and is an error where it is asked for (``strict``)."""
+    """Check workflows. Anything that only this machine lacks is reported, and is an error if ``strict``."""
     registry = required_plugins(plugins).registry
     wrong = lacking = 0
     for path in workflows:
         try:
-            opened = open_workflow(path, registry)
-            graph = with_recipe(opened)
-            defaults = {name: one.default for name, one in graph.params.items() if not one.required}
+            workflow = open_workflow(path, registry)
+            graph = with_recipe(workflow)
+            defaults = {name: parameter.default for name, parameter in graph.params.items() if not parameter.required}
             effects = list_effects(graph.ops, defaults)
-            if forbidden := unwritable(graph, registry) + effect_problems(effects, opened.policy(grants)):
+            if forbidden := unwritable_problems(graph, registry) + effect_problems(effects, workflow.policy(grants)):
                 raise WorkflowError(forbidden)
             problems = admission_problems(graph, defaults)
             if refused := [problem for problem in problems if problem.code not in LACKING]:
@@ -44,19 +44,19 @@ def validate_command(workflows: Sequence[Path], strict: bool, plugins: Chosen, g
             wrong += 1
             say(shown(error))
             continue
-        for line in effect_lines(effects):
+        for line in format_effects(effects):
             print_text(visible_line(f"  {line}"))
         lacking += bool(problems)
         if problems:
             say(visible_line(f"{path}: valid, but it cannot run here:") + f"\n{shown(WorkflowError(problems))}")
-        for line in required_lines(graph):
+        for line in format_required(graph):
             say(visible_line(f"{path}: to run it, give {line}"))
     if wrong or (strict and lacking):
         raise typer.Exit(WRONG)
 
 
-def effect_lines(effects: Iterable[Effect]) -> list[str]:
-    """What a workflow does outside of the package, a line for each file."""
+def format_effects(effects: Iterable[Effect]) -> list[str]:
+    """One line for each file that a workflow reads, writes or loads code from, except those shipped with guidegraph."""
     verbs = {"read": "reads", "write": "writes", "code": "loads code from"}
     unknown = "a file whose path is computed in the run"
     lines = [
@@ -67,8 +67,8 @@ def effect_lines(effects: Iterable[Effect]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def required_lines(graph: Graph) -> list[str]:
-    """What a person has to give to run a workflow; nothing for one that others use, with models for parameters."""
+def format_required(graph: Graph) -> list[str]:
+    """One line for each required parameter; none if some cannot be set on the command line (models, for example)."""
     required = {name: parameter for name, parameter in graph.params.items() if parameter.required}
     if not all(takes_literal(parameter.port.type) for parameter in required.values()):
         return []
@@ -78,8 +78,8 @@ def required_lines(graph: Graph) -> list[str]:
     ]
 
 
-def unwritable(graph: Graph, registry: Registry) -> list[Problem]:
-    """The outputs that ``run`` could not write. A workflow that needs what cannot be set is for others to use."""
+def unwritable_problems(graph: Graph, registry: Registry) -> list[Problem]:
+    """The outputs that ``run`` could not write. A workflow whose required parameters cannot be set is not checked."""
     if any(p.required and not takes_literal(p.port.type) for p in graph.params.values()):
         return []
     return output_problems(graph, registry, None)
@@ -99,15 +99,15 @@ def plan_command(
 
     opened = open_workflow(workflow, required_plugins(plugins).registry)
     problems = unknown_outputs(opened.graph, only)
-    chosen = chosen_passes(passes, problems)
+    passes_ = chosen_passes(passes, problems)
     values = bound(opened, settings, problems)
     policy = opened.policy(grants, given_names(settings))
-    compiled = compile_plan(opened.graph, values, passes=chosen, only=only or None, policy=policy)
-    found = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None, values), values))
+    compiled = compile_plan(opened.graph, values, passes=passes_, only=only or None, policy=policy)
+    plan = plan_json(compiled, list_effects(needed_ops(opened.graph, only or None, values), values))
     if as_json:
-        print_json(json.dumps(found, indent=2))
+        print_json(json.dumps(plan, indent=2))
     else:
-        print_text("\n".join(map(visible_line, plan_text(found))))
+        print_text("\n".join(map(visible_line, plan_text(plan))))
 
 
 def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
@@ -117,7 +117,7 @@ def draw_command(workflow: Path, output: Path | None, plugins: Chosen) -> None:
 
 
 def write_or_print(text: str, output: Path | None, show: Callable[[str], object] = print_text) -> None:
-    """Write a text into a file, or print it with ``show``."""
+    """Write text to a file, or print it with ``show``."""
     if output is None or str(output) == "-":
         show(text)
     else:

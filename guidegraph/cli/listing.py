@@ -17,7 +17,7 @@ from guidegraph.plugins.entries import entry_points, is_imported
 from guidegraph.plugins.manager import DISABLE, PluginManager, PluginStatus, disabled_by_environment
 
 _encode = json.JSONEncoder(indent=2).encode
-"""Bound here: a plugin may replace functions of modules, and this is where one would look for it."""
+"""Bound at import, since a plugin may replace functions of the json module."""
 
 
 def schema_command(output: Path | None, plugins: Chosen) -> None:
@@ -29,37 +29,37 @@ def schema_command(output: Path | None, plugins: Chosen) -> None:
 
 def plugins_command(app: Any, as_json: bool, plugins: Chosen) -> None:
     audits = _audits(plugins)
-    refused = {one.name: audit.ended for one, audit in audits.items() if audit.ended}
+    refused = {audited.name: audit.ended for audited, audit in audits.items() if audit.ended}
     manager = PluginManager(plugins.modules, entry_points=plugins.installed, refused=refused)
     manager.add_commands(app)
     for name in manager.unknown_disabled:
         say(f"warning: {DISABLE} names '{name}'; {choices(name, manager.installed, 'installed plugins')}")
-    by_name = {one.name: audit for one, audit in audits.items()}
+    by_name = {audited.name: audit for audited, audit in audits.items()}
     if as_json:
-        rows = [{**asdict(status), "audit": _as_json(by_name.get(status.name))} for status in manager.statuses]
+        rows = [{**asdict(status), "audit": _audit_json(by_name.get(status.name))} for status in manager.statuses]
         print_json(_encode(rows))
         return
-    print_text("\n\n".join(_described(status, by_name.get(status.name)) for status in manager.statuses))
+    print_text("\n\n".join(_describe_plugin(status, by_name.get(status.name)) for status in manager.statuses))
 
 
 def _audits(plugins: Chosen) -> dict[Audited, Audit]:
-    """An audit of each plugin that a command would import, but for those that come with guidegraph."""
+    """An audit of each plugin that a command would import, except those that ship with guidegraph."""
     from guidegraph import __version__ as version
 
-    left_out = disabled_by_environment()
+    disabled = disabled_by_environment()
     installed = {
         entry.name: Audited(entry.name, entry.value)
         for entry in reversed(entry_points())
-        if plugins.installed and entry.name not in left_out and is_imported(entry, version)
+        if plugins.installed and entry.name not in disabled and is_imported(entry, version)
     }
     return audit_plugins([*installed.values(), *map(Audited, plugins.modules)])
 
 
-def _as_json(audit: Audit | None) -> dict[str, Any] | None:
+def _audit_json(audit: Audit | None) -> dict[str, Any] | None:
     return None if audit is None else {**asdict(audit), "seconds": round(audit.seconds, 3)}
 
 
-def _described(status: PluginStatus, audit: Audit | None) -> str:
+def _describe_plugin(status: PluginStatus, audit: Audit | None) -> str:
     lines = [f"{status.name}  {status.distribution} {status.version}  {status.state}"]
     if status.reason:
         lines.append(f"  {status.reason}")
@@ -68,7 +68,7 @@ def _described(status: PluginStatus, audit: Audit | None) -> str:
     lines += [f"  note: {note}" for note in status.notes]
     if audit is not None and audit.changes:
         lines.append("  its import changes the process:")
-        lines += [f"    {kind}: {', '.join(what)}" for kind, what in audit.changes.items()]
+        lines += [f"    {kind}: {', '.join(names)}" for kind, names in audit.changes.items()]
     if status.nodes:
         lines.append(f"  {len(status.nodes)} nodes: {', '.join(status.nodes)}")
     if status.types:

@@ -19,18 +19,18 @@ OURS = "guidegraph.nodes."
 
 
 def page(specs: Sequence[NodeSpec]) -> str:
-    """The whole page. ``specs`` are in order of their ids."""
+    """The whole page. ``specs`` are sorted by id."""
     groups = [(name, list(group)) for name, group in groupby(specs, key=lambda spec: spec.id.partition(".")[0])]
     index = [f"- [{name}](#{name}): {', '.join(_link(spec.id) for spec in group)}" for name, group in groups]
     parts = [HEAD, "\n".join(index)]
     for name, group in groups:
-        parts.append("\n\n".join(filter(None, (f"## {name}", _about(name, group)))))
+        parts.append("\n\n".join(filter(None, (f"## {name}", _describe_component(name, group)))))
         parts += [section(described(spec)) for spec in group]
     return "\n\n".join(parts)
 
 
 def section(row: Row) -> str:
-    """One node: what it does, then a table of ports, settings and outputs."""
+    """One node: its docstring, then a table of ports, settings and outputs."""
     lines = [f"### {row['id']}", "", row["doc"] or "It has no docstring.", ""]
     lines += ["| | name | type | default | |", "| --- | --- | --- | --- | --- |"]
     for kind in ("port", "setting", "output"):
@@ -38,7 +38,7 @@ def section(row: Row) -> str:
             about = "; ".join(filter(None, (port.get("limits"), port.get("doc"))))
             cells = (kind, port["name"], f"`{port['type']}`", default_of(port), about)
             lines.append("|" + "".join(f" {_cell(text)} |" if text else " |" for text in cells))
-    if traits := _traits(row):
+    if traits := _format_traits(row):
         lines += ["", traits]
     return "\n".join(lines)
 
@@ -48,29 +48,29 @@ def _link(id: str) -> str:
     return f"[{id.partition('.')[2]}](#{id.replace('.', '')})"
 
 
-def _about(namespace: str, specs: Iterable[NodeSpec]) -> str:
-    """What a component is: the first line of the module that is called like it, or of a plugin's only module."""
+def _describe_component(namespace: str, specs: Iterable[NodeSpec]) -> str:
+    """A component's description: the first docstring line of the module named after it, or of its only module."""
     modules = {spec.function.__module__ for spec in specs}
-    called = sorted((name for name in modules if name.rpartition(".")[2].startswith(namespace)), key=len)
-    own = [name for name in modules if not name.startswith(OURS)]
-    chosen = called or (own if len(modules) == 1 else [])
-    doc = getattr(sys.modules.get(chosen[0]), "__doc__", None) if chosen else None
+    matching = sorted((name for name in modules if name.rpartition(".")[2].startswith(namespace)), key=len)
+    foreign = [name for name in modules if not name.startswith(OURS)]
+    candidates = matching or (foreign if len(modules) == 1 else [])
+    doc = getattr(sys.modules.get(candidates[0]), "__doc__", None) if candidates else None
     return (doc or "").strip().partition("\n")[0]
 
 
-def _traits(row: dict[str, Any]) -> str:
-    """What is not as it is for most nodes."""
-    said = {
+def _format_traits(row: dict[str, Any]) -> str:
+    """The traits in which a node differs from most others, as one line; "" if there are none."""
+    phrases = {
         "impure": "not pure: it runs each time",
         "io": "may wait for disk or network",
         "host": "runs in Python, not in a graph",
     }
-    found = [said[trait] for trait in row["traits"] if trait in said]
+    traits = [phrases[trait] for trait in row["traits"] if trait in phrases]
     if row["batchable"]:
-        found.append(f"calls may become one along {', '.join(row['batchable'])}")
+        traits.append(f"calls may become one along {', '.join(row['batchable'])}")
     if row["version"] != "1":
-        found.append(f"version {row['version']}")
-    return f"*{'; '.join(found)}*" if found else ""
+        traits.append(f"version {row['version']}")
+    return f"*{'; '.join(traits)}*" if traits else ""
 
 
 def _cell(text: str) -> str:

@@ -26,14 +26,14 @@ NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]")
 
 
 def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
-    """Raises ``WorkflowError`` for a name that no plugin can have, and for a folder that is not to be written."""
+    """Write a new plugin. Raises ``WorkflowError`` for an invalid name and for a folder that is not empty."""
     manager = loaded_plugins(plugins)
     taken = {s.name: f"{s.distribution} {s.version}" for s in manager.statuses}
     taken |= {id.partition(".")[0]: spec.distribution for id, spec in manager.registry.nodes.items()}
     taken[PACKAGE.removesuffix(":")] = HOST
-    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := unfit(name, taken)) else []
+    problems = [argument_problem("bad-name", reason, ARGUMENT)] if (reason := why_unfit(name, taken)) else []
     folder = output or Path(canonical(f"{HOST}-{name}"))
-    problems += _place_problems(folder) if output or not problems else []
+    problems += _folder_problems(folder) if output or not problems else []
     if problems:
         raise WorkflowError(problems)
     try:
@@ -45,18 +45,18 @@ def new_plugin_command(name: str, output: Path | None, plugins: Chosen) -> None:
         print_text(line)
 
 
-def unfit(name: str, taken: Mapping[str, str]) -> str:
-    """Why no plugin can be called ``name``, with the closest name that one can have; "" where all is well."""
-    reason = _reason(name, taken)
+def why_unfit(name: str, taken: Mapping[str, str]) -> str:
+    """Why no plugin can be called ``name``, with the closest valid name; "" if one can."""
+    reason = _name_problem(name, taken)
     if not reason:
         return ""
-    guess = _valid(name)
-    tried = (guess, f"my_{guess}", f"{guess}_guidance", *(f"{guess}_{i}" for i in range(2, 100)))
-    near = next(one for one in tried if not _reason(one, taken))
-    return f"{reason}; what about '{near}'?"
+    valid = _to_valid_name(name)
+    candidates = (valid, f"my_{valid}", f"{valid}_guidance", *(f"{valid}_{i}" for i in range(2, 100)))
+    suggestion = next(candidate for candidate in candidates if not _name_problem(candidate, taken))
+    return f"{reason}; what about '{suggestion}'?"
 
 
-def _reason(name: str, taken: Mapping[str, str]) -> str:
+def _name_problem(name: str, taken: Mapping[str, str]) -> str:
     if keyword.iskeyword(name):
         return f"'{name}' is a word of Python's own"
     if re.fullmatch("[a-z]", name):
@@ -70,14 +70,14 @@ def _reason(name: str, taken: Mapping[str, str]) -> str:
     return ""
 
 
-def _valid(name: str) -> str:
-    """The name nearest to ``name`` whose letters are right."""
+def _to_valid_name(name: str) -> str:
+    """The valid name nearest to ``name``."""
     plain = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
     plain = plain.removeprefix(f"{HOST}_").strip("_")[:60].strip("_")
     return plain if NAME.fullmatch(plain) else f"guide_{plain}".strip("_")
 
 
-def _place_problems(folder: Path) -> list[Problem]:
+def _folder_problems(folder: Path) -> list[Problem]:
     if folder.is_dir() and any(folder.iterdir()):
         message = f"the folder '{folder}' exists and is not empty; give another one with -o"
     elif folder.exists() and not folder.is_dir():
@@ -88,7 +88,7 @@ def _place_problems(folder: Path) -> list[Problem]:
 
 
 def files_of(name: str) -> dict[str, str]:
-    """The texts of a new plugin's files, by their paths."""
+    """The texts of a new plugin's files, by path."""
     import guidegraph
 
     values = {
@@ -97,22 +97,22 @@ def files_of(name: str) -> dict[str, str]:
         "@DISTRIBUTION@": canonical(f"{HOST}-{name}"),
         "@VERSION@": ".".join(guidegraph.__version__.split(".")[:2]),
     }
-    found = {}
+    files = {}
     for path in sorted(TEMPLATE.rglob("*.txt")):
         text = path.read_text(encoding="utf-8")
-        for mark, value in values.items():
-            text = text.replace(mark, value)
-        place = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
-        place = place.replace("package/", f"{HOST}_{name}/").replace("test_plugin", f"test_{name}")
-        found[".gitignore" if place == "gitignore" else place] = text
-    return found
+        for placeholder, value in values.items():
+            text = text.replace(placeholder, value)
+        target = path.relative_to(TEMPLATE).as_posix().removesuffix(".txt")
+        target = target.replace("package/", f"{HOST}_{name}/").replace("test_plugin", f"test_{name}")
+        files[".gitignore" if target == "gitignore" else target] = text
+    return files
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
-    """Write files into a folder, which is there with all of them or not at all. Raises ``OSError``."""
+    """Write files into a folder, all of them or none. Raises ``OSError``."""
     folder = folder.absolute()
-    there = folder.is_dir()
-    parent = folder if there else folder.parent
+    exists = folder.is_dir()
+    parent = folder if exists else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     remove_stale_once(parent)
     temporary = temporary_path(parent / "new")
@@ -121,10 +121,10 @@ def write(files: Mapping[str, str], folder: Path) -> None:
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode())
-        if not there:
+        if not exists:
             temporary.rename(folder)
             return
-        for entry in temporary.iterdir():  # an empty folder may be the current one, which cannot be replaced
+        for entry in temporary.iterdir():  # the folder may be the current one, which cannot be replaced
             entry.rename(folder / entry.name)
     finally:
         with suppress(OSError):

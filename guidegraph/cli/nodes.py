@@ -1,4 +1,4 @@
-"""``nodes``: the list of nodes, and what one of them takes and gives."""
+"""``nodes``: the list of nodes, or the ports, settings and outputs of one."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ Row = dict[str, Any]
 
 def nodes_command(id: str | None, as_json: bool, markdown: bool, plugins: Chosen) -> None:
     registry = required_plugins(plugins).registry
-    found = _chosen(id, registry)
-    one = len(found) == 1 and found[0].id == id
+    specs = _select_specs(id, registry)
+    single = len(specs) == 1 and specs[0].id == id
     if as_json:
-        rows = [described(spec) for spec in found]
-        print_json(json.dumps(rows[0] if one else rows, indent=2))
+        rows = [described(spec) for spec in specs]
+        print_json(json.dumps(rows[0] if single else rows, indent=2))
     elif markdown:
         from guidegraph.cli.markdown import page, section
 
-        print_text(page(found) if id is None else "\n\n".join(section(described(spec)) for spec in found))
-    elif one:
-        _print_one(described(found[0]))
+        print_text(page(specs) if id is None else "\n\n".join(section(described(spec)) for spec in specs))
+    elif single:
+        _print_node(described(specs[0]))
     else:
-        _print_table(found)
+        _print_table(specs)
 
 
-def _chosen(id: str | None, registry: Registry) -> list[NodeSpec]:
-    known = sorted(registry.nodes)
+def _select_specs(id: str | None, registry: Registry) -> list[NodeSpec]:
+    ids = sorted(registry.nodes)
     if id is None:
-        return [registry.nodes[name] for name in known]
+        return [registry.nodes[name] for name in ids]
     if id in registry.nodes:
         return [registry.nodes[id]]
-    if inside := [name for name in known if name.startswith(f"{id}.")]:
-        return [registry.nodes[name] for name in inside]
+    if members := [name for name in ids if name.startswith(f"{id}.")]:
+        return [registry.nodes[name] for name in members]
     namespace = id.partition(".")[0]
     if reason := registry.failed.get(namespace):
         message = f"the plugin '{namespace}' did not load: {reason}"
     else:
-        message = f"there is no node '{id}'; {choices(id, known, 'nodes')}"
+        message = f"there is no node '{id}'; {choices(id, ids, 'nodes')}"
     raise WorkflowError([argument_problem("unknown-node", message, ID)])
 
 
 def described(spec: NodeSpec) -> Row:
-    """All there is to say of a node, as JSON."""
+    """A node's full description, as JSON."""
     docs = parameter_docs(spec)
     traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
     return {
@@ -86,7 +86,7 @@ def _port(port: Port, docs: dict[str, str]) -> Row:
     return row | ({"doc": docs[port.name]} if port.name in docs else {})
 
 
-_WORDS = {
+_LIMIT_FORMATS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
     "maximum": "≤ {}",
@@ -99,31 +99,31 @@ _WORDS = {
 
 
 def _limits(port: Port) -> str:
-    """Which literals a port takes, beyond its type: bounds and choices."""
+    """The bounds and choices of a port's literals."""
     if not takes_literal(port.type):
         return ""
     try:
         schema = port.adapter.json_schema()
-    except Exception:  # a type of which pydantic knows no JSON
+    except Exception:  # a type without a JSON schema
         return ""
-    found = []
-    for part in (schema, *schema.get("anyOf", ())):
-        if "enum" in part:
-            found.append(" | ".join(map(str, part["enum"])))
-        found += [words.format(part[key]) for key, words in _WORDS.items() if key in part]
-    return ", ".join(dict.fromkeys(found))
+    limits = []
+    for subschema in (schema, *schema.get("anyOf", ())):
+        if "enum" in subschema:
+            limits.append(" | ".join(map(str, subschema["enum"])))
+        limits += [format_.format(subschema[key]) for key, format_ in _LIMIT_FORMATS.items() if key in subschema]
+    return ", ".join(dict.fromkeys(limits))
 
 
-def _print_table(found: Iterable[NodeSpec]) -> None:
+def _print_table(specs: Iterable[NodeSpec]) -> None:
     from rich.table import Table
 
     table = Table("node", "what it does", box=None, pad_edge=False)
-    for spec in found:
+    for spec in specs:
         table.add_row(_text(spec.id, "bold"), _text(spec.summary))
     _console().print(table)
 
 
-def _print_one(row: Row) -> None:
+def _print_node(row: Row) -> None:
     from rich.table import Table
 
     console = _console()
@@ -143,14 +143,14 @@ def _print_one(row: Row) -> None:
 
 
 def default_of(port: Row) -> str:
-    """The default as it is written in YAML, or that there is none."""
+    """The default as written in YAML, or "required"; "" for an output."""
     if "required" not in port:
         return ""
     return "required" if port["required"] else json.dumps(port["default"], ensure_ascii=False)
 
 
 def _console() -> Any:
-    """Wide enough for any line where nobody looks at it: a program reads one row a line."""
+    """A rich console; off a terminal it is wide enough that no row wraps, since a program reads one row per line."""
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -13,14 +13,14 @@ from guidegraph.graph.trust.policy import Grants
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which plugins a command works with: modules by name, and those that are installed, unless they are left out."""
+    """The plugins that a command uses: modules by name, and the installed ones if ``installed``."""
 
     modules: tuple[str, ...] = ()
     installed: bool = True
 
 
 def allowed(read: list[Path] | None, write: list[Path] | None, code: list[Path] | None) -> Grants:
-    """The paths of --allow-read, --allow-write and --allow-code, from the current folder."""
+    """The grants of --allow-read, --allow-write and --allow-code, as absolute paths."""
     return Grants(*(tuple(path.expanduser().absolute() for path in paths or ()) for paths in (read, write, code)))
 
 

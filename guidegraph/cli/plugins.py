@@ -12,11 +12,12 @@ from guidegraph.plugins.manager import PluginManager
 
 @cache
 def loaded_plugins(chosen: Chosen) -> PluginManager:
+    """Load the selected plugins, once per process; those that fail are recorded in ``statuses``."""
     return PluginManager(chosen.modules, entry_points=chosen.installed)
 
 
 def required_plugins(chosen: Chosen) -> PluginManager:
-    """The same; a module that was asked for by name and cannot be used is an error. Raises ``WorkflowError``."""
+    """Load the plugins. Raises ``WorkflowError`` if a module requested by name cannot be used."""
     manager = loaded_plugins(chosen)
     failed = [s for s in manager.statuses if s.state == "failed" and s.name in chosen.modules]
     if failed:

@@ -1,4 +1,4 @@
-"""``report``: a page of what a run or a sweep gave."""
+"""``report``: an HTML page of the results of a run or a sweep."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ PAGE = "report.html"
 
 
 def report_command(folder: Path, output: Path | None, x: str | None, by: Sequence[str], plugins: Chosen) -> None:
-    """Raises ``WorkflowError`` for a folder without a result and for names that none has, and ``MissingExtra``
-    without matplotlib."""
+    """Write the report of a folder.
+
+    Raises ``WorkflowError`` for a folder without results and for unknown columns, ``MissingExtra`` without matplotlib.
+    """
     from guidegraph.report.collect import collect
     from guidegraph.report.curves import Choice
     from guidegraph.report.page import page
     from guidegraph.report.plots import check_extra
 
     check_extra()
-    found, notes = collect(folder)
-    _check_columns(dict.fromkeys(by, "--by") | ({x: "--x"} if x else {}), found)
+    results, notes = collect(folder)
+    _check_columns(dict.fromkeys(by, "--by") | ({x: "--x"} if x else {}), results)
     registry = required_plugins(plugins).registry
     target = output if output is not None else folder / PAGE
-    given = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
-    given += [*(["--x", x] if x else []), *(part for name in by for part in ("--by", name))]
-    command = shlex.join([*given, *(part for name in plugins.modules for part in ("--plugin", name))])
-    text = page(found, notes, folder.resolve().name, command, registry, Choice(x, tuple(by)))
+    words = ["guidegraph", "report", str(folder), *(["-o", str(output)] if output is not None else [])]
+    words += [*(["--x", x] if x else []), *(part for name in by for part in ("--by", name))]
+    command = shlex.join([*words, *(part for name in plugins.modules for part in ("--plugin", name))])
+    text = page(results, notes, folder.resolve().name, command, registry, Choice(x, tuple(by)))
     text = text.encode("utf-8", "replace").decode()  # a file's name may hold a byte that is no UTF-8
     write_text(target, text)
     print_text(f"wrote {target} ({show_size(len(text.encode()))})")
 
 
-def _check_columns(names: Mapping[str, str], found: Sequence[Run | Sweep]) -> None:
-    """Raises ``WorkflowError`` for the names, with the option of each, that are a column of none of the results."""
-    known = list(dict.fromkeys(name for one in found for name in one.columns))
+def _check_columns(names: Mapping[str, str], results: Sequence[Run | Sweep]) -> None:
+    """Raise ``WorkflowError`` for names that are a column of no result. ``names`` maps each to its option."""
+    columns = list(dict.fromkeys(name for result in results for name in result.columns))
     problems = [
-        argument_problem("unknown-column", f"no column '{name}'; {choices(name, known, 'columns')}", option)
+        argument_problem("unknown-column", f"no column '{name}'; {choices(name, columns, 'columns')}", option)
         for name, option in names.items()
-        if name not in known
+        if name not in columns
     ]
     if problems:
         raise WorkflowError(problems)

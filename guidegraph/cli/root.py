@@ -1,4 +1,4 @@
-"""The application, its options before a command, and what the commands share."""
+"""The application, the options before a command, and helpers shared by the commands."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-_before_command = Chosen()
+_root_selection = Chosen()
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help. The control character keeps its lines as they are."""
+    """The epilog of a command's help. The control character ``\\b`` keeps its line breaks."""
     return "\b\nExamples:\n" + "\n".join(f"  guidegraph {line}" for line in lines)
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(value: bool) -> None:
+    if value:
         import guidegraph
 
         typer.echo(f"guidegraph {guidegraph.__version__}")
@@ -51,11 +51,11 @@ def root(
 
     Exit codes: 0 done, 1 a node failed, 2 the workflow or its arguments are wrong, 130 cancelled.
     """
-    global _before_command
-    _before_command = Chosen(tuple(plugin or ()), not no_plugins)
+    global _root_selection
+    _root_selection = Chosen(tuple(plugin or ()), not no_plugins)
 
 
 def chosen(modules: list[str] | None, left_out: bool) -> Chosen:
-    """The plugins that are asked for before the command and after it."""
-    before = _before_command
-    return Chosen(tuple(dict.fromkeys([*before.modules, *(modules or ())])), before.installed and not left_out)
+    """The plugins selected by the options before and after the command."""
+    root = _root_selection
+    return Chosen(tuple(dict.fromkeys([*root.modules, *(modules or ())])), root.installed and not left_out)

@@ -1,4 +1,4 @@
-"""``run``: from arguments to files."""
+"""``run``: check the arguments, run the workflow, write its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from guidegraph_runtime.shortages import with_shortage
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of ``run``, as they were given."""
+    """The arguments of ``run``, not yet checked."""
 
     workflow: Path
     settings: Sequence[str]
@@ -66,8 +66,8 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A run with nothing wrong in it: all that could be checked before was."""
+class CheckedRun:
+    """A run whose arguments passed every check that can be made beforehand."""
 
     opened: Opened
     values: dict[str, Any]
@@ -79,118 +79,118 @@ class Ready:
     policy: Policy
 
 
-def run_command(given: Arguments) -> None:
-    if given.processes.several:
-        _run_in_processes(given)
+def run_command(arguments: Arguments) -> None:
+    if arguments.processes.several:
+        _run_in_processes(arguments)
         return
     token = CancelToken()
     with cancelled_by_signals(token, say):
-        manager = required_plugins(given.plugins)
-        ready = _checked(given, manager.registry)
+        manager = required_plugins(arguments.plugins)
+        checked = _check_arguments(arguments, manager.registry)
         token.check()
-        _run(given, ready, manager, token)
+        _run(arguments, checked, manager, token)
 
 
-def _run_in_processes(given: Arguments) -> None:
-    """Check once, here, and let the processes run."""
-    ready = _checked(given, required_plugins(given.plugins).registry)
-    check_processes(given.processes, ready.opened.graph, given.device)
-    launch(given.processes, sys.argv[1:], made_folder(given.out, ready.opened.graph.name))
+def _run_in_processes(arguments: Arguments) -> None:
+    """Check the arguments once here, then launch the processes."""
+    checked = _check_arguments(arguments, required_plugins(arguments.plugins).registry)
+    check_processes(arguments.processes, checked.opened.graph, arguments.device)
+    launch(arguments.processes, sys.argv[1:], made_folder(arguments.out, checked.opened.graph.name))
 
 
-def _checked(given: Arguments, registry: Registry) -> Ready:
-    """Raises ``WorkflowError`` that lists everything wrong with the workflow and the arguments."""
-    problems = place_problems(given.device, given.dtype)
-    passes = chosen_passes(given.passes, problems)
-    budget = chosen_budget(given.memory_budget, given.device, problems)
-    cache = None if given.cache == "off" else Path(given.cache).expanduser()
-    for option, folder in (("--cache", cache), ("--out", given.out)):
+def _check_arguments(arguments: Arguments, registry: Registry) -> CheckedRun:
+    """Check everything before the run. Raises ``WorkflowError`` that lists all problems."""
+    problems = place_problems(arguments.device, arguments.dtype)
+    passes = chosen_passes(arguments.passes, problems)
+    budget = chosen_budget(arguments.memory_budget, arguments.device, problems)
+    cache = None if arguments.cache == "off" else Path(arguments.cache).expanduser()
+    for option, folder in (("--cache", cache), ("--out", arguments.out)):
         if folder is not None and folder.exists() and not folder.is_dir():
             problems.append(argument_problem("not-a-folder", f"'{folder}' is not a folder", option))
     try:
-        opened = open_workflow(given.workflow, registry)
+        workflow = open_workflow(arguments.workflow, registry)
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
-    recipe = opened.recipe
-    only = given.only or (recipe.only if recipe else None)
-    problems += unknown_outputs(opened.graph, only)
-    problems += output_problems(opened.graph, registry, only)
-    dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    values = bound(opened, given.settings, problems)
-    policy = opened.policy(given.grants, given_names(given.settings), given.out)
-    check_effects(needed_ops(opened.graph, only, values), values, policy)
-    if refused := admission_problems(opened.graph, values, only):
-        raise WorkflowError(refused)
-    return Ready(opened, values, only, dtype, passes, cache, budget, policy)
+    recipe = workflow.recipe
+    only = arguments.only or (recipe.only if recipe else None)
+    problems += unknown_outputs(workflow.graph, only)
+    problems += output_problems(workflow.graph, registry, only)
+    dtype = arguments.dtype or (recipe.dtype if recipe else "float32")
+    values = bound(workflow, arguments.settings, problems)
+    policy = workflow.policy(arguments.grants, given_names(arguments.settings), arguments.out)
+    check_effects(needed_ops(workflow.graph, only, values), values, policy)
+    if admission := admission_problems(workflow.graph, values, only):
+        raise WorkflowError(admission)
+    return CheckedRun(workflow, values, only, dtype, passes, cache, budget, policy)
 
 
-def _run(given: Arguments, ready: Ready, manager: PluginManager, token: CancelToken) -> None:
-    graph, values, device = ready.opened.graph, ready.values, own_device(given.device)
+def _run(arguments: Arguments, checked: CheckedRun, manager: PluginManager, token: CancelToken) -> None:
+    graph, values, device = checked.opened.graph, checked.values, process_device(arguments.device)
     if process_share().index:
-        # One of several processes of a training: the first writes and shows what all have made.
-        _run_silently(ready, device, token)
+        # One of several training processes: rank 0 writes the files and shows the progress.
+        _run_silently(checked, device, token)
         return
     job = Job(
         graph,
         manager.registry,
         values,
-        ready.only,
+        checked.only,
         device,
-        ready.dtype,
-        ready.passes,
-        ready.cache,
-        ready.memory_budget,
-        ready.policy,
+        checked.dtype,
+        checked.passes,
+        checked.cache,
+        checked.memory_budget,
+        checked.policy,
     )
-    folder = made_folder(given.out, graph.name)
+    folder = made_folder(arguments.out, graph.name)
     recorded = RecordedRun(job, folder)
     writer = recorded.writer
     with hold_folder(folder, "guidegraph run"):
-        if (started := unfinished_start(folder / RECORD)) and not given.quiet:
+        if (started := unfinished_start(folder / RECORD)) and not arguments.quiet:
             say(f"note: the last run into '{folder}', started {started}, was killed, or could not write")
-        plugins = plugin_observers(manager, RunInfo(graph, values, device, ready.dtype))
-        with _shown(given, writer) as shown:
-            # One process, one run: values in memory would be kept for nobody.
+        plugins = make_plugin_observers(manager, RunInfo(graph, values, device, checked.dtype))
+        with _progress_observers(arguments, writer) as shown:
+            # One run per process: a memory cache would have no further use.
             recorded.run([*shown, *plugins], token)
-    if not (given.json or given.quiet):
+    if not (arguments.json or arguments.quiet):
         for name, text in writer.tables.items():
             print_text(f"{name}\n\n{text}\n")
         print_text(_summary(folder, writer))
 
 
-def _run_silently(ready: Ready, device: str, token: CancelToken) -> None:
+def _run_silently(checked: CheckedRun, device: str, token: CancelToken) -> None:
     from guidegraph.graph.run import RunOptions, run
 
     options = RunOptions(
         device=device,
-        dtype=ready.dtype,
-        passes=ready.passes,
+        dtype=checked.dtype,
+        passes=checked.passes,
         cancel=token,
-        only=ready.only,
-        memory_budget=ready.memory_budget,
-        policy=ready.policy,
+        only=checked.only,
+        memory_budget=checked.memory_budget,
+        policy=checked.policy,
     )
-    run(ready.opened.graph, ready.values, options)
+    run(checked.opened.graph, checked.values, options)
 
 
-def own_device(device: str) -> str:
-    """The device of this process, where several share a training."""
+def process_device(device: str) -> str:
+    """The device of this process: ``cuda:LOCAL_RANK`` when several processes share a training."""
     shared = device == "cuda" and process_share().count > 1
     return f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
 
 
-def plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
-    """The plugins' observers; one that is not to be had, or that fails later, is reported, and the run goes on."""
-    before = {status.name for status in manager.statuses if status.state == "failed"}
-    found = manager.observers(info, say)
+def make_plugin_observers(manager: PluginManager, info: RunInfo) -> list[Observer]:
+    """The plugins' observers. One that fails, now or later, is reported, and the run goes on."""
+    failed = {status.name for status in manager.statuses if status.state == "failed"}
+    observers = manager.observers(info, say)
     for status in manager.statuses:
-        if status.state == "failed" and status.name not in before:
+        if status.state == "failed" and status.name not in failed:
             say(f"warning: the plugin {status.name} gives no observer: {status.reason}")
-    return found
+    return observers
 
 
 def made_folder(out: Path | None, name: str) -> Path:
-    """The folder for the files, made. Raises ``WorkflowError`` where it cannot be."""
+    """Make the folder for the files. Raises ``WorkflowError`` if it cannot be made."""
     try:
         return run_folder(out, name)
     except OSError as error:
@@ -200,13 +200,13 @@ def made_folder(out: Path | None, name: str) -> Path:
 
 
 @contextmanager
-def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
-    """What shows the run while it goes on: JSON lines, a plain log, bars on a terminal, or a line a minute."""
-    if given.json:
+def _progress_observers(arguments: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
+    """Context manager: observers that show progress: JSON lines, a log, bars, or (off a terminal) a line a minute."""
+    if arguments.json:
         yield [JsonLog(print_json, lambda name: writer.files.get(name, []))]
-    elif given.verbose:
+    elif arguments.verbose:
         yield [PlainLog(say)]
-    elif given.quiet:
+    elif arguments.quiet:
         yield []
     elif not typer.get_text_stream("stderr").isatty():
         yield [PlainLog(say, every=60.0, nodes=False)]
@@ -218,11 +218,11 @@ def _shown(given: Arguments, writer: OutputWriter) -> Iterator[list[Observer]]:
 
 
 def _summary(folder: Path, writer: OutputWriter) -> str:
-    """Where the files are, on one line."""
+    """One line with the files that were written."""
     names: list[str] = []
     for output, files in writer.files.items():
-        whole = len(files) == 1 or output in writer.tables
-        names += files if whole else [f"{files[0]} … {files[-1]}"]
+        listed = len(files) == 1 or output in writer.tables
+        names += files if listed else [f"{files[0]} … {files[-1]}"]
     if len(names) == 1 and " … " not in names[0]:
         return f"wrote {folder / names[0]}"
     return f"wrote {', '.join(names)} in {folder}"

@@ -1,5 +1,5 @@
-"""The commands that run workflows, or export them: their arguments and help. What they do is in the modules beside
-this one, imported when needed."""
+"""The commands that run or export workflows: their arguments and help. The modules that implement them are imported
+when a command is called."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run(
     from guidegraph.cli.run import Arguments, run_command
     from guidegraph.cli.source import limits_in_force
 
-    given = Arguments(
+    arguments = Arguments(
         workflow,
         set or [],
         only,
@@ -107,7 +107,7 @@ def run(
         allowed(allow_read, allow_write, allow_code),
     )
     with limits_in_force(limit):
-        run_command(given)
+        run_command(arguments)
 
 
 @app.command(
@@ -165,7 +165,7 @@ def sweep(
     from guidegraph.cli.source import limits_in_force
     from guidegraph.cli.sweep import Arguments, sweep_command
 
-    given = Arguments(
+    arguments = Arguments(
         workflow,
         grid or [],
         seeds,
@@ -181,7 +181,7 @@ def sweep(
         allowed(allow_read, allow_write, allow_code),
     )
     with limits_in_force(limit):
-        sweep_command(given)
+        sweep_command(arguments)
 
 
 @app.command(
@@ -244,7 +244,7 @@ def export(
     from guidegraph.cli.export import Arguments, export_command
     from guidegraph.cli.source import limits_in_force
 
-    given = Arguments(
+    arguments = Arguments(
         workflow,
         output,
         set or [],
@@ -259,6 +259,6 @@ def export(
         if single_file:
             from guidegraph.cli.export_single import single_command
 
-            single_command(given)
+            single_command(arguments)
         else:
-            export_command(given)
+            export_command(arguments)

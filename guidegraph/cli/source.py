@@ -1,4 +1,4 @@
-"""From arguments to a validated graph and checked values; whatever is wrong is collected, then said together."""
+"""From arguments to a validated graph and checked values. Problems are collected and reported together."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from guidegraph.rerun import Recipe, is_picture, read_recipe
 
 @dataclass(frozen=True)
 class Opened:
-    """A validated workflow, and the recipe of the picture that it came from."""
+    """A validated workflow, and the recipe of the picture that it was read from, if any."""
 
     graph: Graph
     recipe: Recipe | None
 
-    def policy(self, grants: Grants, given: Iterable[str] = (), out: Path | None = None) -> Policy:
-        """What the workflow may do, where the person gives the values of the parameters ``given``."""
-        return Policy(self.recipe is not None, out, grants, frozenset(given))
+    def policy(self, grants: Grants, setting_names: Iterable[str] = (), out: Path | None = None) -> Policy:
+        """The policy of the workflow when the user sets the parameters ``setting_names``."""
+        return Policy(self.recipe is not None, out, grants, frozenset(setting_names))
 
 
 def open_workflow(path: Path, registry: Registry) -> Opened:
-    """Read a workflow, that of a plugin's name, or the one inside a picture. Raises ``WorkflowError``."""
+    """Read a workflow from a file, a plugin or a picture. Raises ``WorkflowError``."""
     path = named_workflow(path, registry)
     if not is_picture(path):
         return Opened(build(path, registry), None)
@@ -45,22 +45,22 @@ def open_workflow(path: Path, registry: Registry) -> Opened:
     return Opened(build(recipe.workflow, registry, recipe.sources, stranger=True), recipe)
 
 
-def bound(opened: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
-    """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and all that is wrong here."""
-    found = list(problems)
-    texts = setting_texts(settings, found)
+def bound(workflow: Opened, settings: Sequence[str], problems: list[Problem]) -> dict[str, Any]:
+    """Checked values of all parameters. Raises ``WorkflowError`` with ``problems`` and any new ones."""
+    all_problems = list(problems)
+    texts = setting_texts(settings, all_problems)
     values: dict[str, Any] = {}
     try:
-        values = bind(with_recipe(opened), texts, text=True, label="--set")
+        values = bind(with_recipe(workflow), texts, text=True, label="--set")
     except WorkflowError as error:
-        found += error.problems
-    if found:
-        raise WorkflowError(found)
+        all_problems += error.problems
+    if all_problems:
+        raise WorkflowError(all_problems)
     return values
 
 
 def given_names(settings: Sequence[str]) -> frozenset[str]:
-    """The parameters that ``--set K=V`` gives."""
+    """The names of the parameters set by ``--set K=V``."""
     return frozenset(setting.partition("=")[0].strip() for setting in settings)
 
 
@@ -76,19 +76,19 @@ def setting_texts(settings: Sequence[str], problems: list[Problem]) -> dict[str,
     return texts
 
 
-def with_recipe(opened: Opened) -> Graph:
-    """The graph with a picture's parameters as its defaults: what is given on the command line goes over them."""
-    graph, recipe = opened.graph, opened.recipe
+def with_recipe(workflow: Opened) -> Graph:
+    """The graph with a picture's parameters as its defaults, which the command line may override."""
+    graph, recipe = workflow.graph, workflow.recipe
     if recipe is None:
         return graph
-    kept = {name: parameter for name, parameter in graph.params.items() if name in recipe.params}
-    values = bind(replace(graph, params=kept), recipe.params, label="the picture's parameters")
-    defaults = {name: replace(kept[name], default=value, required=False) for name, value in values.items()}
+    recorded = {name: parameter for name, parameter in graph.params.items() if name in recipe.params}
+    values = bind(replace(graph, params=recorded), recipe.params, label="the picture's parameters")
+    defaults = {name: replace(recorded[name], default=value, required=False) for name, value in values.items()}
     return replace(graph, params={**graph.params, **defaults})
 
 
 def chosen_passes(text: str, problems: list[Problem]) -> frozenset[str]:
-    """The passes that ``all``, ``none`` or a list of names means."""
+    """Parse ``all``, ``none`` or a list of names into passes."""
     if text in ("all", "none"):
         return ALL_PASSES if text == "all" else frozenset()
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -100,7 +100,7 @@ def chosen_passes(text: str, problems: list[Problem]) -> frozenset[str]:
 
 
 def chosen_budget(text: str | None, device: str, problems: list[Problem]) -> int | None:
-    """The memory budget in bytes, where one is asked for."""
+    """Parse the memory budget into bytes; None without one."""
     if text is None:
         return None
     if device == "cpu":
@@ -115,7 +115,7 @@ def chosen_budget(text: str | None, device: str, problems: list[Problem]) -> int
 
 @contextmanager
 def limits_in_force(settings: Sequence[str] | None) -> Iterator[Limits]:
-    """Put the limits of ``--limit NAME=VALUE`` in force for a command. Raises ``WorkflowError``."""
+    """Context manager: apply the limits of ``--limit NAME=VALUE``. Raises ``WorkflowError``."""
     try:
         limits = parse_limits(settings or (), current_limits())
     except ValueError as error:
@@ -125,25 +125,25 @@ def limits_in_force(settings: Sequence[str] | None) -> Iterator[Limits]:
 
 
 def unknown_outputs(graph: Graph, only: Sequence[str] | None) -> list[Problem]:
-    """The outputs that are asked for and do not exist."""
+    """A problem for each requested output that does not exist."""
     return [
         argument_problem(
-            "unknown-output", f"there is no output '{n}'; {choices(n, graph.outputs, 'outputs')}", "--only"
+            "unknown-output", f"there is no output '{name}'; {choices(name, graph.outputs, 'outputs')}", "--only"
         )
-        for n in only or ()
-        if n not in graph.outputs
+        for name in only or ()
+        if name not in graph.outputs
     ]
 
 
 def place_problems(device: str, dtype: str | None) -> list[Problem]:
-    """What is wrong with the device and the dtype that were asked for: nothing else is taken in their place."""
-    found = []
+    """Problems with the requested device and dtype. There is no fallback to others."""
+    problems = []
     if dtype is not None and dtype not in DTYPES:
         message = f"there is no dtype '{dtype}'; {choices(dtype, DTYPES, 'dtypes')}"
-        found.append(argument_problem("unknown-dtype", message, "--dtype"))
+        problems.append(argument_problem("unknown-dtype", message, "--dtype"))
     if reason := _device_problem(device):
-        found.append(argument_problem("no-device", reason, "--device"))
-    return found
+        problems.append(argument_problem("no-device", reason, "--device"))
+    return problems
 
 
 def _device_problem(device: str) -> str:

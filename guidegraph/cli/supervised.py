@@ -1,9 +1,9 @@
-"""The command in a process of its own where other people's plugins take part, so that none of them can end it unseen.
+"""Run the command in a child process when third-party plugins are used, so that none of them can end it unnoticed.
 
-A plugin runs in the process of the command. One that calls C's ``_exit(0)``, also from a thread or in an exit handler,
-would make ``validate`` end with 0 and without a word. So the command is forked off before any plugin is imported, and
-its parent, which runs no code of a plugin, waits for it. The command says through a socket which plugin it imports, and
-with which code it is about to end. A process that ends with 0 and did not say so has failed.
+A plugin runs in the process of the command. One that calls C's ``_exit(0)``, even from a thread or an exit handler,
+would make ``validate`` exit silently with 0. So the command is forked before any plugin is imported, and the parent,
+which runs no plugin code, waits for it. Over a socket the command reports which plugin it imports and the exit code it
+is about to use. A process that exits with 0 without reporting it has failed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from guidegraph.plugins.manager import DISABLE, disabled_by_environment
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRACE = 5.0
-"""Seconds beyond the limit of an import until the parent ends the command, where it has not done so itself."""
+"""Seconds beyond the import limit after which the parent kills a command that has not ended by itself."""
 _PERIOD = 0.25
 _BEGAN, _ENDED, _EXIT, _LISTENS = b"b", b"e", b"x", b"l"
 _QUIET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGPIPE)
 
 
 def needs_supervision(modules: Sequence[str], installed: bool) -> bool:
-    """Whether plugins that do not come with guidegraph take part, and this system can fork and wait for signals."""
+    """Whether third-party plugins are used, and this system can fork and wait for signals."""
     if not (hasattr(os, "fork") and hasattr(signal, "sigtimedwait")) or threading.active_count() > 1:
         return False
     if modules:
@@ -49,27 +49,27 @@ def needs_supervision(modules: Sequence[str], installed: bool) -> bool:
 def in_own_process(
     work: Callable[[list[str]], NoReturn], arguments: list[str], modules: Sequence[str], installed: bool
 ) -> NoReturn:
-    """Run a command, which ends with ``SystemExit``: in a process of its own where others' plugins take part."""
+    """Run a command, which ends with ``SystemExit``; in a child process if third-party plugins are used."""
     try:
         remember_entry_points()
-        alone = not needs_supervision(modules, installed)
-    except Exception:  # the loader says what is wrong with them, and imports none
-        alone = True
-    if alone:
+        in_process = not needs_supervision(modules, installed)
+    except Exception:  # the loader reports the problem, and imports none
+        in_process = True
+    if in_process:
         tell_imports(Imports(say=say, end=_end_at_once))
         work(arguments)
-    report = supervise()
-    tell_imports(report.imports())
-    parent.signals, parent.listening = report.line, report.listens
+    link = fork_command()
+    tell_imports(link.imports())
+    parent.signals, parent.listening = link.line, link.listens
     try:
         work(arguments)
-    except SystemExit as ended:
-        report.exits(ended.code if isinstance(ended.code, int) else FAILED if ended.code else 0)
+    except SystemExit as stop:
+        link.exits(stop.code if isinstance(stop.code, int) else FAILED if stop.code else 0)
         raise
 
 
 class Report:
-    """The command's end of the line."""
+    """The command's end of the socket to its parent."""
 
     def __init__(self, line: socket.socket):
         self.line = line
@@ -77,12 +77,12 @@ class Report:
     def imports(self) -> Imports:
         return Imports(lambda name: self._write(_BEGAN, name), lambda name: self._write(_ENDED, name), say, self.end)
 
-    def listens(self, listens: bool) -> None:
-        """Say whether signals that come through the line are read."""
-        self._write(_LISTENS, str(int(listens)))
+    def listens(self, listening: bool) -> None:
+        """Tell the parent whether signals sent over the socket are read."""
+        self._write(_LISTENS, str(int(listening)))
 
     def exits(self, code: int) -> None:
-        """Say with which code the command is about to end."""
+        """Tell the parent the exit code that the command is about to use."""
         self._write(_EXIT, str(code))
 
     def end(self, message: str) -> NoReturn:
@@ -95,34 +95,34 @@ class Report:
             self.line.sendall(kind + text.encode("utf-8", "replace").replace(b"\n", b" ")[:200] + b"\n")
 
 
-def supervise() -> Report:
-    """Fork. Returns in the command's process alone; the parent waits, and ends with the command's exit code."""
-    ours, theirs = socket.socketpair()
+def fork_command() -> Report:
+    """Fork. Returns only in the child; the parent waits and exits with the child's exit code."""
+    parent_end, child_end = socket.socketpair()
     signals = {*PASSED_ON, signal.SIGCHLD}
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it hands that down
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    own = os.getpid()
-    with warnings.catch_warnings():  # NumPy's threads: it is made for that, and no thread of Python's is there
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it may have been inherited
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    parent_pid = os.getpid()
+    with warnings.catch_warnings():  # NumPy's threads cause it; NumPy handles a fork
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
-        theirs.close()
-        ours.setblocking(False)
-        _Watch(child, ours, limit_seconds() + GRACE).wait(signals)()
-    ours.close()
-    _die_with(own)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return Report(theirs)
+        child_end.close()
+        parent_end.setblocking(False)
+        _Watch(child, parent_end, limit_seconds() + GRACE).wait(signals)()
+    parent_end.close()
+    _die_with(parent_pid)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return Report(child_end)
 
 
 @dataclass
 class _Watch:
     """The parent's view of the command.
 
-    plugins: those that were imported; code: what the command said it ends with. listening: whether it reads
-    signals from the line.
+    plugins: those imported so far. code: the exit code that the command announced. listening: whether it reads
+    signals from the socket.
     """
 
     child: int
@@ -136,7 +136,7 @@ class _Watch:
     _rest: bytes = b""
 
     def wait(self, signals: set[signal.Signals]) -> Callable[[], NoReturn]:
-        """Pass signals on until the command has ended. What ends this process as the command did."""
+        """Forward signals until the command has ended. Returns a function that ends this process in the same way."""
         while True:
             received = signal.sigtimedwait(signals, _PERIOD)
             self.read()
@@ -153,7 +153,7 @@ class _Watch:
                 return self.ended(os.waitstatus_to_exitcode(status))
 
     def pass_on(self, received: signal.struct_siginfo) -> None:
-        """Let the command have a signal, unless it is from the terminal (Ctrl-C) and has reached it too."""
+        """Forward a signal, unless it came from the terminal (Ctrl-C), which reaches the command too."""
         if not received.si_pid:
             return
         self.read()
@@ -181,25 +181,25 @@ class _Watch:
         elif kind == _EXIT and text.isdigit():
             self.code = int(text)
 
-    def ended(self, code: int) -> Callable[[], NoReturn]:
-        """code: the command's exit code, or a signal below zero."""
-        if code < 0:
-            number = signal.Signals(-code)
+    def ended(self, exit_code: int) -> Callable[[], NoReturn]:
+        """A function that ends this process in the same way. exit_code: negative for a signal."""
+        if exit_code < 0:
+            number = signal.Signals(-exit_code)
             if number not in _QUIET:
                 say(self.blame(f"crashed ({number.name})"))
             return lambda: _die_of(number)
-        if self.code is None and code != CANCELLED:
-            say(self.blame(f"was ended with exit code {code}"))
-            return lambda: _exit(code or FAILED)
-        return lambda: _exit(code or self.code or 0)
+        if self.code is None and exit_code != CANCELLED:
+            say(self.blame(f"was ended with exit code {exit_code}"))
+            return lambda: _exit(exit_code or FAILED)
+        return lambda: _exit(exit_code or self.code or 0)
 
-    def blame(self, how: str) -> str:
+    def blame(self, event: str) -> str:
         if self.importing:
             way_out = f"leave it out: {DISABLE}={self.importing} or --no-plugins"
-            return f"error: the process {how} while the plugin '{self.importing}' was imported; {way_out}"
+            return f"error: the process {event} while the plugin '{self.importing}' was imported; {way_out}"
         names = ", ".join(f"'{name}'" for name in self.plugins)
-        after = f"; plugins in it: {names}; try --no-plugins" if names else ""
-        return f"error: the process {how} before the command was done{after}"
+        suspects = f"; plugins in it: {names}; try --no-plugins" if names else ""
+        return f"error: the process {event} before the command was done{suspects}"
 
 
 def _end_at_once(message: str) -> NoReturn:
@@ -208,7 +208,7 @@ def _end_at_once(message: str) -> NoReturn:
 
 
 def _exit(code: int) -> NoReturn:
-    """End this process at once, whatever a plugin has put in the place of ``os._exit``."""
+    """Exit at once, even if a plugin has replaced ``os._exit``."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -219,7 +219,7 @@ _real_exit = os._exit
 
 
 def _die_of(number: signal.Signals) -> NoReturn:
-    """End by a signal as the command did, and leave no second core file."""
+    """End by the same signal as the command, without a second core file."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -231,7 +231,7 @@ def _die_of(number: signal.Signals) -> NoReturn:
 
 
 def _die_with(pid: int) -> None:
-    """Have the system end this process when its parent is killed: nobody would be left to stop it. Linux alone can."""
+    """Have the kernel kill this process when its parent is killed (Linux only)."""
     if sys.platform != "linux":
         return
     import ctypes

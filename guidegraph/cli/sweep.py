@@ -1,4 +1,4 @@
-"""``sweep``: a workflow for each cell of a grid, into one folder."""
+"""``sweep``: run a workflow for each cell of a grid, into one folder."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from guidegraph.sweep.texts import Texts, grid_texts, seed_texts, table_texts
 from guidegraph.sweep.worker import Outcome
 
 _EVERY = 10.0
-"""Seconds between two lines that say how far it is."""
+"""Seconds between two progress lines."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of ``sweep``, as they were given."""
+    """The arguments of ``sweep``, not yet checked."""
 
     workflow: Path
     grid: Sequence[str]
@@ -56,102 +56,102 @@ class Arguments:
     grants: Grants
 
 
-def sweep_command(given: Arguments) -> None:
+def sweep_command(arguments: Arguments) -> None:
     token = CancelToken()
     with cancelled_by_signals(token, say):
-        manager = required_plugins(given.plugins)
-        sweep = _checked(given, manager.registry)
+        manager = required_plugins(arguments.plugins)
+        sweep = _check_arguments(arguments, manager.registry)
         token.check()
         name = sweep.job.graph.name
-        folder = made_folder(given.out, f"{name}-sweep")
-        shown = _Shown(folder, given.json)
-        summary = run_sweep(sweep, folder, manager, token, shown.started, shown.finished, say)
-        shown.ended(summary)
+        folder = made_folder(arguments.out, f"{name}-sweep")
+        progress = _Progress(folder, arguments.json)
+        summary = run_sweep(sweep, folder, manager, token, progress.on_start, progress.on_cell, say)
+        progress.on_end(summary)
     if summary.failed:
         raise typer.Exit(FAILED)
 
 
-def _checked(given: Arguments, registry: Registry) -> Sweep:
-    """Raises ``WorkflowError`` that lists everything wrong with the workflow, the arguments and the grid."""
-    problems = _argument_problems(given)
-    axes = _axes(given, registry, problems)
-    settings = setting_texts(given.settings, problems)
+def _check_arguments(arguments: Arguments, registry: Registry) -> Sweep:
+    """Check everything before the sweep. Raises ``WorkflowError`` that lists all problems."""
+    problems = _argument_problems(arguments)
+    axes = _axes(arguments, registry, problems)
+    settings = setting_texts(arguments.settings, problems)
     try:
-        opened = open_workflow(given.workflow, registry)
-        graph = with_recipe(opened)
+        workflow = open_workflow(arguments.workflow, registry)
+        graph = with_recipe(workflow)
     except WorkflowError as error:
         raise WorkflowError([*problems, *error.problems]) from None
-    recipe = opened.recipe
+    recipe = workflow.recipe
     only = recipe.only if recipe else None
     problems += output_problems(graph, registry, only)
     grid = make_grid(graph, settings, axes, problems)
-    dtype = given.dtype or (recipe.dtype if recipe else "float32")
-    own = {*given_names(given.settings), *(name for texts in axes for name in texts.names)}
-    policy = opened.policy(given.grants, own, given.out)
-    job = Job(graph, registry, {}, only, given.device, dtype, policy=policy)
-    # A worker has another current folder.
-    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in given.plugins.modules)
-    cluster = Cluster(given.ray, given.workers) if given.ray else None
-    return Sweep(job, grid, settings, plugins, given.plugins.installed, cluster)
+    dtype = arguments.dtype or (recipe.dtype if recipe else "float32")
+    varied = {*given_names(arguments.settings), *(name for texts in axes for name in texts.names)}
+    policy = workflow.policy(arguments.grants, varied, arguments.out)
+    job = Job(graph, registry, {}, only, arguments.device, dtype, policy=policy)
+    # Workers have another current folder.
+    plugins = tuple(str(Path(p).absolute()) if p.endswith(".py") else p for p in arguments.plugins.modules)
+    cluster = Cluster(arguments.ray, arguments.workers) if arguments.ray else None
+    return Sweep(job, grid, settings, plugins, arguments.plugins.installed, cluster)
 
 
-def _argument_problems(given: Arguments) -> list[Problem]:
-    remote = given.ray not in (None, LOCAL)
+def _argument_problems(arguments: Arguments) -> list[Problem]:
+    remote = arguments.ray not in (None, LOCAL)
     # The devices of a cluster are not those of this machine; Ray gives each worker its own.
-    problems = place_problems("cpu" if remote and given.device == "cuda" else given.device, given.dtype)
-    if given.ray is not None and given.device.startswith("cuda:"):
-        message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{given.device}'"
+    problems = place_problems("cpu" if remote and arguments.device == "cuda" else arguments.device, arguments.dtype)
+    if arguments.ray is not None and arguments.device.startswith("cuda:"):
+        message = f"with --ray it is 'cuda', and Ray gives each worker a device; found '{arguments.device}'"
         problems.append(argument_problem("no-device", message, "--device"))
-    if given.workers is not None and (given.ray is None or given.workers < 1):
+    if arguments.workers is not None and (arguments.ray is None or arguments.workers < 1):
         message = "it is how many cells run at once on Ray: at least 1, with --ray local or --ray ADDRESS"
         problems.append(argument_problem("bad-workers", message, "--workers"))
-    if given.out is not None and given.out.exists() and not given.out.is_dir():
-        problems.append(argument_problem("not-a-folder", f"'{given.out}' is not a folder", "--out"))
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        problems.append(argument_problem("not-a-folder", f"'{arguments.out}' is not a folder", "--out"))
     return problems
 
 
-def _axes(given: Arguments, registry: Registry, problems: list[Problem]) -> list[Texts]:
-    """The rows of the table vary slowest, then the grid in the order in which it is given, and the seeds fastest."""
-    found: list[Texts | None] = []
-    if given.table is not None:
+def _axes(arguments: Arguments, registry: Registry, problems: list[Problem]) -> list[Texts]:
+    """The axes: the rows of the table vary slowest, then the grid in its order, then the seeds."""
+    axes: list[Texts | None] = []
+    if arguments.table is not None:
         try:
-            found = [table_texts(named_workflow(given.table, registry), problems)]
+            axes = [table_texts(named_workflow(arguments.table, registry), problems)]
         except WorkflowError as error:
             problems += error.problems
-    found += [grid_texts(text, problems) for text in given.grid]
-    found += [seed_texts(given.seeds, problems)] if given.seeds is not None else []
-    return [texts for texts in found if texts is not None]
+    axes += [grid_texts(text, problems) for text in arguments.grid]
+    axes += [seed_texts(arguments.seeds, problems)] if arguments.seeds is not None else []
+    return [texts for texts in axes if texts is not None]
 
 
-class _Shown:
-    """What is shown of a sweep: JSON lines, or how far it is and what failed."""
+class _Progress:
+    """Shows a sweep's progress: JSON lines, or counts and failures."""
 
     def __init__(self, folder: Path, json: bool):
         self._folder, self._json = folder, json
         self._total, self._failed, self._last = 0, 0, time.monotonic()
-        self._out = sys.stdout  # as it is now: while Ray is connected it is another
+        self._out = sys.stdout  # kept, because it is redirected while Ray is connected
 
-    def started(self, cells: int, missing: int) -> None:
+    def on_start(self, cells: int, missing: int) -> None:
         self._total = cells
         self._event("sweep_started", cells=cells, missing=missing, folder=str(self._folder))
         if missing < cells and not self._json:
             say(f"{cells - missing} of {cells} cells are done already")
 
-    def finished(self, cell: Cell, outcome: Outcome, left: int) -> None:
+    def on_cell(self, cell: Cell, outcome: Outcome, remaining: int) -> None:
         swept = portable_params(cell.swept)
         self._event("cell_finished", cell=cell.key, parameters=swept, **vars(outcome))
         if self._json:
             return
         if outcome.status == "failed":
             self._failed += 1
-            where = ", ".join(f"{name}={jsonlib.dumps(value)}" for name, value in swept.items())
-            say(f"failed: {where}: {outcome.message}")
+            parameters = ", ".join(f"{name}={jsonlib.dumps(value)}" for name, value in swept.items())
+            say(f"failed: {parameters}: {outcome.message}")
         now = time.monotonic()
-        if left and now - self._last >= _EVERY:
+        if remaining and now - self._last >= _EVERY:
             self._last = now
-            say(f"{self._total - left} of {self._total} cells, {self._failed} failed")
+            say(f"{self._total - remaining} of {self._total} cells, {self._failed} failed")
 
-    def ended(self, summary: Summary) -> None:
+    def on_end(self, summary: Summary) -> None:
         self._event("sweep_finished", **vars(summary), folder=str(self._folder))
         if not self._json:
             counts = f"{summary.cells} cells: {summary.done} done ({summary.before} before), {summary.failed} failed"

@@ -1,5 +1,5 @@
-"""The commands that run no workflow: they check, show, report and begin. What they do is in the modules beside this
-one, imported when needed."""
+"""The commands that run no workflow: their arguments and help. The modules that implement them are imported when a
+command is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sweep.json``: what was swept, of which workflow, with which versions, where."""
+"""``sweep.json``: the grid, workflow, versions and machine of a sweep."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from guidegraph.sweep.store import Store
 FORMAT = 1
 
 
-def description(job: Job, grid: Grid, settings: Mapping[str, str], where: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of a sweep. ``where`` says how it is run: plugins, Ray, workers."""
+def description(job: Job, grid: Grid, settings: Mapping[str, str], execution: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a sweep. ``execution`` has the fields on how it is run: plugins, Ray, workers."""
     graph = job.graph
     axes = {option: [a for a in grid.axes if a.option == option] for option in ("--grid", "--seeds", "--from")}
     return {
@@ -39,7 +39,7 @@ def description(job: Job, grid: Grid, settings: Mapping[str, str], where: Mappin
         "parameters": portable_params(grid.base),
         "device": job.device,
         "dtype": job.dtype,
-        **where,
+        **execution,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {"system": platform.platform(), "processor": _processor(), "cpus": os.cpu_count()},
         "versions": versions(job.registry),
@@ -63,10 +63,10 @@ def _processor() -> str:
 
 
 def check_same_workflow(store: Store, job: Job) -> None:
-    """Raises ``WorkflowError`` where the folder has a sweep of another workflow: neither its file nor its text."""
-    if (found := store.description()) is None:
+    """Raise ``WorkflowError`` if the folder has a sweep of another workflow: neither the file nor the text agrees."""
+    if (existing := store.read_description()) is None:
         return
-    graph, workflow = job.graph, found["workflow"]
+    graph, workflow = job.graph, existing["workflow"]
     if workflow.get("file") == str(graph.file) or workflow.get("text") == graph.sources.get(str(graph.file)):
         return
     message = f"'{store.folder}' holds a sweep of {workflow.get('file')}: give another folder"

@@ -1,6 +1,6 @@
-"""What a worker process on Ray does: build the workflow once, then run the cells that it is sent.
+"""A worker process on Ray: it builds the workflow once, then runs the cells that it is sent.
 
-Nothing but texts and numbers go there, and a cell's files come back as bytes: the machines need no common disk.
+Only texts and numbers are sent, and a cell's files come back as bytes, so the machines need no shared disk.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Order:
-    """What all cells of a sweep have in common, as it is sent.
+    """Everything that the cells of a sweep have in common, as sent to the workers.
 
-    sources: the texts of the workflow and of those that it uses, by path. workers: how many share a machine at
-    most; None for one a core.
+    sources: the texts of the workflow and of those that it uses, by path. workers: the maximum number on one machine;
+    None for one per core.
     """
 
     workflow: Path
@@ -51,7 +51,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Made:
-    """How a cell ended, and its files by name."""
+    """The outcome of a cell, and its files by name."""
 
     outcome: Outcome
     files: dict[str, bytes]
@@ -63,7 +63,7 @@ class _Process:
     def __init__(self, order: Order):
         import torch
 
-        torch.set_num_threads(1)  # a worker for each core: threads would only fight for them
+        torch.set_num_threads(1)  # there is one worker per core
         self.order = order
         manager = PluginManager(order.plugins, entry_points=order.installed)
         graph = build(order.workflow, manager.registry, order.sources, order.limits, stranger=order.policy.stranger)
@@ -73,27 +73,28 @@ class _Process:
     def make(self, key: str, params: Mapping[str, Any]) -> Made:
         values = bind(self.job.graph, params)
         if cell_key(replace(self.job, values=values)) != key:
-            return Made(Outcome("failed", 0.0, self._differs()), {})
+            return Made(Outcome("failed", 0.0, self._describe_difference()), {})
         with tempfile.TemporaryDirectory(prefix="guidegraph-") as name:
             folder = Path(name)
             outcome = self.worker.run(Cell(key, {}, values), folder, CancelToken())
             files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
         return Made(outcome, files)
 
-    def _differs(self) -> str:
-        """Why a cell has another key here than where the sweep was started."""
-        here, there = versions(self.job.registry), self.order.versions
-        names = [n for n in sorted({*here, *there}) if here.get(n) != there.get(n) and n not in ("platform", "machine")]
-        found = [f"{n} {here.get(n, 'missing')} in place of {there.get(n, 'missing')}" for n in names]
-        what = ", ".join(found) or "a file that the workflow reads, or the code of a node, differs or is not there"
-        return f"this worker's machine is not like the one that the sweep was started on: {what}"
+    def _describe_difference(self) -> str:
+        """Why a cell's key differs from the one on the machine that started the sweep."""
+        own, sent = versions(self.job.registry), self.order.versions
+        names = [n for n in sorted({*own, *sent}) if own.get(n) != sent.get(n) and n not in ("platform", "machine")]
+        differences = [f"{n} {own.get(n, 'missing')} in place of {sent.get(n, 'missing')}" for n in names]
+        unknown = "a file that the workflow reads, or the code of a node, differs or is not there"
+        reason = ", ".join(differences) or unknown
+        return f"this worker's machine is not like the one that the sweep was started on: {reason}"
 
 
 _process: _Process | None = None
 
 
 def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
-    """Run one cell in this process. What is wrong with the process itself is the cell's outcome too."""
+    """Run one cell in this process. Errors of the process itself also become the cell's outcome."""
     global _process
     try:
         if _process is None or _process.order != order:
@@ -103,5 +104,5 @@ def make_cell(order: Order, key: str, params: Mapping[str, Any]) -> Made:
             return _process.make(key, params)
     except WorkflowError as error:
         return Made(Outcome("failed", 0.0, f"on this worker the workflow is wrong: {error}"), {})
-    except Exception as error:  # Ray would have to send it, and not every exception can be pickled
+    except Exception as error:  # not every exception can be pickled for Ray
         return Made(Outcome("failed", 0.0, f"on this worker: {describe_failure(error)}"), {})

@@ -1,4 +1,4 @@
-"""The outputs of one cell as a table has them: numbers by column, tables, and the paths of pictures."""
+"""The outputs of one cell as the table holds them: numbers by column, tables, and paths of pictures."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Outputs:
 
 
 def cell_outputs(folder: Path, outputs: Mapping[str, Files]) -> Outputs:
-    """What a cell's files have for the table.
+    """Read from a cell's files the values for the table.
 
     Numbers, truth values and texts are entries under the output's name, a tensor of one element too, and those in a
     dictionary or a dataclass under ``output.key``. Anything else is left to its file.
     """
-    found = Outputs()
+    result = Outputs()
     for name, (kind, files) in outputs.items():
         if files and files[0].endswith(".png"):
-            found.pictures[name] = files
+            result.pictures[name] = files
         elif files[-1:] == [f"{name}.md"]:
             columns = json.loads((folder / files[0]).read_text(encoding="utf-8"))
-            found.tables[name] = Table(
+            result.tables[name] = Table(
                 {column: [_entry(v, True) for v in values] for column, values in columns.items()}
             )
         elif files == [f"{name}.json"]:
             value = json.loads((folder / files[0]).read_text(encoding="utf-8"))
-            found.entries |= _entries(name, value, number="str" not in kind)
+            result.entries |= _entries(name, value, number="str" not in kind)
         elif files == [f"{name}.safetensors"] and (folder / files[0]).stat().st_size < _SMALL:
-            found.entries |= _element(name, folder / files[0])
-    return found
+            result.entries |= _element(name, folder / files[0])
+    return result
 
 
 def _entries(name: str, value: Any, number: bool) -> dict[str, Entry]:
@@ -56,7 +56,7 @@ def _entries(name: str, value: Any, number: bool) -> dict[str, Entry]:
 
 
 def _entry(value: Any, number: bool) -> Entry:
-    """A value of JSON; with ``number``, the texts that stand for what JSON has no number for become floats."""
+    """A JSON value; if ``number``, the texts for NaN and infinities become floats."""
     if number and isinstance(value, str):
         return _SPECIAL.get(value, value)
     return value  # type: ignore[no-any-return]

@@ -21,13 +21,13 @@ SAMPLE = ("B", "C", "H", "W")
 
 
 def image(seed: int) -> torch.Tensor:
-    found: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
-    return found
+    value: torch.Tensor = draw(("B", 3, "H", "W"), seed).tanh()
+    return value
 
 
 def mask(seed: int) -> torch.Tensor:
-    found: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
-    return found
+    value: torch.Tensor = (draw(("B", 1, "H", "W"), seed) > 0).float()
+    return value
 
 
 def semantic(seed: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def semantic(seed: int) -> torch.Tensor:
 
 
 def timesteps(seed: int) -> torch.Tensor:
-    """One for each sample, not whole, inside of the example schedule's axis."""
+    """Fractional timesteps, one per sample, within the example schedule."""
     return torch.tensor([61.5, 24.25]) + seed % 3
 
 
@@ -46,12 +46,12 @@ def condition(seed: int) -> types.Condition:
 
 
 def schedule(seed: int) -> types.Schedule:
-    """100 steps that end at ᾱ of about 0.01."""
+    """100 steps, with a final ᾱ of about 0.01."""
     return linear(train_steps=SIZES["T"], beta_start=0.001, beta_end=0.09 + 0.005 * (seed % 3))
 
 
 def levels(seed: int) -> types.Levels:
-    """Three levels that fall, and the landing at σ = 0."""
+    """Three falling levels, then σ = 0."""
     falling = torch.tensor([80.0, 50.0, 20.0], dtype=torch.float64) + seed % 3
     return levels_at_timesteps(schedule(seed), falling.tolist())
 
@@ -67,23 +67,23 @@ def state(seed: int) -> types.SchedulerState:
 
 def step_context(seed: int) -> StepContext:
     """At the second row of the example sampler."""
-    made = scheduler(seed)
-    return context(made, draw(SAMPLE, seed), state(seed), made.t[1:2].float())
+    sampler = scheduler(seed)
+    return context(sampler, draw(SAMPLE, seed), state(seed), sampler.t[1:2].float())
 
 
 def table(seed: int) -> types.Table:
     return types.Table({"x": [0.0, 1.0, 2.0], "y": [0.5 + seed, 0.25, 1.0], "name": ["a", "b", "c"]})
 
 
-def hooked(seed: int) -> HookedDenoiser:
-    """A U-Net of some thousand weights, none of them zero, for 4 channels, tokens and a vector of 6."""
+def hooked_denoiser(seed: int) -> HookedDenoiser:
+    """A U-Net with a few thousand weights, all nonzero, for 4 channels, and tokens and a vector of width 6."""
     width = SIZES["D"]
-    made: Any = new_unet(channels=8, multipliers=(1, 2), attention=(1,), heads=2, context_dim=width, vector_dim=width)
+    unet: Any = new_unet(channels=8, multipliers=(1, 2), attention=(1,), heads=2, context_dim=width, vector_dim=width)
     generator = torch.Generator().manual_seed(9000 + seed)
-    for parameter in made.parameters():
+    for parameter in unet.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    found: HookedDenoiser = made
-    return found
+    denoiser: HookedDenoiser = unet
+    return denoiser
 
 
 MAKERS: Mapping[type, Maker] = cast(
@@ -104,7 +104,7 @@ MAKERS: Mapping[type, Maker] = cast(
         types.Table: table,
         StepContext: step_context,
         types.Denoiser: models.Denoiser,
-        HookedDenoiser: hooked,
+        HookedDenoiser: hooked_denoiser,
         OpaqueDenoiser: models.Denoiser,
         types.Classifier: models.Classifier,
         types.TextEmbedder: models.TextEmbedder,

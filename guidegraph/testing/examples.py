@@ -1,7 +1,7 @@
 """An example value for each port type: small, seeded, the same on every machine.
 
-Sizes differ from each other, so that a node that takes one axis for another is found: a batch of 2, 4 channels,
-8 × 12 positions, 5 tokens of 6, 7 classes, 100 training steps.
+All sizes differ, so that a node that confuses two axes is detected: a batch of 2, 4 channels, 8 × 12 positions,
+5 tokens of width 6, 7 classes, 100 training steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH = 2
 SIZES: Mapping[str, int] = {"B": BATCH, "C": 4, "H": 8, "W": 12, "M": 5, "D": 6, "K": 7, "T": 100, "N": 3, "R": 5}
 TEXTS = ("a red circle on grass", "two blue cats", "a green square under the night sky")
 NUMBERS: tuple[Any, ...] = (2, 1, 0, 3, 0.5, 0.25)
-"""Tried in order for a setting without a default, until one is allowed."""
+"""Tried in order for a setting without a default, until one is valid."""
 
 Maker: TypeAlias = Callable[[int], Any]
 
@@ -29,16 +29,18 @@ _registered: dict[type, Maker] = {}
 
 
 def register_example(cls: type, make: Maker) -> None:
-    """Let a port type have an example: `make(seed)` gives one, and another for each seed."""
+    """Register examples of a port type: `make(seed)` returns a different one for each seed."""
     _registered[cls] = make
 
 
 def example(kind: Any, seed: int = 0) -> Any:
-    """An example of a port type, a class or an annotation. Raises ``LookupError`` for a type that has none."""
+    """An example of a port type, a class or an annotation. Raises ``LookupError`` for a type without one."""
     target = kind if isinstance(kind, PortType) else port_type(kind)
-    for one in sorted(target.alternatives, key=lambda a: not isinstance(a, SequenceOf)):
+    for alternative in sorted(target.alternatives, key=lambda a: not isinstance(a, SequenceOf)):
         try:
-            return _of_sequence(one, seed) if isinstance(one, SequenceOf) else _of_class(one, seed)
+            return (
+                _of_sequence(alternative, seed) if isinstance(alternative, SequenceOf) else _of_class(alternative, seed)
+            )
         except LookupError:
             continue
     if target.optional:
@@ -47,7 +49,7 @@ def example(kind: Any, seed: int = 0) -> Any:
 
 
 def example_for(node: str, port: Port, seed: int) -> Any:
-    """An example for a port or a setting that its annotation allows. Raises ``NoExample``."""
+    """A valid example for a port or a setting. Raises ``NoExample``."""
     try:
         values = list(_literals(port)) if port.setting else [example(port.type, seed)]
     except LookupError:
@@ -57,28 +59,28 @@ def example_for(node: str, port: Port, seed: int) -> Any:
             return port.check(value) if port.setting else value
         except ValueError:
             continue
-    what, where = ("setting", "settings") if port.setting else ("port", "inputs")
+    kind, field = ("setting", "settings") if port.setting else ("port", "inputs")
     raise NoExample(
         node,
-        f"an example of {port.type} for {what} '{port.name}'",
+        f"an example of {port.type} for {kind} '{port.name}'",
         "the kit has none",
-        f"give one: NodeCase(…, {where}={{'{port.name}': …}}), or for every node register_example({port.type}, make)",
+        f"give one: NodeCase(…, {field}={{'{port.name}': …}}), or for every node register_example({port.type}, make)",
     )
 
 
 def _literals(port: Port) -> list[Any]:
     """Values to try for a setting without a default."""
     choices = typing.get_args(port.annotation) if typing.get_origin(port.annotation) is typing.Literal else ()
-    found = list(choices)
-    for one in port.type.alternatives:
-        if one in (int, float):
-            found += NUMBERS
-        elif isinstance(one, SequenceOf):
-            number = {int, float} & set(one.element.alternatives)
-            found += [[n] * size for n in NUMBERS for size in (2, 1, 3)] if number else [_of_sequence(one, 0)]
+    values = list(choices)
+    for alternative in port.type.alternatives:
+        if alternative in (int, float):
+            values += NUMBERS
+        elif isinstance(alternative, SequenceOf):
+            number = {int, float} & set(alternative.element.alternatives)
+            values += [[n] * size for n in NUMBERS for size in (2, 1, 3)] if number else [_of_sequence(alternative, 0)]
         else:
-            found.append(_of_class(one, 0))
-    return found
+            values.append(_of_class(alternative, 0))
+    return values
 
 
 def _of_sequence(kind: SequenceOf, seed: int) -> Any:
@@ -88,11 +90,11 @@ def _of_sequence(kind: SequenceOf, seed: int) -> Any:
 
 
 def _of_class(cls: type, seed: int) -> Any:
-    _builtin()
-    for known in cls.__mro__ if Tensor in cls.__mro__ else (cls,):
-        if known in _registered:
-            made = _registered[known]
-            return made(seed) if known is cls or getattr(cls, "axes", None) is None else _tensor(cls, seed)
+    _register_builtin()
+    for base in cls.__mro__ if Tensor in cls.__mro__ else (cls,):
+        if base in _registered:
+            make = _registered[base]
+            return make(seed) if base is cls or getattr(cls, "axes", None) is None else _tensor(cls, seed)
     if Tensor in cls.__mro__:
         return _tensor(cls, seed)
     if issubclass(cls, Enum):
@@ -106,18 +108,18 @@ def _of_class(cls: type, seed: int) -> Any:
 
 
 def _of_dataclass(cls: Any, seed: int) -> Any:
-    """A structured value: an example of each field without a default, in the axes that the type declares."""
+    """A structured value, with examples for tensor fields (in their declared axes) and fields without a default."""
     hints = typing.get_type_hints(cls, include_extras=True)
     axes: Mapping[str, Sequence[str | int]] = getattr(cls, "leaf_axes", {})
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for i, field in enumerate(dataclasses.fields(cls)):
         if field.name in axes:
-            given[field.name] = draw(axes[field.name], seed + 10 * i)
+            values[field.name] = draw(axes[field.name], seed + 10 * i)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             choices = typing.get_args(hints[field.name])
             literal = typing.get_origin(hints[field.name]) is typing.Literal
-            given[field.name] = choices[0] if literal else example(hints[field.name], seed + 10 * i)
-    return cls(**given)
+            values[field.name] = choices[0] if literal else example(hints[field.name], seed + 10 * i)
+    return cls(**values)
 
 
 def _tensor(cls: Any, seed: int) -> Any:
@@ -126,7 +128,7 @@ def _tensor(cls: Any, seed: int) -> Any:
 
 
 def draw(axes: Sequence[str | int], seed: int) -> Any:
-    """Standard normal float32 values; letters stand for the sizes above, another letter for 3."""
+    """Standard normal float32 values. Letters stand for ``SIZES``; any other letter for 3."""
     import torch
 
     shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
@@ -134,7 +136,7 @@ def draw(axes: Sequence[str | int], seed: int) -> Any:
 
 
 def integers(axes: Sequence[str | int], seed: int, below: int = 7) -> Any:
-    """Whole numbers 0 … below − 1, int64, all different along the first axis where that can be."""
+    """Integers 0 … below − 1, int64, all different along the first axis if possible."""
     import torch
 
     shape = [axis if isinstance(axis, int) else SIZES.get(axis, 3) for axis in axes]
@@ -145,8 +147,8 @@ def integers(axes: Sequence[str | int], seed: int, below: int = 7) -> Any:
 
 
 @cache
-def _builtin() -> None:
-    """Register the examples of the built-in types, but for those that were registered before."""
+def _register_builtin() -> None:
+    """Register the examples of the built-in types that have none yet."""
     from guidegraph.testing.builtin import MAKERS
 
     for cls, make in MAKERS.items():

@@ -1,6 +1,6 @@
-"""Models of a few weights that keep the protocols: each output depends on every input, smoothly, sample by sample.
+"""Small models that satisfy the protocols: each output depends smoothly on every input, sample by sample.
 
-They compute in the dtype of what they are given, so that one model serves every dtype.
+They compute in the dtype of their inputs, so that one model serves every dtype.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Model(nn.Module):
         self.weights = nn.Parameter(drawn[9:], requires_grad=False)
         self.eval()
 
-    def filtered(self, x: Tensor) -> Tensor:
+    def filter(self, x: Tensor) -> Tensor:
         """Bounded features in the shape of x (B, C, H, W)."""
         channels = x.shape[1]
         return F.conv2d(x, self.kernel.to(x.dtype).expand(channels, -1, -1, -1), padding=1, groups=channels).tanh()
@@ -48,7 +48,7 @@ class Denoiser(Model):
             shift = shift + condition.vector.to(x.dtype).mean(1)
         if condition.tokens is not None:
             shift = shift + masked_mean(condition.tokens.to(x.dtype), condition.mask)
-        value = self.filtered(x) + shift.reshape(-1, 1, 1, 1)
+        value = self.filter(x) + shift.reshape(-1, 1, 1, 1)
         if condition.spatial is not None:
             value = value + condition.spatial.to(x.dtype).mean(1, keepdim=True)
         return Prediction(value, "eps")
@@ -58,14 +58,14 @@ class Classifier(Model):
     """x (B, C, H, W) and t (B) to logits (B, 7)."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.row(self.filtered(x).mean((1, 2, 3)) + t.to(x.dtype) / SIZES["T"], CLASSES)
+        return self.row(self.filter(x).mean((1, 2, 3)) + t.to(x.dtype) / SIZES["T"], CLASSES)
 
 
 class Segmenter(Model):
     """Pictures (B, 3, H, W) to logits (B, 7, H, W)."""
 
     def forward(self, image: Tensor) -> Tensor:
-        grey = self.filtered(image).mean(1, keepdim=True)
+        grey = self.filter(image).mean(1, keepdim=True)
         return (grey + self.weights[:CLASSES].to(image.dtype).reshape(1, -1, 1, 1)).sin()
 
 
@@ -73,22 +73,22 @@ class Discriminator(Model):
     """Pictures (B, 3, H, W) to logits (B, 1, H/2, W/2)."""
 
     def forward(self, image: Tensor) -> Tensor:
-        return halved(self.filtered(image).mean(1, keepdim=True))
+        return halve(self.filter(image).mean(1, keepdim=True))
 
 
 class FeatureExtractor(Model):
     """Pictures (B, 3, H, W) to a map (B, 3, H/2, W/2) and a pooled row (B, 6)."""
 
     def forward(self, image: Tensor) -> Sequence[Tensor]:
-        features = self.filtered(image)
-        return [halved(features), self.row(features.mean((1, 2, 3)), WIDTH)]
+        features = self.filter(image)
+        return [halve(features), self.row(features.mean((1, 2, 3)), WIDTH)]
 
 
 class Autoencoder(Model):
     """Pictures (B, 3, H, W) to latents (B, 4, H/2, W/2) and back."""
 
     def encode(self, image: Tensor) -> Tensor:
-        return F.conv2d(halved(image), self.weights[:12].to(image.dtype).reshape(4, 3, 1, 1))
+        return F.conv2d(halve(image), self.weights[:12].to(image.dtype).reshape(4, 3, 1, 1))
 
     def decode(self, latent: Tensor) -> Tensor:
         colours = F.conv2d(latent, self.weights[12:24].to(latent.dtype).reshape(3, 4, 1, 1)).tanh()
@@ -99,7 +99,7 @@ class ImageEmbedder(Model):
     """Pictures (B, 3, H, W) to a vector (B, 6)."""
 
     def forward(self, image: Tensor) -> Condition:
-        return Condition(vector=self.row(self.filtered(image).mean((1, 2, 3)), WIDTH))
+        return Condition(vector=self.row(self.filter(image).mean((1, 2, 3)), WIDTH))
 
 
 class SemanticEmbedder(Model):
@@ -108,7 +108,7 @@ class SemanticEmbedder(Model):
     def forward(self, semantic: Tensor) -> Condition:
         weights = self.weights[torch.arange(semantic.shape[1], device=semantic.device) % len(self.weights)]
         mixed = (semantic.to(weights.dtype) * weights[:, None, None]).sum(1, keepdim=True)
-        return Condition(spatial=halved(mixed))
+        return Condition(spatial=halve(mixed))
 
 
 class LabelEmbedder(Model):
@@ -121,7 +121,7 @@ class LabelEmbedder(Model):
 
 
 class TextEmbedder(Model):
-    """Texts to a vector (B, 6) and 5 tokens (B, 5, 6), a word each."""
+    """Texts to a vector (B, 6) and 5 tokens (B, 5, 6), one per word."""
 
     def forward(self, texts: Sequence[str]) -> Condition:
         words = [text.split()[: SIZES["M"]] for text in texts]
@@ -133,24 +133,24 @@ class TextEmbedder(Model):
 
 
 class ConditionAdapter(Model):
-    """A condition with its tokens and vector turned."""
+    """Transforms the tokens and the vector of a condition."""
 
     def forward(self, condition: Condition) -> Condition:
-        def turned(value: Tensor | None) -> Tensor | None:
+        def rotate(value: Tensor | None) -> Tensor | None:
             return None if value is None else (value * self.weights[: value.shape[-1]].to(value.dtype)).sin()
 
-        return Condition(turned(condition.vector), turned(condition.tokens), condition.mask, condition.spatial)
+        return Condition(rotate(condition.vector), rotate(condition.tokens), condition.mask, condition.spatial)
 
 
-def halved(x: Tensor) -> Tensor:
-    """Means of 2 × 2, for even sides."""
+def halve(x: Tensor) -> Tensor:
+    """Average pooling 2 × 2, for even sides."""
     check_sides(x, 2, "the example model")
     weight = torch.full((x.shape[1], 1, 2, 2), 0.25, dtype=x.dtype, device=x.device)
     return F.conv2d(x, weight, stride=2, groups=x.shape[1])
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of tokens (B, M, D) that count, over them and their entries: (B)."""
+    """The mean of the unmasked tokens (B, M, D) over M and D: (B)."""
     if mask is None:
         return tokens.mean((1, 2))
     weight = mask.to(tokens.dtype).unsqueeze(2)

@@ -243,7 +243,7 @@ def test_a_picture_in_place_of_a_workflow(cli: Command) -> None:
 def test_what_a_kill_left_half_made_is_cleared(cli: Command) -> None:
     store = Store(Path("out"))
     Path("out/cells/.tmp-key-1234").mkdir(parents=True)
-    with store.held():
+    with store.hold():
         assert not list(Path("out/cells").iterdir())
 
 
@@ -280,7 +280,7 @@ def test_a_cell_whose_record_could_not_be_finished_says_why(cli: Command) -> Non
     with store.temporary("key") as made:
         (made / "run.json").write_text('{"status": "running", "error": null, "seconds": 0.1, "outputs": {}}')
         store.keep("key", made, Outcome("failed", 1.0, "no space left on device"))
-    ended = store.ended("key")
+    ended = store.read_cell("key")
     assert ended is not None
     assert ended.outcome == Outcome("failed", 1.0, "no space left on device")
 
