@@ -1,10 +1,10 @@
 """The runs whose outputs are kept as goldens, and what is kept of an output.
 
 A float result differs between machines by rounding. A picture is kept in 8 bits, in which it may differ by two grey
-levels; other numbers are kept in float32 and may differ by one in a thousand of the largest, after a training by two in a
-hundred (in bfloat16, where the processor has it). A picture of more than LARGE numbers is kept as means of square
-blocks. The SHA-256 of the exact numbers is kept for information: with GUIDEGRAPH_GOLDENS=exact in the environment
-it must be equal too, which is for the machine that made them.
+levels. Other numbers are kept in float32 and may differ by one in a thousand of the largest; after a training by two in
+a hundred, since it computes in bfloat16 where the processor has it. A picture of more than LARGE numbers is kept as
+means of square blocks. The SHA-256 of the exact numbers is kept for information. With GUIDEGRAPH_GOLDENS=exact in the
+environment it must be equal too, which is for the machine that made them.
 """
 
 from __future__ import annotations
