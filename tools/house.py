@@ -35,121 +35,38 @@ EXCLUDED = ("plugins/gallery",)
 LONG = 40
 FIRST = 30
 
-IRREGULAR = frozenset(
-    [
-        "beaten",
-        "begun",
-        "bent",
-        "bound",
-        "brought",
-        "built",
-        "caught",
-        "chosen",
-        "cut",
-        "done",
-        "drawn",
-        "driven",
-        "eaten",
-        "fallen",
-        "fed",
-        "felt",
-        "forgotten",
-        "found",
-        "frozen",
-        "given",
-        "gone",
-        "grown",
-        "heard",
-        "held",
-        "hidden",
-        "kept",
-        "known",
-        "laid",
-        "led",
-        "left",
-        "lent",
-        "lost",
-        "made",
-        "meant",
-        "met",
-        "paid",
-        "put",
-        "read",
-        "ridden",
-        "risen",
-        "run",
-        "said",
-        "seen",
-        "sent",
-        "set",
-        "shown",
-        "shut",
-        "sold",
-        "sought",
-        "spent",
-        "split",
-        "spoken",
-        "stolen",
-        "stood",
-        "stuck",
-        "taken",
-        "taught",
-        "thought",
-        "thrown",
-        "told",
-        "torn",
-        "understood",
-        "won",
-        "worn",
-        "woven",
-        "written",
-    ]
-)
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+IRREGULAR = _words("""
+    beaten begun bent bound brought built caught chosen cut done drawn driven eaten fallen fed felt forgotten
+    found frozen given gone grown heard held hidden kept known laid led left lent lost made meant met paid put
+    read ridden risen run said seen sent set shown shut sold sought spent split spoken stolen stood stuck taken
+    taught thought thrown told torn understood won worn woven written
+""")
 """Past participles that do not end in -ed."""
-ADVERBS = frozenset(
-    [
-        "alone",
-        "anew",
-        "apart",
-        "aside",
-        "away",
-        "back",
-        "beside",
-        "here",
-        "inside",
-        "outside",
-        "quiet",
-        "there",
-        "together",
-    ]
-)
-VERBS = frozenset(
-    [
-        "bind",
-        "cut",
-        "embed",
-        "exceed",
-        "feed",
-        "need",
-        "proceed",
-        "put",
-        "read",
-        "run",
-        "seed",
-        "set",
-        "shed",
-        "shut",
-        "speed",
-        "split",
-        "succeed",
-    ]
-)
+ADVERBS = _words("""
+    alone anew apart aside away back beside here inside outside quiet there together
+""")
+VERBS = _words("""
+    bind cut embed exceed feed need proceed put read run seed set shed shut speed split succeed
+""")
 """Verbs that look like participles, whose base form also ends in -ed or is the participle itself."""
-NOUNS = frozenset(["bed", "led", "red", "seed", "speed", "unneeded"])
-PREFIXES = frozenset(["is", "has", "can", "needs", "takes", "uses", "with", "test"])
+NOUNS = _words("""
+    bed led red seed speed unneeded
+""")
+PREFIXES = _words("""
+    is has can needs takes uses with test
+""")
 """First words after which a participle is fine: of predicates and tests."""
-PREPOSITIONS = frozenset(["as", "by", "from", "in", "of", "on", "to"])
-QUANTITIES = frozenset(["weighted_loss"])
+PREPOSITIONS = _words("""
+    as by from in of on to
+""")
+QUANTITIES = _words("""
+    weighted_loss
+""")
 """Function names that are kept, though they begin with a participle: those of a mathematical quantity."""
 
 VAGUE = ("found", "given", "one", "wanted", "where", "at", "said", "known", "here", "there", "those", "rest", "asked")
@@ -439,7 +356,10 @@ def docstrings(modules: list[Module]) -> Iterator[tuple[str, str]]:
 
 
 def clauses(modules: list[Module], *, first: bool = False) -> list[str]:
-    """The location and the first line of each docstring that hangs on a clause; first: of those whose first line does."""
+    """The location and the first line of each docstring that hangs on a clause.
+
+    first: only of those whose first line does.
+    """
     lines = [(name, text, text.splitlines()[0]) for name, text in docstrings(modules)]
     return [f"{name}: {line}" for name, text, line in lines if CLAUSE.search(line if first else text)]
 
