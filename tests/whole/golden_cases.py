@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 from guidegraph import load_workflow
+from tests.cli.command import environment
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "workflows"
@@ -282,10 +285,9 @@ def guided_diffusion(folder: Path) -> dict[str, object]:
 
 def exported_denoiser(folder: Path) -> dict[str, object]:
     """The embedded denoiser, exported as one part."""
-    from tests.cli.command import process
-
-    words = ["export", WORKFLOWS / "text_to_image.yaml", "-o", folder / "denoiser", "--only", "denoiser"]
-    done = process(words, folder)
+    words = ["export", str(WORKFLOWS / "text_to_image.yaml"), "-o", "denoiser", "--only", "denoiser"]
+    command = [sys.executable, "-m", "guidegraph", *words]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return {"denoiser": folder / "denoiser"}
 
