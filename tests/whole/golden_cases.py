@@ -1,10 +1,10 @@
 """The runs whose outputs are kept as goldens, and what is kept of an output.
 
 A float result differs between machines by rounding. A picture is kept in 8 bits, in which it may differ by two grey
-levels; other numbers are kept in float32 and may differ by one in a thousand of the largest, after a training by two in a
-hundred (in bfloat16, where the processor has it). A picture of more than LARGE numbers is kept as means of square
-blocks. The SHA-256 of the exact numbers is kept for information: with GUIDEGRAPH_GOLDENS=exact in the environment
-it must be equal too, which is for the machine that made them.
+levels. Other numbers are kept in float32 and may differ by one in a thousand of the largest; after a training by two in
+a hundred, since it computes in bfloat16 where the processor has it. A picture of more than LARGE numbers is kept as
+means of square blocks. The SHA-256 of the exact numbers is kept for information. With GUIDEGRAPH_GOLDENS=exact in the
+environment it must be equal too, which is for the machine that made them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 from guidegraph import load_workflow
+from tests.cli.command import environment
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "workflows"
@@ -282,10 +285,9 @@ def guided_diffusion(folder: Path) -> dict[str, object]:
 
 def exported_denoiser(folder: Path) -> dict[str, object]:
     """The embedded denoiser, exported as one part."""
-    from tests.cli.command import process
-
-    words = ["export", WORKFLOWS / "text_to_image.yaml", "-o", folder / "denoiser", "--only", "denoiser"]
-    done = process(words, folder)
+    words = ["export", str(WORKFLOWS / "text_to_image.yaml"), "-o", "denoiser", "--only", "denoiser"]
+    command = [sys.executable, "-m", "guidegraph", *words]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return {"denoiser": folder / "denoiser"}
 
