@@ -35,7 +35,7 @@ BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512",
 
 SLOWDOWN_AVX2 = "6 to 18"
 SLOWDOWN_AVX512 = "1.5 to 3"
-"""How many times as long a training step takes in emulated bf16 as in fp32 (docs/training.md)."""
+"""How many times as long a training step takes in emulated bf16 as in fp32 (docs/do/training.md)."""
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: their tables fit their workflows and each other, and the chain runs."""
+"""The experiments of docs/understand/experiments.md: their tables fit their workflows and each other, and the chain runs."""
 
 from __future__ import annotations
 

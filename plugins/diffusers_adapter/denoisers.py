@@ -41,7 +41,7 @@ def load_denoiser(
     al. 2023), and gives predictions of x0. guidance: the scale that a guidance-distilled Flux is told; others have no
     use for it. variant: `fp16` for files named so.
 
-    What the condition holds depends on the class; docs/diffusers.md lists it. Raises an error for a class that is not
+    What the condition holds depends on the class; docs/do/diffusers.md lists it. Raises an error for a class that is not
     supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
     """
     diffusers = import_diffusers()

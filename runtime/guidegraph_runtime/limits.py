@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one workflow or bundle may take. ``docs/limits.md`` says where each is checked.
+    """What one workflow or bundle may take. ``docs/reference/limits.md`` says where each is checked.
 
     nodes: of a workflow, with those of the workflows that it uses, each time that it uses them.
     workflow_bytes: of a workflow's text, with the workflows that it uses (each counted once).
