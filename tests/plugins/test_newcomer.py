@@ -1,4 +1,4 @@
-"""docs/learn/plugins.md followed to the letter by somebody who has nothing but the package: every command of it is run."""
+"""docs/learn/plugins.md, followed to the letter in a fresh environment: every command in it is run."""
 
 from __future__ import annotations
 
