@@ -35,7 +35,7 @@ BELOW_AMX = BELOW_BF16 | {"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512",
 
 SLOWDOWN_AVX2 = "6 to 18"
 SLOWDOWN_AVX512 = "1.5 to 3"
-"""The factor by which a training step is slower in emulated bf16 than in fp32 (docs/training.md)."""
+"""The factor by which a training step is slower in emulated bf16 than in fp32 (docs/do/training.md)."""
 
 
 def computes_bf16(device: torch.device) -> bool:

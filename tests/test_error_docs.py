@@ -1,4 +1,4 @@
-"""docs/errors.md lists the codes that the code has, all of them and no others."""
+"""docs/reference/errors.md lists the codes that the code has, all of them and no others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def reported(modules: list[ast.Module]) -> Iterator[str]:
 
 
 def documented() -> set[str]:
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "reference" / "errors.md").read_text(), re.MULTILINE)
     return {code for row in rows for code in re.findall(r"`([a-z-]+)`", row)}
 
 

@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: their tables fit their workflows and each other, and the chain runs."""
+"""docs/understand/experiments.md: the tables fit their workflows and each other, and the chain of experiments runs."""
 
 from __future__ import annotations
 

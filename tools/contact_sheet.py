@@ -1,6 +1,6 @@
 """Draw one picture for each of 64 held-out prompts and put them on one sheet, with the prompts beside it.
 
-    python tools/contact_sheet.py docs/contact-sheet.png
+    python tools/contact_sheet.py docs/pictures/contact-sheet.png
 
 Writes the sheet and, under the same name with .txt, the prompts in reading order. Their pairs of objects are held
 out of training.

@@ -1,6 +1,6 @@
-"""Draw the figures of docs/experiments.md from what the sweeps wrote.
+"""Draw the figures of docs/understand/experiments.md from what the sweeps wrote.
 
-    python tools/experiment_plots.py runs/experiments docs/plots
+    python tools/experiment_plots.py runs/experiments docs/pictures
 
 Reads first_stage_kl, first_stage_vq, ldm and sampling in the first folder; what is not there is left out. Lines differ
 by their markers and dashes too, so that the figures can be read in black and white.

@@ -1,9 +1,9 @@
-"""Run every experiment of docs/experiments.md, one after the other, and say how long each took.
+"""Run every experiment of docs/understand/experiments.md, one after the other, and say how long each took.
 
     python tools/experiments.py [--full] [--workers 2] [--device cpu] [--only ldm] [-n]
 
-The small setting is for two cores (docs/experiments.md has its times), --full for a GPU. Results go to runs/experiments
-or runs/experiments/full, and so do a report of each and seconds.json. What a sweep has done is not done again. More
+The small setting is for two cores (docs/understand/experiments.md has its times), --full for a GPU. Results, a report
+of each sweep and seconds.json go to runs/experiments or runs/experiments/full. Finished cells are not run again. More
 than one worker needs `pip install "guidegraph[ray]"`. -n prints the commands and runs none.
 """
 

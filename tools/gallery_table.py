@@ -1,7 +1,7 @@
 """Measure the gallery's text-to-image workflows beside classifier-free guidance at the same cost.
 
-    python tools/gallery_table.py docs/gallery.json            # measures what is missing there
-    python tools/gallery_table.py docs/gallery.json --show     # the table, as Markdown
+    python tools/gallery_table.py plugins/gallery/table.json         # measures what is missing there
+    python tools/gallery_table.py plugins/gallery/table.json --show  # the table, as Markdown
 
 Each workflow draws held-out captions, picture i from the noise of seed i. A detector that was trained on real scenes,
 and never saw a generator, says in how many pictures all named objects are found, and sky and ground; the kernel

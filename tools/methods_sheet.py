@@ -1,6 +1,6 @@
 """Run the workflows of all methods and put what they draw on one sheet, one row for each.
 
-    python tools/methods_sheet.py docs/methods.png
+    python tools/methods_sheet.py docs/pictures/methods.png
 
 Where the condition is a picture, it stands first in its row.
 """

@@ -1,4 +1,4 @@
-"""Make the three kinds of folder that docs/own-pictures.md is about, from the packed single emoji.
+"""Make the three kinds of folder that docs/learn/own-pictures.md is about, from the packed single emoji.
 
     python tools/own_folders.py runs/own [--limit 20]
 

@@ -10,7 +10,7 @@ from typing import Any
 from guidegraph.cli.nodes import Row, default_of, described
 from guidegraph.graph.node import NodeSpec
 
-COMMAND = "guidegraph nodes --markdown --no-plugins > docs/nodes.md"
+COMMAND = "guidegraph nodes --markdown --no-plugins > docs/reference/nodes.md"
 HEAD = f"""# Nodes
 
 The nodes by component. A port is wired with `in`; a setting is given with `with`, or wired too. Those of plugins are

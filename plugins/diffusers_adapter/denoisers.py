@@ -41,8 +41,8 @@ def load_denoiser(
     al. 2023), and gives predictions of x0. guidance: the scale that a guidance-distilled Flux is told; others have no
     use for it. variant: `fp16` for files named so.
 
-    What the condition holds depends on the class; docs/diffusers.md lists it. Raises an error for a class that is not
-    supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
+    What the condition holds depends on the class; docs/do/diffusers.md lists it. Raises an error for a class that is
+    not supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
     """
     diffusers = import_diffusers()
     folder = part_folder(path, part, PARTS)

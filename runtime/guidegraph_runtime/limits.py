@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,15})?)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one workflow or bundle. ``docs/limits.md`` says where each is checked.
+    """Limits on one workflow or bundle. ``docs/reference/limits.md`` says where each is checked.
 
     nodes: of a workflow and of its sub-workflows, counted at each use.
     workflow_bytes: of a workflow's text and of its sub-workflows, each counted once.

@@ -61,7 +61,7 @@ def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
 
 
 def test_the_docs_list_every_attack() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "understand" / "security.md").read_text(encoding="utf-8")
     listed = [line.removeprefix("- ").rstrip(".") for line in page.splitlines() if line.startswith("- ")]
     assert [does for does in ATTACKS if does not in listed] == []
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

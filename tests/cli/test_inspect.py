@@ -110,12 +110,12 @@ def test_nodes_in_markdown(cli: Command) -> None:
 def test_the_page_of_all_nodes_is_current() -> None:
     page = process(["nodes", "--markdown", "--no-plugins"], ROOT)
     assert page.returncode == 0, page.stderr
-    written = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
-    assert written == page.stdout, f"docs/nodes.md is not what the nodes say now; write it again: {COMMAND}"
+    written = (ROOT / "docs" / "reference" / "nodes.md").read_text(encoding="utf-8")
+    assert written == page.stdout, f"docs/reference/nodes.md is not what the nodes say now; write it again: {COMMAND}"
 
 
 def test_the_page_of_all_nodes_has_an_index_whose_links_lead_to_headings() -> None:
-    text = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "nodes.md").read_text(encoding="utf-8")
     headings = {re.sub(r"[^\w-]", "", line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")}
     links = re.findall(r"\]\(#([^)]+)\)", text)
     assert len(links) == len(set(links)) > 100

@@ -209,7 +209,7 @@ def test_noise_of_many_elements_is_refused_before_it_is_drawn() -> None:
 def test_the_docs_list_every_limit_with_its_default() -> None:
     from guidegraph.graph.trust.limits import LIMIT_NAMES, Limits, show_limit
 
-    text = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "limits.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
     assert rows == [(name, show_limit(name, getattr(Limits(), name))) for name in LIMIT_NAMES]
 

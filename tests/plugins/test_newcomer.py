@@ -1,4 +1,4 @@
-"""docs/plugins.md followed to the letter by somebody who has nothing but the package: every command of it is run."""
+"""docs/learn/plugins.md, followed to the letter in a fresh environment: every command in it is run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
 
-GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "learn" / "plugins.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PACKAGE = "guidegraph_soft"
 
