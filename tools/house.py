@@ -69,8 +69,9 @@ QUANTITIES = _words("""
 """)
 """Function names that are kept, though they begin with a participle: those of a mathematical quantity."""
 
-VAGUE = ("found", "given", "one", "wanted", "where", "at", "said", "known", "here", "there", "those", "rest", "asked")
-VAGUE += ("named", "told", "what", "others", "both", "whole", "apart")
+VAGUE = _words("""
+    found given one wanted where at said known here there those rest asked named told what others both whole apart
+""")
 CLAUSE = re.compile(
     r"\b[Ww]hat (it|the|a|an|is|there|of|each|this|was|has|they|its|one)\b|\bthat there is\b|\bis no\b|\banew\b"
 )
@@ -222,7 +223,7 @@ def _is_property(function: Function) -> bool:
 
 def vague_names(modules: list[Module]) -> dict[str, list[str]]:
     """Where each vague name is assigned to, or is an argument."""
-    locations: dict[str, list[str]] = {name: [] for name in VAGUE}
+    locations: dict[str, list[str]] = {name: [] for name in sorted(VAGUE)}
     for module in modules:
         for item in ast.walk(module.tree):
             if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
@@ -299,7 +300,7 @@ def folder_graph(modules: list[Module]) -> nx.DiGraph[str]:
     for source, target in import_graph(modules).edges:
         a, b = folders[source], folders[target]
         if a != b:
-            count = graph.edges[a, b]["count"] + 1 if graph.has_edge(a, b) else 1
+            count: int = graph.edges[a, b]["count"] + 1 if graph.has_edge(a, b) else 1
             graph.add_edge(a, b, count=count)
     return graph
 
