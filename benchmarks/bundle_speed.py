@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from _pipelines import pipeline_folder
 
-from guidegraph.api import Workflow, load_workflow
-from guidegraph.graph.cache import MemoryCache
 from guidegraph.graph.events import NodeFinished
+from guidegraph.graph.execution.cache import MemoryCache
+from guidegraph.workflow import Workflow, load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"

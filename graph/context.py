@@ -33,7 +33,7 @@ def current_dtype() -> torch.dtype:
 
 
 @contextmanager
-def placement(device: str, dtype: str) -> Iterator[None]:
+def use_device(device: str, dtype: str) -> Iterator[None]:
     """Set device and dtype (their torch names) for nodes called inside the ``with`` block."""
     tokens = _device.set(device), _dtype.set(dtype)
     try:

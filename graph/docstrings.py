@@ -34,7 +34,7 @@ def _sentences(text: str, names: Iterable[str]) -> dict[str, str]:
     return sentences
 
 
-def signature(spec: NodeSpec) -> str:
+def format_signature(spec: NodeSpec) -> str:
     """A node on one line: ``(cond: Prediction, …; scale = 7.5) → out: Prediction``."""
     ports = [f"{p.name}: {p.type}" if p.required else f"{p.name}?: {p.type}" for p in spec.inputs.values()]
     settings = [p.name if p.required else f"{p.name} = {p.default!r}" for p in spec.settings.values()]

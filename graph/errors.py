@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from guidegraph_runtime.error_text import describe_error, error_text
-from guidegraph_runtime.shortages import with_shortage
+from guidegraph_runtime.machine.shortages import with_shortage
 
 MAX_COMPARED = 300
 MAX_LENGTH = 100
@@ -79,7 +79,7 @@ class OutOfTime(Cancelled):
     status = "failed"
 
 
-def closest(name: str, candidates: Iterable[str]) -> str | None:
+def closest_match(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most similar to a misspelt name; ``None`` if none is similar enough."""
     names = list(candidates)
     if len(names) > MAX_COMPARED:  # comparing every mistake in a huge file with all of its names would take minutes
@@ -88,10 +88,10 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def choices(name: str, candidates: Sequence[str] | Iterable[str], noun: str, limit: int = 20) -> str:
+def suggest(name: str, candidates: Sequence[str] | Iterable[str], noun: str, limit: int = 20) -> str:
     """The end of a message: 'did you mean' with the closest name, or the first ``limit`` names that exist."""
     names = list(candidates)
-    if guess := closest(name, names):
+    if guess := closest_match(name, names):
         hint = f"did you mean '{guess}'?"
         return f"{hint} {noun}: {', '.join(names)}" if len(names) <= limit else hint
     if not names:

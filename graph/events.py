@@ -139,7 +139,7 @@ Event: TypeAlias = (
 Observer: TypeAlias = Callable[[Event], None]
 
 
-def leave_to_token(number: int, frame: object) -> None:
+def ignore_interrupt(number: int, frame: object) -> None:
     """A SIGINT handler that does nothing: another thread, woken by the signal, sets the cancel token."""
 
 
@@ -150,7 +150,7 @@ def is_interrupt(error: BaseException) -> bool:
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    return signal.getsignal(signal.SIGINT) is not leave_to_token
+    return signal.getsignal(signal.SIGINT) is not ignore_interrupt
 
 
 class CancelToken:

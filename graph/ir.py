@@ -144,7 +144,7 @@ class Choice(Call):
 
 
 @dataclass(frozen=True)
-class Optimised:
+class OptimisedModel:
     """One model trained by a training loop (an entry of ``train``).
 
     ``linked``: sources of the numeric fields that are set by parameters; their values replace the fields in the run.
@@ -190,7 +190,7 @@ class Training:
     ``steps`` and ``checkpoint`` (a folder) are literals or parameters; ``every``: steps between checkpoints.
     """
 
-    models: tuple[Optimised, ...]
+    models: tuple[OptimisedModel, ...]
     steps: Source | None
     precision: str
     checkpoint: Source | None

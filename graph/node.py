@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
-from guidegraph.graph.types import ANY, PortType, fields_of, is_tensor, port_type
+from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph_runtime.admission import is_infinite
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUIRED = inspect.Parameter.empty
-ATTRIBUTE = "__guidegraph__"
+SPEC_ATTRIBUTE = "__guidegraph__"
 WIRED = "wired"
 """Argument of ``check=``: the names of the ports and settings that have a link or a literal."""
 SHAPES = "shapes"
@@ -136,7 +136,7 @@ class NodeSpec:
     distribution: str = field(default="", compare=False)
 
     @cached_property
-    def asks_machine(self) -> bool:
+    def has_requirements(self) -> bool:
         """Whether the node may need something that this machine lacks: a package, a file, a component of a model."""
         paths = any(Path in port.type.alternatives for port in self.settings.values())
         return bool(paths or self.extras or self.provides)
@@ -151,11 +151,11 @@ class NodeSpec:
         For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
         through a model on a port; for those nodes: torch's settings.
         """
-        from guidegraph.graph.hosted import kinds
+        from guidegraph.graph.memory.cpu_loading import port_kinds
 
         if not self.distribution.startswith("guidegraph=="):
             return "everything"
-        kinds_read = {kind for port in self.inputs.values() for kind in kinds(port.type)}
+        kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
         return "torch" if kinds_read & {"model", "unknown"} else "nothing"
 
     @property
@@ -242,15 +242,15 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
-        setattr(function, ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
+        setattr(function, SPEC_ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
         return function
 
     return register
 
 
-def spec_of(function: Callable[..., Any]) -> NodeSpec:
+def get_spec(function: Callable[..., Any]) -> NodeSpec:
     """The schema that ``@node`` attached to a function. Raises ``NodeDefinitionError`` if there is none."""
-    spec = getattr(function, ATTRIBUTE, None)
+    spec = getattr(function, SPEC_ATTRIBUTE, None)
     if not isinstance(spec, NodeSpec):
         name = getattr(function, "__qualname__", repr(function))
         raise NodeDefinitionError(f"{name} is not a node: decorate it with @node('namespace.name')")
@@ -276,7 +276,7 @@ def _spec(
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}' needs a type annotation")
         setting = parameter.kind is parameter.KEYWORD_ONLY
         try:
-            kind = port_type(hints[parameter.name])
+            kind = to_port_type(hints[parameter.name])
         except TypeError as error:
             raise NodeDefinitionError(f"{name}: parameter '{parameter.name}': {error}") from error
         infinite = is_infinite(parameter.default)
@@ -311,10 +311,10 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
     if annotation in (None, type(None)):
         return {}, False
     try:
-        kind = port_type(annotation)
+        kind = to_port_type(annotation)
     except TypeError as error:
         raise NodeDefinitionError(f"{name}: return annotation: {error}") from error
-    fields = fields_of(kind)
+    fields = namedtuple_fields(kind)
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
 
 

@@ -8,19 +8,19 @@ from pathlib import Path
 PACKAGE = "pkg:"
 
 
-def package_roots() -> list[Path]:
+def find_package_roots() -> list[Path]:
     """The folders searched for ``pkg:NAME``: models first, then the folder of the workflows."""
     root = Path(__file__).parents[1] / "workflows"  # beside the engine, in a checkout and when installed
     return [root / "models", root] if root.is_dir() else []
 
 
-def shipped_folders() -> list[Path]:
+def find_shipped_folders() -> list[Path]:
     """The folders of files that ship with the package: the installed one and, if editable, that of the checkout."""
     roots = (Path(__file__).parents[1], Path(os.path.realpath(__file__)).parents[1])
     return [root / "workflows" for root in dict.fromkeys(roots) if (root / "workflows").is_dir()]
 
 
-def resolve(text: str | Path, base: Path) -> Path:
+def resolve_path(text: str | Path, base: Path) -> Path:
     """The absolute path that ``text`` names, relative to the folder ``base``.
 
     Raises ``ValueError`` for a ``pkg:`` name that does not ship, or that leaves the package.
@@ -30,8 +30,8 @@ def resolve(text: str | Path, base: Path) -> Path:
         return (base / Path(name).expanduser()).absolute()
     relative = name.removeprefix(PACKAGE)
     is_inside = not Path(relative).is_absolute() and ".." not in Path(relative).parts
-    for root in package_roots() if is_inside and relative else ():
+    for root in find_package_roots() if is_inside and relative else ():
         if (root / relative).exists():
             return root / relative
-    shipped = sorted({p.name for root in package_roots()[:1] if root.is_dir() for p in root.iterdir()})
+    shipped = sorted({p.name for root in find_package_roots()[:1] if root.is_dir() for p in root.iterdir()})
     raise ValueError(f"'{name}' does not ship with the package; models that do: {', '.join(shipped) or 'none'}")

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from guidegraph.graph.models import is_module
+from guidegraph.graph.frozen import is_module
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def type_name(cls: type) -> str:
 
 
 @cache
-def tensor_with(axes: tuple[int | str, ...], integer: bool = False) -> type:
+def make_tensor_type(axes: tuple[int | str, ...], integer: bool = False) -> type:
     """An unnamed tensor type with these axes: the rows of a named type, or a stack of its values."""
     return type("Tensor", (Tensor,), {"axes": axes, "integer": integer, "derived": True})
 
@@ -127,20 +127,20 @@ class RunsCode:
 
 
 @cache
-def port_type(annotation: Any) -> PortType:
+def to_port_type(annotation: Any) -> PortType:
     """The port type of an annotation. Raises ``TypeError`` if the annotation cannot be a port type."""
     if isinstance(annotation, TypeVar):
         bounds = annotation.__constraints__ or (annotation.__bound__,)
-        return ANY if bounds == (None,) else union([port_type(bound) for bound in bounds])
+        return ANY if bounds == (None,) else union([to_port_type(bound) for bound in bounds])
     if isinstance(annotation, typing.TypeAliasType) if hasattr(typing, "TypeAliasType") else False:
-        return port_type(annotation.__value__)
+        return to_port_type(annotation.__value__)
     if supertype := getattr(annotation, "__supertype__", None):
-        return port_type(supertype)
+        return to_port_type(supertype)
     origin = get_origin(annotation)
     if origin is Annotated:
-        return port_type(get_args(annotation)[0])
+        return to_port_type(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return union([port_type(a) for a in get_args(annotation)])
+        return union([to_port_type(a) for a in get_args(annotation)])
     if origin is Literal:
         return union([PortType((type(a),)) if a is not None else PortType((), True) for a in get_args(annotation)])
     if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
@@ -161,7 +161,7 @@ def port_type(annotation: Any) -> PortType:
 
 def _element(args: tuple[Any, ...]) -> PortType:
     elements = [a for a in args if a is not Ellipsis]
-    return union([port_type(a) for a in elements]) if elements else ANY
+    return union([to_port_type(a) for a in elements]) if elements else ANY
 
 
 def union(parts: list[PortType]) -> PortType:
@@ -170,7 +170,7 @@ def union(parts: list[PortType]) -> PortType:
     return PortType((object,) if object in alternatives else tuple(alternatives), any(p.optional for p in parts))
 
 
-def fields_of(kind: PortType) -> dict[str, PortType] | None:
+def namedtuple_fields(kind: PortType) -> dict[str, PortType] | None:
     """Names and types of a NamedTuple's fields; ``None`` for any other type."""
     if len(kind.alternatives) != 1 or not isinstance(kind.alternatives[0], type):
         return None
@@ -178,7 +178,7 @@ def fields_of(kind: PortType) -> dict[str, PortType] | None:
     if not (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return None
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {name: port_type(hints.get(name, Any)) for name in cls._fields}
+    return {name: to_port_type(hints.get(name, Any)) for name in cls._fields}
 
 
 def takes_literal(kind: PortType) -> bool:
@@ -191,14 +191,14 @@ def takes_literal(kind: PortType) -> bool:
     )
 
 
-def describe(value: object) -> str:
+def describe_value(value: object) -> str:
     """A short description of a value for error messages."""
     if is_tensor(value):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"  # type: ignore[attr-defined]
     return type(value).__name__ if is_module(value) else f"{type(value).__name__} {value!r:.60}"
 
 
-def mismatch(value: object, target: PortType) -> str | None:
+def explain_mismatch(value: object, target: PortType) -> str | None:
     """Why ``value`` does not fit ``target``; ``None`` if it fits.
 
     An object with any one method of a protocol is accepted; for a capability it needs all of them.
@@ -208,7 +208,7 @@ def mismatch(value: object, target: PortType) -> str | None:
     reasons = [_mismatch(value, a) for a in target.alternatives]
     if None in reasons or not reasons:
         return None
-    return "; ".join([f"expected {target}, found {describe(value)}", *remedies(target)])
+    return "; ".join([f"expected {target}, found {describe_value(value)}", *list_remedies(target)])
 
 
 def _mismatch(value: object, target: type | SequenceOf) -> str | None:
@@ -217,7 +217,7 @@ def _mismatch(value: object, target: type | SequenceOf) -> str | None:
             return "not a sequence"
         if not isinstance(value, (list, tuple)):  # lazy: its elements are checked where they are used
             return None
-        return next((reason for v in value if (reason := mismatch(v, target.element))), None)
+        return next((reason for v in value if (reason := explain_mismatch(v, target.element))), None)
     if target is object:
         return None
     if getattr(target, "_is_protocol", False) and target not in _CAPABILITIES:
@@ -267,7 +267,7 @@ def capability(remedy: str) -> Callable[[T], T]:
     return mark
 
 
-def remedies(target: PortType) -> list[str]:
+def list_remedies(target: PortType) -> list[str]:
     """The remedies of the capabilities in a port type."""
     return [_CAPABILITIES[a] for a in target.alternatives if isinstance(a, type) and a in _CAPABILITIES]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from guidegraph.graph.types import Tensor
 
 
-def for_batch(value: Tensor, batch: int, label: str) -> Tensor:
+def expand_to_batch(value: Tensor, batch: int, label: str) -> Tensor:
     """Expand a value (1, …) or (B, …) to a leading axis of `batch`. `label`: its name in the error, such as "t"."""
     if value.ndim == 0 or value.shape[0] not in (batch, 1):
         raise ValueError(
@@ -14,7 +14,7 @@ def for_batch(value: Tensor, batch: int, label: str) -> Tensor:
     return value.expand(batch, *value.shape[1:])
 
 
-def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
+def expand_mask(mask: Tensor, image: Tensor) -> Tensor:
     """A mask (1, 1, H, W) or (B, 1, H, W) as (B, 1, H, W), for pictures or maps (B, C, H, W)."""
     if mask.shape[1:] != (1, *image.shape[2:]) or mask.shape[0] not in (image.shape[0], 1):
         raise ValueError(
@@ -24,7 +24,7 @@ def over_pictures(mask: Tensor, image: Tensor) -> Tensor:
     return mask.expand(image.shape[0], -1, -1, -1)
 
 
-def as_share(mask: Tensor, like: Tensor) -> Tensor:
+def cast_mask(mask: Tensor, like: Tensor) -> Tensor:
     """The mask in the dtype and on the device of pictures. Checks that its values are from 0 to 1, unless traced."""
     if has_values(mask) and mask.numel() and not (mask.min() >= 0 and mask.max() <= 1):
         low, high = float(mask.min()), float(mask.max())
@@ -39,7 +39,7 @@ def has_values(tensor: Tensor) -> bool:
     return type(tensor) is torch.Tensor and not torch.compiler.is_compiling()
 
 
-def check_alike(label: str, *tensors: Tensor, start: int = 1) -> None:
+def check_compatible(label: str, *tensors: Tensor, start: int = 1) -> None:
     """Check that tensors have the same axes from `start` on, and a leading axis of B or 1.
 
     `label`: their name in the error, such as "x0 and noise".

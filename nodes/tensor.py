@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from guidegraph.graph.context import current_device
-from guidegraph.graph.errors import choices
+from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.trust.files import open_regular, require_regular
 from guidegraph.graph.trust.limits import LimitExceeded
@@ -132,7 +132,7 @@ def _check_four_axes(tensor: Tensor) -> Tensor:
 
 
 def _read_npy(path: Path, key: str) -> Tensor:
-    from guidegraph_runtime.npy import read_npy
+    from guidegraph_runtime.files.npy import read_npy
 
     if key:
         raise ValueError(f"{path.name} holds one array without a name: leave out key '{key}'")
@@ -144,7 +144,7 @@ def _read_npy(path: Path, key: str) -> Tensor:
 def _read_npz(path: Path, key: str) -> Tensor:
     import numpy as np
 
-    from guidegraph_runtime.npy import read_npz_member
+    from guidegraph_runtime.files.npy import read_npz_member
 
     with _readable(path), open_regular(path) as stream, np.load(stream, allow_pickle=False) as file:
         array = read_npz_member(file, _choose_key(key, file.files, path), path.name)
@@ -186,8 +186,8 @@ def _choose_key(key: str, names: list[str], path: Path) -> str:
     if not key and len(names) == 1:
         return names[0]
     if not key:
-        raise _KeyError(f"{path.name} holds {len(names)} tensors: choose one with key; {choices('', names, 'keys')}")
-    raise _KeyError(f"{path.name} has no tensor '{key}'; {choices(key, names, 'keys')}")
+        raise _KeyError(f"{path.name} holds {len(names)} tensors: choose one with key; {suggest('', names, 'keys')}")
+    raise _KeyError(f"{path.name} has no tensor '{key}'; {suggest(key, names, 'keys')}")
 
 
 def _from_numpy(array: Any, path: Path) -> Tensor:

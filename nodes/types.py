@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guidegraph.graph.types import Tensor, is_tensor, structured
-from guidegraph.nodes.shapes import check_alike
-from guidegraph.nodes.tabular import Entry as Entry
-from guidegraph.nodes.tabular import Table as Table
+from guidegraph.nodes.shapes import check_compatible
+from guidegraph.nodes.table import Table as Table
 
 if TYPE_CHECKING:
     Sample = Tensor
@@ -111,7 +110,7 @@ class Prediction:
     def _check_addable(self, other: Prediction) -> None:
         if self.kind != other.kind:
             raise ValueError(f"predictions of kinds '{self.kind}' and '{other.kind}' do not add: convert one first")
-        check_alike("predictions that are added", self.value, other.value)
+        check_compatible("predictions that are added", self.value, other.value)
 
     def __add__(self, other: Prediction) -> Prediction:
         self._check_addable(other)
@@ -180,9 +179,9 @@ class Schedule:
     @property
     def known(self) -> tuple[float, float]:
         """The first and last timestep that samplers visit by default."""
-        from guidegraph_runtime.tables.grid import Noise
+        from guidegraph_runtime.tables.grid import NoiseSchedule
 
-        noise = Noise.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
+        noise = NoiseSchedule.of(self.alphas_bar.double().cpu().numpy(), self.trained_from, self.trained_to)
         return noise.low, noise.high
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import EntryPoint
 from typing import NoReturn
 
-from guidegraph.plugins.importing import NAMED_AFTER, limit_seconds
+from guidegraph.plugins.importing import REPORT_AFTER, limit_seconds
 from guidegraph.plugins.modules import import_plugin_module
-from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
+from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
 
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from guidegraph.plugins.audit import main; main()"
 _real_exit = os._exit
@@ -30,7 +30,7 @@ _encode = json.JSONEncoder().encode
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditTarget:
     """A plugin to import: its name, and the value of its entry point; empty for a module given by name."""
 
     name: str
@@ -50,13 +50,13 @@ class Audit:
     changes: Changes = field(default_factory=dict)
 
 
-def audit_plugins(plugins: Sequence[Audited]) -> dict[Audited, Audit]:
+def audit_plugins(plugins: Sequence[AuditTarget]) -> dict[AuditTarget, Audit]:
     """Import each plugin in its own process, one after the other."""
     groups = [plugins] if hasattr(os, "fork") else [[plugin] for plugin in plugins]
     return {plugin: audit for group in groups if group for plugin, audit in zip(group, _audit(group), strict=True)}
 
 
-def _audit(plugins: Sequence[Audited]) -> list[Audit]:
+def _audit(plugins: Sequence[AuditTarget]) -> list[Audit]:
     seconds = limit_seconds()
     order = json.dumps({"seconds": seconds, "plugins": [[plugin.name, plugin.value] for plugin in plugins]})
     command = [sys.executable, "-c", _START, json.dumps(sys.path)]
@@ -82,12 +82,12 @@ def main() -> NoReturn:
         os.dup2(nowhere, stream)
     PluginManager(entry_points=False)
     examine = _audit_in_forks if hasattr(os, "fork") else _audit_here
-    audits = [examine(Audited(*target), order["seconds"]) for target in order["plugins"]]
+    audits = [examine(AuditTarget(*target), order["seconds"]) for target in order["plugins"]]
     os.write(answer, json.dumps([asdict(audit) for audit in audits]).encode())
     _real_exit(0)
 
 
-def _audit_in_forks(plugin: Audited, seconds: float) -> Audit:
+def _audit_in_forks(plugin: AuditTarget, seconds: float) -> Audit:
     """Audit a plugin; if it imports torch, audit it again with torch already imported, to leave out torch's effects."""
     audit = _audit_in_fork(plugin, seconds, with_torch=False)
     if audit.ended or not audit.imports_torch:
@@ -96,7 +96,7 @@ def _audit_in_forks(plugin: Audited, seconds: float) -> Audit:
     return replace(audit, ended=again.ended, changes=again.changes)
 
 
-def _audit_in_fork(plugin: Audited, seconds: float, *, with_torch: bool) -> Audit:
+def _audit_in_fork(plugin: AuditTarget, seconds: float, *, with_torch: bool) -> Audit:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -136,7 +136,7 @@ def _read_answer(name: str, pipe: int, seconds: float) -> bytes | None:
             passed = time.monotonic() - started
             if passed > seconds:
                 return None
-            if passed > NAMED_AFTER and not reported:
+            if passed > REPORT_AFTER and not reported:
                 reported = True
                 os.write(2, f"importing the plugin {name!r} …\n".encode())
             if not select.select([stream], [], [], 0.1)[0]:
@@ -147,20 +147,20 @@ def _read_answer(name: str, pipe: int, seconds: float) -> bytes | None:
                 return text
 
 
-def _audit_here(plugin: Audited, seconds: float, *, with_torch: bool = False) -> Audit:
+def _audit_here(plugin: AuditTarget, seconds: float, *, with_torch: bool = False) -> Audit:
     """Import a plugin in this process, and return the lasting changes."""
     if with_torch:
         import torch  # noqa: F401
     handlers: list[str] = []
     before = snapshot()
     started = time.monotonic()
-    with exit_handlers(handlers), suppress(BaseException):  # the loader reports failures
+    with record_exit_handlers(handlers), suppress(BaseException):  # the loader reports failures
         if plugin.value:
             EntryPoint(plugin.name, plugin.value, "guidegraph").load()
         else:
             import_plugin_module(plugin.name)
     passed = time.monotonic() - started
-    changes = changes_between(before, snapshot())
+    changes = compare_snapshots(before, snapshot())
     if handlers:
         changes["exit handlers"] = handlers
     return Audit(passed, "", "torch" in sys.modules, changes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from guidegraph.graph.node import ATTRIBUTE
+from guidegraph.graph.node import SPEC_ATTRIBUTE
 from guidegraph.graph.types import Tensor
 from guidegraph.plugins.hookspecs import hookimpl
 
@@ -100,7 +100,7 @@ def guidegraph_nodes() -> list[Callable[..., Any]]:
     for name in MODULES:
         full = f"guidegraph.nodes.{name}"
         module = import_module(full)
-        functions += [f for f in vars(module).values() if hasattr(f, ATTRIBUTE) and f.__module__ == full]
+        functions += [f for f in vars(module).values() if hasattr(f, SPEC_ATTRIBUTE) and f.__module__ == full]
     return functions
 
 

@@ -12,7 +12,7 @@ LISTS = ("registered_commands", "registered_groups")
 
 
 @contextmanager
-def added_safely(app: Any) -> Iterator[None]:
+def rollback_on_failure(app: Any) -> Iterator[None]:
     """Restore a ``typer.Typer`` if the block fails or takes an existing name."""
     before = {name: list(getattr(app, name, ())) for name in LISTS}
     callback = getattr(app, "registered_callback", None)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pluggy
 
-from guidegraph.graph.errors import GuidegraphError, choices
-from guidegraph.graph.node import NodeDefinitionError, NodeSpec, spec_of
+from guidegraph.graph.errors import GuidegraphError, suggest
+from guidegraph.graph.node import NodeDefinitionError, NodeSpec, get_spec
 from guidegraph.plugins import hookspecs
 from guidegraph_runtime.error_text import describe_error
 
@@ -37,20 +37,20 @@ class Contribution:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.nodes))
 
 
-def new_manager() -> pluggy.PluginManager:
+def make_hook_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
 
 
-def contribution_of(plugin: object, namespace: str | None) -> Contribution:
+def read_contribution(plugin: object, namespace: str | None) -> Contribution:
     """Read and check a plugin's nodes and types. ``namespace``: prefix that its ids must have; None allows any.
 
     Raises ``PluginError`` for an unknown hook, a wrong signature, a return value that is not a list of nodes (types),
     and a foreign or duplicate id; an exception of the plugin's own code is its cause.
     """
     _check_marks(plugin)
-    manager = new_manager()
+    manager = make_hook_manager()
     try:
         manager.register(plugin)
         manager.check_pending()
@@ -86,7 +86,7 @@ def _check_marks(plugin: object) -> None:
         if not hasattr(value, f"{hookspecs.PROJECT}_impl"):
             raise PluginError(f"the function {name} is not marked as a hook", "decorate it with @hookimpl")
         if name not in HOOKS:
-            raise PluginError(f"there is no hook '{name}'; {choices(name, HOOKS, 'hooks')}", "rename or remove it")
+            raise PluginError(f"there is no hook '{name}'; {suggest(name, HOOKS, 'hooks')}", "rename or remove it")
 
 
 def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
@@ -107,7 +107,7 @@ def _collect(hook: pluggy.HookCaller, expected: str) -> list[Any]:
 
 def _spec(function: Callable[..., Any]) -> NodeSpec:
     try:
-        return spec_of(function)
+        return get_spec(function)
     except NodeDefinitionError as error:
         raise PluginError(
             f"guidegraph_nodes returned something else: {error}", "return functions made by @node"

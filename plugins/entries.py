@@ -11,7 +11,7 @@ from pathlib import Path
 from guidegraph.plugins.contribution import PluginError
 
 GROUP = "guidegraph"
-HOST = "guidegraph"
+OWN_DISTRIBUTION = "guidegraph"
 
 
 _remembered: list[EntryPoint] | None = None
@@ -27,10 +27,10 @@ def entry_points() -> list[EntryPoint]:
     """The entry points of plugins, in an order that does not depend on that of ``sys.path``."""
     if _remembered is not None:
         return _remembered
-    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, distribution_of(e)))
+    return sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, read_distribution(e)))
 
 
-def unreadable() -> Iterator[tuple[str, str]]:
+def find_unreadable() -> Iterator[tuple[str, str]]:
     """The distributions whose entry points cannot be read, with the reason.
 
     One of them breaks Python's own list of entry points, and the import of every package that uses it.
@@ -42,7 +42,7 @@ def unreadable() -> Iterator[tuple[str, str]]:
             yield " ".join(_name_and_version(distribution)), f"{type(error).__name__}: {error}"
 
 
-def distribution_of(entry: EntryPoint) -> tuple[str, str]:
+def read_distribution(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution that an entry point is from."""
     name, version = _name_and_version(entry.dist) if entry.dist is not None else ("", "")
     return name or entry.value.partition(":")[0].partition(".")[0], version or "0"
@@ -77,7 +77,7 @@ def is_imported(entry: EntryPoint, version: str) -> bool:
         check_requirement(entry, version)
     except PluginError:
         return False
-    return canonical(distribution_of(entry)[0]) != HOST
+    return normalise_name(read_distribution(entry)[0]) != OWN_DISTRIBUTION
 
 
 def check_requirement(entry: EntryPoint, version: str) -> None:
@@ -90,10 +90,12 @@ def check_requirement(entry: EntryPoint, version: str) -> None:
         except InvalidRequirement as error:
             fix = "repair 'dependencies' in its pyproject.toml, and install it again"
             raise PluginError(f"its metadata asks for '{text:.60}', which is no requirement", fix) from error
-        if canonical(requirement.name) != HOST or (requirement.marker and not requirement.marker.evaluate()):
+        if normalise_name(requirement.name) != OWN_DISTRIBUTION or (
+            requirement.marker and not requirement.marker.evaluate()
+        ):
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            reason = f"needs {HOST} {requirement.specifier}, and {version} is installed"
+            reason = f"needs {OWN_DISTRIBUTION} {requirement.specifier}, and {version} is installed"
             raise PluginError(reason, f"install a version of either that fits: pip install '{requirement}'")
 
 
@@ -103,10 +105,10 @@ def _requirements(entry: EntryPoint) -> Iterable[str]:
     except Exception as error:
         reason = f"its metadata cannot be read: {type(error).__name__}: {error}"
         raise PluginError(
-            reason, f"install it again: pip install --force-reinstall {distribution_of(entry)[0]}"
+            reason, f"install it again: pip install --force-reinstall {read_distribution(entry)[0]}"
         ) from None
 
 
-def canonical(distribution: str) -> str:
+def normalise_name(distribution: str) -> str:
     """Normalise a distribution's name like pip: ``guidegraph_APG`` and ``guidegraph-apg`` are equal."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -10,7 +10,7 @@ from guidegraph.graph.events import Event, Observer, is_interrupt
 from guidegraph_runtime.error_text import describe_error
 
 
-class Guarded:
+class GuardedObserver:
     """A plugin's observer; if it fails, it is reported and then ignored, and the run continues."""
 
     def __init__(self, observer: Observer, warn: Callable[[str], object]):

@@ -2,7 +2,7 @@
 
 While a plugin is imported, ``os._exit`` and ``os.exec…`` raise ``ProcessEnded``: it is left out like any plugin that
 fails, and the command goes on. Code that ends the process in another way (C's ``_exit``, a crash, a thread later on) is
-not seen from inside; the command line runs in a process of its own for that (``guidegraph.cli.supervised``).
+not seen from inside; the command line runs in a process of its own for that (``guidegraph.commands.shared.supervised``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SECONDS = "GUIDEGRAPH_PLUGIN_SECONDS"
 DEFAULT_SECONDS = 60.0
-NAMED_AFTER = 2.0
+REPORT_AFTER = 2.0
 """Seconds after which a slow import is reported."""
 EXIT_FUNCTIONS = ("_exit", "execv", "execve")
 """Functions in ``os`` that end the process; the other exec functions call these."""
@@ -30,7 +30,7 @@ class ProcessEnded(BaseException):
 
 
 @dataclass(frozen=True)
-class Imports:
+class ImportReports:
     """Callbacks that report imports.
 
     began, ended: called with a plugin's name. say: prints a line. end: called when an import takes longer than the
@@ -43,10 +43,10 @@ class Imports:
     end: Callable[[str], NoReturn] | None = None
 
 
-_imports = Imports()
+_imports = ImportReports()
 
 
-def tell_imports(reports: Imports) -> Imports:
+def set_import_reports(reports: ImportReports) -> ImportReports:
     """Set the callbacks for later imports; returns the previous ones."""
     global _imports
     previous, _imports = _imports, reports
@@ -62,7 +62,7 @@ def limit_seconds() -> float:
     return seconds if seconds > 0 else DEFAULT_SECONDS
 
 
-def too_long(name: str, seconds: float) -> str:
+def format_timeout(name: str, seconds: float) -> str:
     """The message for an import that exceeds the limit."""
     return (
         f"error: the plugin '{name}' takes longer than {seconds:g} s to import; leave it out: "
@@ -71,7 +71,7 @@ def too_long(name: str, seconds: float) -> str:
 
 
 @contextmanager
-def imported(name: str) -> Iterator[None]:
+def guard_import(name: str) -> Iterator[None]:
     """Guard a block that imports the plugin ``name`` and reads its nodes."""
     imports, done = _imports, threading.Event()
     threading.Thread(target=_watch_time, args=(name, imports, done), name="guidegraph-import", daemon=True).start()
@@ -84,14 +84,14 @@ def imported(name: str) -> Iterator[None]:
         done.set()
 
 
-def _watch_time(name: str, imports: Imports, done: threading.Event) -> None:
+def _watch_time(name: str, imports: ImportReports, done: threading.Event) -> None:
     """Report a slow import, and end one that exceeds the limit."""
     seconds = limit_seconds()
-    if done.wait(min(NAMED_AFTER, seconds)):
+    if done.wait(min(REPORT_AFTER, seconds)):
         return
     imports.say(f"importing the plugin '{name}' …")
-    if imports.end is not None and not done.wait(max(seconds - NAMED_AFTER, 0.0)):
-        imports.end(too_long(name, seconds))
+    if imports.end is not None and not done.wait(max(seconds - REPORT_AFTER, 0.0)):
+        imports.end(format_timeout(name, seconds))
 
 
 @contextmanager

@@ -24,13 +24,19 @@ from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins import builtin, entries, hookspecs
-from guidegraph.plugins.commands import added_safely
-from guidegraph.plugins.contribution import Contribution, PluginError, contribution_of, new_manager
-from guidegraph.plugins.entries import HOST, canonical, check_entry, check_requirement, distribution_of
-from guidegraph.plugins.guarded import Guarded
-from guidegraph.plugins.importing import imported
-from guidegraph.plugins.modules import folders_of, import_plugin_module
-from guidegraph.plugins.watch import remembered, watched
+from guidegraph.plugins.commands import rollback_on_failure
+from guidegraph.plugins.contribution import Contribution, PluginError, make_hook_manager, read_contribution
+from guidegraph.plugins.entries import (
+    OWN_DISTRIBUTION,
+    check_entry,
+    check_requirement,
+    normalise_name,
+    read_distribution,
+)
+from guidegraph.plugins.guarded import GuardedObserver
+from guidegraph.plugins.importing import guard_import
+from guidegraph.plugins.modules import import_plugin_module, package_folders
+from guidegraph.plugins.watch import record_changes, watch_import
 from guidegraph_runtime.error_text import describe_error
 
 log = logging.getLogger(__name__)
@@ -78,7 +84,7 @@ class PluginManager:
         """disable: namespaces to leave out (by default those in ``GUIDEGRAPH_DISABLE_PLUGINS``). entry_points: whether
         installed plugins are loaded; those that are not are known by name. refused: plugins that are not to be
         imported, by name, with the reason."""
-        self._hooks = new_manager()
+        self._hooks = make_hook_manager()
         self._status: dict[str, PluginStatus] = {}
         self._nodes: dict[str, NodeSpec] = {}
         self._types: dict[str, type] = {}
@@ -90,7 +96,7 @@ class PluginManager:
         self._apps: list[Any] = []
         self._refused = refused or {}
         self._add_builtin()
-        disabled = disabled_by_environment() if disable is None else set(disable)
+        disabled = read_disabled_plugins() if disable is None else set(disable)
         installed = entries.entry_points()
         self.installed = [entry.name for entry in installed]
         self.unknown_disabled = sorted(disabled - set(self.installed))
@@ -122,7 +128,7 @@ class PluginManager:
         self._apps.append(app)
         for name, plugin in self._hooks.list_name_plugin():
             try:
-                with added_safely(app), redirect_stdout(sys.stderr):
+                with rollback_on_failure(app), redirect_stdout(sys.stderr):
                     self._alone("guidegraph_commands", plugin)(app=app)
             except KeyboardInterrupt:
                 raise
@@ -138,7 +144,7 @@ class PluginManager:
                     returned = self._alone("guidegraph_observer", plugin)(run=run)
                 if unfit := [o for o in returned if not callable(o)]:
                     raise PluginError(f"guidegraph_observer returned {unfit[0]!r}", "return a callable, or None")
-                observers += [Guarded(o, warn) for o in returned]
+                observers += [GuardedObserver(o, warn) for o in returned]
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -151,11 +157,11 @@ class PluginManager:
 
     def _add_builtin(self) -> None:
         version = str(sys.modules[__name__.partition(".")[0]].__version__)
-        self._versions |= {HOST: version, **_runtime_version()}
-        self._join(HOST, builtin, contribution_of(builtin, None), HOST, version)
+        self._versions |= {OWN_DISTRIBUTION: version, **_runtime_version()}
+        self._join(OWN_DISTRIBUTION, builtin, read_contribution(builtin, None), OWN_DISTRIBUTION, version)
 
     def _add_entry_point(self, entry: importlib.metadata.EntryPoint, left_out: str) -> None:
-        distribution, version = distribution_of(entry)
+        distribution, version = read_distribution(entry)
         if left_out:
             self._fail(entry.name, distribution, version, PluginError(left_out), "disabled")
             return
@@ -163,13 +169,13 @@ class PluginManager:
         try:
             check_entry(entry)
             self._check_namespace(entry.name)
-            check_requirement(entry, self._versions[HOST])
+            check_requirement(entry, self._versions[OWN_DISTRIBUTION])
             self._check_refused(entry.name)
             with self._importing(entry.name, distribution, notes):
                 plugin = _load(entry.load, f"install what it needs, or leave it out with {DISABLE}")
-                contribution = contribution_of(plugin, entry.name)
+                contribution = read_contribution(plugin, entry.name)
             self._join(entry.name, plugin, contribution, distribution, version, notes)
-            self._folders[entry.name] = folders_of(entry.module)
+            self._folders[entry.name] = package_folders(entry.module)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit, and exceptions of a plugin's own that are no Exception
@@ -187,11 +193,11 @@ class PluginManager:
                 if self._hooks.is_registered(module):
                     return
                 version = str(getattr(module, "__version__", "0"))
-                contribution = contribution_of(module, None)
+                contribution = read_contribution(module, None)
             for provided in contribution.namespaces:
                 self._check_namespace(provided)
             self._join(name, module, contribution, distribution, version, notes)
-            self._folders |= dict.fromkeys(contribution.namespaces, folders_of(module.__name__))
+            self._folders |= dict.fromkeys(contribution.namespaces, package_folders(module.__name__))
             for provided in contribution.namespaces:  # it stands in for an installed plugin that is left out
                 self._failed.pop(provided, None)
         except KeyboardInterrupt:
@@ -202,10 +208,10 @@ class PluginManager:
     @contextmanager
     def _importing(self, name: str, distribution: str, notes: list[str]) -> Iterator[None]:
         with ExitStack() as stack:
-            if canonical(distribution) != HOST:
-                stack.enter_context(imported(name))
-                stack.enter_context(remembered(name))
-            stack.enter_context(watched(notes))
+            if normalise_name(distribution) != OWN_DISTRIBUTION:
+                stack.enter_context(guard_import(name))
+                stack.enter_context(record_changes(name))
+            stack.enter_context(watch_import(notes))
             yield
 
     def _check_refused(self, name: str) -> None:
@@ -238,7 +244,7 @@ class PluginManager:
         self._owners |= dict.fromkeys(contribution.namespaces, owner)
         if name.isidentifier():
             self._owners[name] = owner
-        self._versions[canonical(distribution)] = version
+        self._versions[normalise_name(distribution)] = version
         names = tuple(contribution.nodes), tuple(contribution.types)
         self._status[name] = PluginStatus(name, distribution, version, "ok", *names, notes=tuple(notes))
 
@@ -255,7 +261,7 @@ class PluginManager:
         reason, fix, trace = _explain(error)
         key = name if name not in self._status else f"{name} ({distribution})"
         self._status[key] = PluginStatus(name, distribution, version, state, (), (), reason, fix, trace, tuple(notes))
-        self._absent[canonical(distribution)] = reason
+        self._absent[normalise_name(distribution)] = reason
         self._failed[namespace or name] = f"{reason} (plugin '{name}' of {distribution} {version})"
 
     def _report(self, name: str, error: BaseException) -> None:
@@ -271,7 +277,7 @@ def default_registry(
     return PluginManager(extra_modules, disable=disable, entry_points=entry_points).registry
 
 
-def disabled_by_environment() -> set[str]:
+def read_disabled_plugins() -> set[str]:
     """The namespaces in ``GUIDEGRAPH_DISABLE_PLUGINS``."""
     return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 

@@ -38,7 +38,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def folders_of(module: str) -> list[Path]:
+def package_folders(module: str) -> list[Path]:
     """The folders of an imported module's package; empty for a module outside packages."""
     package = sys.modules.get(module)
     if not hasattr(package, "__path__"):

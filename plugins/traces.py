@@ -62,7 +62,7 @@ def snapshot(*, thorough: bool = True) -> Snapshot:
     }
 
 
-def changes_between(before: Snapshot, after: Snapshot) -> Changes:
+def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
     """Compare two snapshots. Returns only kinds with changes."""
     changes = {}
     for kind, values in before.items():
@@ -73,7 +73,7 @@ def changes_between(before: Snapshot, after: Snapshot) -> Changes:
 
 
 @contextmanager
-def exit_handlers(handlers: list[str]) -> Iterator[None]:
+def record_exit_handlers(handlers: list[str]) -> Iterator[None]:
     """Record exit handlers registered in the block, except those of Python's own modules and of ``LIBRARIES``."""
     register: Callable[..., Any] = atexit.register
 
@@ -90,7 +90,7 @@ def exit_handlers(handlers: list[str]) -> Iterator[None]:
         atexit.register = register
 
 
-def in_words(changes: Mapping[str, list[str]]) -> str:
+def format_changes(changes: Mapping[str, list[str]]) -> str:
     """Format all changes on one line."""
     return "; ".join(f"{kind}: {', '.join(lines)}" if any(lines) else kind for kind, lines in changes.items())
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 from guidegraph.graph.trust.process_state import current_folder
-from guidegraph.plugins.traces import Changes, changes_between, exit_handlers, snapshot
-from guidegraph_runtime.say import visible
+from guidegraph.plugins.traces import Changes, compare_snapshots, record_exit_handlers, snapshot
+from guidegraph_runtime.printing import visible
 
 SLOW = 1.0
 """Seconds from which a slow import is noted, since it delays every command."""
@@ -41,7 +41,7 @@ class _ForwardedOutput(io.TextIOBase):
 
 
 @contextmanager
-def watched(notes: list[str]) -> Iterator[None]:
+def watch_import(notes: list[str]) -> Iterator[None]:
     """Note effects of the block for the plugin's author; redirects output to stderr and restores state."""
     with_torch = "torch" in sys.modules
     before = _state(defaults=False)
@@ -69,27 +69,27 @@ def watched(notes: list[str]) -> Iterator[None]:
 OF_TORCH = ("functions of modules", "warning filters", "exit handlers", "threads", "hooks", "Python", "torch")
 """Kinds of changes that importing torch also makes."""
 
-changed: dict[str, Changes] = {}
+changes_by_plugin: dict[str, Changes] = {}
 """Lasting changes of this process by each plugin's import, by plugin name; only plugins with changes."""
 
 
 @contextmanager
-def remembered(plugin: str) -> Iterator[None]:
+def record_changes(plugin: str) -> Iterator[None]:
     """Record lasting changes by an import in ``changed``: they may explain a later error."""
     handlers: list[str] = []
     with_torch = "torch" in sys.modules
     before = snapshot(thorough=False)
     try:
-        with exit_handlers(handlers):
+        with record_exit_handlers(handlers):
             yield
     finally:
-        new_changes = changes_between(before, snapshot(thorough=False))
+        new_changes = compare_snapshots(before, snapshot(thorough=False))
         if handlers:
             new_changes["exit handlers"] = handlers
         if not with_torch and "torch" in sys.modules:  # which changes some things itself
             new_changes = {kind: changes for kind, changes in new_changes.items() if kind not in OF_TORCH}
         if new_changes:
-            changed[plugin] = new_changes
+            changes_by_plugin[plugin] = new_changes
 
 
 def _put_back(before: State) -> Iterator[str]:

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.export.adaptable import lora_table
 from guidegraph.graph.export.errors import ExportError
-from guidegraph.graph.export.part import OPSET, save_part
+from guidegraph.graph.export.onnx.lora_weights import make_lora_table
+from guidegraph.graph.export.onnx.model import OPSET, save_part
 from guidegraph.graph.export.workflow import Exported, ExportedPart
-from guidegraph_runtime.files import write_errors
-from guidegraph_runtime.lora import LORA_TABLE
-from guidegraph_runtime.manifest import (
+from guidegraph_runtime.bundle.manifest import (
     File,
     Manifest,
     Output,
@@ -26,8 +24,10 @@ from guidegraph_runtime.manifest import (
     Tensor,
     write_manifest,
 )
-from guidegraph_runtime.names import MANIFEST
-from guidegraph_runtime.temporaries import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.bundle.names import MANIFEST
+from guidegraph_runtime.files.atomic import write_errors
+from guidegraph_runtime.files.temporary import remove_stale, stale_paths, temporary_path
+from guidegraph_runtime.lora.apply import LORA_TABLE
 
 TABLES = "tables.safetensors"
 
@@ -52,7 +52,7 @@ def write_bundle(
         if exported.host.tables:
             _save_tables(exported.host.tables, folder / TABLES)
         adaptable = {part.plan.name: part.adaptable for part in exported.parts if part.adaptable}
-        lora = {LORA_TABLE: lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
+        lora = {LORA_TABLE: make_lora_table(adaptable, exported.frozen)} if adaptable or exported.frozen else {}
         for name, data in {**exported.host.files, **lora, **(more or {})}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -109,7 +109,7 @@ def _list_files(folder: Path) -> Iterator[tuple[str, File]]:
 @contextmanager
 def _replace_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside ``out`` that replaces it at the end, and is removed on an error."""
-    check_place(out)
+    check_bundle_path(out)
     out = out.resolve()  # if the path is a link, its target is replaced
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _backup_path(out: Path) -> Path:
     return out.with_name(f"replaced-{hashlib.sha256(out.name.encode()).hexdigest()[:16]}")
 
 
-def check_place(out: Path) -> None:
+def check_bundle_path(out: Path) -> None:
     """Raise ``ExportError`` if a bundle must not be written to a path because something else is there."""
     for above in out.absolute().parents:
         if (above / MANIFEST).is_file():

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guidegraph.graph.context import placement
+from guidegraph.graph.context import use_device
 from guidegraph.graph.export.workflow import Exported
 from guidegraph.graph.types import is_tensor
-from guidegraph_runtime.reference import Difference, difference
+from guidegraph_runtime.running.reference import Difference, compare_output
 
 TOLERANCE = 2 / 255 * 2
 """The allowed absolute difference: 2/255 of the range of pictures, -1 to 1, and the same for other outputs."""
@@ -18,17 +18,17 @@ ROUNDED: Mapping[str, float] = {"fp32": 1, "fp16": 4, "int8": 16, "bf16": 16}
 """Factors of the tolerance by precision, as rounding errors add up over the steps of a loop."""
 
 
-def tolerance_of(exported: Exported) -> float:
+def choose_tolerance(exported: Exported) -> float:
     """The tolerance of a bundle's outputs, set by its least precise part."""
     return TOLERANCE * max((ROUNDED[part.precision] for part in exported.parts), default=1)
 
 
-def called(exported: Exported) -> dict[str, Any]:
+def run_example(exported: Exported) -> dict[str, Any]:
     """The outputs of a bundle of one call for its example inputs, computed with torch."""
     import torch
 
     (part,) = exported.parts
-    with placement("cpu", "float32"), torch.no_grad():
+    with use_device("cpu", "float32"), torch.no_grad():
         results = part.plan.function(*(port.example for port in part.plan.inputs))
     return dict(zip(part.plan.outputs, results, strict=True))
 
@@ -49,25 +49,25 @@ class PartCheck:
 
         plan = next(candidate.plan for candidate in self.exported.parts if candidate.plan.name == part)
         tensors = [torch.from_numpy(inputs[candidate.name]).to(self.device) for candidate in plan.inputs]
-        with placement(self.device, "float32"), torch.no_grad():
+        with use_device(self.device, "float32"), torch.no_grad():
             expected = plan.function(*tensors)
         for name, tensor in zip(plan.outputs, expected, strict=True):
-            deviation = difference(name, "tensor", outputs[name], array_of(tensor), TOLERANCE)
+            deviation = compare_output(name, "tensor", outputs[name], to_array(tensor), TOLERANCE)
             before = self.worst.get((part, name))
             # Not `>`, so that NaN counts as the worst.
             if before is None or not deviation.absolute <= before.absolute:
                 self.worst[part, name] = deviation
 
 
-def array_of(value: Any) -> Any:
+def to_array(value: Any) -> Any:
     """An output of the engine as an array, as the runtime returns it."""
     import numpy as np
 
     return value.detach().cpu().numpy() if is_tensor(value) else np.asarray(value)
 
 
-def compared(
+def compare_outputs(
     outputs: Mapping[str, Any], engine: Mapping[str, Any], kinds: Mapping[str, str], tolerance: float = TOLERANCE
 ) -> list[Difference]:
     """Compare each output of a bundle with the engine's."""
-    return [difference(name, kinds[name], outputs[name], array_of(engine[name]), tolerance) for name in outputs]
+    return [compare_output(name, kinds[name], outputs[name], to_array(engine[name]), tolerance) for name in outputs]

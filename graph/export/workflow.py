@@ -9,32 +9,32 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from guidegraph.graph.context import placement
-from guidegraph.graph.errors import NodeError, choices
-from guidegraph.graph.export.adaptable import METHOD, AdaptableWeight, adaptable_weights
-from guidegraph.graph.export.axes import Axis
+from guidegraph.graph.context import use_device
+from guidegraph.graph.errors import NodeError, suggest
 from guidegraph.graph.export.errors import ExportError, FixedSizeError, NotPassedOn
-from guidegraph.graph.export.host import HostPlan, ending
-from guidegraph.graph.export.leaves import DYNAMIC
-from guidegraph.graph.export.parts import PartPlan, is_number
-from guidegraph.graph.export.places import raised_at
-from guidegraph.graph.export.precision import EVERY_STEP, PRECISIONS, PROVIDERS
-from guidegraph.graph.export.quantise import quantised
-from guidegraph.graph.export.roles import assign, host_calls
-from guidegraph.graph.export.sizes import apart, free_axes
-from guidegraph.graph.export.trace import TracedPart, trace_part
-from guidegraph.graph.export.walk import Walk
+from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.onnx.lora_weights import ADAPTABLE_METHOD, AdaptableWeight, find_adaptable_weights
+from guidegraph.graph.export.onnx.quantise import quantise_weights
+from guidegraph.graph.export.onnx.trace import TracedPart, trace_part
+from guidegraph.graph.export.partition.assign import find_host_calls, partition_operations
+from guidegraph.graph.export.partition.dynamic_axes import find_free_axes, separate_batches
+from guidegraph.graph.export.partition.example_run import ExampleRun
+from guidegraph.graph.export.partition.host_calls import HostPlan, file_suffix
+from guidegraph.graph.export.partition.leaves import DYNAMIC
+from guidegraph.graph.export.partition.precision import EVERY_STEP, PRECISIONS, PROVIDERS
+from guidegraph.graph.export.partition.subgraph import PartPlan, is_number
+from guidegraph.graph.export.user_code import user_frame_of_traceback
 from guidegraph.graph.ir import Graph, Literal, Op, Output, Param, Parameter, Source
-from guidegraph.graph.passes import bind_params, hoist, prune
-from guidegraph.graph.plan import compile_plan
-from guidegraph.graph.settle import settle
+from guidegraph.graph.planning.passes import bind_params, hoist, prune
+from guidegraph.graph.planning.plan import compile_plan
+from guidegraph.graph.planning.settle import make_choices
 from guidegraph.graph.trust.files import read_regular
-from guidegraph.graph.trust.policy import YOURS, Policy
+from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType, SequenceOf, register_structured
-from guidegraph_runtime.choices import CHOOSE, OTHERWISE, WHEN
-from guidegraph_runtime.error_text import causes
-from guidegraph_runtime.manifest import Input, Operation
-from guidegraph_runtime.names import MULTIPLES
+from guidegraph_runtime.bundle.manifest import Input, Operation
+from guidegraph_runtime.bundle.names import MULTIPLES
+from guidegraph_runtime.error_text import list_causes
+from guidegraph_runtime.running.choices import CHOOSE, OTHERWISE, WHEN
 
 KINDS: Mapping[type, str] = {str: "str", int: "int", float: "float", bool: "bool", Path: "path"}
 
@@ -91,7 +91,7 @@ def export_workflow(
     precision: Mapping[str, str] | None = None,
     on_part: OnPart | None = None,
     one_graph: bool = False,
-    policy: Policy = YOURS,
+    policy: Policy = OWN_WORKFLOW,
 ) -> Exported:
     """Run a workflow once on its parameters' ``values`` as an example, and trace its parts.
 
@@ -101,10 +101,10 @@ def export_workflow(
     ``ExportError`` for operations that can neither be traced nor done by the runtime, and ``NodeError`` if the example
     fails.
     """
-    run, fixed, plan, outputs = planned(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
-    midway = host_calls(graph.ops, numbers_in(values)) - run.hosted if one_graph else set()
+    run, fixed, plan, outputs = plan_export(graph, values, device=device, only=only, one_graph=one_graph, policy=policy)
+    midway = find_host_calls(graph.ops, numbers_in(values)) - run.hosted if one_graph else set()
     plans = [replace(part, models=tuple(m for m in part.models if id(m) not in run.frozen)) for part in run.parts]
-    parts = traced_parts(plans, device, precision or {}, on_part, midway)
+    parts = trace_parts(plans, device, precision or {}, on_part, midway)
     names_read = {
         name.removeprefix("params.") for operation in _all_operations(plan) for name in operation.inputs.values()
     }
@@ -118,9 +118,11 @@ def export_workflow(
             allowed: Any = labels if inputs[name].type == "str" else tuple(map(int, labels))
             inputs[name] = replace(inputs[name], choices=allowed)
     frozen = {
-        f"nodes.{key} was computed with it at export: make a parameter of what it reads": [*getattr(model, METHOD)()]
+        f"nodes.{key} was computed with it at export: make a parameter of what it reads": [
+            *getattr(model, ADAPTABLE_METHOD)()
+        ]
         for key, model in run.frozen.values()
-        if hasattr(model, METHOD)
+        if hasattr(model, ADAPTABLE_METHOD)
     }
     plan = with_multiples(plan, {part.plan.name: multiples(part) for part in parts})
     return Exported(graph, inputs, fixed, outputs, plan, parts, run.host, values, frozen=frozen)
@@ -145,15 +147,15 @@ def with_multiples(
     return tuple(changed)
 
 
-def planned(
+def plan_export(
     graph: Graph,
     values: Mapping[str, Any],
     *,
     device: str = "cpu",
     only: Collection[str] | None = None,
     one_graph: bool = False,
-    policy: Policy = YOURS,
-) -> tuple[Walk, dict[str, str], tuple[Operation, ...], dict[str, str]]:
+    policy: Policy = OWN_WORKFLOW,
+) -> tuple[ExampleRun, dict[str, str], tuple[Operation, ...], dict[str, str]]:
     """Do the example run. Returns it, the reasons for fixed parameters, the host plan, and the outputs' names."""
     import torch
 
@@ -166,12 +168,12 @@ def planned(
     at_export: set[str] = set()
     fixed_before: dict[str, str] = {}
     while True:
-        roles = assign(
+        roles = partition_operations(
             ops, fits, numbers_in(values), one_graph=one_graph, at_export=at_export, fixed_before=fixed_before
         )
         literals = {name: Literal(values[name]) for name in roles.fixed}
         bound = {key: bind_params(op, literals) if literals else op for key, op in ops.items()}
-        result = settle(bound, output_sources.values())
+        result = make_choices(bound, output_sources.values())
         if result.taken:  # export the branch in place of the choice
             ops, fixed_before = result.ops, roles.fixed
             output_sources = {name: result.source(source) for name, source in output_sources.items()}
@@ -180,9 +182,9 @@ def planned(
             Param(name): value for name, value in values.items() if name not in roles.fixed
         }
         compiled = compile_plan(graph, values, only=only, policy=policy)
-        run = Walk(compiled, roles.dynamic, free_parameters, {}, hosted=roles.hosted)
+        run = ExampleRun(compiled, roles.dynamic, free_parameters, {}, hosted=roles.hosted)
         try:
-            with placement(device, "float32"), torch.no_grad():
+            with use_device(device, "float32"), torch.no_grad():
                 plan = run.region(bound, [*output_sources.values()], "")
             break
         except NotPassedOn as error:
@@ -231,7 +233,7 @@ def _all_operations(plan: tuple[Operation, ...]) -> list[Operation]:
     return [inner for operation in plan for inner in (operation, *_all_operations(operation.body or ()))]
 
 
-def traced_parts(
+def trace_parts(
     plans: Sequence[PartPlan],
     device: str,
     precision: Mapping[str, str],
@@ -244,7 +246,7 @@ def traced_parts(
     """
     names = [plan.name for plan in plans]
     if unknown := [name for name in precision if name != EVERY_STEP and name not in names]:
-        raise ExportError(f"there is no part '{unknown[0]}'", choices(unknown[0], names, "parts"))
+        raise ExportError(f"there is no part '{unknown[0]}'", suggest(unknown[0], names, "parts"))
     if EVERY_STEP in precision and not any(plan.in_loop for plan in plans):
         precision_name = precision[EVERY_STEP]
         raise ExportError(
@@ -255,7 +257,7 @@ def traced_parts(
         started = time.perf_counter()
         default = precision.get(EVERY_STEP, "fp32") if plan.in_loop else "fp32"
         try:
-            with placement(device, "float32"):
+            with use_device(device, "float32"):
                 parts[plan.name] = _trace_with_fallback(plan, precision.get(plan.name, default))
         except ExportError as error:
             if keys_between := [key for key in plan.keys if key in midway]:
@@ -276,7 +278,7 @@ def _explain_host_work(keys: Sequence[str], error: ExportError) -> ExportError:
 
 def _trace_with_fallback(part: PartPlan, precision: str) -> ExportedPart:
     """Trace a part with separate batch axes of inputs if possible, else with one batch axis for all."""
-    with_own_batches = part if part.in_loop else apart(part)
+    with_own_batches = part if part.in_loop else separate_batches(part)
     try:
         try:
             return _trace_free_sizes(with_own_batches, precision)
@@ -292,11 +294,11 @@ def _trace_free_sizes(part: PartPlan, precision: str) -> ExportedPart:
     """Trace a part with as many free axes as possible. Axes other than batches are fixed if the trace requires it."""
     import torch
 
-    part, axes = free_axes(part)
+    part, axes = find_free_axes(part)
     while True:
         try:
             traced = _trace_graph(part, axes, precision)
-            adaptable = adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
+            adaptable = find_adaptable_weights(traced, part.models, getattr(torch, PRECISIONS[precision]))
             return ExportedPart(part, tuple(axes), traced, precision, adaptable)
         except FixedSizeError as error:
             names = {axis.name for input_axes in axes for axis in input_axes.values()}
@@ -323,16 +325,19 @@ def _trace_graph(part: PartPlan, axes: list[dict[int, Axis]], precision: str) ->
         assert part.cast is not None
         function = part.cast(dtype)
     traced = trace_part(function, examples, names, axes, list(part.outputs))
-    return quantised(traced) if precision == "int8" else traced
+    return quantise_weights(traced) if precision == "int8" else traced
 
 
 def _name_failed_node(part: PartPlan, error: ExportError) -> ExportError:
     """Extend an error with the node that failed while it was traced, or else with the part's nodes."""
-    cause = next((link for link in causes(error) if isinstance(link, NodeError)), None)
+    cause = next((link for link in list_causes(error) if isinstance(link, NodeError)), None)
     if cause is None:
         subject, location = f"part '{part.name}' (nodes.{', nodes.'.join(part.keys)})", error.place
     else:
-        subject, location = f"{cause.path} ({cause.node_id})", error.place or raised_at(cause.cause.__traceback__)
+        subject, location = (
+            f"{cause.path} ({cause.node_id})",
+            error.place or user_frame_of_traceback(cause.cause.__traceback__),
+        )
     return ExportError(f"{subject}: {error.reason}", error.remedy, place=location, operator=error.operator)
 
 
@@ -371,7 +376,7 @@ def _make_input(parameter: Parameter, name: str, value: Any, host: HostPlan) -> 
 
 def _keep_file(parameter: Parameter, name: str, path: Path, host: HostPlan) -> str:
     """Copy the file that a parameter names into the bundle, as the default of the input, and return its name there."""
-    file = f"inputs/{name}{ending(path)}"
+    file = f"inputs/{name}{file_suffix(path)}"
     try:
         host.files[file] = read_regular(path, limit="file_bytes")
     except OSError as error:

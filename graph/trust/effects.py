@@ -17,7 +17,7 @@ from guidegraph.graph.ir import Literal as Constant
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import Beside, PortType, RunsCode, SequenceOf, Written
 
-Kind: TypeAlias = Literal["read", "write", "code"]
+EffectKind: TypeAlias = Literal["read", "write", "code"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Effect:
     in the workflow; use: its id. param: the parameter that gives the path, or "".
     """
 
-    kind: Kind
+    kind: EffectKind
     path: Path | None
     node: str
     use: str
@@ -55,7 +55,7 @@ def list_effects(ops: Mapping[str, Op], values: Mapping[str, Any]) -> list[Effec
     return list(dict.fromkeys(effects))
 
 
-def kind_of(port: Port) -> Kind | None:
+def classify_effect(port: Port) -> EffectKind | None:
     """The effect of a port or setting; ``None`` if its type is not a path."""
     if not _is_path_type(port.type):
         return None
@@ -65,26 +65,26 @@ def kind_of(port: Port) -> Kind | None:
     return "write" if any(isinstance(mark, Written) for mark in marks) else "read"
 
 
-def writes(port: Port) -> bool:
+def is_written(port: Port) -> bool:
     """Whether the node writes the file named by the port."""
-    return kind_of(port) == "write"
+    return classify_effect(port) == "write"
 
 
 def _list_call_effects(call: Call, by_key: Mapping[str, Op], values: Mapping[str, Any]) -> Iterator[Effect]:
     for name, sources in (*call.inputs.items(), *call.settings.items()):
         port = call.spec.port(name)
-        kind = kind_of(port) if port is not None else None
+        kind = classify_effect(port) if port is not None else None
         if port is None or kind is None:
             continue
         mark = call.marks.get(name, call.mark)
         for path, param in _list_paths(sources, by_key, values):
             effect = Effect(kind, path, f"nodes.{call.key}", call.spec.id, name, mark, param)
             yield effect
-            for companion in companions(port, path):
+            for companion in list_companions(port, path):
                 yield Effect("read", companion, effect.node, effect.use, name, mark, param)
 
 
-def companions(port: Port, path: Path | None) -> Iterator[Path]:
+def list_companions(port: Port, path: Path | None) -> Iterator[Path]:
     """The existing files beside ``path`` that the node reads too (``Beside``)."""
     for mark in _annotation_marks(port.annotation):
         if isinstance(mark, Beside) and path is not None and (companion := path.parent / mark.name).exists():

@@ -13,23 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guidegraph_runtime.regular_files import (
+from guidegraph_runtime.files.regular import (
     RefusedFile,
     check_path,
     kind_of_file,
-    only_within,
     open_regular,
     read_regular,
     require_inside,
     require_regular,
     require_regular_files,
+    restrict_reads,
 )
 
 __all__ = [
     "RefusedFile",
     "check_path",
     "check_paths",
-    "only_within",
     "open_regular",
     "read_regular",
     "regular_files",
@@ -37,6 +36,7 @@ __all__ = [
     "require_inside",
     "require_regular",
     "require_regular_files",
+    "restrict_reads",
 ]
 
 

@@ -18,8 +18,8 @@ from guidegraph_runtime.limits import (
     TripCount,
     check_limit,
     current_limits,
+    enforce_limits,
     limit_message,
-    limited,
     parse_limits,
     show_limit,
 )
@@ -27,21 +27,21 @@ from guidegraph_runtime.limits import (
 __all__ = [
     "LIMIT_NAMES",
     "UNLIMITED",
+    "DeadlineToken",
     "LimitExceeded",
     "Limits",
-    "TimedToken",
     "TripCount",
     "check_limit",
     "current_limits",
+    "enforce_limits",
     "limit_message",
-    "limited",
     "parse_limits",
     "show_limit",
     "trip_problems",
 ]
 
 
-class TimedToken(CancelToken):
+class DeadlineToken(CancelToken):
     """A cancel token that also cancels the run a number of seconds after the token's creation."""
 
     def __init__(self, inner: CancelToken, seconds: float):

@@ -18,8 +18,8 @@ from typing import Any
 from guidegraph.graph.errors import Problem, WorkflowError
 from guidegraph.graph.ir import Op
 from guidegraph.graph.node import Port
-from guidegraph.graph.paths import shipped_folders
-from guidegraph.graph.trust.effects import Effect, Kind, list_effects, writes
+from guidegraph.graph.paths import find_shipped_folders
+from guidegraph.graph.trust.effects import Effect, EffectKind, is_written, list_effects
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Policy:
     given: frozenset[str] = frozenset()
 
 
-YOURS = Policy()
+OWN_WORKFLOW = Policy()
 
 
 def check_effects(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> None:
@@ -66,10 +66,10 @@ def effect_problems(effects: Iterable[Effect], policy: Policy) -> list[Problem]:
 
 def is_shipped(path: Path) -> bool:
     """Whether a path, with links followed, ships with the package."""
-    return _is_inside(path, shipped_folders())
+    return _is_inside(path, find_shipped_folders())
 
 
-def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
+def list_readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None:
     """The folders and files that a run may open after ``check_effects``, links followed; ``None`` if unrestricted.
 
     So a link in an allowed folder cannot lead outside it. ops: with the parameters' values inserted.
@@ -77,17 +77,17 @@ def readable_folders(ops: Mapping[str, Op], policy: Policy) -> list[Path] | None
     if not policy.stranger:
         return None
     effects = [effect.path for effect in list_effects(ops, {}) if effect.path is not None]
-    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *shipped_folders()]
+    folders = [*effects, *policy.grants.read, *policy.grants.write, *policy.grants.code, *find_shipped_folders()]
     return [*folders, *([policy.out] if policy.out else []), *map(Path, {sys.prefix, sys.base_prefix})]
 
 
-def given_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
+def parameter_paths(ops: Mapping[str, Op], values: Mapping[str, Any], policy: Policy) -> tuple[Path, ...]:
     """The paths that the user passed to a stranger's workflow as parameters. Links below them are followed."""
     effects = list_effects(ops, values) if policy.given else []
     return tuple(effect.path for effect in effects if effect.path is not None and effect.param in policy.given)
 
 
-def without_dots(path: Path | None) -> Path | None:
+def drop_dots(path: Path | None) -> Path | None:
     """The path without "..", if that names the same file; after a link it may not."""
     if path is None:
         return None
@@ -97,7 +97,7 @@ def without_dots(path: Path | None) -> Path | None:
 
 def refuse_shipped(port: Port, path: Path) -> None:
     """Raise ``ValueError`` if a node would write a file that ships with the package."""
-    if writes(port) and is_shipped(path):
+    if is_written(port) and is_shipped(path):
         raise ValueError(f"'{path}' ships with guidegraph and is read-only: write somewhere else")
 
 
@@ -110,7 +110,7 @@ def _check_read(effect: Effect, policy: Policy) -> str:
         return ""
     if _is_inside(effect.path, (*policy.grants.read, *policy.grants.code)):
         return ""
-    action = f"would read '{without_dots(effect.path)}'; to allow it: {_list_options(effect, 'read', policy)}"
+    action = f"would read '{drop_dots(effect.path)}'; to allow it: {_list_options(effect, 'read', policy)}"
     return f"{_describe_subject(effect, policy)} {action}"
 
 
@@ -118,7 +118,7 @@ def _check_write(effect: Effect, policy: Policy) -> str:
     if effect.path is None:
         return _describe_computed(effect, "write") if policy.stranger else ""
     if is_shipped(effect.path):
-        action = f"'{without_dots(effect.path)}', which ships with guidegraph and is read-only"
+        action = f"'{drop_dots(effect.path)}', which ships with guidegraph and is read-only"
         return f"{_describe_subject(effect, policy)} would write {action}"
     if not policy.stranger or _is_inside(effect.path, policy.grants.write):
         return ""
@@ -129,7 +129,7 @@ def _check_write(effect: Effect, policy: Policy) -> str:
         return ""
     location = "outside of --out" + (", where something is already" if exists else "")
     action = (
-        f"would write '{without_dots(effect.path)}', {location}; to allow it: {_list_options(effect, 'write', policy)}"
+        f"would write '{drop_dots(effect.path)}', {location}; to allow it: {_list_options(effect, 'write', policy)}"
     )
     return f"{_describe_subject(effect, policy)} {action}"
 
@@ -140,12 +140,12 @@ def _check_code(effect: Effect, policy: Policy) -> str:
     if _is_inside(effect.path, policy.grants.code):
         return ""
     return (
-        f"{_describe_subject(effect, policy)} would load '{without_dots(effect.path)}', and loading such a file runs "
+        f"{_describe_subject(effect, policy)} would load '{drop_dots(effect.path)}', and loading such a file runs "
         f"code that it holds; if you trust it: --allow-code {_quote(effect.path)}"
     )
 
 
-_CHECKS: Mapping[Kind, tuple[Callable[[Effect, Policy], str], str]] = {
+_CHECKS: Mapping[EffectKind, tuple[Callable[[Effect, Policy], str], str]] = {
     "read": (_check_read, "forbidden-read"),
     "write": (_check_write, "forbidden-write"),
     "code": (_check_code, "forbidden-code"),
@@ -173,7 +173,7 @@ def _list_options(effect: Effect, kind: str, policy: Policy) -> str:
 
 
 def _quote(path: Path | None) -> str:
-    return shlex.quote(str(without_dots(path)))
+    return shlex.quote(str(drop_dots(path)))
 
 
 def _is_inside(path: Path, folders: Iterable[Path]) -> bool:

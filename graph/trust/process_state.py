@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from guidegraph.graph.trust.generators import Generators, put_back_seeded, read_generators
+from guidegraph.graph.trust.random_state import GeneratorStates, read_generators, restore_seeded
 
 if TYPE_CHECKING:
     from guidegraph.graph.ir import Call
@@ -40,7 +40,7 @@ class ForeignState(NamedTuple):
 
     folder: tuple[Any, ...]
     variables: dict[Any, Any]
-    generators: Generators
+    generators: GeneratorStates
 
 
 class _Value(NamedTuple):
@@ -87,7 +87,7 @@ _reported: ContextVar[set[tuple[str, str]] | None] = ContextVar("guidegraph_told
 
 
 @contextmanager
-def guarded_run() -> Iterator[None]:
+def guard_run() -> Iterator[None]:
     """A run: warnings name a node and a change once, not at every call."""
     if _runs.begin_first():
         _all_calls.forget()
@@ -100,7 +100,7 @@ def guarded_run() -> Iterator[None]:
         _runs.end()
 
 
-def keep_state(watch: Watch) -> SavedState:
+def save_state(watch: Watch) -> SavedState:
     """Save the state before a call."""
     torch_state = _torch_state()
     before = _all_calls.begin(torch_state.process())
@@ -110,7 +110,7 @@ def keep_state(watch: Watch) -> SavedState:
     return SavedState(before, torch_state.thread(), foreign)
 
 
-def put_back(saved: SavedState, call: Call) -> None:
+def restore_state(saved: SavedState, call: Call) -> None:
     """Restore state that changed since ``keep_state``, with a warning that names the node."""
     torch_state = _torch_state()
     changed: list[str] = []
@@ -130,7 +130,7 @@ def _restore_foreign(foreign: ForeignState) -> list[str]:
     _foreign_calls.end()
     if _read_variables() != foreign.variables:
         changed.append(_restore_variables(foreign.variables))
-    return changed + [f"seeds {name}, which was put back" for name in put_back_seeded(foreign.generators)]
+    return changed + [f"seeds {name}, which was put back" for name in restore_seeded(foreign.generators)]
 
 
 def _warn(call: Call, change: str) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.report.series import Axes, Plot, is_numeric, label, levels, plot_of, quantities
+from guidegraph.nodes.table import Table
+from guidegraph.report.series import Axes, Plot, distinct_values, format_levels, is_numeric, make_plot, quantity_columns
 
 LINES = 6
 """More lines than this are split into separate plots."""
@@ -17,25 +17,25 @@ SEED = re.compile(r"(.*_)?seed")
 
 
 @dataclass(frozen=True)
-class Choice:
+class CurveChoice:
     """The requested x of curves, and the parameters that distinguish lines; the rules below choose the rest."""
 
     x: str | None = None
     by: tuple[str, ...] = ()
 
-    def within(self, x: Sequence[str], by: Sequence[str]) -> Choice:
+    def within(self, x: Sequence[str], by: Sequence[str]) -> CurveChoice:
         """The choice restricted to a table whose columns for x and for lines are ``x`` and ``by``."""
-        return Choice(self.x if self.x in x else None, tuple(n for n in self.by if n in by))
+        return CurveChoice(self.x if self.x in x else None, tuple(n for n in self.by if n in by))
 
 
-AUTOMATIC = Choice()
+AUTOMATIC = CurveChoice()
 
 
 def sweep_plots(
     cells: Table,
     swept: Sequence[str],
     outputs: Sequence[str],
-    choice: Choice = AUTOMATIC,
+    choice: CurveChoice = AUTOMATIC,
     tied: Collection[str] = (),
     title: str = "",
 ) -> list[Plot]:
@@ -45,10 +45,10 @@ def sweep_plots(
     ``by`` is chosen or there would be too many lines. tied: parameters that vary together; one that is determined by
     the others is dropped. If x is an output, the lines follow the parameter that would otherwise be x.
     """
-    choice = choice.within([*swept, *quantities(cells, outputs)], swept)
+    choice = choice.within([*swept, *quantity_columns(cells, outputs)], swept)
     chosen = (choice.x, *choice.by)
-    seeds = [n for n in swept if SEED.fullmatch(n) and n not in chosen and len(levels(cells[n])) > 1]
-    varied = [n for n in swept if n not in seeds and len(levels(cells[n])) > 1]
+    seeds = [n for n in swept if SEED.fullmatch(n) and n not in chosen and len(distinct_values(cells[n])) > 1]
+    varied = [n for n in swept if n not in seeds and len(distinct_values(cells[n])) > 1]
     free = [n for n in varied if n not in choice.by]
     along = choice.x if choice.x in swept else _richest_parameter(cells, free)
     if along is None:
@@ -58,13 +58,15 @@ def sweep_plots(
     axes = Axes(choice.x or along, along, tuple(by), bool(seeds))
     known_columns = {
         axes.x,
-        *(n for n in quantities(cells, outputs) if any(_equals_parameter(cells, n, other) for other in swept)),
+        *(n for n in quantity_columns(cells, outputs) if any(_equals_parameter(cells, n, other) for other in swept)),
     }
-    return list(_plots(cells, axes, facets, [n for n in quantities(cells, outputs) if n not in known_columns], title))
+    return list(
+        _plots(cells, axes, facets, [n for n in quantity_columns(cells, outputs) if n not in known_columns], title)
+    )
 
 
 def long_plots(
-    table: Table, swept: Sequence[str], title: str, choice: Choice = AUTOMATIC, tied: Collection[str] = ()
+    table: Table, swept: Sequence[str], title: str, choice: CurveChoice = AUTOMATIC, tied: Collection[str] = ()
 ) -> list[Plot]:
     """Plots of an output that is a table in each cell; the rows of all cells are stacked, with their parameters.
 
@@ -74,20 +76,20 @@ def long_plots(
     own = [n for n in table if n != "cell" and n not in swept]
     cell = [n for n in ("cell", *swept) if n in table]
     numbers = [n for n in own if is_numeric(table[n])]
-    words = [n for n in own if n not in numbers and 1 < len(levels(table[n])) <= LINES][:1]
+    words = [n for n in own if n not in numbers and 1 < len(distinct_values(table[n])) <= LINES][:1]
     index = [n for n in numbers if _rises(table, n, [*cell, *words], 2)][:1]
     if not index and len(_groups(table, [*cell, *words])) < table.rows:
         return []  # the rows of a cell cannot be told apart
     x = choice.within([*(n for n in swept if n in table), *numbers], ()).x
-    own_choice = Choice(x or next(iter(index), None), choice.by)
+    own_choice = CurveChoice(x or next(iter(index), None), choice.by)
     parameters = [n for n in (*swept, *words, *index) if n in table]
     return sweep_plots(table, parameters, [n for n in numbers if n not in index], own_choice, tied, title)
 
 
-def table_plots(table: Table, title: str, choice: Choice = AUTOMATIC) -> list[Plot]:
+def table_plots(table: Table, title: str, choice: CurveChoice = AUTOMATIC) -> list[Plot]:
     """Plots of a run's table over its first column, if that increases; text columns distinguish lines."""
     numbers = [n for n in table if is_numeric(table[n])]
-    texts = [n for n in table if n not in numbers and 1 < len(levels(table[n])) <= LINES]
+    texts = [n for n in table if n not in numbers and 1 < len(distinct_values(table[n])) <= LINES]
     choice = choice.within(numbers, list(table))
     if len(numbers) < 2:
         return []
@@ -97,15 +99,15 @@ def table_plots(table: Table, title: str, choice: Choice = AUTOMATIC) -> list[Pl
     if by is None:
         return []
     outputs = [n for n in numbers if n not in (x, *by)]
-    return list(_plots(table, Axes(x, x, tuple(by)), [], quantities(table, outputs), title))
+    return list(_plots(table, Axes(x, x, tuple(by)), [], quantity_columns(table, outputs), title))
 
 
 def _plots(table: Table, axes: Axes, facets: Sequence[str], outputs: Sequence[str], title: str) -> Iterator[Plot]:
     groups = _groups(table, facets)
     for y in outputs:
         for values, rows in groups.items():
-            words = ", ".join(filter(None, (f"{title}: {y}" if title else y, label(facets, values))))
-            if plot := plot_of(table, rows, axes, y, words):
+            words = ", ".join(filter(None, (f"{title}: {y}" if title else y, format_levels(facets, values))))
+            if plot := make_plot(table, rows, axes, y, words):
                 yield plot
 
 
@@ -131,14 +133,14 @@ def _rises(table: Table, x: str, by: Sequence[str], least: int) -> bool:
 
 def _richest_parameter(cells: Table, names: Sequence[str]) -> str | None:
     """The numeric parameter with the most values; if none is numeric, the parameter with the most values."""
-    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(levels(cells[n]))) for n in names}
+    counts = {n: (is_numeric(cells[n]) and None not in cells[n], len(distinct_values(cells[n]))) for n in names}
     return max(names, key=lambda n: counts[n], default=None)
 
 
 def _drop_implied(cells: Table, names: Sequence[str], fixed: Sequence[str], tied: Collection[str]) -> list[str]:
     """The parameters without tied ones that the fixed and other ones determine: for example, a model by its f."""
     kept: list[str] = []
-    for name in sorted(names, key=lambda n: len(levels(cells[n]))):
+    for name in sorted(names, key=lambda n: len(distinct_values(cells[n]))):
         columns = [*fixed, *kept]
         if name not in tied or len(_groups(cells, [*columns, name])) > len(_groups(cells, columns)):
             kept.append(name)

@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.build import build
-from guidegraph.graph.draw import draw_svg
+from guidegraph.drawing.svg import draw_svg
 from guidegraph.graph.errors import WorkflowError
 from guidegraph.graph.registry import Registry
-from guidegraph.report.html import Html, code, fold, joined, note, tag
-from guidegraph.report.read import part
+from guidegraph.graph.resolution.load import build
+from guidegraph.report.html import Html, code, fold, join, note, tag
+from guidegraph.report.read import get_object
 
 LEAST = 0.62
 """A drawing is shrunk to this fraction of its size at most; below it, its box scrolls."""
 
 
-def section(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: dict[str, str]) -> Html:
+def render_graph(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: dict[str, str]) -> Html:
     """The drawing and the text of a workflow and of those that it uses.
 
     name: a scope for its style. drawn: the names of the workflows already on the page, by their texts; these are not
     drawn again.
     """
     file = str(workflow.get("file") or workflow.get("path") or "workflow.yaml")
-    sources = {k: t for k, t in part(dict(workflow), "sources").items() if isinstance(t, str)}
+    sources = {k: t for k, t in get_object(dict(workflow), "sources").items() if isinstance(t, str)}
     text = workflow.get("text")
     if isinstance(text, str):
         sources.setdefault(file, text)
@@ -35,7 +35,7 @@ def section(workflow: Mapping[str, Any], registry: Registry, name: str, drawn: d
     if first_name != name:
         return tag("p", "The same as ", tag("a", "the one above", href=f"#{first_name}"), ".", class_="note")
     texts = fold("The workflow's text", *_texts(file, sources))
-    return joined([_drawing(file, sources, registry, name), texts])
+    return join([_drawing(file, sources, registry, name), texts])
 
 
 def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: str) -> Html:
@@ -55,4 +55,4 @@ def _drawing(file: str, sources: Mapping[str, str], registry: Registry, name: st
 
 def _texts(file: str, sources: Mapping[str, str]) -> list[Html]:
     used = {path: text for path, text in sources.items() if path != file}
-    return [code(sources[file]), *(joined([tag("h3", path), code(text)]) for path, text in used.items())]
+    return [code(sources[file]), *(join([tag("h3", path), code(text)]) for path, text in used.items())]

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from guidegraph.graph.svg import escape
-from guidegraph.nodes.tabular import Table
+from guidegraph.drawing.style import escape
+from guidegraph.nodes.table import Table
 
 ROWS = 200
 TEXT = 4000
@@ -32,15 +32,15 @@ def tag(name: str, *content: str, **attributes: Attribute) -> Html:
             attributes_.append(f" {key}")
         elif value is not None and value is not False:
             attributes_.append(f' {key}="{escape(str(value))}"')
-    return Html(f"<{name}{''.join(attributes_)}>{joined(content)}</{name}>")
+    return Html(f"<{name}{''.join(attributes_)}>{join(content)}</{name}>")
 
 
-def joined(parts: Iterable[str]) -> Html:
+def join(parts: Iterable[str]) -> Html:
     """Join markup and texts, with the texts escaped."""
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Format a value as short text: floats with five digits, lists and dictionaries as JSON."""
     if value is None:
         return ""
@@ -67,7 +67,7 @@ def table(columns: Mapping[str, Sequence[Any]], label: str) -> Html:
     ]
     body = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *lines))
     box = tag("div", body, class_="scroll", tabindex=0, role="region", aria_label=label)
-    return joined([box, note(f"{rows - ROWS} more rows are left out here.")]) if rows > ROWS else box
+    return join([box, note(f"{rows - ROWS} more rows are left out here.")]) if rows > ROWS else box
 
 
 def pairs(values: Mapping[str, Any], label: str) -> Html:
@@ -89,7 +89,7 @@ def code(text: str) -> Html:
     return tag("pre", tag("code", text), tabindex=0)
 
 
-def table_of(table_: Table, label: str) -> Html:
+def render_table(table_: Table, label: str) -> Html:
     return table({name: list(table_[name]) for name in table_}, label)
 
 
@@ -99,5 +99,5 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _breakable(value: Any) -> Html:
-    text = shorten(shown(value))
-    return tag("span", text, class_="long") if len(text) > 40 else joined([text])
+    text = shorten(format_value(value))
+    return tag("span", text, class_="long") if len(text) > 40 else join([text])

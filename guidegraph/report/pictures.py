@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from guidegraph.report.collect import Picture
-from guidegraph.report.html import Html, joined, note, tag
+from guidegraph.report.html import Html, join, note, tag
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,7 @@ EXACT, QUALITY = 16 << 10, 90
 """A copy larger than the first as PNG is stored as JPEG of this quality: a page of 200 must still fit in an e-mail."""
 
 
-def sheet(pictures: Sequence[Picture], notes: list[str], most: int = MOST) -> Html:
+def contact_sheet(pictures: Sequence[Picture], notes: list[str], most: int = MOST) -> Html:
     """A contact sheet of at most ``most`` pictures. Unreadable ones are reported in ``notes``."""
     chosen = choose_pictures(pictures, most)
     large = len(pictures) <= FEW * most // MOST
@@ -42,7 +42,7 @@ def sheet(pictures: Sequence[Picture], notes: list[str], most: int = MOST) -> Ht
     if omitted := len(pictures) - len(chosen):
         which = ": these are the first of each cell" if chosen else ""
         parts.append(note(f"{omitted} of {len(pictures)} pictures are left out{which}."))
-    return joined(parts)
+    return join(parts)
 
 
 def choose_pictures(pictures: Sequence[Picture], most: int) -> list[Picture]:

@@ -71,7 +71,7 @@ def check_extra() -> None:
         )
 
 
-def curves_svg(plot: Plot, salt: str) -> Html:
+def draw_curves(plot: Plot, salt: str) -> Html:
     """A plot of curves with their intervals. ``salt`` makes the ids in the SVG unique on the page."""
     from matplotlib import rc_context
 
@@ -88,7 +88,7 @@ def curves_svg(plot: Plot, salt: str) -> Html:
         return _to_svg(figure, f"{plot.title}: {plot.y} over {plot.x}")
 
 
-def bars_svg(names: Sequence[str], values: Sequence[float], hatched: Sequence[bool], unit: str, salt: str) -> Html:
+def draw_bars(names: Sequence[str], values: Sequence[float], hatched: Sequence[bool], unit: str, salt: str) -> Html:
     """Horizontal bars, the first on top, each labelled with its value."""
     from matplotlib import rc_context
 

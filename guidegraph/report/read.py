@@ -14,7 +14,7 @@ from typing import Any
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.trust.limits import LimitExceeded
-from guidegraph.nodes.tabular import Table
+from guidegraph.nodes.table import Table
 
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 LARGEST = 64 << 20
@@ -25,11 +25,11 @@ class Unreadable(Exception):
     """A file cannot be used; the message says why, beginning with a verb."""
 
 
-def wrong(path: Path, code: str, message: str) -> WorkflowError:
+def result_error(path: Path, code: str, message: str) -> WorkflowError:
     return WorkflowError([Problem(Mark(str(path), 1, 1), code, message)])
 
 
-def inside(folder: Path, name: str) -> Path:
+def resolve_inside(folder: Path, name: str) -> Path:
     """A file in a folder, by its relative name. Raises ``Unreadable`` if it lies outside or is not a file."""
     try:
         path = (folder / name).resolve()
@@ -80,10 +80,10 @@ def read_csv(path: Path, texts: Collection[str] = ()) -> Table:
         raise Unreadable(f"is no CSV: {error}") from None
     if not rows or len(set(rows[0])) != len(rows[0]) or any(len(row) != len(rows[0]) for row in rows):
         raise Unreadable("is no table: one line of different names, then lines with as many cells, are expected")
-    return Table({n: [row[i] if n in texts else entry(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
+    return Table({n: [row[i] if n in texts else parse_cell(row[i]) for row in rows[1:]] for i, n in enumerate(rows[0])})
 
 
-def entry(text: str) -> float | int | str | None:
+def parse_cell(text: str) -> float | int | str | None:
     """Parse a CSV cell: a number, a text, or None if it is empty."""
     if text == "":
         return None
@@ -102,12 +102,12 @@ def as_table(value: Any) -> Table | None:
     return Table(value) if plain and len(lengths) == 1 and lengths != {0} else None
 
 
-def part(data: dict[str, Any], name: str) -> dict[str, Any]:
+def get_object(data: dict[str, Any], name: str) -> dict[str, Any]:
     """An object in an object; an empty one if it is missing or of another type."""
     value = data.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def number(value: Any) -> float:
+def to_number(value: Any) -> float:
     """A number, NaN for anything else."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan

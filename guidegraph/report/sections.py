@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guidegraph.graph.registry import Registry
-from guidegraph.nodes.tabular import Table
+from guidegraph.nodes.table import Table
 from guidegraph.report import graph, timings
-from guidegraph.report.collect import Run, Sweep, at
-from guidegraph.report.curves import AUTOMATIC, Choice, long_plots, sweep_plots, table_plots
-from guidegraph.report.html import Html, fold, joined, note, pairs, shown, table, table_of, tag
-from guidegraph.report.pictures import MOST, sheet
-from guidegraph.report.plots import curves_svg
-from guidegraph.report.read import number, part
+from guidegraph.report.collect import RunFolder, SweepFolder, format_point
+from guidegraph.report.curves import AUTOMATIC, CurveChoice, long_plots, sweep_plots, table_plots
+from guidegraph.report.html import Html, fold, format_value, join, note, pairs, render_table, table, tag
+from guidegraph.report.pictures import MOST, contact_sheet
+from guidegraph.report.plots import draw_curves
+from guidegraph.report.read import get_object, to_number
 from guidegraph.report.series import Plot
 
 MOST_PLOTS = 24
@@ -32,47 +32,47 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Shared:
+class PageContext:
     """The state shared by the results of a page. drawn: the graphs already on it. pictures: the maximum per result."""
 
     registry: Registry
-    choice: Choice = AUTOMATIC
+    choice: CurveChoice = AUTOMATIC
     pictures: int = MOST
     drawn: dict[str, str] = field(default_factory=dict)
 
 
-def run_lead(run: Run) -> Html:
+def run_lead(run: RunFolder) -> Html:
     """A line on the run, then its facts, then its error and notes."""
-    outputs = ", ".join(part(run.record, "outputs")) or "none yet"
+    outputs = ", ".join(get_object(run.record, "outputs")) or "none yet"
     parts = [tag("p", f"A run of a workflow. Outputs: {outputs}.", class_="lead")]
     facts = {
         "Status": tag("span", run.status, class_=run.status if run.status.isalpha() else None),
-        "Time": _seconds(number(run.record.get("seconds"))),
-        "Started": shown(run.record.get("started")).replace("T", " "),
-        "Device": shown(run.record.get("device")),
-        "Precision": shown(run.record.get("dtype")),
+        "Time": _seconds(to_number(run.record.get("seconds"))),
+        "Started": format_value(run.record.get("started")).replace("T", " "),
+        "Device": format_value(run.record.get("device")),
+        "Precision": format_value(run.record.get("dtype")),
     }
     parts.append(_facts(facts))
     if error := run.record.get("error"):
-        parts.append(tag("p", shown(error), class_="warning"))
-    return joined([*parts, *map(note, run.notes)])
+        parts.append(tag("p", format_value(error), class_="warning"))
+    return join([*parts, *map(note, run.notes)])
 
 
-def run_sections(run: Run, context: Shared, salt: str) -> list[Section]:
+def run_sections(run: RunFolder, context: PageContext, salt: str) -> list[Section]:
     sections: list[tuple[str, str, Html]] = []
     notes: list[str] = []
     if run.pictures:
-        pictures = sheet(run.pictures, notes, context.pictures)
-        sections.append(("pictures", "Pictures", joined([pictures, *map(note, notes)])))
+        pictures = contact_sheet(run.pictures, notes, context.pictures)
+        sections.append(("pictures", "Pictures", join([pictures, *map(note, notes)])))
     if curves := [plot for name, table in run.tables.items() for plot in table_plots(table, name, context.choice)]:
         sections.append(("curves", "Curves", _plots(curves, salt)))
     if run.values:
         sections.append(("values", "Values", pairs(run.values, "Values")))
     if run.tables:
         sections.append(("tables", "Tables", _tables(run.tables)))
-    sections.append(("parameters", "Parameters", _parameters(part(run.record, "parameters"), run.record)))
+    sections.append(("parameters", "Parameters", _parameters(get_object(run.record, "parameters"), run.record)))
     sections.append(("graph", "Graph", _graph(run.record, context, salt)))
-    sections.append(("timings", "Time by node", timings.section([run.record], f"{salt}-time")))
+    sections.append(("timings", "Time by node", timings.render_timings([run.record], f"{salt}-time")))
     sections.append(("versions", "Versions and machine", _versions(run.record)))
     if run.others:
         sections[-1:-1] = [
@@ -81,7 +81,7 @@ def run_sections(run: Run, context: Shared, salt: str) -> list[Section]:
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
 
-def sweep_lead(sweep: Sweep) -> Html:
+def sweep_lead(sweep: SweepFolder) -> Html:
     planned = sweep.plan.get("cells")
     cells = max(sweep.cells.rows, planned if isinstance(planned, int) else 0)
     done, failed = len(sweep.with_status("done")), len(sweep.with_status("failed"))
@@ -95,16 +95,16 @@ def sweep_lead(sweep: Sweep) -> Html:
     parts = [tag("p", line, class_="lead"), _facts(facts)]
     if remaining := cells - done - failed:
         parts.append(note(f"{remaining} of {cells} cells have not run yet."))
-    return joined(parts)
+    return join(parts)
 
 
-def sweep_sections(sweep: Sweep, context: Shared, salt: str) -> list[Section]:
+def sweep_sections(sweep: SweepFolder, context: PageContext, salt: str) -> list[Section]:
     sections: list[tuple[str, str, Html]] = []
     notes = list(sweep.notes)
     if failed := sweep.with_status("failed"):
         sections.append(("failed", "Failed cells", _failures(sweep, failed)))
-    choice, tied = context.choice, sweep.tied
-    curves = sweep_plots(sweep.different, sweep.swept, sweep.outputs, choice, tied)
+    choice, tied = context.choice, sweep.tied_parameters
+    curves = sweep_plots(sweep.distinct_cells, sweep.swept, sweep.outputs, choice, tied)
     for name, output in sweep.tables.items():
         curves += long_plots(output, sweep.swept, name, choice, tied)
     if curves:
@@ -113,63 +113,66 @@ def sweep_sections(sweep: Sweep, context: Shared, salt: str) -> list[Section]:
         text = "No line over what --x names has two points when --by tells them apart: name others, or leave one out."
         sections.append(("curves", "Curves", note(text)))
     if sweep.pictures:
-        sections.append(("pictures", "Contact sheet", sheet(sweep.pictures, notes, context.pictures)))
-    sections.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", table_of(sweep.cells, "Cells"))))
+        sections.append(("pictures", "Contact sheet", contact_sheet(sweep.pictures, notes, context.pictures)))
+    sections.append(("cells", "Cells", fold(f"{sweep.cells.rows} cells", render_table(sweep.cells, "Cells"))))
     if sweep.tables:
         sections.append(("tables", "Tables", _tables(sweep.tables)))
     record = {**sweep.plan, **(sweep.records[0] if sweep.records else {})}
-    levels = {name: ", ".join(shown(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
-    fixed = {n: v for n, v in part(record, "parameters").items() if n not in levels}
-    swept = joined([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
-    sections.append(("parameters", "Parameters", joined([swept, _parameters(fixed, {})])))
+    levels = {name: ", ".join(format_value(v) for v in dict.fromkeys(sweep.cells[name])) for name in sweep.swept}
+    fixed = {n: v for n, v in get_object(record, "parameters").items() if n not in levels}
+    swept = join([tag("h3", "Swept"), pairs(levels, "Swept parameters"), tag("h3", "The same in all cells")])
+    sections.append(("parameters", "Parameters", join([swept, _parameters(fixed, {})])))
     sections.append(("graph", "Graph", _graph(record, context, salt)))
     if sweep.records:
-        sections.append(("timings", "Time by node", timings.section(sweep.records, f"{salt}-time")))
+        sections.append(("timings", "Time by node", timings.render_timings(sweep.records, f"{salt}-time")))
     sections.append(("versions", "Versions and machine", _versions(record)))
     if notes:
-        sections.append(("notes", "Left out", joined(map(note, notes[:MOST_FAILURES]))))
+        sections.append(("notes", "Left out", join(map(note, notes[:MOST_FAILURES]))))
     return [Section(f"{salt}-{id}", title, inside) for id, title, inside in sections]
 
 
-def _graph(record: dict[str, Any], context: Shared, salt: str) -> Html:
-    return graph.section(part(record, "workflow"), context.registry, f"graph-{salt}", context.drawn)
+def _graph(record: dict[str, Any], context: PageContext, salt: str) -> Html:
+    return graph.render_graph(get_object(record, "workflow"), context.registry, f"graph-{salt}", context.drawn)
 
 
-def _failures(sweep: Sweep, rows: Sequence[int]) -> Html:
+def _failures(sweep: SweepFolder, rows: Sequence[int]) -> Html:
     kept = rows[:MOST_FAILURES]
     messages = sweep.cells["message"] if "message" in sweep.cells else ("",) * sweep.cells.rows
-    columns: dict[str, list[Any]] = {"cell": [at(sweep, i) for i in kept], "message": [messages[i] for i in kept]}
+    columns: dict[str, list[Any]] = {
+        "cell": [format_point(sweep, i) for i in kept],
+        "message": [messages[i] for i in kept],
+    }
     more = [note(f"{len(rows) - len(kept)} more failed cells are in the table of cells.")] if kept != rows else []
-    return joined([table(columns, "Failed cells"), *more])
+    return join([table(columns, "Failed cells"), *more])
 
 
 def _plots(curves: Sequence[Plot], salt: str) -> Html:
     figures = []
     for i, plot in enumerate(curves[:MOST_PLOTS]):
         caption = [tag("figcaption", plot.caption)] if plot.caption else []
-        figures.append(tag("figure", curves_svg(plot, f"{salt}-{i}"), *caption))
+        figures.append(tag("figure", draw_curves(plot, f"{salt}-{i}"), *caption))
     parts = [tag("div", *figures, class_="plots")]
     if omitted := len(curves) - len(figures):
         parts.append(
             note(f"{omitted} of {len(curves)} plots are left out here; the table of results has their numbers.")
         )
-    return joined(parts)
+    return join(parts)
 
 
 def _tables(tables: Mapping[str, Table]) -> Html:
-    return joined(element for name, table_ in tables.items() for element in (tag("h3", name), table_of(table_, name)))
+    return join(element for name, table_ in tables.items() for element in (tag("h3", name), render_table(table_, name)))
 
 
 def _parameters(values: Mapping[str, Any], record: Mapping[str, Any]) -> Html:
     seeds = record.get("seeds")
     parts = [pairs(values, "Parameters")] if values else [note("There are none.")]
     if isinstance(seeds, dict) and seeds:
-        parts.append(note("Seeds: " + ", ".join(f"{path} = {shown(seed)}" for path, seed in seeds.items())))
-    return joined(parts)
+        parts.append(note("Seeds: " + ", ".join(f"{path} = {format_value(seed)}" for path, seed in seeds.items())))
+    return join(parts)
 
 
 def _versions(record: Mapping[str, Any]) -> Html:
-    versions = dict(part(dict(record), "versions"))
+    versions = dict(get_object(dict(record), "versions"))
     machine: dict[str, Any] = {
         name: versions.pop(name) for name in ("platform", "machine", "python") if name in versions
     }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from guidegraph.nodes.tabular import Table
-from guidegraph.report.html import shown
+from guidegraph.nodes.table import Table
+from guidegraph.report.html import format_value
 from guidegraph.report.intervals import mean_interval
 
 ERRORS = ("error", "std_error", "standard_error", "se")
@@ -61,23 +61,25 @@ class _Point:
     high: float
 
 
-def plot_of(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -> Plot | None:
+def make_plot(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -> Plot | None:
     """Plot some rows of a table as lines; None if no line has two points."""
     interval = interval_columns(table, y)
-    steps = levels(table[axes.along])
+    steps = distinct_values(table[axes.along])
     if is_numeric(steps) and None not in steps:
         steps.sort()
     scale = is_numeric(table[axes.x]) and (axes.x != axes.along or None not in steps)
-    ticks = [] if scale else [named(step) for step in steps]
+    ticks = [] if scale else [format_level(step) for step in steps]
     points: dict[tuple[Hashable, ...], dict[Hashable, list[_Point]]] = {}
     for i in rows:
         step = table[axes.along][i]
         position = float(steps.index(step)) if ticks else _number(table[axes.x][i])
         if (point := _point(table, i, position, y, interval)) is not None:
             points.setdefault(tuple(table[n][i] for n in axes.by), {}).setdefault(step, []).append(point)
-    distinguishing = telling(list(points))
+    distinguishing = select_distinguishing(list(points))
     names = [axes.by[i] for i in distinguishing]
-    series = [_series(label(names, [key[i] for i in distinguishing]), group, steps) for key, group in points.items()]
+    series = [
+        _series(format_levels(names, [key[i] for i in distinguishing]), group, steps) for key, group in points.items()
+    ]
     if max((len(s.x) for s in series), default=0) < 2:
         return None
     most = max(len(p) for group in points.values() for p in group.values())
@@ -87,31 +89,31 @@ def plot_of(table: Table, rows: Sequence[int], axes: Axes, y: str, title: str) -
     return Plot(title, axes.x, y, series, ticks, " ".join(filter(None, captions)))
 
 
-def telling(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
+def select_distinguishing(keys: Sequence[tuple[Hashable, ...]]) -> list[int]:
     """The indices of values that suffice to distinguish the lines; longer values are dropped first."""
     kept = list(range(len(keys[0]))) if keys else []
-    for i in sorted(kept, key=lambda i: -sum(len(named(key[i])) for key in keys)):
+    for i in sorted(kept, key=lambda i: -sum(len(format_level(key[i])) for key in keys)):
         remaining = [j for j in kept if j != i]
         if remaining and len({tuple(key[j] for j in remaining) for key in keys}) == len(keys):
             kept = remaining
     return kept
 
 
-def label(names: Sequence[str], values: Sequence[Any]) -> str:
+def format_levels(names: Sequence[str], values: Sequence[Any]) -> str:
     """Parameters and their values as text."""
-    return ", ".join(f"{name} = {named(value)}" for name, value in zip(names, values, strict=True))
+    return ", ".join(f"{name} = {format_level(value)}" for name, value in zip(names, values, strict=True))
 
 
-def named(value: Any) -> str:
+def format_level(value: Any) -> str:
     """A parameter's value as text. Floats keep 15 digits, so that different values look different."""
-    return f"{value:.15g}" if isinstance(value, float) else shown(value) or EMPTY
+    return f"{value:.15g}" if isinstance(value, float) else format_value(value) or EMPTY
 
 
-def quantities(table: Table, names: Sequence[str]) -> list[str]:
+def quantity_columns(table: Table, names: Sequence[str]) -> list[str]:
     """The numeric columns that vary and are not an interval's end or the error of another column."""
     ends = {end for name in names for end in interval_columns(table, name)}
     kept = [n for n in names if n not in ends and is_numeric(table[n])]
-    return [n for n in kept if len(levels(v for v in table[n] if v is not None)) > 1]
+    return [n for n in kept if len(distinct_values(v for v in table[n] if v is not None)) > 1]
 
 
 def interval_columns(table: Table, name: str) -> tuple[str, ...]:
@@ -129,7 +131,7 @@ def interval_columns(table: Table, name: str) -> tuple[str, ...]:
     return ()
 
 
-def levels(values: Any) -> list[Any]:
+def distinct_values(values: Any) -> list[Any]:
     """The distinct values of a column in order, including empty ones."""
     return list(dict.fromkeys(values))
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guidegraph.report.html import Html, joined, note, table, tag
-from guidegraph.report.plots import bars_svg
-from guidegraph.report.read import number, part
+from guidegraph.report.html import Html, join, note, table, tag
+from guidegraph.report.plots import draw_bars
+from guidegraph.report.read import get_object, to_number
 
 BARS = 20
 
@@ -29,20 +29,20 @@ def collect_times(records: Sequence[dict[str, Any]]) -> list[TimeRow]:
     """The times of the nodes over some runs of one workflow, each loop before its body."""
     rows: dict[str, TimeRow] = {}
     for record in records:
-        origins, names = part(record, "origins"), part(record, "nodes")
-        inner = {path: t for path, t in part(record, "loop_timings").items() if isinstance(t, dict)}
-        for path, seconds in part(record, "timings").items():
+        origins, names = get_object(record, "origins"), get_object(record, "nodes")
+        inner = {path: t for path, t in get_object(record, "loop_timings").items() if isinstance(t, dict)}
+        for path, seconds in get_object(record, "timings").items():
             computed = origins.get(path, "computed") == "computed"
-            _add(rows, TimeRow(path, str(names.get(path, "")), 1, number(seconds), False, int(computed)))
+            _add(rows, TimeRow(path, str(names.get(path, "")), 1, to_number(seconds), False, int(computed)))
         for path, t in inner.items():
             calls = t.get("calls")
             count = calls if isinstance(calls, int) else 0
-            _add(rows, TimeRow(path, str(t.get("node", "")), count, number(t.get("seconds")), True))
+            _add(rows, TimeRow(path, str(t.get("node", "")), count, to_number(t.get("seconds")), True))
     order = {path: i for i, path in enumerate(p for p, t in rows.items() if not t.inside)}
     return sorted(rows.values(), key=lambda t: (_loop_of(t.path, order), t.inside))
 
 
-def section(records: Sequence[dict[str, Any]], salt: str) -> Html:
+def render_timings(records: Sequence[dict[str, Any]], salt: str) -> Html:
     """The bars and the table of times, averaged over the runs."""
     rows = [t for t in collect_times(records) if t.seconds == t.seconds]
     if not rows:
@@ -50,8 +50,8 @@ def section(records: Sequence[dict[str, Any]], salt: str) -> Html:
     runs = len(records)
     longest = sorted(rows, key=lambda t: -t.seconds)[:BARS]
     names = [_short(t.path) for t in longest]
-    bars = bars_svg(names, [t.seconds / runs for t in longest], [t.inside for t in longest], "seconds", salt)
-    total = sum(number(record.get("seconds")) for record in records) / runs
+    bars = draw_bars(names, [t.seconds / runs for t in longest], [t.inside for t in longest], "seconds", salt)
+    total = sum(to_number(record.get("seconds")) for record in records) / runs
     columns: dict[str, list[Any]] = {
         "node": [_short(t.path) for t in rows],
         "kind": [t.node for t in rows],
@@ -69,7 +69,7 @@ def section(records: Sequence[dict[str, Any]], salt: str) -> Html:
     if len(rows) > BARS:
         notes.append(f"The bars are the {BARS} longest of {len(rows)}.")
     box = tag("div", tag("figure", bars), table(columns, "Time by node"), class_="beside")
-    return joined([box, note(" ".join(notes))] if notes else [box])
+    return join([box, note(" ".join(notes))] if notes else [box])
 
 
 def _add(rows: dict[str, TimeRow], time: TimeRow) -> None:

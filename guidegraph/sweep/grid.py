@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from guidegraph.graph.bind import bind
-from guidegraph.graph.errors import Mark, Problem, WorkflowError, choices
+from guidegraph.graph.errors import Mark, Problem, WorkflowError, suggest
 from guidegraph.graph.ir import Graph
-from guidegraph.graph.yamltree import short
-from guidegraph.sweep.texts import MOST_CELLS, Texts
+from guidegraph.graph.language.bind import bind
+from guidegraph.graph.language.yaml_tree import shorten
+from guidegraph.sweep.texts import MOST_CELLS, AxisTexts
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Grid:
 
 
 def make_grid(
-    graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[Texts], problems: Sequence[Problem]
+    graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[AxisTexts], problems: Sequence[Problem]
 ) -> Grid:
     """The grid of a workflow, with typed values.
 
@@ -77,17 +77,19 @@ def make_grid(
     return grid
 
 
-def _name_problems(graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[Texts]) -> Iterator[Problem]:
+def _name_problems(graph: Graph, settings: Mapping[str, str], axis_texts: Sequence[AxisTexts]) -> Iterator[Problem]:
     sources = dict.fromkeys(settings, "--set")
     for texts in axis_texts:
         mark = Mark(texts.option, 1, 1) if texts.option != "--from" else Mark(texts.marks[0].file, 1, 1)
         for name in texts.names:
-            path = f"params.{short(name)}"
+            path = f"params.{shorten(name)}"
             if name not in graph.params:
-                message = f"no parameter '{short(name)}'; {choices(name[:60], graph.params, 'parameters')}"
+                message = f"no parameter '{shorten(name)}'; {suggest(name[:60], graph.params, 'parameters')}"
                 yield Problem(mark, "unknown-param", message, path)
             if name in sources:
-                message = f"'{short(name)}' has its values from {sources[name]} and from {texts.option}: leave one out"
+                message = (
+                    f"'{shorten(name)}' has its values from {sources[name]} and from {texts.option}: leave one out"
+                )
                 yield Problem(mark, "swept-twice", message, path)
             sources[name] = texts.option
 
@@ -99,7 +101,7 @@ class _Reader:
         self._graph, self._problems = graph, problems
         self._cache: dict[tuple[str, str], Any] = {}
 
-    def axis(self, texts: Texts) -> Axis:
+    def axis(self, texts: AxisTexts) -> Axis:
         rows = []
         for row, mark in zip(texts.rows, texts.marks, strict=True):
             rows.append(tuple(self._value(n, text, mark) for n, text in zip(texts.names, row, strict=True)))
@@ -107,7 +109,7 @@ class _Reader:
             seen: set[str] = set()
             for (value,), (text,) in zip(rows, texts.rows, strict=True):
                 if value is not None and repr(value) in seen:
-                    message = f"'{texts.names[0]}' has the value {short(text)} twice"
+                    message = f"'{texts.names[0]}' has the value {shorten(text)} twice"
                     mark = Mark(texts.option, 1, 1)
                     self._problems.append(Problem(mark, "bad-grid", message, f"params.{texts.names[0]}"))
                 seen.add(repr(value))

@@ -10,7 +10,7 @@ from guidegraph.sweep.store import Store
 from guidegraph.sweep.worker import Outcome, Worker
 
 
-def run_here(
+def run_locally(
     cells: Iterable[Cell], worker: Worker, store: Store, cancel: CancelToken
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Run cells one after the other, storing each before the next starts. Raises ``Cancelled``."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guidegraph.graph.cache import MemoryCache, Values
+from guidegraph.graph.execution.cache import MemoryCache, Values
 from guidegraph.graph.ir import Call, Op, Output
-from guidegraph.graph.plan import Plan
-from guidegraph_runtime.machine import machine_memory
+from guidegraph.graph.planning.plan import Plan
+from guidegraph_runtime.machine.memory import machine_memory
 
 KEPT_FOR = 8
 
@@ -26,7 +26,7 @@ class SharedValues(MemoryCache):
 
     def begin(self, plan: Plan) -> SharedValues:
         """Begin the next cell, which follows this plan. Returns this cache."""
-        self._allowed = shareable(plan)
+        self._allowed = shareable_digests(plan)
         self._cell += 1
         for digest in [d for d, cell in self._used.items() if cell < self._cell - KEPT_FOR]:
             del self._used[digest]
@@ -45,7 +45,7 @@ class SharedValues(MemoryCache):
             super().put(digest, values)
 
 
-def shareable(plan: Plan) -> frozenset[str]:
+def shareable_digests(plan: Plan) -> frozenset[str]:
     """The digests of operations that are not batchable and depend on no batchable call."""
     shareable_keys: set[str] = set()
     for key, op in plan.ops.items():

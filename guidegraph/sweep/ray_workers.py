@@ -15,9 +15,9 @@ from typing import Any
 
 from guidegraph.graph.errors import GuidegraphError, Mark, Problem, WorkflowError
 from guidegraph.graph.events import CancelToken
-from guidegraph.rerun import portable_params
+from guidegraph.runs.recipe import portable_params
 from guidegraph.sweep.cells import Cell
-from guidegraph.sweep.remote import Made, Order, make_cell
+from guidegraph.sweep.remote import CellResult, SweepOrder, run_cell
 from guidegraph.sweep.store import Store
 from guidegraph.sweep.worker import Outcome
 from guidegraph_runtime.error_text import error_text
@@ -46,7 +46,7 @@ def local_workers(cluster: Cluster) -> int:
 
 
 @contextmanager
-def connected(cluster: Cluster) -> Iterator[None]:
+def connect_ray(cluster: Cluster) -> Iterator[None]:
     """Context manager: connect to Ray, and redirect ``sys.stdout`` to stderr.
 
     Raises ``GuidegraphError`` if Ray is not installed, ``WorkflowError`` if no cluster answers.
@@ -87,7 +87,7 @@ def _check_reachable(address: str) -> None:
 
 
 def run_on_ray(
-    cells: Iterable[Cell], order: Order, cluster: Cluster, store: Store, cancel: CancelToken
+    cells: Iterable[Cell], order: SweepOrder, cluster: Cluster, store: Store, cancel: CancelToken
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Run cells on a connected Ray, storing each as soon as it returns.
 
@@ -99,7 +99,7 @@ def run_on_ray(
     if _resource("GPU") < gpus:  # Ray would wait forever
         message = f"'{order.device}' was asked for, and no machine of this Ray has a GPU"
         raise WorkflowError([Problem(Mark("--device", 1, 1), "no-device", message)])
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(make_cell)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(run_cell)
     order_reference = ray.put(order)
     running: dict[Any, Cell] = {}
     waiting = iter(cells)
@@ -142,17 +142,17 @@ def _resource(name: str) -> float:
     return totals.get(name, 0.0)
 
 
-def _result(reference: Any) -> Made:
+def _result(reference: Any) -> CellResult:
     """The result of a task. A worker that died too often makes a failed cell."""
     import ray
 
     try:
-        made: Made = ray.get(reference)
+        made: CellResult = ray.get(reference)
         return made
     except ray.exceptions.RayError as error:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         text = " ".join(error_text(cause).split())
-        return Made(Outcome("failed", 0.0, f"the worker did not finish: {type(error).__name__}: {text}"), {})
+        return CellResult(Outcome("failed", 0.0, f"the worker did not finish: {type(error).__name__}: {text}"), {})
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,17 +11,17 @@ from typing import Any
 
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.record import versions
-from guidegraph.recorded import Job
+from guidegraph.runs.record import collect_versions
+from guidegraph.runs.run import Job
 from guidegraph.sweep.cells import Cell, cell_key
-from guidegraph.sweep.describe import check_same_workflow, description
+from guidegraph.sweep.describe import check_same_workflow, describe_sweep
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.local import run_here
-from guidegraph.sweep.ray_workers import LOCAL, Cluster, connected, local_workers, run_on_ray
-from guidegraph.sweep.remote import Order
+from guidegraph.sweep.local import run_locally
+from guidegraph.sweep.ray_workers import LOCAL, Cluster, connect_ray, local_workers, run_on_ray
+from guidegraph.sweep.remote import SweepOrder
 from guidegraph.sweep.sheet import write_sheet
 from guidegraph.sweep.store import Store
-from guidegraph.sweep.table import rows_of, write_tables
+from guidegraph.sweep.table import read_rows, write_tables
 from guidegraph.sweep.worker import Outcome, Worker
 
 Report = Callable[[Cell, Outcome, int], None]
@@ -62,7 +62,7 @@ class Results:
         self._write, self._every = write, every
         self._next = time.monotonic() + every
 
-    def so_far(self) -> None:
+    def write_if_due(self) -> None:
         """Write if it is due. An ``OSError`` (a program holds the table open, say) is ignored, except at the end."""
         if time.monotonic() >= self._next:
             with suppress(OSError):
@@ -111,7 +111,7 @@ def run_sweep(
         outcomes = {key: stored.outcome if (stored := store.read_cell(key)) else None for key in unique}
         missing = {c.key: c for c in cells if (o := outcomes[c.key]) is None or o.status != "done"}
         with _connect_cluster(sweep, len(missing)):
-            store.write_description(description(sweep.job, sweep.grid, sweep.settings, _describe_execution(sweep)))
+            store.write_description(describe_sweep(sweep.job, sweep.grid, sweep.settings, _describe_execution(sweep)))
             started(len(unique), len(missing))
             remaining = len(missing)
             results = Results(lambda: write_results(store, sweep.grid, cells))
@@ -120,7 +120,7 @@ def run_sweep(
                     remaining -= 1
                     outcomes[cell.key] = outcome
                     finished(cell, outcome, remaining)
-                    results.so_far()
+                    results.write_if_due()
             finally:
                 results.write()
     statuses = [outcome.status for outcome in outcomes.values() if outcome is not None]
@@ -129,13 +129,13 @@ def run_sweep(
 
 def write_results(store: Store, grid: Grid, cells: list[Cell]) -> None:
     """Write the table and the contact sheet of the cells that have ended."""
-    rows = rows_of(store, cells)
+    rows = read_rows(store, cells)
     write_tables(store.folder, grid.names, [row for row in rows if row is not None])
     write_sheet(store.folder, grid, cells, rows)
 
 
 def _connect_cluster(sweep: Sweep, missing: int) -> AbstractContextManager[None]:
-    return connected(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
+    return connect_ray(sweep.cluster) if sweep.cluster is not None and missing else nullcontext()
 
 
 def _describe_execution(sweep: Sweep) -> dict[str, Any]:
@@ -160,8 +160,8 @@ def _run(
         return iter(())
     job = sweep.job
     if sweep.cluster is None:
-        return run_here(missing.values(), Worker(job, manager, warn), store, cancel)
-    order = Order(
+        return run_locally(missing.values(), Worker(job, manager, warn), store, cancel)
+    order = SweepOrder(
         job.graph.file,
         dict(job.graph.sources),
         job.only,
@@ -169,7 +169,7 @@ def _run(
         job.dtype,
         sweep.plugins,
         sweep.installed,
-        versions(job.registry),
+        collect_versions(job.registry),
         local_workers(sweep.cluster) if sweep.cluster.address == LOCAL else sweep.cluster.workers,
         policy=job.policy,
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.tabular import Entry, Table
-from guidegraph.sweep.store import Files
+from guidegraph.nodes.table import CellValue, Table
+from guidegraph.sweep.store import OutputFiles
 
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SMALL = 4096
@@ -20,12 +20,12 @@ _SMALL = 4096
 class Outputs:
     """entries: by column. tables: by output. pictures: files in the cell's folder, by output."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, CellValue] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     pictures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def cell_outputs(folder: Path, outputs: Mapping[str, Files]) -> Outputs:
+def cell_outputs(folder: Path, outputs: Mapping[str, OutputFiles]) -> Outputs:
     """Read from a cell's files the values for the table.
 
     Numbers, truth values and texts are entries under the output's name, a tensor of one element too, and those in a
@@ -48,21 +48,21 @@ def cell_outputs(folder: Path, outputs: Mapping[str, Files]) -> Outputs:
     return result
 
 
-def _entries(name: str, value: Any, number: bool) -> dict[str, Entry]:
+def _entries(name: str, value: Any, number: bool) -> dict[str, CellValue]:
     if isinstance(value, dict):
         parts = {f"{name}.{key}": part for key, part in value.items()}
         return {key: _entry(part, number) for key, part in parts.items() if not isinstance(part, (dict, list))}
     return {} if value is None or isinstance(value, list) else {name: _entry(value, number)}
 
 
-def _entry(value: Any, number: bool) -> Entry:
+def _entry(value: Any, number: bool) -> CellValue:
     """A JSON value; if ``number``, the texts for NaN and infinities become floats."""
     if number and isinstance(value, str):
         return _SPECIAL.get(value, value)
     return value  # type: ignore[no-any-return]
 
 
-def _element(name: str, path: Path) -> dict[str, Entry]:
+def _element(name: str, path: Path) -> dict[str, CellValue]:
     from safetensors.torch import load_file
 
     tensors = load_file(path)

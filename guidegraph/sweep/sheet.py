@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guidegraph.nodes.tabular import Entry
+from guidegraph.nodes.table import CellValue
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.grid import Grid
-from guidegraph.sweep.table import Row, as_entries
-from guidegraph_runtime.files import atomic_path
-from guidegraph_runtime.say import visible
+from guidegraph.sweep.table import Row, to_entries
+from guidegraph_runtime.files.atomic import atomic_path
+from guidegraph_runtime.printing import visible
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -53,10 +53,10 @@ def write_sheet(folder: Path, grid: Grid, cells: Sequence[Cell], rows: Sequence[
     files = [row.pictures()[output][0] if row is not None and output in row.outputs.pictures else None for row in rows]
     states = ["not run" if row is None else row.outcome.status for row in rows]
     with atomic_path(folder / SHEET) as temporary:
-        _draw(folder, layout(grid, [as_entries(cell.swept) for cell in cells]), files, states).save(temporary)
+        _draw(folder, layout(grid, [to_entries(cell.swept) for cell in cells]), files, states).save(temporary)
 
 
-def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
+def layout(grid: Grid, points: Sequence[dict[str, CellValue]]) -> Layout:
     """Lay out the cells. The last axis with several values runs along the rows; a single axis is wrapped into lines."""
     several = [i for i, axis in enumerate(grid.axes) if len(axis.rows) > 1]
     across = len(grid.axes[several[-1]].rows) if several else 1
@@ -76,8 +76,8 @@ def layout(grid: Grid, points: Sequence[dict[str, Entry]]) -> Layout:
     return Layout(cells, rows, [_label(points[i], names) for i in cells[0]], [], len(grid) - width * height)
 
 
-def _label(point: dict[str, Entry], names: Sequence[str]) -> str:
-    def format_entry(value: Entry) -> str:
+def _label(point: dict[str, CellValue], names: Sequence[str]) -> str:
+    def format_entry(value: CellValue) -> str:
         return f"{value:g}" if isinstance(value, float) else visible(" ".join(str(value).split()))
 
     return ", ".join(f"{visible(name)}={format_entry(point[name])}" for name in names)

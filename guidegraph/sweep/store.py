@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from guidegraph.graph.errors import Mark, Problem, WorkflowError
-from guidegraph.graph.trust.folders import hold_folder
-from guidegraph.outputs import RECORD
+from guidegraph.graph.trust.folder_locks import lock_folder
+from guidegraph.runs.outputs import RECORD
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files import write_text
+from guidegraph_runtime.files.atomic import write_text
 
 SWEEP = "sweep.json"
 CELLS = "cells"
@@ -23,7 +23,7 @@ FAILED = "failed.json"
 _TEMPORARY = ".tmp-"
 
 
-class Files(NamedTuple):
+class OutputFiles(NamedTuple):
     """The files of an output, and its type."""
 
     type: str
@@ -34,7 +34,7 @@ class EndedCell(NamedTuple):
     """A cell that ended, with its outputs by name."""
 
     outcome: Outcome
-    outputs: dict[str, Files]
+    outputs: dict[str, OutputFiles]
 
 
 class Store:
@@ -51,7 +51,7 @@ class Store:
         The system releases the lock when the process ends, however it ends. Raises ``WorkflowError`` where another
         process holds it.
         """
-        with hold_folder(self.folder, "guidegraph sweep"):
+        with lock_folder(self.folder, "guidegraph sweep"):
             self._cells.mkdir(parents=True, exist_ok=True)
             for path in self._cells.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)
@@ -85,7 +85,7 @@ class Store:
             return None
         try:
             outputs = {
-                name: Files(output["type"], output["files"]) for name, output in record.get("outputs", {}).items()
+                name: OutputFiles(output["type"], output["files"]) for name, output in record.get("outputs", {}).items()
             }
             seconds, status = float(record["seconds"]), record["status"]
         except (KeyError, TypeError, ValueError, AttributeError):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidegraph.nodes.tabular import Entry
-from guidegraph.rerun import portable
+from guidegraph.nodes.table import CellValue
+from guidegraph.runs.recipe import portable_value
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.scalars import Outputs, cell_outputs
 from guidegraph.sweep.store import CELLS, Store
 from guidegraph.sweep.worker import Outcome
-from guidegraph_runtime.files import atomic_path, write_bytes
+from guidegraph_runtime.files.atomic import atomic_path, write_bytes
 
 TABLE = "table.csv"
 PARQUET = "table.parquet"
@@ -34,9 +34,9 @@ class Row:
     outcome: Outcome
     outputs: Outputs
 
-    def begin(self) -> dict[str, Entry]:
+    def begin(self) -> dict[str, CellValue]:
         """The first columns: the key and the swept parameters."""
-        return {"cell": self.cell.key, **{column_name(n): v for n, v in as_entries(self.cell.swept).items()}}
+        return {"cell": self.cell.key, **{column_name(n): v for n, v in to_entries(self.cell.swept).items()}}
 
     def pictures(self) -> dict[str, list[str]]:
         """The pictures of each output, as paths in the sweep's folder."""
@@ -48,13 +48,13 @@ def column_name(parameter: str) -> str:
     return f"param.{parameter}" if parameter in FIXED else parameter
 
 
-def as_entries(swept: Mapping[str, Any]) -> dict[str, Entry]:
+def to_entries(swept: Mapping[str, Any]) -> dict[str, CellValue]:
     """Parameters as entries of a table; a list or a dictionary as JSON."""
-    portable_values = {name: portable(value) for name, value in swept.items()}
+    portable_values = {name: portable_value(value) for name, value in swept.items()}
     return {name: json.dumps(v) if isinstance(v, (list, dict)) else v for name, v in portable_values.items()}
 
 
-def rows_of(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
+def read_rows(store: Store, cells: Sequence[Cell]) -> list[Row | None]:
     """Each cell that ended, in the order of the grid; None for those that did not run."""
     rows: list[Row | None] = []
     for cell in cells:
@@ -82,16 +82,16 @@ def write_tables(folder: Path, swept: Sequence[str], rows: Sequence[Row]) -> Non
         _write_csv(folder / TABLES / f"{name}.csv", long_records, _columns(long_records))
 
 
-def _write_csv(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+def _write_csv(path: Path, records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> None:
     """A byte of a file's name that is no UTF-8 becomes ``\\udcXX``."""
     write_bytes(path, as_csv(records, columns).encode("utf-8", "backslashreplace"))
 
 
-def _record(row: Row, long: set[str]) -> dict[str, Entry]:
+def _record(row: Row, long: set[str]) -> dict[str, CellValue]:
     """One row of the table, by column. An output with the name of another column becomes ``output.NAME``."""
     outcome = row.outcome
     record = row.begin() | {"status": outcome.status, "message": outcome.message, "seconds": outcome.seconds}
-    values: dict[str, Entry] = dict(row.outputs.entries)
+    values: dict[str, CellValue] = dict(row.outputs.entries)
     for name, table in row.outputs.tables.items():
         if name not in long:
             values |= {f"{name}.{c}": entries[0] for c, entries in table.items()}
@@ -99,7 +99,7 @@ def _record(row: Row, long: set[str]) -> dict[str, Entry]:
     return record | {f"output.{name}" if name in record else name: value for name, value in values.items()}
 
 
-def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
+def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, CellValue]]:
     """The rows of an output's tables, those of each cell once."""
     records = []
     for row in {row.cell.key: row for row in rows}.values():
@@ -110,12 +110,12 @@ def _long_records(rows: Sequence[Row], name: str) -> list[dict[str, Entry]]:
     return records
 
 
-def _columns(records: Sequence[Mapping[str, Entry]]) -> list[str]:
+def _columns(records: Sequence[Mapping[str, CellValue]]) -> list[str]:
     """The columns of records, which need not all have the same ones."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def as_csv(records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> str:
+def as_csv(records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> str:
     """Records as CSV with a header line; a missing value is an empty field."""
     return "".join(map(_line, [columns, *([_field(record.get(name)) for name in columns] for record in records)]))
 
@@ -127,11 +127,11 @@ def _line(fields: Sequence[Any]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _field(value: Entry) -> Any:
+def _field(value: CellValue) -> Any:
     return json.dumps(value) if isinstance(value, bool) else value
 
 
-def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]], columns: Sequence[str]) -> None:
+def _write_parquet(path: Path, records: Sequence[Mapping[str, CellValue]], columns: Sequence[str]) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         path.unlink(missing_ok=True)  # an earlier file does not have these cells
         return
@@ -143,7 +143,7 @@ def _write_parquet(path: Path, records: Sequence[Mapping[str, Entry]], columns: 
         pyarrow.parquet.write_table(pyarrow.table(values), temporary)
 
 
-def _unify_types(values: Sequence[Entry]) -> list[Entry]:
+def _unify_types(values: Sequence[CellValue]) -> list[CellValue]:
     """A column for Parquet, which needs one type: integers among floats become floats, other mixtures texts."""
     types = {type(value) for value in values if value is not None}
     if types == {int, float}:

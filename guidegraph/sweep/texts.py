@@ -20,7 +20,7 @@ _BEFORE = "[{,:"  # precedes a quoted text in a list or mapping; elsewhere a quo
 
 
 @dataclass(frozen=True)
-class Texts:
+class AxisTexts:
     """Parameters that vary together: in each row one text per parameter, and the row's position."""
 
     option: str
@@ -29,11 +29,11 @@ class Texts:
     marks: tuple[Mark, ...]
 
 
-def grid_texts(text: str, problems: list[Problem]) -> Texts | None:
+def parse_grid(text: str, problems: list[Problem]) -> AxisTexts | None:
     """Parse ``scale=1,2,4``. None, and a problem, for any other form."""
     name, equals, values = text.partition("=")
     try:
-        parts = split(values)
+        parts = split_values(values)
     except ValueError as error:
         problems.append(Problem(Mark("--grid", 1, 1), "bad-grid", f"'{text}': {error}"))
         return None
@@ -44,7 +44,7 @@ def grid_texts(text: str, problems: list[Problem]) -> Texts | None:
     return _single_axis("--grid", name.strip(), [_unquote(part) for part in parts])
 
 
-def seed_texts(text: str, problems: list[Problem]) -> Texts | None:
+def parse_seeds(text: str, problems: list[Problem]) -> AxisTexts | None:
     """Parse ``0:64`` (64 excluded), or a list such as ``1,5,10:20``. None, and a problem, for any other form."""
     seeds: list[str] = []
     for part in text.split(","):
@@ -61,7 +61,7 @@ def seed_texts(text: str, problems: list[Problem]) -> Texts | None:
     return _single_axis("--seeds", SEED, seeds)
 
 
-def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
+def parse_table(path: Path, problems: list[Problem]) -> AxisTexts | None:
     """Read a CSV file whose first line names parameters. None, and problems, if it is not valid."""
 
     def wrong(message: str, line: int = 1) -> None:
@@ -90,10 +90,10 @@ def table_texts(path: Path, problems: list[Problem]) -> Texts | None:
     if len(problems) > before:
         return None
     marks = tuple(Mark(str(path), line, 1) for _, line in lines[1:])
-    return Texts("--from", tuple(names), tuple(tuple(row) for row, _ in lines[1:]), marks)
+    return AxisTexts("--from", tuple(names), tuple(tuple(row) for row, _ in lines[1:]), marks)
 
 
-def split(text: str) -> list[str]:
+def split_values(text: str) -> list[str]:
     """Split at commas outside brackets and quotes.
 
     Raises ``ValueError`` for an unclosed quote or bracket, which would swallow the commas after it.
@@ -125,5 +125,5 @@ def _unquote(text: str) -> str:
     return text[1:-1] if quoted else text
 
 
-def _single_axis(option: str, name: str, texts: Sequence[str]) -> Texts:
-    return Texts(option, (name,), tuple((text,) for text in texts), (Mark(option, 1, 1),) * len(texts))
+def _single_axis(option: str, name: str, texts: Sequence[str]) -> AxisTexts:
+    return AxisTexts(option, (name,), tuple((text,) for text in texts), (Mark(option, 1, 1),) * len(texts))

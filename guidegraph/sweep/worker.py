@@ -12,7 +12,7 @@ from guidegraph.graph.errors import Cancelled, OutOfTime, describe_failure
 from guidegraph.graph.events import CancelToken
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager
-from guidegraph.recorded import Job, RecordedRun
+from guidegraph.runs.run import Job, RecordedRun
 from guidegraph.sweep.cells import Cell
 from guidegraph.sweep.memory import SharedValues, memory_limit
 

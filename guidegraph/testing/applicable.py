@@ -7,9 +7,9 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from guidegraph.graph.hosted import kinds
+from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.types import PortType, SequenceOf, Tensor, port_type, structured_types
+from guidegraph.graph.types import PortType, SequenceOf, Tensor, structured_types, to_port_type
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
@@ -46,7 +46,7 @@ def why_untraceable(spec: NodeSpec) -> str | None:
         return reason
     if not spec.outputs:
         return "it gives nothing"
-    if any("model" in kinds(port) for port in spec.outputs.values()):
+    if any("model" in port_kinds(port) for port in spec.outputs.values()):
         return "it gives a model"
     return None
 
@@ -68,7 +68,7 @@ def _shapes(case: NodeCase) -> str | None:
 def _dtypes(case: NodeCase) -> str | None:
     own_dtype = (Levels, Schedule, Scheduler, Timesteps)
     outputs = [port for port in case.spec.outputs.values() if not set(own_dtype) & set(port.alternatives)]
-    held = any("float" in held_by(port) for port in outputs)
+    held = any("float" in possible_contents(port) for port in outputs)
     return None if held else "no output is a tensor of floats in the dtype of a run"
 
 
@@ -88,7 +88,7 @@ def _gradients(case: NodeCase) -> str | None:
         return reason
     no_gradient = {Levels, Schedule, Timesteps}
     inputs = [port for port in _ports_with_values(case) if not port.setting]
-    ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in held_by(p.type)]
+    ports = [p for p in inputs if not no_gradient & set(p.type.alternatives) and "float" in possible_contents(p.type)]
     if not ports:
         return "no input is a tensor of floats"
     if all(port.name in case.detached for port in ports):
@@ -103,7 +103,7 @@ def _onnx_export(case: NodeCase) -> str | None:
         return "no input is a tensor: what it gives is the same in every run"
     if case.spec.runtime:
         return "the runtime has an operation that does the same (runtime=True)"
-    if any("tensor" not in held_by(port) for port in case.spec.outputs.values()):
+    if any("tensor" not in possible_contents(port) for port in case.spec.outputs.values()):
         return "an output may be no tensor: inside of a step alone the node is in a graph"
     return None
 
@@ -124,14 +124,14 @@ _RULES: Mapping[str, Callable[[NodeCase], str | None]] = {
 """The rule of each check; a check without one, such as that of docs, always applies."""
 
 
-def held_by(kind: PortType) -> frozenset[Content]:
+def possible_contents(kind: PortType) -> frozenset[Content]:
     """The possible contents of values of a port type."""
     return frozenset[Content]().union(*(_alternative_contents(alternative) for alternative in kind.alternatives))
 
 
 def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
     if isinstance(kind, SequenceOf):
-        held = held_by(kind.element)
+        held = possible_contents(kind.element)
         return held | {"list"} if str not in kind.element.alternatives else held | {"list", "text"}
     if kind in (object, list, dict, tuple):
         return ANYTHING
@@ -141,8 +141,10 @@ def _alternative_contents(kind: type | SequenceOf) -> frozenset[Content]:
         return _structured_contents(kind)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, include_extras=True)
-        return frozenset[Content]().union(*(held_by(port_type(hints.get(name, Any))) for name in kind._fields))
-    return frozenset(("model",)) if kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
+        return frozenset[Content]().union(
+            *(possible_contents(to_port_type(hints.get(name, Any))) for name in kind._fields)
+        )
+    return frozenset(("model",)) if port_kinds(PortType((kind,))) & {"model", "unknown"} else frozenset()
 
 
 def _tensor_contents(kind: Any) -> frozenset[Content]:
@@ -165,7 +167,7 @@ def _structured_contents(kind: Any) -> frozenset[Content]:
             if "B" in axes[field.name]:
                 held.add("batch")
         else:
-            held |= held_by(port_type(hints[field.name]))
+            held |= possible_contents(to_port_type(hints[field.name]))
     return frozenset(held)
 
 
@@ -184,8 +186,8 @@ def _port_contents(case: NodeCase, port: Port) -> frozenset[Content]:
     value = case.settings.get(port.name, case.inputs.get(port.name))
     if isinstance(value, (bool, int, float, str)):
         return frozenset()
-    return held_by(port.type)
+    return possible_contents(port.type)
 
 
 def _output_contents(spec: NodeSpec) -> frozenset[Content]:
-    return frozenset[Content]().union(*(held_by(port) for port in spec.outputs.values()))
+    return frozenset[Content]().union(*(possible_contents(port) for port in spec.outputs.values()))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.export.leaves import Leaf
+from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf
 from guidegraph.graph.types import Tensor as AnyTensor
@@ -30,7 +30,7 @@ def declares_axes(kind: PortType, value: Any, leaf: Leaf) -> bool:
     )
 
 
-def batch_of(case: NodeCase, arguments: Arguments) -> int | None:
+def batch_size(case: NodeCase, arguments: Arguments) -> int | None:
     """The number of samples of the inputs; None if no input has a batch axis.
 
     Types that declare their axes decide before tensors whose first axis is taken as the batch.
@@ -50,19 +50,19 @@ def is_texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 1 and all(isinstance(text, str) for text in value)
 
 
-def sample_of(case: NodeCase, arguments: Arguments, batch: int, index: int) -> Arguments:
+def take_sample(case: NodeCase, arguments: Arguments, batch: int, index: int) -> Arguments:
     """The arguments of one sample, with a batch axis of 1. Values shared by all samples stay."""
 
     def cut(port: Port, leaf: Leaf) -> Tensor:
         tensor: Tensor = leaf.tensor
-        return narrowed(tensor, leaf, batch, index)
+        return narrow_to_sample(tensor, leaf, batch, index)
 
-    sample = arguments.mapped(case, cut)
+    sample = arguments.map_tensors(case, cut)
     texts = {n: [v[index]] for n, v in arguments.ports.items() if is_texts(v) and len(v) == batch}
     return Arguments({**sample.ports, **texts}, sample.settings)
 
 
-def narrowed(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
+def narrow_to_sample(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
     """A tensor with the axes of a leaf, cut to one sample."""
     for axis, letter in enumerate(leaf.axes):
         if letter == "B" and tensor.shape[axis] == batch:
@@ -70,7 +70,7 @@ def narrowed(tensor: Tensor, leaf: Leaf, batch: int, index: int) -> Tensor:
     return tensor
 
 
-def wider(port: Port, leaf: Leaf) -> Tensor:
+def widen(port: Port, leaf: Leaf) -> Tensor:
     """A leaf's tensor, widened by repeating its first columns."""
     tensor: Tensor = leaf.tensor
     for axis, letter in enumerate(leaf.axes):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guidegraph.graph.errors import choices
-from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.graph.errors import suggest
+from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.testing.catalogue import CHECKS
 from guidegraph.testing.outcome import Nonconforming
 
@@ -46,13 +46,13 @@ class NodeCase:
         }
         for argument, (values, names, noun) in fields.items():
             if unknown := [name for name in values if name not in names]:
-                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {choices(unknown[0], names, noun)}")
+                raise ValueError(f"{spec.id}: {argument} names '{unknown[0]}'; {suggest(unknown[0], names, noun)}")
         if empty := [name for name, reason in {**self.skip, **self.detached}.items() if not reason.strip()]:
             raise ValueError(f"{spec.id}: '{empty[0]}' is left out without a reason: say why")
 
     @property
     def spec(self) -> NodeSpec:
-        return spec_of(self.node)
+        return get_spec(self.node)
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from guidegraph.graph.node import spec_of
+from guidegraph.graph.node import get_spec
 from guidegraph.testing.applicable import applicable_checks
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.catalogue import CHECKS
@@ -52,21 +52,21 @@ def cases_of(plugin: object, cases: Iterable[NodeCase] = ()) -> list[NodeCase]:
     for case in cases:
         by_node.setdefault(case.spec.id, []).append(case)
     nodes = list(_nodes_of(plugin))
-    ids = {spec_of(function).id for function in nodes}
+    ids = {get_spec(function).id for function in nodes}
     if foreign := sorted(by_node.keys() - ids):
         raise ValueError(f"there is a case for {', '.join(foreign)}, which the plugin does not give")
-    return [case for function in nodes for case in by_node.get(spec_of(function).id) or [NodeCase(function)]]
+    return [case for function in nodes for case in by_node.get(get_spec(function).id) or [NodeCase(function)]]
 
 
 def _nodes_of(plugin: object) -> Iterator[Callable[..., Any]]:
-    from guidegraph.plugins.contribution import contribution_of
+    from guidegraph.plugins.contribution import read_contribution
     from guidegraph.plugins.modules import import_plugin_module
 
     if isinstance(plugin, (list, tuple)):
         yield from plugin
         return
     module = import_plugin_module(plugin) if isinstance(plugin, str) else plugin
-    yield from (spec.function for spec in contribution_of(module, None).nodes.values())
+    yield from (spec.function for spec in read_contribution(module, None).nodes.values())
 
 
 def conformance_cases(

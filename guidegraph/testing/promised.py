@@ -7,18 +7,26 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from guidegraph.graph.types import PortType, SequenceOf, describe, is_tensor, mismatch, port_type, structured_types
+from guidegraph.graph.types import (
+    PortType,
+    SequenceOf,
+    describe_value,
+    explain_mismatch,
+    is_tensor,
+    structured_types,
+    to_port_type,
+)
 
 
-def wrong_inside(value: Any, kind: PortType) -> str | None:
+def why_mismatched(value: Any, kind: PortType) -> str | None:
     """Why a value does not match a type, naming the wrong element; None if it matches.
 
     Of a lazy sequence only the first and the last element are examined.
     """
-    if reason := mismatch(value, kind):
+    if reason := explain_mismatch(value, kind):
         return reason
     for location, element, inner in _elements(value, kind):
-        if reason := wrong_inside(element, inner):
+        if reason := why_mismatched(element, inner):
             return f"{location}: {reason}"
     return _wrong_axes(value) or _wrong_choice(value)
 
@@ -28,7 +36,7 @@ def _elements(value: Any, kind: PortType) -> Iterator[tuple[str, Any, PortType]]
     fields = _fields(value)
     if fields:
         hints = typing.get_type_hints(type(value), include_extras=True)
-        yield from ((f"field '{name}'", getattr(value, name), port_type(hints.get(name, Any))) for name in fields)
+        yield from ((f"field '{name}'", getattr(value, name), to_port_type(hints.get(name, Any))) for name in fields)
         return
     element = kind.sequence.element if kind.sequence is not None else None
     if element is None or isinstance(value, str) or not isinstance(value, Sequence) or not len(value):
@@ -56,9 +64,7 @@ def _wrong_axes(value: Any) -> str | None:
     for name in _fields(value):
         field_value = getattr(value, name)
         if is_tensor(field_value) and name in declared and field_value.ndim not in (0, 1, len(declared[name])):
-            return (
-                f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe(field_value)}"
-            )
+            return f"field '{name}': expected axes ({', '.join(map(str, declared[name]))}), found {describe_value(field_value)}"
     return None
 
 
@@ -75,7 +81,7 @@ def _wrong_choice(value: Any) -> str | None:
     return None
 
 
-def lacks(value: Any, kind: PortType) -> str | None:
+def why_lacking(value: Any, kind: PortType) -> str | None:
     """Why a model does not satisfy a protocol; None if it does. A function satisfies a callable protocol."""
     if value is None or not kind.alternatives:
         return None
@@ -83,4 +89,4 @@ def lacks(value: Any, kind: PortType) -> str | None:
     checked: list[Any] = [p for p in protocols if getattr(p, "_is_runtime_protocol", False)]
     if len(protocols) < len(kind.alternatives) or len(checked) < len(protocols):
         return None
-    return None if any(isinstance(value, p) for p in checked) else f"{describe(value)} lacks methods of {kind}"
+    return None if any(isinstance(value, p) for p in checked) else f"{describe_value(value)} lacks methods of {kind}"

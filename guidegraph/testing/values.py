@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.context import placement
-from guidegraph.graph.export.leaves import Leaf, leaves_of, rebuilt
-from guidegraph.graph.hosted import kinds
-from guidegraph.graph.models import freeze, is_module
+from guidegraph.graph.context import use_device
+from guidegraph.graph.export.partition.leaves import Leaf, rebuild, tensor_leaves
+from guidegraph.graph.frozen import freeze, is_module
+from guidegraph.graph.memory.cpu_loading import port_kinds
+from guidegraph.graph.memory.weights import find_models
 from guidegraph.graph.node import Port
 from guidegraph.graph.types import PortType, SequenceOf, is_tensor, register_structured
-from guidegraph.graph.weights import models_in
 from guidegraph.testing.case import NodeCase
-from guidegraph.testing.examples import example_for
+from guidegraph.testing.examples import make_example
 from guidegraph.testing.outcome import Inapplicable
 
 ROUNDING: Mapping[torch.dtype, float] = {
@@ -37,14 +37,14 @@ class Arguments:
     ports: Mapping[str, Any]
     settings: Mapping[str, Any]
 
-    def mapped(self, case: NodeCase, change: Callable[[Port, Leaf], Tensor]) -> Arguments:
+    def map_tensors(self, case: NodeCase, change: Callable[[Port, Leaf], Tensor]) -> Arguments:
         """Map the tensors: `change` gets each leaf and its port."""
         spec = case.spec
 
         def map_value(name: str, value: Any) -> Any:
             port = spec.inputs.get(name) or spec.settings[name]
-            leaves = leaves_of(value, port.type)
-            return rebuilt(value, [change(port, leaf) for leaf in leaves]) if leaves else value
+            leaves = tensor_leaves(value, port.type)
+            return rebuild(value, [change(port, leaf) for leaf in leaves]) if leaves else value
 
         return Arguments(
             {name: map_value(name, value) for name, value in self.ports.items()},
@@ -59,10 +59,10 @@ class Arguments:
         spec = case.spec
         for name, value in (*self.ports.items(), *self.settings.items()):
             port = spec.inputs.get(name) or spec.settings[name]
-            yield from ((port, leaf) for leaf in leaves_of(value, port.type))
+            yield from ((port, leaf) for leaf in tensor_leaves(value, port.type))
 
 
-def arguments(case: NodeCase) -> Arguments:
+def make_arguments(case: NodeCase) -> Arguments:
     """Make the arguments of a case: its values, examples where there is no default, and defaults. Raises ``NoExample``.
 
     The case's tensors are copied, and its modules frozen, as in a run.
@@ -73,26 +73,26 @@ def arguments(case: NodeCase) -> Arguments:
     settings = {name: _copy_tensors(value) for name, value in case.settings.items()}
     for i, (name, port) in enumerate(spec.inputs.items()):
         if name not in ports and port.required:
-            ports[name] = example_for(case.id, port, i)
+            ports[name] = make_example(case.id, port, i)
     for i, (name, port) in enumerate(spec.settings.items()):
         if name not in settings:
-            settings[name] = example_for(case.id, port, i) if port.required else port.default
+            settings[name] = make_example(case.id, port, i) if port.required else port.default
     ordered = {name: ports[name] for name in spec.inputs if name in ports}
     return Arguments(ordered, {name: settings[name] for name in spec.settings})
 
 
-def moved(case: NodeCase, args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+def move_tensors(case: NodeCase, args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
     """The arguments with every tensor and all weights of models moved."""
-    on_device = args.mapped(case, lambda port, leaf: move(leaf.tensor))
-    return with_models(on_device, move)
+    on_device = args.map_tensors(case, lambda port, leaf: move(leaf.tensor))
+    return move_models(on_device, move)
 
 
-def with_models(args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
+def move_models(args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
     """The arguments with copies of their models, at any depth, that have moved weights."""
 
     def map_value(value: Any) -> Any:
         memo: dict[int, Any] = {}
-        for module in models_in(value):
+        for module in find_models(value):
             memo |= {id(tensor): nn.Parameter(move(tensor), requires_grad=False) for tensor in module.parameters()}
             memo |= {id(tensor): move(tensor) for tensor in module.buffers()}
         return copy.deepcopy(value, memo) if memo else value
@@ -102,17 +102,17 @@ def with_models(args: Arguments, move: Callable[[Tensor], Tensor]) -> Arguments:
 
 
 def _copy_tensors(value: Any) -> Any:
-    for module in models_in(value):
+    for module in find_models(value):
         freeze(module)
-    leaves = leaves_of(value)
-    return rebuilt(value, [leaf.tensor.clone() for leaf in leaves]) if leaves else value
+    leaves = tensor_leaves(value)
+    return rebuild(value, [leaf.tensor.clone() for leaf in leaves]) if leaves else value
 
 
-def call(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool = False) -> dict[str, Any]:
+def call_node(case: NodeCase, args: Arguments, device: str = "cpu", grad: bool = False) -> dict[str, Any]:
     """Call the node as a run does. Returns the outputs by name. Raises ``Nonconforming`` if it fails."""
     spec = case.spec
     try:
-        with placement(device, "float32"), torch.set_grad_enabled(grad):
+        with use_device(device, "float32"), torch.set_grad_enabled(grad):
             result = spec.function(**args.ports, **args.settings)
     except Exception as error:
         raise case.error(
@@ -140,17 +140,17 @@ def shown(case: NodeCase, args: Arguments) -> str:
 
 
 def _brief(value: Any) -> str:
-    leaves = leaves_of(value)
+    leaves = tensor_leaves(value)
     if leaves:
         shapes = ", ".join(f"{leaf.path} {tuple(leaf.tensor.shape)}".strip() for leaf in leaves[:3])
         return shapes if is_tensor(value) else f"{type(value).__name__}({shapes})"
     return f"{value!r:.30}" if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
 
 
-def leaves_out(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
+def output_leaves(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Leaf]]:
     """Every tensor of the outputs, with its path (output name and position in it)."""
     for name, value in outputs.items():
-        for leaf in leaves_of(value, case.spec.outputs[name]):
+        for leaf in tensor_leaves(value, case.spec.outputs[name]):
             yield leaf.named(name), leaf
 
 
@@ -176,7 +176,7 @@ def comparable(value: Any) -> list[Any]:
         elif hasattr(leaf, "records"):
             values += [cell for row in leaf.records() for cell in row.values()]
         else:
-            values += [tensor for module in models_in(leaf) for tensor in module.state_dict().values()]
+            values += [tensor for module in find_models(leaf) for tensor in module.state_dict().values()]
     return values
 
 
@@ -195,18 +195,18 @@ def _relative_error(x: Any, y: Any) -> float:
     return float(errors.max()) / scale
 
 
-def identical(actual: Any, expected: Any) -> bool:
+def is_identical(actual: Any, expected: Any) -> bool:
     """Whether two results are bit-identical."""
     return difference(actual, expected) == 0.0
 
 
-def rounding(value: Mapping[str, Any] | Any) -> float:
+def rounding_tolerance(value: Mapping[str, Any] | Any) -> float:
     """The tolerance for rounding of the least precise floating tensor of a value."""
     bounds = [ROUNDING[tensor.dtype] for tensor in comparable(value) if is_tensor(tensor) and tensor.dtype in ROUNDING]
     return max(bounds, default=ROUNDING[torch.float32])
 
 
-def changed(value: Any, seed: int = 1) -> Any:
+def perturb(value: Any, seed: int = 1) -> Any:
     """A changed value of the same kind: floats perturbed, integers and booleans reordered, weights perturbed."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -216,9 +216,9 @@ def changed(value: Any, seed: int = 1) -> Any:
             return tensor + 0.1 * noise.to(tensor)
         return tensor.flip(0)
 
-    leaves = leaves_of(value)
+    leaves = tensor_leaves(value)
     if leaves:
-        return rebuilt(value, [perturb_tensor(leaf.tensor) for leaf in leaves])
+        return rebuild(value, [perturb_tensor(leaf.tensor) for leaf in leaves])
     if is_module(value):
         copied = copy.deepcopy(value)
         for parameter in copied.parameters():
@@ -229,19 +229,19 @@ def changed(value: Any, seed: int = 1) -> Any:
 
 def gives_model(case: NodeCase) -> bool:
     """Whether an output is a model; if the types do not tell, the node is called."""
-    kinds_given = {kind for port in case.spec.outputs.values() for kind in kinds(port)}
+    kinds_given = {kind for port in case.spec.outputs.values() for kind in port_kinds(port)}
     if "model" in kinds_given:
         return True
-    return "unknown" in kinds_given and bool(models_in(list(call(case, arguments(case)).values())))
+    return "unknown" in kinds_given and bool(find_models(list(call_node(case, make_arguments(case)).values())))
 
 
-def only_traceable(case: NodeCase) -> None:
+def require_traceable(case: NodeCase) -> None:
     """Raise ``Inapplicable`` for a node that returns a model."""
     if gives_model(case):
         raise Inapplicable("it gives a model")
 
 
-def floating(kind: PortType) -> bool:
+def takes_one_or_per_sample(kind: PortType) -> bool:
     """Whether a setting takes either one number for all samples or a tensor with one per sample."""
     names = [a for a in kind.alternatives if not isinstance(a, SequenceOf)]
     return float in names and any(a.__name__ == "Tensor" for a in names)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.pretrained import import_transformers
+from guidegraph.nodes.conditioning.pretrained import import_transformers
 
 HEAD = 64
 """The width of a head in every CLIP and OpenCLIP text model that was released."""
@@ -130,7 +130,7 @@ def from_openclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def clip_settings(tensors: Mapping[str, Tensor], source: str, activation: str) -> dict[str, Any]:
+def infer_clip_settings(tensors: Mapping[str, Tensor], source: str, activation: str) -> dict[str, Any]:
     """Infer the CLIPTextConfig of tensors under transformers' names, without a config.json.
 
     The width of a head is 64, as in all releases; the last two tokens mark start and end.

@@ -81,7 +81,7 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
     return total
 
 
-def read_whole(
+def read_integer(
     params: Mapping[str, Any], name: str, default: int | None, path: Path, low: int = 1, high: int = MAX_SIZE
 ) -> int:
     """Read an integer from `low` to `high`, or the default if the file has none. Raises ``ValueError``."""

@@ -33,7 +33,7 @@ def fill(
     module.eval().requires_grad_(False)
 
 
-def with_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:
+def check_axes(tensor: Tensor, source: str, name: str, axes: int) -> Tensor:
     """Return the tensor. Raises ``ValueError`` if it has another number of axes or is empty."""
     if tensor.ndim != axes or not tensor.numel():
         raise ValueError(

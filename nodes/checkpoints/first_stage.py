@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.filling import fill, with_axes
-from guidegraph.nodes.models.released_autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
+from guidegraph.nodes.checkpoints.filling import check_axes, fill
+from guidegraph.nodes.models.released.autoencoder import FirstStageShape, ReleasedFirstStage, ReleasedKL, ReleasedVQ
 
 NEEDED = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight")
 
 
-def first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 32) -> FirstStageShape:
+def infer_first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 32) -> FirstStageShape:
     """Infer the shape of a first stage from its tensors. Raises ``ValueError`` for other tensors.
 
     groups: of GroupNorm, which tensors do not show; 32 in all releases of latent diffusion.
@@ -25,9 +25,9 @@ def first_stage_shape(tensors: Mapping[str, Tensor], source: str, groups: int = 
         raise ValueError(f"'{source}' holds no first stage: {', '.join(missing)} is missing")
     for name, tensor in tensors.items():
         if name in NEEDED or name.endswith((".block.0.conv1.weight", "quant_conv.weight")):
-            with_axes(tensor, source, name, 4)
+            check_axes(tensor, source, name, 4)
         elif name == "quantize.embedding.weight":
-            with_axes(tensor, source, name, 2)
+            check_axes(tensor, source, name, 2)
     levels = 1 + max(_matched_numbers(tensors, r"encoder\.down\.(\d+)\."), default=-1)
     try:
         widths = tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels))
@@ -62,7 +62,7 @@ def build_first_stage(tensors: Mapping[str, Tensor], source: str, scale: float, 
     scale: factor that gives the latent unit variance. Raises one ``ValueError`` that names `source` and the keys
     that are missing, left over or of another shape.
     """
-    shape = first_stage_shape(tensors, source, groups)
+    shape = infer_first_stage_shape(tensors, source, groups)
     try:
         with torch.device("meta"):
             module = ReleasedVQ(shape, scale) if shape.codes else ReleasedKL(shape, scale)

@@ -15,10 +15,17 @@ from torch import Tensor
 
 from guidegraph.nodes.checkpoints.filling import fill
 from guidegraph.nodes.checkpoints.options import LoadOptions
-from guidegraph.nodes.checkpoints.structure import GROUPS, Heads, Structure, classifier_shape, measure, unet_shape
-from guidegraph.nodes.model import SCHEDULES
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser, ReleasedLabels
-from guidegraph.nodes.models.released_unet import ReleasedClassifier, ReleasedUNet
+from guidegraph.nodes.checkpoints.structure import (
+    GROUPS,
+    Heads,
+    Structure,
+    infer_classifier_shape,
+    infer_structure,
+    infer_unet_shape,
+)
+from guidegraph.nodes.models.model import SCHEDULES
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser, ReleasedLabels
+from guidegraph.nodes.models.released.unet import ReleasedClassifier, ReleasedUNet
 from guidegraph.nodes.types import Schedule
 
 CLASSIFIER_HEADS = Heads(head_channels=64)  # fixed in the software, for every classifier
@@ -80,24 +87,24 @@ def load_guided_diffusion(
     heads = _with_options(CLASSIFIER_HEADS, options)
     pool_head_channels = CLASSIFIER_HEADS.head_channels or 64
     groups = options.groups or GROUPS
-    shape = classifier_shape(tensors, source, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
+    shape = infer_classifier_shape(tensors, source, heads=heads, pool_head_channels=pool_head_channels, groups=groups)
     with torch.device("meta"):
         classifier = ReleasedClassifier(shape)
     fill(classifier, tensors, source, dtype, device)
     sets_schedule = options.noise_schedule != "auto"
-    return {"classifier": classifier} | ({"schedule": noise_schedule(options.noise_schedule)} if sets_schedule else {})
+    return {"classifier": classifier} | ({"schedule": build_schedule(options.noise_schedule)} if sets_schedule else {})
 
 
 def _load_denoiser(
     tensors: Mapping[str, Tensor], source: str, options: LoadOptions, device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Any]:
-    measured = measure(tensors, source)
+    measured = infer_structure(tensors, source)
     heads, schedule = resolve_heads_and_schedule(measured, source, options)
     rgb = measured.inputs in (RGB, 2 * RGB) and measured.outputs in (RGB, 2 * RGB)
     kind = "eps" if options.prediction == "auto" else options.prediction
     groups = options.groups or GROUPS
     samples = RGB if rgb else measured.inputs
-    shape = unet_shape(tensors, source, samples=samples, heads=heads, kind=kind, groups=groups)
+    shape = infer_unet_shape(tensors, source, samples=samples, heads=heads, kind=kind, groups=groups)
     weights = dict(tensors)
     parts: dict[str, Any] = {}
     with torch.device("meta"):
@@ -108,7 +115,7 @@ def _load_denoiser(
         parts["label"] = labels
     fill(network, weights, source, dtype, device)
     denoiser = ReleasedDenoiser(network).eval()
-    return parts | {"denoiser": denoiser, "schedule": noise_schedule(schedule)}
+    return parts | {"denoiser": denoiser, "schedule": build_schedule(schedule)}
 
 
 def resolve_heads_and_schedule(measured: Structure, source: str, options: LoadOptions) -> tuple[Heads, str]:
@@ -139,6 +146,6 @@ def _with_options(heads: Heads, options: LoadOptions) -> Heads:
     return heads if options.attention == "auto" else replace(heads, order=options.attention)
 
 
-def noise_schedule(name: str) -> Schedule:
+def build_schedule(name: str) -> Schedule:
     """Build a schedule of 1000 steps by its name."""
     return SCHEDULES[name]()

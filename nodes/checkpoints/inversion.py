@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from guidegraph.nodes.checkpoints.reading import read_nested
-from guidegraph.nodes.models.released_text import ReleasedText, Tower
-from guidegraph.nodes.models.sharing import shared_copy
+from guidegraph.nodes.models.networks.sharing import copy_sharing_tensors
+from guidegraph.nodes.models.released.text import ReleasedText, Tower
 
 TWO = ("clip_l", "clip_g")
 """Names of SDXL's embeddings, in the order of its encoders."""
@@ -20,7 +20,7 @@ LARGEST = 2
 """As `eos_token_id` this tells transformers that a text ends at its largest id; new words have larger ones."""
 
 
-def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
+def add_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedText:
     """A copy of an embedder whose towers map `token` to the vectors of the file; it shares everything else.
 
     Raises one ``ValueError`` that names the file if it holds no embedding, or one for other encoders.
@@ -35,7 +35,7 @@ def with_embedding(embedder: ReleasedText, path: Path, token: str) -> ReleasedTe
         )
     if not token.strip() or token != token.strip():
         raise ValueError(f"the word for '{path}' is {token!r}: give one without spaces around it")
-    copied = shared_copy(embedder)
+    copied = copy_sharing_tensors(embedder)
     for i, (tower, value) in enumerate(zip(towers, vectors, strict=True)):
         copied.towers[i] = _add_word(tower, value, token, path)
     return copied
@@ -48,7 +48,7 @@ def _add_word(tower: Tower, vectors: Tensor, token: str, path: Path) -> Tower:
         raise ValueError(f"the word '{token}' for '{path}' is a word of this model already: give another")
     table = tower.trunk.embeddings.token_embedding.weight
     name = next(name for name, value in tower.named_parameters() if value is table)
-    extended = shared_copy(tower, {name: torch.cat([table, vectors.to(table)])})
+    extended = copy_sharing_tensors(tower, {name: torch.cat([table, vectors.to(table)])})
     extended.trunk.embeddings.token_embedding.num_embeddings = table.shape[0] + vectors.shape[0]
     if extended.trunk.eos_token_id == LARGEST:
         extended.trunk.eos_token_id = int(tower.tokenizer.eos_token_id)

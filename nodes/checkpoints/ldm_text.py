@@ -12,9 +12,9 @@ from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
 from guidegraph.nodes.checkpoints.filling import check_fit, fill
-from guidegraph.nodes.models.pretrained_text import tokenizer_from_folder
-from guidegraph.nodes.models.released_ldm_text import LDMText, LDMTransformer
-from guidegraph.nodes.pretrained import import_transformers
+from guidegraph.nodes.conditioning.pretrained import import_transformers
+from guidegraph.nodes.models.released.ldm_text import LDMText, LDMTransformer
+from guidegraph.nodes.models.released.pretrained_text import tokenizer_from_folder
 
 HEADS = 8
 """Number of heads of the released encoder, which tensors do not show."""
@@ -80,7 +80,7 @@ def _build_on_meta(tensors: Mapping[str, Tensor], heads: int, source: str) -> tu
         return LDMTransformer(vocabulary, length, len(layers) // 2, width, attention, feed_forward, heads), held
 
 
-def heads_of(config: Mapping[str, Any]) -> int:
+def read_heads(config: Mapping[str, Any]) -> int:
     """Read the number of heads from the config.json of diffusers' `LDMBertModel`."""
     return int(config.get("encoder_attention_heads") or HEADS)
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from guidegraph.graph.context import current_device, current_dtype
-from guidegraph.nodes.checkpoints.compvis import is_compvis, load_compvis
-from guidegraph.nodes.checkpoints.compvis_config import file_in, is_compvis_folder
-from guidegraph.nodes.checkpoints.diffusers_folder import is_diffusers, load_diffusers
+from guidegraph.nodes.checkpoints.compvis.config import find_checkpoint, is_compvis_folder
+from guidegraph.nodes.checkpoints.compvis.file import is_compvis, load_compvis
+from guidegraph.nodes.checkpoints.diffusers.folder import is_diffusers, load_diffusers
 from guidegraph.nodes.checkpoints.guided_diffusion import is_guided_diffusion, load_guided_diffusion
 from guidegraph.nodes.checkpoints.options import LoadOptions
 from guidegraph.nodes.checkpoints.reading import read_tensors
@@ -49,7 +49,7 @@ FILES = (
 
 
 def load_compvis_folder(path: Path, options: LoadOptions) -> dict[str, Any]:
-    return load_compvis(read_tensors(file_in(path)), file_in(path), options)
+    return load_compvis(read_tensors(find_checkpoint(path)), find_checkpoint(path), options)
 
 
 DIFFUSERS = FolderFormat("diffusers", is_diffusers, load_diffusers)
@@ -57,7 +57,7 @@ COMPVIS = FolderFormat("CompVis with its config.yaml", is_compvis_folder, load_c
 FOLDERS = (DIFFUSERS, COMPVIS)
 
 
-def folder_format(path: Path) -> FolderFormat | None:
+def identify_folder(path: Path) -> FolderFormat | None:
     """The first format that recognises a folder, or None."""
     return next((folder for folder in FOLDERS if folder.recognise(path)), None)
 
@@ -69,7 +69,7 @@ def load_parts(path: Path, options: LoadOptions) -> dict[str, Any]:
     is incomplete; then nothing is loaded.
     """
     if path.is_dir():
-        if (folder := folder_format(path)) is not None:
+        if (folder := identify_folder(path)) is not None:
             return folder.load(path, options)
         names = sorted(entry.name for entry in path.iterdir())
         raise ValueError(

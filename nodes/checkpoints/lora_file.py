@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.diffusers_config import read_json
+from guidegraph.nodes.checkpoints.diffusers.config import read_json
 from guidegraph.nodes.checkpoints.reading import read_tensors
-from guidegraph_runtime.lora_pairs import adapter_file, metadata, pairs_of
+from guidegraph_runtime.lora.pairs import find_adapter_file, pair_factors, read_metadata
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def read_lora(path: Path) -> dict[str, Factors]:
     """
     settings: dict[str, Any]
     if path.is_dir():
-        settings, file = read_json(path / "adapter_config.json"), adapter_file(path)
+        settings, file = read_json(path / "adapter_config.json"), find_adapter_file(path)
     else:
-        settings, file = metadata(path), path
-    pairs = pairs_of(read_tensors(file), settings, file)
+        settings, file = read_metadata(path), path
+    pairs = pair_factors(read_tensors(file), settings, file)
     return {layer: Factors(pair.down, pair.up, pair.scale) for layer, pair in pairs.items()}

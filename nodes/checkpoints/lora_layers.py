@@ -9,13 +9,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from guidegraph.nodes.checkpoints.diffusers_unet import unet_layout
-from guidegraph.nodes.checkpoints.diffusers_unet_names import to_diffusers
-from guidegraph.nodes.models.denoiser import UNetDenoiser
-from guidegraph.nodes.models.low_rank import LAYERS, low_rank_layers
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from guidegraph.nodes.models.released_text import ReleasedText
-from guidegraph_runtime.lora_pairs import METADATA
+from guidegraph.nodes.checkpoints.diffusers.unet import unet_layout
+from guidegraph.nodes.checkpoints.diffusers.unet_names import to_diffusers
+from guidegraph.nodes.models.networks.low_rank import LAYERS, low_rank_layers
+from guidegraph.nodes.models.own.denoiser import UNetDenoiser
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from guidegraph.nodes.models.released.text import ReleasedText
+from guidegraph_runtime.lora.pairs import METADATA
 
 Adaptable: TypeAlias = ReleasedDenoiser | UNetDenoiser
 """The denoisers whose layers have names in LoRA files."""

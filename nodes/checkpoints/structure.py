@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from guidegraph.nodes.checkpoints.filling import with_axes
-from guidegraph.nodes.models.released_config import ClassifierShape, UNetShape, heads_of
+from guidegraph.nodes.checkpoints.filling import check_axes
+from guidegraph.nodes.models.released.config import ClassifierShape, UNetShape, count_heads
 from guidegraph.nodes.types import PredictionKind
 
 GROUPS = 32
@@ -76,7 +76,7 @@ class InputBlock:
         return self.convolution or self.pooled
 
 
-def unet_shape(
+def infer_unet_shape(
     tensors: Mapping[str, Tensor],
     source: str,
     *,
@@ -90,18 +90,18 @@ def unet_shape(
     samples: channels of x; further channels of the first convolution are the spatial condition's. groups: of GroupNorm.
     Raises ``ValueError`` that names `source` for tensors of other networks.
     """
-    measured = measure(tensors, source)
+    measured = infer_structure(tensors, source)
     try:
         return _trunk(measured, samples, measured.outputs, heads, kind, groups)
     except ValueError as error:
         raise ValueError(f"'{source}': {error}") from None
 
 
-def classifier_shape(
+def infer_classifier_shape(
     tensors: Mapping[str, Tensor], source: str, *, heads: Heads, pool_head_channels: int, groups: int = GROUPS
 ) -> ClassifierShape:
     """Infer the shape of a classifier of noisy samples, including its pool, from its tensors; see unet_shape."""
-    measured = measure(tensors, source)
+    measured = infer_structure(tensors, source)
     try:
         trunk = _trunk(measured, measured.inputs, measured.inputs, heads, "eps", groups)
     except ValueError as error:
@@ -142,7 +142,7 @@ def _trunk(
         widths=measured.widths,
         blocks=measured.blocks,
         depths=measured.depths,
-        heads=heads_of(measured.widths, heads=heads.heads, head_channels=heads.head_channels),
+        heads=count_heads(measured.widths, heads=heads.heads, head_channels=heads.head_channels),
         middle_depth=measured.middle_depth,
         context_dim=measured.context_dim,
         linear_projections=measured.linear_projections,
@@ -153,12 +153,12 @@ def _trunk(
         adm_channels=measured.adm_channels,
         groups=groups,
         kind=kind,
-        upsample_heads=() if heads.upsample is None else heads_of(measured.widths, heads=heads.upsample),
+        upsample_heads=() if heads.upsample is None else count_heads(measured.widths, heads=heads.upsample),
         resample_convolution=measured.resample_convolution,
     )
 
 
-def measure(tensors: Mapping[str, Tensor], source: str) -> Structure:
+def infer_structure(tensors: Mapping[str, Tensor], source: str) -> Structure:
     """Infer the structure from names and shapes of tensors. Raises ``ValueError`` that names what is missing."""
     if tensors and not any(name.startswith("input_blocks.") for name in tensors):
         raise ValueError(
@@ -274,7 +274,7 @@ def _require(tensors: Mapping[str, Tensor], source: str, name: str, axes: int) -
             f"'{source}' holds no whole U-Net: {name} is missing. It is of a family that is not known, or incomplete: "
             "nothing was loaded"
         )
-    return with_axes(tensors[name], source, name, axes)
+    return check_axes(tensors[name], source, name, axes)
 
 
 def _axis_length(tensors: Mapping[str, Tensor], source: str, name: str, axis: int) -> int | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guidegraph.graph.share import own_rows
+from guidegraph.graph.training.ranks import local_rows
 
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -23,10 +23,10 @@ def soil(image: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, tint and soil pictures (B, 3, H, W) at random, without moving anything. Values stay roughly in [-1, 1]."""
 
     def uniform(batch: int, *shape: int) -> Tensor:
-        return own_rows(batch, lambda count: torch.rand((count, *shape), generator=generator))
+        return local_rows(batch, lambda count: torch.rand((count, *shape), generator=generator))
 
     def normal(batch: int, *shape: int) -> Tensor:
-        return own_rows(batch, lambda count: torch.randn((count, *shape), generator=generator))
+        return local_rows(batch, lambda count: torch.randn((count, *shape), generator=generator))
 
     batch, _, height, width = image.shape
     image = blur(image, 0.56 + 0.44 * float(torch.rand(1, generator=generator)))

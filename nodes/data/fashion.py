@@ -99,13 +99,13 @@ def fashion_batch(
 ) -> FashionBatch:
     """`batch` pictures drawn with replacement; without `shuffle`, those in file order, starting over at the end."""
     if not shuffle:
-        return fashion_from(index * batch, batch, split=split, folder=folder)
+        return consecutive_fashion_batch(index * batch, batch, split=split, folder=folder)
     pictures, labels = load_fashion(split, folder)
     indices = (uniforms(seed, index, batch) * len(pictures)).astype(np.int64)
     return make_batch(pictures[indices], labels[indices])
 
 
-def fashion_from(start: int, batch: int, *, split: Split, folder: Path | None) -> FashionBatch:
+def consecutive_fashion_batch(start: int, batch: int, *, split: Split, folder: Path | None) -> FashionBatch:
     """Pictures start … start + batch − 1 in file order, starting over at the end."""
     pictures, labels = load_fashion(split, folder)
     indices = (start % len(pictures) + np.arange(batch)) % len(pictures)

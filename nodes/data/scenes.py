@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guidegraph.nodes.data.captions import write_caption
-from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cutout, variants
+from guidegraph.nodes.data.sprites import CLASSES, GROUNDS, OBJECTS, SKIES, cut_out, sprites_by_object
 
 SIZE = 64
 Split = Literal["train", "held_out", "all"]
@@ -118,7 +118,7 @@ def place_object(u: NDArray[np.float64], obj: int, slot: int, count: int, horizo
     size = pick(u[0], 28, 40) if count == 1 else pick(u[0], 24, 33)
     low, high = {(0, 1): (0, SIZE - size), (0, 2): (0, 33 - size), (1, 2): (31, SIZE - size)}[slot, count]
     bottom = pick(u[2], max(horizon + 5, size), SIZE - 1)
-    sprites = variants()[obj]
+    sprites = sprites_by_object()[obj]
     return Placement(
         object=obj,
         sprite=sprites[pick(u[3], 0, len(sprites) - 1)],
@@ -175,7 +175,7 @@ def compose_scene(
         for slot, obj in enumerate(objects)
     ]
     for placement in sorted(placements, key=lambda placement: placement.top + placement.size):
-        colour, alpha = cutout(placement.sprite, placement.size, placement.flipped)
+        colour, alpha = cut_out(placement.sprite, placement.size, placement.flipped)
         rows, columns = (
             slice(placement.top, placement.top + placement.size),
             slice(placement.left, placement.left + placement.size),

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from guidegraph_runtime.palette import CLASSES as CLASSES
-from guidegraph_runtime.palette import GROUNDS as GROUNDS
-from guidegraph_runtime.palette import OBJECTS as OBJECTS
-from guidegraph_runtime.palette import SKIES as SKIES
+from guidegraph_runtime.pictures.palette import CLASSES as CLASSES
+from guidegraph_runtime.pictures.palette import GROUNDS as GROUNDS
+from guidegraph_runtime.pictures.palette import OBJECTS as OBJECTS
+from guidegraph_runtime.pictures.palette import SKIES as SKIES
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "data"
 
@@ -36,14 +36,14 @@ def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 @lru_cache(maxsize=1)
-def variants() -> tuple[tuple[int, ...], ...]:
+def sprites_by_object() -> tuple[tuple[int, ...], ...]:
     """The indices of each object's sprites."""
     _, owner = load_sprites()
     return tuple(tuple(int(sprite) for sprite in np.flatnonzero(owner == index)) for index in range(len(OBJECTS)))
 
 
 @lru_cache(maxsize=4096)
-def cutout(sprite: int, size: int, flipped: bool) -> Cutout:
+def cut_out(sprite: int, size: int, flipped: bool) -> Cutout:
     """Scale a sprite to `size` pixels. Colours are premultiplied while scaling, so that edges do not darken."""
     sprites, _ = load_sprites()
     image = Image.fromarray(sprites[sprite], "RGBA").convert("RGBa")

@@ -13,19 +13,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.digest import file_digest
+from guidegraph.graph.planning.digest import file_digest
 
 CHECKSUMS = "checksums"
 _ON_PURPOSE = "if it was changed on purpose, take '{}' out of \"checksums\" in {}"
 
 
-def checksums(folder: Path, parts: Mapping[str, Any], previous: Mapping[str, Any], written: Iterable[str]) -> Any:
+def compute_checksums(
+    folder: Path, parts: Mapping[str, Any], previous: Mapping[str, Any], written: Iterable[str]
+) -> Any:
     """The `checksums` entry of model.json: those of the files just written, added to the previous ones."""
     files = dict(previous.get("files", {})) | {name: file_digest(folder / name) for name in written}
     return {"files": dict(sorted(files.items())), "parts": _parts_digest(parts)}
 
 
-def stated(index: Any, path: Path) -> dict[str, Any]:
+def read_checksums(index: Any, path: Path) -> dict[str, Any]:
     """Return the checksums in a model.json. Raises ``ValueError`` for a malformed entry."""
     entry = index.get(CHECKSUMS, {})
     files = entry.get("files", {}) if isinstance(entry, dict) else None

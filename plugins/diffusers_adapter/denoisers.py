@@ -10,9 +10,9 @@ from guidegraph import Condition, Label, LabelEmbedder, OpaqueDenoiser, Schedule
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
     class_name,
+    find_part_folder,
     import_diffusers,
     load_model,
-    part_folder,
     read_json,
 )
 
@@ -45,7 +45,7 @@ def load_denoiser(
     not supported, weights that are not safetensors or do not fit, and a U-Net of which nothing says what it predicts.
     """
     diffusers = import_diffusers()
-    folder = part_folder(path, part, PARTS)
+    folder = find_part_folder(path, part, PARTS)
     from guidegraph.plugins.diffusers_adapter.calls import FAMILIES
     from guidegraph.plugins.diffusers_adapter.networks import DiffusersDenoiser
 
@@ -67,7 +67,7 @@ def class_labels(*, path: Path, part: str = "auto") -> LabelEmbedder:
 
     Raises an error for a model without classes.
     """
-    folder = part_folder(path, part, PARTS)
+    folder = find_part_folder(path, part, PARTS)
     config = read_json(folder / "config.json")
     name = config.get("_class_name")
     dit = name == "DiTTransformer2DModel" or RENAMED.get(str(config.get("norm_type"))) == "DiTTransformer2DModel"

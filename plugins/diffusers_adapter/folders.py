@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph import current_device, current_dtype
-from guidegraph_runtime.regular_files import read_regular, require_regular_files
+from guidegraph_runtime.files.regular import read_regular, require_regular_files
 
 SCHEDULER_CONFIG = "scheduler_config.json"
 
@@ -26,7 +26,7 @@ def import_diffusers() -> Any:
     return diffusers
 
 
-def existing(path: Path) -> Path:
+def check_folder(path: Path) -> Path:
     """Return the folder. Raises ``ValueError`` if it is not a folder."""
     if not path.is_dir():
         raise ValueError(f"'{path}' is no folder: give the folder of a diffusers pipeline, or of one part of it")
@@ -39,12 +39,12 @@ def check_plain_name(setting: str, name: str) -> None:
         raise ValueError(f"{setting}: expected the plain name of what is in the folder, found '{name}'")
 
 
-def part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
+def find_part_folder(path: Path, part: str, usual: Iterable[str], file: str = "config.json") -> Path:
     """Find the folder of a part: `path` if it holds `file`, the named part in it, or the first of the usual ones.
 
     Raises ``ValueError`` that lists the content of the folder.
     """
-    existing(path)
+    check_folder(path)
     check_plain_name("part", part)
     names = list(usual) if part == "auto" else [part]
     if part == "auto" and (path / file).is_file():
@@ -80,7 +80,7 @@ def class_name(config: dict[str, Any], file: Path, known: Iterable[str]) -> str:
     return name
 
 
-def weights_file(folder: Path, stem: str, variant: str | None) -> None:
+def check_weights_file(folder: Path, stem: str, variant: str | None) -> None:
     """Raise ``ValueError`` where the folder has no safetensors of the variant: a pickle is never opened."""
     if variant is not None:
         check_plain_name("variant", variant)
@@ -105,7 +105,7 @@ def load_model(kind: Any, folder: Path, variant: str | None, *, in_float32: bool
     """
     import torch
 
-    weights_file(folder, "diffusion_pytorch_model", variant)
+    check_weights_file(folder, "diffusion_pytorch_model", variant)
     require_regular_files(folder)
     dtype = torch.float32 if in_float32 else current_dtype()
     try:

@@ -14,12 +14,12 @@ from torch import nn
 from guidegraph import Condition, current_device, current_dtype
 from guidegraph.plugins.diffusers_adapter.folders import (
     check_loaded,
+    check_weights_file,
     import_diffusers,
     one_line,
     read_json,
-    weights_file,
 )
-from guidegraph_runtime.regular_files import require_regular_files
+from guidegraph_runtime.files.regular import require_regular_files
 
 ENCODER_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZER_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
@@ -158,7 +158,7 @@ def _load_part(path: Path, name: str, entry: Any, variant: str | None) -> Any:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
             return _check_vocabulary(words, folder)
-        weights_file(folder, "model", variant)
+        check_weights_file(folder, "model", variant)
         model, info = getattr(transformers, kind).from_pretrained(
             str(folder),
             local_files_only=True,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guidegraph import Sample, Schedule, current_device, node
-from guidegraph.plugins.diffusers_adapter.folders import SCHEDULER_CONFIG, import_diffusers, part_folder, read_json
+from guidegraph.plugins.diffusers_adapter.folders import SCHEDULER_CONFIG, find_part_folder, import_diffusers, read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,18 +33,18 @@ def read_schedule(like: Sample | None = None, *, path: Path) -> Schedule:
     Raises an error for a scheduler without such a schedule.
     """
     import_diffusers()
-    folder = part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
+    folder = find_part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
     import torch
 
     source = f"'{folder / SCHEDULER_CONFIG}'"
-    alphas_bar = alphas_bar_of(full_config(read_json(folder / SCHEDULER_CONFIG), source), like, source)
+    alphas_bar = alphas_bar_of(complete_config(read_json(folder / SCHEDULER_CONFIG), source), like, source)
     # A pipeline's model was trained at all timesteps, at α = 0 too where its schedule ends there.
     return Schedule(
         torch.from_numpy(alphas_bar).to(current_device()), trained_from=0.0, trained_to=len(alphas_bar) - 1.0
     )
 
 
-def full_config(config: dict[str, Any], source: str) -> dict[str, Any]:
+def complete_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     """A scheduler's configuration with the defaults of its class. Raises ``ValueError`` for an unknown class."""
     import inspect
 
@@ -102,7 +102,7 @@ def _betas(config: Mapping[str, Any], source: str) -> Array:
 def apply_shift(s: Array, config: Mapping[str, Any], like: Sample | None) -> Array:
     """s after the shift (Esser et al. 2024, eq. 23): a s / (1 + (a − 1) s), where a may depend on the size."""
     if config.get("use_dynamic_shifting"):
-        mu = shift_of_size(config, like)
+        mu = compute_size_shift(config, like)
         a = math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
     else:
         a = float(config.get("shift", config.get("flow_shift")) or 1.0)
@@ -110,7 +110,7 @@ def apply_shift(s: Array, config: Mapping[str, Any], like: Sample | None) -> Arr
     return result
 
 
-def shift_of_size(config: Mapping[str, Any], like: Sample | None) -> float:
+def compute_size_shift(config: Mapping[str, Any], like: Sample | None) -> float:
     """μ, linear in the number of the transformer's tokens. Raises ``ValueError`` where the size is not known."""
     if like is None:
         raise ValueError("this scheduler's shift depends on the picture's size: wire the noise to port 'like'")

@@ -22,7 +22,7 @@ from guidegraph.plugins.diffusers_adapter.schedules import is_flow
 from guidegraph.plugins.diffusers_adapter.steps import DiffusersSampler
 
 
-def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
+def timesteps_on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     """The timesteps (R), float32, on the schedule's axis; for flow matching, where log(s/(1 − s)) = log(σ/α)."""
     times: Tensor = scheduler.timesteps.float()
     if not flow:
@@ -38,7 +38,7 @@ def on_axis(scheduler: Any, schedule: Schedule, flow: bool) -> Tensor:
     return torch.from_numpy(positions).float().to(schedule.alphas_bar.device)
 
 
-def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
+def start_sample(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
     """Scale noise by init_noise_sigma (1 for flow matching), in variance-preserving form."""
     scheduler = _copy_scheduler(sampler.scheduler)
     size = 1.0 if _is_flow_scheduler(scheduler) else scheduler.init_noise_sigma
@@ -46,7 +46,7 @@ def started(sampler: DiffusersSampler, noise: Tensor) -> Tensor:
     return scaled.to(noise.dtype)
 
 
-def stepped(
+def step_sample(
     sampler: DiffusersSampler, x: Tensor, prediction: Prediction, noise: Tensor | None, eta: float
 ) -> tuple[Tensor, Any]:
     """Return x after the step, and a copy of the scheduler after it: diffusers' schedulers change as they step."""

@@ -11,12 +11,18 @@ from annotated_types import Ge, Le
 from guidegraph import Noise, Prediction, Sample, Schedule, Timesteps, node
 from guidegraph.plugins.diffusers_adapter.folders import (
     SCHEDULER_CONFIG,
+    find_part_folder,
     import_diffusers,
     one_line,
-    part_folder,
     read_json,
 )
-from guidegraph.plugins.diffusers_adapter.schedules import PARTS, alphas_bar_of, full_config, is_flow, shift_of_size
+from guidegraph.plugins.diffusers_adapter.schedules import (
+    PARTS,
+    alphas_bar_of,
+    complete_config,
+    compute_size_shift,
+    is_flow,
+)
 
 Option = bool | int | float | str | None
 Spacing = Literal["auto", "own", "trailing"]
@@ -96,7 +102,7 @@ def new_sampler(
     if path is not None:
         _check_schedule(schedule, config, like, path)
     _set_steps(scheduler, config, like, steps, flow and _trailing(spacing, path))
-    return NewSampler(DiffusersSampler(scheduler), spaces.on_axis(scheduler, schedule, flow))
+    return NewSampler(DiffusersSampler(scheduler), spaces.timesteps_on_axis(scheduler, schedule, flow))
 
 
 @node("diffusers.start")
@@ -108,7 +114,7 @@ def start(sampler: DiffusersSampler, noise: Noise) -> Sample:
     """
     from guidegraph.plugins.diffusers_adapter import spaces
 
-    return spaces.started(sampler, noise)
+    return spaces.start_sample(sampler, noise)
 
 
 @node("diffusers.step", host=True)
@@ -136,7 +142,7 @@ def step(
             f"the sampler has {len(sampler.scheduler.timesteps)} steps and no step {sampler.index}: the loop must run "
             "over the 'steps' of the node whose 'sampler' it carries"
         )
-    moved, scheduler = spaces.stepped(sampler, x, prediction, noise, eta)
+    moved, scheduler = spaces.step_sample(sampler, x, prediction, noise, eta)
     return StepResult(moved, replace(sampler, scheduler=scheduler, index=sampler.index + 1))
 
 
@@ -152,7 +158,7 @@ def _config(schedule: Schedule, path: Path | None, name: str | None, options: di
         settings |= {"clip_sample": False, "prediction_type": kind}
         source = "the setting `name`"
     else:
-        folder = part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
+        folder = find_part_folder(path, "auto", PARTS, SCHEDULER_CONFIG)
         settings, source = read_json(folder / SCHEDULER_CONFIG), f"'{folder / SCHEDULER_CONFIG}'"
     settings["_class_name"] = name or settings.get("_class_name")
     if settings["_class_name"] not in KNOWN:
@@ -160,7 +166,7 @@ def _config(schedule: Schedule, path: Path | None, name: str | None, options: di
             f"{source} is {settings['_class_name']!r}, no scheduler that this adapter knows; it knows "
             f"{', '.join(KNOWN)}"
         )
-    full = full_config(settings, source)
+    full = complete_config(settings, source)
     option_names = sorted(key for key in full if not key.startswith("_"))
     if unknown := sorted(set(options) - set(option_names)):
         raise ValueError(
@@ -201,7 +207,7 @@ def _trailing(spacing: Spacing, path: Path | None) -> bool:
 def _set_steps(scheduler: Any, config: dict[str, Any], like: Sample | None, steps: int, trailing: bool) -> None:
     more: dict[str, Any] = {}
     if config.get("use_dynamic_shifting"):
-        more["mu"] = shift_of_size(config, like)
+        more["mu"] = compute_size_shift(config, like)
     if trailing:
         more["sigmas"] = [1 - i / steps for i in range(steps)]
     try:

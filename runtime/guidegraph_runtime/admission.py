@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
-from guidegraph_runtime.machine import machine_memory
-from guidegraph_runtime.sizes import show_size
+from guidegraph_runtime.machine.byte_sizes import show_size
+from guidegraph_runtime.machine.memory import machine_memory
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Sized:
+class ShapeOnly:
     """The shape and item size of a value that has not been computed."""
 
     shape: Shape
@@ -31,14 +31,14 @@ class Sized:
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleCount:
     """The number of samples that a value is for (its leading axis) and its source, such as "'prompt' (2 values)"."""
 
     count: int
     source: str
 
 
-def batch_problem(samples: Rows, counts: Iterable[Rows]) -> str | None:
+def batch_problem(samples: SampleCount, counts: Iterable[SampleCount]) -> str | None:
     """Check that each value has one row for all samples, or one row per sample.
 
     Samples are never repeated to fill a batch: picture i of seed s is the picture of seed s + i, and a repeated sample
@@ -55,7 +55,7 @@ def batch_problem(samples: Rows, counts: Iterable[Rows]) -> str | None:
     return None
 
 
-def shared_rows(names: str, *counts: int) -> int:
+def common_batch(names: str, *counts: int) -> int:
     """Return the common number of samples of values that each have one row for all samples, or one per sample.
 
     names: the values, for the message ("x0 and noise"). Raises ``ValueError`` if the counts do not agree.
@@ -100,7 +100,7 @@ def is_infinite(value: object) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def memory_problem(values: Sequence[Sized], limit: int | None = None) -> str | None:
+def memory_problem(values: Sequence[ShapeOnly], limit: int | None = None) -> str | None:
     """Check that values needed at once fit into memory. limit: bytes; by default the memory of the machine."""
     limit = machine_memory() if limit is None else limit
     total = sum(value.nbytes for value in values)
@@ -123,7 +123,7 @@ def multiple_problem(shape: Shape, axes: Sequence[int], factor: int) -> str | No
     return f"expected sides that are multiples of {factor}; found {sides}: make them {near}, say"
 
 
-def count_of(value: Any) -> int | None:
+def count_rows(value: Any) -> int | None:
     """The rows of a value: the length of a list or the leading axis of an array; None for a scalar."""
     if isinstance(value, (list, tuple)):
         return len(value)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _MAX_SHOWN = 80
 
 
-def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
+def check_int(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
     """Check for an integer from `low` to `high`; NumPy integers are accepted, bools are not."""
     try:
         integer = None if _is_flag(value) else operator.index(value)  # type: ignore[arg-type]
@@ -26,7 +26,7 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     return integer
 
 
-def number(
+def check_number(
     name: str, value: object, *, low: float | None = None, above: float | None = None, high: float | None = None
 ) -> float:
     """Check for a number of at least `low`, or above `above`, and at most `high`; bools and NaN are refused."""
@@ -39,21 +39,21 @@ def number(
     raise _mismatch(name, f"a number{_range(low, above, high)}", value)
 
 
-def flag(name: str, value: object) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Check for true or false."""
     if not _is_flag(value):
         raise _mismatch(name, "true or false", value)
     return bool(value)
 
 
-def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """Check for one of some words."""
     if not isinstance(value, str) or value not in choices:
         raise _mismatch(name, f"one of {', '.join(choices)}", value)
     return value
 
 
-def texts(name: str, value: object) -> list[str]:
+def check_texts(name: str, value: object) -> list[str]:
     """Check for a text or a sequence of texts; return a list."""
     if isinstance(value, str):
         return [value]
@@ -62,17 +62,17 @@ def texts(name: str, value: object) -> list[str]:
     raise _mismatch(name, "a text or a list of texts", value)
 
 
-def sides(name: str, value: object) -> tuple[int, int]:
+def check_sides(name: str, value: object) -> tuple[int, int]:
     """Check for a side, or [height, width]; return (height, width)."""
     if isinstance(value, (list, tuple)) and len(value) == 2:
-        return whole(f"{name}[0]", value[0], low=1), whole(f"{name}[1]", value[1], low=1)
+        return check_int(f"{name}[0]", value[0], low=1), check_int(f"{name}[1]", value[1], low=1)
     if isinstance(value, (list, tuple)):
         raise _mismatch(name, "a side in pixels, or [height, width]", value)
-    side = whole(name, value, low=1)
+    side = check_int(name, value, low=1)
     return side, side
 
 
-def file_given(name: str, value: object) -> Path | bytes:
+def check_file(name: str, value: object) -> Path | bytes:
     """Check for a file: its path, or its contents as bytes.
 
     A path must be a ``Path``, never text: a bundle's plan holds only text, so it cannot name a file of the machine.
@@ -84,14 +84,14 @@ def file_given(name: str, value: object) -> Path | bytes:
     return Path(value)
 
 
-def array(name: str, value: object, axes: str, kinds: str = "iuf") -> NDArray[Any]:
+def check_array(name: str, value: object, axes: str, kinds: str = "iuf") -> NDArray[Any]:
     """Check for a NumPy array with the axes of `axes`, such as "(B, C, H, W)"; kinds: the allowed dtype kinds."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.ndim != axes.count(",") + 1:
         raise _mismatch(name, f"an array {axes}", value)
     return value
 
 
-def fields(name: str, value: object, *needed: str) -> Mapping[str, Any]:
+def check_fields(name: str, value: object, *needed: str) -> Mapping[str, Any]:
     """Check for a structured value: a mapping that has the fields `needed`."""
     if not isinstance(value, Mapping):
         raise _mismatch(name, f"the fields {', '.join(needed)}", value)
@@ -100,7 +100,7 @@ def fields(name: str, value: object, *needed: str) -> Mapping[str, Any]:
     return value
 
 
-def alike(names: str, *arrays: NDArray[Any], start: int = 1) -> None:
+def check_same_axes(names: str, *arrays: NDArray[Any], start: int = 1) -> None:
     """Check that arrays have the same axes from `start` on, and a leading axis of B or 1. names: "x0 and noise"."""
     batch = max(item.shape[0] for item in arrays)
     size = arrays[0].shape[start:]

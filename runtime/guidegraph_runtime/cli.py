@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from guidegraph_runtime.ending import ended_by_sigterm
 from guidegraph_runtime.error_text import describe_error
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.limits import Limits, limited, parse_limits
-from guidegraph_runtime.say import note, out, out_json
-from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage, write_reason
+from guidegraph_runtime.limits import Limits, enforce_limits, parse_limits
+from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage, write_reason
+from guidegraph_runtime.machine.termination import end_on_sigterm
+from guidegraph_runtime.printing import print_json, print_line, print_note
 
 DONE, FAILED, WRONG, CANCELLED = 0, 1, 2, 130
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     warnings.showwarning = _print_warning
     try:
         # SIGTERM ends a run like Ctrl-C: written files stay complete, and run.json records the cancellation.
-        with ended_by_sigterm():
+        with end_on_sigterm():
             code = _command(_parser().parse_args(arguments))
     except BundleError as error:
         code = _end(FAILED if error.code in _RUN_ERRORS else WRONG, str(error))
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(options: argparse.Namespace) -> int:
-    with limited(_limits(options.limit)):
+    with enforce_limits(_limits(options.limit)):
         return _command_within_limits(options)
 
 
@@ -136,8 +136,8 @@ def _limits(settings: Sequence[str]) -> Limits:
 
 
 def _command_within_limits(options: argparse.Namespace) -> int:
-    from guidegraph_runtime.bundle import Bundle
-    from guidegraph_runtime.sessions import SessionSettings
+    from guidegraph_runtime.running.bundle import Bundle
+    from guidegraph_runtime.sessions.sessions import SessionSettings
 
     # Describing a bundle needs no GPU.
     provider = "cpu" if options.describe else options.provider
@@ -145,13 +145,13 @@ def _command_within_limits(options: argparse.Namespace) -> int:
     settings = SessionSettings.on(provider, intra_threads=options.threads, cuda_graph=cuda_graph)
     bundle = Bundle(options.bundle, settings)
     if options.describe:
-        from guidegraph_runtime.describe import described
+        from guidegraph_runtime.running.describe import describe_bundle
 
-        out(described(bundle.manifest, bundle.digest, bundle.offers()))
+        print_line(describe_bundle(bundle.manifest, bundle.digest, bundle.offers()))
         return DONE
     if options.verify:
         return _verify(bundle, options)
-    from guidegraph_runtime.command import run
+    from guidegraph_runtime.run_command import run
 
     params, nodes = _params(bundle, options.set), _nodes(bundle, options.node)
     run(bundle, params, nodes, options.only, options.out, lora=options.lora, as_json=options.json, quiet=options.quiet)
@@ -159,25 +159,27 @@ def _command_within_limits(options: argparse.Namespace) -> int:
 
 
 def _verify(bundle: Any, options: argparse.Namespace) -> int:
-    from guidegraph_runtime.reference import replay
+    from guidegraph_runtime.running.reference import replay
 
     differences = replay(bundle)
     if options.json:
         for difference in differences:
-            out_json({"event": "compared", **vars(difference), "fits": difference.fits})
+            print_json({"event": "compared", **vars(difference), "fits": difference.fits})
     elif not options.quiet:
-        out(f"{options.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}")
+        print_line(
+            f"{options.bundle}: {len(bundle.manifest.files)} files are as bundle.json says, sha256 {bundle.digest}"
+        )
         for difference in differences:
-            out(f"{difference.name}: {'ok' if difference.fits else 'differs'}, {difference.shown}")
+            print_line(f"{difference.name}: {'ok' if difference.fits else 'differs'}, {difference.shown}")
     return DONE if all(difference.fits for difference in differences) else FAILED
 
 
 def _params(bundle: Any, settings: Sequence[str]) -> dict[str, Any]:
-    from guidegraph_runtime.inputs import from_text
+    from guidegraph_runtime.running.inputs import parse_input
 
     inputs, params = bundle.manifest.inputs, {}
     for name, text in _pairs("--set", "K=V", settings).items():
-        params[name] = from_text(name, inputs[name], text, bundle.where) if name in inputs else text
+        params[name] = parse_input(name, inputs[name], text, bundle.where) if name in inputs else text
     return params
 
 
@@ -214,9 +216,9 @@ def _version() -> str:
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    note(f"warning: {message}")
+    print_note(f"warning: {message}")
 
 
 def _end(code: int, text: str) -> int:
-    note(" ".join(text.split("\n")))
+    print_note(" ".join(text.split("\n")))
     return code

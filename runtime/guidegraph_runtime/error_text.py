@@ -24,7 +24,7 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def causes(error: BaseException) -> list[BaseException]:
+def list_causes(error: BaseException) -> list[BaseException]:
     """An exception and its causes, outermost first. A cycle of causes is cut."""
     chain: list[BaseException] = []
     current: BaseException | None = error

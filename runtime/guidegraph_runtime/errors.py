@@ -19,7 +19,7 @@ class BundleError(Exception):
         super().__init__(_printable(f"{where}: {code}: {message}{f' [{path}]' if path else ''}"))
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Format a value for a message, truncated if long."""
     text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
@@ -30,7 +30,7 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def one_of(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the closest valid name, and a list of valid names."""
     names = list(known)
     matches = difflib.get_close_matches(name[:_MAX_LENGTH], names[:300], n=1)

@@ -17,7 +17,7 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
-from guidegraph_runtime.sizes import parse_size, show_size
+from guidegraph_runtime.machine.byte_sizes import parse_size, show_size
 
 UNLIMITED = 2**63 - 1
 """The value of a limit that is switched off."""
@@ -91,7 +91,7 @@ def current_limits() -> Limits:
 
 
 @contextmanager
-def limited(limits: Limits) -> Iterator[Limits]:
+def enforce_limits(limits: Limits) -> Iterator[Limits]:
     """Put ``limits`` in force for the block."""
     token = _current.set(limits)
     try:
@@ -145,7 +145,7 @@ class TripCount:
                 self._ended_trips, self._largest = self._ended_trips + self._largest, 0
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def count_separately(self) -> Iterator[None]:
         """Count the loops of the block once, not per trip of the outer loops."""
         open_loops, largest = self._open_loops, self._largest
         self._open_loops, self._largest = [], 0

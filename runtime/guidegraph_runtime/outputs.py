@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from guidegraph_runtime.files import atomic_path, write_text
+from guidegraph_runtime.files.atomic import atomic_path, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def write_output(folder: Path, name: str, kind: str, value: NDArray[Any], text: 
 
 
 def _write_pictures(folder: Path, name: str, value: NDArray[Any], text: PictureText) -> list[str]:
-    from guidegraph_runtime.png import write_png
+    from guidegraph_runtime.pictures.png import write_png
 
     if value.ndim < 4 or value.shape[-3] != 3:
         raise ValueError(f"is declared as an image (B, 3, H, W), found {value.shape}")

@@ -14,13 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guidegraph_runtime.files import write_text
-from guidegraph_runtime.inputs import given_inputs
-from guidegraph_runtime.manifest_types import FILE_TYPES, Operation
-from guidegraph_runtime.overrides import host_operations, overridden
+from guidegraph_runtime.bundle.manifest_types import FILE_TYPES, Operation
+from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.running.inputs import resolve_inputs
+from guidegraph_runtime.running.overrides import host_operations, override_settings
 
 if TYPE_CHECKING:
-    from guidegraph_runtime.bundle import Bundle
+    from guidegraph_runtime.running.bundle import Bundle
 
 RECORD = "run.json"
 KEYWORD = "guidegraph-bundle"
@@ -99,7 +99,7 @@ class Record:
         }
 
 
-def record_of(
+def make_record(
     bundle: Bundle,
     params: Mapping[str, Any],
     nodes: Mapping[str, Any],
@@ -108,11 +108,11 @@ def record_of(
 ) -> Record:
     """Create the record of a run. Raises ``BundleError`` for invalid inputs and nodes."""
     manifest = bundle.manifest
-    values = given_inputs(manifest, params, bundle.where, bundle.file)
+    values = resolve_inputs(manifest, params, bundle.where, bundle.file)
     for name, item in manifest.inputs.items():
         if item.type in FILE_TYPES:
             values[name] = _files(params[name]) if name in params else item.default
-    plan = overridden(manifest.plan, nodes, bundle.where)
+    plan = override_settings(manifest.plan, nodes, bundle.where)
     seeds = {item.node: _seed(item, values) for item in host_operations(plan)}
     return Record(bundle, values, nodes, {node: seed for node, seed in seeds.items() if seed is not None}, only, lora)
 

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import helper
 
 from tests.attacks.arena import Arena, Outcome, attack
-from tests.runtime import bundles
-from tests.runtime.bundles import FLOAT, external, inside, model, step_graph, write_bundle
+from tests.runtime.running import bundles
+from tests.runtime.running.bundles import FLOAT, external, inside, model, step_graph, write_bundle
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.attacks.arena import Arena, Outcome, attack, recipe_picture
 from tests.attacks.recipes import PLAIN
-from tests.cli.command import environment
+from tests.commands.command import environment
 
 ENDS = "import ctypes\nctypes.CDLL(None)._exit(0)\n"
 

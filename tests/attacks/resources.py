@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.attacks.arena import Arena, Outcome, attack, recipe_picture
 from tests.attacks.recipes import HEAD, PLAIN, reads, run_picture
-from tests.runtime.bundles import write_bundle
+from tests.runtime.running.bundles import write_bundle
 
 
 @attack("a picture whose workflow uses others twice each, twenty deep", "too-large")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from guidegraph.cli import main
+from guidegraph.commands import main
 from guidegraph_runtime.cli import main as main_of_bundles
 from tests.attacks import exports, files, plugins, recipes, resources
 from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome

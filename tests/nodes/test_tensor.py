@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from guidegraph.graph.context import placement
+from guidegraph.graph.context import use_device
 from guidegraph.nodes.tensor import as_latent, as_noise, cast, concatenate, load_tensor, select, slice_axis
 
 
@@ -22,7 +22,7 @@ def array() -> np.ndarray:
 def test_npy_keeps_dtype_and_values(tmp_path: Path, array: np.ndarray, dtype: str) -> None:
     stored = array.astype(dtype)
     np.save(tmp_path / "a.npy", stored)
-    with placement("cpu", "float16"):  # the run's dtype is for new values, not for stored ones
+    with use_device("cpu", "float16"):  # the run's dtype is for new values, not for stored ones
         loaded = load_tensor(path=tmp_path / "a.npy")
     assert loaded.numpy().dtype == stored.dtype.newbyteorder("=")
     np.testing.assert_array_equal(loaded.numpy(), stored)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import environment
+from tests.commands.command import environment
 from tests.plugins.test_manager import BAD, COMMAND, GOOD, HOOK, NODE, OBSERVER
 
 

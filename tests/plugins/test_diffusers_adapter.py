@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
-from guidegraph.nodes.noise import gaussian
+from guidegraph.nodes.sampling.noise import gaussian
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

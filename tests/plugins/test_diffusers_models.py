@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guidegraph import Autoencoder, Condition, Denoiser, LabelEmbedder, Schedule, TextEmbedder
-from guidegraph.graph.context import placement
-from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes.condition import null_condition
-from guidegraph.nodes.label import embed_label
-from guidegraph.nodes.text import encode_text
+from guidegraph.graph.context import use_device
+from guidegraph.nodes.conditioning.condition import null_condition
+from guidegraph.nodes.conditioning.label import embed_label
+from guidegraph.nodes.conditioning.text import encode_text
+from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.plugins.diffusers_adapter.autoencoders import load_autoencoder
 from guidegraph.plugins.diffusers_adapter.denoisers import class_labels, load_denoiser
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
@@ -196,7 +196,7 @@ def test_the_scheduler_of_the_pipeline_says_what_a_unet_predicts(tmp_path: Path,
 
 def test_a_run_in_bfloat16_computes_in_it_and_keeps_x(tmp_path: Path) -> None:
     path = saved(tiny.unet(), tmp_path)
-    with placement("cpu", "bfloat16"):
+    with use_device("cpu", "bfloat16"):
         denoiser: Any = load_denoiser(linear(), path=path, kind="eps")
     assert {p.dtype for p in denoiser.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in denoiser.parameters())
@@ -268,7 +268,7 @@ def test_an_autoencoder_owns_its_scale(tmp_path: Path, name: str) -> None:
 def test_one_that_overflows_in_float16_computes_in_float32(tmp_path: Path) -> None:
     path = saved(tiny.vae(force_upcast=True), tmp_path)
     for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
-        with placement("cpu", dtype):
+        with use_device("cpu", dtype):
             autoencoder: Any = load_autoencoder(path=path)
         assert {p.dtype for p in autoencoder.parameters()} == {expected}
 

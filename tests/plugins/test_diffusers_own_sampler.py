@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from guidegraph.nodes.noise import gaussian
+from guidegraph.nodes.sampling.noise import gaussian
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

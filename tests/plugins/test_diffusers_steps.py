@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from guidegraph import Prediction, Schedule
-from guidegraph.nodes import schedule as schedules
-from guidegraph.nodes import scheduler as samplers
-from guidegraph.nodes import step as steps_of_tables
+from guidegraph.nodes.sampling import schedule as schedules
+from guidegraph.nodes.sampling import scheduler as samplers
+from guidegraph.nodes.sampling import step as steps_of_tables
 from guidegraph.plugins.diffusers_adapter.schedules import read_schedule
 from guidegraph.plugins.diffusers_adapter.steps import KNOWN, DiffusersSampler, new_sampler, start, step
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import typer
 
-from guidegraph.graph.build import build
-from guidegraph.graph.digest import Digests
 from guidegraph.graph.events import RunFinished
+from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.resolution.load import build
 from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo

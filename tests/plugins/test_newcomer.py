@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidegraph.cli.new_plugin import files_of
-from tests.test_packaging import ROOT, build_wheel, source, wheel
+from guidegraph.commands.new_plugin import render_template
+from tests.repository.test_packaging import ROOT, build_wheel, source, wheel
 
 __all__ = ["source", "wheel"]
 
@@ -41,7 +41,7 @@ def commands() -> list[str]:
 
 
 def test_the_guide_shows_the_code_that_new_plugin_writes() -> None:
-    code = files_of("soft")[f"{PACKAGE}/__init__.py"]
+    code = render_template("soft")[f"{PACKAGE}/__init__.py"]
     assert len(blocks("python")) == 2
     for block in blocks("python"):
         assert block in code

@@ -10,7 +10,7 @@ import pytest
 
 from guidegraph.plugins import watch
 from guidegraph.plugins.manager import PluginManager
-from tests.cli.command import environment
+from tests.commands.command import environment
 from tests.plugins.test_manager import GOOD, Installed, installed, status
 
 __all__ = ["installed"]

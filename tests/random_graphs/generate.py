@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 
 import tests.random_graphs.nodes  # noqa: F401  the nodes are registered by their import
-from guidegraph.graph.node import NodeSpec, spec_of
+from guidegraph.graph.node import NodeSpec, get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.types import Image, Latent, Sample
@@ -76,7 +76,7 @@ def registry() -> Registry:
     from guidegraph.plugins.manager import default_registry
 
     built_in = default_registry(entry_points=False)
-    specs = {spec_of(function).id: spec_of(function) for function in NODES}
+    specs = {get_spec(function).id: get_spec(function) for function in NODES}
     return replace(
         built_in, nodes={**built_in.nodes, **specs}, types={**built_in.types, **{cls.__name__: cls for cls in TYPES}}
     )

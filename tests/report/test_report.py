@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from guidegraph.report.pictures import MOST, _encode
-from guidegraph_runtime.png import write_png
-from tests.cli.command import Command
+from guidegraph_runtime.pictures.png import write_png
+from tests.commands.command import Command
 from tests.report.folders import HOSTILE, WORKFLOW, run_folder, sweep_folder
 
 VOID = {"meta", "link", "img"}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from guidegraph_runtime import admission
-from guidegraph_runtime.admission import Rows, Sized, batch_problem, memory_problem, number_problem
-from guidegraph_runtime.bundle import Bundle
+from guidegraph_runtime.admission import SampleCount, ShapeOnly, batch_problem, memory_problem, number_problem
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.overrides import host_operations
-from guidegraph_runtime.sessions import SessionSettings
-from tests.runtime.bundles import sealed
-from tests.runtime.loop_bundle import write_loop_bundle
+from guidegraph_runtime.running.bundle import Bundle
+from guidegraph_runtime.running.overrides import host_operations
+from guidegraph_runtime.sessions.sessions import SessionSettings
+from tests.runtime.running.bundles import sealed
+from tests.runtime.running.loop_bundle import write_loop_bundle
 
 CPU = SessionSettings.on("cpu", intra_threads=1)
 
@@ -146,13 +146,13 @@ def test_a_field_that_the_graph_was_traced_with_is_not_offered(tmp_path: Path) -
 
 
 def test_the_rules_say_what_was_expected_and_what_to_do() -> None:
-    assert batch_problem(Rows(2, "'noise'"), [Rows(1, "'a'"), Rows(2, "'b'")]) is None
-    assert batch_problem(Rows(1, "'noise'"), [Rows(2, "'prompt' (2 values)")]) == (
+    assert batch_problem(SampleCount(2, "'noise'"), [SampleCount(1, "'a'"), SampleCount(2, "'b'")]) is None
+    assert batch_problem(SampleCount(1, "'noise'"), [SampleCount(2, "'prompt' (2 values)")]) == (
         "'prompt' (2 values) is for 2 samples and 'noise' makes 1: give one for all samples or one for each, or make "
         "the batch 2"
     )
-    assert memory_problem([Sized((10, 10))], limit=400) is None
-    assert memory_problem([Sized((10, 10)), Sized((1,))], limit=400) == (
+    assert memory_problem([ShapeOnly((10, 10))], limit=400) is None
+    assert memory_problem([ShapeOnly((10, 10)), ShapeOnly((1,))], limit=400) == (
         "it would take at least 404 bytes (10 × 10 numbers), and this machine has 400 bytes of memory: ask for a "
         "smaller batch or size"
     )

@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 from guidegraph_runtime import Bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.noise import gaussian
-from guidegraph_runtime.png import read_png_text, write_png
-from tests.runtime import bundles
+from guidegraph_runtime.pictures.png import read_png_text, write_png
+from tests.runtime.running import bundles
 
 ROOT = Path(__file__).parents[2]
 ALONE = """
@@ -271,7 +271,7 @@ def test_a_machine_that_gives_something_else_fails_the_reference(run: Run, tmp_p
 def test_wrong_arguments_are_one_line_and_nothing_is_run(
     run: Run, bundle: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("guidegraph_runtime.providers.nvidia_gpus", lambda: 0)
+    monkeypatch.setattr("guidegraph_runtime.sessions.providers.nvidia_gpus", lambda: 0)
     result = run(bundle, *arguments)
     assert (result.code, result.out) == (2, "")
     assert message in result.err

@@ -13,12 +13,12 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from guidegraph_runtime import Bundle
+from guidegraph_runtime.bundle.verify import open_bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.errors import BundleError
-from guidegraph_runtime.verify import open_bundle
 from tests.ending import must_end
-from tests.runtime.bundles import FLOAT, external, in_body, model, write_bundle
-from tests.runtime.loop_bundle import write_loop_bundle
+from tests.runtime.running.bundles import FLOAT, external, in_body, model, write_bundle
+from tests.runtime.running.loop_bundle import write_loop_bundle
 
 X = np.ones((1, 4), np.float32)
 ENDLESS = 2**63 - 1
@@ -119,23 +119,23 @@ def test_an_endless_loop_in_a_part_is_refused(tmp_path: Path, trips: int | None)
 
 
 def test_an_endless_loop_that_was_let_through_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import UNLIMITED, Limits, limited
+    from guidegraph_runtime.limits import UNLIMITED, Limits, enforce_limits
 
     path = write_bundle(tmp_path, step([loop()], whole("trips", ENDLESS, dims=[])))
     with (
-        limited(Limits(trips=UNLIMITED, call_seconds=0.2)),
+        enforce_limits(Limits(trips=UNLIMITED, call_seconds=0.2)),
         pytest.raises(BundleError, match=r"limit-reached: the call took longer than the limit of 0.2 s.*call_seconds="),
     ):
         Bundle(path).run(x=X)
 
 
 def test_a_loop_whose_trips_are_computed_is_ended_by_its_seconds(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, limited
+    from guidegraph_runtime.limits import Limits, enforce_limits
 
     nodes = [helper.make_node("Mul", ["half", "half"], ["trips"]), loop()]
     path = write_bundle(tmp_path, step(nodes, whole("half", 2**31, dims=[])))
     bundle = Bundle(path)
-    with limited(Limits(call_seconds=0.2)):
+    with enforce_limits(Limits(call_seconds=0.2)):
         for _ in range(2):  # a session that was ended goes on to work
             with pytest.raises(BundleError, match="limit-reached: the call took longer"):
                 bundle.run(x=X)
@@ -209,11 +209,11 @@ def test_a_pipe_as_an_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_files_of_a_bundle_are_limited_together(tmp_path: Path) -> None:
-    from guidegraph_runtime.limits import Limits, limited
+    from guidegraph_runtime.limits import Limits, enforce_limits
 
     path = write_bundle(tmp_path)
     size = sum(file["size"] for file in json.loads((path / "bundle.json").read_bytes())["files"].values())
-    with limited(Limits(file_bytes=size - 1)), pytest.raises(BundleError, match=f"--limit file_bytes={size}"):
+    with enforce_limits(Limits(file_bytes=size - 1)), pytest.raises(BundleError, match=f"--limit file_bytes={size}"):
         open_bundle(path)
 
 

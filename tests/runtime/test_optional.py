@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from guidegraph_runtime import palette, pictures, tokens
-from guidegraph_runtime.optional import import_optional
+from guidegraph_runtime.machine.optional_packages import import_optional
+from guidegraph_runtime.pictures import palette, pictures
+from guidegraph_runtime.text import tokens
 
 MODELS = Path(__file__).parents[2] / "workflows" / "models"
 MAP = MODELS.parent / "data" / "examples" / "map.png"

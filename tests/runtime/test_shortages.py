@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guidegraph_runtime.error_text import causes, describe_error, error_text
-from guidegraph_runtime.files import atomic_path, write_text
-from guidegraph_runtime.machine import available_memory
-from guidegraph_runtime.shortages import WriteError, explain_shortage, with_shortage
+from guidegraph_runtime.error_text import describe_error, error_text, list_causes
+from guidegraph_runtime.files.atomic import atomic_path, write_text
+from guidegraph_runtime.machine.memory import available_memory
+from guidegraph_runtime.machine.shortages import WriteError, explain_shortage, with_shortage
 from tests.limits import file_limit
 
 
@@ -139,7 +139,7 @@ def test_a_long_text_is_cut() -> None:
 def test_causes_that_lead_in_a_circle_are_listed_once() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
-    assert causes(first) == [first, second]
+    assert list_causes(first) == [first, second]
 
 
 def test_a_file_that_is_too_large_is_named_and_the_old_one_stays(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 from guidegraph import load_workflow
-from tests.cli.command import environment
+from tests.commands.command import environment
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "workflows"
@@ -251,7 +251,7 @@ def train_lora(folder: Path) -> dict[str, object]:
 
 def inpaint_latent_diffusion(folder: Path) -> dict[str, object]:
     """A small model of latent diffusion's inpainting, of random weights."""
-    from tests.checkpoints.test_latent_diffusion_workflows import write
+    from tests.nodes.checkpoints.compvis.test_latent_diffusion_workflows import write
 
     write("inpainting_big", folder)
     mask = np.zeros((32, 32), dtype=np.uint8)
@@ -263,7 +263,7 @@ def inpaint_latent_diffusion(folder: Path) -> dict[str, object]:
 
 def semantic_latent_diffusion(folder: Path) -> dict[str, object]:
     """A small model of latent diffusion's semantic synthesis, of random weights."""
-    from tests.checkpoints.test_latent_diffusion_workflows import write
+    from tests.nodes.checkpoints.compvis.test_latent_diffusion_workflows import write
 
     (folder / "parts").mkdir()
     write("semantic_synthesis256", folder / "parts")
@@ -274,7 +274,7 @@ def semantic_latent_diffusion(folder: Path) -> dict[str, object]:
 
 def guided_diffusion(folder: Path) -> dict[str, object]:
     """A small model and classifier of guided-diffusion, of random weights."""
-    from tests.checkpoints import guided_reference
+    from tests.nodes.checkpoints.guided import guided_reference
 
     flags = guided_reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
     judge_flags = guided_reference.small(num_channels=64, num_head_channels=64)

@@ -9,14 +9,14 @@ from typing import Any
 from unittest.mock import patch
 
 from guidegraph import Workflow
-from guidegraph.graph import digest
-from guidegraph.graph.checkpoint import read_state
-from guidegraph.graph.digest import Digests
 from guidegraph.graph.ir import Loop, Op, Param, Source, walk
-from guidegraph.graph.serialise import read_value
-from guidegraph.graph.training import resume_key
+from guidegraph.graph.planning import digest
+from guidegraph.graph.planning.digest import Digests
+from guidegraph.graph.training.fit import resume_key
+from guidegraph.graph.training.resume import read_state
 from guidegraph.graph.types import structured_types
-from guidegraph_runtime.single import inputs_of
+from guidegraph.graph.values.serialise import read_value
+from guidegraph_runtime.running.single_file import inputs_of
 
 __all__ = ["fixed_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
 
@@ -35,11 +35,11 @@ def fixed_sources() -> Iterator[None]:
     content = digest.path_digest
 
     def node_digest(spec: Any, device: str) -> str:
-        return digest.hashed("node", spec.id, spec.version, device)
+        return digest.digest_strings("node", spec.id, spec.version, device)
 
     def path_digest(path: Path) -> str:
         shipped = path.resolve().is_relative_to(ROOT / "workflows") and path.exists()
-        return content(path) if shipped else digest.hashed("path", path.name)
+        return content(path) if shipped else digest.digest_strings("path", path.name)
 
     with patch.object(digest, SPEC_DIGEST, node_digest), patch.object(digest, PATH_DIGEST, path_digest):
         yield

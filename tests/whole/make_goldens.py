@@ -20,7 +20,7 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
-from tests.cli.command import process
+from tests.commands.command import process
 from tests.whole.golden_cases import CASES, GOLDENS, ROOT, WORKFLOWS, pack_outputs, write_goldens
 from tests.whole.golden_internals import fixed_sources, plan_digests
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from guidegraph import load_workflow
 from guidegraph_runtime import Bundle, SessionSettings
-from tests.cli.command import process
+from tests.commands.command import process
 from tests.whole.golden_cases import CASES, GOLDENS, WORKFLOWS, Case, Golden, differences, pack_outputs, read_goldens
 from tests.whole.golden_internals import (
     fixed_sources,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guidegraph.cli import main
+from guidegraph.commands import main
 from tools.harden.children import fork_child, run_child, wait_for
 
 ROOT = Path(__file__).parents[2]

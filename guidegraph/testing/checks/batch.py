@@ -9,16 +9,24 @@ import torch
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Timesteps
-from guidegraph.testing.batches import batch_of, narrowed, sample_of
+from guidegraph.testing.batches import batch_size, narrow_to_sample, take_sample
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, arguments, call, difference, floating, leaves_out, rounding
+from guidegraph.testing.values import (
+    Arguments,
+    call_node,
+    difference,
+    make_arguments,
+    output_leaves,
+    rounding_tolerance,
+    takes_one_or_per_sample,
+)
 
 
 def check_batch_invariance(case: NodeCase) -> None:
     """Each sample is computed only from its own inputs."""
-    args = arguments(case)
-    batch = batch_of(case, args)
+    args = make_arguments(case)
+    batch = batch_size(case, args)
     if batch is None:
         raise Inapplicable("no input has a batch axis")
     if batch == 1:
@@ -39,7 +47,7 @@ def _variants(case: NodeCase, args: Arguments, batch: int) -> Iterator[tuple[str
     scales = {
         name: torch.tensor([float(args.settings[name]) + 0.25 * i for i in range(batch)])
         for name, port in case.spec.settings.items()
-        if floating(port.type) and isinstance(args.settings[name], (int, float))
+        if takes_one_or_per_sample(port.type) and isinstance(args.settings[name], (int, float))
     }
     if scales:
         description = f" with a tensor ({batch}) as {', '.join(scales)}"
@@ -48,21 +56,21 @@ def _variants(case: NodeCase, args: Arguments, batch: int) -> Iterator[tuple[str
 
 def _compare_samples(case: NodeCase, args: Arguments, batch: int, description: str) -> bool:
     """Whether an output has a batch axis. Raises ``Nonconforming`` if a sample differs from the same sample alone."""
-    together = call(case, args)
+    together = call_node(case, args)
     leaves = [
         (place, leaf)
-        for place, leaf in leaves_out(case, together)
+        for place, leaf in output_leaves(case, together)
         if "B" in leaf.axes and leaf.tensor.shape[leaf.axes.index("B")] == batch
     ]
     for index in range(batch) if leaves else ():
-        outputs = call(case, sample_of(case, args, batch, index))
-        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in leaves_out(case, outputs)}
+        outputs = call_node(case, take_sample(case, args, batch, index))
+        alone: dict[str, Any] = {place: leaf.tensor for place, leaf in output_leaves(case, outputs)}
         for place, leaf in leaves:
-            expected = narrowed(leaf.tensor, leaf, batch, index)
+            expected = narrow_to_sample(leaf.tensor, leaf, batch, index)
             number = outputs.get(place)  # guidance.interval, say, gives one for one t
             sample = torch.tensor([number]) if isinstance(number, (int, float)) else alone.get(place)
             error = difference(sample, expected)
-            if error > rounding(expected):
+            if error > rounding_tolerance(expected):
                 raise case.error(
                     f"sample {index} alone to be sample {index} in a batch of {batch}{description}",
                     f"output '{place}' differs by {error:.1e} of its largest value",

@@ -13,11 +13,19 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guidegraph.graph.export.sizes import quiet
+from guidegraph.graph.export.partition.dynamic_axes import quiet
 from guidegraph.nodes.types import Levels, Schedule, Scheduler
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, moved, only_traceable
+from guidegraph.testing.values import (
+    Arguments,
+    call_node,
+    difference,
+    make_arguments,
+    move_tensors,
+    output_leaves,
+    require_traceable,
+)
 
 ELSEWHERE = "meta"
 TABLES = (Levels, Schedule, Scheduler)
@@ -40,15 +48,15 @@ REMEDY = (
 
 def check_device_independence(case: NodeCase) -> None:
     """All tensors that a node uses and returns are on the device of its inputs."""
-    only_traceable(case)
-    args = arguments(case)
+    require_traceable(case)
+    args = make_arguments(case)
     if torch.cuda.is_available():
         _check_on_cuda(case, args)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with quiet("torch._subclasses.fake_tensor"), mode:
-        fake = moved(case, args, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=ELSEWHERE))
+        fake = move_tensors(case, args, lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=ELSEWHERE))
         try:
-            outputs = call(case, fake, ELSEWHERE)
+            outputs = call_node(case, fake, ELSEWHERE)
         except Nonconforming as error:
             if any(word in error.found for word in NO_VALUES):
                 raise Inapplicable(
@@ -59,7 +67,9 @@ def check_device_independence(case: NodeCase) -> None:
                     "all tensors on the device of the inputs", _describe_device(error.found), REMEDY
                 ) from error
             raise
-        wrong = [(place, leaf.tensor.device) for place, leaf in leaves_out(case, outputs) if _is_elsewhere(leaf.tensor)]
+        wrong = [
+            (place, leaf.tensor.device) for place, leaf in output_leaves(case, outputs) if _is_elsewhere(leaf.tensor)
+        ]
     tables = {name for name, value in outputs.items() if isinstance(value, TABLES)}
     wrong = [(place, device) for place, device in wrong if place.partition(".")[0] not in tables]
     if wrong:
@@ -76,9 +86,9 @@ def _describe_device(found: str) -> str:
 
 
 def _check_on_cuda(case: NodeCase, args: Arguments) -> None:
-    expected = call(case, args)
-    outputs = call(case, moved(case, args, lambda tensor: tensor.to("cuda")), "cuda")
-    for place, leaf in leaves_out(case, outputs):
+    expected = call_node(case, args)
+    outputs = call_node(case, move_tensors(case, args, lambda tensor: tensor.to("cuda")), "cuda")
+    for place, leaf in output_leaves(case, outputs):
         if leaf.tensor.device.type != "cuda" and not isinstance(
             outputs[place.partition(".")[0]], (Levels, Schedule, Scheduler)
         ):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.export.leaves import Leaf
+from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.nodes.types import Levels, Schedule, Scheduler, Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, leaves_out, with_models
+from guidegraph.testing.values import Arguments, call_node, make_arguments, move_models, output_leaves
 
 EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float32: (torch.float32,),
@@ -25,8 +25,8 @@ EXPECTED: Mapping[torch.dtype, tuple[torch.dtype, ...]] = {
 
 def check_dtypes(case: NodeCase) -> None:
     """Float outputs have the dtype of the float inputs; tables of schedules and t keep their own."""
-    args = arguments(case)
-    outputs = call(case, args)
+    args = make_arguments(case)
+    outputs = call_node(case, args)
     if not _floats(case, outputs):
         raise Inapplicable("no output is a tensor of floats in the dtype of a run")
     _check(case, outputs, torch.float32)
@@ -41,7 +41,7 @@ def check_dtypes(case: NodeCase) -> None:
 def _call_or_none(case: NodeCase, args: Arguments, dtype: torch.dtype) -> dict[str, Any] | None:
     """Call the node. Returns None if the CPU lacks an operator in half precision."""
     try:
-        return call(case, args)
+        return call_node(case, args)
     except Nonconforming as error:
         if "not implemented for 'Half'" in error.found or "not implemented for 'BFloat16'" in error.found:
             return None
@@ -68,7 +68,7 @@ def _floats(case: NodeCase, outputs: Mapping[str, Any]) -> list[tuple[str, Leaf]
     for name, value in outputs.items():
         if isinstance(value, (Levels, Schedule, Scheduler)) or Timesteps in case.spec.outputs[name].alternatives:
             continue
-        leaves += [(p, leaf) for p, leaf in leaves_out(case, {name: value}) if leaf.tensor.is_floating_point()]
+        leaves += [(p, leaf) for p, leaf in output_leaves(case, {name: value}) if leaf.tensor.is_floating_point()]
     return leaves
 
 
@@ -79,8 +79,8 @@ def _follows_run_dtype(port: Port, leaf: Leaf) -> bool:
 
 def _in_dtype(case: NodeCase, args: Arguments, dtype: torch.dtype) -> Arguments:
     """Cast tensors and model weights to a dtype; t, and tables in float64, keep theirs."""
-    cast = args.mapped(case, lambda port, leaf: _cast(port, leaf, dtype))
-    return with_models(cast, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor)
+    cast = args.map_tensors(case, lambda port, leaf: _cast(port, leaf, dtype))
+    return move_models(cast, lambda tensor: tensor.to(dtype) if tensor.dtype == torch.float32 else tensor)
 
 
 def _cast(port: Port, leaf: Leaf, dtype: torch.dtype) -> Tensor:

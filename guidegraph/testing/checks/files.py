@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from guidegraph.graph.paths import shipped_folders
-from guidegraph.graph.trust.effects import companions, kind_of
+from guidegraph.graph.paths import find_shipped_folders
+from guidegraph.graph.trust.effects import classify_effect, list_companions
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.side_effects import side_effects
-from guidegraph.testing.values import Arguments, arguments, call
+from guidegraph.testing.values import Arguments, call_node, make_arguments
 
 
 def check_files(case: NodeCase) -> None:
@@ -24,12 +24,12 @@ def check_files(case: NodeCase) -> None:
 
 def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
     """An undeclared effect of a call, as expected, found and remedy; None if there is none."""
-    args = arguments(case)
+    args = make_arguments(case)
     with side_effects() as effects:
-        call(case, args)
+        call_node(case, args)
     declared = [*_declared_files(case, args)]
     written = [path for kind, path in declared if kind == "write"]
-    readable = [*(path for _, path in declared), *shipped_folders()]
+    readable = [*(path for _, path in declared), *find_shipped_folders()]
     if effects.others:
         return "a node that computes", f"it {effects.others[0]}", "do that outside of the node"
     for path in effects.writes:
@@ -52,12 +52,12 @@ def _find_violation(case: NodeCase) -> tuple[str, str, str] | None:
 def _declared_files(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Path]]:
     for name, value in (*args.ports.items(), *args.settings.items()):
         port = case.spec.port(name)
-        kind = kind_of(port) if port is not None else None
+        kind = classify_effect(port) if port is not None else None
         if port is None or kind is None:
             continue
         for path in _paths(value):
             yield kind, path
-            yield from (("read", beside) for beside in companions(port, path))
+            yield from (("read", beside) for beside in list_companions(port, path))
 
 
 def _paths(value: Any) -> Iterator[Path]:

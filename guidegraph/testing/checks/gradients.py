@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guidegraph.graph.export.leaves import Leaf
+from guidegraph.graph.export.partition.leaves import Leaf
 from guidegraph.graph.node import Port
 from guidegraph.nodes.types import Timesteps
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, arguments, call, changed, difference, leaves_out, only_traceable
+from guidegraph.testing.values import (
+    Arguments,
+    call_node,
+    difference,
+    make_arguments,
+    output_leaves,
+    perturb,
+    require_traceable,
+)
 
 REMEDY = (
     "compute with tensors, without .detach(), .data, .item(), torch.no_grad() or torch.tensor(x); or say why no "
@@ -23,13 +31,13 @@ REMEDY = (
 
 def check_gradients(case: NodeCase) -> None:
     """The float outputs are differentiable with respect to the float inputs."""
-    only_traceable(case)
-    args = arguments(case)
+    require_traceable(case)
+    args = make_arguments(case)
     differentiable = {port.name for port, leaf in args.leaves(case) if _needs_gradient(port, leaf)} - set(case.detached)
     if not differentiable:
         raise Inapplicable(_why_detached(case) or "no input is a tensor of floats")
-    plain = call(case, args)
-    if not [1 for _, leaf in leaves_out(case, plain) if leaf.tensor.is_floating_point()]:
+    plain = call_node(case, args)
+    if not [1 for _, leaf in output_leaves(case, plain) if leaf.tensor.is_floating_point()]:
         raise Inapplicable("no output is a tensor of floats")
     for name in args.ports:
         if name in differentiable:
@@ -56,8 +64,8 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
         inputs.append((leaf.named(port.name), own))
         return own
 
-    outputs = call(case, args.mapped(case, require_grad), grad=True)
-    floats = [leaf.tensor for _, leaf in leaves_out(case, outputs) if leaf.tensor.is_floating_point()]
+    outputs = call_node(case, args.map_tensors(case, require_grad), grad=True)
+    floats = [leaf.tensor for _, leaf in output_leaves(case, outputs) if leaf.tensor.is_floating_point()]
     differentiable = [tensor for tensor in floats if tensor.requires_grad]
     gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if differentiable:
@@ -66,8 +74,8 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
         gradients = torch.autograd.grad(total, [tensor for _, tensor in inputs], allow_unused=True)
     for (place, tensor), gradient in zip(inputs, gradients, strict=True):
         if gradient is None or not bool(gradient.any()):
-            changed_args = args.mapped(case, partial(_perturb_leaf, place))
-            if _differs(case, call(case, changed_args), plain):
+            changed_args = args.map_tensors(case, partial(_perturb_leaf, place))
+            if _differs(case, call_node(case, changed_args), plain):
                 raise case.error(
                     f"a gradient of the result with respect to '{place}'",
                     "none, though the result changes with it"
@@ -85,13 +93,13 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
 
 def _differs(case: NodeCase, outputs: dict[str, Any], plain: dict[str, Any]) -> bool:
     """Whether the floats of two results differ; whole numbers have no gradient."""
-    pairs = zip(leaves_out(case, outputs), leaves_out(case, plain), strict=True)
+    pairs = zip(output_leaves(case, outputs), output_leaves(case, plain), strict=True)
     return any(difference(a.tensor, b.tensor) > 1e-4 for (_, a), (_, b) in pairs if b.tensor.is_floating_point())
 
 
 def _perturb_leaf(place: str, port: Port, leaf: Leaf) -> Tensor:
     tensor: Tensor = leaf.tensor
-    other: Tensor = changed(tensor) if leaf.named(port.name) == place else tensor
+    other: Tensor = perturb(tensor) if leaf.named(port.name) == place else tensor
     return other
 
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from guidegraph.graph.errors import Mark, NodeError
-from guidegraph.graph.export.axes import Axis
-from guidegraph.graph.export.leaves import leaves_of
-from guidegraph.graph.hosted import kinds
+from guidegraph.graph.export.onnx.axes import Axis
+from guidegraph.graph.export.partition.leaves import tensor_leaves
 from guidegraph.graph.ir import Call, Graph, Literal, Output, Param, Parameter, Sources
 from guidegraph.graph.ir import GraphOutput as Wanted
+from guidegraph.graph.memory.cpu_loading import port_kinds
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.batches import batch_of, sample_of, wider
+from guidegraph.testing.batches import batch_size, take_sample, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, difference, leaves_out, only_traceable
+from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, output_leaves, require_traceable
 
 TOLERANCE = 1e-3
 HERE = Mark("conformance", 1, 1)
@@ -28,18 +28,20 @@ HERE = Mark("conformance", 1, 1)
 
 def check_onnx_export(case: NodeCase) -> None:
     """One call of the node as an ONNX graph, with floats as inputs, agrees in onnxruntime and torch."""
-    only_traceable(case)
-    args = arguments(case)
+    require_traceable(case)
+    args = make_arguments(case)
     if not any(True for _ in args.leaves(case)):
         raise Inapplicable("no input is a tensor: what it gives is the same in every run")
-    kinds_out = {kind for port in case.spec.outputs.values() for kind in kinds(port)}
-    if not kinds_out <= {"tensor", "structured"} or not all(leaves_of(value) for value in call(case, args).values()):
+    kinds_out = {kind for port in case.spec.outputs.values() for kind in port_kinds(port)}
+    if not kinds_out <= {"tensor", "structured"} or not all(
+        tensor_leaves(value) for value in call_node(case, args).values()
+    ):
         raise Inapplicable("an output may be no tensor: inside of a step alone the node is in a graph")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise Inapplicable(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
     from guidegraph.graph.export.errors import ExportError
-    from guidegraph.graph.export.one_call import export_call
+    from guidegraph.graph.export.one_node import export_call
 
     graph, values = as_graph(case, args)
     try:
@@ -51,17 +53,17 @@ def check_onnx_export(case: NodeCase) -> None:
             "follow the line that is named; a node that cannot be traced says host=True, and split= for a bundle",
         ) from error
     (part,) = exported.parts
-    session = session_of(part.traced.serialised())
+    session = session_of(part.traced.to_bytes())
     names = [input_.name for input_ in part.plan.inputs]
     free = {axis.name for axes in part.axes for axis in axes.values()}
     for description, variant in _variants(case, args, free):
         try:
-            outputs = call(case, variant)
+            outputs = call_node(case, variant)
         except Nonconforming:
             if description:  # a size that the node rejects; the checks of shapes and of the batch report it
                 continue
             raise
-        expected = [leaf.tensor for _, leaf in leaves_out(case, outputs)]
+        expected = [leaf.tensor for _, leaf in output_leaves(case, outputs)]
         feeds = _expand_to_batch(_graph_inputs(case, variant), part.axes)
         arrays = run_onnx(session, dict(zip(names, feeds, strict=True)))
         for name, tensor, array in zip(part.plan.outputs, expected, arrays, strict=True):
@@ -77,11 +79,11 @@ def check_onnx_export(case: NodeCase) -> None:
 def _variants(case: NodeCase, args: Arguments, free: Collection[str]) -> Iterator[tuple[str, Arguments]]:
     """The arguments of the case, and if the graph has free sizes, one sample and another width."""
     yield "", args
-    batch = batch_of(case, args)
+    batch = batch_size(case, args)
     if "batch" in free and batch is not None and batch > 1:
-        yield " for one sample", sample_of(case, args, batch, 0)
+        yield " for one sample", take_sample(case, args, batch, 0)
     if "width" in free:
-        yield " at another width", args.mapped(case, wider)
+        yield " at another width", args.map_tensors(case, widen)
 
 
 def _graph_inputs(case: NodeCase, args: Arguments) -> list[Tensor]:
@@ -91,7 +93,7 @@ def _graph_inputs(case: NodeCase, args: Arguments) -> list[Tensor]:
         if name in args.settings and _is_wired(case, name, value) and not is_tensor(value):
             tensors.append(torch.tensor(value, dtype=torch.float32))
         else:
-            tensors += [leaf.tensor for leaf in leaves_of(value)]
+            tensors += [leaf.tensor for leaf in tensor_leaves(value)]
     return tensors
 
 

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guidegraph.graph.weights import models_in
+from guidegraph.graph.memory.weights import find_models
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Inapplicable
-from guidegraph.testing.values import Arguments, arguments, call, difference, identical
+from guidegraph.testing.values import Arguments, call_node, difference, is_identical, make_arguments
 
 
 def check_determinism(case: NodeCase) -> None:
     """Two calls are bit-identical under different states of torch's generator, which they leave unchanged."""
     results = []
     for seed in (1, 2):
-        args = arguments(case)
+        args = make_arguments(case)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             before = torch.get_rng_state()
-            results.append(call(case, args))
+            results.append(call_node(case, args))
             drawn = not torch.equal(before, torch.get_rng_state())
         if drawn:
             raise case.error(
@@ -32,7 +32,7 @@ def check_determinism(case: NodeCase) -> None:
                 "take noise from a port (noise.gaussian), or draw from a torch.Generator with a seed that is a "
                 "setting; or say pure=False",
             )
-    if not identical(results[0], results[1]):
+    if not is_identical(results[0], results[1]):
         raise case.error(
             "the same result twice, bit for bit",
             f"results that differ by {difference(results[0], results[1]):.1e}",
@@ -42,7 +42,7 @@ def check_determinism(case: NodeCase) -> None:
 
 def check_inputs_unchanged(case: NodeCase) -> None:
     """No input tensor, list or model is modified in place."""
-    args = arguments(case)
+    args = make_arguments(case)
     tensors = list(_tensors(case, args))
     before = [(location, tensor, tensor._version, tensor.detach().clone()) for location, tensor in tensors]
     plain = {n: v for n, v in {**args.ports, **args.settings}.items() if isinstance(v, (list, dict))}
@@ -50,9 +50,9 @@ def check_inputs_unchanged(case: NodeCase) -> None:
     modules = [(name, module, _module_state(module)) for name, module in _modules(args)]
     if not (before or plain or modules):
         raise Inapplicable("it is given nothing that could be changed in place")
-    call(case, args)
+    call_node(case, args)
     for location, tensor, version, values in before:
-        if tensor._version != version or not identical(tensor, values):
+        if tensor._version != version or not is_identical(tensor, values):
             raise case.error(
                 f"{location} as it was",
                 "it is changed in place",
@@ -80,7 +80,7 @@ def _tensors(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Tensor]]:
 
 def _modules(args: Arguments) -> Iterator[tuple[str, nn.Module]]:
     for name, value in (*args.ports.items(), *args.settings.items()):
-        yield from ((name, module) for module in models_in(value))
+        yield from ((name, module) for module in find_models(value))
 
 
 def _module_state(module: nn.Module) -> list[Any]:

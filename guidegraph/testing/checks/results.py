@@ -7,13 +7,13 @@ from typing import Any
 
 from guidegraph.graph.types import is_tensor
 from guidegraph.nodes.types import Condition, Prediction, Score
-from guidegraph.testing.alternatives import outputs_or_none, variations
-from guidegraph.testing.batches import WIDER, batch_of, declares_axes, wider
+from guidegraph.testing.alternatives import call_or_none, vary_arguments
+from guidegraph.testing.batches import WIDER, batch_size, declares_axes, widen
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.checks.sequences import check_sequences
 from guidegraph.testing.outcome import Inapplicable, Nonconforming
-from guidegraph.testing.promised import lacks, wrong_inside
-from guidegraph.testing.values import Arguments, arguments, call, leaves_out
+from guidegraph.testing.promised import why_lacking, why_mismatched
+from guidegraph.testing.values import Arguments, call_node, make_arguments, output_leaves
 
 
 def check_types(case: NodeCase) -> None:
@@ -21,30 +21,30 @@ def check_types(case: NodeCase) -> None:
 
     Also for one sample, each choice of a setting and each optional port, if these values are compatible.
     """
-    args = arguments(case)
-    _check_types_of(case, call(case, args), "")
+    args = make_arguments(case)
+    _check_types_of(case, call_node(case, args), "")
     check_sequences(case)
     if case.spec.host or not case.spec.pure:
         return
-    for description, other in variations(case, args):
-        if (outputs := outputs_or_none(case, other)) is not None:
+    for description, other in vary_arguments(case, args):
+        if (outputs := call_or_none(case, other)) is not None:
             _check_types_of(case, outputs, f" under {description}")
 
 
 def check_shapes(case: NodeCase) -> None:
     """Inputs and outputs have the same batch, a score has the shape of a sample, and another width works too."""
-    args = arguments(case)
+    args = make_arguments(case)
     if not any(True for _ in args.leaves(case)):
         raise Inapplicable("no input is a tensor")
-    outputs = call(case, args)
-    if not any(True for _ in leaves_out(case, outputs)):
+    outputs = call_node(case, args)
+    if not any(True for _ in output_leaves(case, outputs)):
         raise Inapplicable("no output is a tensor")
     _check_batch(case, args, outputs)
     _check_sample_shapes(case, args, outputs)
-    wide = args.mapped(case, wider)
+    wide = args.map_tensors(case, widen)
     if any(leaf.tensor.shape != other.tensor.shape for (_, leaf), (_, other) in _paired_leaves(case, args, wide)):
         try:
-            _check_types_of(case, call(case, wide), f" at a width that is larger by {WIDER}")
+            _check_types_of(case, call_node(case, wide), f" at a width that is larger by {WIDER}")
         except Nonconforming as error:
             raise case.error(f"a result at a width that is larger by {WIDER}", error.found, error.remedy) from error
 
@@ -56,7 +56,7 @@ def _paired_leaves(case: NodeCase, a: Arguments, b: Arguments) -> Any:
 def _check_types_of(case: NodeCase, outputs: Mapping[str, Any], condition: str) -> None:
     for name, kind in case.spec.outputs.items():
         value = outputs[name]
-        reason = wrong_inside(value, kind) or lacks(value, kind)
+        reason = why_mismatched(value, kind) or why_lacking(value, kind)
         if reason:
             raise case.error(
                 f"output '{name}' to be {kind}{condition}",
@@ -66,13 +66,13 @@ def _check_types_of(case: NodeCase, outputs: Mapping[str, Any], condition: str) 
 
 
 def _check_batch(case: NodeCase, args: Arguments, outputs: Mapping[str, Any]) -> None:
-    batch = batch_of(case, args)
+    batch = batch_size(case, args)
     if batch is None:
         return
     for name, value in outputs.items():
         kind = case.spec.outputs[name]
         shared = isinstance(value, Condition)
-        for place, leaf in leaves_out(case, {name: value}):
+        for place, leaf in output_leaves(case, {name: value}):
             if not declares_axes(kind, value, leaf) or "B" not in leaf.axes:
                 continue
             size = leaf.tensor.shape[leaf.axes.index("B")]

@@ -6,10 +6,10 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from guidegraph.testing.alternatives import outputs_or_none, with_optional_ports
+from guidegraph.testing.alternatives import call_or_none, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, difference, rounding
+from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, rounding_tolerance
 
 REMEDY = (
     "use a sequence by its length and its entries alone: list(values) before a method of lists, [*values, x] for "
@@ -46,21 +46,21 @@ def _has_length(annotation: Any) -> bool:
 
 def _sequences(case: NodeCase) -> Iterator[tuple[str, Arguments]]:
     """Each port that takes a sequence, with arguments in which it is wired."""
-    args = arguments(case)
+    args = make_arguments(case)
     ports = {
         name
         for name, port in case.spec.inputs.items()
         if port.type.sequence is not None and not _has_length(port.annotation)
     }
     yield from ((name, args) for name in ports if isinstance(args.ports.get(name), (list, tuple)))
-    for name, wired in with_optional_ports(case, args):
-        if name in ports and isinstance(wired.ports[name], (list, tuple)) and outputs_or_none(case, wired):
+    for name, wired in wire_optional_ports(case, args):
+        if name in ports and isinstance(wired.ports[name], (list, tuple)) and call_or_none(case, wired):
             yield name, wired
 
 
 def _check(case: NodeCase, name: str, args: Arguments) -> None:
     values = list(args.ports[name])
-    expected = call(case, args.with_port(name, list(values)))
+    expected = call_node(case, args.with_port(name, list(values)))
     for description, other in (
         ("a list", values),
         ("a tuple", tuple(values)),
@@ -69,7 +69,7 @@ def _check(case: NodeCase, name: str, args: Arguments) -> None:
         outputs = _call_with_remedy(
             case, args.with_port(name, other), f"{description} at port '{name}' as good as a list"
         )
-        if (error := difference(outputs, expected)) > rounding(expected):
+        if (error := difference(outputs, expected)) > rounding_tolerance(expected):
             raise case.error(
                 f"{description} at port '{name}' as good as a list", f"a result that differs by {error:.1e}", REMEDY
             )
@@ -78,14 +78,14 @@ def _check(case: NodeCase, name: str, args: Arguments) -> None:
 
 def _call_with_remedy(case: NodeCase, args: Arguments, expected: str) -> dict[str, Any]:
     try:
-        return call(case, args)
+        return call_node(case, args)
     except Nonconforming as error:
         raise case.error(expected, error.found, REMEDY) from error
 
 
 def _check_single_entry(case: NodeCase, args: Arguments, name: str, values: list[Any]) -> None:
     try:
-        call(case, args.with_port(name, values))
+        call_node(case, args.with_port(name, values))
     except Nonconforming as error:
         if isinstance(error.__cause__, ValueError):  # raised by the node: its ports are incompatible
             return

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guidegraph.graph.types import is_tensor
-from guidegraph.testing.alternatives import choices, other_settings, outputs_or_none, with_optional_ports
+from guidegraph.testing.alternatives import call_or_none, literal_choices, vary_settings, wire_optional_ports
 from guidegraph.testing.case import NodeCase
 from guidegraph.testing.outcome import Nonconforming
-from guidegraph.testing.values import Arguments, arguments, call, changed, difference, rounding
+from guidegraph.testing.values import Arguments, call_node, difference, make_arguments, perturb, rounding_tolerance
 
 USUAL: tuple[Any, ...] = (0, 1, 0.0, 1.0, False, True, 0.5, 2.0, "", None)
 LIMIT = 400
@@ -30,13 +30,13 @@ def check_identity(case: NodeCase) -> None:
         if port not in spec.inputs:
             ports = ", ".join(spec.inputs)
             raise case.error("identity= to name a port", f"'{port}'", f"name one of its ports: {ports}")
-        args = arguments(case.having(**settings))
+        args = make_arguments(case.having(**settings))
         if port not in args.ports:
             continue
         port_found = True
-        (output,) = list(call(case, args).values())[:1]
+        (output,) = list(call_node(case, args).values())[:1]
         error = difference(output, args.ports[port])
-        if error > rounding(args.ports[port]):
+        if error > rounding_tolerance(args.ports[port]):
             raise case.error(
                 f"port '{port}' unchanged under {_format_settings(settings)}, as identity= says",
                 f"a result that differs from it by {error:.1e}",
@@ -62,9 +62,9 @@ def check_needs(case: NodeCase) -> None:
         if unknown := [name for name in needed if name not in spec.inputs]:
             ports = ", ".join(spec.inputs)
             raise case.error("needs= to name ports", f"'{unknown[0]}'", f"name some of its ports: {ports}")
-        args = arguments(case.having(**settings))
+        args = make_arguments(case.having(**settings))
         wired = [(args, name) for name in args.ports if name not in needed]
-        wired += [(more, name) for name, more in with_optional_ports(case, args) if name not in needed]
+        wired += [(more, name) for name, more in wire_optional_ports(case, args) if name not in needed]
         for variant, name in wired:
             port_omitted = True
             _check_unread(case, variant, name, needed, settings)
@@ -81,14 +81,14 @@ def _check_unread(case: NodeCase, args: Arguments, name: str, needed: Iterable[s
 
     Settings that `needs=` does not take must not matter, so their other values are tried too.
     """
-    changes = other_settings(case, args, numbers=True)
+    changes = vary_settings(case, args, numbers=True)
     ignored_changes = [
         (description, other)
         for description, other in changes
         if description.partition(" = ")[0] not in case.spec.needs_arguments
     ]
     try:
-        expected = call(case, args)
+        expected = call_node(case, args)
     except Nonconforming as error:
         raise case.error(
             f"port '{name}' unread under {_format_settings(settings)}, as needs= says",
@@ -97,7 +97,7 @@ def _check_unread(case: NodeCase, args: Arguments, name: str, needed: Iterable[s
         ) from error
     _check_independent(case, args, name, needed, _format_settings(settings), expected)
     for description, other in ignored_changes:
-        if (outputs := outputs_or_none(case, other)) is not None:
+        if (outputs := call_or_none(case, other)) is not None:
             _check_independent(case, other, name, needed, f"{_format_settings(settings)}, {description}", outputs)
 
 
@@ -107,11 +107,11 @@ def _check_independent(
     remedy = _UNREAD.format(name)
     for other in _other_values(case, args, name, needed):
         try:
-            outputs = call(case, args.with_port(name, other))
+            outputs = call_node(case, args.with_port(name, other))
         except Nonconforming as error:
             raise case.error(f"port '{name}' unread under {settings}, as needs= says", error.found, remedy) from error
         deviation = difference(outputs, expected)
-        if deviation > rounding(expected):
+        if deviation > rounding_tolerance(expected):
             raise case.error(
                 f"a result that does not depend on port '{name}' under {settings}, as needs= says",
                 f"it changes by {deviation:.1e} when '{name}' does",
@@ -121,7 +121,7 @@ def _check_independent(
 
 def _other_values(case: NodeCase, args: Arguments, name: str, needed: Iterable[str]) -> Iterator[Any]:
     """Other values for a port: a perturbed one, and the engine's stand-in (a needed port of the same type, or None)."""
-    yield changed(args.ports[name])
+    yield perturb(args.ports[name])
     ports = case.spec.inputs
     alike = [args.ports[n] for n in needed if n in args.ports and ports[n].type == ports[name].type]
     yield from alike or [None]
@@ -130,7 +130,7 @@ def _other_values(case: NodeCase, args: Arguments, name: str, needed: Iterable[s
 def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Combinations of settings and ports to try; the values of the case come first."""
     spec = case.spec
-    examples = arguments(case).ports
+    examples = make_arguments(case).ports
     options = []
     for name in names:
         if name in spec.inputs:
@@ -140,7 +140,7 @@ def _combinations(case: NodeCase, names: Sequence[str]) -> Iterator[dict[str, An
         own = [case.settings[name]] if name in case.settings else []
         default = [] if port.required else [port.default]
         values: list[Any] = []
-        for value in (*own, *case.tries.get(name, ()), *default, *choices(port.annotation), *USUAL):
+        for value in (*own, *case.tries.get(name, ()), *default, *literal_choices(port.annotation), *USUAL):
             if is_tensor(value) or not any(
                 type(value) is type(combination) and value == combination for combination in values
             ):

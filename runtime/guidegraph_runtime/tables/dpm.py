@@ -17,7 +17,7 @@ from guidegraph_runtime.tables.rows import (
     Row,
     X,
     ancestral_split,
-    need_signal,
+    require_signal,
 )
 
 Solver: TypeAlias = Literal["midpoint", "heun"]
@@ -84,7 +84,7 @@ def dpmpp_2s(levels: Sequence[Level], solver_type: Solver = "midpoint", skipped:
     for `dpmpp_2m`. skipped: the number of steps skipped by a start in the middle; pairs are those of the full run, so
     after an odd number there is a single step first.
     """
-    need_signal(levels, "dpmpp_2s")
+    require_signal(levels, "dpmpp_2s")
     rows = []
     for i, (a, b) in enumerate(pairwise(levels)):
         if i > 0 and (skipped + i) % 2 and b.sigma > 0:
@@ -102,7 +102,7 @@ def dpmpp_2s_ancestral(levels: Sequence[Level], at_ratio: Callable[[float], Leve
 
     The inner call is at the midpoint of λ between s = σ/α and s_down. η scales s_up. Euler to σ = 0.
     """
-    need_signal(levels, "dpmpp_2s_ancestral")
+    require_signal(levels, "dpmpp_2s_ancestral")
     rows = []
     for a, b in pairwise(levels):
         down, up = ancestral_split(a.ratio, b.ratio, eta)
@@ -122,7 +122,7 @@ def dpmpp_sde(levels: Sequence[Level], at_ratio: Callable[[float], Level], eta: 
     Both steps follow one Brownian path over s = σ/α, as in k-diffusion: the second step's noise combines that of the
     first with fresh noise for the rest of the path. Euler to σ = 0.
     """
-    need_signal(levels, "dpmpp_sde")
+    require_signal(levels, "dpmpp_sde")
     rows = []
     for a, b in pairwise(levels):
         if b.sigma == 0 or b.ratio == a.ratio:

@@ -40,7 +40,7 @@ class Levels(NamedTuple):
     def of(cls, levels: Sequence[Level]) -> Levels:
         return cls(np.array([level.t for level in levels]), np.array([level.ratio for level in levels]))
 
-    def visited(self) -> list[Level]:
+    def to_list(self) -> list[Level]:
         return [Level.at(float(t), float(ratio)) for t, ratio in zip(self.t, self.ratio, strict=True)]
 
 
@@ -67,7 +67,7 @@ LAMBDA = Rule(whole=True, lands=True, full=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
+class NoiseSchedule:
     """log(σ/α) at t = 0 … T−1, interpolated linearly, and the range low ≤ high of default levels.
 
     The range is that of the timesteps that the model was trained at. If unknown, it is the full schedule or, if that
@@ -79,7 +79,7 @@ class Noise:
     high: float
 
     @classmethod
-    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> Noise:
+    def of(cls, alphas_bar: Array, trained_from: float | None = None, trained_to: float | None = None) -> NoiseSchedule:
         """Create the schedule of ᾱ (T). Raises ``ValueError`` unless 0 ≤ trained_from < trained_to ≤ T−1."""
         with np.errstate(divide="ignore"):
             log_ratio = 0.5 * (np.log1p(-alphas_bar) - np.log(alphas_bar))
@@ -101,14 +101,14 @@ class Noise:
         """The number of whole timesteps in the trained range."""
         return math.floor(self.high) - math.ceil(self.low) + 1
 
-    def with_signal(self, zero: bool = False) -> Noise:
+    def with_signal(self, zero: bool = False) -> NoiseSchedule:
         """Restrict default levels to timesteps where signal is left, even within the trained range.
 
         zero: keep a schedule that ends at α = 0, for solvers that can start there, as its model was trained to.
         """
         if zero and self.at(self.high).alpha == 0:
             return self
-        return Noise(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
+        return NoiseSchedule(self.log_ratio, self.low, _last_with_signal(self.log_ratio, self.high))
 
     def near(self, ratio: float) -> Level:
         """The level at the time where σ/α is `ratio`; beyond the schedule, the level of this σ/α itself."""
@@ -135,7 +135,7 @@ class Noise:
 
 
 def levels(
-    noise: Noise,
+    noise: NoiseSchedule,
     rule: Rule,
     steps: int,
     spacing: Spacing = "leading",
@@ -162,20 +162,20 @@ def levels(
         visited = [noise.at(float(t)) for t in timesteps(trained, rule, steps, spacing, offset)]
         if sigmas != "schedule":
             visited = respace(sigmas, steps, visited[0], visited[-1], noise)
-    return [*visited[steps - kept_steps(steps, strength) :], landing(noise, final)]
+    return [*visited[steps - count_kept_steps(steps, strength) :], landing(noise, final)]
 
 
-def landing(noise: Noise, final: Final) -> Level:
+def landing(noise: NoiseSchedule, final: Final) -> Level:
     """The level where the last step lands: ᾱ = 1, or ᾱ_0."""
     return Level.at(LANDING, 0.0) if final == "one" else noise.at(0.0)
 
 
-def kept_steps(steps: int, strength: float) -> int:
+def count_kept_steps(steps: int, strength: float) -> int:
     """The number of last steps for a start from a picture: strength · steps, rounded down, at least one."""
     return max(1, int(steps * strength + 1e-6))
 
 
-def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
+def timesteps(noise: NoiseSchedule, rule: Rule, steps: int, spacing: Spacing, offset: int = 0) -> Array:
     """Timesteps in decreasing order (Lin et al. 2023, table 2).
 
     They are spaced over the full schedule; if they would leave the trained range, the schedule is mapped onto it. As
@@ -203,7 +203,7 @@ def timesteps(noise: Noise, rule: Rule, steps: int, spacing: Spacing, offset: in
     return fit_times(spaced, noise, rule.whole)[:steps]
 
 
-def fit_times(t: Array, noise: Noise, whole: bool) -> Array:
+def fit_times(t: Array, noise: NoiseSchedule, whole: bool) -> Array:
     """Map times of the full schedule, in decreasing order, into the trained range.
 
     Times within the range are unchanged; otherwise 0 … T − 1 is mapped onto low … high. whole: round the times, if they
@@ -215,7 +215,7 @@ def fit_times(t: Array, noise: Noise, whole: bool) -> Array:
     return rounded if whole and len(np.unique(rounded)) == len(t) else t
 
 
-def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: Noise) -> list[Level]:
+def respace(sigmas: Sigmas, steps: int, first: Level, last: Level, noise: NoiseSchedule) -> list[Level]:
     """Levels from `first` to `last` with σ/α spaced as in Karras et al. (2022, eq. 5, ρ = 7), or exponentially."""
     high, low = first.ratio, last.ratio
     ramp = np.linspace(0, 1, steps)[1:-1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import EPS, NOTHING, S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
 
 Combine: TypeAlias = Literal["eps", "v"]
 """The output that is combined over several levels: ε, or v, from which ε follows at the level where the step starts."""
@@ -17,7 +17,7 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 
     One row more than steps: the second timestep repeats.
     """
-    need_signal(levels, "pndm")
+    require_signal(levels, "pndm")
     first, second, *_ = levels
     start = _output(first, combine)
     if len(levels) == 2:
@@ -32,7 +32,7 @@ def plms(levels: Sequence[Level], combine: Combine = "eps") -> list[Row]:
 
 def runge_kutta(levels: Sequence[Level], at: Callable[[float], Level], combine: Combine = "eps") -> list[Row]:
     """F-PNDM (algorithm 2): three pseudo Runge-Kutta steps of four calls each (eq. 13), then PLMS."""
-    need_signal(levels, "pndm")
+    require_signal(levels, "pndm")
     if len(levels) < 5:
         raise ValueError("three Runge-Kutta steps are followed by multistep ones: use at least 4 steps")
     rows = []

@@ -80,7 +80,7 @@ class Table(NamedTuple):
     log_variance: Array
 
 
-def stack(rows: Sequence[Row]) -> Table:
+def stack_rows(rows: Sequence[Row]) -> Table:
     """Stack rows into a table. Raises ``ArithmeticError`` if a coefficient is not finite."""
     padded = [[row.x, *row.slots, *[NOTHING] * (K - len(row.slots))] for row in rows]
     table = Table(
@@ -102,7 +102,7 @@ def ancestral_split(start: float, end: float, eta: float) -> tuple[float, float]
     return math.sqrt(end**2 - up**2), up
 
 
-def need_signal(levels: Sequence[Level], solver: str) -> None:
+def require_signal(levels: Sequence[Level], solver: str) -> None:
     """Raise ``ValueError`` for a schedule that starts at pure noise, α = 0, where σ/α is infinite."""
     if levels[0].alpha == 0:
         raise ValueError(

@@ -8,10 +8,10 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from guidegraph_runtime.checks import choice, flag, number, whole
+from guidegraph_runtime.checks import check_choice, check_flag, check_int, check_number
 from guidegraph_runtime.tables import grid
-from guidegraph_runtime.tables.grid import Final, Levels, Noise, Rule, Sigmas, Spacing
-from guidegraph_runtime.tables.rows import Array, Level, Row, stack
+from guidegraph_runtime.tables.grid import Final, Levels, NoiseSchedule, Rule, Sigmas, Spacing
+from guidegraph_runtime.tables.rows import Array, Level, Row, stack_rows
 
 SHORTHAND = ("steps", "spacing", "offset", "final", "sigmas", "strength", "original_steps")
 """The settings of a sampler that choose its levels."""
@@ -40,28 +40,28 @@ class SamplerTable(NamedTuple):
     zero_snr: bool
 
 
-def drawing_none(eta: float) -> float:
+def check_eta_is_zero(eta: float) -> float:
     """Check that the eta of a deterministic sampler is 0. Raises ``ValueError``."""
-    if number("eta", eta) != 0:
+    if check_number("eta", eta) != 0:
         raise ValueError(
             "this sampler draws no noise, so eta is 0: use ddim, euler_ancestral or dpmpp_2m_sde for noise at each step"
         )
     return eta
 
 
-def ancestral_eta(eta: float) -> float:
+def check_eta_is_one(eta: float) -> float:
     """Check that the eta of DDPM is 1. Raises ``ValueError``."""
-    if number("eta", eta) != 1:
+    if check_number("eta", eta) != 1:
         raise ValueError("DDPM is ancestral sampling, so eta is 1: use ddim, which is DDPM at eta 1, for less noise")
     return eta
 
 
-def noise_of(schedule: Array | Noise) -> Noise:
+def as_noise_schedule(schedule: Array | NoiseSchedule) -> NoiseSchedule:
     """Convert ᾱ (T) to a noise schedule; return a noise schedule unchanged."""
-    return schedule if isinstance(schedule, Noise) else Noise.of(checked_alphas_bar(schedule))
+    return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.of(check_alphas_bar(schedule))
 
 
-def checked_alphas_bar(alphas_bar: Array) -> Array:
+def check_alphas_bar(alphas_bar: Array) -> Array:
     """Check ᾱ (T) and return it in float64. Raises ``ValueError``."""
     array = np.asarray(alphas_bar)
     if array.dtype.kind != "f" or array.ndim != 1 or len(array) < 2 or not ((array >= 0) & (array <= 1)).all():
@@ -71,8 +71,8 @@ def checked_alphas_bar(alphas_bar: Array) -> Array:
     return array.astype(np.float64)
 
 
-def visited_levels(
-    noise: Noise,
+def choose_levels(
+    noise: NoiseSchedule,
     levels: Levels | None,
     rule: Rule,
     steps: int,
@@ -90,16 +90,16 @@ def visited_levels(
     rising ones if the solver does not support them.
     """
     if levels is not None:
-        return check_levels(levels, rising).visited()
+        return check_levels(levels, rising).to_list()
     for name, value, choices in (("spacing", spacing, Spacing), ("final", final, Final), ("sigmas", sigmas, Sigmas)):
-        choice(name, value, get_args(choices))
-    steps, offset = whole("steps", steps, low=1), whole("offset", offset, low=0)
-    strength = number("strength", strength, above=0, high=1)
+        check_choice(name, value, get_args(choices))
+    steps, offset = check_int("steps", steps, low=1), check_int("offset", offset, low=0)
+    strength = check_number("strength", strength, above=0, high=1)
     chosen = grid.levels(noise, rule, steps, spacing, offset, final, sigmas, strength)
-    return Levels.of(chosen).visited()
+    return Levels.of(chosen).to_list()
 
 
-def skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
+def count_skipped_steps(visited: Sequence[Level], levels: Levels | None, steps: int) -> int:
     """The number of steps skipped by a start in the middle (strength); 0 if levels are wired."""
     return 0 if levels is not None else steps - (len(visited) - 1)
 
@@ -142,7 +142,7 @@ def check_shorthand(table_of: Callable[..., object], levels: Levels | None, sett
             )
 
 
-def sampler_table(
+def make_sampler_table(
     rows: Sequence[Row],
     clip: bool | float,
     threshold: float | None,
@@ -151,14 +151,14 @@ def sampler_table(
     learned: bool = False,
 ) -> SamplerTable:
     """Build the table of a sampler from its rows and settings, which are checked."""
-    table = stack(rows)
-    bound = (1.0 if clip else None) if isinstance(clip, (bool, np.bool_)) else number("clip", clip, above=0)
+    table = stack_rows(rows)
+    bound = (1.0 if clip else None) if isinstance(clip, (bool, np.bool_)) else check_number("clip", clip, above=0)
     return SamplerTable(
         *table,
         clip=bound,
-        threshold=None if threshold is None else number("threshold", threshold, above=0, high=1),
-        threshold_max=None if threshold_max is None else number("threshold_max", threshold_max, above=0),
-        rederive_eps=flag("rederive_eps", rederive_eps),
+        threshold=None if threshold is None else check_number("threshold", threshold, above=0, high=1),
+        threshold_max=None if threshold_max is None else check_number("threshold_max", threshold_max, above=0),
+        rederive_eps=check_flag("rederive_eps", rederive_eps),
         learned=learned,
         reads_eps=bool(table.matrix[:, :, 2].any()),
         reads_noise=bool(table.matrix[:, :, 3].any()),

@@ -61,7 +61,7 @@ def kl_optimal(high: float, low: float, steps: int) -> Array:
     return np.tan(angles)
 
 
-def aligned(model: Aligned, steps: int) -> Array:
+def align_your_steps(model: Aligned, steps: int) -> Array:
     """Align Your Steps (Sabour et al. 2024): ten steps optimised for a model, interpolated in log σ for other counts.
 
     Returns `steps` levels, without the end of the last step.

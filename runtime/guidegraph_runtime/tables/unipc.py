@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from guidegraph_runtime.tables.dpm import integrate
-from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, need_signal
+from guidegraph_runtime.tables.rows import S1, S2, S3, S4, X0, Array, Level, Row, X, require_signal
 
 B: TypeAlias = Literal["bh1", "bh2"]
 
@@ -21,7 +21,7 @@ def unipc(levels: Sequence[Level], order: int = 2, b: B = "bh2", lower_order_fin
     A step to σ = 0 is of first order. lower_order_final: the last steps are of orders p − 1, …, 1.
     Slots: the last three x̂0 and the last corrected sample. x between rows is the prediction; the row corrects it first.
     """
-    need_signal(levels, "unipc")
+    require_signal(levels, "unipc")
     rows = []
     used = 0
     steps = len(levels) - 1

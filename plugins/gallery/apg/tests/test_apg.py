@@ -11,7 +11,7 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
 from guidegraph import Prediction, StepContext, load_workflow
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 WORKFLOW = Path(apg.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_apg",)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from guidegraph import Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases, example
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 FOLDER = Path(autoguidance.__file__).parent
 PLUGINS = ("guidegraph_autoguidance",)

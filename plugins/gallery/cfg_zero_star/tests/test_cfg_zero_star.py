@@ -11,11 +11,11 @@ import torch
 from diffusers.guiders import ClassifierFreeZeroStarGuidance
 
 from guidegraph import Prediction, StepContext, load_workflow
-from guidegraph.nodes import scheduler as schedulers
-from guidegraph.nodes.step import step
-from guidegraph.nodes.step_context import context
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
-from tests.nodes.closed_form import network, scaled_linear
+from guidegraph.nodes.sampling import scheduler as schedulers
+from guidegraph.nodes.sampling.step import step
+from guidegraph.nodes.sampling.step_context import context
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.sampling.closed_form import network, scaled_linear
 
 WORKFLOW = Path(cfg_zero_star.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_cfg_zero_star",)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from guidegraph import Prediction, WorkflowError, load_workflow
-from guidegraph.nodes import scheduler as schedulers
-from guidegraph.nodes.step import step
-from tests.export.exporting import LEVEL, difference, made
-from tests.nodes.closed_form import eps_star, scaled_linear
+from guidegraph.nodes.sampling import scheduler as schedulers
+from guidegraph.nodes.sampling.step import step
+from tests.graph.export.exporting import LEVEL, difference, made
+from tests.nodes.sampling.closed_form import eps_star, scaled_linear
 
 WORKFLOW = Path(cfgpp.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_cfgpp",)

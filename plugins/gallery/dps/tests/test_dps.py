@@ -15,7 +15,7 @@ from torch.nn import functional
 from guidegraph import Condition, Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases
 from guidegraph_runtime.noise import gaussian
-from tests.export.exporting import LEVEL, changed, difference, made
+from tests.graph.export.exporting import LEVEL, changed, difference, made
 
 FOLDER = Path(guidegraph_dps.__file__).parent
 CLOTHES = """

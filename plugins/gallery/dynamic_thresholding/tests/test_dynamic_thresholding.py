@@ -12,7 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from guidegraph import Prediction, StepContext, load_workflow
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
 
 MIMIC = Path(dynamic_thresholding.__file__).with_name("text_to_image.yaml")
 CLIP = MIMIC.with_name("clip.yaml")

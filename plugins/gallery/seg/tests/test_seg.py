@@ -12,10 +12,10 @@ import torch
 from diffusers.hooks.smoothed_energy_guidance_utils import _gaussian_blur_2d
 
 from guidegraph import AttentionCall, Condition, Prediction, load_workflow
-from guidegraph.nodes.models.released_denoiser import ReleasedDenoiser
-from tests.checkpoints.test_unet_names import ours
-from tests.checkpoints.tiny import unet
-from tests.export.exporting import LEVEL, WORKFLOWS, difference, made
+from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, difference, made
+from tests.nodes.checkpoints.diffusers.test_unet_names import ours
+from tests.nodes.checkpoints.tiny import unet
 
 WORKFLOW = Path(seg.__file__).with_name("text_to_image.yaml")
 PLUGIN = ("guidegraph_seg",)

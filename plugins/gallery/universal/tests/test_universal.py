@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from guidegraph import Condition, NodeError, Prediction, StepContext, load_workflow
 from guidegraph.testing import Check, NodeCase, conformance_cases
-from tests.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
+from tests.graph.export.exporting import LEVEL, WORKFLOWS, changed, difference, made
 
 FOLDER = Path(universal.__file__).parent
 TINY = '''
