@@ -21,3 +21,7 @@ class ExportRecipe:
     outputs: Mapping[str, tuple[str | int, ...]]
     function: Callable[..., Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Split = ExportRecipe
+"""The earlier public name."""

@@ -10,12 +10,12 @@ import collections.abc
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, overload
 
 from guidegraph.graph.frozen import is_module
 
@@ -273,15 +273,33 @@ def list_remedies(target: PortType) -> list[str]:
 
 
 _STRUCTURED: list[type] = []
+_FORMER_NAMES: dict[str, type] = {}
 _registered = 0
 
 
-def structured(cls: T) -> T:
-    """Mark a frozen dataclass as a structured port type: its fields become pytree leaves in torch."""
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
-    _STRUCTURED.append(cls)
-    return cls
+@overload
+def structured(cls: T, /) -> T: ...
+
+
+@overload
+def structured(*, formerly: Sequence[str]) -> Callable[[T], T]: ...
+
+
+def structured(cls: Any = None, /, *, formerly: Sequence[str] = ()) -> Any:
+    """Mark a frozen dataclass as a structured port type: its fields become pytree leaves in torch.
+
+    formerly: qualified names ("package.module.Class") that the class had before it moved. Caches and checkpoints name
+    types that way, and files with a former name still load.
+    """
+
+    def register(cls: T) -> T:
+        if not dataclasses.is_dataclass(cls):
+            raise TypeError(f"{cls.__name__} must be a dataclass to be a structured port type")
+        _STRUCTURED.append(cls)
+        _FORMER_NAMES.update(dict.fromkeys(formerly, cls))
+        return cls
+
+    return register if cls is None else register(cls)
 
 
 def register_structured() -> None:
@@ -295,6 +313,11 @@ def register_structured() -> None:
         if cls not in _pytree.SUPPORTED_NODES:
             _pytree.register_dataclass(cls)
     _registered = len(_STRUCTURED)
+
+
+def find_structured_type(name: str) -> type | None:
+    """The structured type with a qualified name, its present one or a former one; None where there is none."""
+    return structured_types().get(name) or _FORMER_NAMES.get(name)
 
 
 def structured_types() -> dict[str, type]:

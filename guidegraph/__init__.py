@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from guidegraph.graph.execution.preview import Previewed
     from guidegraph.graph.export.errors import ExportError
     from guidegraph.graph.export.onnx.decompositions import register_decomposition
-    from guidegraph.graph.export_recipe import ExportRecipe
+    from guidegraph.graph.export_recipe import ExportRecipe, Split
     from guidegraph.graph.node import node
     from guidegraph.graph.trust.limits import LimitExceeded, Limits
     from guidegraph.graph.trust.policy import Grants, Policy
@@ -95,6 +95,7 @@ __all__ = [
     "Denoiser",
     "Event",
     "ExportError",
+    "ExportRecipe",
     "FeatureExtractor",
     "FeatureRule",
     "Grants",
@@ -186,7 +187,7 @@ _HOMES = {
     "guidegraph.graph.export.errors": ("ExportError",),
     "guidegraph.graph.node": ("node",),
     "guidegraph.graph.execution.preview": ("Previewed",),
-    "guidegraph.graph.export_recipe": ("Split",),
+    "guidegraph.graph.export_recipe": ("ExportRecipe", "Split"),
     "guidegraph.graph.trust.policy": ("Grants", "Policy"),
     "guidegraph.graph.types": ("Beside", "RunsCode", "Tensor", "Written", "structured"),
     "guidegraph.graph.trust.limits": ("LimitExceeded", "Limits"),

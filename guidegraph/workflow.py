@@ -17,10 +17,10 @@ from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.planning.plan import Plan, compile_plan
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.sizes import parse_size
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits
 from guidegraph.graph.trust.policy import OWN_WORKFLOW, Policy
 from guidegraph.graph.types import PortType
+from guidegraph_runtime.machine.byte_sizes import parse_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.execution.preview import Previewed

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pluggy
 
+from guidegraph import graph
 from guidegraph.graph.events import Observer
 from guidegraph.graph.node import NodeDefinitionError, NodeSpec
 from guidegraph.graph.registry import Registry
@@ -309,11 +310,12 @@ def _format_location(error: BaseException) -> str:
     """Format the error's location in the plugin's code: " at FILE:LINE", or an empty string if unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" at {error.filename}:{error.lineno}"
-    folder = Path(__file__).parent
-    own_folders = {folder, folder.with_name("graph")}  # not what lies below: the gallery's plugins do
+    loader, engine = Path(__file__).parent, Path(str(graph.__file__)).parent
     frames = traceback.extract_tb(error.__traceback__)
     plugin_frames = [f for f in frames if f.filename[:1] != "<" and "importlib" not in f.filename]
-    plugin_frames = [f for f in plugin_frames if Path(f.filename).parent not in own_folders]
+    plugin_frames = [
+        f for f in plugin_frames if Path(f.filename).parent != loader and not Path(f.filename).is_relative_to(engine)
+    ]
     return f" at {plugin_frames[-1].filename}:{plugin_frames[-1].lineno}" if plugin_frames else ""
 
 

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from guidegraph.graph import export
+
 LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 
 
@@ -17,7 +19,7 @@ LIBRARIES = ("torch", "onnxscript", "onnx", "onnx_ir", "sympy", "numpy")
 def _folders() -> tuple[Path, ...]:
     specs = (find_spec(name) for name in LIBRARIES)
     folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
-    return (Path(__file__).parent, Path(traceback.__file__).parent, *folders)
+    return (Path(str(export.__file__)).parent, Path(traceback.__file__).parent, *folders)
 
 
 @cache

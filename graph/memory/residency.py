@@ -21,8 +21,8 @@ from guidegraph.graph.execution.call import node_error
 from guidegraph.graph.memory.cpu_loading import loads_on_cpu
 from guidegraph.graph.memory.weights import Mover, Weight, Weights, find_models
 from guidegraph.graph.planning.steps import RegionPlan, Slot, Step, read_slots
-from guidegraph.graph.sizes import show_size
 from guidegraph.graph.types import is_tensor
+from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     import torch

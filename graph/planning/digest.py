@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import guidegraph_runtime
 from guidegraph.graph.ir import Call, Carry, Item, Literal, Loop, Op, Output, Param, Source, Sources, Training
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.trust.effects import list_companions
 from guidegraph.graph.trust.files import open_regular
-from guidegraph_runtime.files import atomic as files
 from guidegraph_runtime.limits import LimitExceeded
 
 FRESH = "!"
@@ -117,14 +117,19 @@ def torch_version() -> str:
     return importlib.metadata.version("torch")
 
 
+def _outermost_package(module: str) -> str:
+    """The package whose sources a module counts by: below `guidegraph` the second level, of plugins the third."""
+    levels = 1 if not module.startswith(OWN_PREFIX) else 3 if module.startswith(f"{OWN_PREFIX}plugins.") else 2
+    return ".".join(module.split(".")[:levels])
+
+
 @cache
 def source_digest(module: str) -> str:
-    """The digest of the sources that a node's module may use: all ``.py`` files of its package, or its own file alone.
+    """The digest of the sources that a node may use: all ``.py`` files of its module's outermost package.
 
-    For our own modules this is the folder of the module; for others it is the whole top-level package.
+    For our own nodes this is `guidegraph.nodes` as a whole. A module without a package counts alone.
     """
-    own = module.startswith(OWN_PREFIX)
-    top = sys.modules.get(module if own else module.partition(".")[0])
+    top = sys.modules.get(_outermost_package(module))
     loaded = top if getattr(top, "__file__", None) else sys.modules.get(module)
     file = getattr(loaded, "__file__", None)
     if file is None:
@@ -132,14 +137,14 @@ def source_digest(module: str) -> str:
     alone = "." not in module and not hasattr(loaded, "__path__")
     files = [Path(file)] if alone else sorted(Path(file).parent.rglob("*.py"))
     try:
-        return digest_pairs((f.name, file_digest(f)) for f in files)
+        return digest_pairs((f.relative_to(Path(file).parent).as_posix(), file_digest(f)) for f in files)
     except OSError:
         return fresh_digest()
 
 
 def _spec_digest(spec: NodeSpec, device_key: str) -> str:
     source = source_digest(spec.function.__module__)
-    shared = source_digest(files.__name__)  # nodes compute with the runtime's functions
+    shared = source_digest(guidegraph_runtime.__name__)  # nodes compute with the runtime's functions
     return digest_strings(spec.id, spec.version, spec.distribution, source, shared, torch_version(), device_key)
 
 

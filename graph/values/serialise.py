@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from guidegraph.graph.trust.files import require_regular
-from guidegraph.graph.types import is_tensor, structured_types
+from guidegraph.graph.types import find_structured_type, is_tensor, structured_types
 from guidegraph.graph.values.checksummed_file import read_checked, write_checked
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def decode(tree: Any, tensors: Mapping[str, Any]) -> Any:
         return tuple(decode(v, tensors) for v in tree["tuple"])
     if "dict" in tree:
         return {k: decode(v, tensors) for k, v in tree["dict"].items()}
-    cls = structured_types().get(tree.get("struct", ""))
+    cls = find_structured_type(tree.get("struct", ""))
     if cls is None:
         raise ValueError(f"unknown structured type {tree.get('struct')!r}")
     return cls(**{k: decode(v, tensors) for k, v in tree["fields"].items()})

@@ -24,12 +24,12 @@ from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, W
 from guidegraph.graph.ir import Call, Graph, walk
 from guidegraph.graph.memory.cpu_loading import port_kinds as kinds_of
 from guidegraph.graph.registry import Registry
-from guidegraph.graph.sizes import show_size
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects
 from guidegraph.runs.outputs import is_image
 from guidegraph.runs.recipe import portable_params
 from guidegraph_runtime.error_text import list_causes
+from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.workflow import Exported, ExportedPart

@@ -27,10 +27,10 @@ from guidegraph.commands.shared.errors import argument_problem, print_text
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.source import bind_settings, open_workflow, setting_names, unknown_output_problems
 from guidegraph.graph.errors import WorkflowError
-from guidegraph.graph.sizes import show_size
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import Policy, check_effects
 from guidegraph.runs.recipe import portable_params
+from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     from guidegraph.graph.export.single_file.write import SingleFile

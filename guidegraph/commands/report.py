@@ -11,8 +11,8 @@ from guidegraph.commands.shared.errors import argument_problem, print_text
 from guidegraph.commands.shared.options import PluginSelection
 from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.graph.errors import WorkflowError, suggest
-from guidegraph.graph.sizes import show_size
 from guidegraph_runtime.files.atomic import write_text
+from guidegraph_runtime.machine.byte_sizes import show_size
 
 if TYPE_CHECKING:
     from guidegraph.report.collect import RunFolder, SweepFolder

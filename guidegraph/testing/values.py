@@ -151,7 +151,7 @@ def output_leaves(case: NodeCase, outputs: Mapping[str, Any]) -> Iterator[tuple[
     """Every tensor of the outputs, with its path (output name and position in it)."""
     for name, value in outputs.items():
         for leaf in tensor_leaves(value, case.spec.outputs[name]):
-            yield leaf.named(name), leaf
+            yield leaf.full_name(name), leaf
 
 
 def difference(actual: Any, expected: Any) -> float:

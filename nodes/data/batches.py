@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import Split, compose_scene, uniforms
-from guidegraph.nodes.data.sprites import CLASSES, DATA_FOLDER
+from guidegraph.nodes.data.sprites import CLASSES, data_file
 from guidegraph.nodes.types import Image, SemanticMap
 
 B = TypeVar("B")
@@ -92,7 +92,7 @@ class Emoji(NamedTuple):
 @lru_cache(maxsize=1)
 def load_emoji() -> Emoji:
     """Every base emoji of both sets, without flags and skin tones."""
-    with np.load(DATA_FOLDER / "emoji.npz", allow_pickle=False) as packed:
+    with np.load(data_file("emoji.npz"), allow_pickle=False) as packed:
         texts = {key: tuple(str(text) for text in packed[key]) for key in ("names", "keywords", "category")}
         return Emoji(packed["pixels"], packed["palette"], **texts)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from guidegraph.graph.trust.files import read_regular
 from guidegraph.graph.types import Tensor
 from guidegraph.nodes.data.scenes import uniforms
-from guidegraph.nodes.data.sprites import DATA_FOLDER
+from guidegraph.nodes.data.sprites import data_file
 from guidegraph.nodes.types import Label, Sample
 from guidegraph_runtime.limits import check_limit, current_limits
 
@@ -75,7 +75,7 @@ def _decompress(raw: bytes) -> bytes:
 def load_fashion(split: Split, folder: Path | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pictures (N, 28, 28) and labels (N), from the subset in the package or from a folder of idx files."""
     if folder is None:
-        with np.load(DATA_FOLDER / "fashion.npz", allow_pickle=False) as packed:
+        with np.load(data_file("fashion.npz"), allow_pickle=False) as packed:
             return packed[f"{split}_images"], packed[f"{split}_labels"].astype(np.int64)
     pictures = read_idx(find_idx_file(folder, f"{STEMS[split]}-images-idx3-ubyte"))
     labels = read_idx(find_idx_file(folder, f"{STEMS[split]}-labels-idx1-ubyte"))

@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from guidegraph.graph.paths import resolve_path
 from guidegraph_runtime.pictures.palette import CLASSES as CLASSES
 from guidegraph_runtime.pictures.palette import GROUNDS as GROUNDS
 from guidegraph_runtime.pictures.palette import OBJECTS as OBJECTS
 from guidegraph_runtime.pictures.palette import SKIES as SKIES
 
-DATA_FOLDER = Path(__file__).resolve().parents[2] / "workflows" / "data"
+
+def data_file(name: str) -> Path:
+    """The path of a packed data set that ships with the package."""
+    return resolve_path(f"pkg:data/{name}", Path())
 
 
 class Cutout(NamedTuple):
@@ -28,7 +32,7 @@ class Cutout(NamedTuple):
 @lru_cache(maxsize=1)
 def load_sprites() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Load sprites (S, 48, 48, 4) uint8 and the index into OBJECTS of each (S,)."""
-    with np.load(DATA_FOLDER / "sprites.npz", allow_pickle=False) as packed:
+    with np.load(data_file("sprites.npz"), allow_pickle=False) as packed:
         names = tuple(str(name) for name in packed["names"])
         if names != OBJECTS:
             raise ValueError(f"sprites.npz holds {names}, not the vocabulary {OBJECTS}")

@@ -23,7 +23,7 @@ from guidegraph.nodes.metrics.bootstrap import (
 from guidegraph.nodes.shapes import has_values
 
 
-@structured
+@structured(formerly=["guidegraph.nodes.frechet.Moments"])
 @dataclass(frozen=True, eq=False)
 class Moments:
     """The count, mean and scatter of a set of features, float64, from which the Fréchet distance is computed.

@@ -10,7 +10,8 @@ from annotated_types import MinLen
 from guidegraph.graph.errors import suggest
 from guidegraph.graph.node import node
 from guidegraph.graph.types import describe_value, is_tensor
-from guidegraph.nodes.types import Entry, Schedule, Table
+from guidegraph.nodes.table import CellValue
+from guidegraph.nodes.types import Schedule, Table
 
 
 @node("table.columns")
@@ -52,7 +53,7 @@ def stack(tables: Sequence[Table], *, by: str = "", names: list[str] | None = No
         raise ValueError(f"'by' is the name of a new column that says of which table a row is; found '{by}'")
     names_of_columns = dict.fromkeys(name for table in tables for name in table)
     rows = [row for table in tables for row in table.records()]
-    stacked: dict[str, list[Entry]] = {name: [row.get(name) for row in rows] for name in names_of_columns}
+    stacked: dict[str, list[CellValue]] = {name: [row.get(name) for row in rows] for name in names_of_columns}
     if names is None:
         return Table(stacked)
     return Table({by: [name for name, table in zip(names, tables, strict=True) for _ in range(table.rows)], **stacked})
@@ -101,14 +102,14 @@ def schedule_table(schedule: Schedule) -> Table:
     return Table({name: values.tolist() for name, values in curves.items()})
 
 
-def get_column(table: Table, name: str) -> Sequence[Entry]:
+def get_column(table: Table, name: str) -> Sequence[CellValue]:
     """A column by name. Raises ``ValueError`` that lists the columns."""
     if name not in table:
         raise ValueError(f"the table has no column '{name}'; {suggest(name, table, 'columns')}")
     return table[name]
 
 
-def to_column(value: Any, name: str) -> list[Entry] | Entry:
+def to_column(value: Any, name: str) -> list[CellValue] | CellValue:
     """Convert a number, a text, a vector or a list of those to one cell's value, or to a list of them."""
     if is_tensor(value):
         numbers = value.detach().cpu().tolist()

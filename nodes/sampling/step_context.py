@@ -21,7 +21,7 @@ from guidegraph.nodes.types import (
 )
 
 
-@structured
+@structured(formerly=["guidegraph.nodes.step_context.StepContext"])
 @dataclass(frozen=True, eq=False)
 class StepContext:
     """One step of a sampler, x = αx0 + σε, with conversions between ε, x0, v and score at its noise level.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.attacks.arena import Arena, Outcome, attack
+from tests.paths import ROOT
 
 HEAD = "guidegraph: 1\n"
 
@@ -106,7 +107,7 @@ def huge_array(arena: Arena) -> Outcome:
 
 @attack("a model folder whose index takes weights from a folder above", "model.load")
 def weights_above(arena: Arena) -> Outcome:
-    shipped = Path(__file__).parents[2] / "workflows" / "models" / "scenes" / "model.json"
+    shipped = ROOT / "workflows" / "models" / "scenes" / "model.json"
     index = shipped.read_text().replace("autoencoder.safetensors", "../../outside/kept.txt")
     (arena.folder / "model").mkdir()
     (arena.folder / "model" / "model.json").write_text(index)

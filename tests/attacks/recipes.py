@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.arena import KEPT, Arena, Outcome, attack, recipe_picture
+from tests.paths import ROOT
 
 HEAD = "guidegraph: 1\n"
 
@@ -171,7 +172,7 @@ def reads_in_block(arena: Arena) -> Outcome:
 
 @attack("a picture that calls a carried workflow one of the package's, to read beside it", "forbidden-read")
 def reads_beside_package(arena: Arena) -> Outcome:
-    upwards = os.path.relpath(arena.photo, Path(__file__).parents[2] / "workflows")
+    upwards = os.path.relpath(arena.photo, ROOT / "workflows")
     return run_picture(arena, {"pkg:draw.yaml": reads("image.load", upwards)})
 
 
@@ -193,7 +194,7 @@ def saves_over_package(arena: Arena) -> Outcome:
 
 @attack("a picture that saves over the package's model, though writing there is allowed", "is read-only")
 def saves_over_package_allowed(arena: Arena) -> Outcome:
-    package = Path(__file__).parents[2] / "workflows"
+    package = ROOT / "workflows"
     return run_picture(arena, SAVES.format(path="pkg:scenes"), "--allow-write", package)
 
 
@@ -213,7 +214,7 @@ def saves_over_given(arena: Arena) -> Outcome:
 
 @attack("a picture whose training writes its checkpoint to a folder of the machine", "forbidden-write")
 def trains_over(arena: Arena) -> Outcome:
-    train = Path(__file__).parents[2] / "workflows" / "train" / "class_judge.yaml"
+    train = ROOT / "workflows" / "train" / "class_judge.yaml"
     text = train.read_text().replace("../../checkpoints/fashion_judge", str(arena.outside / "state"))
     return run_picture(arena, text)
 

@@ -13,6 +13,7 @@ from guidegraph.commands import main
 from guidegraph_runtime.cli import main as main_of_bundles
 from tests.attacks import exports, files, plugins, recipes, resources
 from tests.attacks.arena import ATTACKS, EXPECTED, KEPT, SECRET, Arena, Outcome
+from tests.paths import ROOT
 
 MODULES = (recipes, exports, files, resources, plugins)
 
@@ -61,8 +62,8 @@ def test_an_attack_is_harmless(does: str, arena: Arena) -> None:
 
 
 def test_the_docs_list_every_attack() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "understand" / "security.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "understand" / "security.md").read_text(encoding="utf-8")
     listed = [line.removeprefix("- ").rstrip(".") for line in page.splitlines() if line.startswith("- ")]
     assert [does for does in ATTACKS if does not in listed] == []
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"`pytest tests/attacks`: {len(ATTACKS)} attacks" in readme

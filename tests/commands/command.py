@@ -15,8 +15,8 @@ import pytest
 from guidegraph.commands import main
 from guidegraph.commands.app import app
 from guidegraph.commands.shared.plugins import load_plugins
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TOYS = str(Path(__file__).with_name("toys.py"))
 
 

@@ -17,7 +17,7 @@ from guidegraph.report.html import tag
 from guidegraph.runs.observers import Bars
 from guidegraph.sweep.sheet import _label
 from guidegraph_runtime.cli import main as runtime_main
-from guidegraph_runtime.printing import print_json, print_line, print_note, visible, visible_json, visible_line
+from guidegraph_runtime.printing import print_json, print_line, visible, visible_json, visible_line
 from tests.commands.command import Command
 from tests.runtime.running import bundles
 

@@ -18,6 +18,7 @@ from guidegraph.graph.errors import Mark
 from guidegraph.graph.ir import Call, Carry, Graph, GraphOutput, Index, Item, Literal, Loop, Output, Param, Parameter
 from guidegraph.graph.node import Port, get_spec
 from guidegraph.graph.types import ANY, to_port_type
+from tests.paths import ROOT
 from tests.work import growth
 
 MARK = Mark("w.yaml", 1, 1)
@@ -195,7 +196,7 @@ def test_the_layout_untangles_wires_and_goes_from_left_to_right() -> None:
     assert [x for x, _ in placed.ways[wires[-1]]] == sorted(x for x, _ in placed.ways[wires[-1]])
 
 
-@pytest.mark.parametrize("workflow", sorted((Path(__file__).parents[2] / "workflows").rglob("*.yaml")), ids=str)
+@pytest.mark.parametrize("workflow", sorted((ROOT / "workflows").rglob("*.yaml")), ids=str)
 def test_shipped_workflows_are_drawn(workflow: Path) -> None:
     from guidegraph.drawing.diagram import local_name
     from guidegraph.graph.ir import walk

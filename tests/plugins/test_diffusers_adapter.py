@@ -10,6 +10,7 @@ import torch
 
 from guidegraph import load_workflow
 from guidegraph.nodes.sampling.noise import gaussian
+from tests.paths import ROOT
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -18,7 +19,7 @@ from tests.plugins import tiny_diffusers as tiny  # noqa: E402
 # diffusers' own, of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
+WORKFLOWS = ROOT / "workflows" / "checkpoints"
 PLUGIN = "guidegraph.plugins.diffusers_adapter"
 PROMPT = "a tiger"
 

@@ -20,6 +20,7 @@ from guidegraph.plugins import builtin
 from guidegraph.plugins.contribution import HOOKS
 from guidegraph.plugins.hookspecs import RunInfo
 from guidegraph.plugins.manager import PluginManager, PluginStatus, default_registry
+from tests.paths import ROOT
 
 NODE = """
 from guidegraph import hookimpl, node
@@ -325,8 +326,12 @@ def test_loading_plugins_imports_no_torch() -> None:
 
 
 def test_every_module_with_nodes_is_listed() -> None:
-    folder = Path(__file__).parents[2] / "nodes"
-    actual = {path.stem for path in folder.glob("*.py") if "\n@node(" in path.read_text(encoding="utf-8")}
+    folder = ROOT / "nodes"
+    actual = {
+        ".".join(path.relative_to(folder).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if "\n@node(" in path.read_text(encoding="utf-8")
+    }
     assert actual == set(builtin.MODULES)
 
 

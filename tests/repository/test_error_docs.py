@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 CODE = re.compile(r"[a-z]+(-[a-z]+)+|alias|tag|cycle|empty")
 REPORTERS = {"Problem", "add", "_add", "fail", "_fail", "report", "argument_problem", "_problem"}
 

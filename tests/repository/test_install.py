@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tools.install import progress_line
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(

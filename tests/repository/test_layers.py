@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import guidegraph
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 FOLDERS = ("graph", "nodes", "plugins", "workflows")
 DATA = (".yaml", ".csv", ".json", ".npz", ".png", ".safetensors")
 

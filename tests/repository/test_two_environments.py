@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 BUILD = (
     "import sys; sys.path.append(sys.argv[2]); import setuptools.build_meta as b; print(b.build_editable(sys.argv[1]))"
 )

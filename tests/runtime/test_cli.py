@@ -23,9 +23,9 @@ from guidegraph_runtime import Bundle
 from guidegraph_runtime.cli import main
 from guidegraph_runtime.noise import gaussian
 from guidegraph_runtime.pictures.png import read_png_text, write_png
+from tests.paths import ROOT
 from tests.runtime.running import bundles
 
-ROOT = Path(__file__).parents[2]
 ALONE = """
 import sys
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from guidegraph.nodes.types import Classifier, Condition, Prediction, Schedule, 
 from guidegraph.plugins.manager import PluginManager
 from guidegraph.testing import NodeCase, example
 from guidegraph.testing.examples import draw_normal
+from tests.paths import ROOT
 
-DATA = Path(__file__).parents[2] / "workflows" / "data"
+DATA = ROOT / "workflows" / "data"
 MODELS = DATA.parent / "models"
 
 IN_TRAINING = {"ONNX export": "it draws numbers for training or an evaluation, as many as the batch has samples"}
@@ -31,11 +31,11 @@ METRIC = {"dtypes": "statistics are computed in float64", "gradients": "a metric
 OF_A_CHAIN = {"batch invariance": "its steps are those of the chain, not of the samples"}
 BY_SIZE = {"ONNX export": "which samples it takes depends on the size of the batch"}
 
-CHECKPOINT = "needs the files of a released checkpoint; tests/checkpoints makes them"
+CHECKPOINT = "needs the files of a released checkpoint; tests/nodes/checkpoints makes them"
 NOT_BUILT = {
     "checkpoint.load": CHECKPOINT,
     "checkpoint.sampling": CHECKPOINT,
-    "lora.apply": "needs a LoRA file for a released U-Net; tests/checkpoints makes them",
+    "lora.apply": "needs a LoRA file for a released U-Net; tests/nodes/checkpoints makes them",
     "lora.merge": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.new": "needs a U-Net; tests/nodes/training/test_lora_training.py makes them",
     "lora.save": "writes a file, of a U-Net; tests/nodes/training/test_lora_training.py reads it back",
@@ -44,13 +44,13 @@ NOT_BUILT = {
     "features.torchscript": "needs a TorchScript file",
     "loss.adaptive_weight": "needs two losses with a graph to the last layer of an autoencoder in training",
     "moments.load": "needs a file of statistics",
-    "model.save": "writes files; tests/nodes and tests/checkpoints read them back",
-    "onnx.denoiser": "needs an exported bundle; tests/export makes one",
+    "model.save": "writes files; tests/nodes and tests/nodes/checkpoints read them back",
+    "onnx.denoiser": "needs an exported bundle; tests/graph/export makes one",
     "text.add_words": "needs a text encoder with a table of words; tests/nodes/conditioning/test_words.py makes one",
     "text.clip": "needs the files of a CLIP text encoder, and transformers",
-    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/checkpoints makes them",
+    "text.embedding": "needs a CLIP text encoder and a file of textual inversion; tests/nodes/checkpoints makes them",
     "text.minilm": "takes seconds to load; tests/nodes/conditioning/test_pretrained_text.py has it",
-    "text.picture_size": "needs SDXL's text encoders; tests/checkpoints makes them",
+    "text.picture_size": "needs SDXL's text encoders; tests/nodes/checkpoints makes them",
 }
 """Nodes whose inputs the kit cannot make, and why."""
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 
 from guidegraph import load_workflow
 from tests.commands.command import environment
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / "workflows"
 GOLDENS = Path(__file__).with_name("goldens")
 LARGE = 24_000

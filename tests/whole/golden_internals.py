@@ -17,10 +17,10 @@ from guidegraph.graph.training.resume import read_state
 from guidegraph.graph.types import structured_types
 from guidegraph.graph.values.serialise import read_value
 from guidegraph_runtime.running.single_file import inputs_of
+from tests.paths import ROOT
 
 __all__ = ["fixed_sources", "inputs_of", "plan_digests", "read_state", "read_value", "structured_types"]
 
-ROOT = Path(__file__).parents[2]
 SPEC_DIGEST, PATH_DIGEST = "_spec_digest", "path_digest"
 """Functions of ``digest``: the only one that hashes a node's sources and versions, and the one that hashes files."""
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.paths import ROOT
 from tests.whole.another_device import PLACE
 
-ROOT = Path(__file__).parents[1]
 WORKFLOWS = ROOT / "workflows"
 TOY = """
 guidegraph: 1

@@ -14,8 +14,9 @@ from PIL import Image
 
 from guidegraph import load_workflow
 from guidegraph.graph.errors import GuidegraphError
+from tests.paths import ROOT
 
-WORKFLOWS = Path(__file__).parents[1] / "workflows"
+WORKFLOWS = ROOT / "workflows"
 
 
 @pytest.fixture

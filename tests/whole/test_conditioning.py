@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +22,9 @@ from guidegraph.nodes.sampling.denoiser import guided
 from guidegraph.nodes.sampling.noise import gaussian
 from guidegraph.nodes.sampling.step import step
 from guidegraph.nodes.types import Condition, Denoiser, Schedule
+from tests.paths import ROOT
 
-MODELS = Path(__file__).parents[1] / "workflows" / "models"
+MODELS = ROOT / "workflows" / "models"
 BATCH = 4
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from guidegraph import load_workflow
 from guidegraph.nodes.table import Table
+from tests.paths import ROOT
 
-EVALUATE = Path(__file__).parents[1] / "workflows" / "evaluate"
+EVALUATE = ROOT / "workflows" / "evaluate"
 pytestmark = pytest.mark.slow
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
+
 pytest.importorskip("onnxscript")
 
 import torch
@@ -22,7 +24,6 @@ import torch
 from guidegraph import Prediction
 from guidegraph.testing import NodeCase, conformance_cases, example, register_example
 
-ROOT = Path(__file__).parents[1]
 GALLERY = ROOT / "plugins" / "gallery"
 NAMES = sorted(folder.name for folder in GALLERY.iterdir() if (folder / "pyproject.toml").is_file())
 ALLOWED = {"__future__", "annotated_types", "guidegraph", "torch"}

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.paths import ROOT
 from tools.few_pictures import write_few
 from tools.judge_classes import Judge, folder_files, label_pictures, shuffled_share, variants
 from tools.own_folders import foreground, pictures, write_folders
 
-ROOT = Path(__file__).parents[1]
 OWN = ROOT / "workflows" / "own"
 KINDS = ("classes", "captions", "maps")
 TINY = {"steps": 2, "batch": 4}

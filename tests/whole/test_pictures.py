@@ -14,8 +14,8 @@ from PIL import Image
 
 from guidegraph import load_workflow
 from tests.commands.command import Command
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / "workflows" / "text_to_image.yaml"
 PIXEL = 2 / 255  # one level of 255 on [-1, 1]
 

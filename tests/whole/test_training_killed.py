@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.paths import ROOT
 from tests.whole.training_process import after
-
-ROOT = Path(__file__).parents[1]
 
 WORKFLOW = """
 guidegraph: 1

@@ -14,9 +14,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.paths import ROOT
 from tests.whole.training_process import after
 
-ROOT = Path(__file__).parents[1]
 PLUGIN = ("--plugin", "tests.graph.engine_nodes", "--json")
 CLASSES = ROOT / "workflows" / "train" / "class_denoiser.yaml"
 LINE = """

@@ -12,7 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 WORKFLOWS = sorted(p.relative_to(ROOT) for p in (ROOT / "workflows" / "train").glob("*.yaml"))
 
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.commands.command import Command
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "workflows").rglob("*.yaml")
 EXPORTED = ("text_to_image_onnx.yaml",)
 WRITING = ("train", "experiments")
@@ -41,7 +41,7 @@ def settings(workflow: Path, folder: Path) -> list[str]:
 
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command line in this process, where torch is imported once for all workflows; tests/cli starts processes."""
+    """The command line in this process, where torch is imported once for all workflows; tests/commands starts processes."""
     monkeypatch.chdir(ROOT)
     return Command(ROOT, capfd)
 

@@ -18,10 +18,10 @@ from guidegraph.graph.language.locate import locate_workflow
 from guidegraph.graph.planning.passes import ALL_PASSES, PASSES
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
-from guidegraph.graph.sizes import parse_size
 from guidegraph.graph.trust.limits import Limits, current_limits, enforce_limits, parse_limits
 from guidegraph.graph.trust.policy import Grants, Policy
 from guidegraph.runs.recipe import Recipe, is_picture, read_recipe
+from guidegraph_runtime.machine.byte_sizes import parse_size
 
 
 @dataclass(frozen=True)

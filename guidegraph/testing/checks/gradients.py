@@ -61,7 +61,7 @@ def _check_gradient(case: NodeCase, args: Arguments, name: str, plain: dict[str,
         if port.name != name or not _needs_gradient(port, leaf):
             return tensor
         own = tensor.detach().clone().requires_grad_()
-        inputs.append((leaf.named(port.name), own))
+        inputs.append((leaf.full_name(port.name), own))
         return own
 
     outputs = call_node(case, args.map_tensors(case, require_grad), grad=True)
@@ -99,7 +99,7 @@ def _differs(case: NodeCase, outputs: dict[str, Any], plain: dict[str, Any]) -> 
 
 def _perturb_leaf(place: str, port: Port, leaf: Leaf) -> Tensor:
     tensor: Tensor = leaf.tensor
-    other: Tensor = perturb(tensor) if leaf.named(port.name) == place else tensor
+    other: Tensor = perturb(tensor) if leaf.full_name(port.name) == place else tensor
     return other
 
 

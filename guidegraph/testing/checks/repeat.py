@@ -72,7 +72,7 @@ def check_inputs_unchanged(case: NodeCase) -> None:
 
 def _tensors(case: NodeCase, args: Arguments) -> Iterator[tuple[str, Tensor]]:
     for port, leaf in args.leaves(case):
-        yield f"'{leaf.named(port.name)}'", leaf.tensor
+        yield f"'{leaf.full_name(port.name)}'", leaf.tensor
     for name, module in _modules(args):
         for inner, tensor in (*module.named_parameters(), *module.named_buffers()):
             yield f"weight '{inner}' of the model at port '{name}'", tensor

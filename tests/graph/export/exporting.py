@@ -21,9 +21,10 @@ from guidegraph.nodes.models.store import build_unet
 from guidegraph.runs.outputs import is_image
 from guidegraph_runtime.running.bundle import Bundle
 from guidegraph_runtime.sessions.sessions import SessionSettings
+from tests.paths import ROOT
 
 Arrays = Mapping[str, NDArray[Any]]
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
+WORKFLOWS = ROOT / "workflows"
 LEVEL = 2 / 255
 """One level of grey in pictures from −1 to 1."""
 

@@ -20,8 +20,9 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import default_registry
 from tests.graph import toys
+from tests.paths import ROOT
 
-FOLDER = Path(__file__).parents[1] / "broken"
+FOLDER = ROOT / "tests" / "broken"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 EXPECT = re.compile(r"# expect: (?:(?P<file>[\w/.]+):)?(?P<line>\d+):(?P<column>\d+) (?P<code>[\w-]+) \| (?P<rest>.*)")

@@ -20,8 +20,8 @@ from guidegraph.graph.registry import Registry
 from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import default_registry
 from tests.graph import toys
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 HERE = Path("/nowhere/workflow.yaml")
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 

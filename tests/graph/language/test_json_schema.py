@@ -18,9 +18,10 @@ from guidegraph.graph.language.json_schema import json_schema
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
 from guidegraph.plugins.manager import default_registry
+from tests.paths import ROOT
 
 SHIPPED_PLUGINS = ["guidegraph.plugins.diffusers_adapter"]
-SHIPPED = sorted((Path(__file__).parents[2] / "workflows").rglob("*.yaml"))
+SHIPPED = sorted((ROOT / "workflows").rglob("*.yaml"))
 
 GOOD = """
 guidegraph: 1

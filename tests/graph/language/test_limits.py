@@ -16,6 +16,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.plugins.manager import PluginManager
 from tests.ending import must_end
 from tests.graph import engine_nodes, toys
+from tests.paths import ROOT
 
 REGISTRY = PluginManager(entry_points=False).registry
 LOOP = """guidegraph: 1
@@ -209,7 +210,7 @@ def test_noise_of_many_elements_is_refused_before_it_is_drawn() -> None:
 def test_the_docs_list_every_limit_with_its_default() -> None:
     from guidegraph.graph.trust.limits import LIMIT_NAMES, Limits, show_limit
 
-    text = (Path(__file__).parents[2] / "docs" / "reference" / "limits.md").read_text()
+    text = (ROOT / "docs" / "reference" / "limits.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
     assert rows == [(name, show_limit(name, getattr(Limits(), name))) for name in LIMIT_NAMES]
 

@@ -80,14 +80,17 @@ def test_shipped_files_are_recognised_in_an_editable_install(tmp_path: Path, mon
     from guidegraph.graph.trust.policy import is_shipped
 
     checkout, tree = tmp_path / "checkout", tmp_path / "tree"
-    for root in (checkout, tree):
-        (root / "graph").mkdir(parents=True)
-        (root / "workflows" / "models").mkdir(parents=True)
-    for name in ("graph/paths.py", "workflows/models/a.json"):
-        (checkout / name).write_text("")
-        (tree / name).symlink_to(checkout / name)
-    monkeypatch.setattr(paths, "__file__", str(tree / "graph" / "paths.py"))
-    for root in (checkout, tree):
+    links = {
+        "guidegraph/__init__.py": "guidegraph/__init__.py",
+        "guidegraph/workflows/models/a.json": "workflows/models/a.json",
+    }
+    for link, file in links.items():
+        for path in (checkout / file, tree / link):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (checkout / file).write_text("")
+        (tree / link).symlink_to(checkout / file)
+    monkeypatch.setattr(paths, "_package_file", lambda: str(tree / "guidegraph" / "__init__.py"))
+    for root in (checkout, tree / "guidegraph"):
         assert is_shipped(root / "workflows" / "models" / "a.json")
         assert is_shipped(root / "workflows" / "models" / "new")
     assert not is_shipped(tmp_path / "workflows" / "models" / "a.json")

@@ -23,6 +23,7 @@ from guidegraph.graph.resolution.load import build
 from guidegraph.graph.values.ownership import copy_value, is_mutable
 from guidegraph.workflow import Workflow, load_workflow
 from tests.graph.engine_nodes import NODES
+from tests.paths import ROOT
 
 CONSTANT = torch.ones(2, 3)
 
@@ -451,7 +452,7 @@ def test_changes_to_parameters_by_an_observer_do_not_affect_the_run(tmp_path: Pa
     assert torch.equal(runs.run(value=tensor)["a"], torch.ones(2))
 
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
+WORKFLOWS = ROOT / "workflows"
 
 
 @pytest.mark.slow

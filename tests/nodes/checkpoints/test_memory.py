@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "checkpoint_memory.py"
+from tests.paths import ROOT
+
+BENCHMARK = ROOT / "benchmarks" / "checkpoint_memory.py"
 
 
 @pytest.mark.slow

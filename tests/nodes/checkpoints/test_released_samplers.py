@@ -13,11 +13,12 @@ from guidegraph import load_workflow
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints import figures
 from tests.nodes.checkpoints.diffusers import pipelines
+from tests.paths import ROOT
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 
-WORKFLOW = Path(__file__).parents[2] / "workflows" / "checkpoints" / "text_to_image.yaml"
+WORKFLOW = ROOT / "workflows" / "checkpoints" / "text_to_image.yaml"
 PROMPT, STEPS, SEED, SHAPE = "a tiger on grass", 20, 5, [4, 16, 16]
 TOLERANCE = 1e-3
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.paths import ROOT
+
 pytest.importorskip("onnxruntime")
 
 from guidegraph import load_workflow
@@ -23,7 +25,7 @@ from guidegraph.nodes.types import Condition, Schedule
 
 pytestmark = pytest.mark.slow
 
-WORKFLOW = Path(__file__).parents[2] / "workflows" / "checkpoints" / "onnx_terrain.yaml"
+WORKFLOW = ROOT / "workflows" / "checkpoints" / "onnx_terrain.yaml"
 TOLERANCE = 2e-5
 """Of a range of 2: the package's σ is a float32, and x is multiplied by it; ours is divided by α."""
 DIFFICULTY = np.array([0.1, 0.9], np.float32)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from guidegraph import load_workflow
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = """guidegraph: 1
 params: {{turns: 1}}
 nodes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from guidegraph.nodes.sampling import schedule as schedules
 from guidegraph.nodes.table import Table
 from guidegraph.nodes.types import Prediction, Schedule
 from tests.nodes.sampling.closed_form import MEAN, STD, network, normal
+from tests.paths import ROOT
 
 SCHEDULE = schedules.cosine()
 
@@ -153,7 +153,7 @@ def test_rows_add_up_and_batches_equal_one_large_batch() -> None:
 
 def test_the_experiment_measures_the_same_in_any_number_of_batches() -> None:
     """Each picture has noise of its own: batches that shared theirs would not be independent."""
-    flow = load_workflow(Path(__file__).parents[2] / "workflows" / "experiments" / "rate_distortion.yaml")
+    flow = load_workflow(ROOT / "workflows" / "experiments" / "rate_distortion.yaml")
     rates = [
         flow.run_with({"batches": 4 // n, "batch": n, "steps": 3}, only={"table"}).outputs["table"].numbers("rate")
         for n in (2, 4)

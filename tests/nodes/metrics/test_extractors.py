@@ -22,8 +22,9 @@ from guidegraph.nodes.metrics.fidelity import inception_score
 from guidegraph.nodes.metrics.metrics import pooled_features
 from guidegraph.nodes.models.model import load_model
 from guidegraph.nodes.types import FeatureExtractor
+from tests.paths import ROOT
 
-MODELS = Path(__file__).parents[2] / "workflows" / "models"
+MODELS = ROOT / "workflows" / "models"
 
 
 def pictures(count: int = 3, size: int = 32, seed: int = 0) -> Tensor:

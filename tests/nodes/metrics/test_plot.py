@@ -6,7 +6,6 @@ import importlib.util
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,10 @@ from torch import Tensor
 from guidegraph.nodes.metrics import plot
 from guidegraph.nodes.metrics.plot import plot_lines, plot_scatter
 from guidegraph.nodes.table import Table
+from tests.paths import ROOT
 
 pytest.importorskip("matplotlib")
 
-ROOT = Path(__file__).parents[2]
 TABLE = Table(
     {
         "t": [0, 1, 2, 3, 0, 1, 2, 3],

@@ -28,8 +28,8 @@ from guidegraph.nodes.sampling.denoiser import guided, predict
 from guidegraph.nodes.sampling.schedule import cosine
 from guidegraph.nodes.training import losses
 from guidegraph.nodes.types import Condition, Prediction
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["a", "tiger", "and", "palm", "tree", "on", "sand"]
 SMALL: dict[str, Any] = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (1,), "heads": 2}
 

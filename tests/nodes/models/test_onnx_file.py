@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.paths import ROOT
+
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -229,7 +231,7 @@ def test_a_workflow_names_what_the_graph_has(tmp_path: Path) -> None:
 
 
 def test_the_workflow_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "do" / "onnx.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "do" / "onnx.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(guidegraph: 1\n.*?)```", page, re.DOTALL)
     (tmp_path / "draw.yaml").write_text(text)
     workflow = load_workflow(tmp_path / "draw.yaml", cache=None)

@@ -14,10 +14,10 @@ from guidegraph import WorkflowError, load_workflow
 from guidegraph.graph.events import Event, NodeTotals
 from guidegraph.graph.planning.passes import ALL_PASSES
 from tests.nodes.sampling import saying
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "plugins" / "gallery"
-TEMPLATE = ROOT / "guidegraph" / "cli" / "template" / "package" / "text_to_image.yaml.txt"
+TEMPLATE = ROOT / "guidegraph" / "commands" / "template" / "package" / "text_to_image.yaml.txt"
 FRESH = "      fresh: {use: noise.gaussian, in: {like: carry.x, index: loop.index, seed: params.seed}}\n"
 TEXT = f"""guidegraph: 1
 params: {{seed: 3, eta: 0.0}}

@@ -15,8 +15,8 @@ import pytest
 from guidegraph_runtime.files import locks
 from guidegraph_runtime.files.locks import FOLDER_LOCK, FolderBusy, hold_lock
 from guidegraph_runtime.machine.shortages import WriteError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from pathlib import Path

@@ -13,8 +13,9 @@ import pytest
 
 from guidegraph_runtime.operations import OPERATIONS, schedule
 from guidegraph_runtime.pictures.png import write_png
+from tests.paths import ROOT
 
-RUNTIME = Path(__file__).parents[2] / "runtime"
+RUNTIME = ROOT / "runtime"
 LINEAR = schedule.linear()
 SAMPLE = np.zeros((1, 3, 4, 4), np.float32)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import pytest
 
 from guidegraph_runtime.text import tokens
+from tests.paths import ROOT
 
-SCENES = Path(__file__).parents[2] / "workflows" / "models" / "scenes" / "tokenizer.json"
+SCENES = ROOT / "workflows" / "models" / "scenes" / "tokenizer.json"
 
 
 def warning_of(text: str) -> str:

@@ -17,8 +17,9 @@ from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints.compvis import latent_configs, latent_files
 from tests.nodes.checkpoints.compvis import latent_reference as reference
 from tests.nodes.checkpoints.guided.guided_reference import weights_of
+from tests.paths import ROOT
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
+WORKFLOWS = ROOT / "workflows" / "checkpoints"
 SIDE, STEPS, SEED = 32, 4, 3
 
 

@@ -21,11 +21,12 @@ from guidegraph.nodes.models.released.denoiser import ReleasedDenoiser
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints import figures
 from tests.nodes.checkpoints.diffusers import pipelines
+from tests.paths import ROOT
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
+WORKFLOWS = ROOT / "workflows" / "checkpoints"
 PROMPT, NEGATIVE, SIDE, SEED = "a tiger on grass", "b", 32, 5
 SHAPE = [4, SIDE // 2, SIDE // 2]
 TOLERANCE = 1e-3

@@ -24,12 +24,13 @@ from guidegraph.nodes.types import Condition
 from tests.nodes.checkpoints import figures
 from tests.nodes.checkpoints.diffusers import pipelines
 from tests.nodes.checkpoints.diffusers.loras import CONVOLUTIONS, LINEAR, NETWORKS, TEXT, Lora
+from tests.paths import ROOT
 
 pytest.importorskip("transformers")
 diffusers = pytest.importorskip("diffusers")
 peft = pytest.importorskip("peft")
 
-WORKFLOW = Path(__file__).parents[2] / "workflows" / "checkpoints" / "text_to_image.yaml"
+WORKFLOW = ROOT / "workflows" / "checkpoints" / "text_to_image.yaml"
 PROMPT, NEGATIVE, SEED, SHAPE, STEPS = "a tiger on grass", "b", 5, [4, 16, 16], 10
 FAMILIES = ["sd1", "sdxl"]
 UNET = (*LINEAR[:-1], "time_embedding.linear_1", *CONVOLUTIONS)

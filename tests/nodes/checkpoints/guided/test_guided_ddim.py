@@ -12,8 +12,9 @@ from guidegraph import load_workflow
 from guidegraph.nodes.sampling.noise import gaussian
 from tests.nodes.checkpoints.guided import guided_reference as reference
 from tests.nodes.checkpoints.guided.test_guided_workflow import LABELS, SCALE, SEED, STEPS, cosine_alphas_bar
+from tests.paths import ROOT
 
-SHIPPED = Path(__file__).parents[2] / "workflows" / "checkpoints" / "class_conditional_ddim.yaml"
+SHIPPED = ROOT / "workflows" / "checkpoints" / "class_conditional_ddim.yaml"
 FLAGS = reference.small(use_new_attention_order=True, num_head_channels=16, class_cond=True)
 JUDGE_FLAGS = reference.small(num_channels=64, num_head_channels=64)
 

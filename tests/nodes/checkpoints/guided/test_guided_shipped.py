@@ -13,8 +13,9 @@ from torch import Tensor
 
 from guidegraph import load_workflow
 from tests.nodes.checkpoints.guided import guided_reference
+from tests.paths import ROOT
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows" / "checkpoints"
+WORKFLOWS = ROOT / "workflows" / "checkpoints"
 
 
 @pytest.fixture

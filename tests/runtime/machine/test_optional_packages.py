@@ -10,8 +10,9 @@ import pytest
 from guidegraph_runtime.machine.optional_packages import import_optional
 from guidegraph_runtime.pictures import palette, pictures
 from guidegraph_runtime.text import tokens
+from tests.paths import ROOT
 
-MODELS = Path(__file__).parents[2] / "workflows" / "models"
+MODELS = ROOT / "workflows" / "models"
 MAP = MODELS.parent / "data" / "examples" / "map.png"
 
 
