@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from guidegraph.graph.port_kinds import port_kinds
 from guidegraph.graph.types import ANY, PortType, is_tensor, namedtuple_fields, to_port_type
 from guidegraph_runtime.admission import is_infinite
 
@@ -151,8 +152,6 @@ class NodeSpec:
         For nodes that do not ship with guidegraph: everything. guidegraph's own nodes run third-party code only
         through a model on a port; for those nodes: torch's settings.
         """
-        from guidegraph.graph.memory.cpu_loading import port_kinds
-
         if not self.distribution.startswith("guidegraph=="):
             return "everything"
         kinds_read = {kind for port in self.inputs.values() for kind in port_kinds(port.type)}
@@ -225,7 +224,7 @@ def node(
         raise NodeDefinitionError(f"{getattr(id, '__qualname__', id)}: write @node('namespace.name'), with an id")
     if isinstance(batchable, (bool, str)):
         raise NodeDefinitionError(f"{id}: batchable takes port names, such as ('x', 't'); found {batchable!r}")
-    for trait, given in (
+    for trait, function in (
         ("needs", needs),
         ("identity", identity),
         ("check", check),
@@ -233,8 +232,8 @@ def node(
         ("provides", provides),
         ("split", split),
     ):
-        if given is not None and not callable(given):
-            raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(given).__name__}")
+        if function is not None and not callable(function):
+            raise NodeDefinitionError(f"{id}: {trait} takes a function of settings; found {type(function).__name__}")
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.iscoroutinefunction(function):

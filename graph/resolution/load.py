@@ -15,8 +15,9 @@ from guidegraph.graph.language.requirements import requirement_problems
 from guidegraph.graph.language.syntax import ParsedWorkflow
 from guidegraph.graph.language.yaml_tree import read_text
 from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.block import BlockContext
 from guidegraph.graph.resolution.expansion import expansion_problems
-from guidegraph.graph.resolution.nodes import WORKFLOW_SUFFIXES, BlockContext, Resolver
+from guidegraph.graph.resolution.resolver import WORKFLOW_SUFFIXES, Resolver
 from guidegraph.graph.resolution.scope import Scope, TypedSource
 from guidegraph.graph.resolution.sub_workflows import NOT_EMBEDDED
 from guidegraph.graph.resolution.wiring_checks import check_wiring

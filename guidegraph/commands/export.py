@@ -22,7 +22,7 @@ from guidegraph.commands.shared.plugins import require_plugins
 from guidegraph.commands.shared.source import bind_settings, open_workflow, setting_names, unknown_output_problems
 from guidegraph.graph.errors import GuidegraphError, Mark, NodeError, Problem, WorkflowError
 from guidegraph.graph.ir import Call, Graph, walk
-from guidegraph.graph.memory.cpu_loading import port_kinds as kinds_of
+from guidegraph.graph.port_kinds import port_kinds as kinds_of
 from guidegraph.graph.registry import Registry
 from guidegraph.graph.trust.folder_locks import lock_output
 from guidegraph.graph.trust.policy import Grants, Policy, check_effects

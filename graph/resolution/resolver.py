@@ -6,28 +6,26 @@ is ``broken``: links to it are not reported. Loops, choices and sub-workflows ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-from guidegraph.graph.errors import Problem, closest_match, suggest
-from guidegraph.graph.ir import Call, Op, Output, Parameter, Sources
+from guidegraph.graph.errors import closest_match, suggest
+from guidegraph.graph.ir import Call, Op, Output, Sources
 from guidegraph.graph.language.syntax import (
     ParsedBroken,
     ParsedChoice,
     ParsedLoop,
     ParsedNode,
     ParsedOp,
-    ParsedWorkflow,
 )
 from guidegraph.graph.language.yaml_tree import Scalar, shorten
 from guidegraph.graph.node import NodeSpec, Port
-from guidegraph.graph.registry import Registry
+from guidegraph.graph.resolution.block import BlockContext, BlockResolver
 from guidegraph.graph.resolution.choices import resolve_choice
 from guidegraph.graph.resolution.link_rule import narrows
 from guidegraph.graph.resolution.loops import resolve_loop
 from guidegraph.graph.resolution.order import format_cycle, sort_topologically
-from guidegraph.graph.resolution.ports import PortResolver, describe_ports
+from guidegraph.graph.resolution.ports import describe_ports
 from guidegraph.graph.resolution.scope import ResolvedNode, Scope, TypedSource, Unresolved, resolve_link
 from guidegraph.graph.resolution.sub_workflows import resolve_sub_workflow
 from guidegraph.graph.types import PortType, union
@@ -35,41 +33,8 @@ from guidegraph.graph.types import PortType, union
 WORKFLOW_SUFFIXES = (".yaml", ".yml")
 
 
-@dataclass(frozen=True)
-class BlockContext:
-    """The context of a block.
-
-    prefix: of its operations' keys. base: the folder of its file; display_folder: that folder as messages show it.
-    files: the workflows being resolved, outermost first. loop_depth: the number of loops around it, over all files.
-    """
-
-    prefix: str
-    base: Path
-    display_folder: str
-    files: tuple[Path, ...]
-    loop_depth: int = 0
-
-
-class Resolver(PortResolver):
-    """Resolves the nodes of a workflow to operations.
-
-    parse_file: reads a workflow, given its path and its path for messages. declared_params: resolves its parameters.
-    missing_plugins: required plugins that are not installed; grows as files are read.
-    """
-
-    def __init__(
-        self,
-        registry: Registry,
-        problems: list[Problem],
-        parse_file: Callable[[Path, str], ParsedWorkflow | None],
-        declared_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
-        missing_plugins: Collection[str] = (),
-    ):
-        super().__init__(registry, problems)
-        self.parse_file = parse_file
-        self.declared_params = declared_params
-        self.missing_plugins = missing_plugins
-        self.carry_types: dict[str, dict[str, PortType]] = {}
+class Resolver(BlockResolver):
+    """Resolves the nodes of a workflow to operations."""
 
     def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: BlockContext) -> dict[str, Op]:
         """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
