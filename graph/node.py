@@ -33,7 +33,7 @@ SHAPES = "shapes"
 """Argument of ``check=``: the shapes of ports that are known before the run."""
 READ = "outputs"
 """Argument of ``extras=``: the names of the outputs that are read."""
-SETTINGS_ALONE = ("identity", "provides")
+SETTINGS_ONLY = ("identity", "provides")
 """Traits whose functions take settings but no ports."""
 
 
@@ -241,7 +241,7 @@ def node(
         traits: dict[str, Any] = {"pure": pure, "io": io, "host": host, "runtime": runtime}
         traits |= {"batchable": tuple(batchable), "version": str(version)}
         traits |= {"split": split, "shape": shape, "extras": extras, "provides": provides}
-        setattr(function, SPEC_ATTRIBUTE, _spec(id, function, needs, identity, check, traits))
+        setattr(function, SPEC_ATTRIBUTE, _make_spec(id, function, needs, identity, check, traits))
         return function
 
     return register
@@ -256,11 +256,11 @@ def get_spec(function: Callable[..., Any]) -> NodeSpec:
     return spec
 
 
-def _spec(
+def _make_spec(
     id: str, function: Callable[..., Any], needs: Any, identity: Any, check: Any, traits: dict[str, Any]
 ) -> NodeSpec:
     name = f"{function.__module__}.{function.__qualname__}"
-    if not id or not all(part.isidentifier() for part in id.split(".")) or "." not in id:
+    if not id or not all(word.isidentifier() for word in id.split(".")) or "." not in id:
         raise NodeDefinitionError(f"{name}: node id {id!r} must be 'namespace.name', each part an identifier")
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -283,7 +283,7 @@ def _spec(
         (settings if setting else inputs)[parameter.name] = port
     if "return" not in hints:
         raise NodeDefinitionError(f"{name}: the return annotation gives the outputs; write one (None for no output)")
-    outputs, named_outputs = _outputs(name, hints["return"])
+    outputs, named_outputs = _read_outputs(name, hints["return"])
     trait_functions = {"needs": needs, "identity": identity, "check": check, "shape": traits["shape"]}
     trait_functions["provides"] = traits["provides"]
     _check_traits(name, traits["batchable"], trait_functions, inputs, settings)
@@ -297,16 +297,17 @@ def _spec(
         needs=needs,
         identity=identity,
         check=check,
-        needs_arguments=_arguments(needs),
-        identity_settings=_arguments(identity),
-        same_type=_same_type(hints["return"], outputs, {name: hints[name] for name in inputs}),
-        check_arguments=tuple(name for name in _arguments(check) if name not in (WIRED, SHAPES)),
-        shape_arguments=_arguments(traits["shape"]),
+        needs_arguments=_argument_names(needs),
+        identity_settings=_argument_names(identity),
+        same_type=_bind_type_variables(hints["return"], outputs, {name: hints[name] for name in inputs}),
+        check_arguments=tuple(name for name in _argument_names(check) if name not in (WIRED, SHAPES)),
+        shape_arguments=_argument_names(traits["shape"]),
         **traits,
     )
 
 
-def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
+def _read_outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
+    """The outputs of a return annotation, and whether it names them."""
     if annotation in (None, type(None)):
         return {}, False
     try:
@@ -317,7 +318,7 @@ def _outputs(name: str, annotation: Any) -> tuple[dict[str, PortType], bool]:
     return (fields, True) if fields else ({"out": kind if kind.alternatives else ANY}, False)
 
 
-def _same_type(
+def _bind_type_variables(
     annotation: Any, outputs: Mapping[str, PortType], inputs: Mapping[str, Any]
 ) -> dict[str, tuple[str, ...]]:
     """For each output annotated with a type variable, the ports annotated with the same one."""
@@ -335,7 +336,7 @@ def _same_type(
     return ports_by_output
 
 
-def _arguments(function: Callable[..., Any] | None) -> tuple[str, ...]:
+def _argument_names(function: Callable[..., Any] | None) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters) if function else ()
 
 
@@ -347,10 +348,10 @@ def _check_traits(
     settings: dict[str, Port],
 ) -> None:
     if unknown := [p for p in batchable if p not in inputs]:
-        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are no input ports of it")
+        raise NodeDefinitionError(f"{name}: batchable names {unknown}, which are not its input ports")
     for trait, function in traits.items():
-        allowed = {*settings} if trait in SETTINGS_ALONE else {*settings, *inputs}
+        allowed = {*settings} if trait in SETTINGS_ONLY else {*settings, *inputs}
         allowed |= {WIRED, SHAPES} if trait == "check" else set()
-        if unknown := [a for a in _arguments(function) if a not in allowed]:
-            kinds = "settings" if trait in SETTINGS_ALONE else "settings or ports"
-            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are no {kinds} of it")
+        if unknown := [a for a in _argument_names(function) if a not in allowed]:
+            kinds = "settings" if trait in SETTINGS_ONLY else "settings or ports"
+            raise NodeDefinitionError(f"{name}: {trait} asks for {unknown}, which are not its {kinds}")

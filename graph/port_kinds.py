@@ -18,11 +18,11 @@ def port_kinds(port: PortType) -> set[PortKind]:
     """The kinds of values that a port may take."""
     result: set[PortKind] = set()
     for alternative in port.alternatives:
-        result |= port_kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_kind(alternative)}
+        result |= port_kinds(alternative.element) if isinstance(alternative, SequenceOf) else {_classify(alternative)}
     return result
 
 
-def _kind(cls: type) -> PortKind:
+def _classify(cls: type) -> PortKind:
     if Tensor in cls.__mro__:
         return "tensor"
     if getattr(cls, "_is_protocol", False) or any(f"{c.__module__}.{c.__name__}" == _MODULE for c in cls.__mro__):

@@ -84,9 +84,7 @@ class Parser(TreeReader):
             message = "expected at least one output, such as 'image: decode'"
             self.report(top["outputs"][0].mark, "missing-key", message, "outputs")
         elif "outputs" not in top and "outputs" not in meant:
-            self.report(
-                tree.mark, "missing-key", "expected 'outputs': what the workflow gives, such as {image: decode}"
-            )
+            self.report(tree.mark, "missing-key", "expected 'outputs', the results by name, such as {image: decode}")
         return ParsedWorkflow(
             path,
             file,
@@ -205,9 +203,7 @@ class Parser(TreeReader):
         if isinstance(value, YamlSequence) and all(isinstance(i, Scalar) for i in value.items):
             return value
         if not has_broken(value):
-            self.report_unexpected(
-                "a link or a list of links", value, "not-a-link", path, "; literals stand under 'with'"
-            )
+            self.report_unexpected("a link or a list of links", value, "not-a-link", path, "; literals go under 'with'")
         return None
 
     def _read_loop(self, key: Scalar, entries: Entries, path: str, depth: int) -> ParsedLoop | None:

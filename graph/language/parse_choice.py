@@ -65,7 +65,7 @@ def _read_branches(
     branches: dict[str, tuple[Scalar, Scalar | None]] = {}
     for name, (label, value) in links_by_value.items():
         if name in (WHEN, OTHERWISE):
-            hint = "; 'otherwise' stands beside 'of'" if name == OTHERWISE else ""
+            hint = "; 'otherwise' goes beside 'of'" if name == OTHERWISE else ""
             reader.report(label.mark, "reserved-name", f"'{name}' cannot be the value of a branch{hint}", path)
             unread.add(OF)
             continue

@@ -46,7 +46,7 @@ class TreeReader:
         for key, value in tree.items:
             if key.text in entries:
                 first = entries[key.text][0].mark.line
-                message = f"'{shorten(key.text)}' stands here twice, first in line {first}"
+                message = f"'{shorten(key.text)}' appears twice, first on line {first}"
                 self.report(key.mark, "duplicate-key", message, path)
             else:
                 entries[key.text] = (key, value)
@@ -70,7 +70,7 @@ class TreeReader:
     def read_literal(self, tree: Tree, path: str) -> Tree | None:
         """A literal as a tree, None if it is broken; repeated keys in it are reported."""
         for key in find_repeated_keys(tree):
-            self.report(key.mark, "duplicate-key", f"'{shorten(key.text)}' stands here twice", path)
+            self.report(key.mark, "duplicate-key", f"'{shorten(key.text)}' appears twice", path)
         return None if has_broken(tree) else tree
 
     def check_name(self, key: Scalar, path: str, reserved: Collection[str] = ()) -> bool:

@@ -34,7 +34,7 @@ class BlockContext:
 class BlockResolver(PortResolver, ABC):
     """Resolves blocks and the operations in them. Loops, previews and sub-workflows resolve their nodes with it.
 
-    parse_file: reads a workflow, given its path and its path for messages. declared_params: resolves its parameters.
+    parse_file: reads a workflow, given its path and its path for messages. resolve_params: resolves its parameters.
     missing_plugins: required plugins that are not installed; grows as files are read.
     """
 
@@ -43,12 +43,12 @@ class BlockResolver(PortResolver, ABC):
         registry: Registry,
         problems: list[Problem],
         parse_file: Callable[[Path, str], ParsedWorkflow | None],
-        declared_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
+        resolve_params: Callable[[ParsedWorkflow], dict[str, Parameter]],
         missing_plugins: Collection[str] = (),
     ):
         super().__init__(registry, problems)
         self.parse_file = parse_file
-        self.declared_params = declared_params
+        self.resolve_params = resolve_params
         self.missing_plugins = missing_plugins
         self.carry_types: dict[str, dict[str, PortType]] = {}
 

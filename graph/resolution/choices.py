@@ -27,21 +27,23 @@ def resolve_choice(
     path = f"{choice.path}.choose"
     decider = _find_decider(resolver, choice, scope, f"{path}.{WHEN}")
     values = _read_values(resolver, choice, decider, path)
-    branches = {label: resolver.find_source(link, scope, link_path) for label, link, link_path in _links(choice, path)}
+    branches = {
+        label: resolver.find_source(link, scope, link_path) for label, link, link_path in _list_links(choice, path)
+    }
     kind = _join_branches(resolver, choice, branches, path)
     if kind is None:
         return {}, ResolvedNode(broken=True)
     entry = ResolvedNode({"out": TypedSource(Output(key, "out"), kind)})
     if decider is None or choice.when is None or values is None or choice.unread:
         return {}, entry
-    port = Port(WHEN, _annotation(values, choice.otherwise is not None), TAKES, setting=True)
+    port = Port(WHEN, _make_annotation(values, choice.otherwise is not None), TAKES, setting=True)
     connected = resolver.connect_source(decider, port, choice.when, scope, f"{path}.{WHEN}")
     if connected is None:
         return {}, entry
     inputs: dict[str, Source] = {label: typed.source for label, typed in branches.items() if typed}
     kinds = {label: typed.type for label, typed in branches.items() if typed}
-    marks = {label: link.mark for label, link, _ in _links(choice, path)} | {WHEN: choice.when.mark}
-    spec = choice_spec(kinds, port, kind)
+    marks = {label: link.mark for label, link, _ in _list_links(choice, path)} | {WHEN: choice.when.mark}
+    spec = make_choice_spec(kinds, port, kind)
     return {key: Choice(key, spec, inputs, {WHEN: connected[0]}, choice.mark, marks=marks)}, entry
 
 
@@ -65,7 +67,7 @@ def _can_decide(kind: type | SequenceOf) -> bool:
     return kind is object or kind in VALUES
 
 
-def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:
+def make_choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> NodeSpec:
     """The node specification of a choice with branches of these types."""
 
     def choose(*branches: Any, when: Any) -> Any:
@@ -78,7 +80,7 @@ def choice_spec(kinds: Mapping[str, PortType], when: Port, kind: PortType) -> No
     return NodeSpec("choose", choose, ports, {WHEN: when}, {"out": kind}, False, host=True, runtime=True)
 
 
-def _links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:
+def _list_links(choice: ParsedChoice, path: str) -> list[tuple[str, Scalar, str]]:
     """The valid branches: label, link, and path for messages."""
     links = [(name, link, f"{path}.of.{shorten(name)}") for name, (_, link) in choice.branches.items() if link]
     if choice.otherwise is not None:
@@ -118,7 +120,7 @@ def _join_branches(
     resolver: PortResolver, choice: ParsedChoice, branches: Mapping[str, TypedSource | None], choice_path: str
 ) -> PortType | None:
     """The common type of all branches; None if a branch is invalid or they have no common type."""
-    links = {label: (link, path) for label, link, path in _links(choice, choice_path)}
+    links = {label: (link, path) for label, link, path in _list_links(choice, choice_path)}
     kind: PortType | None = None
     first = ""
     for label, typed in branches.items():
@@ -137,6 +139,6 @@ def _join_branches(
     return None if len(links) < len(choice.branches) else kind
 
 
-def _annotation(values: list[bool | int | str], otherwise: bool) -> Any:
+def _make_annotation(values: list[bool | int | str], otherwise: bool) -> Any:
     """The annotation that validates a value of ``when`` known before the run."""
     return bool | int | str if otherwise else Literal[tuple(values)]

@@ -145,7 +145,9 @@ def _resolve_over(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Ty
     typed = resolver.find_source(loop.over, scope, path) if loop.over is not None else None
     is_allowed = may_iterate if typed and isinstance(typed.source, Param) else can_iterate
     if typed and loop.over is not None and not is_allowed(typed.type):
-        message = f"a loop runs over a sequence, a tensor or a number of times, '{loop.over.text}' gives {typed.type}"
+        message = (
+            f"a loop runs over a sequence, a tensor or a number of iterations, '{loop.over.text}' gives {typed.type}"
+        )
         resolver.report(loop.over.mark, "type-mismatch", message, path)
         return None
     return typed
@@ -159,7 +161,7 @@ def _check_names(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> Non
                 path = f"{loop.path}.carry.{name}"
                 resolver.report(mark, "shadowed-name", f"an enclosing loop carries '{name}' too; rename one", path)
         if s.loop and loop.item is not None and s.item == loop.item.text:
-            message = f"an enclosing loop calls its entry '{s.item}' too; rename one"
+            message = f"an enclosing loop calls its item '{s.item}' too; rename one"
             resolver.report(loop.item.mark, "shadowed-name", message, f"{loop.path}.loop.as")
     for name, (mark, _) in loop.collect.items():
         if name in loop.carry:
@@ -176,7 +178,7 @@ def _check_next_names(resolver: BlockResolver, loop: ParsedLoop) -> None:
     if not loop.unread & {"next", "train"} and not len(missing) == len(unknown) == 1:
         for name in missing:
             if name not in meant:
-                message = f"the carry '{name}' has no 'next': what it is in the next iteration"
+                message = f"the carry '{name}' has no 'next', its value in the next iteration"
                 resolver.report(loop.next_mark, "missing-next", message, f"{loop.path}.next")
     for name, (mark, _) in loop.next.items() if "carry" not in loop.unread else ():
         path = f"{loop.path}.next.{name}"
@@ -245,7 +247,7 @@ def _resolve_steps(resolver: BlockResolver, loop: ParsedLoop, scope: Scope) -> S
     if loop.steps is None:
         return None
     path = f"{loop.path}.steps"
-    if not isinstance(loop.steps.value, str) and scope.entry(loop.steps.text) is None:
+    if not isinstance(loop.steps.value, str) and scope.find_node(loop.steps.text) is None:
         return Literal(parse_steps(loop.steps, path, resolver.report))
     typed = resolver.find_source(loop.steps, scope, path)
     if typed and not can_link(typed.type, INT):

@@ -30,7 +30,7 @@ def resolve_preview(
         head = link.text.partition(".")[0]
         if head in inner.names or (inner.item and link.text.startswith(f"loop.{inner.item}")):
             message = (
-                f"a preview is no part of an iteration and cannot read '{link.text:.60}'; "
+                f"a preview is not part of an iteration and cannot read '{link.text:.60}'; "
                 f"{suggest(link.text[:60], [*(f'carry.{name}' for name in inner.carry), 'loop.index'], 'links')}"
             )
             resolver.report(link.mark, "unknown-link", message, node.path)

@@ -39,7 +39,7 @@ class Resolver(BlockResolver):
     def resolve_block(self, nodes: Mapping[str, ParsedOp], scope: Scope, block: BlockContext) -> dict[str, Op]:
         """Resolve a block: its operations in topological order. Adds its nodes to ``scope``."""
         scope.names = nodes
-        outside = set(scope.parent.visible()) if scope.parent is not None else set()
+        outside = set(scope.parent.visible_names()) if scope.parent is not None else set()
         for name, op in nodes.items():
             if name in outside:
                 self.report(
@@ -51,10 +51,10 @@ class Resolver(BlockResolver):
         order = sort_topologically(nodes, outside)
         for name, cycle in order.cycles.items():
             op = nodes[name]
-            message = f"these nodes wait for each other: {format_cycle(cycle)}"
+            message = f"these nodes depend on each other: {format_cycle(cycle)}"
             if cycle == [name, name]:
                 hint = "; in its body the value so far is carry.NAME" if isinstance(op, ParsedLoop) else ""
-                message = f"'{name}' waits for itself{hint}"
+                message = f"'{name}' depends on itself{hint}"
             self.report(op.mark, "cycle", message, op.path)
         scope.nodes |= {name: ResolvedNode(broken=True) for name in order.cyclic}
         ops: dict[str, Op] = {}
@@ -82,7 +82,7 @@ class Resolver(BlockResolver):
     def _resolve_call(self, node: ParsedNode, scope: Scope, key: str, base: Path) -> tuple[dict[str, Op], ResolvedNode]:
         spec = self.registry.nodes.get(node.use.text)
         if spec is None:
-            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._namespaces()):
+            if not (self.missing_plugins and node.use.text.partition(".")[0] not in self._list_namespaces()):
                 self.report(node.use.mark, "unknown-node", self._describe_unknown(node.use.text), f"{node.path}.use")
             self.check_links(node, scope)
             return {}, ResolvedNode(broken=True)
@@ -113,17 +113,17 @@ class Resolver(BlockResolver):
         settings = {n: sources[n] for n in spec.settings if n in sources}
         marks = {n: m for n, (m, _) in node.inputs.items()}
         call = Call(key, spec, inputs, settings, node.mark, tuple(checks), marks)
-        kinds = {name: self._output_type(node, spec, name, scope) for name in spec.outputs}
+        kinds = {name: self._find_output_type(node, spec, name, scope) for name in spec.outputs}
         return {key: call}, ResolvedNode({name: TypedSource(Output(key, name), kind) for name, kind in kinds.items()})
 
-    def _output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
+    def _find_output_type(self, node: ParsedNode, spec: NodeSpec, output: str, scope: Scope) -> PortType:
         """The type of an output: the type bound to its type variable, else the declared type."""
         declared = spec.outputs[output]
-        linked = [self._link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
+        linked = [self._find_link_type(node, spec.inputs[name], scope) for name in spec.same_type.get(output, ())]
         bound = union([kind for kind in linked if kind is not None])
         return declared if not linked or None in linked or narrows(bound, declared) else bound
 
-    def _link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
+    def _find_link_type(self, node: ParsedNode, port: Port, scope: Scope) -> PortType | None:
         """The type of a port's link or default; None if unknown."""
         links = node.inputs[port.name][1] if port.name in node.inputs else None
         if links is None:
@@ -151,11 +151,11 @@ class Resolver(BlockResolver):
         namespace = id.partition(".")[0]
         if namespace in self.registry.failed:
             reason = self.registry.failed[namespace]
-            return f"'{shorten(id)}' is not there: the plugin '{namespace}' could not be loaded: {reason}"
+            return f"'{shorten(id)}' is not available: the plugin '{namespace}' could not be loaded: {reason}"
         if "/" in id:
             return f"no node '{shorten(id)}'; the name of a workflow's file ends in .yaml or .yml"
         guess = closest_match(id[:60], self.registry.nodes)
-        namespaces = self._namespaces()
+        namespaces = self._list_namespaces()
         if guess and (namespace in namespaces or closest_match(namespace[:60], namespaces) == guess.partition(".")[0]):
             return f"no node '{shorten(id)}'; did you mean '{guess}'?"
         if namespace in namespaces:
@@ -166,5 +166,5 @@ class Resolver(BlockResolver):
         hint = f" did you mean '{matches[0]}'?" if matches else ""
         return f"no node '{shorten(id)}';{hint} {suggest(namespace[:60], namespaces, 'namespaces', limit=30)}"
 
-    def _namespaces(self) -> list[str]:
+    def _list_namespaces(self) -> list[str]:
         return list(dict.fromkeys(id.partition(".")[0] for id in self.registry.nodes))

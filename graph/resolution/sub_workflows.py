@@ -22,7 +22,7 @@ NOT_EMBEDDED = "this workflow is a stranger's, and does not carry that file"
 MAX_FILES = 32
 
 
-def sub_workflow_path(use: str, base: Path) -> Path:
+def resolve_sub_workflow_path(use: str, base: Path) -> Path:
     """The path of a used workflow. Raises ``ValueError`` if it is invalid."""
     return Path(os.path.normpath(to_absolute_path(use, base)))
 
@@ -61,7 +61,7 @@ def _read_workflow(
     """The used workflow's path and syntax tree; the first is None if it cannot be used, the second if invalid."""
     node_path, mark, use = f"{node.path}.use", node.use.mark, node.use.text
     try:
-        path = sub_workflow_path(use, block.base)
+        path = resolve_sub_workflow_path(use, block.base)
     except ValueError as error:
         resolver.report(mark, "no-file", f"cannot use '{shorten(use)}': {error}", node_path)
         return None, None
@@ -99,7 +99,7 @@ def _connect_parameters(
     resolver: BlockResolver, node: ParsedNode, workflow: ParsedWorkflow, scope: Scope, base: Path
 ) -> dict[str, TypedSource]:
     """The sources of the workflow's parameters: links, literals and defaults."""
-    parameters = resolver.declared_params(workflow)
+    parameters = resolver.resolve_params(workflow)
     sources: dict[str, TypedSource] = {}
     missing: list[Parameter] = []
     for name, parameter in parameters.items():

@@ -9,7 +9,7 @@ from typing import Any
 from guidegraph.commands.shared.errors import ID, argument_problem, print_json, print_text
 from guidegraph.commands.shared.options import PluginSelection
 from guidegraph.commands.shared.plugins import require_plugins
-from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.errors import WorkflowError, suggest
 from guidegraph.graph.node import NodeSpec, Port
 from guidegraph.graph.registry import Registry
@@ -56,7 +56,7 @@ def _select_specs(id: str | None, registry: Registry) -> list[NodeSpec]:
 
 def describe_node(spec: NodeSpec) -> NodeRow:
     """A node's full description, as JSON."""
-    docs = parameter_docs(spec)
+    docs = read_parameter_docs(spec)
     traits = [name for name in ("io", "host", "runtime") if getattr(spec, name)] + ([] if spec.pure else ["impure"])
     return {
         "id": spec.id,

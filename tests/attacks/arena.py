@@ -71,7 +71,10 @@ EXPECTED: dict[str, str] = {}
 
 
 def attack(does: str, error: str) -> Callable[[Attack], Attack]:
-    """Register an attack. does: a description, as in docs/understand/security.md; error: a part of the expected error message."""
+    """Register an attack.
+
+    does: a description, as in docs/understand/security.md. error: a fragment of the expected error message.
+    """
 
     def register(function: Attack) -> Attack:
         assert does not in ATTACKS, does

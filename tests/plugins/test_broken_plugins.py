@@ -190,7 +190,7 @@ def test_what_requires_names_is_said_to_be_broken_too(site: Site) -> None:
     text = "requires: {guidegraph-future: '>=1'}\n"
     result = site.guidegraph("run", site.workflow("requires", "good.twice", text))
     assert result.returncode == 2
-    assert "missing-plugin: the plugin 'guidegraph-future' is not there: needs guidegraph >=99" in result.stderr
+    assert "missing-plugin: the plugin 'guidegraph-future' is not available: needs guidegraph >=99" in result.stderr
 
 
 def test_plugins_are_left_out_by_the_option_and_by_the_environment(site: Site) -> None:

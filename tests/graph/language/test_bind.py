@@ -89,7 +89,7 @@ def test_command_line_texts_are_parsed_by_type(tmp_path: Path, declared: str, ra
         ("true", "yes", "valid boolean"),
         ("[1]", "3", "valid array"),
         ("{type: 'list[int]'}", "[1, x]", "valid integer"),
-        ("{type: dict}", "{a: 1, a: 2}", "'a' stands in it twice"),
+        ("{type: dict}", "{a: 1, a: 2}", "'a' appears in it twice"),
         ("{type: Picture}", "3", "expected Picture"),
         ("{type: Picture}", "text", "expected Picture"),
         ("{type: path}", "pkg:no-such-model", "does not ship"),

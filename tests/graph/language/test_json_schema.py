@@ -13,7 +13,7 @@ import pytest
 from annotated_types import Gt
 
 from guidegraph import Image, Tensor, node
-from guidegraph.graph.docstrings import format_signature, parameter_docs
+from guidegraph.graph.docstrings import format_signature, read_parameter_docs
 from guidegraph.graph.language.json_schema import json_schema
 from guidegraph.graph.node import get_spec
 from guidegraph.graph.registry import Registry
@@ -157,7 +157,7 @@ def test_settings_carry_their_default_and_documentation() -> None:
 
 def test_port_descriptions_come_from_docstrings() -> None:
     spec = get_spec(everything)
-    assert parameter_docs(spec) == {
+    assert read_parameter_docs(spec) == {
         "a": "the first, of any shape",
         "scale": "how much; 1 is nothing",
         "mode": "which way",

@@ -120,7 +120,7 @@ def test_disabled_or_failed_required_plugins_are_reported(tmp_path: Path) -> Non
         build(path, absent)
     (problem,) = caught.value.problems
     assert problem.code == "missing-plugin"
-    assert problem.message == f"the plugin 'Guidegraph_SAG' is not there: {reason}"
+    assert problem.message == f"the plugin 'Guidegraph_SAG' is not available: {reason}"
 
 
 LINKED = """guidegraph: 1

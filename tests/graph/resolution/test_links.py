@@ -110,7 +110,7 @@ REFUSED = {
     ),
     "a loop over what may be no sequence": (
         flow("a: {use: rand.int_or_word}", loop("a", "b: {use: rand.int}"), "end: {use: rand.int}"),
-        "a loop runs over a sequence, a tensor or a number of times, 'a' gives int | str",
+        "a loop runs over a sequence, a tensor or a number of iterations, 'a' gives int | str",
     ),
     "a carry of a truth and a number": (
         flow(
@@ -229,7 +229,7 @@ def test_tensors_collected_over_no_iterations_are_an_empty_tensor() -> None:
                 loop("a", "b: {use: rand.same, in: {x: loop.i.name}}", ", collect: {b: b}"),
                 output="x: work.b",
             ),
-            "an entry has no field 'name'; found float 1.5",
+            "an item has no field 'name'; found float 1.5",
         ),
     ],
 )

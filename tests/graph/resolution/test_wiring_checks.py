@@ -197,9 +197,9 @@ outputs: {x: x}
 
 
 def test_traits_may_only_name_ports_and_settings() -> None:
-    with pytest.raises(NodeDefinitionError, match=r"needs asks for \['z'\], which are no settings or ports of it"):
+    with pytest.raises(NodeDefinitionError, match=r"needs asks for \['z'\], which are not its settings or ports"):
         node("toy.wrong", needs=lambda z: {"x"})(_plain)
-    with pytest.raises(NodeDefinitionError, match=r"identity asks for \['x'\], which are no settings of it"):
+    with pytest.raises(NodeDefinitionError, match=r"identity asks for \['x'\], which are not its settings"):
         node("toy.wrong", identity=lambda x: "x")(_plain)
     with pytest.raises(NodeDefinitionError, match=r"check asks for \['z'\]"):
         node("toy.wrong", check=lambda z, wired: {})(_plain)
@@ -214,7 +214,7 @@ nodes:
   x: {use: toy.wrong, in: {x: one}}
 outputs: {x: x}
 """)
-    with pytest.raises(NodeError, match="its 'check' names z, which are no ports of it"):
+    with pytest.raises(NodeError, match="its 'check' names z, which are not its ports"):
         build(path, registry)
 
 

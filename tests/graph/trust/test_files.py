@@ -226,7 +226,7 @@ class TestResolver:
             open_regular(tmp_path / "a")
 
     def test_a_listing_has_regular_files_alone(self, tmp_path: Path) -> None:
-        from guidegraph.graph.trust.files import regular_files
+        from guidegraph.graph.trust.files import list_regular_files
 
         os.mkfifo(tmp_path / "pipe")
         (tmp_path / "folder").mkdir()
@@ -234,5 +234,5 @@ class TestResolver:
         (tmp_path / "a").symlink_to("b")
         (tmp_path / "nowhere").symlink_to("missing")
         (tmp_path / "outside").symlink_to("/etc/passwd")
-        assert [path.name for path in regular_files(tmp_path)] == ["a", "b", "outside"]
-        assert [path.name for path in regular_files(tmp_path, roots=[tmp_path])] == ["a", "b"]
+        assert [path.name for path in list_regular_files(tmp_path)] == ["a", "b", "outside"]
+        assert [path.name for path in list_regular_files(tmp_path, roots=[tmp_path])] == ["a", "b"]
