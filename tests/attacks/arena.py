@@ -39,12 +39,12 @@ class Arena:
 
     @property
     def secret(self) -> Path:
-        """A file whose text must not appear anywhere."""
+        """A file whose text must not appear in any output."""
         return self.outside / "secret.txt"
 
     @property
-    def protected(self) -> Path:
-        """A file that must not change."""
+    def protected_file(self) -> Path:
+        """A file that no attack may change."""
         return self.outside / "kept.txt"
 
     @property
